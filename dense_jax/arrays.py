@@ -1,0 +1,22 @@
+"""The array types of the package, and the letters of their axes.
+
+    b batch   q queries   p passages   l tokens   m masked positions   d width
+    h heads   v vocabulary   n views   k queue or top-k
+
+`Float[Array, "q p"]` is checked in the tests only (jaxtyping); in bodies the same letters stand in einsum.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int, PRNGKeyArray
+
+Params = Mapping[str, Any]  # a tree of arrays under plain string keys
+Carry = Mapping[str, Any]  # state of an objective that no gradient reaches; {} for most
+Batch = Mapping[str, Any]  # stacked examples: arrays and Tokens, first axis b
+Example = dict[str, Any]  # one row of a batch: numpy arrays and Tokens of fixed shapes
+Metrics = dict[str, Array]  # float32 scalars
+
+__all__ = ["Array", "Batch", "Bool", "Carry", "Example", "Float", "Int", "Metrics", "PRNGKeyArray", "Params", "np"]

@@ -1,0 +1,239 @@
+"""Every setting, its default and its unit; the rules that they must keep together.
+
+A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--config.batch=64`) are applied by
+`flags.py`, then `checked` rebuilds the tree, so that each `__post_init__` sees the final values.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dense_jax.contracts import Objective
+from dense_jax.errors import ConfigError
+
+
+class Order(enum.Enum):
+    """In which order training visits passages."""
+
+    LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
+    SHUFFLE = "shuffle"  # a fresh global permutation every epoch
+
+
+class Schedule(enum.Enum):
+    """Learning rate after the warm-up, which is linear from 0."""
+
+    LINEAR = "linear"  # from the peak at the end of the warm-up to 0 at the last step
+    BERT = "bert"  # peak * (1 - step/steps): a small jump down at the end of the warm-up, as BERT's optimiser has it
+    COSINE = "cosine"  # half a cosine from the peak to 0
+    CONSTANT = "constant"
+
+
+class IndexKind(enum.Enum):
+    """How nearest vectors are found."""
+
+    AUTO = "auto"  # exact below 20,000 vectors, ScaNN from there
+    EXACT = "exact"  # all inner products, over all devices
+    SCANN = "scann"  # tree, asymmetric hashing, re-ordering
+
+
+@dataclass
+class CorpusConfig:
+    source: str = "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
+    split: str = "train"  # of a TFDS data set
+    id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
+    title_field: str = "title"  # may be absent
+    text_field: str = "text"
+    max_characters: int = 1_000_000  # a longer document is rejected
+    max_rejects: float = 0.0  # largest share of rejected rows at which `prepare` still goes on
+    held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
+    limit: int = 0  # read at most so many documents; 0: all
+
+
+@dataclass
+class TokenizerConfig:
+    path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
+    vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
+    lowercase: bool = True  # of a trained vocabulary
+
+
+@dataclass
+class PassagesConfig:
+    length: int = 288  # tokens of a passage with its title and three special tokens
+    shard_size: int = 32_768  # passages per file
+    directory: str = ""  # prepared data of another workdir; empty: WORKDIR/passages
+
+
+@dataclass
+class LoaderConfig:
+    order: Order = Order.LOCALITY
+    readers: int = 12  # of the locality order
+    workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
+    prefetch: int = 2  # batches held ready on the device
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW."""
+
+    learning_rate: float = 1e-4  # peak
+    warmup: int = 0  # steps
+    schedule: Schedule = Schedule.LINEAR
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01  # not on biases and LayerNorm
+    clip: float = 1.0  # largest global gradient norm; 0: no clipping
+    bias_correction: bool = True  # BERT's own optimiser has none
+
+    def __post_init__(self) -> None:
+        require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
+        require(self.warmup >= 0, f"optimizer.warmup={self.warmup} must not be negative")
+        require(self.clip >= 0, f"optimizer.clip={self.clip} must not be negative; 0 means no clipping")
+
+
+@dataclass
+class MeshConfig:
+    """Devices along each axis; -1 for one axis: all that are left."""
+
+    data: int = -1  # batch
+    fsdp: int = 1  # batch, and parameters
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = 1_000  # steps
+    keep: int = 3  # newest checkpoints; the first and the last are kept besides
+
+
+@dataclass
+class EmbedConfig:
+    collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
+    step: int = -1  # checkpoint; -1: the newest
+    batch: int = 256  # texts at a time
+    shard_size: int = 8_192  # vectors per file: what an interrupted run repeats at most
+
+
+@dataclass
+class IndexConfig:
+    kind: IndexKind = IndexKind.AUTO
+    leaves: int = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
+    leaves_searched: int = 0  # 0: a tenth of the leaves
+    reorder: int = 100  # candidates scored again exactly
+    sample: int = 1_000  # vectors used as queries to measure recall@10 against exact search; 0: not measured
+
+
+@dataclass
+class SearchConfig:
+    k: int = 5  # results per query
+
+
+@dataclass
+class EvaluateConfig:
+    folder: str = ""  # BEIR folder; empty: the test set that `prepare` held out
+    split: str = "test"  # qrels/SPLIT.tsv
+    depth: int = 100  # documents ranked per query
+    before: bool = True  # also evaluate the parameters at step 0
+    bm25: bool = True
+    bm25_k1: float = 0.9
+    bm25_b: float = 0.4
+
+
+@dataclass
+class Config:
+    objective: Objective
+    steps: int
+    batch: int  # examples per step over all devices
+    seed: int = 0
+    init_from: str = ""  # Hugging Face BERT folder to start from
+    log_every: int = 10  # steps
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    passages: PassagesConfig = field(default_factory=PassagesConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"steps={self.steps} must not be negative")
+        require(self.batch > 0, f"batch={self.batch} must be positive")
+        require(
+            self.optimizer.warmup <= max(self.steps, 1),
+            f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
+        )
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def checked(config: Config) -> Config:
+    """`config` rebuilt bottom up, so that every `__post_init__` has seen the final values.
+
+    Raises:
+        ConfigError: with one line per broken rule, all of them at once.
+    """
+    problems: list[str] = []
+    rebuilt = _rebuilt(config, problems)
+    if problems:
+        raise ConfigError("\n".join(problems))
+    return rebuilt
+
+
+def _rebuilt(node: Any, problems: list[str]) -> Any:
+    children = {f.name: _rebuilt(v, problems) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))}
+    try:
+        return dataclasses.replace(node, **children)
+    except ConfigError as error:
+        problems.append(str(error))
+        return node
+
+
+def with_vocabulary(node: Any, size: int) -> Any:
+    """`node` with every `vocab_size` of its tree that is 0 set to `size`, the tokenizer's.
+
+    Raises:
+        ConfigError: a model's own vocabulary is smaller than the tokenizer's, whose ids it could not embed.
+    """
+    changes = {f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))}
+    own = getattr(node, "vocab_size", None)
+    if own is not None:
+        require(own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0")
+        changes["vocab_size"] = own or size
+    return dataclasses.replace(node, **changes)
+
+
+def to_dict(node: Any) -> dict[str, Any]:
+    """The tree as JSON values; a method is named by its class."""
+    named = {"class": type(node).__name__} if type(node).__module__.startswith("dense_jax.objectives") else {}
+    return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
+    """One line `key: old -> new` for each setting that differs between two results of `to_dict`."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{path}{key}.")
+        elif a != b:
+            yield f"{path}{key}: {a} -> {b}"
+
+
+def _is_node(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _plain(value: Any) -> Any:
+    if _is_node(value):
+        return to_dict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,166 @@
+"""The nouns and the two protocols: the page to read first.
+
+    Corpus -> Document -> Passage -> Example -> batch -> Objective.loss -> Params -> Towers -> vectors -> ranking
+
+A method is a class that satisfies `Objective` (`objectives/`), named by a config file (`configs/`). Nothing else knows it.
+"""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from dense_jax.arrays import Array, Batch, Bool, Carry, Example, Float, Int, Metrics, Params, PRNGKeyArray
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A text as its source gives it."""
+
+    id: str
+    title: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A row of a source that cannot be used, and why."""
+
+    where: str  # file:line, or as near as the source allows
+    reason: str
+
+
+class Corpus(Protocol):
+    """Where documents come from."""
+
+    name: str
+
+    def __iter__(self) -> Iterator[Document | Reject]:
+        """All rows in the source's order; a bad row is a `Reject`, never dropped and never an exception."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A run of whole sentences of one document, tokenised without special tokens: what `prepare` stores."""
+
+    row: int  # its number in the prepared data, the same in every shard order
+    title: Int[np.ndarray, " t"]
+    tokens: Int[np.ndarray, " l"]
+    sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0
+
+    def sentence(self, i: int) -> slice:
+        """The tokens of sentence `i`."""
+        end = self.sentences[i + 1] if i + 1 < len(self.sentences) else len(self.tokens)
+        return slice(int(self.sentences[i]), int(end))
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What an objective must know of a tokenizer; small, numpy only, travels to data workers."""
+
+    size: int
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+    special: Bool[np.ndarray, " v"]  # never masked, never part of a word
+    continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
+
+
+class Tokens(NamedTuple):
+    """Token sequences as an encoder takes them; the batch axis is absent in a single example."""
+
+    ids: Int[Array, "b l"]
+    types: Int[Array, "b l"]  # segment: 0 or 1
+    mask: Bool[Array, "b l"]  # True on real tokens
+
+
+class Layout(enum.Enum):
+    """How a passage's title and body become one sequence."""
+
+    JOINED = "joined"  # [CLS] title body [SEP], one segment
+    PAIR = "pair"  # [CLS] title [SEP] body [SEP], segments 0 and 1
+    BODY = "body"  # [CLS] body [SEP], no title
+
+
+class Similarity(enum.Enum):
+    """What compares a query's vector with a passage's."""
+
+    DOT = "dot"
+    COSINE = "cosine"  # the encoder already normalises: cosine is the dot product of its vectors
+
+
+class Encodes(Protocol):
+    """A pure encoder: parameters and tokens in, vectors out."""
+
+    @property
+    def width(self) -> int:
+        """Of the vectors."""
+        ...
+
+    def init(self, rng: PRNGKeyArray) -> Params: ...
+
+    def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b d"]:
+        """Vectors of `tokens`. With `rng`, dropout is on; without, the result is deterministic."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """What encodes one side, and how that side's text is laid out for it."""
+
+    encoder: Encodes
+    params: Params
+    length: int  # tokens, special ones included; longer texts are cut
+    layout: Layout = Layout.BODY
+    prompt: str = ""  # put before the text
+
+
+@dataclass(frozen=True, slots=True)
+class Towers:
+    """The two sides of a retriever; the same parameters may stand in both."""
+
+    query: Tower
+    passage: Tower
+    similarity: Similarity = Similarity.DOT
+
+
+class Objective(Protocol):
+    """A pre-training method: what an example is, what is trained, and the loss.
+
+    Implementations are dataclasses: their fields are the method's settings, overridden as `--config.objective.NAME=value`.
+    """
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
+        ...
+
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+        """Fresh parameters and carry. Pure: runs under `jit` and `eval_shape`."""
+        ...
+
+    def loss(
+        self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
+        """The loss of the global batch, what to log, and the next carry. Pure."""
+        ...
+
+    def towers(self, params: Params) -> Towers:
+        """What encodes queries and what encodes passages."""
+        ...
+
+    def prepare(self, params: Params, batch: Batch) -> Batch:
+        """Host work on a batch before its step, such as looking up neighbours. The default is `batch` itself."""
+        return batch
+
+
+@dataclass(slots=True)
+class Ranking:
+    """Search results, best first: row i answers query i. Fewer than k found: id -1 and score -inf."""
+
+    scores: Float[np.ndarray, "q k"] = field(repr=False)
+    rows: Int[np.ndarray, "q k"] = field(repr=False)
