@@ -1,0 +1,106 @@
+"""Files that are either whole or absent, and their digests."""
+
+import contextlib
+import errno
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from dense_jax.errors import ConfigError, StorageError
+
+_CHUNK = 1 << 22  # bytes read at a time
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A name to write to, renamed to `path` once the block ends; a block that fails leaves `path` as it was.
+
+    Raises:
+        StorageError: the disk is full or refuses the write.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with naming_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        os.replace(partial, path)
+
+
+@contextlib.contextmanager
+def naming_storage_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals to write below `path` into a StorageError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StorageError(f"{path}: the disk is full; free some space and start again, finished parts stay") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise StorageError(f"{path}: may not be written ({error.strerror})") from error
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as readable JSON, whole or not at all."""
+    with whole_file(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The value in `path`.
+
+    Raises:
+        StorageError: the file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise StorageError(f"{path}: damaged ({error})") from None
+
+
+def digest(path: Path) -> str:
+    """The xxh3-128 of a file's bytes, in hex."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
+    """Relative name -> digest, for every file of `folder` that `pattern` finds."""
+    return {str(p.relative_to(folder)): digest(p) for p in sorted(folder.glob(pattern)) if p.is_file()}
+
+
+def verify(folder: Path, expected: dict[str, str]) -> None:
+    """Checks every file of `expected` against its digest.
+
+    Raises:
+        StorageError: naming the first file that is missing or changed.
+    """
+    for name, known in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise StorageError(f"{path}: missing")
+        if (found := digest(path)) != known:
+            raise StorageError(f"{path}: digest {found} is not the recorded {known}: the file has changed since it was written")
+
+
+def writable(folder: Path) -> Path:
+    """`folder`, created if need be, after a trial write.
+
+    Raises:
+        ConfigError: it cannot be created or written, said before any work is done.
+    """
+    trial = folder / ".writable"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_bytes(b"")
+        trial.unlink()
+    except OSError as error:
+        raise ConfigError(f"--workdir={folder} is not writable ({error.strerror}); name another folder") from None
+    return folder

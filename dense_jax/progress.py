@@ -1,0 +1,68 @@
+"""A bar with an ETA on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+_FORMAT = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
+_OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # where the total is not known
+
+
+def bar(label: str, total: int | None, unit: str, *, initial: int = 0) -> tqdm:
+    """A tqdm bar on standard error for a stage that the caller advances itself."""
+    terminal = sys.stderr.isatty()
+    return tqdm(
+        desc=label,
+        total=total,
+        initial=initial,
+        unit=unit,
+        unit_scale=False,
+        dynamic_ncols=terminal,
+        mininterval=0.2 if terminal else _LINE_EVERY,
+        maxinterval=0.2 if terminal else _LINE_EVERY,
+        bar_format=_FORMAT if total else _OPEN_FORMAT,
+        file=sys.stderr if terminal else _Lines(),
+    )
+
+
+def progress(items: Iterable[T], label: str, total: int | None, unit: str, *, initial: int = 0) -> Iterator[T]:
+    """`items`, with a bar that advances by one for each."""
+    with bar(label, total, unit, initial=initial) as shown:
+        for item in items:
+            yield item
+            shown.update()
+
+
+def seconds(duration: float) -> str:
+    """A duration as a person says it.
+
+    >>> seconds(75), seconds(4000)
+    ('1m15s', '1h06m')
+    """
+    if duration < 60:
+        return f"{duration:.0f}s"
+    if duration < 3600:
+        return f"{int(duration) // 60}m{int(duration) % 60:02d}s"
+    return f"{int(duration) // 3600}h{int(duration) % 3600 // 60:02d}m"
+
+
+class _Lines:
+    """A stream for tqdm that ends each state of the bar with a newline instead of overwriting the line."""
+
+    def __init__(self) -> None:
+        self.last = (0.0, "")
+
+    def write(self, text: str) -> None:
+        text = text.strip("\r\n ")
+        now = time.monotonic()
+        if text and text != self.last[1]:
+            self.last = (now, text)
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
