@@ -1,0 +1,120 @@
+"""Runs: for each query the scores of the documents that a system found, in memory and as TREC files.
+
+**The order of a run** is trec_eval's: scores compared as float32, higher first; ties by document id, compared as
+strings, *descending* ("d9" before "d10"). Every figure and file here uses it.
+"""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from dense_jax.contracts import Ranking
+from dense_jax.errors import DataError
+from dense_jax.files import whole_file
+
+Run = dict[str, dict[str, float]]  # query id -> document id -> score
+
+
+def from_ranking(ranking: Ranking, queries: Iterable[str], ids: list[str]) -> Run:
+    """The run of `ranking`, whose row i answers the i-th of `queries` and whose entries are rows of `ids`.
+
+    A document that is there more than once, in several passages, keeps its best score. A query that found nothing
+    stays, empty.
+    """
+    run: Run = {}
+    for query, scores, rows in zip(queries, ranking.scores, ranking.rows, strict=True):
+        found = run.setdefault(query, {})
+        for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
+            if row >= 0:
+                found[ids[row]] = max(score, found.get(ids[row], score))
+    return run
+
+
+def ordered(scores: Mapping[str, float]) -> list[str]:
+    """The documents of one query in the order of a run.
+
+    >>> ordered({"d10": 1.0, "d9": 1.0, "d1": 2.0})
+    ['d1', 'd9', 'd10']
+
+    Raises:
+        DataError: a score is NaN or beyond float32, which has no place in an order.
+    """
+    with np.errstate(over="ignore"):
+        single = np.array(list(scores.values()), np.float32)
+    for document, score, kept in zip(scores, scores.values(), single, strict=True):
+        if not np.isfinite(kept):
+            raise DataError(f"document {document!r} has score {score}, which cannot be ranked")
+    ranked = sorted(zip(single.tolist(), scores, strict=True), reverse=True)
+    return [document for _, document in ranked]
+
+
+def cut(run: Run, depth: int) -> Run:
+    """The first `depth` documents of each query."""
+    return {
+        query: {document: scores[document] for document in ordered(scores)[:depth]} for query, scores in run.items()
+    }
+
+
+def without_identical(run: Run) -> tuple[Run, list[str]]:
+    """The run without documents whose id is their query's, and those ids.
+
+    BEIR does so, because in ArguAna and Quora the queries are themselves documents; its published figures rest on it.
+    """
+    dropped = [query for query, scores in run.items() if query in scores]
+    kept = {
+        query: {document: s for document, s in scores.items() if document != query} for query, scores in run.items()
+    }
+    return kept, dropped
+
+
+def write_run(path: Path, run: Run, tag: str) -> None:
+    """Writes `query Q0 document rank score tag` lines, scores in full precision, whole or not at all.
+
+    Raises:
+        DataError: an id or the tag is empty or holds white space, which the format cannot express.
+    """
+    lines = []
+    for query, scores in run.items():
+        for rank, document in enumerate(ordered(scores), start=1):
+            for word in (query, document, tag):
+                _check_word(word, path)
+            lines.append(f"{query} Q0 {document} {rank} {scores[document]!r} {tag}\n")
+    with whole_file(path) as partial:
+        partial.write_text("".join(lines), encoding="utf-8")
+
+
+def read_run(path: Path) -> Run:
+    """The scores in a TREC run file. Its ranks are ignored, as trec_eval does.
+
+    Raises:
+        DataError: naming file and line of a row that is not a result or that repeats one.
+    """
+    run: Run = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    for number, line in enumerate(lines, start=1):
+        cells = line.split()
+        if len(cells) != 6:
+            raise DataError(f"{path}:{number}: {len(cells)} columns; a result is `query Q0 document rank score tag`")
+        query, _, document, _, score, _ = cells
+        if document in run.setdefault(query, {}):
+            raise DataError(f"{path}:{number}: query {query!r} has document {document!r} twice")
+        run[query][document] = _score(score, f"{path}:{number}")
+    return run
+
+
+def _check_word(word: str, path: Path) -> None:
+    if len(word.split()) != 1 or word != word.strip():
+        raise DataError(
+            f"{path}: id {word!r} is empty or holds white space, which TREC files cannot express; rename it"
+        )
+
+
+def _score(cell: str, where: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise DataError(f"{where}: score {cell!r} is not a number") from None
