@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Bool, Float, PRNGKeyArray
+from jaxtyping import Integer as Int  # signed or not: stored token ids are unsigned
 
 Params = Mapping[str, Any]  # a tree of arrays under plain string keys
 Carry = Mapping[str, Any]  # state of an objective that no gradient reaches; {} for most

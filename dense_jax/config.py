@@ -6,7 +6,7 @@ A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--c
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,9 @@ class IndexKind(enum.Enum):
 
 @dataclass
 class CorpusConfig:
-    source: str = "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
+    source: str = (
+        "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
+    )
     split: str = "train"  # of a TFDS data set
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
@@ -169,6 +171,16 @@ class Config:
         )
 
 
+def choose(variant: str, **variants: Callable[[], Config]) -> Config:
+    """The config that `variants` builds under the name after the colon of `--config=FILE:variant`.
+
+    Raises:
+        ConfigError: there is none of that name; lists those there are.
+    """
+    require(variant in variants, f"no variant {variant!r} in this config file; there are {', '.join(variants)}")
+    return variants[variant]()
+
+
 def require(condition: bool, message: str) -> None:
     """Raises ConfigError with `message` unless `condition` holds."""
     if not condition:
@@ -203,10 +215,14 @@ def with_vocabulary(node: Any, size: int) -> Any:
     Raises:
         ConfigError: a model's own vocabulary is smaller than the tokenizer's, whose ids it could not embed.
     """
-    changes = {f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))}
+    changes = {
+        f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))
+    }
     own = getattr(node, "vocab_size", None)
     if own is not None:
-        require(own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0")
+        require(
+            own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0"
+        )
         changes["vocab_size"] = own or size
     return dataclasses.replace(node, **changes)
 

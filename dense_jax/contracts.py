@@ -2,13 +2,14 @@
 
     Corpus -> Document -> Passage -> Example -> batch -> Objective.loss -> Params -> Towers -> vectors -> ranking
 
-A method is a class that satisfies `Objective` (`objectives/`), named by a config file (`configs/`). Nothing else knows it.
+A method is a class that satisfies `Objective` (`objectives/`), named by a config file (`configs/`); nothing else knows
+it.
 """
 
 import enum
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class Reject:
     reason: str
 
 
+@runtime_checkable
 class Corpus(Protocol):
     """Where documents come from."""
 
@@ -74,9 +76,9 @@ class Vocabulary:
 class Tokens(NamedTuple):
     """Token sequences as an encoder takes them; the batch axis is absent in a single example."""
 
-    ids: Int[Array, "b l"]
-    types: Int[Array, "b l"]  # segment: 0 or 1
-    mask: Bool[Array, "b l"]  # True on real tokens
+    ids: Int[Array | np.ndarray, "*b l"]
+    types: Int[Array | np.ndarray, "*b l"]  # segment: 0 or 1
+    mask: Bool[Array | np.ndarray, "*b l"]  # True on real tokens
 
 
 class Layout(enum.Enum):
@@ -94,6 +96,7 @@ class Similarity(enum.Enum):
     COSINE = "cosine"  # the encoder already normalises: cosine is the dot product of its vectors
 
 
+@runtime_checkable
 class Encodes(Protocol):
     """A pure encoder: parameters and tokens in, vectors out."""
 
@@ -129,10 +132,11 @@ class Towers:
     similarity: Similarity = Similarity.DOT
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A pre-training method: what an example is, what is trained, and the loss.
 
-    Implementations are dataclasses: their fields are the method's settings, overridden as `--config.objective.NAME=value`.
+    Implementations are dataclasses: their fields are the method's settings, set by `--config.objective.NAME=value`.
     """
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:

@@ -40,7 +40,7 @@ class MachineError(UserError):
     code = 6
 
 
-class Stopped(UserError):
+class Stopped(UserError):  # noqa: N818  it is no error
     """Asked to stop, and everything was saved: start the same command again to continue."""
 
     code = 75

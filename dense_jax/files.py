@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     with naming_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
-        os.replace(partial, path)
+        partial.replace(path)
 
 
 @contextlib.contextmanager
@@ -36,7 +35,9 @@ def naming_storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise StorageError(f"{path}: the disk is full; free some space and start again, finished parts stay") from error
+            raise StorageError(
+                f"{path}: the disk is full; free some space and start again, finished parts stay"
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise StorageError(f"{path}: may not be written ({error.strerror})") from error
         raise
@@ -87,7 +88,9 @@ def verify(folder: Path, expected: dict[str, str]) -> None:
         if not path.is_file():
             raise StorageError(f"{path}: missing")
         if (found := digest(path)) != known:
-            raise StorageError(f"{path}: digest {found} is not the recorded {known}: the file has changed since it was written")
+            raise StorageError(
+                f"{path}: digest {found} is not the recorded {known}: the file has changed since it was written"
+            )
 
 
 def writable(folder: Path) -> Path:

@@ -14,8 +14,8 @@ BATCH_AXES = ("data", "fsdp")  # both split the batch; fsdp splits the parameter
 def make_mesh(config: MeshConfig) -> Mesh:
     """The mesh over all devices of all processes.
 
-    Its axes are `Auto`: a loss is written for the global batch and XLA places the collectives. JAX's default, `Explicit`,
-    refuses the einsum of sharded queries with sharded passages.
+    Its axes are `Auto`: a loss is written for the global batch and XLA places the collectives. JAX's default,
+    `Explicit`, refuses the einsum of sharded queries with sharded passages.
 
     Raises:
         ConfigError: the axes do not multiply to the number of devices.
@@ -49,5 +49,6 @@ def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
     if batch % devices:
         nearest = [n for n in (batch // devices * devices, -(-batch // devices) * devices) if n]
         raise ConfigError(
-            f"{name}={batch} is not divisible by {devices} data devices; use --config.{name}={' or '.join(map(str, nearest))}"
+            f"{name}={batch} is not divisible by {devices} data devices; "
+            f"use --config.{name}={' or '.join(map(str, nearest))}"
         )

@@ -9,7 +9,9 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 _LINE_EVERY = 10.0  # seconds between lines where there is no terminal
-_FORMAT = "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
+_FORMAT = (
+    "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
+)
 _OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # where the total is not known
 
 

@@ -1,0 +1,51 @@
+"""The inverse cloze task of ORQA (Lee et al. 2019), which is also REALM's warm start. Values: the released code."""
+
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    PassagesConfig,
+    Schedule,
+    TokenizerConfig,
+    choose,
+)
+from dense_jax.objectives.ict import ICT
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    return Config(
+        objective=ICT(encoder=Encoder(bert("base"), pooling=Pooling.POOLER, projection=128)),
+        steps=100_000,
+        batch=4096,
+        optimizer=OptimizerConfig(
+            learning_rate=1e-4, warmup=10_000, schedule=Schedule.BERT, epsilon=1e-6, bias_correction=False
+        ),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=ICT(
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
+            query_length=32,
+            passage_length=128,
+            removal_rate=0.9,
+            temperature=0.05,
+        ),
+        steps=600,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=60),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(length=128),
+        loader=LoaderConfig(readers=12),
+    )

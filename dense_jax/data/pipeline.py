@@ -1,0 +1,132 @@
+"""Passages -> examples -> batches on the mesh: the only file of `data/` that imports jax.
+
+Everything is a function of (seed, index): the i-th example of a run is the same whatever the number of workers, hosts,
+restarts or steps. The state of the whole pipeline is the index of the next example.
+"""
+
+import functools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from grain.experimental import ElasticIterator
+
+from dense_jax.arrays import Batch, Example, Int
+from dense_jax.config import LoaderConfig, Order
+from dense_jax.contracts import Objective, Vocabulary
+from dense_jax.data.store import PassageStore
+from dense_jax.errors import DataError
+from dense_jax.mesh import batch_sharding
+
+_MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
+_THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
+
+
+class Visits:
+    """Which passage the i-th example of a run starts from. Endless, and independent of the run's length."""
+
+    def __init__(self, passages: int, config: LoaderConfig, seed: int) -> None:
+        self.passages = passages
+        self.order = config.order
+        self.seed = seed
+        starts = np.arange(config.readers) * passages // config.readers
+        nudge = np.random.default_rng(seed).integers(max(1, passages // config.readers), size=config.readers)
+        self.starts = (starts + nudge) % passages
+
+    def __getitem__(self, index: int) -> int:
+        if self.order is Order.SHUFFLE:
+            epoch, place = divmod(index, self.passages)
+            return int(self._permutation(epoch)[place])
+        turn, reader = divmod(index, len(self.starts))
+        return int((self.starts[reader] + turn) % self.passages)
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019  a run holds one Visits, and two epochs may be open at once
+    def _permutation(self, epoch: int) -> Int[np.ndarray, " p"]:
+        return np.random.default_rng((self.seed, epoch)).permutation(self.passages).astype(np.uint32)
+
+
+@dataclass
+class Examples:
+    """The examples of a run, by index: random access, so that Grain may read them in any order and anywhere."""
+
+    store: PassageStore
+    objective: Objective
+    vocabulary: Vocabulary
+    config: LoaderConfig
+    seed: int
+    length: int  # what a run of the configured steps needs
+
+    def __post_init__(self) -> None:
+        self.visits = Visits(len(self.store), self.config, self.seed)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Example:
+        """The example of `index`, with the passage it was made from under "row".
+
+        A draw that the objective rejects is replaced by one from a passage drawn at random.
+
+        Raises:
+            DataError: no passage in a thousand yields an example.
+        """
+        rng = np.random.default_rng((self.seed, index))
+        row = self.visits[index]
+        for _ in range(_MOST_DRAWS):
+            example = self.objective.example(self.store[row], self.vocabulary, rng)
+            if example is not None:
+                return {**example, "row": np.int32(row)}
+            row = int(rng.integers(len(self.store)))
+        raise DataError(
+            f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
+            "it needs passages of several sentences: look at them with `dense-jax show`"
+        )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch on the mesh, and where its successor starts."""
+
+    batch: Batch
+    rows: Int[np.ndarray, " b"]  # passages behind this process's examples
+    next_index: int
+
+
+def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
+    """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
+    iterator = iter(_iterable(examples, batch, start))
+    sharding = batch_sharding(mesh)
+    ahead: deque[Loaded] = deque()
+    for host_batch in iterator:
+        rows = host_batch.pop("row")
+        start += batch
+        on_mesh = jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), host_batch)
+        ahead.append(Loaded(on_mesh, rows, start))
+        if len(ahead) > examples.config.prefetch:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def host_batches(examples: Examples, batch: int, *, start: int) -> Iterator[dict[str, Any]]:
+    """This process's part of the same batches, as numpy arrays."""
+    return iter(_iterable(examples, batch, start))
+
+
+def _iterable(examples: Examples, batch: int, start: int) -> ElasticIterator:
+    workers = examples.config.workers
+    if workers and not flags.FLAGS.is_parsed():
+        flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
+    elastic = ElasticIterator(
+        grain.MapDataset.source(examples),
+        batch,
+        grain.sharding.ShardOptions(jax.process_index(), jax.process_count()),
+        read_options=grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4),
+        multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers) if workers else None,
+    )
+    elastic.set_state({"global_next_index": start})
+    return elastic

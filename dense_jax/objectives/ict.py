@@ -1,0 +1,94 @@
+"""The inverse cloze task: a sentence looks for the passage it was taken from.
+
+Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering" (ORQA), section
+4; the pre-training stage of REALM (Guu et al. 2020) too.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Example, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.data.passages import lay_out
+from dense_jax.data.spans import cloze
+from dense_jax.models.encoder import Encoder
+
+
+@dataclass
+class ICT(Objective):
+    encoder: Encoder
+    query_length: int = 64  # tokens
+    passage_length: int = 288  # tokens
+    layout: Layout = Layout.PAIR  # of passages
+    removal_rate: float = 0.9  # how often the sentence is taken out of its passage
+    shared: bool = True  # one encoder for both sides, as released; the papers write two
+    temperature: float = 1.0  # divides the scores
+
+    def __post_init__(self) -> None:
+        require(0 <= self.removal_rate <= 1, f"objective.removal_rate={self.removal_rate} is not between 0 and 1")
+        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
+        longest = max(self.query_length, self.passage_length)
+        positions = self.encoder.bert.positions
+        require(
+            longest <= positions,
+            f"objective.passage_length={longest} exceeds objective.encoder.bert.positions={positions}",
+        )
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        task = cloze(passage, self.removal_rate, rng)
+        if task is None:
+            return None
+        no_title = passage.title[:0]
+        return {
+            "query": lay_out(no_title, task.query, self.query_length, Layout.BODY, vocabulary),
+            "passage": lay_out(passage.title, task.body, self.passage_length, self.layout, vocabulary),
+            "removed": np.bool_(task.removed),
+        }
+
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+        if self.shared:
+            return {"encoder": self.encoder.init(rng)}, {}
+        query, passage = jax.random.split(rng)
+        return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}, {}
+
+    def loss(
+        self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        query_params, passage_params = self._sides(params)
+        query_rng, passage_rng = jax.random.split(rng)
+        queries = self.encoder.apply(query_params, batch["query"], rng=query_rng)
+        passages = self.encoder.apply(passage_params, batch["passage"], rng=passage_rng)
+        result = losses.in_batch_softmax(losses.dot_scores(queries, passages), temperature=self.temperature)
+        removed = batch["removed"]
+        metrics = {
+            "accuracy_removed": losses.weighted_mean(result.correct, removed),
+            "accuracy_kept": losses.weighted_mean(result.correct, ~removed),
+            "removed": jnp.mean(removed, dtype=jnp.float32),
+            "query_fill": _fill(batch["query"]),
+            "passage_fill": _fill(batch["passage"]),
+        }
+        return jnp.mean(result.loss), (metrics, carry)
+
+    def towers(self, params: Params) -> Towers:
+        query, passage = self._sides(params)
+        return Towers(
+            query=Tower(self.encoder, query, self.query_length),
+            passage=Tower(self.encoder, passage, self.passage_length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )
+
+    def _sides(self, params: Params) -> tuple[Any, Any]:
+        if self.shared:
+            return params["encoder"], params["encoder"]
+        return params["query"], params["passage"]
+
+
+def _fill(tokens: Tokens) -> Array:
+    """Share of positions that hold a real token."""
+    return jnp.mean(tokens.mask, dtype=jnp.float32)

@@ -1,0 +1,68 @@
+"""Masked language modelling of whole words: what BERT-style encoders start from, and the baseline of comparisons.
+
+Devlin et al. 2019, "BERT", section 3.1; whole-word selection as in Condenser (Gao and Callan 2021).
+"""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Example, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
+from dense_jax.data.passages import lay_out
+from dense_jax.data.spans import masking_budget, whole_word_mask
+from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
+
+
+@dataclass
+class MLM(Objective):
+    encoder: Encoder
+    length: int = 288  # tokens
+    query_length: int = 64  # tokens; of queries at search time
+    layout: Layout = Layout.JOINED
+    mask_rate: float = 0.15  # share of tokens that are predicted
+
+    def __post_init__(self) -> None:
+        require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
+        positions = self.encoder.bert.positions
+        require(
+            self.length <= positions,
+            f"objective.length={self.length} exceeds objective.encoder.bert.positions={positions}",
+        )
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        body = passage.tokens
+        spare = len(body) - (self.length - 3 - len(passage.title))
+        start = int(rng.integers(spare + 1)) if spare > 0 else 0  # a long sentence shows a different window each time
+        tokens = lay_out(passage.title, body[start:], self.length, self.layout, vocabulary)
+        masked = whole_word_mask(
+            tokens.ids, vocabulary, self.mask_rate, masking_budget(self.length, self.mask_rate), rng
+        )
+        return {
+            "tokens": tokens._replace(ids=masked.ids),
+            "positions": masked.positions,
+            "labels": masked.labels,
+            "weights": masked.weights,
+        }
+
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+        encoder_rng, head_rng = jax.random.split(rng)
+        return {"encoder": self.encoder.init(encoder_rng), "mlm": init_mlm(self.encoder.bert, head_rng)}, {}
+
+    def loss(
+        self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        hidden = self.encoder.hidden_states(params["encoder"], batch["tokens"], rng=rng)
+        logits = mlm_logits(self.encoder.bert, params, hidden, batch["positions"])
+        result = losses.masked_lm(logits, batch["labels"], batch["weights"])
+        return result.loss, ({"accuracy": result.accuracy}, carry)
+
+    def towers(self, params: Params) -> Towers:
+        return Towers(
+            query=Tower(self.encoder, params["encoder"], self.query_length),
+            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )

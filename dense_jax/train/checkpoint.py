@@ -1,0 +1,209 @@
+"""Checkpoints that are complete and verified, or not used. The only importer of Orbax.
+
+A step counts once Orbax has written its commit marker and we have written the digests of all its files: Orbax alone
+restores flipped bits silently, and casts a changed dtype silently.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
+
+from dense_jax.config import CheckpointConfig
+from dense_jax.errors import StorageError
+from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.train.optimizer import path_name
+from dense_jax.train.state import TrainState
+
+_FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir, saved in the background."""
+
+    def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
+        self.folder = folder.absolute()
+        options = ocp.CheckpointManagerOptions(
+            atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [policies.LatestN(config.keep), policies.CustomSteps([0])]
+            ),
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._unverified: int | None = None  # a step whose save is under way
+
+    def steps(self) -> list[int]:
+        """The steps that are complete and have digests, oldest first."""
+        return [step for step in sorted(self._manager.all_steps()) if self._digests(step).is_file()]
+
+    def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+        """Copies `state` to the host and starts to write it; the device goes on at once.
+
+        Raises:
+            StorageError: this save could not start, or the one before it failed.
+        """
+        self.finish()
+        rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
+        with self._naming(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardSave(state.params),
+                    training=ocp.args.StandardSave(rest),
+                    meta=ocp.args.JsonSave(meta),
+                ),
+                force=True,
+            )
+        self._unverified = step
+
+    def poll(self) -> None:
+        """Seals a save that has come to its end; returns at once if one is still under way."""
+        if self._unverified is not None and not self._manager.is_saving_in_progress():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the save under way and seals it with its digests.
+
+        Raises:
+            StorageError: it failed; earlier steps are intact.
+        """
+        step, self._unverified = self._unverified, None
+        if step is None:
+            return
+        with self._naming(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                write_json(self._digests(step), digests(self.folder / str(step)))
+                self._forget_deleted()
+
+    def preempted(self, step: int) -> bool:
+        """True at the step at which all processes agree to stop, after one of them was sent SIGTERM."""
+        return self._manager.reached_preemption(step)
+
+    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state of `step`, placed and typed as `like` (shapes, dtypes and shardings), and its meta data.
+
+        Raises:
+            StorageError: a file is damaged, or the checkpoint is of another architecture: all differences are listed.
+        """
+        self.verify(step)
+        rest = {"step": like.step, "optimizer": like.optimizer, "carry": like.carry}
+        self._check_architecture(step, {"params": like.params, "training": rest})
+        with self._naming(step):
+            found = self._manager.restore(
+                step,
+                args=ocp.args.Composite(
+                    params=ocp.args.StandardRestore(like.params),
+                    training=ocp.args.StandardRestore(rest),
+                    meta=ocp.args.JsonRestore(),
+                ),
+            )
+        training = found["training"]
+        state = TrainState(training["step"], found["params"], training["optimizer"], training["carry"])
+        return state, found["meta"]
+
+    def restore_params(self, step: int, like: Any) -> Any:
+        """Only the parameters of `step`, as `restore` returns them."""
+        self.verify(step)
+        self._check_architecture(step, {"params": like})
+        with self._naming(step):
+            return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+
+    def verify(self, step: int) -> None:
+        """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
+        try:
+            verify(self.folder / str(step), read_json(self._digests(step)))
+        except StorageError as error:
+            raise StorageError(f"checkpoint of step {step}: {error}") from None
+
+    def newest_sound(self) -> int | None:
+        """The newest step that verifies. Damaged ones are moved to `quarantine/` and named; None if there was never any.
+
+        Raises:
+            StorageError: there are checkpoints, and not one is sound.
+        """
+        found = sorted(self._manager.all_steps(), reverse=True)
+        for step in found:
+            try:
+                self.verify(step)
+                return step
+            except StorageError as error:
+                self._quarantine(step, error)
+        if found:
+            raise StorageError(f"{self.folder}: none of the checkpoints {found} is sound; they are in quarantine/")
+        return None
+
+    def close(self) -> None:
+        """Waits for what is under way."""
+        self.finish()
+        self._manager.close()
+
+    def _digests(self, step: int) -> Path:
+        return self.folder / f"digests-{step}.json"
+
+    def _quarantine(self, step: int, error: StorageError) -> None:
+        target = self.folder / "quarantine" / str(step)
+        target.parent.mkdir(exist_ok=True)
+        while target.exists():
+            target = target.with_name(target.name + "_")
+        (self.folder / str(step)).rename(target)
+        self._digests(step).unlink(missing_ok=True)
+        self._manager.reload()
+        print(f"warning: {error}; moved to {target}", file=sys.stderr)
+
+    def _forget_deleted(self) -> None:
+        """Drops the digests of steps that the preservation policy has deleted."""
+        kept = {str(step) for step in self._manager.all_steps()}
+        for path in self.folder.glob("digests-*.json"):
+            if path.stem.removeprefix("digests-") not in kept:
+                path.unlink()
+
+    def _check_architecture(self, step: int, like: dict[str, Any]) -> None:
+        metadata = self._manager.item_metadata(step)
+        problems = [line for item, tree in like.items() for line in _mismatches(metadata[item], tree)]
+        if problems:
+            shown = "\n  ".join(problems[:20])
+            raise StorageError(
+                f"checkpoint of step {step} in {self.folder} is of another architecture than this config:\n  {shown}"
+            )
+
+    def _naming(self, step: int) -> "_NamingErrors":
+        return _NamingErrors(self.folder / str(step))
+
+
+class _NamingErrors:
+    """Orbax reports a full disk as a ValueError of many lines; this names the step and the cure."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> None:
+        if isinstance(error, ValueError) and any(sign in str(error) for sign in _FULL):
+            raise StorageError(
+                f"{self.path}: the disk is full; earlier checkpoints are intact, free some space and start again"
+            ) from error
+        if isinstance(error, OSError):
+            with naming_storage_errors(self.path):
+                raise error
+
+
+def _mismatches(found: Any, expected: Any) -> list[str]:
+    """Lines for the arrays that are missing, superfluous, or of another shape or dtype."""
+    a, b = _described(found), _described(expected)
+    return [f"{name}: checkpoint {a.get(name, 'has none')}, config {b.get(name, 'has none')}"
+            for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]  # fmt: skip
+
+
+def _described(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "dtype") and hasattr(x, "shape"))
+    return {path_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in leaves if hasattr(x, "dtype")}

@@ -1,0 +1,207 @@
+"""The training loop. It knows the contract, never a method."""
+
+import contextlib
+import fcntl
+import functools
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from dense_jax.arrays import Int, Metrics
+from dense_jax.config import Config, differences, to_dict
+from dense_jax.contracts import Vocabulary
+from dense_jax.data.pipeline import Examples, Loaded, batches
+from dense_jax.data.store import PassageStore
+from dense_jax.errors import ConfigError, NonFiniteError, Stopped
+from dense_jax.files import read_json, write_json
+from dense_jax.mesh import batch_sharding, check_batch, make_mesh
+from dense_jax.models import hf
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.metrics import MetricsLog
+from dense_jax.train.optimizer import make_optimizer
+from dense_jax.train.sharding import state_sharding
+from dense_jax.train.state import TrainState, init_state
+from dense_jax.train.step import train_step
+
+# Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
+FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every", "mesh.",
+                  "passages.directory", "search.")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Program:
+    """A config's training, compiled for a mesh."""
+
+    config: Config
+    mesh: Mesh
+    optimizer: optax.GradientTransformation
+    sharding: Any  # of the state
+    like: TrainState  # shapes, dtypes and shardings of the state
+    step: Any  # (state, batch) -> (state, metrics); gives the old state's memory to the new one
+
+
+def make_program(config: Config) -> Program:
+    """Everything about a run that can be known before its first batch.
+
+    Raises:
+        ConfigError: the mesh or the batch does not fit the devices, or a parameter has no rule.
+    """
+    mesh = make_mesh(config.mesh)
+    check_batch(config.batch, mesh)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    init = functools.partial(init_state, config.objective, optimizer, config.seed)
+    shapes = jax.eval_shape(init)
+    sharding = state_sharding(shapes, mesh)
+    like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
+    step = jax.jit(
+        functools.partial(train_step, objective=config.objective, optimizer=optimizer, seed=config.seed),
+        in_shardings=(sharding, batch_sharding(mesh)),
+        out_shardings=(sharding, None),
+        donate_argnums=0,
+    )
+    return Program(config, mesh, optimizer, sharding, like, step)
+
+
+def initial_state(program: Program) -> TrainState:
+    """The state of step 0 on the mesh: fresh, or with what `init_from` holds."""
+    config = program.config
+    init = functools.partial(init_state, config.objective, program.optimizer, config.seed)
+    state = jax.jit(init, out_shardings=program.sharding)()
+    if not config.init_from:
+        return state
+    params, report = hf.load(state.params, Path(config.init_from))
+    print(report, file=sys.stderr)
+    return TrainState(state.step, jax.device_put(params, program.sharding.params), state.optimizer, state.carry)
+
+
+def train(config: Config, store: PassageStore, vocabulary: Vocabulary, workdir: Path) -> None:
+    """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
+
+    Raises:
+        ConfigError: another trainer is at work there, or the workdir was made with other settings.
+        NonFiniteError: a loss or gradient that is not a number; no such state is saved.
+        Stopped: SIGTERM came; the state is saved.
+    """
+    program = make_program(config)
+    with only_trainer(workdir):
+        check_same_run(config, workdir)
+        checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
+        state, next_index = _resumed(program, checkpoints)
+        examples = Examples(
+            store, config.objective, vocabulary, config.loader, config.seed, length=config.steps * config.batch
+        )
+        first = int(state.step)
+        log = MetricsLog(workdir, first=first, last=config.steps, every=config.log_every, batch=config.batch)
+        try:
+            _run(program, state, batches(examples, config.batch, program.mesh, start=next_index), checkpoints, log)
+        except NonFiniteError as error:
+            raise _with_advice(error, checkpoints) from None
+        finally:
+            log.close()
+            checkpoints.close()
+
+
+def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The state to go on from and the index of its next example; a new run saves its initial state first."""
+    newest = checkpoints.newest_sound()
+    if newest is None:
+        state = initial_state(program)
+        checkpoints.save(0, state, {"next_index": 0})
+        return state, 0
+    state, meta = checkpoints.restore(newest, program.like)
+    print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
+    return state, meta["next_index"]
+
+
+@dataclass(frozen=True)
+class _Unread:
+    """A step whose metrics are still on the device."""
+
+    step: int
+    metrics: Metrics
+    rows: Int[np.ndarray, " b"]
+
+
+def _run(
+    program: Program, state: TrainState, loaded: Iterator[Loaded], checkpoints: Checkpoints, log: MetricsLog
+) -> None:
+    config, objective = program.config, program.config.objective
+    step, unread = int(state.step), None
+    first = step
+    for batch in loaded:
+        state, metrics = program.step(state, objective.prepare(state.params, batch.batch))
+        step += 1
+        if unread is not None:
+            log.record(unread.step, unread.metrics, unread.rows)
+        unread = _Unread(step, metrics, batch.rows)
+        if step == first + 1:
+            jax.block_until_ready(metrics)
+            log.restart_clock()
+        stop = checkpoints.preempted(step)
+        if stop or step == config.steps or step % config.checkpoint.every == 0:
+            log.record(unread.step, unread.metrics, unread.rows)  # raises before a broken state could be saved
+            unread = None
+            checkpoints.save(step, state, {"next_index": batch.next_index})
+        checkpoints.poll()
+        if stop:
+            checkpoints.finish()
+            raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
+
+
+def check_same_run(config: Config, workdir: Path) -> None:
+    """Records `config` in a new workdir; refuses one that was made with another.
+
+    Raises:
+        ConfigError: listing the settings that differ.
+    """
+    path, ours = workdir / "config.json", to_dict(config)
+    if not path.exists():
+        write_json(path, ours)
+        return
+    changed = [line for line in differences(read_json(path), ours) if not line.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  "
+            + "\n  ".join(changed)
+        )
+
+
+@contextlib.contextmanager
+def only_trainer(workdir: Path) -> Iterator[None]:
+    """Holds the workdir for this process; the system lets go of it however the process ends.
+
+    Raises:
+        ConfigError: naming the process that holds it.
+    """
+    if jax.process_index() != 0:  # the lock is the main process's, for all of them
+        yield
+        return
+    with (workdir / "train.lock").open("a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.seek(0)
+            raise ConfigError(f"--workdir={workdir} is being trained by {lock.read().strip()}; use another") from None
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
+        lock.flush()
+        yield
+
+
+def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteError:
+    checkpoints.finish()
+    steps = checkpoints.steps()
+    last = f"the last good checkpoint is of step {steps[-1]:,}" if steps else "no checkpoint was saved yet"
+    return NonFiniteError(
+        f"{error}\n{last}; try a lower --config.optimizer.learning_rate, a longer --config.optimizer.warmup, "
+        "or --config.objective.encoder.bert.dtype=float32"
+    )

@@ -1,0 +1,96 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dense_jax.arrays import Int, Metrics
+from dense_jax.errors import NonFiniteError
+from dense_jax.progress import bar, seconds
+
+
+class MetricsLog:
+    """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
+
+    `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
+    """
+
+    def __init__(self, workdir: Path, *, first: int, last: int, every: int, batch: int) -> None:
+        self.workdir, self.first, self.last, self.every, self.batch = workdir, first, last, every, batch
+        self._file = _continued(workdir / "metrics.jsonl", first).open("a", encoding="utf-8")
+        self._board = _tensorboard(workdir / "tensorboard")
+        self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() else None
+        self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
+        self._tokens = 0.0  # since then
+
+    def record(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
+        """Takes the metrics of `step`, made from the passages `rows`.
+
+        Raises:
+            NonFiniteError: the loss or the gradient is NaN or infinite.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        broken = [f"{name} {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+        if broken:
+            raise NonFiniteError(f"step {step}: {' and '.join(broken)}; its passages are rows {rows[:10].tolist()} ...")
+        self._tokens += values.pop("tokens")
+        if self._bar is not None:
+            self._bar.update()
+        if step % self.every == 0 or step == self.last:
+            self._write(step, values)
+
+    def restart_clock(self) -> None:
+        """Leaves out of the speed what has passed until now, such as compilation."""
+        self._since = (self._since[0], time.monotonic())
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._file.close()
+        self._board.close()
+
+    def _write(self, step: int, values: dict[str, float]) -> None:
+        (before, then), now = self._since, time.monotonic()
+        rate = (step - before) / max(now - then, 1e-9)
+        speed = {"examples_per_second": rate * self.batch, "tokens_per_second": self._tokens * rate / (step - before)}
+        self._since, self._tokens = (step, now), 0.0
+        self._file.write(json.dumps({"step": step, **values, **speed}) + "\n")
+        self._file.flush()
+        for name, value in {**values, **speed}.items():
+            self._board.add_scalar(name, value, step)
+        self._show(step, values, speed, (self.last - step) / rate)
+
+    def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(f" loss {values['loss']:.4g}")
+        else:
+            print(f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {seconds(left)}", file=sys.stderr, flush=True)
+
+
+def _continued(path: Path, first: int) -> Path:
+    """`path` without the lines of steps after `first`, which a run that continues from there does again."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
+    return path
+
+
+def _step(line: str) -> float:
+    """A line cut short by a crash has no step and is dropped."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+def _tensorboard(folder: Path) -> Any:
+    from tensorboardX import SummaryWriter  # imports torch where that is installed: seconds
+
+    return SummaryWriter(str(folder))

@@ -1,0 +1,112 @@
+"""AdamW with the schedules and the decay rules of BERT-style training."""
+
+import re
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dense_jax.arrays import Array, Int, Params
+from dense_jax.config import OptimizerConfig, Schedule
+from dense_jax.errors import ConfigError
+
+# The first pattern that a parameter's path matches decides whether weight decay applies to it.
+DECAY_RULES = (
+    (r"(^|/)(bias|scale)$", False),  # biases and LayerNorm
+    (r"(^|/)(kernel|embedding)$", True),
+)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clipping of the global gradient, Adam, decoupled weight decay, learning rate.
+
+    Clipping comes after the gradient is averaged over all devices. Loshchilov and Hutter 2019; BERT's own optimiser is
+    the one without bias correction (Devlin et al. 2019, released code).
+    """
+    adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
+        adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        optax.scale_by_learning_rate(make_schedule(config, steps)),
+    )
+
+
+def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate at optimiser step s, counted from 0: peak * s / warmup, then as `config.schedule` says.
+
+    >>> config = OptimizerConfig(learning_rate=1.0, warmup=5)
+    >>> [round(float(make_schedule(config, 20)(s)), 3) for s in (0, 4, 5, 20)]
+    [0.0, 0.8, 1.0, 0.0]
+    """
+    left = max(steps - config.warmup, 1)
+
+    def rate(step: Int[Array, ""]) -> Array:
+        done = jnp.clip((step - config.warmup) / left, 0.0, 1.0)
+        after = {
+            Schedule.LINEAR: 1 - done,
+            Schedule.BERT: 1 - jnp.clip(step / max(steps, 1), 0.0, 1.0),
+            Schedule.COSINE: 0.5 * (1 + jnp.cos(jnp.pi * done)),
+            Schedule.CONSTANT: jnp.ones_like(done),
+        }[config.schedule]
+        return config.learning_rate * jnp.where(step < config.warmup, step / max(config.warmup, 1), after)
+
+    return rate
+
+
+def decay_mask(params: Params) -> Params:
+    """True where weight decay applies.
+
+    Raises:
+        ConfigError: a parameter that no rule of DECAY_RULES matches; all of them are listed.
+    """
+    return by_rule(params, DECAY_RULES, "weight decay (train/optimizer.py: DECAY_RULES)")
+
+
+def by_rule(tree: Params, rules: tuple[tuple[str, object], ...], what: str) -> Params:
+    """The value of the first rule that each leaf's path matches, such as `encoder/bert/layer_0/.../kernel`.
+
+    Raises:
+        ConfigError: listing the leaves that no rule matches.
+    """
+    unmatched: list[str] = []
+
+    def value(path, _):
+        name = path_name(path)
+        for pattern, result in rules:
+            if re.search(pattern, name):
+                return result
+        unmatched.append(name)
+        return None
+
+    result = jax.tree_util.tree_map_with_path(value, tree)
+    if unmatched:
+        raise ConfigError(f"no rule for {what} matches {', '.join(unmatched)}; add one")
+    return result
+
+
+def path_name(path: tuple) -> str:
+    """`a/b/c` for a tree path."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+class UncorrectedAdamState(NamedTuple):
+    mu: optax.Updates
+    nu: optax.Updates
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam's direction mu / (sqrt(nu) + eps), with moments that start at 0 and are not corrected for it."""
+
+    def init(params: Params) -> UncorrectedAdamState:
+        return UncorrectedAdamState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
+
+    def update(gradients, state: UncorrectedAdamState, params=None):
+        del params
+        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
+        direction = jax.tree.map(lambda m, n: m / (jnp.sqrt(n) + eps), mu, nu)
+        return direction, UncorrectedAdamState(mu, nu)
+
+    return optax.GradientTransformation(init, update)

@@ -1,0 +1,23 @@
+"""How many processes train together, and how they find each other."""
+
+import socket
+
+import jax
+
+
+def start_processes() -> None:
+    """Joins the processes of the cluster that JAX detects (Cloud TPU, SLURM, Kubernetes, MPI), or forms one of its own.
+
+    Even a lone process does so, since JAX notices SIGTERM, and agrees on the step to stop at, only after this. To be
+    called before the first use of a device.
+    """
+    try:
+        jax.distributed.initialize()
+    except ValueError:  # no cluster was detected
+        jax.distributed.initialize(f"localhost:{_free_port()}", num_processes=1, process_id=0)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,40 @@
+"""One training step."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dense_jax.arrays import Array, Batch, Float, Metrics
+from dense_jax.contracts import Objective, Tokens
+from dense_jax.train.state import TrainState
+
+
+def train_step(
+    state: TrainState, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, seed: int
+) -> tuple[TrainState, Metrics]:
+    """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step)."""
+    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+
+    def loss_of(params):
+        return objective.loss(params, state.carry, batch, rng=rng, step=state.step)
+
+    (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "loss": loss,
+        "gradient_norm": optax.global_norm(gradients),
+        "tokens": real_tokens(batch),
+        **metrics,
+    }
+    return TrainState(state.step + 1, params, optimizer_state, carry), metrics
+
+
+def real_tokens(batch: Batch) -> Float[Array, ""]:
+    """Tokens of a batch that are not padding."""
+    sequences = [x for x in jax.tree.leaves(batch, is_leaf=_is_tokens) if _is_tokens(x)]
+    return sum((jnp.sum(x.mask, dtype=jnp.float32) for x in sequences), start=jnp.zeros(()))
+
+
+def _is_tokens(node: object) -> bool:
+    return isinstance(node, Tokens)
