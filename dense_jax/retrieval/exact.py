@@ -1,0 +1,99 @@
+"""Exact maximum inner product search: every query against every vector, over all devices.
+
+The corpus is split over the devices by rows. Each walks through its rows in blocks and keeps the best k so far; the
+devices' bests are merged at the end. No more than queries x block scores exist at a time.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from dense_jax.arrays import Array, Float, Int, np
+from dense_jax.contracts import Ranking
+from dense_jax.mesh import BATCH_AXES, batch_sharding, replicated
+
+_BLOCK = 16_384  # vectors scored at a time on one device
+_QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores
+
+
+class ExactSearch:
+    """Search in a corpus that lies in the memory of a mesh's devices, in float32."""
+
+    def __init__(self, vectors: Float[np.ndarray, "p d"], mesh: Mesh) -> None:
+        """`vectors` may be a memory map: each device's rows are read once."""
+        self._mesh = mesh
+        self._count = len(vectors)
+        rows = -(-self._count // mesh.size)  # per device
+        self._blocks = max(1, -(-rows // _BLOCK))
+        self._block = max(1, -(-rows // self._blocks))
+        self._corpus = _placed(vectors, self._blocks * self._block, mesh)
+
+    def search(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
+        """The k largest inner products of each query, best first; ties by lower row.
+
+        Where the corpus holds fewer than k vectors the last rows are -1 and their scores -inf.
+        """
+        size = min(_QUERIES, 1 << (len(queries) - 1).bit_length())  # few sizes, so that few programs are compiled
+        parts = [self._search(queries[start : start + size], size, k) for start in range(0, len(queries), size)]
+        return Ranking(np.concatenate([s for s, _ in parts]), np.concatenate([r for _, r in parts]))
+
+    def _search(
+        self, queries: Float[np.ndarray, "q d"], size: int, k: int
+    ) -> tuple[Float[np.ndarray, "q k"], Int[np.ndarray, "q k"]]:
+        padded = np.zeros((size, queries.shape[1]), np.float32)
+        padded[: len(queries)] = queries
+        everywhere = jax.device_put(padded, replicated(self._mesh))
+        scores, rows = _top_k(everywhere, self._corpus, k=k, count=self._count, block=self._block, mesh=self._mesh)
+        return np.asarray(scores)[: len(queries)], np.asarray(rows)[: len(queries)]
+
+
+def _placed(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[Array, "padded d"]:
+    """`vectors` with `rows` rows on each device, zeros after the last."""
+    shape = (rows * mesh.size, vectors.shape[1])
+
+    def shard(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(shape[0])
+        part = np.asarray(vectors[start:stop], np.float32)
+        return np.pad(part, ((0, stop - start - len(part)), (0, 0)))
+
+    return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
+
+
+@functools.partial(jax.jit, static_argnames=("k", "count", "block", "mesh"))
+def _top_k(
+    queries: Float[Array, "q d"], corpus: Float[Array, "p d"], *, k: int, count: int, block: int, mesh: Mesh
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    local = functools.partial(_top_k_of_shard, k=k, count=count, block=block)
+    split = P(None, BATCH_AXES)  # the devices' candidates side by side, so that rows ascend from left to right
+    candidates = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(BATCH_AXES)), out_specs=(split, split))
+    return _best(*candidates(queries, corpus), k=k)
+
+
+def _top_k_of_shard(
+    queries: Float[Array, "q d"], shard: Float[Array, "p d"], *, k: int, count: int, block: int
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    first = jax.lax.axis_index(BATCH_AXES) * len(shard)  # row of the corpus at which this shard starts
+
+    def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        part = jax.lax.dynamic_slice_in_dim(shard, i * block, block)
+        rows = first + i * block + jnp.arange(block)
+        scores = jnp.einsum("qd,pd->qp", queries, part, precision=jax.lax.Precision.HIGHEST)
+        scores = jnp.where((rows < count)[None, :], scores, -jnp.inf)
+        rows = jnp.broadcast_to(rows[None, :], scores.shape)
+        return _best(jnp.concatenate([best[0], scores], 1), jnp.concatenate([best[1], rows], 1), k=k), None
+
+    nothing = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1)
+    nothing = jax.lax.pcast(nothing, BATCH_AXES, to="varying")  # the loop's result differs from device to device
+    return jax.lax.scan(step, nothing, jnp.arange(len(shard) // block))[0]
+
+
+def _best(
+    scores: Float[Array, "q n"], rows: Int[Array, "q n"], *, k: int
+) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
+    """The k best columns; of equal ones the leftmost, which is the lower row because rows ascend."""
+    values, columns = jax.lax.top_k(scores, k)
+    return values, jnp.take_along_axis(rows, columns, 1)

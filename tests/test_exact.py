@@ -1,0 +1,79 @@
+"""Exact search against numpy. Whole-number vectors have exact inner products: rows, ties and scores are equal."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from dense_jax.retrieval import exact
+from dense_jax.retrieval.exact import ExactSearch
+
+MESHES = {"1 device": (1, 1), "8 devices": (4, 2)}
+
+
+@pytest.fixture(params=MESHES)
+def mesh(request):
+    data, fsdp = MESHES[request.param]
+    devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
+    return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def whole_numbers(count: int, seed: int, width: int = 4) -> np.ndarray:
+    """Vectors of -2..2: among a few hundred of them many inner products are equal."""
+    return np.random.default_rng(seed).integers(-2, 3, (count, width)).astype(np.float32)
+
+
+def by_numpy(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    scores = queries @ vectors.T
+    rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # stable: ties by lower row
+    return np.take_along_axis(scores, rows, 1), rows
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 203])
+def test_search_equals_numpy_for_any_corpus_size(mesh, count):
+    queries, vectors = whole_numbers(5, seed=1), whole_numbers(count, seed=2)
+    k = min(count, 10)
+    scores, rows = by_numpy(queries, vectors, k)
+    found = ExactSearch(vectors, mesh).search(queries, k)
+    np.testing.assert_array_equal(found.rows, rows)
+    np.testing.assert_array_equal(found.scores, scores)
+
+
+def test_k_may_exceed_what_one_device_holds(mesh):
+    queries, vectors = whole_numbers(3, seed=1), whole_numbers(50, seed=2)  # at most 7 rows on each of 8 devices
+    found = ExactSearch(vectors, mesh).search(queries, 50)
+    np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 50)[1])
+
+
+def test_search_in_several_blocks_equals_numpy(mesh, monkeypatch):
+    monkeypatch.setattr(exact, "_BLOCK", 6)
+    queries, vectors = whole_numbers(3, seed=1), whole_numbers(100, seed=2)
+    found = ExactSearch(vectors, mesh).search(queries, 9)
+    np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 9)[1])
+
+
+def test_many_queries_are_answered_in_parts(mesh, monkeypatch):
+    monkeypatch.setattr(exact, "_QUERIES", 4)
+    queries, vectors = whole_numbers(11, seed=1), whole_numbers(30, seed=2)
+    found = ExactSearch(vectors, mesh).search(queries, 3)
+    np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 3)[1])
+
+
+def test_equal_scores_come_in_the_order_of_rows(mesh):
+    found = ExactSearch(np.ones((20, 4), np.float32), mesh).search(np.ones((1, 4), np.float32), 5)
+    assert found.rows.tolist() == [[0, 1, 2, 3, 4]]
+
+
+def test_places_without_a_vector_have_row_minus_one(mesh):
+    found = ExactSearch(-np.ones((3, 4), np.float32), mesh).search(np.ones((1, 4), np.float32), 5)
+    assert found.rows.tolist() == [[0, 1, 2, -1, -1]]
+    assert found.scores.tolist() == [[-4, -4, -4, -np.inf, -np.inf]]
+
+
+def test_scores_are_float32_inner_products(mesh):
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(4, 96)).astype(np.float32), rng.normal(size=(300, 96)).astype(np.float32)
+    found = ExactSearch(vectors, mesh).search(queries, 10)
+    exactly = np.take_along_axis(queries.astype(np.float64) @ vectors.T.astype(np.float64), found.rows, 1)
+    # scores near 20; 1e-5 is a few units of float32's last place; bfloat16 products would be off by 1e-2
+    np.testing.assert_allclose(found.scores, exactly, atol=1e-5)
