@@ -124,7 +124,7 @@ class Checkpoints:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 
     def newest_sound(self) -> int | None:
-        """The newest step that verifies. Damaged ones are moved to `quarantine/` and named; None if there was never any.
+        """The newest step that verifies; None if there was never any. Damaged ones move to `quarantine/`, with a warning.
 
         Raises:
             StorageError: there are checkpoints, and not one is sound.

@@ -1,0 +1,74 @@
+"""The verbs: `dense-jax VERB --config=FILE[:variant] --config.key=value --workdir=DIR`."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+from dense_jax.errors import ConfigError, Stopped, UserError
+
+USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
+
+  show      the checked config, a decoded example, the parameters, what a run will cost
+  prepare   documents -> sentences -> passages -> tokens
+  train     pre-train; continues by itself where it was stopped
+  embed     the collection through the passage tower
+  index     nearest-neighbour index over the embeddings
+  search    queries, from the arguments or standard input -> score, title, text
+  evaluate  nDCG@10, MRR@10, Recall@100: BM25, before training, after training
+  export    a folder for Hugging Face transformers and sentence-transformers
+"""
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(argv: list[str]) -> int:
+    """Runs one command line and returns its exit status; an error that explains itself is printed, not raised."""
+    if not argv or argv[0] in ("help", "--help", "-h"):
+        print(USAGE)
+        return 0
+    try:
+        with stopping_on_sigterm():
+            verb(argv[0])(argv[1:])
+    except UserError as error:
+        print(f"dense-jax {argv[0]}: {error}", file=sys.stderr)
+        return error.code
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def verb(name: str) -> Callable[[list[str]], None]:
+    """The function behind a verb.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    from dense_jax import verbs  # after the cheap mistakes are found: importing JAX takes seconds
+
+    if name not in verbs.VERBS:
+        raise ConfigError(f"no verb {name!r}; there are {', '.join(verbs.VERBS)}")
+    return verbs.VERBS[name]
+
+
+@contextlib.contextmanager
+def stopping_on_sigterm() -> Iterator[None]:
+    """SIGTERM ends the stage at hand; what it has finished is on disk. `train` replaces this by JAX's own handling."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped("stopped; finished parts are kept, start the same command to continue")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""What a config will do, before it is paid for: settings, one example in words, shapes, parameters, memory, tokens."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from dense_jax.arrays import Example, Params
+from dense_jax.config import Config, to_dict
+from dense_jax.contracts import Tokens
+from dense_jax.data.pipeline import Examples
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.train.loop import Program
+from dense_jax.train.optimizer import path_name
+
+_SAMPLE = 64  # examples behind the estimate of real tokens
+
+
+def settings(config: Config) -> str:
+    """The checked config, one setting a line."""
+    return "\n".join(_settings(to_dict(config), indent=0))
+
+
+def example(examples: Examples, tokenizer: Tokenizer) -> str:
+    """The run's first example, decoded."""
+    found = examples[0]
+    lines = [f"made from {examples.store.document(int(found['row'])).id!r}"]
+    return "\n".join([*lines, *(f"{name}: {_decoded(name, value, found, tokenizer)}" for name, value in found.items())])
+
+
+def batch(examples: Examples, config: Config) -> str:
+    """The shape and type of each array of a batch."""
+    paths = jax.tree_util.tree_leaves_with_path({k: v for k, v in examples[0].items() if k != "row"})
+    return "\n".join(f"{path_name(p):24} {x.dtype.name:8} {[config.batch, *x.shape]}" for p, x in paths)
+
+
+def parameters(params: Params) -> str:
+    """Each parameter's shape and size; the layers of a stack, which are alike, in one line."""
+    rows: Counter[tuple[str, tuple[int, ...]]] = Counter()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        rows[re.sub(r"layer_\d+", "layer_*", path_name(path)), leaf.shape] += 1
+    lines = [f"{name:60} {f'{n} x ' if n > 1 else '':>5}{list(shape)!s:>16} {n * math.prod(shape):>13,}"
+             for (name, shape), n in rows.items()]  # fmt: skip
+    return "\n".join([*lines, f"{'total':60} {'':21} {_count(params):>13,}"])
+
+
+def memory(program: Program, examples: Examples | None) -> str:
+    """Bytes that the state and a batch take on each device; activations come on top."""
+    like, devices = program.like, program.mesh.size
+    parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
+    sizes = {name: sum(map(_local_bytes, jax.tree.leaves(tree))) for name, tree in parts.items()}
+    sizes["gradients"] = sizes["parameters"]
+    if examples is not None:
+        rows = program.config.batch // devices
+        sizes["batch"] = rows * sum(np.asarray(x).nbytes for x in jax.tree.leaves(examples[0]))
+    lines = [f"{name:24} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
+    return "\n".join([f"on each of {devices} devices {dict(program.mesh.shape)}", *lines])
+
+
+def plan(examples: Examples, config: Config) -> str:
+    """Steps, examples and tokens to come; how often each passage is visited."""
+    sample = [examples[i] for i in range(min(_SAMPLE, len(examples)))]
+    sequences = [t for e in sample for t in e.values() if isinstance(t, Tokens)]
+    real = sum(int(t.mask.sum()) for t in sequences) / max(len(sample), 1)
+    room = sum(t.mask.size for t in sequences) / max(len(sample), 1)
+    total = config.steps * config.batch
+    return (
+        f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all\n"
+        f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all\n"
+        f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times"
+    )
+
+
+def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield f"{' ' * indent}{name}:"
+            yield from _settings(value, indent + 2)
+        else:
+            yield f"{' ' * indent}{name}: {value!r}" if value == "" else f"{' ' * indent}{name}: {value}"
+
+
+def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str:
+    if isinstance(value, Tokens):
+        return f"{int(value.mask.sum())} tokens: {tokenizer.decode(value.ids[value.mask])}"
+    if name == "labels":  # of masked positions; unused slots weigh nothing
+        return tokenizer.decode(value[found["weights"] == 1])
+    return np.array2string(np.asarray(value), threshold=20)
+
+
+def _local_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+
+
+def _count(tree: Params) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
