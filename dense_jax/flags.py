@@ -38,6 +38,9 @@ def parse(argv: list[str]) -> Invocation:
         raise ConfigError(
             "no --config=FILE; the published methods stand in configs/, such as --config=configs/ict.py:tiny"
         )
+    file = Path(base[-1].removeprefix("--config=").partition(":")[0])
+    if not file.is_file():
+        raise ConfigError(f"{file}: no such config file")
     keys = dict(_leaves(_load(base).config))
     problems = [line for arg in given if arg not in base for line in _problems(base, arg, keys)]
     if problems:
@@ -58,8 +61,6 @@ def _load(argv: list[str]) -> flags.FlagValues:
     try:
         values(argv)
         _ = values.config
-    except FileNotFoundError as error:
-        raise ConfigError(f"{error.filename}: no such config file") from None
     except flags.Error as error:
         raise ConfigError(str(error)) from None
     return values
@@ -86,9 +87,8 @@ def _nearest(key: str, known: list[str], prefix: str = "") -> str:
     tails = {k: k.rpartition(".")[2] for k in known}
     tail = key.rpartition(".")[2]
     near = difflib.get_close_matches(key, known, n=2, cutoff=0.75)
-    near += [k for k in known if tails[k] in difflib.get_close_matches(tail, tails.values(), n=2, cutoff=0.75)]
-    near = list(dict.fromkeys(near))[:3]
-    return f"; did you mean {', '.join(prefix + k for k in near)}?" if near else ""
+    near = near or [k for k in known if tails[k] in difflib.get_close_matches(tail, tails.values(), n=2, cutoff=0.75)]
+    return f"; did you mean {', '.join(prefix + k for k in near[:3])}?" if near else ""
 
 
 def _kind(value: Any) -> str:

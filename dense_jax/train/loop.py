@@ -33,8 +33,8 @@ from dense_jax.train.state import TrainState, init_state
 from dense_jax.train.step import train_step
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every", "mesh.",
-                  "passages.directory", "search.")  # fmt: skip
+FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
+                  "mesh.", "passages.directory", "search.")  # fmt: skip
 
 
 @dataclass(frozen=True)

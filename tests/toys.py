@@ -1,0 +1,83 @@
+"""The smallest things that satisfy the contracts: so that only the code around them is on trial."""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.contracts import Document, Objective, Passage, Tokens, Tower, Towers, Vocabulary
+
+VOCABULARY = Vocabulary(
+    size=50, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(50) < 5, continues=np.zeros(50, bool)
+)
+
+
+@dataclass
+class MeanEmbedding:
+    """The mean of a text's token embeddings."""
+
+    vocab_size: int = VOCABULARY.size
+    width: int = 4
+
+    def init(self, rng):
+        return {"embedding": jax.random.normal(rng, (self.vocab_size, self.width))}
+
+    def apply(self, params, tokens, *, rng=None):
+        vectors = params["embedding"][tokens.ids] * tokens.mask[..., None]
+        return vectors.sum(1) / jnp.maximum(tokens.mask.sum(1, keepdims=True), 1)
+
+
+@dataclass
+class BagOfTokens(Objective):
+    """The two halves of a passage find each other; noise in the loss and in the examples, to put both on trial."""
+
+    encoder: MeanEmbedding = field(default_factory=MeanEmbedding)
+    length: int = 6
+    noise: float = 0.1
+
+    def example(self, passage, vocabulary, rng):
+        if len(passage.tokens) < 2:
+            return None
+        cut = int(rng.integers(1, len(passage.tokens)))
+        return {"query": self._tokens(passage.tokens[:cut]), "passage": self._tokens(passage.tokens[cut:])}
+
+    def init(self, rng):
+        return {"encoder": self.encoder.init(rng)}, {"step": jnp.zeros((), jnp.int32)}
+
+    def loss(self, params, carry, batch, *, rng, step):
+        queries, passages = (self.encoder.apply(params["encoder"], batch[side]) for side in ("query", "passage"))
+        queries = queries + self.noise * jax.random.normal(rng, queries.shape)
+        result = losses.in_batch_softmax(losses.dot_scores(queries, passages))
+        accuracy = jnp.mean(result.correct, dtype=jnp.float32)
+        return result.loss.mean(), ({"accuracy": accuracy}, {"step": carry["step"] + 1})
+
+    def towers(self, params):
+        tower = Tower(self.encoder, params["encoder"], self.length)
+        return Towers(tower, tower)
+
+    def _tokens(self, ids):
+        ids = ids[: self.length]
+        spare = self.length - len(ids)
+        real = np.pad(np.ones(len(ids), bool), (0, spare))
+        return Tokens(np.pad(ids.astype(np.int32), (0, spare)), np.zeros(self.length, np.int32), real)
+
+
+class MemoryStore:
+    """Passages of random tokens; a stand-in for PassageStore."""
+
+    def __init__(self, passages: int = 40, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.tokens = [
+            rng.integers(5, VOCABULARY.size, size=rng.integers(2, 9)).astype(np.uint16) for _ in range(passages)
+        ]
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, row):
+        return Passage(row, np.zeros(0, np.uint16), self.tokens[row], np.zeros(1, np.int32))
+
+    def document(self, row):
+        return Document(f"doc{row}", "", " ".join(map(str, self.tokens[row])))
