@@ -1,0 +1,78 @@
+"""A folder of embeddings on disk: shards of float32 rows, their ids, and what made them.
+
+vectors-00000-of-00003.npy ...  memory-mappable; row r of the corpus stands in shard r // shard_size
+ids.json                        the document id of every row
+manifest.json                   written last: count, width, what made them, and a digest of each file
+"""
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dense_jax.arrays import Float, np
+from dense_jax.errors import StorageError
+from dense_jax.files import digest, read_json, verify
+
+MANIFEST = "manifest.json"
+IDS = "ids.json"
+
+
+class Vectors:
+    """The embeddings of a corpus, read through memory maps."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a finished folder.
+
+        Raises:
+            StorageError: it is unfinished, or a file is missing or cut short. `verify` finds changed bytes too.
+        """
+        self.folder = folder
+        if not (folder / MANIFEST).is_file():
+            raise StorageError(f"{folder}: holds no finished embeddings ({MANIFEST} is missing); run `dense-jax embed`")
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.width: int = self.manifest["width"]
+        self._shards = [_mapped(folder / name, self.width) for name in sorted(self.manifest["files"]) if name != IDS]
+        if (found := sum(map(len, self._shards))) != len(self):
+            raise StorageError(f"{folder}: holds {found} vectors but its manifest promises {len(self)}; embed again")
+
+    def __len__(self) -> int:
+        return self.manifest["count"]
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """The document id of each row; documents of several passages stand there several times."""
+        return read_json(self.folder / IDS)
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for equal embeddings made by the same parameters, wherever the folder lies."""
+        return digest(self.folder / MANIFEST)
+
+    def blocks(self) -> Iterator[Float[np.ndarray, "p d"]]:
+        """The shards in the order of rows, as memory maps."""
+        return iter(self._shards)
+
+    def array(self) -> Float[np.ndarray, "p d"]:
+        """All vectors: a memory map where there is one shard, a copy in memory where there are several."""
+        return self._shards[0] if len(self._shards) == 1 else np.concatenate(self._shards)
+
+    def verify(self) -> None:
+        """Reads every file and compares its digest.
+
+        Raises:
+            StorageError: naming the first file that has changed since it was written.
+        """
+        verify(self.folder, self.manifest["files"])
+
+
+def _mapped(path: Path, width: int) -> Float[np.ndarray, "p d"]:
+    try:
+        shard = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise StorageError(f"{path}: missing; embed again, finished shards are kept") from None
+    except (ValueError, EOFError) as error:
+        raise StorageError(f"{path}: damaged ({error}); delete it and embed again") from None
+    if shard.dtype != np.float32 or shard.shape[1:] != (width,):
+        raise StorageError(f"{path}: holds {shard.dtype} of shape {shard.shape}, not float32 rows of width {width}")
+    return shard

@@ -1,0 +1,290 @@
+"""Embedding, with an encoder that is right by construction: a vector is the mean of its tokens' rows in a table."""
+
+import json
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_jax.config import MeshConfig
+from dense_jax.contracts import Document, Layout, Passage, Tower, Vocabulary
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.mesh import make_mesh
+from dense_jax.retrieval import embed as embedding
+from dense_jax.retrieval.embed import embed, encode_queries
+from dense_jax.retrieval.vectors import Vectors
+
+CLS, SEP, WORDS, WIDTH, SIZE = 1, 2, 5, 3, 60
+LENGTH = 40  # tokens: the buckets 32 and 40 are in use
+FLAGS = np.zeros(SIZE, bool)
+VOCABULARY = Vocabulary(size=SIZE, pad=0, unk=3, cls=CLS, sep=SEP, mask=4, special=FLAGS, continues=FLAGS)
+
+
+@dataclass(frozen=True)
+class MeanOfTable:
+    """Pads weigh nothing, so the result does not depend on padding, bucket, batch or device."""
+
+    width: int = WIDTH
+
+    def init(self, rng):
+        return table()
+
+    def apply(self, params, tokens, *, rng=None):
+        assert rng is None, "embedding must not turn dropout on"
+        weights = tokens.mask.astype(jnp.float32)
+        total = jnp.einsum("bl,bld->bd", weights, params["table"][tokens.ids])
+        return total / weights.sum(1, keepdims=True)
+
+
+class WordNumbers:
+    """A text is a row of numbers; each is its own token."""
+
+    vocabulary = VOCABULARY
+
+    def encode(self, texts):
+        return [np.array([int(word) for word in text.split()], np.int32) for text in texts]
+
+
+class Passages:
+    """Passages of 0 to 49 tokens in no particular order of length, and some longer than the tower allows."""
+
+    def __init__(self, count: int) -> None:
+        rng = np.random.default_rng(0)
+        self.titles = [rng.integers(WORDS, SIZE, 2) for _ in range(count)]
+        self.bodies = [rng.integers(WORDS, SIZE, 7 * i % 50) for i in range(count)]
+
+    def __len__(self):
+        return len(self.bodies)
+
+    def passages(self, rows):
+        return [Passage(row, self.titles[row], self.bodies[row], np.array([0])) for row in rows]
+
+    def document(self, row):
+        return Document(f"doc{row}", "", "")
+
+    def ids(self):
+        return [f"doc{row}" for row in range(len(self))]
+
+
+def table() -> dict[str, np.ndarray]:
+    return {"table": np.random.default_rng(1).normal(size=(SIZE, WIDTH)).astype(np.float32)}
+
+
+def tower(**changes) -> Tower:
+    return Tower(**{"encoder": MeanOfTable(), "params": table(), "length": LENGTH} | changes)
+
+
+def mean_of(*tokens: int) -> np.ndarray:
+    return table()["table"][list(tokens)].mean(0)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig())
+
+
+@pytest.fixture
+def run(tmp_path, mesh):
+    def embedded(store=None, folder=tmp_path / "embeddings", *, batch=8, shard_size=20, step=7, **changes) -> Vectors:
+        made_by = {"step": step}
+        store = Passages(45) if store is None else store
+        return embed(
+            store, tower(**changes), WordNumbers(), mesh, folder, batch=batch, shard_size=shard_size, made_by=made_by
+        )
+
+    return embedded
+
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums of 40 terms near 1
+
+
+# Passages
+
+
+def test_every_passage_gets_its_own_vector_in_the_order_of_rows(run):
+    store = Passages(45)
+    expected = [mean_of(CLS, *body[: LENGTH - 2], SEP) for body in store.bodies]
+    np.testing.assert_allclose(run(store).array(), expected, **CLOSE)
+
+
+def test_the_title_comes_first_in_a_joined_layout(run):
+    store = Passages(3)
+    expected = [mean_of(CLS, *t, *b, SEP) for t, b in zip(store.titles, store.bodies, strict=True)]
+    np.testing.assert_allclose(run(store, layout=Layout.JOINED).array(), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("layout", [Layout.BODY, Layout.JOINED])
+def test_the_prompt_stands_before_the_passage(run, layout):
+    store = Passages(2)
+    store.titles = [np.array([], np.int32)] * 2
+    expected = [mean_of(CLS, 50, 51, *b, SEP) for b in store.bodies]
+    np.testing.assert_allclose(run(store, layout=layout, prompt="50 51").array(), expected, **CLOSE)
+
+
+def test_vectors_do_not_depend_on_shard_size(run, tmp_path):
+    many, one = run(shard_size=7), run(folder=tmp_path / "one", shard_size=100)
+    assert len(list(many.blocks())) == 7
+    np.testing.assert_allclose(many.array(), one.array(), **CLOSE)
+
+
+def test_one_program_is_compiled_for_each_bucket_and_no_more(run):
+    embedding._apply.clear_cache()
+    run(Passages(100))
+    assert embedding._apply._cache_size() == 2  # 32 and 40 tokens
+
+
+def test_the_next_batch_is_dispatched_before_a_result_is_read():
+    events = []
+    dispatched = (events.append(f"dispatch {i}") or i for i in range(3))
+    for i in embedding._one_late(dispatched):
+        events.append(f"read {i}")
+    assert events == ["dispatch 0", "dispatch 1", "read 0", "dispatch 2", "read 1", "read 2"]
+
+
+def test_the_folder_tells_count_width_ids_and_maker(run):
+    vectors = run()
+    assert (len(vectors), vectors.width, vectors.ids[44]) == (45, WIDTH, "doc44")
+    assert vectors.manifest["made_by"] == {"step": 7}
+    assert [len(block) for block in vectors.blocks()] == [20, 20, 5]
+
+
+def test_a_single_shard_stays_a_memory_map(run):
+    assert isinstance(run(shard_size=100).array(), np.memmap)
+
+
+# Resuming
+
+
+def test_a_finished_folder_is_not_computed_again(run):
+    run()
+    again = run(params={"table": np.full((SIZE, WIDTH), 99.0, np.float32)})
+    assert again.array().max() < 99
+
+
+def test_an_interrupted_run_computes_only_the_missing_shards(run, tmp_path):
+    whole = run().array()
+    (tmp_path / "embeddings" / "manifest.json").unlink()
+    (tmp_path / "embeddings" / "vectors-00001-of-00003.npy").unlink()
+    resumed = run(params={"table": np.full((SIZE, WIDTH), 99.0, np.float32)}).array()
+    np.testing.assert_array_equal(resumed[:20], whole[:20])
+    np.testing.assert_allclose(resumed[20:40], 99.0, rtol=1e-6)  # a mean of equal numbers
+    np.testing.assert_array_equal(resumed[40:], whole[40:])
+
+
+def test_vectors_of_another_checkpoint_are_not_mixed_in(run):
+    run(step=7)
+    with pytest.raises(ConfigError, match=r"embeddings holds embeddings made otherwise.*\n  made_by.step: 7 -> 8"):
+        run(step=8)
+
+
+def test_an_unfinished_folder_of_another_length_is_refused(run, tmp_path):
+    run()
+    (tmp_path / "embeddings" / "manifest.json").unlink()
+    with pytest.raises(ConfigError, match="length: 40 -> 32"):
+        run(length=32)
+
+
+# What is refused
+
+
+def test_diverged_vectors_are_refused_with_their_documents(run, tmp_path):
+    params = table()
+    params["table"][50] = np.nan
+    store = Passages(4)
+    store.bodies = [np.array([5]), np.array([50]), np.array([6, 50]), np.array([7])]
+    with pytest.raises(DataError, match="2 documents became vectors with NaN or infinity, first 'doc1', 'doc2'"):
+        run(store, params=params)
+    assert not list((tmp_path / "embeddings").glob("vectors*"))
+
+
+def test_an_empty_collection_is_refused(run):
+    with pytest.raises(DataError, match="holds no passage"):
+        run(Passages(0))
+
+
+def test_a_batch_that_does_not_split_over_the_devices_is_refused(run):
+    with pytest.raises(ConfigError, match=r"embed.batch=12 is not divisible by 8 data devices"):
+        run(batch=12)
+
+
+# Reading
+
+
+def test_an_unfinished_folder_cannot_be_opened(run, tmp_path):
+    run()
+    (tmp_path / "embeddings" / "manifest.json").unlink()
+    with pytest.raises(StorageError, match=r"holds no finished embeddings \(manifest.json is missing\)"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_a_shard_that_was_cut_is_refused(run, tmp_path):
+    run()
+    path = tmp_path / "embeddings" / "vectors-00001-of-00003.npy"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(StorageError, match=r"vectors-00001-of-00003.npy: damaged"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_a_missing_shard_is_refused(run, tmp_path):
+    run()
+    (tmp_path / "embeddings" / "vectors-00002-of-00003.npy").unlink()
+    with pytest.raises(StorageError, match=r"vectors-00002-of-00003.npy: missing"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_pickled_arrays_are_refused(run, tmp_path):
+    run()
+    np.save(tmp_path / "embeddings" / "vectors-00000-of-00003.npy", np.array([{}]), allow_pickle=True)
+    with pytest.raises(StorageError, match=r"vectors-00000-of-00003.npy: damaged"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_a_shard_of_another_width_is_refused(run, tmp_path):
+    run()
+    np.save(tmp_path / "embeddings" / "vectors-00000-of-00003.npy", np.zeros((20, 4), np.float32))
+    with pytest.raises(StorageError, match=r"holds float32 of shape \(20, 4\), not float32 rows of width 3"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_a_manifest_that_promises_more_is_refused(run, tmp_path):
+    path = run().folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"count": 46}))
+    with pytest.raises(StorageError, match="holds 45 vectors but its manifest promises 46"):
+        Vectors(tmp_path / "embeddings")
+
+
+def test_a_flipped_bit_is_found_by_verify(run):
+    vectors = run()
+    path = vectors.folder / "vectors-00001-of-00003.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match="the file has changed since it was written"):
+        vectors.verify()
+
+
+# Queries
+
+
+def test_queries_get_their_vectors_after_the_prompt(mesh):
+    found = encode_queries(["10 11 12", "13"], tower(prompt="50 "), WordNumbers(), mesh)
+    expected = [mean_of(CLS, 50, 10, 11, 12, SEP), mean_of(CLS, 50, 13, SEP)]
+    np.testing.assert_allclose(found, expected, **CLOSE)
+
+
+@pytest.mark.parametrize("count", [1, 300])
+def test_any_number_of_queries_is_encoded(mesh, count):
+    found = encode_queries([str(WORDS + i % 50) for i in range(count)], tower(), WordNumbers(), mesh)
+    np.testing.assert_allclose(found, [mean_of(CLS, WORDS + i % 50, SEP) for i in range(count)], **CLOSE)
+
+
+def test_an_empty_query_is_refused(mesh):
+    with pytest.raises(DataError, match="query 2 is empty"):
+        encode_queries(["10", " "], tower(), WordNumbers(), mesh)
+
+
+def test_a_diverged_query_is_refused(mesh):
+    params = {"table": np.full((SIZE, WIDTH), np.inf, np.float32)}
+    with pytest.raises(DataError, match="query '10' became a vector with NaN or infinity"):
+        encode_queries(["10"], tower(params=params), WordNumbers(), mesh)
