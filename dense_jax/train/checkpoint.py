@@ -124,7 +124,7 @@ class Checkpoints:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 
     def newest_sound(self) -> int | None:
-        """The newest step that verifies; None if there was never any. Damaged ones move to `quarantine/`, with a warning.
+        """The newest step that verifies, or None if none was ever saved. Damaged ones go to `quarantine/`, with a word.
 
         Raises:
             StorageError: there are checkpoints, and not one is sound.

@@ -42,7 +42,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     left = max(steps - config.warmup, 1)
 
-    def rate(step: Int[Array, ""]) -> Array:
+    def rate(step: Int[Array, ""] | int) -> Array:
         done = jnp.clip((step - config.warmup) / left, 0.0, 1.0)
         after = {
             Schedule.LINEAR: 1 - done,

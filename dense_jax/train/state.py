@@ -1,19 +1,22 @@
 """What training carries from step to step."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from dense_jax.arrays import Array, Carry, Int, Params
+from dense_jax.arrays import Carry, Params
 from dense_jax.contracts import Objective
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    step: Int[Array, ""]  # steps done
+    """A tree of arrays; of their shapes or shardings too, where those are asked for."""
+
+    step: Any  # int32 scalar: steps done
     params: Params
     optimizer: optax.OptState
     carry: Carry

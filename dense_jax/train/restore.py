@@ -1,0 +1,44 @@
+"""Trained towers out of a workdir."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dense_jax.config import Config
+from dense_jax.contracts import Towers
+from dense_jax.errors import StorageError
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.loop import check_same_run
+from dense_jax.train.sharding import state_sharding
+
+
+def load_towers(config: Config, workdir: Path, step: int, mesh: Mesh) -> tuple[Towers, int]:
+    """The towers of checkpoint `step` (-1: the newest) on `mesh`, and the step they are of.
+
+    Raises:
+        ConfigError: the workdir was trained with other settings.
+        StorageError: there is no such checkpoint, or it is damaged.
+    """
+    check_same_run(config, workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
+    step = _existing(checkpoints, step)
+    return config.objective.towers(checkpoints.restore_params(step, _like(config, mesh))), step
+
+
+def _existing(checkpoints: Checkpoints, step: int) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise StorageError(f"{checkpoints.folder} holds no checkpoint; run `dense-jax train` first")
+    if step not in (-1, *steps):
+        raise StorageError(f"{checkpoints.folder} has no checkpoint of step {step}; there are {steps}")
+    return steps[-1] if step == -1 else step
+
+
+def _like(config: Config, mesh: Mesh) -> Any:
+    params, _ = jax.eval_shape(functools.partial(config.objective.init, jax.random.key(0)))
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, state_sharding(params, mesh)
+    )
