@@ -1,0 +1,104 @@
+"""A retriever on a test collection: figures, the run behind them, and the table that people read."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from dense_jax.config import require
+from dense_jax.files import write_json
+from dense_jax.retrieval import runs
+from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.metrics import HEADLINE, Scores, score
+from dense_jax.retrieval.runs import Run
+from dense_jax.retrieval.search import Find
+
+_DEEPEST = 100  # ranks that the measures look at
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What a reader must know before comparing the figures."""
+
+    queries: int  # behind every mean
+    without_results: int  # of them, each counting 0
+    without_text: int  # judged queries that the collection gives no text for; excluded
+    missing_documents: int  # judged documents that the corpus lacks; they stay in the denominators
+    identical_ids: int  # results dropped because their id is their query's, as BEIR does
+    identical_relevant: int  # of them, judged relevant: then ids that mean different things may have met by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One row of the table, with what is behind it."""
+
+    collection: str
+    scores: Scores
+    counts: Counts
+    run: Run
+
+    def notes(self) -> list[str]:
+        """A sentence for each count that is not as it should be."""
+        texts = {
+            "without_results": "queries found nothing and count 0",
+            "without_text": "judged queries have no text and are left out",
+            "missing_documents": "judged documents are not in the corpus and cannot be found",
+            "identical_ids": f"results with their query's own id were dropped, {self.counts.identical_relevant} relevant",
+        }
+        counts = dataclasses.asdict(self.counts)
+        return [f"{self.collection}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]
+
+
+def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Result:
+    """Ranks `depth` documents for every query of `test_set` and scores them.
+
+    `ids` names the rows that `find` returns; a document of several passages is as good as its best one.
+
+    Raises:
+        ConfigError: `depth` is too small for the measures.
+    """
+    require(depth >= _DEEPEST, f"evaluate.depth={depth} is less than the {_DEEPEST} documents that Recall@100 looks at")
+    passages = max(Counter(ids).values())  # of one document: so many results may name a single one
+    k = min(len(ids), (depth + 1) * passages)  # one more, for the query's own document
+    found = runs.from_ranking(find(list(test_set.queries.values()), k), test_set.queries, ids)
+    kept, identical = runs.without_identical(found)
+    run = runs.cut(kept, depth)
+    counts = Counts(
+        queries=len(test_set.queries),
+        without_results=sum(not scores for scores in run.values()),
+        without_text=len(test_set.unknown_queries),
+        missing_documents=len(test_set.missing_documents(ids)),
+        identical_ids=len(identical),
+        identical_relevant=sum(test_set.qrels[query].get(query, 0) > 0 for query in identical),
+    )
+    return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run)
+
+
+def write(folder: Path, name: str, result: Result) -> None:
+    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run.
+
+    Raises:
+        DataError: an id holds white space, which a TREC file cannot express.
+    """
+    runs.write_run(folder / f"{name}.trec", result.run, name)
+    about = {"collection": result.collection, "counts": dataclasses.asdict(result.counts)}
+    write_json(folder / f"{name}.json", about | dataclasses.asdict(result.scores))
+
+
+def table(rows: Mapping[str, Result]) -> str:
+    """The headline figures as a Markdown table, a line for each of `rows`."""
+    cells = [["", *HEADLINE], *([name, *_figures(result)] for name, result in rows.items())]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    lines = [_line(row, widths) for row in cells]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
+
+
+def _figures(result: Result) -> list[str]:
+    return [f"{result.scores.mean[name]:.3f}" for name in HEADLINE]
+
+
+def _line(cells: list[str], widths: list[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"

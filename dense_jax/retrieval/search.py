@@ -1,0 +1,67 @@
+"""Queries as text -> passages as text."""
+
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dense_jax.contracts import Ranking, Tower
+from dense_jax.retrieval.embed import Collection, Tokenizes, encode_queries
+from dense_jax.retrieval.index import Index
+
+Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
+
+_LINES = 3  # of a passage that are shown
+_INDENT = " " * 14  # under the title: rank and score stand before it
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found."""
+
+    score: float
+    id: str
+    title: str
+    text: str
+
+
+def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
+    """Search by meaning: queries through `tower`, then the index."""
+    return lambda queries, k: index.search(encode_queries(queries, tower, tokenizer, index.mesh), k)
+
+
+def search(find: Find, store: Collection, queries: Sequence[str], k: int) -> list[list[Hit]]:
+    """The k best passages of `store` for each query, best first; fewer where `find` has no more.
+
+    Raises:
+        ConfigError: k is more than the passages there are.
+        DataError: a query is empty.
+    """
+    ranking = find(queries, k)
+    return [
+        [_hit(store, float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
+        for scores, rows in zip(ranking.scores, ranking.rows, strict=True)
+    ]
+
+
+def render(query: str, hits: Sequence[Hit], width: int) -> str:
+    """The results of one query for a terminal of `width` columns: rank, score, title, and the start of the text."""
+    shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
+    return "\n".join([_printable(query), *(shown or ["  nothing found"])])
+
+
+def _hit(store: Collection, score: float, row: int) -> Hit:
+    document = store.document(row)
+    return Hit(score, document.id, document.title, document.text)
+
+
+def _rendered(rank: int, hit: Hit, width: int) -> str:
+    room = width - len(_INDENT)
+    title = textwrap.shorten(_printable(hit.title) or _printable(hit.id), room, placeholder=" ...")
+    start = _printable(hit.text[: 4 * _LINES * room])  # a text may be a megabyte, and wrapping reads all of it
+    body = textwrap.wrap(start, room, max_lines=_LINES, placeholder=" ...")
+    return "\n".join([f"{rank:>4}  {hit.score:>6.3f}  {title}", *(_INDENT + line for line in body)])
+
+
+def _printable(text: str) -> str:
+    """One line without control characters: a document must not be able to steer the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -1,0 +1,77 @@
+"""BM25 by hand on three short documents."""
+
+import math
+
+import numpy as np
+import pytest
+
+from dense_jax.contracts import Document
+from dense_jax.errors import DataError
+from dense_jax.retrieval.bm25 import BM25
+
+K1, B = 0.9, 0.4
+DOCUMENTS = [
+    Document("radium", "Radium", "glows glows"),  # 3 words
+    Document("polonium", "", "the polonium decays"),  # 2: "the" is a stop word
+    Document("cat", "", "a cat"),  # 1: one-letter words do not count
+]
+
+
+def bm25(documents=DOCUMENTS) -> BM25:
+    return BM25(documents, len(documents), K1, B)
+
+
+def weight(frequency: int, length: int, holding: int) -> float:
+    idf = math.log(1 + (3 - holding + 0.5) / (holding + 0.5))
+    return idf * frequency / (frequency + K1 * (1 - B + B * length / 2))
+
+
+def test_scores_are_those_of_the_formula():
+    found = bm25().search(["glows polonium"], 2)
+    expected = [weight(frequency=2, length=3, holding=1), weight(frequency=1, length=2, holding=1)]
+    assert found.rows.tolist() == [[0, 1]]
+    np.testing.assert_allclose(found.scores[0], expected, rtol=1e-6)  # float32
+
+
+def test_a_repeated_word_counts_twice():
+    once, twice = bm25().search(["polonium"], 1).scores, bm25().search(["polonium polonium"], 1).scores
+    np.testing.assert_allclose(twice, 2 * once)
+
+
+def test_words_meet_by_their_stems_and_whatever_their_case():
+    assert bm25().search(["DECAYED"], 1).rows.tolist() == [[1]]
+
+
+def test_titles_are_searched():
+    assert bm25().search(["radium"], 1).rows.tolist() == [[0]]
+
+
+def test_documents_without_a_word_of_the_query_are_no_results():
+    found = bm25().search(["cat"], 3)
+    assert found.rows.tolist() == [[2, -1, -1]]
+    assert found.scores[0, 1:].tolist() == [-np.inf, -np.inf]
+
+
+@pytest.mark.parametrize("query", ["uranium", "the", "!"])
+def test_a_query_without_a_known_word_finds_nothing(query):
+    assert bm25().search([query], 2).rows.tolist() == [[-1, -1]]
+
+
+def test_ties_are_broken_by_row_also_where_the_results_end():
+    same = bm25([Document(str(i), "", "cat" if i else "dog") for i in range(9)])
+    assert same.search(["cat"], 3).rows.tolist() == [[1, 2, 3]]
+
+
+def test_ids_are_in_the_order_of_rows():
+    assert bm25().ids == ["radium", "polonium", "cat"]
+
+
+def test_an_empty_document_is_never_found_but_counts():
+    padded = bm25([*DOCUMENTS, Document("empty", "", "")])
+    assert padded.search(["the"], 4).rows.tolist() == [[-1] * 4]
+    assert len(padded.ids) == 4
+
+
+def test_a_corpus_without_words_is_refused():
+    with pytest.raises(DataError, match="none of the 1 documents holds a word"):
+        bm25([Document("a", "", "the")])
