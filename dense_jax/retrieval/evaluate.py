@@ -44,7 +44,8 @@ class Result:
             "without_results": "queries found nothing and count 0",
             "without_text": "judged queries have no text and are left out",
             "missing_documents": "judged documents are not in the corpus and cannot be found",
-            "identical_ids": f"results with their query's own id were dropped, {self.counts.identical_relevant} relevant",
+            "identical_ids": "results had their query's own id and were dropped, as BEIR does",
+            "identical_relevant": "of these were judged relevant: rename the queries unless they are documents",
         }
         counts = dataclasses.asdict(self.counts)
         return [f"{self.collection}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]

@@ -1,0 +1,117 @@
+"""Evaluation, with a retriever that always gives the same ranking: only the evaluator is on trial."""
+
+import json
+
+import numpy as np
+import pytest
+
+from dense_jax.contracts import Ranking
+from dense_jax.errors import ConfigError, DataError
+from dense_jax.retrieval import beir, runs
+from dense_jax.retrieval.evaluate import evaluate, table, write
+
+IDS = [f"d{row}" for row in range(150)]
+DEPTH = 100
+
+
+def in_order_of_rows(queries, k):
+    """Every query finds rows 0, 1, 2, ..."""
+    return Ranking(
+        np.tile(-np.arange(k, dtype=np.float32), (len(queries), 1)), np.tile(np.arange(k), (len(queries), 1))
+    )
+
+
+def nothing(queries, k):
+    return Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+
+
+def judged(qrels: dict[str, dict[str, int]], **changes) -> beir.TestSet:
+    given = {"name": "set", "split": "test", "queries": dict.fromkeys(qrels, "text"), "qrels": qrels}
+    return beir.TestSet(**given | {"unknown_queries": ()} | changes)
+
+
+def test_the_mean_is_that_of_the_ranking_found():
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}, "q2": {"d3": 1}}), DEPTH)
+    assert result.scores.mean["MRR@10"] == (1 + 1 / 4) / 2
+
+
+def test_per_query_values_stay_with_their_query():
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}, "q2": {"d3": 1}}), DEPTH)
+    assert (result.scores.per_query["q1"]["MRR@10"], result.scores.per_query["q2"]["MRR@10"]) == (1.0, 1 / 4)
+
+
+def test_the_run_holds_as_many_documents_as_asked_for():
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}), DEPTH)
+    assert list(result.run["q1"]) == IDS[:DEPTH]
+
+
+def test_a_corpus_smaller_than_the_depth_is_ranked_whole():
+    result = evaluate(in_order_of_rows, IDS[:7], judged({"q1": {"d0": 1}}), DEPTH)
+    assert list(result.run["q1"]) == IDS[:7]
+
+
+def test_a_querys_own_document_is_dropped_and_another_moves_up():
+    result = evaluate(in_order_of_rows, IDS, judged({"d0": {"d1": 1}}), DEPTH)
+    assert result.scores.mean["MRR@10"] == 1.0
+    assert list(result.run["d0"]) == IDS[1 : DEPTH + 1]
+    assert result.notes() == ["set/test: 1 results had their query's own id and were dropped, as BEIR does"]
+
+
+def test_a_dropped_document_that_is_relevant_is_reported():
+    result = evaluate(in_order_of_rows, IDS, judged({"d0": {"d0": 1, "d1": 1}}), DEPTH)
+    assert result.notes()[1] == (
+        "set/test: 1 of these were judged relevant: rename the queries unless they are documents"
+    )
+
+
+def test_documents_of_several_passages_still_fill_the_run():
+    result = evaluate(in_order_of_rows, [f"d{row // 3}" for row in range(600)], judged({"q": {"d99": 1}}), DEPTH)
+    assert len(result.run["q"]) == DEPTH
+    assert result.scores.mean["Recall@100"] == 1.0
+
+
+def test_queries_that_find_nothing_count_zero_and_are_reported():
+    result = evaluate(nothing, IDS, judged({"q1": {"d0": 1}}), DEPTH)
+    assert result.scores.mean["nDCG@10"] == 0.0
+    assert result.notes() == ["set/test: 1 queries found nothing and count 0"]
+
+
+def test_judged_documents_that_are_not_in_the_corpus_stay_in_the_denominator_and_are_reported():
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1, "gone": 1}}), DEPTH)
+    assert result.scores.mean["Recall@100"] == 1 / 2
+    assert result.notes() == ["set/test: 1 judged documents are not in the corpus and cannot be found"]
+
+
+def test_judged_queries_without_a_text_are_reported():
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}, unknown_queries=("q8", "q9")), DEPTH)
+    assert result.notes() == ["set/test: 2 judged queries have no text and are left out"]
+
+
+def test_a_depth_that_cuts_recall_short_is_refused():
+    with pytest.raises(ConfigError, match=r"evaluate.depth=10 is less than the 100 documents that Recall@100 looks at"):
+        evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}), 10)
+
+
+def test_a_result_is_written_as_figures_and_run(tmp_path):
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d3": 1}}), DEPTH)
+    write(tmp_path, "after", result)
+    written = json.loads((tmp_path / "after.json").read_text())
+    assert (written["collection"], written["counts"]["queries"]) == ("set/test", 1)
+    assert written["mean"]["MRR@10"] == written["per_query"]["q1"]["MRR@10"] == 1 / 4
+    assert runs.read_run(tmp_path / "after.trec") == result.run
+
+
+def test_ids_that_a_run_file_cannot_express_are_refused(tmp_path):
+    result = evaluate(in_order_of_rows, ["my document"], judged({"q1": {"my document": 1}}), DEPTH)
+    with pytest.raises(DataError, match="'my document' is empty or holds white space"):
+        write(tmp_path, "after", result)
+
+
+def test_the_table_is_markdown_with_the_headline_figures():
+    found = evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}, "q2": {"d1": 1}}), DEPTH)
+    assert table({"BM25": found, "after": evaluate(nothing, IDS, judged({"q1": {"d0": 1}}), DEPTH)}) == (
+        "|       | nDCG@10 | MRR@10 | Recall@100 |\n"
+        "| ----- | ------: | -----: | ---------: |\n"
+        "| BM25  |   0.815 |  0.750 |      1.000 |\n"  # nDCG: (1 + 1 / log2(3)) / 2
+        "| after |   0.000 |  0.000 |      0.000 |"
+    )
