@@ -1,0 +1,246 @@
+"""One tokenizer for everything: a folder that Hugging Face reads too, trained here or imported.
+
+The folder holds `tokenizer.json` and `tokenizer_config.json`, and loads in transformers 4 and 5.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from dense_jax.contracts import Int, Vocabulary
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.files import read_json, whole_file, write_json
+
+_BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
+_PREFIX = "##"  # of a piece that continues a word, in WordPiece
+_SMALLEST = 32  # trained vocabulary
+_LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Text -> ids without special tokens, and the facts of the vocabulary that objectives need."""
+
+    backend: tokenizers.Tokenizer
+    special: dict[str, str]  # pad, unk, cls, sep, mask -> token
+
+    @classmethod
+    def load(cls, folder: Path) -> "Tokenizer":
+        """The tokenizer that `save` wrote to `folder`.
+
+        Raises:
+            StorageError: a file is missing or damaged.
+        """
+        config = read_json(folder / "tokenizer_config.json")
+        special = {role: config.get(f"{role}_token", "") for role in _BERT}
+        return cls(_read(folder / "tokenizer.json"), _complete(special, folder))
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
+        """A BERT WordPiece vocabulary of at most `vocab_size` pieces, the same for the same texts in the same order.
+
+        The library numbers continuing letters in the order of a hash map and breaks ties by these numbers, so two runs
+        differ. Here the alphabet and its continuing forms get their numbers first.
+
+        Raises:
+            ConfigError: `vocab_size` has no room for an alphabet.
+        """
+        if vocab_size < _SMALLEST:
+            raise ConfigError(
+                f"tokenizer.vocab_size={vocab_size} leaves no room for an alphabet; use at least {_SMALLEST}"
+            )
+        texts = list(texts)
+        backend = _wordpiece({}, lowercase)
+        alphabet = _alphabet(backend, texts, limit=min(1_000, max(vocab_size // 16, min(128, vocab_size // 2 - 4))))
+        letters = [_PREFIX + letter for letter in alphabet if _joins_words(backend, letter)]
+        trainer = trainers.WordPieceTrainer(
+            vocab_size=vocab_size,
+            special_tokens=[*_BERT.values(), *letters],
+            initial_alphabet=alphabet,
+            limit_alphabet=max(1, len(alphabet)),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        return cls(_wordpiece(json.loads(backend.to_str())["model"]["vocab"], lowercase), _BERT)
+
+    def save(self, folder: Path, max_length: int = _LONGEST_INPUT) -> None:
+        """Writes the folder; `max_length` in tokens is where transformers will cut.
+
+        Raises:
+            StorageError: the disk is full or refuses.
+        """
+        normalizer = json.loads(self.backend.to_str())["normalizer"] or {}
+        config: dict[str, Any] = {f"{role}_token": token for role, token in self.special.items()}
+        config |= {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
+        if normalizer.get("type") == "BertNormalizer":
+            config |= {
+                "tokenizer_class": "BertTokenizer",
+                "do_lower_case": normalizer["lowercase"],
+                "strip_accents": normalizer["strip_accents"],
+                "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
+            }
+        else:
+            config |= {"tokenizer_class": "PreTrainedTokenizerFast"}  # TokenizersBackend would not load in version 4
+        with whole_file(folder / "tokenizer.json") as partial:
+            self.backend.save(str(partial))
+        write_json(folder / "tokenizer_config.json", config)
+
+    def encode(self, texts: Sequence[str]) -> list[Int[np.ndarray, " l"]]:
+        """Ids of each text, without special tokens and uncut; several texts at once use several threads.
+
+        Raises:
+            DataError: a text holds a lone surrogate, which is no character.
+        """
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except TypeError as error:
+            bad = next((text for text in texts if has_surrogate(text)), None)
+            if bad is None:
+                raise
+            raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " l"]) -> str:
+        """Text of `ids`, special tokens shown."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    @property
+    def size(self) -> int:
+        """One more than the largest id."""
+        return self.vocabulary.size
+
+    @functools.cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Ids of the special tokens, and which pieces continue a word.
+
+        Raises:
+            ConfigError: the tokenizer marks words in a way that is not known here.
+        """
+        pieces = self.backend.get_vocab()
+        size = max(pieces.values()) + 1
+        mark, starts = self._word_mark()
+        special, continues = np.zeros(size, bool), np.zeros(size, bool)
+        for piece, i in pieces.items():
+            continues[i] = piece.startswith(mark) != starts
+        special[[i for i, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
+        ids = {role: pieces[token] for role, token in self.special.items()}
+        special[list(ids.values())] = True
+        return Vocabulary(size=size, **ids, special=special, continues=continues & ~special)
+
+    def _word_mark(self) -> tuple[str, bool]:
+        """A prefix of pieces, and whether it says that a word starts (or else that it goes on)."""
+        description = json.loads(self.backend.to_str())
+        model = description["model"]
+        if model["type"] == "WordPiece":
+            return model["continuing_subword_prefix"], False
+        splitters = _parts(description["pre_tokenizer"]) + _parts(description["decoder"])
+        for part in splitters:
+            if part["type"] == "Metaspace":
+                return part["replacement"], True
+            if part["type"] == "ByteLevel":
+                return "Ġ", True
+        raise ConfigError(
+            f"a {model['type']} tokenizer is not supported; use WordPiece, byte-level BPE or SentencePiece"
+        )
+
+
+def import_folder(folder: Path) -> Tokenizer:
+    """Any tokenizer folder of Hugging Face, a bare `vocab.txt` included. Code in it never runs.
+
+    Raises:
+        ConfigError: there is no tokenizer in it, or a special token that pre-training needs is missing.
+    """
+    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if not files & {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model"}:
+        raise ConfigError(f"tokenizer.path={folder}: no tokenizer.json, tokenizer_config.json or vocab.txt there")
+    if "vocab.txt" in files and not files & {"tokenizer.json", "tokenizer_config.json", "config.json"}:
+        return _from_vocabulary(folder / "vocab.txt")
+    from transformers import AutoTokenizer  # imported here: it takes seconds
+
+    try:
+        theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
+    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+        raise ConfigError(f"tokenizer.path={folder}: transformers cannot load it ({error})") from error
+    backend.no_truncation()
+    backend.no_padding()
+    special = {role: str(getattr(theirs, f"{role}_token") or "") for role in _BERT}
+    return Tokenizer(backend, _complete(special, folder))
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether `text` holds half of a UTF-16 pair: what JSON can spell and no file can store."""
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _from_vocabulary(path: Path) -> Tokenizer:
+    """BERT's tokenizer over a `vocab.txt`; lower-casing if no piece of it has an upper-case letter."""
+    pieces = path.read_text(encoding="utf-8").splitlines()
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    missing = [token for token in _BERT.values() if token not in vocabulary]
+    _complete({role: "" if token in missing else token for role, token in _BERT.items()}, path)
+    lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
+    return Tokenizer(_wordpiece(vocabulary, lowercase), _BERT)
+
+
+def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
+    """BERT's: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
+    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=100))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    backend.decoder = decoders.WordPiece(prefix=_PREFIX)
+    if vocabulary:
+        backend.add_special_tokens(list(_BERT.values()))
+        cls, sep = _BERT["cls"], _BERT["sep"]
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{cls} $A {sep}",
+            pair=f"{cls} $A {sep} $B:1 {sep}:1",
+            special_tokens=[(token, vocabulary[token]) for token in (cls, sep)],
+        )
+    return backend
+
+
+def _alphabet(backend: tokenizers.Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
+    """The `limit` most frequent characters after normalisation, in the order of their code points."""
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(backend.normalizer.normalize_str(text))
+    letters = [letter for letter in counts if not letter.isspace()]
+    return sorted(sorted(letters, key=lambda letter: (-counts[letter], letter))[:limit])
+
+
+def _joins_words(backend: tokenizers.Tokenizer, letter: str) -> bool:
+    """Whether `letter` can stand inside a word: punctuation and Chinese characters are words of their own."""
+    normal = backend.normalizer.normalize_str("a" + letter)
+    return len(backend.pre_tokenizer.pre_tokenize_str(normal)) == 1
+
+
+def _parts(stage: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """A pre-tokenizer's or decoder's steps, a sequence of them opened."""
+    if not stage:
+        return []
+    return [part for key in ("pretokenizers", "decoders") for part in stage.get(key, [])] or [stage]
+
+
+def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
+    """`special` as it is; refused if a role has no token."""
+    missing = [f"{role}_token" for role, token in special.items() if not token]
+    if missing:
+        raise ConfigError(f"{folder}: the tokenizer has no {', '.join(missing)}; pre-training needs {', '.join(_BERT)}")
+    return special
+
+
+def _read(path: Path) -> tokenizers.Tokenizer:
+    text = json.dumps(read_json(path), ensure_ascii=False)
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise StorageError(f"{path}: damaged ({error})") from error
