@@ -1,0 +1,104 @@
+"""Scaled dot-product attention, by the kernel that a device runs fastest."""
+
+import enum
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+
+from dense_jax.arrays import Array, Bool, Float, PRNGKeyArray
+from dense_jax.errors import ConfigError
+from dense_jax.mesh import BATCH_AXES
+from dense_jax.models.layers import dropout
+
+_MASKED = -1e9  # a score whose exponential is 0 beside any other; finite, so that no gradient is NaN
+_LANES = 128  # splash takes lengths that are multiples of this
+
+
+class Attention(enum.Enum):
+    """The attention kernel."""
+
+    AUTO = "auto"  # the fastest one that the device and the compute type allow
+    XLA = "xla"  # plain einsum and softmax; the only one with dropout on the attention weights
+    CUDNN = "cudnn"  # fused, on NVIDIA GPUs, bfloat16 only
+    SPLASH = "splash"  # fused, Pallas, on TPUs
+
+
+def attend(
+    query: Float[Array, "b q h d"],
+    key: Float[Array, "b k h d"],
+    value: Float[Array, "b k h d"],
+    mask: Bool[Array, "b #q k"],
+    *,
+    kernel: Attention,
+    rate: float = 0.0,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b q h d"]:
+    """softmax(query key' / sqrt(d)) value, over the keys that `mask` shows to each query (True: visible).
+
+    A query that sees no key sees all of them instead, so padded rows give finite values and gradients. The softmax is
+    float32. `rate` is the dropout of attention weights, used if there is an `rng` and by the xla kernel only.
+
+    Raises:
+        ConfigError: the splash kernel is asked for a mask that differs from query to query.
+    """
+    mask = mask | ~mask.any(-1, keepdims=True)
+    if kernel is Attention.CUDNN:
+        b, q, _, _ = query.shape
+        everywhere = jnp.broadcast_to(mask[:, None], (b, 1, q, key.shape[1]))
+        return jax.nn.dot_product_attention(query, key, value, mask=everywhere, implementation="cudnn")
+    if kernel is Attention.SPLASH:
+        if mask.shape[1] != 1 or query.shape[1] != key.shape[1]:
+            raise ConfigError("attention=splash hides the same keys from all queries; use attention=xla for this model")
+        return _over_batch_shards(_splash, query, key, value, mask[:, 0])
+    return _xla(query, key, value, mask, rate, rng)
+
+
+def _xla(query: Array, key: Array, value: Array, mask: Array, rate: float, rng: PRNGKeyArray | None) -> Array:
+    query = query / math.sqrt(query.shape[-1])
+    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    scores = jnp.where(mask[:, None], scores, _MASKED)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+    total = jnp.einsum("bhqk->bqh", weights)[..., None]  # divides the short rows of the result, not the long ones here
+    weights = dropout(weights, rate, rng).astype(value.dtype)
+    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value, preferred_element_type=jnp.float32)
+    return (mixed / total).astype(value.dtype)
+
+
+def _splash(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """Visible keys are one segment and hidden ones another; padding up to whole lanes joins the hidden ones."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # imported here: a TPU's affair, and slow
+
+    _, length, heads, width = query.shape
+    spare = -length % _LANES
+    query, key, value = (
+        jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query / math.sqrt(width), key, value)
+    )
+    segments = jnp.pad(mask, ((0, 0), (0, spare))).astype(jnp.int32)
+    everything = splash.MultiHeadMask([splash.FullMask((length + spare, length + spare))] * heads)
+    block = _largest_block(length + spare)
+    sizes = splash.BlockSizes(
+        block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
+    )
+    kernel = splash.make_splash_mha(everything, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+    mixed: Any = jax.vmap(kernel)(query, key, value, segment_ids=splash.SegmentIds(segments, segments))
+    return mixed.swapaxes(1, 2)[:, :length]
+
+
+def _largest_block(length: int) -> int:
+    """The largest multiple of the lanes up to 512 that divides `length`."""
+    return max(block for block in range(_LANES, min(length, 512) + 1, _LANES) if length % block == 0)
+
+
+def _over_batch_shards(kernel, *arrays: Array) -> Array:
+    """`kernel` on each device's rows: the compiler does not split a Pallas call by itself.
+
+    The mesh is the one of `jax.set_mesh`; without one the call is not split.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return kernel(*arrays)
+    rows = P(tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names))
+    return jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)

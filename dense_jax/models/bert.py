@@ -1,0 +1,236 @@
+"""BERT: the encoder of the package (Devlin et al. 2019), with layer normalisation after each residual sum.
+
+Parameters are float32, whatever the compute type. Their tree is the same with unrolled layers, `scan` and `remat`:
+
+    word type position    embedding [v d] [2 d] [l d]
+    norm                  scale, bias
+    layer_0 ... layer_n   attention/{query key value output}, attention_norm, up, down, output_norm
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Tokens
+from dense_jax.models.attention import Attention, attend
+from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
+
+_SPLASH_FROM = 256  # tokens; below it the plain kernel is as fast on a TPU
+
+
+@dataclass
+class BertConfig:
+    layers: int
+    width: int
+    heads: int
+    feed_forward: int
+    vocab_size: int = 0  # 0: the tokenizer's
+    positions: int = 512  # longest sequence, tokens
+    types: int = 2  # segments
+    dropout: float = 0.1
+    attention_dropout: float = 0.1  # of attention weights; by the xla kernel only
+    epsilon: float = 1e-12  # of layer normalisation, inside the root
+    gelu: Gelu = Gelu.ERF
+    initializer: float = 0.02  # standard deviation of fresh kernels and embeddings
+    dtype: Dtype = Dtype.FLOAT32  # of the computation; parameters, softmax and normalisation are float32
+    attention: Attention = Attention.AUTO
+    scan: bool = False  # layers as one loop: compiles faster, runs slower
+    remat: bool = False  # layers computed again in the backward pass: less memory, a third more work
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "initializer"):
+            require(getattr(self, name) > 0, f"bert.{name}={getattr(self, name)} must be positive")
+        require(self.vocab_size >= 0, f"bert.vocab_size={self.vocab_size} must not be negative; 0 is the tokenizer's")
+        require(self.width % self.heads == 0, f"bert.width={self.width} is not divisible by bert.heads={self.heads}")
+        for name in ("dropout", "attention_dropout"):
+            require(0 <= getattr(self, name) < 1, f"bert.{name}={getattr(self, name)} must lie in [0, 1)")
+
+
+# Layers, width, heads, feed-forward width of Google's released models (Turc et al. 2019 for the small ones).
+SIZES = {
+    "tiny": BertConfig(2, 128, 2, 512),
+    "mini": BertConfig(4, 256, 4, 1024),
+    "small": BertConfig(4, 512, 8, 2048),
+    "medium": BertConfig(8, 512, 8, 2048),
+    "base": BertConfig(12, 768, 12, 3072),
+    "large": BertConfig(24, 1024, 16, 4096),
+}
+
+
+def bert(size: str, **overrides: Any) -> BertConfig:
+    """The config of a released size, some of its fields replaced.
+
+    >>> bert("tiny", dropout=0.0).width
+    128
+    """
+    require(size in SIZES, f"there is no BERT size {size!r}; use one of {', '.join(SIZES)}")
+    return replace(SIZES[size], **overrides)
+
+
+class Choice(NamedTuple):
+    """An attention kernel, and why it was taken."""
+
+    attention: Attention
+    reason: str
+
+
+def resolve_attention(config: BertConfig, platform: str, length: int) -> Choice:
+    """The kernel for sequences of `length` tokens on `platform` (cpu, gpu or tpu), and why, for the log.
+
+    AUTO takes a fused kernel where there is one, although those leave out attention dropout; the reason says so.
+
+    Raises:
+        ConfigError: the kernel that `config` names cannot run there.
+    """
+    if config.attention is Attention.AUTO:
+        return _automatic(config, platform, length)
+    problem = _obstacle(config.attention, config, platform)
+    if config.attention is not Attention.XLA and config.attention_dropout > 0:
+        problem = problem or f"has no attention dropout; set attention_dropout=0 (it is {config.attention_dropout})"
+    require(not problem, f"bert.attention={config.attention.value} {problem}, or attention=auto")
+    return Choice(config.attention, "named by the config")
+
+
+def _automatic(config: BertConfig, platform: str, length: int) -> Choice:
+    fused = {"gpu": Attention.CUDNN, "tpu": Attention.SPLASH}.get(platform)
+    if fused is None:
+        return Choice(Attention.XLA, f"{platform} has no fused kernel")
+    if problem := _obstacle(fused, config, platform):
+        return Choice(Attention.XLA, f"{fused.value} {problem}")
+    if fused is Attention.SPLASH and length < _SPLASH_FROM:
+        return Choice(Attention.XLA, f"{length} tokens are fewer than {_SPLASH_FROM}, from where splash is faster")
+    without = f", without attention_dropout={config.attention_dropout}" if config.attention_dropout else ""
+    return Choice(fused, f"the fused kernel of {platform}{without}")
+
+
+def _obstacle(kernel: Attention, config: BertConfig, platform: str) -> str:
+    """Why `kernel` cannot run; empty if it can."""
+    head = config.width // config.heads
+    if kernel is Attention.CUDNN:
+        if platform != "gpu":
+            return f"runs on NVIDIA GPUs, not on {platform}; use attention=xla"
+        if config.dtype is not Dtype.BFLOAT16:
+            return f"needs dtype=bfloat16, not {config.dtype.value}"
+        if head % 8 or head > 128:
+            return f"needs a width/heads that is a multiple of 8 and at most 128, not {head}"
+    if kernel is Attention.SPLASH and platform != "tpu":
+        return f"runs on TPUs, not on {platform}; use attention=xla"
+    return ""
+
+
+class Bert(nn.Module):
+    """Tokens -> hidden states. Dropout is on if there is a "dropout" random stream."""
+
+    config: BertConfig
+
+    def setup(self) -> None:
+        c = self.config
+        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by config.with_vocabulary")
+        normal = nn.initializers.normal(c.initializer)
+        self.word = nn.Embed(c.vocab_size, c.width, embedding_init=normal)
+        self.type = nn.Embed(c.types, c.width, embedding_init=normal)
+        self.position = nn.Embed(c.positions, c.width, embedding_init=normal)
+        self.norm = layer_norm(c)
+        # Whole layers as parameters, not as submodules, so that the loop and the unrolled form share their layout.
+        self.layers = [self.param(f"layer_{i}", self._fresh_layer) for i in range(c.layers)]
+
+    def __call__(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> Float[Array, "b l d"]:
+        """The last hidden states. `positions` stand in for 0, 1, 2, ..."""
+        return self._run(tokens, positions)[0]
+
+    def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
+        """H[0] (the embeddings, normalised), H[1] after the first layer, ..., H[n] after the last."""
+        return self._run(tokens, positions)[1]
+
+    def _run(self, tokens: Tokens, positions: Array | None) -> tuple[Array, tuple[Array, ...]]:
+        x = self._embed(tokens, positions)
+        layer = self._layer(jnp.asarray(tokens.mask)[:, None, :])
+        rng = dropout_rng(self)
+        keys = None if rng is None else jax.random.split(rng, self.config.layers)
+        if self.config.scan:
+            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *self.layers)
+            last, states = jax.lax.scan(lambda x, inputs: (y := layer(x, *inputs), y), x, (stacked, keys))
+            return last, (x, *states)
+        states = [x]
+        for i, params in enumerate(self.layers):
+            states.append(layer(states[-1], params, None if keys is None else keys[i]))
+        return states[-1], tuple(states)
+
+    def _embed(self, tokens: Tokens, positions: Array | None) -> Array:
+        c, length = self.config, tokens.ids.shape[-1]
+        require(length <= c.positions, f"{length} tokens are more than bert.positions={c.positions}")
+        position = self.position.embedding[None, :length] if positions is None else self.position(positions)
+        x = self.norm(self.word(tokens.ids) + self.type(tokens.types) + position)
+        return dropout(x, c.dropout, dropout_rng(self))
+
+    def _layer(self, mask: Array) -> Callable[[Array, Params, PRNGKeyArray | None], Array]:
+        """One layer as a pure function of its input, parameters and dropout key."""
+        choice = resolve_attention(self.config, jax.default_backend(), mask.shape[-1])
+        block = Block(self.config, choice.attention, parent=None)
+
+        def layer(x: Array, params: Params, key: PRNGKeyArray | None) -> Array:
+            return run(block, params, x, mask, rng=key)
+
+        return jax.checkpoint(layer) if self.config.remat else layer
+
+    def _fresh_layer(self, rng: PRNGKeyArray) -> Params:
+        block = Block(self.config, Attention.XLA, parent=None)
+        return fresh(block, rng, jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1, 1), bool))
+
+
+class Block(nn.Module):
+    """One layer: self-attention and a feed-forward network, each with a residual sum and layer normalisation."""
+
+    config: BertConfig
+    kernel: Attention
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b #l l"]) -> Float[Array, "b l d"]:
+        c = self.config
+        attended = MultiHeadAttention(c, self.kernel, name="attention")(x, x, mask)
+        x = self._add(x, attended, "attention_norm")
+        up = gelu(on_rows(dense(c, c.feed_forward, "up"), x), c.gelu)
+        return self._add(x, on_rows(dense(c, c.width, "down"), up), "output_norm")
+
+    def _add(self, x: Array, change: Array, name: str) -> Array:
+        change = dropout(change, self.config.dropout, dropout_rng(self))
+        return layer_norm(self.config, name)(x.astype(jnp.float32) + change)
+
+
+class MultiHeadAttention(nn.Module):
+    """Queries of one sequence over keys and values of another: in an encoder the same."""
+
+    config: BertConfig
+    kernel: Attention
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b q d"], memory: Float[Array, "b k d"], mask: Bool[Array, "b #q k"]
+    ) -> Float[Array, "b q d"]:
+        c = self.config
+
+        def heads(inputs: Array, name: str) -> Array:
+            return on_rows(dense(c, c.width, name), inputs).reshape(*inputs.shape[:2], c.heads, -1)
+
+        query, key, value = heads(x, "query"), heads(memory, "key"), heads(memory, "value")
+        rate, rng = c.attention_dropout, dropout_rng(self)
+        mixed = attend(query, key, value, mask, kernel=self.kernel, rate=rate, rng=rng)
+        return on_rows(dense(c, c.width, "output"), mixed.reshape(x.shape))
+
+
+def dense(config: BertConfig, features: int, name: str) -> nn.Dense:
+    """An affine layer of the model, to be used through `on_rows`."""
+    return nn.Dense(
+        features, dtype=config.dtype.value, kernel_init=nn.initializers.normal(config.initializer), name=name
+    )
+
+
+def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:
+    """The model's layer normalisation: statistics in float32, the result in the compute type."""
+    return nn.LayerNorm(config.epsilon, dtype=config.dtype.value, use_fast_variance=False, name=name)

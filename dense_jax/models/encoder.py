@@ -1,0 +1,105 @@
+"""The pure functions that objectives are written with: parameters and tokens in, vectors or logits out."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np
+from dense_jax.config import require
+from dense_jax.contracts import Tokens
+from dense_jax.models.bert import Bert, BertConfig
+from dense_jax.models.heads import MlmHead, Pooler, Pooling, Projection, mean_pool, unit
+from dense_jax.models.layers import fresh, run
+
+
+@dataclass
+class Encoder:
+    """BERT, pooling, and what may follow: satisfies `contracts.Encodes`.
+
+    Parameters: {"bert", "pooler", "projection"}, the last two where they are used. In all functions dropout is on if
+    there is an `rng`.
+    """
+
+    bert: BertConfig
+    pooling: Pooling = Pooling.CLS
+    projection: int = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
+    normalize: bool = False  # vectors of length 1
+
+    def __post_init__(self) -> None:
+        require(self.projection >= 0, f"encoder.projection={self.projection} must not be negative; 0 means none")
+
+    @property
+    def width(self) -> int:
+        """Of the vectors."""
+        return self.projection or self.bert.width
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        """Fresh float32 parameters. Pure: runs under `jit` and `eval_shape`."""
+        bert, pooler, projection = jax.random.split(rng, 3)
+        word = jnp.zeros((1, 1), jnp.int32)
+        params = {"bert": fresh(Bert(self.bert), bert, Tokens(word, word, word == 0))}
+        if self.pooling is Pooling.POOLER:
+            params["pooler"] = fresh(Pooler(self.bert), pooler, jnp.zeros((1, 1, self.bert.width)))
+        if self.projection:
+            params["projection"] = fresh(self._projection, projection, jnp.zeros((1, self.bert.width)))
+        return params
+
+    def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b d"]:
+        """The float32 vectors of `tokens`."""
+        bert, head = (None, None) if rng is None else jax.random.split(rng)
+        return self.pool(params, self.hidden_states(params, tokens, rng=bert), tokens.mask, rng=head)
+
+    def hidden_states(
+        self,
+        params: Params,
+        tokens: Tokens,
+        *,
+        positions: Int[Array, "b l"] | None = None,
+        rng: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b l d"]:
+        """The last hidden states, in the compute type. `positions` stand in for 0, 1, 2, ..."""
+        return run(Bert(self.bert), params["bert"], tokens, positions, rng=rng)
+
+    def all_hidden_states(
+        self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "b l d"], ...]:
+        """The hidden states from the embeddings (index 0) to the last layer (index `bert.layers`)."""
+        return run(Bert(self.bert), params["bert"], tokens, rng=rng, method="hidden_states")
+
+    def pool(
+        self,
+        params: Params,
+        hidden: Float[Array, "b l d"],
+        mask: Bool[Array | np.ndarray, "b l"],
+        *,
+        rng: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b p"]:
+        """The float32 vectors that belong to the last hidden states."""
+        if self.pooling is Pooling.MEAN:
+            pooled = mean_pool(hidden, mask)
+        elif self.pooling is Pooling.POOLER:
+            pooled = run(Pooler(self.bert), params["pooler"], hidden)
+        else:
+            pooled = hidden[:, 0].astype(jnp.float32)
+        if self.projection:
+            pooled = run(self._projection, params["projection"], pooled, rng=rng)
+        return unit(pooled) if self.normalize else pooled
+
+    @property
+    def _projection(self) -> Projection:
+        return Projection(self.projection, self.bert.dropout)
+
+
+def init_mlm(config: BertConfig, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters of the masked-language-model head: the subtree "mlm" of an objective's parameters."""
+    hidden, positions = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
+    return fresh(MlmHead(config), rng, hidden, positions, jnp.zeros((config.vocab_size, config.width)))
+
+
+def mlm_logits(
+    config: BertConfig, params: Params, hidden: Float[Array, "b l d"], positions: Int[Array, "b m"]
+) -> Float[Array, "b m v"]:
+    """Float32 scores of every token at `positions`, by the head `params["mlm"]` and the embeddings of "encoder"."""
+    embedding = params["encoder"]["bert"]["word"]["embedding"]
+    return run(MlmHead(config), params["mlm"], hidden, positions, embedding)

@@ -1,0 +1,85 @@
+"""What stands on BERT: pooling, the projection, the masked-language-model head."""
+
+import enum
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dense_jax.arrays import Array, Bool, Float, Int, np
+from dense_jax.models.bert import BertConfig, dense, layer_norm
+from dense_jax.models.layers import dropout, dropout_rng, gelu, on_rows
+
+PROJECTION_EPSILON = 1e-3  # of the layer normalisation of ORQA's released code
+_SMALLEST_NORM = 1e-12
+
+
+class Pooling(enum.Enum):
+    """How hidden states become one vector."""
+
+    CLS = "cls"  # the first token's
+    MEAN = "mean"  # the mean over real tokens
+    POOLER = "pooler"  # BERT's: tanh of an affine layer over the first token's
+
+
+def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l"]) -> Float[Array, "b d"]:
+    """The float32 mean over real tokens; 0 where a row has none."""
+    weights = mask.astype(jnp.float32)
+    total = jnp.einsum("bld,bl->bd", hidden.astype(jnp.float32), weights)
+    return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
+
+
+def unit(vectors: Float[Array, "b d"]) -> Float[Array, "b d"]:
+    """x / |x|; 0 stays 0, with a finite gradient."""
+    square = jnp.sum(vectors * vectors, -1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_NORM**2))
+
+
+class Pooler(nn.Module):
+    """tanh(W h + b) of the first token's hidden state h."""
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b d"]:
+        first = hidden[:, 0].astype(jnp.float32)
+        return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
+
+
+class Projection(nn.Module):
+    """LayerNorm(W x + b): the retrieval head of ORQA, section 4 (Lee et al. 2019); dropout follows in training."""
+
+    width: int
+    dropout: float
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "b d"]) -> Float[Array, "b p"]:
+        x = _dense32(self.width, nn.initializers.glorot_uniform())(pooled)
+        x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
+        return dropout(x, self.dropout, dropout_rng(self))
+
+
+class MlmHead(nn.Module):
+    """Scores of every token of the vocabulary, at the masked positions only.
+
+    LayerNorm(gelu(W h + b)) E' + c, with the word embeddings E of the encoder and a free bias c (Devlin et al. 2019).
+    """
+
+    config: BertConfig
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "b l d"], positions: Int[Array, "b m"], embedding: Float[Array, "v d"]
+    ) -> Float[Array, "b m v"]:
+        c = self.config
+        masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)
+        x = layer_norm(c, "norm")(gelu(on_rows(dense(c, c.width, "dense"), masked), c.gelu))
+        bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
+        rows = x.reshape(-1, c.width)  # as one matrix: half the time on a CPU
+        logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+        return (logits + bias[None]).reshape(*positions.shape, c.vocab_size)
+
+
+def _dense32(width: int, initializer: nn.initializers.Initializer) -> nn.Dense:
+    """In float32 whatever the compute type: vectors are compared to many digits, and there are few of them."""
+    return nn.Dense(width, dtype=jnp.float32, kernel_init=initializer, name="dense")
