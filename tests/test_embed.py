@@ -1,49 +1,17 @@
-"""Embedding, with an encoder that is right by construction: a vector is the mean of its tokens' rows in a table."""
+"""Embedding a corpus: right vectors in the right rows, resuming, and what is refused."""
 
 import json
-from dataclasses import dataclass
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Document, Layout, Passage, Tower, Vocabulary
+from dense_jax.contracts import Document, Layout, Passage
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.mesh import make_mesh
-from dense_jax.retrieval import embed as embedding
-from dense_jax.retrieval.embed import embed, encode_queries
+from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
-
-CLS, SEP, WORDS, WIDTH, SIZE = 1, 2, 5, 3, 60
-LENGTH = 40  # tokens: the buckets 32 and 40 are in use
-FLAGS = np.zeros(SIZE, bool)
-VOCABULARY = Vocabulary(size=SIZE, pad=0, unk=3, cls=CLS, sep=SEP, mask=4, special=FLAGS, continues=FLAGS)
-
-
-@dataclass(frozen=True)
-class MeanOfTable:
-    """Pads weigh nothing, so the result does not depend on padding, bucket, batch or device."""
-
-    width: int = WIDTH
-
-    def init(self, rng):
-        return table()
-
-    def apply(self, params, tokens, *, rng=None):
-        assert rng is None, "embedding must not turn dropout on"
-        weights = tokens.mask.astype(jnp.float32)
-        total = jnp.einsum("bl,bld->bd", weights, params["table"][tokens.ids])
-        return total / weights.sum(1, keepdims=True)
-
-
-class WordNumbers:
-    """A text is a row of numbers; each is its own token."""
-
-    vocabulary = VOCABULARY
-
-    def encode(self, texts):
-        return [np.array([int(word) for word in text.split()], np.int32) for text in texts]
+from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNumbers, mean_of, table, tower
 
 
 class Passages:
@@ -67,18 +35,6 @@ class Passages:
         return [f"doc{row}" for row in range(len(self))]
 
 
-def table() -> dict[str, np.ndarray]:
-    return {"table": np.random.default_rng(1).normal(size=(SIZE, WIDTH)).astype(np.float32)}
-
-
-def tower(**changes) -> Tower:
-    return Tower(**{"encoder": MeanOfTable(), "params": table(), "length": LENGTH} | changes)
-
-
-def mean_of(*tokens: int) -> np.ndarray:
-    return table()["table"][list(tokens)].mean(0)
-
-
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh(MeshConfig())
@@ -94,9 +50,6 @@ def run(tmp_path, mesh):
         )
 
     return embedded
-
-
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}  # float32 sums of 40 terms near 1
 
 
 # Passages
@@ -126,20 +79,6 @@ def test_vectors_do_not_depend_on_shard_size(run, tmp_path):
     many, one = run(shard_size=7), run(folder=tmp_path / "one", shard_size=100)
     assert len(list(many.blocks())) == 7
     np.testing.assert_allclose(many.array(), one.array(), **CLOSE)
-
-
-def test_one_program_is_compiled_for_each_bucket_and_no_more(run):
-    embedding._apply.clear_cache()
-    run(Passages(100))
-    assert embedding._apply._cache_size() == 2  # 32 and 40 tokens
-
-
-def test_the_next_batch_is_dispatched_before_a_result_is_read():
-    events = []
-    dispatched = (events.append(f"dispatch {i}") or i for i in range(3))
-    for i in embedding._one_late(dispatched):
-        events.append(f"read {i}")
-    assert events == ["dispatch 0", "dispatch 1", "read 0", "dispatch 2", "read 1", "read 2"]
 
 
 def test_the_folder_tells_count_width_ids_and_maker(run):
@@ -262,29 +201,3 @@ def test_a_flipped_bit_is_found_by_verify(run):
     path.write_bytes(data)
     with pytest.raises(StorageError, match="the file has changed since it was written"):
         vectors.verify()
-
-
-# Queries
-
-
-def test_queries_get_their_vectors_after_the_prompt(mesh):
-    found = encode_queries(["10 11 12", "13"], tower(prompt="50 "), WordNumbers(), mesh)
-    expected = [mean_of(CLS, 50, 10, 11, 12, SEP), mean_of(CLS, 50, 13, SEP)]
-    np.testing.assert_allclose(found, expected, **CLOSE)
-
-
-@pytest.mark.parametrize("count", [1, 300])
-def test_any_number_of_queries_is_encoded(mesh, count):
-    found = encode_queries([str(WORDS + i % 50) for i in range(count)], tower(), WordNumbers(), mesh)
-    np.testing.assert_allclose(found, [mean_of(CLS, WORDS + i % 50, SEP) for i in range(count)], **CLOSE)
-
-
-def test_an_empty_query_is_refused(mesh):
-    with pytest.raises(DataError, match="query 2 is empty"):
-        encode_queries(["10", " "], tower(), WordNumbers(), mesh)
-
-
-def test_a_diverged_query_is_refused(mesh):
-    params = {"table": np.full((SIZE, WIDTH), np.inf, np.float32)}
-    with pytest.raises(DataError, match="query '10' became a vector with NaN or infinity"):
-        encode_queries(["10"], tower(params=params), WordNumbers(), mesh)

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from dense_jax.contracts import Ranking, Tower
-from dense_jax.retrieval.embed import Collection, Tokenizes, encode_queries
+from dense_jax.retrieval.embed import Collection
+from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 
 Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
@@ -26,7 +27,8 @@ class Hit:
 
 def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
     """Search by meaning: queries through `tower`, then the index."""
-    return lambda queries, k: index.search(encode_queries(queries, tower, tokenizer, index.mesh), k)
+    placed = TowerOnMesh(tower, index.mesh)
+    return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
 
 def search(find: Find, store: Collection, queries: Sequence[str], k: int) -> list[list[Hit]]:

@@ -1,0 +1,114 @@
+"""Token sequences -> vectors, on all devices of a mesh.
+
+Texts of similar length go together, longest first, so that a batch is padded little and an out-of-memory error comes
+with the first batch. Lengths are rounded up to a few buckets: one compiled program for each. The host lays out a batch
+while the devices work on the one before.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from dense_jax.arrays import Array, Float, Int, Params, np
+from dense_jax.contracts import Tokens, Tower, Vocabulary
+from dense_jax.data.passages import lay_out
+from dense_jax.errors import DataError
+from dense_jax.mesh import batch_sharding, replicated
+
+_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length comes last
+_QUERY_BATCH = 256
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Tokenizes(Protocol):
+    """Text -> ids without special tokens."""
+
+    @property
+    def vocabulary(self) -> Vocabulary: ...
+
+    def encode(self, texts: Sequence[str]) -> list[Int[np.ndarray, " l"]]: ...
+
+
+class TowerOnMesh:
+    """A tower whose parameters lie on every device of `mesh`, and its compiled programs: make one, use it often."""
+
+    def __init__(self, tower: Tower, mesh: Mesh) -> None:
+        self.tower = dataclasses.replace(tower, params=jax.device_put(tower.params, replicated(mesh)))
+        self.mesh = mesh
+        self._program = jax.jit(self._apply)
+
+    def encode(
+        self,
+        tokens: Callable[[int], Tokens],
+        lengths: Sequence[int],
+        batch: int,
+        done: Callable[[int], object] = lambda count: None,
+    ) -> Float[np.ndarray, "b d"]:
+        """The float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each of `lengths`.
+
+        `lengths` only brings similar ones together, so it may be rough. `done` is told how many more are finished.
+        """
+        vectors = np.empty((len(lengths), self.tower.encoder.width), np.float32)
+        order = np.argsort(-np.array(lengths), kind="stable")
+        groups = [order[start : start + batch] for start in range(0, len(order), batch)]
+        dispatched = ((places, self._run([tokens(int(i)) for i in places], batch)) for places in groups)
+        for places, result in _one_late(dispatched):
+            vectors[places] = np.asarray(result)[: len(places)]
+            done(len(places))
+        return vectors
+
+    def _run(self, rows: list[Tokens], batch: int) -> Float[Array, "b d"]:
+        with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
+            return self._program(self.tower.params, jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh)))
+
+    def _apply(self, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
+        return self.tower.encoder.apply(params, tokens).astype(jnp.float32)
+
+
+def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenizes) -> Float[np.ndarray, "q d"]:
+    """The vectors of `texts`, each put after the tower's prompt.
+
+    Raises:
+        DataError: a text is empty, or a vector is NaN or infinite.
+    """
+    for i, text in enumerate(texts):
+        if not text.strip():
+            raise DataError(f"query {i + 1} is empty; give it words")
+    side, untitled = tower.tower, np.empty(0, np.int32)
+    ids = tokenizer.encode([side.prompt + text for text in texts])
+    tokens = [lay_out(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
+    rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
+    batch = math.ceil(rounded / tower.mesh.size) * tower.mesh.size
+    vectors = tower.encode(tokens.__getitem__, [len(body) for body in ids], batch)
+    for i in not_finite(vectors)[:1]:
+        raise DataError(f"query {texts[i]!r} became a vector with NaN or infinity; the checkpoint has diverged")
+    return vectors
+
+
+def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
+    """The rows that hold NaN or infinity."""
+    return np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+
+
+def _stacked(rows: list[Tokens], batch: int) -> Tokens:
+    """`rows` cut to their bucket; the last one is repeated to fill the batch."""
+    longest, whole = max(int(row.mask.sum()) for row in rows), len(rows[0].ids)
+    length = next((size for size in _BUCKETS if longest <= size <= whole), whole)
+    filled = rows + rows[-1:] * (batch - len(rows))
+    return Tokens(*(np.stack([field[:length] for field in fields]) for fields in zip(*filled, strict=True)))
+
+
+def _one_late(items: Iterable[T]) -> Iterator[T]:
+    """`items`, each after the next one was asked for: the devices have work while the host waits for a result."""
+    waiting: list[T] = []
+    for item in items:
+        yield from waiting
+        waiting = [item]
+    yield from waiting
