@@ -1,0 +1,172 @@
+"""Prepared passages on disk, read by row, and the writer that can be interrupted.
+
+    FOLDER/passages-00000.array_record   one record a passage: title ids, token ids, where its sentences start
+           texts-00000.array_record      one record a passage: id, title and text as JSON, read only to be shown
+           manifest.json                 written last: counts, digests, and the settings that made the rest
+           progress.json                 the same while the writer works; a shard that it does not name does not exist
+
+A shard ends with a document, so a writer that starts again knows how many documents of the source to skip.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+
+from dense_jax.contracts import Document, Int, Passage
+from dense_jax.data.records import Records, write_records
+from dense_jax.errors import StorageError
+from dense_jax.files import digest, read_json, verify, write_json
+
+_MANIFEST, _PROGRESS = "manifest.json", "progress.json"
+_HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
+_BLOCK = 4_096  # texts held in memory while their ids are read
+_SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
+
+
+class Entry(NamedTuple):
+    """What is stored of one passage."""
+
+    title: Int[np.ndarray, " t"]
+    tokens: Int[np.ndarray, " l"]
+    sentences: Int[np.ndarray, " s"]
+    document: Document
+
+
+class PassageStore:
+    """Finished passages by row, from any number of threads and, pickled, from other processes."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            StorageError: the folder is unfinished, or a file is missing or damaged.
+        """
+        if not is_finished(folder):
+            raise StorageError(f"{folder}: not prepared to the end (no {_MANIFEST}); run `dense-jax prepare` again")
+        self.folder = folder
+        self.manifest: dict[str, Any] = read_json(folder / _MANIFEST)
+        counts = self.manifest["passages_per_shard"]
+        self._dtype = np.dtype(self.manifest["dtype"])
+        self._passages = Records([_shard(folder, "passages", i) for i in range(len(counts))], counts)
+        self._texts = Records([_shard(folder, "texts", i) for i in range(len(counts))], counts)
+        verify(folder, {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)})
+
+    def __len__(self) -> int:
+        return len(self._passages)
+
+    def __getitem__(self, row: int) -> Passage:
+        return self.passages([row])[0]
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        """The passages of `rows`, in their order; many at once are read some ten times faster than one by one."""
+        records = self._passages.read(rows)
+        return [decode(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
+
+    def document(self, row: int) -> Document:
+        """The text of passage `row`, and its id."""
+        return Document(**orjson.loads(self._texts.read([row])[0]))
+
+    def ids(self) -> list[str]:
+        """The ids of all passages, by row."""
+        blocks = (range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
+        return [orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows)]
+
+
+class StoreWriter:
+    """Writes a store shard by shard; a new writer on the same folder goes on after the last finished shard."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], shard_size: int, vocab_size: int) -> None:
+        """`settings` are JSON values for the manifest; the caller has checked that they are the folder's own."""
+        self.folder = folder
+        self.shard_size = shard_size
+        self._entries: list[Entry] = []
+        self._documents = 0  # added since the last finished shard
+        fresh = {
+            "count": 0,
+            "documents": 0,
+            "tokens": 0,
+            "passages_per_shard": [],
+            "dtype": "uint16" if vocab_size <= 1 << 16 else "uint32",
+            "files": {},
+            "settings": settings,
+        }
+        unfinished = folder / _PROGRESS
+        self._state: dict[str, Any] = read_json(unfinished) if unfinished.is_file() else fresh
+
+    @property
+    def documents(self) -> int:
+        """How many documents of the source are in finished shards: the first that `add` must be given comes after."""
+        return self._state["documents"]
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """All passages of the next document; none if it has none."""
+        self._entries += entries
+        self._documents += 1
+        if len(self._entries) >= self.shard_size:
+            self._write_shard()
+
+    def finish(self) -> PassageStore:
+        """Writes what is left and the manifest."""
+        if self._entries:
+            self._write_shard()
+        self._state["documents"] += self._documents
+        write_json(self.folder / _MANIFEST, self._state)
+        (self.folder / _PROGRESS).unlink(missing_ok=True)
+        return PassageStore(self.folder)
+
+    def _write_shard(self) -> None:
+        state, entries = self._state, self._entries
+        dtype, shard = np.dtype(state["dtype"]), len(state["passages_per_shard"])
+        names = [_shard(self.folder, kind, shard) for kind in ("passages", "texts")]
+        write_records(names[0], (encode(entry, dtype) for entry in entries))
+        write_records(names[1], (orjson.dumps(entry.document) for entry in entries))
+        state["files"] |= {path.name: digest(path) for path in names}
+        state["count"] += len(entries)
+        state["tokens"] += sum(len(entry.tokens) for entry in entries)
+        state["documents"] += self._documents
+        state["passages_per_shard"].append(len(entries))
+        write_json(self.folder / _PROGRESS, state)
+        self._entries, self._documents = [], 0
+
+
+def settings_of(folder: Path) -> dict[str, Any] | None:
+    """The settings that a finished or interrupted store was made with; None if there is nothing yet."""
+    for name in (_MANIFEST, _PROGRESS):
+        if (folder / name).is_file():
+            return read_json(folder / name)["settings"]
+    return None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether `folder` holds a whole store."""
+    return (folder / _MANIFEST).is_file()
+
+
+def encode(entry: Entry, dtype: np.dtype) -> bytes:
+    """A passage as a record: three lengths, then title, tokens (as `dtype`) and sentence starts, little-endian."""
+    lengths = np.array([len(entry.title), len(entry.sentences), len(entry.tokens)], _HEADER)
+    little = dtype.newbyteorder("<")
+    parts = (entry.title.astype(little), entry.tokens.astype(little), entry.sentences.astype(_HEADER))
+    return b"".join([lengths.tobytes(), *(part.tobytes() for part in parts)])
+
+
+def decode(record: bytes, row: int, dtype: np.dtype) -> Passage:
+    """The passage that `encode` wrote; its ids are int32."""
+    title, sentences, tokens = np.frombuffer(record, _HEADER, 3).tolist()
+    little, start = dtype.newbyteorder("<"), 3 * _HEADER.itemsize
+    ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)
+    starts = np.frombuffer(record, _HEADER, sentences, start + ids.size * dtype.itemsize).astype(np.int32)
+    return Passage(row, ids[:title], ids[title:], starts)
+
+
+def _shard(folder: Path, kind: str, number: int) -> Path:
+    return folder / f"{kind}-{number:05d}.array_record"
+
+
+def _is_small(path: Path) -> bool:
+    try:
+        return path.stat().st_size < _SMALL
+    except FileNotFoundError:
+        raise StorageError(f"{path}: missing; remove its folder and prepare again") from None

@@ -1,0 +1,198 @@
+import json
+import pickle
+import resource
+import shutil
+import signal
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dense_jax.contracts import Document
+from dense_jax.data import store
+from dense_jax.data.store import Entry, PassageStore, StoreWriter, decode, encode
+from dense_jax.errors import StorageError
+
+
+def entry(name, tokens=(7, 8, 9), sentences=(0, 2), title=(5,)):
+    arrays = (np.array(ids, np.int32) for ids in (title, tokens, sentences))
+    return Entry(*arrays, Document(name, f"title of {name}", f"text of {name} é"))
+
+
+def written(folder, documents, shard_size=2, vocab_size=100):
+    writer = StoreWriter(folder, {"length": 9}, shard_size, vocab_size)
+    for entries in documents[writer.documents :]:
+        writer.add(entries)
+    return writer.finish()
+
+
+DOCUMENTS = [
+    [entry("a#0"), entry("a#1")],
+    [],
+    [entry("b#0", tokens=(1, 2)), entry("b#1"), entry("b#2")],
+    [entry("c#0")],
+]
+IDS = ["a#0", "a#1", "b#0", "b#1", "b#2", "c#0"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    written(tmp_path / "passages", DOCUMENTS)
+    return tmp_path / "passages"
+
+
+ids16, ids32 = (st.lists(st.integers(0, 2**bits - 1), max_size=50) for bits in (16, 31))
+
+
+@given(ids16, ids16, st.lists(st.integers(0, 2**31 - 1), max_size=9), st.integers(0, 2**40))
+def test_a_passage_of_16_bit_ids_survives_the_round_trip_through_a_record(title, tokens, sentences, row):
+    _round_trip(title, tokens, sentences, row, np.dtype("uint16"))
+
+
+@given(ids32, ids32, st.lists(st.integers(0, 2**31 - 1), max_size=9), st.integers(0, 2**40))
+def test_a_passage_of_32_bit_ids_survives_the_round_trip_through_a_record(title, tokens, sentences, row):
+    _round_trip(title, tokens, sentences, row, np.dtype("uint32"))
+
+
+def _round_trip(title, tokens, sentences, row, dtype):
+    passage = decode(encode(entry("x", tokens, sentences, title), dtype), row, dtype)
+    assert passage.row == row
+    assert passage.title.tolist() == title
+    assert passage.tokens.tolist() == tokens
+    assert passage.sentences.tolist() == sentences
+    assert passage.tokens.dtype == np.int32
+
+
+def test_passages_are_read_by_row_one_by_one_and_many_at_once_in_the_order_asked_for(folder):
+    passages = PassageStore(folder)
+    assert len(passages) == 6
+    assert passages[2].tokens.tolist() == [1, 2]
+    assert [p.row for p in passages.passages([5, 0, 3, 0])] == [5, 0, 3, 0]
+    assert passages[3].sentence(1) == slice(2, 3)
+
+
+def test_the_text_of_a_passage_is_kept_beside_its_tokens(folder):
+    passages = PassageStore(folder)
+    assert passages.document(3) == Document("b#1", "title of b#1", "text of b#1 é")
+    assert passages.ids() == IDS
+
+
+def test_a_row_outside_the_store_is_an_index_error(folder):
+    with pytest.raises(IndexError, match="rows 6 to 6 of 6"):
+        PassageStore(folder)[6]
+    with pytest.raises(IndexError, match="rows -1 to -1 of 6"):
+        PassageStore(folder)[-1]
+
+
+def test_a_store_travels_to_another_process(folder):
+    passages = PassageStore(folder)
+    before = passages[4].tokens.tolist()
+    assert pickle.loads(pickle.dumps(passages))[4].tokens.tolist() == before
+
+
+def test_a_shard_ends_with_a_document_and_the_manifest_counts_everything(folder):
+    manifest = PassageStore(folder).manifest
+    assert manifest["passages_per_shard"] == [2, 3, 1]
+    assert (manifest["count"], manifest["documents"], manifest["tokens"]) == (6, 4, 17)
+    assert manifest["settings"] == {"length": 9}
+
+
+@pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
+def test_ids_take_two_bytes_where_the_vocabulary_allows_it(tmp_path, vocab_size, dtype):
+    top = vocab_size - 1
+    passages = written(tmp_path / "p", [[entry("a", tokens=(top,))]], vocab_size=vocab_size)
+    assert passages.manifest["dtype"] == dtype
+    assert passages[0].tokens.tolist() == [top]
+
+
+def test_an_interrupted_writer_goes_on_after_the_last_finished_shard_and_ends_with_the_same_files(tmp_path):
+    whole = written(tmp_path / "whole", DOCUMENTS)
+    first = StoreWriter(tmp_path / "again", {"length": 9}, 2, 100)
+    for entries in DOCUMENTS[:3]:
+        first.add(entries)
+    first.add([entry("lost")])  # in no finished shard yet
+
+    second = StoreWriter(tmp_path / "again", {"length": 9}, 2, 100)
+    assert second.documents == 3
+    assert written(tmp_path / "again", DOCUMENTS).manifest == whole.manifest
+
+
+def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
+    writer = StoreWriter(tmp_path / "p", {"length": 9}, 1, 100)
+    writer.add([entry("a")])
+    with pytest.raises(
+        StorageError, match=r"not prepared to the end \(no manifest.json\); run `dense-jax prepare` again"
+    ):
+        PassageStore(tmp_path / "p")
+    assert store.settings_of(tmp_path / "p") == {"length": 9}
+    assert not store.is_finished(tmp_path / "p")
+
+
+def test_a_folder_without_a_store_has_no_settings(tmp_path):
+    assert store.settings_of(tmp_path) is None
+
+
+def test_a_moved_store_still_opens(folder, tmp_path):
+    shutil.move(folder, tmp_path / "elsewhere")
+    assert PassageStore(tmp_path / "elsewhere").ids() == IDS
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "texts-00001.array_record").unlink()
+    with pytest.raises(StorageError, match=r"texts-00001.array_record: missing; remove its folder and prepare again"):
+        PassageStore(folder)
+
+
+def test_a_changed_bit_in_a_small_shard_is_found_at_opening(folder):
+    path = folder / "passages-00001.array_record"
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StorageError, match=r"passages-00001.array_record: digest \w+ is not the recorded"):
+        PassageStore(folder)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A store of one shard above a megabyte, where ArrayRecord itself finds damage."""
+    folder = tmp_path_factory.mktemp("large")
+    tokens = np.random.default_rng(0).integers(0, 100, (3_000, 200))
+    written(folder, [[entry(f"d{i}", row)] for i, row in enumerate(tokens)], shard_size=5_000)
+    return folder
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_large_shard_is_named_when_it_is_read(large, tmp_path, damage):
+    folder = shutil.copytree(large, tmp_path / "copy")
+    path = folder / "passages-00000.array_record"
+    data = bytearray(path.read_bytes())
+    assert len(data) > 1 << 20
+    data[len(data) // 2] ^= 1
+    path.write_bytes({"flip": data, "truncate": data[: len(data) // 2], "empty": b""}[damage])
+    with pytest.raises(StorageError, match=r"passages-00000.array_record: d"):
+        PassageStore(folder).passages(range(3_000))
+
+
+def test_a_shard_with_another_number_of_passages_is_refused(large, tmp_path):
+    folder = shutil.copytree(large, tmp_path / "copy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"passages_per_shard": [3_001]}))
+    with pytest.raises(StorageError, match=r"passages-00000.array_record: damaged, 3000 records instead of 3001"):
+        PassageStore(folder)[0]
+
+
+def test_a_full_disk_is_said_and_leaves_no_half_written_shard(tmp_path):
+    writer = StoreWriter(tmp_path / "p", {}, 10_000, 100)
+    writer.add([entry(f"d{i}", range(200)) for i in range(5_000)])
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))  # half a megabyte a file
+    try:
+        with pytest.raises(StorageError, match=r"passages-00000.array_record: the disk is full"):
+            writer.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not store.is_finished(tmp_path / "p")
+    assert not list((tmp_path / "p").glob("*.array_record"))
