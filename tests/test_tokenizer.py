@@ -1,0 +1,240 @@
+import json
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer
+
+from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.errors import ConfigError, DataError, StorageError
+
+TEXTS = [
+    "The lighthouse keeper kept the light; the keeper's lighthouses were lighter.",
+    "Keeping lights, a Café in São Paulo (3.14) and 中文字.",
+    "Unbelievable! The unlighted keeper sleeps.",
+] * 5
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return Tokenizer.train(TEXTS, vocab_size=90, lowercase=True)
+
+
+def pieces(tokenizer, text):
+    return [tokenizer.backend.id_to_token(int(i)) for i in tokenizer.encode([text])[0]]
+
+
+def test_a_trained_vocabulary_starts_with_berts_special_tokens_and_keeps_to_its_size(trained):
+    vocabulary = trained.vocabulary
+    assert [vocabulary.pad, vocabulary.unk, vocabulary.cls, vocabulary.sep, vocabulary.mask] == [0, 1, 2, 3, 4]
+    assert vocabulary.special.nonzero()[0].tolist() == [0, 1, 2, 3, 4]
+    assert trained.size == vocabulary.size == 90
+
+
+def test_text_becomes_ids_without_special_tokens_and_comes_back(trained):
+    ids = trained.encode(["The Lighthouse keeper!", ""])
+    assert trained.decode(ids[0]) == "the lighthouse keeper!"
+    assert ids[0].dtype == np.int32
+    assert ids[1].tolist() == []
+
+
+def test_special_tokens_are_shown_when_decoded(trained):
+    assert trained.decode([2, *trained.encode(["keeper"])[0].tolist(), 4, 3]) == "[CLS] keeper [MASK] [SEP]"
+
+
+def test_case_is_kept_where_lowercase_is_off():
+    tokenizer = Tokenizer.train(TEXTS, vocab_size=90, lowercase=False)
+    assert tokenizer.decode(tokenizer.encode(["The Café"])[0]) == "The Café"
+
+
+def test_a_piece_continues_a_word_if_it_starts_with_two_hashes(trained):
+    words = pieces(trained, "unkept sleepers.")
+    continues = trained.vocabulary.continues[trained.encode(["unkept sleepers."])[0]]
+    assert any(continues)
+    assert continues.tolist() == [word.startswith("##") for word in words]
+
+
+TRAIN = """
+import hashlib, json
+from dense_jax.data.tokenizer import Tokenizer
+rng = __import__("random").Random(0)
+words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(1, 9))) for _ in range(3_000)]
+texts = [" ".join(rng.choices(words, k=50)) for _ in range(200)]
+print(hashlib.md5(Tokenizer.train(texts, 600, True).backend.to_str().encode()).hexdigest())
+"""
+
+
+def test_training_gives_the_same_vocabulary_whatever_the_number_of_threads():
+    def digest(threads):
+        environment = {**os.environ, "RAYON_NUM_THREADS": threads}
+        return subprocess.run([sys.executable, "-c", TRAIN], env=environment, capture_output=True, check=True).stdout
+
+    assert digest("1") == digest("2")
+
+
+def test_a_vocabulary_without_room_for_an_alphabet_is_refused():
+    with pytest.raises(ConfigError, match="vocab_size=31 leaves no room for an alphabet; use at least 32"):
+        Tokenizer.train(TEXTS, vocab_size=31, lowercase=True)
+
+
+def test_the_smallest_vocabulary_keeps_to_its_size():
+    assert Tokenizer.train(TEXTS, vocab_size=32, lowercase=True).size <= 32
+
+
+def test_a_saved_tokenizer_loads_unchanged(trained, tmp_path):
+    trained.save(tmp_path)
+    loaded = Tokenizer.load(tmp_path)
+    assert loaded.special == trained.special
+    assert [x.tolist() for x in loaded.encode(TEXTS)] == [x.tolist() for x in trained.encode(TEXTS)]
+
+
+def test_a_tokenizer_travels_to_another_process(trained):
+    assert pickle.loads(pickle.dumps(trained)).encode(["keeper"])[0].tolist() == trained.encode(["keeper"])[0].tolist()
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_transformers_reads_a_saved_folder_and_adds_berts_frame(tmp_path, lowercase):
+    tokenizer = Tokenizer.train(TEXTS, vocab_size=90, lowercase=lowercase)
+    tokenizer.save(tmp_path, max_length=77)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert config["tokenizer_class"] == "BertTokenizer"  # a name that transformers 4 and 5 both know
+
+    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    a, b = (ids.tolist() for ids in tokenizer.encode(TEXTS[:2]))
+    pair = theirs(TEXTS[0], TEXTS[1])
+    assert pair["input_ids"] == [2, *a, 3, *b, 3]
+    assert pair["token_type_ids"] == [0] * (len(a) + 2) + [1] * (len(b) + 1)
+    assert theirs.model_max_length == 77
+
+
+def hugging_face_folder(folder, backend, **config):
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    roles = {
+        "cls_token": "<s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "mask_token": "<mask>",
+    }
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **roles, **config}
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+    return folder
+
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+@pytest.fixture
+def byte_level():
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=290, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    return backend
+
+
+@pytest.fixture
+def sentence_piece():
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    backend.train_from_iterator(TEXTS, trainer)
+    return backend
+
+
+@pytest.mark.parametrize(("kind", "mark"), [("byte_level", "Ġ"), ("sentence_piece", "▁")])
+def test_an_imported_tokenizer_marks_words_by_how_their_first_piece_starts(kind, mark, request, tmp_path):
+    tokenizer = import_folder(hugging_face_folder(tmp_path / "theirs", request.getfixturevalue(kind)))
+    text = "the keeper sleeps"
+    continues = tokenizer.vocabulary.continues[tokenizer.encode([text])[0]]
+    assert continues.tolist() == [not piece.startswith(mark) for piece in pieces(tokenizer, text)]
+    assert tokenizer.decode(tokenizer.encode([text])[0]) == text
+
+
+def test_an_imported_tokenizer_keeps_its_own_special_tokens_through_saving(byte_level, tmp_path):
+    import_folder(hugging_face_folder(tmp_path / "theirs", byte_level)).save(tmp_path / "ours")
+    vocabulary = Tokenizer.load(tmp_path / "ours").vocabulary
+    assert [vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.unk, vocabulary.mask] == [0, 1, 2, 3, 4]
+    assert not vocabulary.continues[:5].any()
+    assert AutoTokenizer.from_pretrained(str(tmp_path / "ours")).mask_token == "<mask>"
+
+
+def test_truncation_and_padding_of_an_imported_tokenizer_are_switched_off(byte_level, tmp_path):
+    byte_level.enable_truncation(3)
+    byte_level.enable_padding(length=3)
+    tokenizer = import_folder(hugging_face_folder(tmp_path / "theirs", byte_level))
+    assert [len(ids) for ids in tokenizer.encode(["x", "xyz" * 4])] == [1, 12]
+
+
+def test_missing_special_tokens_are_named(byte_level, tmp_path):
+    folder = hugging_face_folder(tmp_path / "theirs", byte_level, mask_token=None, cls_token=None)
+    with pytest.raises(
+        ConfigError, match="theirs: the tokenizer has no cls_token, mask_token; pre-training needs pad, unk"
+    ):
+        import_folder(folder)
+
+
+def test_a_tokenizer_whose_words_cannot_be_told_apart_is_refused(tmp_path):
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, "a"])}
+    backend = tokenizers.Tokenizer(models.BPE(vocabulary, [], end_of_word_suffix="</w>"))
+    tokenizer = import_folder(hugging_face_folder(tmp_path / "theirs", backend))
+    with pytest.raises(
+        ConfigError, match="a BPE tokenizer is not supported; use WordPiece, byte-level BPE or SentencePiece"
+    ):
+        _ = tokenizer.vocabulary
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent: no tokenizer.json, tokenizer_config.json or vocab.txt there"):
+        import_folder(tmp_path / "absent")
+
+
+def test_a_folder_that_asks_to_run_its_own_code_is_refused_and_the_code_does_not_run(tmp_path):
+    canary = tmp_path / "canary"
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    (folder / "evil.py").write_text(f"open({str(canary)!r}, 'w')\nclass Evil: pass\n")
+    auto_map = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Evil", "auto_map": auto_map}))
+    with pytest.raises(ConfigError, match="theirs: transformers cannot load it"):
+        import_folder(folder)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(("extra", "text"), [("keep", "keep"), ("Keep", "Keep")])
+def test_a_bare_vocabulary_lowers_case_unless_it_has_capitals(tmp_path, extra, text):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, extra, "##er"]) + "\n")
+    assert pieces(import_folder(tmp_path), "Keeper") == [text, "##er"]
+
+
+def test_a_bare_vocabulary_without_its_special_tokens_is_refused(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\nword\n")
+    with pytest.raises(ConfigError, match=r"vocab.txt: the tokenizer has no sep_token, mask_token"):
+        import_folder(tmp_path)
+
+
+def test_a_lone_surrogate_is_refused_with_its_text(trained):
+    with pytest.raises(DataError, match=r"'bad \\ud800 text' holds a lone surrogate, which is no character; remove it"):
+        trained.encode(["fine", "bad \ud800 text"])
+
+
+def test_a_damaged_tokenizer_file_is_named(trained, tmp_path):
+    trained.save(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(StorageError, match=r"tokenizer.json: damaged"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_folder_without_our_files_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"tokenizer_config.json: no such file"):
+        Tokenizer.load(tmp_path)
