@@ -1,0 +1,256 @@
+"""Hugging Face's BERT weights, both ways: one table of names, whatever objective they belong to.
+
+The subtrees "bert", "pooler" and "mlm" of a parameter tree, wherever they stand, have a counterpart there.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from dense_jax.arrays import Array, Params, np
+from dense_jax.errors import StorageError
+from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.hf_config import check_architecture, config_json
+
+WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+# Our module -> theirs, "*" being the number of a layer. Models with a head put "bert." before all but "cls.".
+_MODULES = {
+    "bert/word": "embeddings.word_embeddings",
+    "bert/position": "embeddings.position_embeddings",
+    "bert/type": "embeddings.token_type_embeddings",
+    "bert/norm": "embeddings.LayerNorm",
+    "bert/layer_*/attention/query": "encoder.layer.*.attention.self.query",
+    "bert/layer_*/attention/key": "encoder.layer.*.attention.self.key",
+    "bert/layer_*/attention/value": "encoder.layer.*.attention.self.value",
+    "bert/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
+    "bert/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
+    "bert/layer_*/up": "encoder.layer.*.intermediate.dense",
+    "bert/layer_*/down": "encoder.layer.*.output.dense",
+    "bert/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
+    "pooler/dense": "pooler.dense",
+    "mlm/dense": "cls.predictions.transform.dense",
+    "mlm/norm": "cls.predictions.transform.LayerNorm",
+    "mlm": "cls.predictions",
+}
+_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}  # a kernel is transposed
+_WORDS = "embeddings.word_embeddings.weight"
+_UNTIED = "cls.predictions.decoder.weight"
+_BY_VOCABULARY = (_WORDS, "cls.predictions.bias")  # first axis: the vocabulary, which may be padded here
+_OLD_SPELLING = (
+    (r"^bert\.", ""),
+    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+    (r"LayerNorm\.beta$", "LayerNorm.bias"),
+    (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
+)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load` did with each array: `print` it."""
+
+    folder: Path
+    loaded: list[str]  # our paths
+    padded: dict[str, int]  # our path -> rows of the vocabulary that the folder does not have
+    initialised: list[str]  # our paths, as they were
+    ignored: list[str]  # their names
+
+    def __str__(self) -> str:
+        lines = [f"{self.folder}: {len(self.loaded)} arrays loaded", *_folded(self.loaded)]
+        lines += [f"  in {path} the last {rows} rows are newly initialised" for path, rows in self.padded.items()]
+        for label, names in (("newly initialised", self.initialised), ("ignored, of the folder", self.ignored)):
+            lines += [f"{len(names)} {label}", *_folded(names)] if names else []
+        return "\n".join(lines)
+
+
+def load(params: Params, folder: Path, config: Any) -> tuple[Params, LoadReport]:
+    """`params` with all subtrees called "bert", "pooler" or "mlm" filled from `folder`, and a report.
+
+    `config` is the tree of settings that `params` belongs to; every BertConfig in it must describe the folder's model.
+    A subtree is filled wholly or, if it is no "bert" and the folder has none of it, stays as it is. If our vocabulary
+    is the larger one, its last rows stay as they are.
+
+    Raises:
+        ConfigError: the folder's model is not a BERT or not the config's; lists the flags that make it so.
+        StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
+    """
+    check_architecture(config, folder)
+    tensors = read_tensors(folder)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    ours = {_name(path): leaf for path, leaf in leaves}
+    wanted = {path: name for path in ours if (name := tensor_name(path))}
+    _check_complete(wanted, tensors, folder)
+    if any(name.startswith("cls.") for name in wanted.values()):
+        _check_tied(tensors, folder)
+    loaded = {path: name for path, name in wanted.items() if name in tensors}
+    filled = {path: _filled(ours[path], path, tensors[name], name, folder) for path, name in loaded.items()}
+    new_rows = {path: ours[path].shape[0] - tensors[name].shape[0] for path, name in loaded.items()}
+    report = LoadReport(
+        folder=folder,
+        loaded=list(loaded),
+        padded={path: new_rows[path] for path, name in loaded.items() if name in _BY_VOCABULARY and new_rows[path]},
+        initialised=[path for path in ours if path not in loaded],
+        ignored=sorted(tensors.keys() - set(loaded.values())),
+    )
+    return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
+
+
+def save(params: Params, config: BertConfig, folder: Path, pad: int) -> None:
+    """Writes config.json and model.safetensors for the subtrees "bert", "pooler" and "mlm" at the top of `params`.
+
+    `pad` is the id of the padding token. The file is read back and compared.
+
+    Raises:
+        StorageError: the disk is full or refuses, or does not give back what was written.
+    """
+    prefix, architecture = ("bert.", "BertForMaskedLM") if "mlm" in params else ("", "BertModel")
+    tensors = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = tensor_name(_name(path))
+        if name is None:
+            raise StorageError(f"{_name(path)} has no place in a Hugging Face BERT")
+        tensors[name if name.startswith("cls.") else prefix + name] = _turned(_name(path), np.asarray(leaf))
+    write_json(folder / "config.json", config_json(config, architecture, pad))
+    write_tensors(tensors, folder / WEIGHTS)
+
+
+def tensor_name(path: str) -> str | None:
+    """Their name for the array at our `path`, without the prefix "bert."; None if there is none.
+
+    >>> tensor_name("encoder/bert/layer_3/up/kernel")
+    'encoder.layer.3.intermediate.dense.weight'
+    """
+    found = re.search(r"(?:^|/)((?:bert|pooler|mlm)(?:/.*)?)/(\w+)$", path)
+    if not found:
+        return None
+    module, leaf = found.groups()
+    number = "".join(re.findall(r"/layer_(\d+)/", module))
+    theirs = _MODULES.get(re.sub(r"/layer_\d+/", "/layer_*/", module))
+    return f"{theirs.replace('*', number)}.{_LEAVES[leaf]}" if theirs else None
+
+
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """All tensors of `folder` under their modern names, without the prefix "bert.".
+
+    Raises:
+        StorageError: there is no safetensors file, or it is damaged.
+    """
+    tensors: dict[str, np.ndarray] = {}
+    for path in _weight_files(folder):
+        try:
+            tensors |= load_file(path)
+        except FileNotFoundError:
+            raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
+        except SafetensorError as error:
+            raise StorageError(f"{path}: damaged ({error})") from None
+    return {_modern(name): tensor for name, tensor in tensors.items()}
+
+
+def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes a safetensors file that PyTorch reads, whole or not at all, and compares it with `tensors`.
+
+    Raises:
+        StorageError: the disk is full or refuses, or does not give back what was written.
+    """
+    # The library writes the memory of a transposed array as it lies, which is another array: seen in 0.8.
+    tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    with whole_file(path) as partial:
+        try:
+            save_file(tensors, partial, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise StorageError(f"{path}: could not be written ({error})") from error
+    written = load_file(path)
+    changed = [name for name, tensor in tensors.items() if not np.array_equal(written[name], tensor)]
+    if changed:
+        raise StorageError(f"{path}: reading it back gives other values for {', '.join(changed)}")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    if (folder / _INDEX).is_file():
+        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
+        return [folder / Path(name).name for name in names]  # never outside the folder
+    if any((folder / name).is_file() for name in _PICKLES):
+        raise StorageError(
+            f"{folder} holds pickled weights only, and unpickling runs whatever code is in them; if you trust them, "
+            f"convert them where PyTorch is installed:\n{_conversion(folder)}"
+        )
+    raise StorageError(f"{folder} holds no {WEIGHTS}")
+
+
+def _conversion(folder: Path) -> str:
+    return (
+        'python -c "import glob, torch, safetensors.torch as s; w = {}; '
+        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob('{folder}/pytorch_model*.bin')]; "
+        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
+        f"'{folder}/{WEIGHTS}', {{'format': 'pt'}})\""
+    )
+
+
+def _modern(name: str) -> str:
+    for pattern, replacement in _OLD_SPELLING:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _check_complete(wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray], folder: Path) -> None:
+    """A part of a model that is there must be there wholly, and the encoder must be there."""
+    if not wanted:
+        raise StorageError(f"{folder}: nothing in it belongs to the objective's parameters, which hold no BERT")
+    for part in ("encoder", "pooler", "masked-LM head"):
+        names = {name for name in wanted.values() if _part(name) == part}
+        missing = sorted(names - tensors.keys())
+        if missing and (part == "encoder" or len(missing) < len(names)):
+            shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            raise StorageError(f"{folder}: its {part} lacks {shown}")
+
+
+def _part(name: str) -> str:
+    if name.startswith("cls."):
+        return "masked-LM head"
+    return "pooler" if name.startswith("pooler.") else "encoder"
+
+
+def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path) -> None:
+    if _UNTIED in tensors and not np.array_equal(tensors[_UNTIED], tensors[_WORDS]):
+        raise StorageError(
+            f"{folder}: {_UNTIED} is not {_WORDS}, but the masked-LM head here uses the word embeddings; "
+            "start from a model whose vocabulary matrix is tied, or train an objective without a masked-LM head"
+        )
+
+
+def _filled(leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path) -> Array:
+    """The value for `leaf`: `tensor`, with the last rows of `leaf` if our vocabulary has more."""
+    tensor = _turned(path, tensor)
+    if name in _BY_VOCABULARY and leaf.shape[0] > tensor.shape[0] and leaf.shape[1:] == tensor.shape[1:]:
+        return jnp.asarray(leaf).at[: len(tensor)].set(tensor)
+    if leaf.shape != tensor.shape:
+        raise StorageError(f"{folder}: {name} has shape {tensor.shape}, but {path} has {leaf.shape}")
+    return jnp.asarray(tensor, leaf.dtype)
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _turned(path: str, array: np.ndarray) -> np.ndarray:
+    """A kernel is [in, out] here and [out, in] there."""
+    return array.T if path.endswith("/kernel") else array
+
+
+def _folded(names: Iterable[str]) -> list[str]:
+    """One line for what all layers have."""
+    counts = Counter(re.sub(r"layer([_.])\d+", r"layer\1*", name) for name in names)
+    return [f"  {name}{f'  x {n}' if n > 1 else ''}" for name, n in counts.items()]
