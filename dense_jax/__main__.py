@@ -4,10 +4,10 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
 
-from dense_jax.errors import ConfigError, Stopped, UserError
+from dense_jax.errors import Stopped, UserError
 
 USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
 
@@ -34,26 +34,15 @@ def run(argv: list[str]) -> int:
         return 0
     try:
         with stopping_on_sigterm():
-            verb(argv[0])(argv[1:])
+            from dense_jax import verbs  # here, since importing JAX takes seconds that help need not wait for
+
+            verbs.call(argv[0], argv[1:])
     except UserError as error:
         print(f"dense-jax {argv[0]}: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-def verb(name: str) -> Callable[[list[str]], None]:
-    """The function behind a verb.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    from dense_jax import verbs  # after the cheap mistakes are found: importing JAX takes seconds
-
-    if name not in verbs.VERBS:
-        raise ConfigError(f"no verb {name!r}; there are {', '.join(verbs.VERBS)}")
-    return verbs.VERBS[name]
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class TokenizerConfig:
 class PassagesConfig:
     length: int = 288  # tokens of a passage with its title and three special tokens
     shard_size: int = 32_768  # passages per file
-    directory: str = ""  # prepared data of another workdir; empty: WORKDIR/passages
+    workdir: str = ""  # use the tokenizer, passages and test set that another workdir prepared; empty: this one
 
 
 @dataclass

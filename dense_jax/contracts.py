@@ -7,7 +7,7 @@ it.
 """
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -57,6 +57,27 @@ class Passage:
         """The tokens of sentence `i`."""
         end = self.sentences[i + 1] if i + 1 < len(self.sentences) else len(self.tokens)
         return slice(int(self.sentences[i]), int(end))
+
+
+@runtime_checkable
+class Passages(Protocol):
+    """Prepared passages by row, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Passage: ...
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        """Many at once, which is faster than one by one."""
+        ...
+
+    def document(self, row: int) -> Document:
+        """Id, title and text of a passage, to be shown."""
+        ...
+
+    def ids(self) -> list[str]:
+        """The document id of each row."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

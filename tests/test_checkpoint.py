@@ -28,8 +28,8 @@ def saved(folder, *steps, keep=3) -> Checkpoints:
     checkpoints = Checkpoints(folder, CheckpointConfig(keep=keep))
     for step in steps:
         checkpoints.save(step, state(step), {"next_index": step * 8})
-    checkpoints.finish()
-    return checkpoints
+    checkpoints.close()
+    return Checkpoints(folder, CheckpointConfig(keep=keep))  # as another process sees them
 
 
 def test_a_restored_state_is_equal_to_the_last_bit(tmp_path):
@@ -63,7 +63,7 @@ def damage_cut(path):
 
 @pytest.mark.parametrize("damage", [damage_flip, damage_cut, lambda p: p.unlink()], ids=["flip", "cut", "delete"])
 def test_a_damaged_file_is_named_and_the_step_before_is_used(tmp_path, damage, capsys):
-    saved(tmp_path, 1, 2).close()
+    saved(tmp_path, 1, 2)
     victim = max((p for p in (tmp_path / "2").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     damage(victim)
     checkpoints = Checkpoints(tmp_path, CheckpointConfig())
@@ -75,14 +75,14 @@ def test_a_damaged_file_is_named_and_the_step_before_is_used(tmp_path, damage, c
 
 
 def test_when_every_checkpoint_is_damaged_the_run_does_not_start_over(tmp_path):
-    saved(tmp_path, 1).close()
+    saved(tmp_path, 1)
     (tmp_path / "digests-1.json").unlink()
     with pytest.raises(StorageError, match=r"none of the checkpoints \[1\] is sound"):
         Checkpoints(tmp_path, CheckpointConfig()).newest_sound()
 
 
 def test_names_that_look_like_steps_are_not_taken_for_checkpoints(tmp_path):
-    saved(tmp_path, 1).close()
+    saved(tmp_path, 1)
     (tmp_path / "7").mkdir()
     (tmp_path / "9").write_text("")
     assert Checkpoints(tmp_path, CheckpointConfig()).newest_sound() == 1

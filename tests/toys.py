@@ -79,5 +79,11 @@ class MemoryStore:
     def __getitem__(self, row):
         return Passage(row, np.zeros(0, np.uint16), self.tokens[row], np.zeros(1, np.int32))
 
+    def passages(self, rows):
+        return [self[row] for row in rows]
+
+    def ids(self):
+        return [f"doc{row}" for row in range(len(self))]
+
     def document(self, row):
         return Document(f"doc{row}", "", " ".join(map(str, self.tokens[row])))

@@ -18,8 +18,7 @@ from grain.experimental import ElasticIterator
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, Order
-from dense_jax.contracts import Objective, Vocabulary
-from dense_jax.data.store import PassageStore
+from dense_jax.contracts import Objective, Passages, Vocabulary
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding
 
@@ -54,7 +53,7 @@ class Visits:
 class Examples:
     """The examples of a run, by index: random access, so that Grain may read them in any order and anywhere."""
 
-    store: PassageStore
+    store: Passages
     objective: Objective
     vocabulary: Vocabulary
     config: LoaderConfig

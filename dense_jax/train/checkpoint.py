@@ -14,7 +14,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
-from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -36,7 +36,12 @@ class Checkpoints:
             create=not read_only,
             read_only=read_only,
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        handlers = {  # named here, so that a fresh manager can describe what it finds
+            "params": ocp.StandardCheckpointHandler(),
+            "training": ocp.StandardCheckpointHandler(),
+            "meta": ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
         self._unverified: int | None = None  # a step whose save is under way
 
     def steps(self) -> list[int]:
@@ -122,6 +127,10 @@ class Checkpoints:
             verify(self.folder / str(step), read_json(self._digests(step)))
         except StorageError as error:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
+
+    def fingerprint(self, step: int) -> str:
+        """A digest of all files of `step`."""
+        return digest(self._digests(step))
 
     def newest_sound(self) -> int | None:
         """The newest step that verifies, or None if none was ever saved. Damaged ones go to `quarantine/`, with a word.

@@ -18,9 +18,8 @@ from jax.sharding import Mesh
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config, differences, to_dict
-from dense_jax.contracts import Vocabulary
+from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples, Loaded, batches
-from dense_jax.data.store import PassageStore
 from dense_jax.errors import ConfigError, NonFiniteError, Stopped
 from dense_jax.files import read_json, write_json
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
@@ -34,7 +33,7 @@ from dense_jax.train.step import train_step
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
-                  "mesh.", "passages.directory", "search.")  # fmt: skip
+                  "mesh.", "passages.workdir", "search.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,12 +77,12 @@ def initial_state(program: Program) -> TrainState:
     state = jax.jit(init, out_shardings=program.sharding)()
     if not config.init_from:
         return state
-    params, report = hf.load(state.params, Path(config.init_from))
+    params, report = hf.load(state.params, Path(config.init_from), config.objective)
     print(report, file=sys.stderr)
     return TrainState(state.step, jax.device_put(params, program.sharding.params), state.optimizer, state.carry)
 
 
-def train(config: Config, store: PassageStore, vocabulary: Vocabulary, workdir: Path) -> None:
+def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     Raises:
@@ -100,7 +99,14 @@ def train(config: Config, store: PassageStore, vocabulary: Vocabulary, workdir: 
             store, config.objective, vocabulary, config.loader, config.seed, length=config.steps * config.batch
         )
         first = int(state.step)
-        log = MetricsLog(workdir, first=first, last=config.steps, every=config.log_every, batch=config.batch)
+        log = MetricsLog(
+            workdir,
+            first=first,
+            last=config.steps,
+            every=config.log_every,
+            batch=config.batch,
+            names=lambda row: store.document(row).id,
+        )
         try:
             _run(program, state, batches(examples, config.batch, program.mesh, start=next_index), checkpoints, log)
         except NonFiniteError as error:

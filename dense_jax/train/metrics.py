@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
 from dense_jax.progress import bar, seconds
 
+_NAMED = 10  # examples of a broken batch
+
 
 class MetricsLog:
     """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
@@ -20,8 +23,11 @@ class MetricsLog:
     `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
     """
 
-    def __init__(self, workdir: Path, *, first: int, last: int, every: int, batch: int) -> None:
-        self.workdir, self.first, self.last, self.every, self.batch = workdir, first, last, every, batch
+    def __init__(
+        self, workdir: Path, *, first: int, last: int, every: int, batch: int, names: Callable[[int], str]
+    ) -> None:
+        """For the steps after `first` up to `last`; `names` gives the document id of a row, for error messages."""
+        self.last, self.every, self.batch, self.names = last, every, batch, names
         self._file = _continued(workdir / "metrics.jsonl", first).open("a", encoding="utf-8")
         self._board = _tensorboard(workdir / "tensorboard")
         self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() else None
@@ -37,7 +43,8 @@ class MetricsLog:
         values = {name: float(value) for name, value in metrics.items()}
         broken = [f"{name} {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
         if broken:
-            raise NonFiniteError(f"step {step}: {' and '.join(broken)}; its passages are rows {rows[:10].tolist()} ...")
+            documents = ", ".join(self.names(int(row)) for row in rows[:_NAMED])
+            raise NonFiniteError(f"step {step}: {' and '.join(broken)}; its examples come from {documents}, ...")
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
@@ -85,7 +92,7 @@ def _continued(path: Path, first: int) -> Path:
 def _step(line: str) -> float:
     """A line cut short by a crash has no step and is dropped."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (json.JSONDecodeError, KeyError, TypeError):
         return math.inf
 

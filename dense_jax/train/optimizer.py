@@ -1,7 +1,7 @@
 """AdamW with the schedules and the decay rules of BERT-style training."""
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def decay_mask(params: Params) -> Params:
     return by_rule(params, DECAY_RULES, "weight decay (train/optimizer.py: DECAY_RULES)")
 
 
-def by_rule(tree: Params, rules: tuple[tuple[str, object], ...], what: str) -> Params:
+def by_rule(tree: Any, rules: tuple[tuple[str, Any], ...], what: str) -> Any:
     """The value of the first rule that each leaf's path matches, such as `encoder/bert/layer_0/.../kernel`.
 
     Raises:

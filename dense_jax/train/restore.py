@@ -1,6 +1,7 @@
 """Trained towers out of a workdir."""
 
 import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ from dense_jax.train.loop import check_same_run
 from dense_jax.train.sharding import state_sharding
 
 
-def load_towers(config: Config, workdir: Path, step: int, mesh: Mesh) -> tuple[Towers, int]:
-    """The towers of checkpoint `step` (-1: the newest) on `mesh`, and the step they are of.
+@dataclass(frozen=True)
+class Trained:
+    """The towers of a checkpoint."""
+
+    towers: Towers
+    step: int
+    fingerprint: str  # of the checkpoint: another run's differs, even at the same step
+
+
+def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Trained:
+    """The towers of checkpoint `step` (-1: the newest), their parameters on `mesh`.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
@@ -25,7 +35,8 @@ def load_towers(config: Config, workdir: Path, step: int, mesh: Mesh) -> tuple[T
     check_same_run(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     step = _existing(checkpoints, step)
-    return config.objective.towers(checkpoints.restore_params(step, _like(config, mesh))), step
+    towers = config.objective.towers(checkpoints.restore_params(step, _like(config, mesh)))
+    return Trained(towers, step, checkpoints.fingerprint(step))
 
 
 def _existing(checkpoints: Checkpoints, step: int) -> int:

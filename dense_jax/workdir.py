@@ -1,0 +1,133 @@
+"""A workdir: the one folder that data flows through, and where each stage leaves its part.
+
+tokenizer  passages  test  rejects.jsonl              prepare
+config.json  checkpoints  metrics.jsonl  tensorboard  train
+collections/NAME  embeddings/NAME-STEP                embed
+index/NAME-STEP                                       index
+results                                               evaluate
+export                                                export
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from dense_jax.config import Config, with_vocabulary
+from dense_jax.data.prepare import prepare_collection
+from dense_jax.data.store import PassageStore
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import ConfigError, StorageError
+from dense_jax.mesh import make_mesh
+from dense_jax.retrieval import index
+from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train.restore import Trained, load_trained
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Passages that can be searched."""
+
+    name: str
+    store: PassageStore
+
+
+@dataclass(frozen=True)
+class Workdir:
+    """A workdir and the config it is used with; its parts are opened when asked for."""
+
+    path: Path
+    asked: Config
+
+    @cached_property
+    def config(self) -> Config:
+        """The config with the vocabulary size that the tokenizer has."""
+        return replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        return make_mesh(self.asked.mesh)
+
+    @property
+    def prepared(self) -> Path:
+        """Where the tokenizer, the passages and the test set are.
+
+        Raises:
+            ConfigError: nothing was prepared there.
+        """
+        path = Path(self.asked.passages.workdir or self.path)
+        if not (path / "passages" / "manifest.json").is_file():
+            raise ConfigError(f"{path} holds no prepared passages; run `dense-jax prepare` first")
+        return path
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.prepared / "tokenizer"
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.tokenizer_folder)
+
+    @cached_property
+    def passages(self) -> PassageStore:
+        return PassageStore(self.prepared / "passages")
+
+    @property
+    def test_folder(self) -> Path:
+        """The BEIR folder that `evaluate` works on.
+
+        Raises:
+            ConfigError: none is named, and `prepare` held none out.
+        """
+        folder = Path(self.asked.evaluate.folder or self.prepared / "test")
+        if not folder.is_dir():
+            raise ConfigError(
+                f"there is no test set at {folder}; name a BEIR folder by --config.evaluate.folder=DIR, "
+                "or have `prepare` hold documents out by --config.corpus.held_out=500"
+            )
+        return folder
+
+    def collection(self, source: str = "") -> Collection:
+        """The first there is of: `source`, what the config names, the held-out test set, the prepared passages."""
+        held_out = self.prepared / "test"
+        source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
+        if not source:
+            return Collection("passages", self.passages)
+        name = Path(source).name.partition(".")[0]
+        store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name)
+        return Collection(name, store)
+
+    def trained(self, step: int) -> Trained:
+        """The towers of checkpoint `step`; -1: of the newest."""
+        return load_trained(self.config, self.path, step, self.mesh)
+
+    def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
+        """The vectors of `collection`, made now as far as they are not there yet."""
+        settings = self.asked.embed
+        return embed(
+            collection.store,
+            trained.towers.passage,
+            self.tokenizer,
+            self.mesh,
+            self.path / "embeddings" / _named(collection, trained),
+            batch=settings.batch,
+            shard_size=settings.shard_size,
+            made_by={"checkpoint": trained.fingerprint, "collection": collection.store.fingerprint},
+        )
+
+    def index_folder(self, collection: Collection, trained: Trained) -> Path:
+        return self.path / "index" / _named(collection, trained)
+
+    def index(self, collection: Collection, trained: Trained) -> index.Index:
+        """The index over the vectors of `collection`, built now if it is not there yet."""
+        vectors, folder = self.embeddings(collection, trained), self.index_folder(collection, trained)
+        try:
+            return index.load(folder, vectors, self.mesh)
+        except StorageError:
+            return index.build(vectors, self.asked.index, folder, self.mesh)
+
+
+def _named(collection: Collection, trained: Trained) -> str:
+    return f"{collection.name}-{trained.step:08d}"

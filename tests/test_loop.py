@@ -1,0 +1,166 @@
+"""Training: resumes to the last bit, refuses what it must, stops when it should."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
+from dense_jax.errors import ConfigError, NonFiniteError, StorageError
+from dense_jax.train.loop import initial_state, make_program, only_trainer, train
+from dense_jax.train.restore import load_trained
+from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
+
+
+def config(**settings) -> Config:
+    return Config(
+        **(
+            {"objective": BagOfTokens(), "steps": 10, "batch": 8, "log_every": 1, "optimizer": OptimizerConfig(0.1)}
+            | settings
+        )
+    )
+
+
+def run(workdir, **settings):
+    workdir.mkdir(exist_ok=True)
+    train(config(**settings), MemoryStore(), VOCABULARY, workdir)
+
+
+def params(workdir, **settings):
+    trained = load_trained(config(**settings), workdir, -1, make_program(config(**settings)).mesh)
+    return np.asarray(trained.towers.query.params["embedding"])
+
+
+def lines(workdir):
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "per_second" not in k} for row in rows]
+
+
+class Interrupted(BagOfTokens):
+    """Breaks off before the seventh step, as a machine may."""
+
+    def prepare(self, params, batch):
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls > 6:
+            raise KeyboardInterrupt
+        return batch
+
+
+def test_ten_steps_equal_five_a_restart_and_five_to_the_last_bit(tmp_path):
+    run(tmp_path / "straight")
+    every = {"checkpoint": CheckpointConfig(every=5)}
+    with pytest.raises(KeyboardInterrupt):
+        broken = config(**every)
+        (tmp_path / "restarted").mkdir()
+        broken.objective.__class__ = Interrupted
+        train(broken, MemoryStore(), VOCABULARY, tmp_path / "restarted")
+    (tmp_path / "restarted" / "config.json").unlink()  # it names the class that broke off
+    run(tmp_path / "restarted", **every)
+    np.testing.assert_array_equal(params(tmp_path / "straight"), params(tmp_path / "restarted", **every))
+    assert lines(tmp_path / "straight") == lines(tmp_path / "restarted")
+
+
+def test_a_finished_run_started_again_does_nothing(tmp_path):
+    run(tmp_path)
+    before = params(tmp_path)
+    run(tmp_path)
+    np.testing.assert_array_equal(params(tmp_path), before)
+    assert [row["step"] for row in lines(tmp_path)] == list(range(1, 11))
+
+
+def test_the_loss_falls(tmp_path):
+    run(tmp_path, steps=60)
+    losses = [row["loss"] for row in lines(tmp_path)]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+
+
+def test_loss_and_gradient_norm_do_not_depend_on_the_mesh(tmp_path):
+    for name, mesh in {"a": MeshConfig(8, 1), "b": MeshConfig(2, 4)}.items():
+        run(tmp_path / name, mesh=mesh)
+    # float32 sums in another order, over ten steps
+    for a, b in zip(lines(tmp_path / "a"), lines(tmp_path / "b"), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_a_run_continues_on_another_mesh(tmp_path):
+    run(tmp_path / "a", steps=10, mesh=MeshConfig(8, 1))
+    run(tmp_path / "a", steps=10, mesh=MeshConfig(2, 4))
+
+
+def test_the_initial_state_is_saved_for_the_comparison_with_no_training(tmp_path):
+    run(tmp_path)
+    program = make_program(config())
+    trained = load_trained(config(), tmp_path, 0, program.mesh)
+    assert trained.step == 0
+    fresh = initial_state(program).params["encoder"]["embedding"]
+    np.testing.assert_array_equal(trained.towers.query.params["embedding"], fresh)
+
+
+def test_a_workdir_of_another_config_is_refused_with_what_differs(tmp_path):
+    run(tmp_path)
+    with pytest.raises(ConfigError, match="trained with other settings") as error:
+        run(tmp_path, seed=1, optimizer=OptimizerConfig(0.2))
+    assert "seed: 0 -> 1" in str(error.value)
+    assert "optimizer.learning_rate: 0.1 -> 0.2" in str(error.value)
+
+
+def test_settings_that_change_no_result_may_change(tmp_path):
+    run(tmp_path)
+    run(tmp_path, log_every=5, checkpoint=CheckpointConfig(every=3))
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    run(tmp_path)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(StorageError, match="of another architecture"):
+        run(tmp_path, objective=BagOfTokens(encoder=MeanEmbedding(width=6)))
+
+
+def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_do(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"batch=100 is not divisible by 8 data devices; use --config\.batch=96 or 104"
+    ):
+        run(tmp_path, batch=100)
+
+
+def test_a_mesh_of_another_size_is_refused():
+    with pytest.raises(ConfigError, match=r"mesh.data=3 x mesh.fsdp=1 does not make 8 devices"):
+        make_program(config(mesh=MeshConfig(3, 1)))
+
+
+def test_two_trainers_on_one_workdir_are_refused_by_name(tmp_path):
+    holder = (
+        "import fcntl, sys, time; f = open(sys.argv[1], 'a+'); fcntl.flock(f, fcntl.LOCK_EX); "
+        "f.write('process 1 on elsewhere'); f.flush(); print(flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", holder, tmp_path / "train.lock"], stdout=subprocess.PIPE)
+    other.stdout.readline()
+    try:
+        with pytest.raises(ConfigError, match="is being trained by process 1 on elsewhere"), only_trainer(tmp_path):
+            pass
+    finally:
+        other.kill()
+        other.communicate()
+
+
+class Diverging(BagOfTokens):
+    """Its loss is NaN from the fourth step on."""
+
+    def loss(self, params, carry, batch, *, rng, step):
+        loss, rest = super().loss(params, carry, batch, rng=rng, step=step)
+        return loss + jax.numpy.where(step >= 3, jax.numpy.nan, 0.0), rest
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(tmp_path):
+    with pytest.raises(NonFiniteError) as error:
+        run(tmp_path, objective=Diverging(), checkpoint=CheckpointConfig(every=2))
+    text = str(error.value)
+    assert "step 4: loss nan" in text
+    assert "doc" in text
+    assert "the last good checkpoint is of step 2" in text
+    assert "--config.optimizer.learning_rate" in text
+    steps = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
+    assert steps == {"0", "2"}
