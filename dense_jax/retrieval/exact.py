@@ -70,7 +70,9 @@ def _top_k(
     local = functools.partial(_top_k_of_shard, k=k, count=count, block=block)
     split = P(None, BATCH_AXES)  # the devices' candidates side by side, so that rows ascend from left to right
     candidates = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(BATCH_AXES)), out_specs=(split, split))
-    return _best(*candidates(queries, corpus), k=k)
+    scores, rows = candidates(queries, corpus)
+    values, columns = jax.lax.top_k(scores, k)  # of equal ones the leftmost: rows ascend, so it is the lower row
+    return values, jnp.take_along_axis(rows, columns, 1)
 
 
 def _top_k_of_shard(
@@ -79,21 +81,14 @@ def _top_k_of_shard(
     first = jax.lax.axis_index(BATCH_AXES) * len(shard)  # row of the corpus at which this shard starts
 
     def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
+        start = first + i * block
         part = jax.lax.dynamic_slice_in_dim(shard, i * block, block)
-        rows = first + i * block + jnp.arange(block)
         scores = jnp.einsum("qd,pd->qp", queries, part, precision=jax.lax.Precision.HIGHEST)
-        scores = jnp.where((rows < count)[None, :], scores, -jnp.inf)
-        rows = jnp.broadcast_to(rows[None, :], scores.shape)
-        return _best(jnp.concatenate([best[0], scores], 1), jnp.concatenate([best[1], rows], 1), k=k), None
+        scores = jnp.where((start + jnp.arange(block) < count)[None, :], scores, -jnp.inf)
+        values, columns = jax.lax.top_k(jnp.concatenate([best[0], scores], 1), k)  # as above: lower rows stay left
+        kept = jnp.take_along_axis(best[1], jnp.minimum(columns, k - 1), 1)
+        return (values, jnp.where(columns < k, kept, start + columns - k)), None
 
     nothing = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1)
     nothing = jax.lax.pcast(nothing, BATCH_AXES, to="varying")  # the loop's result differs from device to device
     return jax.lax.scan(step, nothing, jnp.arange(len(shard) // block))[0]
-
-
-def _best(
-    scores: Float[Array, "q n"], rows: Int[Array, "q n"], *, k: int
-) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    """The k best columns; of equal ones the leftmost, which is the lower row because rows ascend."""
-    values, columns = jax.lax.top_k(scores, k)
-    return values, jnp.take_along_axis(rows, columns, 1)
