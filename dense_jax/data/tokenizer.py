@@ -16,6 +16,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dense_jax.contracts import Int, Vocabulary
+from dense_jax.data.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.files import read_json, whole_file, write_json
 
@@ -174,11 +175,6 @@ def import_folder(folder: Path) -> Tokenizer:
     backend.no_padding()
     special = {role: str(getattr(theirs, f"{role}_token") or "") for role in _BERT}
     return Tokenizer(backend, _complete(special, folder))
-
-
-def has_surrogate(text: str) -> bool:
-    """Whether `text` holds half of a UTF-16 pair: what JSON can spell and no file can store."""
-    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:

@@ -1,0 +1,156 @@
+"""Where documents come from, and what a row must be to become one.
+
+A row needs an id (or gets its number) and a text. A text may also be a list of paragraphs, or of sections with
+`heading` and `text`, joined by blank lines. Every other row becomes a `Reject` with file, line and reason.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dense_jax.config import CorpusConfig
+from dense_jax.contracts import Document, Reject
+from dense_jax.data.installed import installed_rows, installed_versions
+from dense_jax.data.lines import RowError, has_surrogate
+from dense_jax.data.rows import Fields, Row, jsonl_rows, open_tfds, tfds_rows, tsv_rows
+from dense_jax.errors import DataError
+from dense_jax.files import digest
+
+INSTALLED = "installed"
+_TFDS = "tfds:"
+_PACKED = (".gz", ".xz")
+_FORMS = "a BEIR folder, a .jsonl or .tsv file (.gz and .xz too), tfds:NAME, or installed"
+_BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX
+_REST_OF_LINE = 1 << 20  # bytes beside the text
+
+
+@dataclass(frozen=True)
+class CheckedCorpus:
+    """A `Corpus` of the rows that a source gives."""
+
+    name: str  # the same wherever the source lies
+    place: str  # what stands before a row's number in messages
+    rows: Callable[[], Iterator[Row | Reject]]  # starts from the first row at each call
+    identify: Callable[[], dict[str, Any]]
+    config: CorpusConfig
+
+    def __iter__(self) -> Iterator[Document | Reject]:
+        """
+        Raises:
+            DataError: there is no row at all.
+        """
+        first_seen: dict[str, int] = {}
+        found = rejected = 0
+        for row in self.rows():
+            result = row if isinstance(row, Reject) else self._document(row, first_seen)
+            found += isinstance(result, Document)
+            rejected += isinstance(result, Reject)
+            yield result
+            if found == self.config.limit > 0:
+                return
+        if not found + rejected:
+            raise DataError(f"corpus.source={self.config.source}: holds no document; name {_FORMS}")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this source's content from another's, wherever it lies: JSON values."""
+        return {"name": self.name, **self.identify()}
+
+    def _document(self, row: Row, first_seen: dict[str, int]) -> Document | Reject:
+        try:
+            document = _checked(row, self.config.max_characters)
+            if (first := first_seen.setdefault(document.id, row.number)) != row.number:
+                raise RowError(f"has the id {document.id!r} of {self.place}:{first}")
+        except RowError as error:
+            return Reject(f"{self.place}:{row.number}", str(error))
+        return document
+
+
+def open_corpus(config: CorpusConfig) -> CheckedCorpus:
+    """The corpus of `config.source`.
+
+    Raises:
+        DataError: there is no such file, folder or data set, or its form is unknown.
+    """
+    if config.source == INSTALLED:
+        return CheckedCorpus(INSTALLED, INSTALLED, installed_rows, installed_versions, config)
+    fields = Fields(config.id_field, config.title_field, config.text_field)
+    if config.source.startswith(_TFDS):
+        return _tfds_corpus(config, fields)
+    path = _corpus_file(config.source)
+    longest = config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
+    match _form(path):
+        case ".jsonl":
+            rows = partial(jsonl_rows, path, fields, longest)
+        case ".tsv":
+            rows = partial(tsv_rows, path, longest)
+        case _:
+            raise DataError(f"corpus.source={config.source}: unknown form {path.suffix!r}; name {_FORMS}")
+    return CheckedCorpus(Path(config.source).name, str(path), rows, lambda: {"digest": digest(path)}, config)
+
+
+def _tfds_corpus(config: CorpusConfig, fields: Fields) -> CheckedCorpus:
+    name = config.source.removeprefix(_TFDS)
+    source = open_tfds(name, config.split)
+    label = f"{source.dataset_info.full_name}[{config.split}]"
+    rows = partial(tfds_rows, source, fields, label)
+    return CheckedCorpus(label, label, rows, lambda: {"examples": len(source)}, config)
+
+
+def _corpus_file(source: str) -> Path:
+    """The file that `source` names: itself, or the corpus of a BEIR folder."""
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(f"corpus.source={source}: no such file or folder; name {_FORMS}")
+    if not path.is_dir():
+        return path
+    found = [path / f"corpus.jsonl{end}" for end in ("", *_PACKED) if (path / f"corpus.jsonl{end}").is_file()]
+    if not found:
+        raise DataError(f"corpus.source={source}: the folder has no corpus.jsonl; name {_FORMS}")
+    return found[0]
+
+
+def _form(path: Path) -> str:
+    return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
+
+
+def _checked(row: Row, max_characters: int) -> Document:
+    """`row` as a document.
+
+    Raises:
+        RowError: an id, title or text that cannot be used.
+    """
+    identifier = str(row.number) if row.id is None else row.id
+    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
+        raise RowError(f"the id is {identifier!r:.60}, not a string or an integer")
+    title = "" if row.title is None else row.title
+    if not isinstance(title, str):
+        raise RowError(f"the title is {title!r:.60}, not a string")
+    text = _joined(row.text)
+    if not text.strip() and not title.strip():
+        raise RowError("text and title are empty")
+    if len(text) + len(title) > max_characters:
+        raise RowError(f"{len(text) + len(title):,} characters, more than corpus.max_characters={max_characters:,}")
+    for name, value in (("id", str(identifier)), ("title", title), ("text", text)):
+        if "\0" in value:
+            raise RowError(f"the {name} holds a NUL character")
+        if has_surrogate(value):
+            raise RowError(f"the {name} holds a lone surrogate, which is no character")
+    return Document(str(identifier), title, text)
+
+
+def _joined(text: Any) -> str:
+    """A text as one string: itself, or its paragraphs or sections one after the other."""
+    if isinstance(text, str):
+        return text
+    if not isinstance(text, list):
+        raise RowError(f"the text is {text!r:.60}, not a string")
+    return "\n\n".join(part for section in text for part in _parts(section) if part)
+
+
+def _parts(section: Any) -> list[str]:
+    parts = [section.get("heading") or "", section.get("text")] if isinstance(section, dict) else [section]
+    if not all(isinstance(part, str) for part in parts):
+        raise RowError(f"the text's part {section!r:.60} is neither a string nor a section with a text")
+    return parts

@@ -1,0 +1,82 @@
+"""Lines of text files, plain or compressed, in bounded memory whatever the file holds."""
+
+import gzip
+import lzma
+import zlib
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+
+from dense_jax.errors import DataError
+
+_BOM = b"\xef\xbb\xbf"
+
+
+class RowError(Exception):
+    """What is wrong with one line."""
+
+
+def lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
+    """(number from 1, content) of each line of `path` that is not blank; None for one of more than `longest` bytes.
+
+    Line ends of Windows and a byte order mark are taken off. `.gz` and `.xz` files are unpacked on the way.
+
+    Raises:
+        DataError: there is no such file, or its compression is damaged (with the line where it broke off).
+    """
+    number = 0
+    try:
+        with _opened(path) as file:
+            while raw := file.readline(longest + 2):
+                number += 1
+                if number == 1:
+                    raw = raw.removeprefix(_BOM)
+                if len(raw.rstrip(b"\r\n")) > longest:
+                    _skip_line(file, raw, longest)
+                    yield number, None
+                elif raw.strip():
+                    yield number, raw.rstrip(b"\r\n")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}:{number + 1}: the compressed file is damaged ({error}); fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def decoded(raw: bytes) -> str:
+    """The text of a line.
+
+    Raises:
+        RowError: NUL bytes, or not UTF-8.
+    """
+    if b"\0" in raw:
+        raise RowError("holds a NUL byte")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RowError(f"is not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def has_surrogate(text: str) -> bool:
+    """Whether `text` holds half of a UTF-16 pair: what JSON and Python can spell and no file can store."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _opened(path: Path) -> BufferedIOBase:
+    match path.suffix:
+        case ".gz":
+            return gzip.open(path)
+        case ".xz":
+            return lzma.open(path)
+        case _:
+            return path.open("rb")
+
+
+def _skip_line(file: BufferedIOBase, read: bytes, step: int) -> None:
+    while read and not read.endswith(b"\n"):
+        read = file.readline(step)
