@@ -117,6 +117,14 @@ def test_settings_follow_from_the_number_of_vectors(stored, mesh, tmp_path):
     assert index.manifest["settings"] == {"leaves": 24, "leaves_searched": 2, "reorder": 100, "spherical": True}
 
 
+def test_leaves_are_added_until_recall_on_the_sample_is_good(stored, mesh, tmp_path):
+    manifest = build(
+        stored(unit_vectors()), IndexConfig(kind=IndexKind.SCANN, sample=200), tmp_path / "i", mesh
+    ).manifest
+    assert manifest["settings"]["leaves_searched"] in (4, 8, 16, 24)  # 2, a tenth of 24, finds too little
+    assert manifest["recall@10"] >= 0.99
+
+
 def test_the_tree_is_spherical_only_on_unit_vectors(stored, mesh, tmp_path):
     index = build(stored(2 * unit_vectors()), SCANN, tmp_path / "index", mesh)
     assert index.manifest["settings"]["spherical"] is False
