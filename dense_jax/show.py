@@ -1,5 +1,6 @@
 """What a config will do, before it is paid for: settings, one example in words, shapes, parameters, memory, tokens."""
 
+import dataclasses
 import math
 import re
 from collections import Counter
@@ -14,6 +15,7 @@ from dense_jax.config import Config, to_dict
 from dense_jax.contracts import Tokens
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.models.bert import BertConfig, resolve_attention
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
 
@@ -23,6 +25,14 @@ _SAMPLE = 64  # examples behind the estimate of real tokens
 def settings(config: Config) -> str:
     """The checked config, one setting a line."""
     return "\n".join(_settings(to_dict(config), indent=0))
+
+
+def attention(examples: Examples) -> str:
+    """The attention kernel of each encoder, for each length of sequence that it will see, and why it was chosen."""
+    lengths = sorted({tokens.mask.shape[-1] for tokens in examples[0].values() if isinstance(tokens, Tokens)})
+    platform = jax.default_backend()
+    choices = [(n, resolve_attention(c, platform, n)) for c in _berts(examples.objective) for n in lengths]
+    return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
 
 
 def example(examples: Examples, tokenizer: Tokenizer) -> str:
@@ -73,6 +83,14 @@ def plan(examples: Examples, config: Config) -> str:
         f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all\n"
         f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times"
     )
+
+
+def _berts(node: Any) -> Iterator[BertConfig]:
+    if isinstance(node, BertConfig):
+        yield node
+    elif dataclasses.is_dataclass(node):
+        for field in dataclasses.fields(node):
+            yield from _berts(getattr(node, field.name))
 
 
 def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:

@@ -24,7 +24,7 @@ def _show(work: Workdir, words: list[str]) -> None:
     examples = _examples(work)
     sections = {
         "settings": show.settings(work.config),
-        "attention": show.attention(work.config),
+        "attention": show.attention(examples),
         "example": show.example(examples, work.tokenizer),
         "batch": show.batch(examples, work.config),
         "parameters": show.parameters(program.like.params),
@@ -41,6 +41,7 @@ def _prepare(work: Workdir, words: list[str]) -> None:
 
 def _train(work: Workdir, words: list[str]) -> None:
     start_processes()
+    print(f"attention of {show.attention(_examples(work))}", file=sys.stderr)
     train(work.config, work.passages, work.tokenizer.vocabulary, work.path)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
@@ -81,7 +82,8 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
         rows["BM25"] = evaluate.evaluate(words_index.search, words_index.ids, test_set, settings.depth)
     newest = work.trained(work.config.embed.step)
     before = [work.trained(0)] if settings.before and newest.step else []
-    for name, trained in zip(["before training", "after training"][-len(before) - 1 :], [*before, newest], strict=True):
+    for trained in [*before, newest]:
+        name = "after training" if trained.step else "before training"
         dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
         rows[name] = evaluate.evaluate(dense, collection.store.ids(), test_set, settings.depth)
     _report(work, rows, newest.step)

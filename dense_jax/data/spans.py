@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dense_jax.arrays import Bool, Int
+from dense_jax.arrays import Bool, Float, Int
 from dense_jax.contracts import Passage, Vocabulary
 
 _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
@@ -40,7 +40,7 @@ class Masked(NamedTuple):
     ids: Int[np.ndarray, " l"]
     positions: Int[np.ndarray, " m"]
     labels: Int[np.ndarray, " m"]
-    weights: Int[np.ndarray, " m"]
+    weights: Float[np.ndarray, " m"]
 
 
 def whole_word_mask(
@@ -64,7 +64,7 @@ def whole_word_mask(
         ids=hidden,
         positions=np.pad(positions, (0, spare)),
         labels=np.pad(ids[positions].astype(np.int32), (0, spare)),
-        weights=np.pad(np.ones(len(positions), np.int32), (0, spare)),
+        weights=np.pad(np.ones(len(positions), np.float32), (0, spare)),
     )
 
 

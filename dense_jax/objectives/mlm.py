@@ -24,6 +24,8 @@ class MLM(Objective):
     query_length: int = 64  # tokens; of queries at search time
     layout: Layout = Layout.JOINED
     mask_rate: float = 0.15  # share of tokens that are predicted
+    query_prompt: str = ""  # put before a query when searching
+    passage_prompt: str = ""  # put before a passage
 
     def __post_init__(self) -> None:
         require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
@@ -62,7 +64,7 @@ class MLM(Objective):
 
     def towers(self, params: Params) -> Towers:
         return Towers(
-            query=Tower(self.encoder, params["encoder"], self.query_length),
-            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
+            query=Tower(self.encoder, params["encoder"], self.query_length, prompt=self.query_prompt),
+            passage=Tower(self.encoder, params["encoder"], self.length, self.layout, self.passage_prompt),
             similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
         )

@@ -23,7 +23,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
     """
     kinds = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
-    def sharding(leaf: jax.ShapeDtypeStruct, kind: str) -> NamedSharding:
+    def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, kind: str) -> NamedSharding:
         return NamedSharding(mesh, _split(leaf.shape, mesh.shape["fsdp"]) if kind == "split" else P())
 
     return jax.tree.map(sharding, state, kinds)

@@ -1,0 +1,37 @@
+"""Masked language modelling of whole words: the baseline. Values: Condenser's MLM recipe (Gao and Callan 2021)."""
+
+from dense_jax.config import Config, CorpusConfig, OptimizerConfig, PassagesConfig, TokenizerConfig, choose
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.mlm import MLM
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    return Config(
+        objective=MLM(encoder=Encoder(bert("base")), length=128, query_length=32),
+        steps=200_000,  # 8 epochs of Wikipedia and books
+        batch=1024,
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=20_000),
+        passages=PassagesConfig(length=128),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=MLM(
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
+            length=128,
+            query_length=32,
+        ),
+        steps=600,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=60),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(length=128),
+    )

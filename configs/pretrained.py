@@ -1,0 +1,28 @@
+"""Any BERT-type folder of Hugging Face or sentence-transformers, as it is: `--config=configs/pretrained.py:FOLDER`.
+
+To be embedded, searched, evaluated or exported like a model of our own, or trained on by masked language modelling with
+`--config.steps=N`.
+"""
+
+from pathlib import Path
+
+from dense_jax.config import Config, TokenizerConfig
+from dense_jax.models.sentence_folder import read_sentence_folder
+from dense_jax.objectives.mlm import MLM
+
+
+def get_config(folder: str) -> Config:
+    model = read_sentence_folder(Path(folder))
+    return Config(
+        objective=MLM(
+            encoder=model.encoder,
+            length=model.length,
+            query_length=model.length,
+            query_prompt=model.query_prompt,
+            passage_prompt=model.passage_prompt,
+        ),
+        steps=0,
+        batch=64,
+        init_from=folder,
+        tokenizer=TokenizerConfig(path=folder),
+    )

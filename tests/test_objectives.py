@@ -1,0 +1,193 @@
+"""What every method owes to the contract, and what each owes to its paper. Methods are found by listing configs/."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_jax.config import Config, LoaderConfig, MeshConfig, checked, with_vocabulary
+from dense_jax.contracts import Layout, Objective, Similarity, Tokens
+from dense_jax.data.pipeline import Examples, host_batches
+from dense_jax.mesh import batch_sharding, make_mesh
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.ict import ICT
+from dense_jax.objectives.mlm import MLM
+from dense_jax.train.optimizer import decay_mask
+from dense_jax.train.sharding import state_sharding
+from tests.toys import VOCABULARY, MemoryStore
+
+FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
+VARIANTS = ("base", "tiny")
+SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
+
+
+def load(path: Path, variant: str) -> Config:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return checked(module.get_config(variant))
+
+
+def shrunk(node):
+    """The same method on a model of a few thousand parameters."""
+    if isinstance(node, BertConfig):
+        return dataclasses.replace(node, **SMALL)
+    nodes = {f.name: v for f in dataclasses.fields(node) if dataclasses.is_dataclass(v := getattr(node, f.name))}
+    return dataclasses.replace(node, **{name: shrunk(value) for name, value in nodes.items()})
+
+
+def sentences_store() -> MemoryStore:
+    """Passages of four sentences of three tokens, under a title of two."""
+    store = MemoryStore(passages=32)
+    rng = np.random.default_rng(0)
+    store.tokens = [rng.integers(5, 50, size=12).astype(np.uint16) for _ in range(32)]
+    plain = type(store).__getitem__
+    store.__class__ = type(
+        "SentencesStore",
+        (MemoryStore,),
+        {
+            "__getitem__": lambda self, row: dataclasses.replace(
+                plain(self, row), title=np.array([7, 8], np.uint16), sentences=np.array([0, 3, 6, 9], np.int32)
+            )
+        },
+    )
+    return store
+
+
+def batch_of(objective: Objective, size: int = 16):
+    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size)
+    batch = next(host_batches(examples, size, start=0))
+    del batch["row"]
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def gradients(objective: Objective, params, carry, batch):
+    def loss(params):
+        return objective.loss(params, carry, batch, rng=jax.random.key(1), step=jnp.zeros((), int))[0]
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+def objective(request) -> Objective:
+    return with_vocabulary(shrunk(load(request.param, "tiny").objective), VOCABULARY.size)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
+    config = load(path, variant)
+    method = with_vocabulary(config.objective, 30_522)
+    assert isinstance(method, Objective)
+    params, carry = jax.eval_shape(lambda: method.init(jax.random.key(0)))
+    state_sharding({"params": params, "carry": carry}, make_mesh(MeshConfig(data=2, fsdp=4)))
+    decay_mask(params)
+
+
+def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(objective):
+    params, carry = objective.init(jax.random.key(0))
+    loss, gradient = gradients(objective, params, carry, batch_of(objective))
+    assert np.isfinite(loss)
+    flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
+    assert all(np.isfinite(leaf).all() for leaf in flat.values())
+    still = [name for name, leaf in flat.items() if not np.any(leaf)]
+    # a softmax ignores what is added to all its scores, so attention's key bias has no gradient but rounding
+    assert [name for name in still if "key" not in name] == []
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["8 data", "2 data x 4 fsdp"])
+def test_loss_and_gradients_over_eight_devices_equal_one_device(objective, shape):
+    params, carry = objective.init(jax.random.key(0))
+    batch = batch_of(objective)
+    mesh = make_mesh(MeshConfig(*shape))
+    spread = jax.device_put((params, carry), state_sharding((params, carry), mesh))
+    over_one = gradients(objective, params, carry, batch)
+    over_eight = gradients(objective, *spread, jax.device_put(batch, batch_sharding(mesh)))
+    # float32 sums in another order
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), over_one, over_eight)
+
+
+def test_the_same_key_gives_the_same_loss(objective):
+    params, carry = objective.init(jax.random.key(0))
+    batch = batch_of(objective)
+    assert gradients(objective, params, carry, batch)[0] == gradients(objective, params, carry, batch)[0]
+
+
+def test_towers_turn_tokens_into_vectors_of_the_width_they_name(objective):
+    params, _ = objective.init(jax.random.key(0))
+    tokens = Tokens(jnp.full((2, 4), 9), jnp.zeros((2, 4), int), jnp.ones((2, 4), bool))
+    for tower in (objective.towers(params).query, objective.towers(params).passage):
+        assert tower.encoder.apply(tower.params, tokens).shape == (2, tower.encoder.width)
+
+
+def encoder(**settings) -> Encoder:
+    return Encoder(BertConfig(**SMALL, vocab_size=VOCABULARY.size), **settings)
+
+
+def ict(**settings) -> ICT:
+    return ICT(**({"encoder": encoder(), "query_length": 8, "passage_length": 20} | settings))
+
+
+def test_an_ict_example_is_a_sentence_without_title_and_its_passage_with_title():
+    passage = sentences_store()[0]
+    found = ict(removal_rate=1.0).example(passage, VOCABULARY, np.random.default_rng(0))
+    query = found["query"].ids[found["query"].mask].tolist()
+    body = found["passage"].ids[found["passage"].mask].tolist()
+    assert (query[0], query[-1]) == (VOCABULARY.cls, VOCABULARY.sep)
+    assert body[:4] == [VOCABULARY.cls, 7, 8, VOCABULARY.sep]
+    assert sorted(query[1:-1] + body[4:-1]) == sorted(passage.tokens.tolist())
+    assert found["removed"]
+
+
+def test_two_ict_encoders_have_parameters_of_their_own():
+    method = ict(shared=False)
+    params, _ = method.init(jax.random.key(0))
+    towers = method.towers(params)
+    query, passage = (t.params["bert"]["word"]["embedding"] for t in (towers.query, towers.passage))
+    assert not np.array_equal(query, passage)
+
+
+def test_ict_reports_its_two_accuracies_apart():
+    method = ict()
+    params, carry = method.init(jax.random.key(0))
+    batch = batch_of(method)
+    batch["removed"] = jnp.arange(16) < 4
+    _, (metrics, _) = method.loss(params, carry, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
+    assert metrics["removed"] == 0.25
+    assert {"accuracy_removed", "accuracy_kept", "query_fill", "passage_fill"} <= metrics.keys()
+
+
+def test_a_normalising_encoder_is_compared_by_cosine_and_another_by_dot():
+    params, _ = ict().init(jax.random.key(0))
+    assert ict().towers(params).similarity is Similarity.DOT
+    assert ict(encoder=encoder(normalize=True)).towers(params).similarity is Similarity.COSINE
+
+
+def test_ict_base_has_the_released_projection():
+    method = load(FILES[0].parent / "ict.py", "base").objective
+    assert method.encoder.pooling is Pooling.POOLER
+    assert (method.encoder.projection, method.query_length, method.passage_length) == (128, 64, 288)
+    assert (method.removal_rate, method.layout, method.temperature) == (0.9, Layout.PAIR, 1.0)
+
+
+def test_an_mlm_example_hides_tokens_and_labels_them():
+    method = MLM(encoder=encoder(), length=20)
+    found = method.example(sentences_store()[0], VOCABULARY, np.random.default_rng(0))
+    assert found["weights"].sum() == 2  # 15 % of two title tokens and twelve others
+    whole = [VOCABULARY.cls, 7, 8, *sentences_store()[0].tokens.tolist(), VOCABULARY.sep]
+    positions = found["positions"][found["weights"] == 1]
+    assert [whole[p] for p in positions] == found["labels"][found["weights"] == 1].tolist()
+    untouched = [i for i in range(len(whole)) if i not in positions]
+    assert found["tokens"].ids[untouched].tolist() == [whole[i] for i in untouched]
+
+
+def test_mlm_loss_at_the_start_is_near_that_of_guessing():
+    method = MLM(encoder=encoder(), length=20)
+    params, carry = method.init(jax.random.key(0))
+    loss, _ = gradients(method, params, carry, batch_of(method))
+    assert loss == pytest.approx(np.log(VOCABULARY.size), rel=0.05)  # weights of standard deviation 0.02
