@@ -21,7 +21,7 @@ from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding, replicated
 
 _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length comes last
-_QUERY_BATCH = 256
+_QUERY_BATCH = 128
 
 T = TypeVar("T")
 
