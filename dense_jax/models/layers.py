@@ -45,8 +45,9 @@ def dropout(x: Float[Array, "*n d"], rate: float, rng: PRNGKeyArray | None) -> F
     dropped = round(rate * _LEVELS)
     if rng is None or dropped == 0:
         return x
-    pairs = jax.random.bits(rng, (*x.shape[:-1], -(-x.shape[-1] // 2)), jnp.uint32)
-    draws = jax.lax.bitcast_convert_type(pairs, jnp.uint16).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+    rows, width = math.prod(x.shape[:-1]), x.shape[-1]
+    pairs = jax.random.bits(rng, (rows, -(-width // 2)), jnp.uint32)  # two axes compile in a third of the time of four
+    draws = jax.lax.bitcast_convert_type(pairs, jnp.uint16).reshape(rows, -1)[:, :width].reshape(x.shape)
     return jnp.where(draws >= dropped, x * (_LEVELS / (_LEVELS - dropped)), 0)
 
 

@@ -39,8 +39,8 @@ def read_encoder(folder: Path, pooling: Pooling = Pooling.CLS) -> Encoder:
 def read_sentence_folder(folder: Path, pooling: Pooling = Pooling.CLS) -> SentenceFolder:
     """What a sentence-transformers or plain Hugging Face folder says.
 
-    A plain folder does not say how to pool: `pooling` does. (sentence-transformers would take the mean.) Where cosine is
-    the named similarity, the encoder normalises, whether the folder has a module for it or not.
+    A plain folder does not say how to pool: `pooling` does (sentence-transformers would take the mean). Where cosine
+    is the named similarity, the encoder normalises, whether the folder has a module for it or not.
 
     Raises:
         ConfigError: the model is no BERT, or a module stands in it that is not known here.
@@ -69,10 +69,10 @@ def _modules(folder: Path) -> dict[str, str]:
     if not path.is_file():
         return {"Transformer": ""}
     found = {module["type"].rpartition(".")[2]: module["path"] for module in read_json(path)}
-    known = ["Transformer", "Pooling", "Normalize"]
+    chains = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
     require(
-        list(found) in (known, known[:2]),
-        f"{path}: the modules are {', '.join(found)}; only {', '.join(known)} in this order can be read, the last optional",
+        list(found) in chains,
+        f"{path}: the modules are {', '.join(found)}; only {' or '.join(', '.join(c) for c in chains)} can be read",
     )
     return found
 
