@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dense_jax.contracts import Document
 from dense_jax.data import store
 from dense_jax.data.store import Entry, PassageStore, StoreWriter, decode, encode
-from dense_jax.errors import StorageError
+from dense_jax.errors import ConfigError, StorageError
 
 
 def entry(name, tokens=(7, 8, 9), sentences=(0, 2), title=(5,)):
@@ -21,10 +21,15 @@ def entry(name, tokens=(7, 8, 9), sentences=(0, 2), title=(5,)):
 
 
 def written(folder, documents, shard_size=2, vocab_size=100):
-    writer = StoreWriter(folder, {"length": 9}, shard_size, vocab_size)
+    writer = started(folder, shard_size, vocab_size)
     for entries in documents[writer.documents :]:
         writer.add(entries)
-    return writer.finish()
+    return writer.finish({"rejected": 3})
+
+
+def started(folder, shard_size=2, vocab_size=100):
+    store.claim(folder, {"length": 9})
+    return StoreWriter(folder, shard_size, vocab_size)
 
 
 DOCUMENTS = [
@@ -96,6 +101,7 @@ def test_a_shard_ends_with_a_document_and_the_manifest_counts_everything(folder)
     assert manifest["passages_per_shard"] == [2, 3, 1]
     assert (manifest["count"], manifest["documents"], manifest["tokens"]) == (6, 4, 17)
     assert manifest["settings"] == {"length": 9}
+    assert manifest["notes"] == {"rejected": 3}
 
 
 @pytest.mark.parametrize(("vocab_size", "dtype"), [(65_536, "uint16"), (65_537, "uint32")])
@@ -108,18 +114,18 @@ def test_ids_take_two_bytes_where_the_vocabulary_allows_it(tmp_path, vocab_size,
 
 def test_an_interrupted_writer_goes_on_after_the_last_finished_shard_and_ends_with_the_same_files(tmp_path):
     whole = written(tmp_path / "whole", DOCUMENTS)
-    first = StoreWriter(tmp_path / "again", {"length": 9}, 2, 100)
+    first = started(tmp_path / "again", 2)
     for entries in DOCUMENTS[:3]:
         first.add(entries)
     first.add([entry("lost")])  # in no finished shard yet
 
-    second = StoreWriter(tmp_path / "again", {"length": 9}, 2, 100)
+    second = started(tmp_path / "again", 2)
     assert second.documents == 3
     assert written(tmp_path / "again", DOCUMENTS).manifest == whole.manifest
 
 
 def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
-    writer = StoreWriter(tmp_path / "p", {"length": 9}, 1, 100)
+    writer = started(tmp_path / "p", 1)
     writer.add([entry("a")])
     with pytest.raises(
         StorageError, match=r"not prepared to the end \(no manifest.json\); run `dense-jax prepare` again"
@@ -127,6 +133,18 @@ def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
         PassageStore(tmp_path / "p")
     assert store.settings_of(tmp_path / "p") == {"length": 9}
     assert not store.is_finished(tmp_path / "p")
+
+
+def test_a_store_made_with_other_settings_is_not_gone_on_with_and_the_differences_are_listed(tmp_path):
+    started(tmp_path / "p")
+    message = r"p was prepared with other settings:\n  length: 9 -> 8\nuse these settings again, or another --workdir"
+    with pytest.raises(ConfigError, match=message):
+        store.claim(tmp_path / "p", {"length": 8})
+
+
+def test_the_fingerprint_changes_with_the_content(tmp_path):
+    same = [written(tmp_path / name, DOCUMENTS).fingerprint for name in ("a", "b")]
+    assert same[0] == same[1] != written(tmp_path / "c", DOCUMENTS[:3]).fingerprint
 
 
 def test_a_folder_without_a_store_has_no_settings(tmp_path):
@@ -183,14 +201,14 @@ def test_a_shard_with_another_number_of_passages_is_refused(large, tmp_path):
 
 
 def test_a_full_disk_is_said_and_leaves_no_half_written_shard(tmp_path):
-    writer = StoreWriter(tmp_path / "p", {}, 10_000, 100)
+    writer = started(tmp_path / "p", 10_000)
     writer.add([entry(f"d{i}", range(200)) for i in range(5_000)])
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))  # half a megabyte a file
     try:
         with pytest.raises(StorageError, match=r"passages-00000.array_record: the disk is full"):
-            writer.finish()
+            writer.finish({})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

@@ -4,7 +4,7 @@ A row needs an id (or gets its number) and a text. A text may also be a list of 
 `heading` and `text`, joined by blank lines. Every other row becomes a `Reject` with file, line and reason.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ class CheckedCorpus:
 
     name: str  # the same wherever the source lies
     place: str  # what stands before a row's number in messages
-    rows: Callable[[], Iterator[Row | Reject]]  # starts from the first row at each call
+    rows: Callable[[], Iterable[Row | Reject]]  # all rows at each call
     identify: Callable[[], dict[str, Any]]
     config: CorpusConfig
 
@@ -74,7 +74,7 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
         DataError: there is no such file, folder or data set, or its form is unknown.
     """
     if config.source == INSTALLED:
-        return CheckedCorpus(INSTALLED, INSTALLED, installed_rows, installed_versions, config)
+        return CheckedCorpus(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     fields = Fields(config.id_field, config.title_field, config.text_field)
     if config.source.startswith(_TFDS):
         return _tfds_corpus(config, fields)
@@ -88,6 +88,20 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
         case _:
             raise DataError(f"corpus.source={config.source}: unknown form {path.suffix!r}; name {_FORMS}")
     return CheckedCorpus(Path(config.source).name, str(path), rows, lambda: {"digest": digest(path)}, config)
+
+
+class _Kept:
+    """Rows that take long to find, found once."""
+
+    def __init__(self, rows: Iterator[Row]) -> None:
+        self.rows = rows
+        self.kept: list[Row] = []
+
+    def all(self) -> Iterator[Row]:
+        yield from self.kept
+        for row in self.rows:
+            self.kept.append(row)
+            yield row
 
 
 def _tfds_corpus(config: CorpusConfig, fields: Fields) -> CheckedCorpus:

@@ -103,5 +103,6 @@ def _first_of_name(texts: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]
 
 
 def _public(name: str) -> str:
-    """`jax._src.numpy.linalg.svd` -> `jax.numpy.linalg.svd`; a private module at the top only loses its underscore."""
-    return ".".join(part for part in name.removeprefix("_").split(".") if not part.startswith("_"))
+    """`jax._src.numpy.linalg.svd` -> `jax.numpy.linalg.svd`; a private module at the top only loses its underscores."""
+    top, *rest = name.split(".")
+    return ".".join([top.strip("_"), *(part for part in rest if not part.startswith("_"))])

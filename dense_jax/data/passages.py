@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from dense_jax.contracts import Int, Layout, Tokens, Vocabulary
+from dense_jax.arrays import Int
+from dense_jax.contracts import Layout, Tokens, Vocabulary
 
 _UNWRAPPED = 120  # a longer line was not wrapped by hand, so its end is the end of a paragraph
 

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import orjson
 
-from dense_jax.contracts import Document, Int, Passage
+from dense_jax.arrays import Int
+from dense_jax.config import differences
+from dense_jax.contracts import Document, Passage
 from dense_jax.data.records import Records, write_records
-from dense_jax.errors import StorageError
+from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
@@ -68,32 +70,28 @@ class PassageStore:
         """The text of passage `row`, and its id."""
         return Document(**orjson.loads(self._texts.read([row])[0]))
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything in the store."""
+        return digest(self.folder / _MANIFEST)
+
     def ids(self) -> list[str]:
-        """The ids of all passages, by row."""
+        """The id of the document behind each row."""
         blocks = (range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
         return [orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows)]
 
 
 class StoreWriter:
-    """Writes a store shard by shard; a new writer on the same folder goes on after the last finished shard."""
+    """Writes a claimed folder shard by shard; a new writer goes on after the last finished shard."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any], shard_size: int, vocab_size: int) -> None:
-        """`settings` are JSON values for the manifest; the caller has checked that they are the folder's own."""
+    def __init__(self, folder: Path, shard_size: int, vocab_size: int) -> None:
         self.folder = folder
         self.shard_size = shard_size
         self._entries: list[Entry] = []
         self._documents = 0  # added since the last finished shard
-        fresh = {
-            "count": 0,
-            "documents": 0,
-            "tokens": 0,
-            "passages_per_shard": [],
-            "dtype": "uint16" if vocab_size <= 1 << 16 else "uint32",
-            "files": {},
-            "settings": settings,
-        }
-        unfinished = folder / _PROGRESS
-        self._state: dict[str, Any] = read_json(unfinished) if unfinished.is_file() else fresh
+        fresh = {"count": 0, "documents": 0, "tokens": 0, "passages_per_shard": [], "files": {}}
+        fresh["dtype"] = "uint16" if vocab_size <= 1 << 16 else "uint32"
+        self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS)
 
     @property
     def documents(self) -> int:
@@ -107,12 +105,12 @@ class StoreWriter:
         if len(self._entries) >= self.shard_size:
             self._write_shard()
 
-    def finish(self) -> PassageStore:
-        """Writes what is left and the manifest."""
+    def finish(self, notes: dict[str, Any]) -> PassageStore:
+        """Writes what is left and the manifest, with `notes` (JSON values) in it."""
         if self._entries:
             self._write_shard()
         self._state["documents"] += self._documents
-        write_json(self.folder / _MANIFEST, self._state)
+        write_json(self.folder / _MANIFEST, self._state | {"notes": notes})
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
 
@@ -131,8 +129,33 @@ class StoreWriter:
         self._entries, self._documents = [], 0
 
 
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Says in `folder` what its store is made with, before anything else is written there.
+
+    Raises:
+        ConfigError: as `check_settings`.
+    """
+    check_settings(folder, settings)
+    if settings_of(folder) is None:
+        write_json(folder / _PROGRESS, {"settings": settings})
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: the folder holds a store, or the start of one, that was made with other settings; lists them.
+    """
+    known = settings_of(folder)
+    if known not in (None, settings):
+        changes = "\n  ".join(differences(known or {}, settings))
+        raise ConfigError(
+            f"{folder} was prepared with other settings:\n  {changes}\n"
+            "use these settings again, or another --workdir, or remove that folder"
+        )
+
+
 def settings_of(folder: Path) -> dict[str, Any] | None:
-    """The settings that a finished or interrupted store was made with; None if there is nothing yet."""
+    """The settings that a store was made with, finished or not; None if there is nothing yet."""
     for name in (_MANIFEST, _PROGRESS):
         if (folder / name).is_file():
             return read_json(folder / name)["settings"]

@@ -13,14 +13,17 @@ from typing import Any
 
 import numpy as np
 import tokenizers
+import xxhash
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from dense_jax.contracts import Int, Vocabulary
+from dense_jax.arrays import Int
+from dense_jax.contracts import Vocabulary
 from dense_jax.data.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import digest, read_json, whole_file, write_json
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
+_FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 _PREFIX = "##"  # of a piece that continues a word, in WordPiece
 _SMALLEST = 32  # trained vocabulary
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
@@ -114,6 +117,11 @@ class Tokenizer:
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes what `encode` gives."""
+        return _hash(self.backend.to_str() + str(sorted(self.special.items())))
+
+    @property
     def size(self) -> int:
         """One more than the largest id."""
         return self.vocabulary.size
@@ -177,6 +185,12 @@ def import_folder(folder: Path) -> Tokenizer:
     return Tokenizer(backend, _complete(special, folder))
 
 
+def folder_fingerprint(folder: Path) -> str:
+    """Changes with any file of a Hugging Face folder that its tokenizer is made of."""
+    files = sorted(path for pattern in _FILES for path in folder.glob(pattern))
+    return _hash("".join(f"{path.name} {digest(path)}\n" for path in files))
+
+
 def _from_vocabulary(path: Path) -> Tokenizer:
     """BERT's tokenizer over a `vocab.txt`; lower-casing if no piece of it has an upper-case letter."""
     pieces = path.read_text(encoding="utf-8").splitlines()
@@ -232,6 +246,10 @@ def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
     if missing:
         raise ConfigError(f"{folder}: the tokenizer has no {', '.join(missing)}; pre-training needs {', '.join(_BERT)}")
     return special
+
+
+def _hash(text: str) -> str:
+    return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:

@@ -1,0 +1,129 @@
+"""A test set from the corpus itself: find the document that a sentence was taken from.
+
+The query is a document's first sentence without the words of its title; the relevant document is the rest. The sentence
+leaves the training text with it, and it stands nowhere else in the corpus, so no test query is ever trained on.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from heapq import nsmallest
+from pathlib import Path
+
+import orjson
+import xxhash
+
+from dense_jax.contracts import Document
+from dense_jax.data.passages import split_sentences
+from dense_jax.errors import DataError
+from dense_jax.files import whole_file
+
+_SHORTEST, _LONGEST = 5, 40  # words of a query
+_REST = 10  # words that must be left of the document
+_SPARE = 4  # candidates for each query asked for; those whose sentence stands elsewhere too drop out
+_KEY = 4  # first words of a sentence by which it is looked up
+_WORD = re.compile(r"\w+")
+
+Queries = dict[str, str]  # document id -> query
+
+
+def choose_queries(documents: Iterable[Document], count: int) -> Queries:
+    """`count` documents with their queries: those with the smallest hashes of their ids among all that are fit.
+
+    `documents` is read twice. The choice depends on nothing but the corpus.
+
+    Raises:
+        DataError: fewer documents are fit.
+    """
+    fit = (document for document in documents if _query(document))
+    candidates = nsmallest(_SPARE * count, fit, key=lambda document: xxhash.xxh3_64_intdigest(document.id.encode()))
+    found = _occurrences({_normal(split_sentences(document.text)[0]) for document in candidates}, documents)
+    unique = [document for document in candidates if found[_normal(split_sentences(document.text)[0])] == 1]
+    if len(unique) < count:
+        raise DataError(
+            f"corpus.held_out={count}, but only {len(unique)} documents start with a sentence of {_SHORTEST} to "
+            f"{_LONGEST} words that stands nowhere else and have more text; use --config.corpus.held_out={len(unique)}"
+        )
+    return {document.id: _query(document) for document in unique[:count]}
+
+
+def without_queries(documents: Iterable[Document], queries: Queries) -> Iterator[Document]:
+    """All documents, those of `queries` without their first sentence.
+
+    This is both what is trained on and what is searched: they stay in the corpus with what is left of them.
+    """
+    for document in documents:
+        yield Document(document.id, document.title, _rest(document.text)) if document.id in queries else document
+
+
+def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries) -> None:
+    """A BEIR folder: `documents` as the corpus, one query and one judgement for each of `queries`; judgements last."""
+    with whole_file(folder / "corpus.jsonl") as partial, partial.open("wb") as file:
+        for document in documents:
+            file.write(_line({"_id": document.id, "title": document.title, "text": document.text}))
+    with whole_file(folder / "queries.jsonl") as partial, partial.open("wb") as file:
+        file.writelines(_line({"_id": f"q{i}", "text": text}) for i, text in enumerate(queries.values()))
+    with whole_file(folder / "qrels" / "test.tsv") as partial:
+        rows = [f"q{i}\t{identifier}\t1\n" for i, identifier in enumerate(queries)]
+        partial.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
+
+
+def has_test_set(folder: Path) -> bool:
+    """Whether `write_test_set` finished there."""
+    return (folder / "qrels" / "test.tsv").is_file()
+
+
+def read_queries(folder: Path) -> Queries:
+    """The queries that `write_test_set` wrote."""
+    texts = [orjson.loads(line)["text"] for line in (folder / "queries.jsonl").read_bytes().splitlines()]
+    rows = (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return {row.split("\t")[1]: text for row, text in zip(rows, texts, strict=True)}
+
+
+def _line(row: dict[str, str]) -> bytes:
+    return orjson.dumps(row) + b"\n"
+
+
+def _query(document: Document) -> str:
+    """The query of `document`, or nothing if it is not fit to be one."""
+    first, *more = split_sentences(document.text)[:2] or [""]
+    if not more or any(map(str.isspace, document.id)):  # such an id would break the columns of the judgements
+        return ""
+    query = _without_name(first, document.title)
+    enough_left = sum(1 for _ in _WORD.finditer(document.text)) >= _REST + len(_WORD.findall(first))
+    return query if enough_left and _SHORTEST <= len(_WORD.findall(query)) <= _LONGEST else ""
+
+
+def _without_name(sentence: str, title: str) -> str:
+    """`sentence` without the words of the title; of a dotted name like `numpy.linalg.svd` only the last part counts."""
+    name = title if " " in title.strip() else title.rpartition(".")[2]
+    words = {word.lower() for word in _WORD.findall(name)}
+    return " ".join(_WORD.sub(lambda match: "" if match[0].lower() in words else match[0], sentence).split())
+
+
+def _rest(text: str) -> str:
+    """`text` after its first sentence. Splitting changes white space only, so the other characters are counted."""
+    left = len(split_sentences(text)[0].replace(" ", ""))
+    for place, character in enumerate(text):
+        left -= not character.isspace()
+        if not left:
+            return text[place + 1 :].lstrip()
+    return ""
+
+
+def _normal(sentence: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(sentence.lower()))
+
+
+def _occurrences(sentences: set[tuple[str, ...]], documents: Iterable[Document]) -> Counter[tuple[str, ...]]:
+    """How often each of `sentences` stands in the text of `documents`, at a sentence's start or inside another."""
+    by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for sentence in sentences:
+        by_start.setdefault(sentence[:_KEY], []).append(sentence)
+    found: Counter[tuple[str, ...]] = Counter()
+    for document in documents:
+        words = _normal(document.text)
+        for place, start in enumerate(zip(*(words[i:] for i in range(_KEY)), strict=False)):
+            for sentence in by_start.get(start, ()):
+                found[sentence] += words[place : place + len(sentence)] == sentence
+    return found

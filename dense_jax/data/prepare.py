@@ -1,0 +1,229 @@
+"""Raw text -> a workdir's tokenizer, passages, test set and list of rejected rows; a collection -> a store.
+
+The source is read several times, which is cheap beside tokenising it and keeps memory small. Everything is resumable:
+the same call goes on where an interrupted one stopped, and does nothing where all is done.
+"""
+
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import orjson
+import xxhash
+
+from dense_jax.config import Config, CorpusConfig
+from dense_jax.contracts import Document, Reject
+from dense_jax.data import held_out
+from dense_jax.data.corpus import CheckedCorpus, open_corpus
+from dense_jax.data.entries import Entry, passages, whole_documents
+from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, settings_of
+from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
+from dense_jax.errors import DataError
+from dense_jax.files import whole_file
+from dense_jax.progress import bar, progress
+
+_SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
+_COLLECTION_LENGTH = 512  # tokens kept of a document of a collection: no encoder here takes more
+_EXAMPLES = 5  # rejected rows shown in an error
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What the first reading of a corpus found."""
+
+    documents: int
+    rejected: int
+
+
+def prepare(config: Config, workdir: Path) -> dict[str, Any]:
+    """Fills `workdir` with tokenizer, passages, rejects.jsonl and, if documents are held out, test; returns counts.
+
+    Raises:
+        ConfigError: `workdir` was prepared with other settings or from other text; lists the differences.
+        DataError: the corpus cannot be used, or too many of its rows.
+    """
+    if config.passages.workdir:
+        return _summary(PassageStore(Path(config.passages.workdir) / "passages"))
+    folder = workdir / "passages"
+    corpus = open_corpus(config.corpus)
+    settings = _settings(config, corpus)
+    check_settings(folder, settings)
+    if not is_finished(folder):
+        scan = _scan(corpus, workdir / "rejects.jsonl")
+        _begin(workdir, settings)
+        documents = _training_documents(corpus, workdir / "test")
+        tokenizer = _tokenizer(config, documents, workdir / "tokenizer")
+        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
+        notes = {"rejected": scan.rejected, "vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+        _fill(writer, passages(_after(documents, writer), tokenizer, config.passages.length), scan.documents, notes)
+    return _summary(PassageStore(folder))
+
+
+def prepare_collection(source: str, config: Config, tokenizer: Tokenizer, folder: Path) -> PassageStore:
+    """Every document of `source` as one passage, in the order of the source, under `folder`.
+
+    Raises:
+        ConfigError: `folder` was made from another source or with another tokenizer.
+        DataError: the source cannot be used, or too many of its rows.
+    """
+    corpus = open_corpus(replace(config.corpus, source=source, held_out=0, limit=0))
+    length = _COLLECTION_LENGTH
+    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint, "length": length}
+    check_settings(folder, settings)
+    if not is_finished(folder):
+        scan = _scan(corpus, folder / "rejects.jsonl")
+        claim(folder, settings)
+        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
+        entries = whole_documents(_after(_Documents(corpus, {}), writer), tokenizer, length)
+        _fill(writer, entries, scan.documents, {"rejected": scan.rejected})
+    return PassageStore(folder)
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """The usable rows of a corpus as they are trained on; every iteration reads the source anew."""
+
+    corpus: CheckedCorpus
+    queries: held_out.Queries
+
+    def __iter__(self) -> Iterator[Document]:
+        documents = (row for row in self.corpus if isinstance(row, Document))
+        return held_out.without_queries(documents, self.queries)
+
+
+def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
+    """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
+    rows = {name: value for name, value in asdict(config.corpus).items() if name not in ("source", "max_rejects")}
+    path = config.tokenizer.path
+    trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
+    return {
+        "corpus": {"source": corpus.fingerprint(), **rows},
+        "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
+        "passages": {"length": config.passages.length, "shard_size": config.passages.shard_size},
+    }
+
+
+def _begin(workdir: Path, settings: dict[str, Any]) -> None:
+    """Claims the workdir; at the first time, clears what an earlier, removed preparation may have left beside it."""
+    if settings_of(workdir / "passages") is None:
+        shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
+        shutil.rmtree(workdir / "test", ignore_errors=True)
+    claim(workdir / "passages", settings)
+
+
+def _scan(corpus: CheckedCorpus, rejects: Path) -> Scan:
+    """Reads every row once, lists the bad ones in `rejects`.
+
+    Raises:
+        DataError: their share is above corpus.max_rejects, or nothing is left.
+    """
+    reasons: Counter[str] = Counter()
+    first: list[Reject] = []
+    documents = 0
+    with whole_file(rejects) as partial, partial.open("wb") as file:
+        for row in progress(corpus, f"read {corpus.name}", None, "rows"):
+            if isinstance(row, Reject):
+                place, _, line = row.where.rpartition(":")
+                file.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")
+                reasons[_kind(row.reason)] += 1
+                first += [row] if len(first) < _EXAMPLES else []
+            else:
+                documents += 1
+    rejected = reasons.total()
+    if rejected > corpus.config.max_rejects * (rejected + documents) or not documents:
+        raise DataError(_too_many(corpus.config, documents, reasons, first, rejects))
+    return Scan(documents, rejected)
+
+
+def _kind(reason: str) -> str:
+    """A reason without the details of its row."""
+    return re.split(r"[('\"\d]", reason, maxsplit=1)[0].strip(" ,:")
+
+
+def _too_many(config: CorpusConfig, documents: int, reasons: Counter[str], first: list[Reject], file: Path) -> str:
+    rejected = reasons.total()
+    counts = [f"  {count:,} x {kind or 'other'}" for kind, count in reasons.most_common()]
+    examples = [f"  {row.where}: {row.reason}" for row in first]
+    share = rejected / (rejected + documents)
+    fix = f"correct them, or skip them by --config.corpus.max_rejects={min(1.0, share + 0.005):.2f}"
+    return "\n".join(
+        [
+            f"{rejected:,} of {rejected + documents:,} rows cannot be used (corpus.max_rejects={config.max_rejects}):",
+            *counts,
+            "for example",
+            *examples,
+            f"all are in {file}; {fix if documents else 'no document is left'}",
+        ]
+    )
+
+
+def _training_documents(corpus: CheckedCorpus, test: Path) -> _Documents:
+    """The documents to train on, once the test set that they must not contain is written."""
+    whole = _Documents(corpus, {})
+    count = corpus.config.held_out
+    if not count:
+        return whole
+    if not held_out.has_test_set(test):
+        queries = held_out.choose_queries(progress(whole, "hold out", None, "documents"), count)
+        held_out.write_test_set(test, _Documents(corpus, queries), queries)
+    return _Documents(corpus, held_out.read_queries(test))
+
+
+def _tokenizer(config: Config, documents: Iterable[Document], folder: Path) -> Tokenizer:
+    """The tokenizer of the workdir, imported or trained if it is not there yet."""
+    settings = config.tokenizer
+    if not (folder / "tokenizer_config.json").is_file():
+        if settings.path:
+            import_folder(Path(settings.path)).save(folder)
+        else:
+            texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
+            Tokenizer.train(texts, settings.vocab_size, settings.lowercase).save(folder)
+    return Tokenizer.load(folder)
+
+
+def _sample(documents: Iterable[Document], characters: int) -> list[str]:
+    """Titles and texts of about `characters` in all: the documents whose id has enough zeros at the end of its hash."""
+    kept: list[tuple[int, str]] = []
+    zeros = size = 0
+    for document in documents:
+        number = xxhash.xxh3_64_intdigest(document.id.encode())
+        if number % (1 << zeros) == 0:
+            kept += [(number, text) for text in (document.title, document.text)]
+            size += len(document.title) + len(document.text)
+        while size > characters:
+            zeros += 1
+            kept = [(number, text) for number, text in kept if number % (1 << zeros) == 0]
+            size = sum(len(text) for _, text in kept)
+    return [text for _, text in kept]
+
+
+def _after(documents: Iterable[Document], writer: StoreWriter) -> Iterator[Document]:
+    """The documents that are in no finished shard yet."""
+    return islice(documents, writer.documents, None)
+
+
+def _fill(writer: StoreWriter, entries: Iterable[list[Entry]], total: int, notes: dict[str, Any]) -> None:
+    with bar("tokenise", total, "documents", initial=writer.documents) as shown:
+        for of_one_document in entries:
+            writer.add(of_one_document)
+            shown.update()
+    writer.finish(notes)
+
+
+def _summary(store: PassageStore) -> dict[str, Any]:
+    """What `prepare` reports."""
+    found = store.manifest
+    return {
+        "documents": found["documents"],
+        "rejected rows": found["notes"]["rejected"],
+        "held-out queries": found["settings"]["corpus"]["held_out"],
+        "vocabulary": found["notes"]["vocabulary"],
+        "passages": found["count"],
+        "tokens": found["tokens"],
+        "folder": str(store.folder),
+    }
