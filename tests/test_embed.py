@@ -25,6 +25,9 @@ class Passages:
     def __len__(self):
         return len(self.bodies)
 
+    def __getitem__(self, row):
+        return self.passages([row])[0]
+
     def passages(self, rows):
         return [Passage(row, self.titles[row], self.bodies[row], np.array([0])) for row in rows]
 

@@ -46,6 +46,9 @@ class Store:
     def __len__(self):
         return len(TEXTS)
 
+    def __getitem__(self, row):
+        return self.passages([row])[0]
+
     def ids(self):
         return list(TEXTS)
 

@@ -1,14 +1,14 @@
 """A corpus of passages -> a folder of vectors, shard by shard."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.config import differences
-from dense_jax.contracts import Document, Layout, Passage, Tokens, Tower, Vocabulary
+from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import digests, read_json, whole_file, write_json
@@ -20,21 +20,8 @@ from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 _PLAN = "plan.json"
 
 
-@runtime_checkable
-class Collection(Protocol):
-    """Prepared passages, by row."""
-
-    def __len__(self) -> int: ...
-
-    def passages(self, rows: Sequence[int]) -> list[Passage]: ...
-
-    def document(self, row: int) -> Document: ...
-
-    def ids(self) -> list[str]: ...
-
-
 def embed(
-    store: Collection,
+    store: Passages,
     tower: Tower,
     tokenizer: Tokenizes,
     mesh: Mesh,
@@ -82,7 +69,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _write_shards(
-    store: Collection, tower: TowerOnMesh, tokenizer: Tokenizes, folder: Path, batch: int, shard_size: int
+    store: Passages, tower: TowerOnMesh, tokenizer: Tokenizes, folder: Path, batch: int, shard_size: int
 ) -> None:
     """Writes the shards that are missing. They do not depend on each other: several hosts could share them."""
     starts = range(0, len(store), shard_size)
@@ -99,7 +86,7 @@ def _write_shards(
 
 
 def _embedded(
-    store: Collection,
+    store: Passages,
     rows: range,
     tower: TowerOnMesh,
     tokenizer: Tokenizes,

@@ -4,8 +4,7 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dense_jax.contracts import Ranking, Tower
-from dense_jax.retrieval.embed import Collection
+from dense_jax.contracts import Passages, Ranking, Tower
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 
@@ -31,7 +30,7 @@ def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
 
-def search(find: Find, store: Collection, queries: Sequence[str], k: int) -> list[list[Hit]]:
+def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[list[Hit]]:
     """The k best passages of `store` for each query, best first; fewer where `find` has no more.
 
     Raises:
@@ -51,7 +50,7 @@ def render(query: str, hits: Sequence[Hit], width: int) -> str:
     return "\n".join([_printable(query), *(shown or ["  nothing found"])])
 
 
-def _hit(store: Collection, score: float, row: int) -> Hit:
+def _hit(store: Passages, score: float, row: int) -> Hit:
     document = store.document(row)
     return Hit(score, document.id, document.title, document.text)
 

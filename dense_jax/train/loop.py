@@ -108,7 +108,8 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
             names=lambda row: store.document(row).id,
         )
         try:
-            _run(program, state, batches(examples, config.batch, program.mesh, start=next_index), checkpoints, log)
+            with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
+                _run(program, state, batches(examples, config.batch, program.mesh, start=next_index), checkpoints, log)
         except NonFiniteError as error:
             raise _with_advice(error, checkpoints) from None
         finally:
