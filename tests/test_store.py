@@ -24,11 +24,12 @@ def written(folder, documents, shard_size=2, vocab_size=100):
     writer = started(folder, shard_size, vocab_size)
     for entries in documents[writer.documents :]:
         writer.add(entries)
-    return writer.finish({"rejected": 3})
+    return writer.finish()
 
 
 def started(folder, shard_size=2, vocab_size=100):
-    store.claim(folder, {"length": 9})
+    if not store.started(folder):
+        store.claim(folder, {"length": 9}, {"rejected": 3})
     return StoreWriter(folder, shard_size, vocab_size)
 
 
@@ -131,7 +132,7 @@ def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
         StorageError, match=r"not prepared to the end \(no manifest.json\); run `dense-jax prepare` again"
     ):
         PassageStore(tmp_path / "p")
-    assert store.settings_of(tmp_path / "p") == {"length": 9}
+    assert store.started(tmp_path / "p")["settings"] == {"length": 9}
     assert not store.is_finished(tmp_path / "p")
 
 
@@ -139,7 +140,7 @@ def test_a_store_made_with_other_settings_is_not_gone_on_with_and_the_difference
     started(tmp_path / "p")
     message = r"p was prepared with other settings:\n  length: 9 -> 8\nuse these settings again, or another --workdir"
     with pytest.raises(ConfigError, match=message):
-        store.claim(tmp_path / "p", {"length": 8})
+        store.check_settings(tmp_path / "p", {"length": 8})
 
 
 def test_the_fingerprint_changes_with_the_content(tmp_path):
@@ -147,8 +148,9 @@ def test_the_fingerprint_changes_with_the_content(tmp_path):
     assert same[0] == same[1] != written(tmp_path / "c", DOCUMENTS[:3]).fingerprint
 
 
-def test_a_folder_without_a_store_has_no_settings(tmp_path):
-    assert store.settings_of(tmp_path) is None
+def test_a_folder_without_a_store_takes_any_settings(tmp_path):
+    assert store.started(tmp_path) is None
+    store.check_settings(tmp_path, {"length": 8})
 
 
 def test_a_moved_store_still_opens(folder, tmp_path):
@@ -208,7 +210,7 @@ def test_a_full_disk_is_said_and_leaves_no_half_written_shard(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))  # half a megabyte a file
     try:
         with pytest.raises(StorageError, match=r"passages-00000.array_record: the disk is full"):
-            writer.finish({})
+            writer.finish()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)

@@ -17,6 +17,7 @@ from dense_jax.contracts import Document
 from dense_jax.data.passages import split_sentences
 from dense_jax.errors import DataError
 from dense_jax.files import whole_file
+from dense_jax.progress import progress
 
 _SHORTEST, _LONGEST = 5, 40  # words of a query
 _REST = 10  # words that must be left of the document
@@ -35,10 +36,11 @@ def choose_queries(documents: Iterable[Document], count: int) -> Queries:
     Raises:
         DataError: fewer documents are fit.
     """
-    fit = (document for document in documents if _query(document))
+    fit = (row for row in progress(documents, "choose test queries", None, "documents") if _query(row))
     candidates = nsmallest(_SPARE * count, fit, key=lambda document: xxhash.xxh3_64_intdigest(document.id.encode()))
-    found = _occurrences({_normal(split_sentences(document.text)[0]) for document in candidates}, documents)
-    unique = [document for document in candidates if found[_normal(split_sentences(document.text)[0])] == 1]
+    sentences = [_normal(split_sentences(document.text)[0]) for document in candidates]
+    found = _occurrences(set(sentences), progress(documents, "look for them elsewhere", None, "documents"))
+    unique = [document for document, sentence in zip(candidates, sentences, strict=True) if found[sentence] == 1]
     if len(unique) < count:
         raise DataError(
             f"corpus.held_out={count}, but only {len(unique)} documents start with a sentence of {_SHORTEST} to "
@@ -57,7 +59,7 @@ def without_queries(documents: Iterable[Document], queries: Queries) -> Iterator
 
 
 def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries) -> None:
-    """A BEIR folder: `documents` as the corpus, one query and one judgement for each of `queries`; judgements last."""
+    """A BEIR folder: `documents` as the corpus, one query and one judgement for each of `queries`."""
     with whole_file(folder / "corpus.jsonl") as partial, partial.open("wb") as file:
         for document in documents:
             file.write(_line({"_id": document.id, "title": document.title, "text": document.text}))
@@ -66,11 +68,6 @@ def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries
     with whole_file(folder / "qrels" / "test.tsv") as partial:
         rows = [f"q{i}\t{identifier}\t1\n" for i, identifier in enumerate(queries)]
         partial.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
-
-
-def has_test_set(folder: Path) -> bool:
-    """Whether `write_test_set` finished there."""
-    return (folder / "qrels" / "test.tsv").is_file()
 
 
 def read_queries(folder: Path) -> Queries:

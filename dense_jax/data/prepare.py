@@ -5,7 +5,6 @@ the same call goes on where an interrupted one stopped, and does nothing where a
 """
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +15,12 @@ from typing import Any
 import orjson
 import xxhash
 
-from dense_jax.config import Config, CorpusConfig
+from dense_jax.config import Config, CorpusConfig, TokenizerConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.entries import Entry, passages, whole_documents
-from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, settings_of
+from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import DataError
 from dense_jax.files import whole_file
@@ -30,14 +29,6 @@ from dense_jax.progress import bar, progress
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
 _COLLECTION_LENGTH = 512  # tokens kept of a document of a collection: no encoder here takes more
 _EXAMPLES = 5  # rejected rows shown in an error
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What the first reading of a corpus found."""
-
-    documents: int
-    rejected: int
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
@@ -53,14 +44,17 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     corpus = open_corpus(config.corpus)
     settings = _settings(config, corpus)
     check_settings(folder, settings)
+    if not started(folder):
+        notes = _scan(corpus, workdir / "rejects.jsonl")
+        documents = _Documents(corpus, _hold_out(corpus, workdir / "test"))
+        tokenizer = _make_tokenizer(config.tokenizer, documents, workdir / "tokenizer")
+        claim(folder, settings, notes | {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint})
     if not is_finished(folder):
-        scan = _scan(corpus, workdir / "rejects.jsonl")
-        _begin(workdir, settings)
-        documents = _training_documents(corpus, workdir / "test")
-        tokenizer = _tokenizer(config, documents, workdir / "tokenizer")
+        queries = held_out.read_queries(workdir / "test") if config.corpus.held_out else {}
+        tokenizer = Tokenizer.load(workdir / "tokenizer")
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        notes = {"rejected": scan.rejected, "vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
-        _fill(writer, passages(_after(documents, writer), tokenizer, config.passages.length), scan.documents, notes)
+        documents = _after(_Documents(corpus, queries), writer)
+        _fill(writer, passages(documents, tokenizer, config.passages.length))
     return _summary(PassageStore(folder))
 
 
@@ -72,15 +66,14 @@ def prepare_collection(source: str, config: Config, tokenizer: Tokenizer, folder
         DataError: the source cannot be used, or too many of its rows.
     """
     corpus = open_corpus(replace(config.corpus, source=source, held_out=0, limit=0))
-    length = _COLLECTION_LENGTH
-    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint, "length": length}
+    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint, "length": _COLLECTION_LENGTH}
     check_settings(folder, settings)
+    if not started(folder):
+        claim(folder, settings, _scan(corpus, folder / "rejects.jsonl"))
     if not is_finished(folder):
-        scan = _scan(corpus, folder / "rejects.jsonl")
-        claim(folder, settings)
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        entries = whole_documents(_after(_Documents(corpus, {}), writer), tokenizer, length)
-        _fill(writer, entries, scan.documents, {"rejected": scan.rejected})
+        documents = _after(_Documents(corpus, {}), writer)
+        _fill(writer, whole_documents(documents, tokenizer, _COLLECTION_LENGTH))
     return PassageStore(folder)
 
 
@@ -108,16 +101,8 @@ def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
     }
 
 
-def _begin(workdir: Path, settings: dict[str, Any]) -> None:
-    """Claims the workdir; at the first time, clears what an earlier, removed preparation may have left beside it."""
-    if settings_of(workdir / "passages") is None:
-        shutil.rmtree(workdir / "tokenizer", ignore_errors=True)
-        shutil.rmtree(workdir / "test", ignore_errors=True)
-    claim(workdir / "passages", settings)
-
-
-def _scan(corpus: CheckedCorpus, rejects: Path) -> Scan:
-    """Reads every row once, lists the bad ones in `rejects`.
+def _scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
+    """Reads every row once, lists the bad ones in `rejects`, and returns how many rows are of either kind.
 
     Raises:
         DataError: their share is above corpus.max_rejects, or nothing is left.
@@ -137,7 +122,7 @@ def _scan(corpus: CheckedCorpus, rejects: Path) -> Scan:
     rejected = reasons.total()
     if rejected > corpus.config.max_rejects * (rejected + documents) or not documents:
         raise DataError(_too_many(corpus.config, documents, reasons, first, rejects))
-    return Scan(documents, rejected)
+    return {"usable": documents, "rejected": rejected}
 
 
 def _kind(reason: str) -> str:
@@ -162,28 +147,24 @@ def _too_many(config: CorpusConfig, documents: int, reasons: Counter[str], first
     )
 
 
-def _training_documents(corpus: CheckedCorpus, test: Path) -> _Documents:
-    """The documents to train on, once the test set that they must not contain is written."""
-    whole = _Documents(corpus, {})
-    count = corpus.config.held_out
-    if not count:
-        return whole
-    if not held_out.has_test_set(test):
-        queries = held_out.choose_queries(progress(whole, "hold out", None, "documents"), count)
-        held_out.write_test_set(test, _Documents(corpus, queries), queries)
-    return _Documents(corpus, held_out.read_queries(test))
+def _hold_out(corpus: CheckedCorpus, test: Path) -> held_out.Queries:
+    """Writes the test set, if the config asks for one; its queries."""
+    if not corpus.config.held_out:
+        return {}
+    queries = held_out.choose_queries(_Documents(corpus, {}), corpus.config.held_out)
+    held_out.write_test_set(test, _Documents(corpus, queries), queries)
+    return queries
 
 
-def _tokenizer(config: Config, documents: Iterable[Document], folder: Path) -> Tokenizer:
-    """The tokenizer of the workdir, imported or trained if it is not there yet."""
-    settings = config.tokenizer
-    if not (folder / "tokenizer_config.json").is_file():
-        if settings.path:
-            import_folder(Path(settings.path)).save(folder)
-        else:
-            texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
-            Tokenizer.train(texts, settings.vocab_size, settings.lowercase).save(folder)
-    return Tokenizer.load(folder)
+def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document], folder: Path) -> Tokenizer:
+    """The tokenizer that the config names or describes, saved to `folder`."""
+    if config.path:
+        tokenizer = import_folder(Path(config.path))
+    else:
+        texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
+        tokenizer = Tokenizer.train(texts, config.vocab_size, config.lowercase)
+    tokenizer.save(folder)
+    return tokenizer
 
 
 def _sample(documents: Iterable[Document], characters: int) -> list[str]:
@@ -207,12 +188,12 @@ def _after(documents: Iterable[Document], writer: StoreWriter) -> Iterator[Docum
     return islice(documents, writer.documents, None)
 
 
-def _fill(writer: StoreWriter, entries: Iterable[list[Entry]], total: int, notes: dict[str, Any]) -> None:
-    with bar("tokenise", total, "documents", initial=writer.documents) as shown:
+def _fill(writer: StoreWriter, entries: Iterable[list[Entry]]) -> None:
+    with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for of_one_document in entries:
             writer.add(of_one_document)
             shown.update()
-    writer.finish(notes)
+    writer.finish()
 
 
 def _summary(store: PassageStore) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class PassageStore:
 
 
 class StoreWriter:
-    """Writes a claimed folder shard by shard; a new writer goes on after the last finished shard."""
+    """Writes a claimed folder shard by shard; a new writer goes on after the last finished one."""
 
     def __init__(self, folder: Path, shard_size: int, vocab_size: int) -> None:
         self.folder = folder
@@ -98,6 +98,11 @@ class StoreWriter:
         """How many documents of the source are in finished shards: the first that `add` must be given comes after."""
         return self._state["documents"]
 
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What the claim noted."""
+        return self._state["notes"]
+
     def add(self, entries: Sequence[Entry]) -> None:
         """All passages of the next document; none if it has none."""
         self._entries += entries
@@ -105,12 +110,12 @@ class StoreWriter:
         if len(self._entries) >= self.shard_size:
             self._write_shard()
 
-    def finish(self, notes: dict[str, Any]) -> PassageStore:
-        """Writes what is left and the manifest, with `notes` (JSON values) in it."""
+    def finish(self) -> PassageStore:
+        """Writes what is left and the manifest."""
         if self._entries:
             self._write_shard()
         self._state["documents"] += self._documents
-        write_json(self.folder / _MANIFEST, self._state | {"notes": notes})
+        write_json(self.folder / _MANIFEST, self._state)
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
 
@@ -129,15 +134,9 @@ class StoreWriter:
         self._entries, self._documents = [], 0
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Says in `folder` what its store is made with, before anything else is written there.
-
-    Raises:
-        ConfigError: as `check_settings`.
-    """
-    check_settings(folder, settings)
-    if settings_of(folder) is None:
-        write_json(folder / _PROGRESS, {"settings": settings})
+def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
+    """Starts a store: says what it is made with and what is known so far (JSON values), before any shard."""
+    write_json(folder / _PROGRESS, {"settings": settings, "notes": notes})
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
@@ -145,20 +144,20 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds a store, or the start of one, that was made with other settings; lists them.
     """
-    known = settings_of(folder)
-    if known not in (None, settings):
-        changes = "\n  ".join(differences(known or {}, settings))
+    found = started(folder)
+    if found and found["settings"] != settings:
+        changes = "\n  ".join(differences(found["settings"], settings))
         raise ConfigError(
             f"{folder} was prepared with other settings:\n  {changes}\n"
             "use these settings again, or another --workdir, or remove that folder"
         )
 
 
-def settings_of(folder: Path) -> dict[str, Any] | None:
-    """The settings that a store was made with, finished or not; None if there is nothing yet."""
+def started(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a store, or what there is of it as yet; None if the folder was not claimed."""
     for name in (_MANIFEST, _PROGRESS):
         if (folder / name).is_file():
-            return read_json(folder / name)["settings"]
+            return read_json(folder / name)
     return None
 
 
