@@ -154,7 +154,7 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
             raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
         except SafetensorError as error:
             raise StorageError(f"{path}: damaged ({error})") from None
-    return {_modern(name): tensor for name, tensor in tensors.items()}
+    return {modern_name(name): tensor for name, tensor in tensors.items()}
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -199,7 +199,7 @@ def _conversion(folder: Path) -> str:
     )
 
 
-def _modern(name: str) -> str:
+def modern_name(name: str) -> str:
     for pattern, replacement in _OLD_SPELLING:
         name = re.sub(pattern, replacement, name)
     return name
