@@ -20,6 +20,7 @@ from dense_jax.files import digest
 
 INSTALLED = "installed"
 _TFDS = "tfds:"
+_BEIR = Fields(id="_id", title="title", text="text")  # in a BEIR folder, whatever the config says of other files
 _PACKED = (".gz", ".xz")
 _FORMS = "a BEIR folder, a .jsonl or .tsv file (.gz and .xz too), tfds:NAME, or installed"
 _BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX
@@ -78,7 +79,11 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
     fields = Fields(config.id_field, config.title_field, config.text_field)
     if config.source.startswith(_TFDS):
         return _tfds_corpus(config, fields)
-    path = _corpus_file(config.source)
+    path = Path(config.source).expanduser()
+    if path.is_dir():
+        path, fields = _beir_corpus(path), _BEIR
+    elif not path.exists():
+        raise DataError(f"corpus.source={config.source}: no such file or folder; name {_FORMS}")
     longest = config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
     match _form(path):
         case ".jsonl":
@@ -112,17 +117,12 @@ def _tfds_corpus(config: CorpusConfig, fields: Fields) -> CheckedCorpus:
     return CheckedCorpus(label, label, rows, lambda: {"examples": len(source)}, config)
 
 
-def _corpus_file(source: str) -> Path:
-    """The file that `source` names: itself, or the corpus of a BEIR folder."""
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(f"corpus.source={source}: no such file or folder; name {_FORMS}")
-    if not path.is_dir():
-        return path
-    found = [path / f"corpus.jsonl{end}" for end in ("", *_PACKED) if (path / f"corpus.jsonl{end}").is_file()]
-    if not found:
-        raise DataError(f"corpus.source={source}: the folder has no corpus.jsonl; name {_FORMS}")
-    return found[0]
+def _beir_corpus(folder: Path) -> Path:
+    """The corpus file of a BEIR folder."""
+    for name in ("corpus.jsonl", *(f"corpus.jsonl{end}" for end in _PACKED)):
+        if (folder / name).is_file():
+            return folder / name
+    raise DataError(f"corpus.source={folder}: the folder has no corpus.jsonl; name {_FORMS}")
 
 
 def _form(path: Path) -> str:

@@ -16,7 +16,7 @@ _BATCH = 1 << 20  # characters tokenised together
 _SPECIAL = 3  # tokens that frame a passage and its title
 _TITLE_SHARE = 4  # a title takes at most one in so many tokens of a passage
 
-Ids = Int[np.ndarray, " l"]
+Ids = Int[np.ndarray, " _"]  # of any length
 Sentence = tuple[str, Ids]
 Arrange = Callable[[Document, Ids, list[Sentence]], list[Entry]]
 
