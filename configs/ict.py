@@ -1,18 +1,19 @@
 """The inverse cloze task of ORQA (Lee et al. 2019), which is also REALM's warm start. Values: the released code."""
 
-from dense_jax.models.bert import bert
-from dense_jax.models.encoder import Encoder, Pooling
-
 from dense_jax.config import (
+    CheckpointConfig,
     Config,
     CorpusConfig,
     LoaderConfig,
     OptimizerConfig,
+    Order,
     PassagesConfig,
     Schedule,
     TokenizerConfig,
     choose,
 )
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.ict import ICT
 
 
@@ -35,17 +36,20 @@ def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
     return Config(
         objective=ICT(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
+            encoder=Encoder(
+                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
+            ),
             query_length=32,
-            passage_length=128,
-            removal_rate=0.9,
-            temperature=0.05,
+            passage_length=64,
+            temperature=0.03,
         ),
-        steps=600,
+        steps=1_500,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=60),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup=100, schedule=Schedule.COSINE),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
-        passages=PassagesConfig(length=128),
-        loader=LoaderConfig(readers=12),
+        passages=PassagesConfig(length=64),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        checkpoint=CheckpointConfig(every=250),
+        log_every=50,
     )
