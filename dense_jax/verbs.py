@@ -10,10 +10,12 @@ from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import writable
+from dense_jax.files import read_json, whole_file, writable
+from dense_jax.model_card import Card, Result
 from dense_jax.retrieval import evaluate, index, search
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.processes import start_processes
 from dense_jax.workdir import Workdir
@@ -90,18 +92,38 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
 
 
 def _report(work: Workdir, rows: dict[str, evaluate.Result], step: int) -> None:
-    results = work.path / "results"
     for name, result in rows.items():
-        evaluate.write(results, name.replace(" ", "_"), result)
-    print(evaluate.table(rows))
-    for note in dict.fromkeys(note for result in rows.values() for note in result.notes()):
-        print(note)
-    print(f"step {step:,}; all measures and the rankings are in {results}")
+        evaluate.write(work.results, name.replace(" ", "_"), result)
+    notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
+    text = "\n".join([evaluate.table(rows), *notes])
+    with whole_file(work.results / "table.md") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    print(f"{text}\nstep {step:,}; all measures and the rankings are in {work.results}")
 
 
 def _export(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
-    print(export(trained.towers, work.tokenizer_folder, work.path / "export", work.card(trained)))
+    card = Card(
+        name=work.path.name,
+        method=type(work.config.objective).__name__,
+        corpus=work.config.corpus.source,
+        steps=trained.step,
+        batch=work.config.batch,
+        settings=show.settings(work.config),
+        results=_results(work),
+    )
+    print(export(trained.towers, work.tokenizer_folder, work.path / "export", card))
+
+
+def _results(work: Workdir) -> tuple[Result, ...]:
+    """What `evaluate` found of the trained towers, if it was run."""
+    path = work.results / "after_training.json"
+    if not path.is_file():
+        return ()
+    found = read_json(path)
+    return tuple(
+        Result(found["collection"], work.config.evaluate.split, name, found["mean"][name]) for name in HEADLINE
+    )
 
 
 VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {

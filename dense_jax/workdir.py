@@ -89,6 +89,10 @@ class Workdir:
             )
         return folder
 
+    @property
+    def results(self) -> Path:
+        return self.path / "results"
+
     def collection(self, source: str = "") -> Collection:
         """The first there is of: `source`, what the config names, the held-out test set, the prepared passages."""
         held_out = self.prepared / "test"

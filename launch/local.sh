@@ -7,22 +7,33 @@ set -euo pipefail
 config=${1:-configs/ict.py:tiny}
 workdir=${2:-runs/demo}
 shift $(($# < 2 ? $# : 2))
+settings=("--config=$config" "--workdir=$workdir" "$@")
 
 run() {
-  echo
-  echo "\$ dense-jax $*"
-  dense-jax "$@"
+  local verb=$1
+  shift
+  printf '\n$ dense-jax %s' "$verb" && printf ' %q' "${settings[@]}" "$@" && printf '\n'
+  dense-jax "$verb" "${settings[@]}" "$@"
 }
 
-common=("--config=$config" "--workdir=$workdir" "$@")
-run prepare "${common[@]}"
-run show "${common[@]}"
-run train "${common[@]}"
-run embed "${common[@]}"
-run index "${common[@]}"
-run export "${common[@]}"
-run search "${common[@]}" --config.search.k=3 \
+run prepare
+run show
+run train
+run embed
+run index
+run evaluate
+run export
+run search --config.search.k=2 \
   "compute the singular value decomposition" \
   "remove whitespace from both ends of a string" \
   "wait until all threads have finished"
-run evaluate "${common[@]}"
+
+cat <<END
+$workdir
+  checkpoints  metrics.jsonl  tensorboard   of training
+  embeddings   index                        of the collection that is searched
+  export                                    for transformers and sentence-transformers
+  results                                   every measure, the rankings, and this table:
+
+$(cat "$workdir/results/table.md")
+END

@@ -11,9 +11,7 @@ where n of the N documents hold the word and this one holds it f times.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import bm25s
 import Stemmer
-from bm25s.tokenization import Tokenizer
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.contracts import Document, Ranking
@@ -30,6 +28,9 @@ class BM25:
         Raises:
             DataError: no document holds a word.
         """
+        import bm25s  # here: its import runs a JAX program, after which processes can no longer be joined
+        from bm25s.tokenization import Tokenizer
+
         self.ids: list[str] = []
         self._words: Any = Tokenizer(stopwords="english", stemmer=Stemmer.Stemmer("english"))
         texts = self._texts(progress(documents, "bm25", count, "documents"))

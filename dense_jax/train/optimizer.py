@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
-from dense_jax.arrays import Array, Int, Params
+from dense_jax.arrays import Array, Params
 from dense_jax.config import OptimizerConfig, Schedule
 from dense_jax.errors import ConfigError
 
@@ -42,7 +43,8 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """
     left = max(steps - config.warmup, 1)
 
-    def rate(step: Int[Array, ""] | int) -> Array:
+    def rate(step: ArrayLike) -> Array:
+        step = jnp.asarray(step)
         done = jnp.clip((step - config.warmup) / left, 0.0, 1.0)
         after = {
             Schedule.LINEAR: 1 - done,
@@ -99,13 +101,13 @@ class UncorrectedAdamState(NamedTuple):
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     """Adam's direction mu / (sqrt(nu) + eps), with moments that start at 0 and are not corrected for it."""
 
-    def init(params: Params) -> UncorrectedAdamState:
+    def init(params: optax.Params) -> UncorrectedAdamState:
         return UncorrectedAdamState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))
 
-    def update(gradients, state: UncorrectedAdamState, params=None):
+    def update(updates: optax.Updates, state: Any, params: optax.Params | None = None) -> tuple[optax.Updates, Any]:
         del params
-        mu = optax.tree.update_moment(gradients, state.mu, b1, 1)
-        nu = optax.tree.update_moment_per_elem_norm(gradients, state.nu, b2, 2)
+        mu = optax.tree.update_moment(updates, state.mu, b1, 1)
+        nu = optax.tree.update_moment_per_elem_norm(updates, state.nu, b2, 2)
         direction = jax.tree.map(lambda m, n: m / (jnp.sqrt(n) + eps), mu, nu)
         return direction, UncorrectedAdamState(mu, nu)
 

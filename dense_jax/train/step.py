@@ -1,5 +1,7 @@
 """One training step."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,7 +22,7 @@ def train_step(
 
     (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params: Any = optax.apply_updates(state.params, updates)
     metrics = {
         "loss": loss,
         "gradient_norm": optax.tree.norm(gradients),

@@ -1,0 +1,206 @@
+"""The verbs as a user types them, on a corpus of a few hundred sentences."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dense_jax.__main__ import run
+
+ROOT = Path(__file__).parent.parent
+TOPICS = ["rivers", "engines", "violins", "planets", "bridges", "glaciers", "markets", "forests", "poems", "harbours"]
+VERBS_OF_TEXT = ["cross", "carry", "shape", "follow", "measure", "surround", "feed", "divide"]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Documents of five sentences, each about two topics."""
+    rng = random.Random(0)
+    path = tmp_path_factory.mktemp("corpus") / "documents.jsonl"
+    with path.open("w") as file:
+        for i in range(300):
+            a, b = rng.sample(TOPICS, 2)
+            said = [f"The {a} number {rng.randrange(999)} {rng.choice(VERBS_OF_TEXT)} the old {b}." for _ in range(5)]
+            file.write(json.dumps({"_id": f"d{i}", "title": f"{a} and {b} {i}", "text": " ".join(said)}) + "\n")
+    return path
+
+
+def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
+    small = {
+        "corpus.source": corpus,
+        "corpus.held_out": 20,
+        "tokenizer.vocab_size": 200,
+        "objective.encoder.bert.width": 32,
+        "objective.encoder.bert.feed_forward": 64,
+        "batch": 16,
+        "steps": 20,
+        "optimizer.warmup": 2,
+        "checkpoint.every": 10,
+        "log_every": 5,
+    }
+    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *flags, *more]
+
+
+def process(verb: str, *argv: str, **settings) -> subprocess.Popen:
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "dense_jax", verb, *argv]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, **settings)
+
+
+def train(corpus: Path, workdir: Path, *more: str) -> subprocess.CompletedProcess:
+    running = process("train", *arguments(corpus, workdir, *more), stdout=subprocess.PIPE)
+    out, err = running.communicate(timeout=200)
+    return subprocess.CompletedProcess(running.args, running.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory) -> Path:
+    workdir = tmp_path_factory.mktemp("run")
+    assert run(["prepare", *arguments(corpus, workdir)]) == 0
+    done = train(corpus, workdir)
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+def test_show_prints_settings_a_decoded_example_shapes_parameters_and_the_plan(corpus, trained, capsys):
+    assert run(["show", *arguments(corpus, trained)]) == 0
+    said = capsys.readouterr().out
+    assert "removal_rate: 0.9" in said
+    assert "query: " in said
+    assert "[CLS] the " in said
+    assert "xla (cpu has no fused kernel)" in said
+    assert "encoder/bert/word/embedding" in said
+    assert "20 steps of 16 examples, 320 in all" in said
+
+
+def test_training_leaves_metrics_events_and_checkpoints(trained):
+    steps = [json.loads(line)["step"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [5, 10, 15, 20]
+    assert list((trained / "tensorboard").iterdir())
+    kept = {path.name for path in (trained / "checkpoints").iterdir() if path.is_dir()}
+    assert kept == {"0", "10", "20"}
+
+
+def test_embed_index_search_find_a_document_by_its_words(corpus, trained, capsys):
+    for verb in ("embed", "index"):
+        assert run([verb, *arguments(corpus, trained)]) == 0
+    capsys.readouterr()
+    assert (
+        run(["search", *arguments(corpus, trained), "--config.search.k=3", "The old planets follow"]) == 0
+    )
+    said = capsys.readouterr().out
+    assert said.count(" and ") >= 3  # the titles of three documents
+
+
+def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monkeypatch):
+    import io
+
+    assert run(["index", *arguments(corpus, trained)]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("rivers\n\nengines\n"))
+    assert run(["search", *arguments(corpus, trained)]) == 0
+    said = capsys.readouterr().out
+    assert said.index("rivers") < said.index("engines")
+
+
+def test_search_without_an_index_says_which_verb_makes_it(corpus, trained, capsys):
+    status = run(["search", *arguments(corpus, trained), f"--config.embed.collection={corpus}", "rivers"])
+    assert status == 4
+    assert "run `dense-jax index`" in capsys.readouterr().err
+
+
+def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus, trained, capsys):
+    assert run(["evaluate", *arguments(corpus, trained)]) == 0
+    said = capsys.readouterr().out
+    assert all(
+        name in said for name in ("BM25", "before training", "after training", "nDCG@10", "MRR@10", "Recall@100")
+    )
+    figures = json.loads((trained / "results" / "after_training.json").read_text())
+    assert 0 <= figures["mean"]["nDCG@10"] <= 1
+    assert (trained / "results" / "after_training.trec").read_text().count("\n") == 20 * 100
+
+
+def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
+    assert run(["export", *arguments(corpus, trained)]) == 0
+    assert str(trained / "export") in capsys.readouterr().out
+    assert (trained / "export" / "modules.json").is_file()
+
+
+def test_sigterm_saves_exits_75_and_the_next_start_continues(corpus, trained, tmp_path):
+    more = ("--config.steps=100000", f"--config.passages.workdir={trained}", "--config.log_every=1")
+    running = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
+    metrics = tmp_path / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 75, said
+    assert "saved; start the same command to continue" in said
+    newest = max(int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit())
+    again = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
+    for line in again.stderr:
+        if "continuing" in line:
+            assert f"continuing from step {newest:,}" in line
+            break
+    else:
+        pytest.fail("the second start did not continue")
+    again.kill()
+    again.communicate()
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(corpus, trained, tmp_path):
+    more = ("--config.steps=60", f"--config.passages.workdir={trained}", "--config.checkpoint.every=5")
+    assert train(corpus, tmp_path / "straight", *more).returncode == 0
+    running = process("train", *arguments(corpus, tmp_path / "killed", *more), stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoints/digests-1?.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    running.kill()
+    running.communicate()
+    assert train(corpus, tmp_path / "killed", *more).returncode == 0
+    last = [
+        json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in ("straight", "killed")
+    ]
+    assert last[0]["loss"] == last[1]["loss"]
+    assert run(["embed", *arguments(corpus, tmp_path / "straight", *more)]) == 0
+    assert run(["embed", *arguments(corpus, tmp_path / "killed", *more)]) == 0
+    vectors = [np.load(next((tmp_path / name / "embeddings").rglob("*.npy"))) for name in ("straight", "killed")]
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_a_verb_before_its_turn_names_the_one_to_run_first(corpus, tmp_path, capsys):
+    assert run(["train", *arguments(corpus, tmp_path)]) == 2
+    assert "run `dense-jax prepare` first" in capsys.readouterr().err
+
+
+def test_an_unknown_verb_is_answered_with_those_there_are(capsys):
+    assert run(["pretrain"]) == 2
+    assert "no verb 'pretrain'; there are show, prepare, train" in capsys.readouterr().err
+
+
+def test_words_for_a_verb_that_takes_none_are_refused(corpus, tmp_path, capsys):
+    assert run(["prepare", *arguments(corpus, tmp_path), "steps=5"]) == 2
+    assert "prepare takes no words, but got steps=5" in capsys.readouterr().err
+
+
+def test_help_is_printed(capsys):
+    assert run([]) == 0
+    assert "usage: dense-jax VERB" in capsys.readouterr().out
+
+
+def test_a_bad_corpus_ends_with_status_three_and_file_and_line(tmp_path, capsys):
+    source = tmp_path / "bad.jsonl"
+    source.write_text('{"_id": "a", "text": "Fine text here."}\nnot json\n')
+    assert run(["prepare", *arguments(source, tmp_path / "run")]) == 3
+    assert f"{source.name}:2" in capsys.readouterr().err
+    assert '"reason"' in (tmp_path / "run" / "rejects.jsonl").read_text()
