@@ -1,0 +1,216 @@
+"""Trained towers -> a folder that loads in transformers and in sentence-transformers, checked against our own vectors.
+
+    FOLDER/README.md                                       what it is, how to use it, what it scored
+           config.json model.safetensors                   BERT, for transformers
+           tokenizer.json tokenizer_config.json
+           modules.json 1_Pooling ... sentence_bert_config.json config_sentence_transformers.json
+
+Two towers that differ become two such models, in FOLDER/query and FOLDER/passage.
+"""
+
+import contextlib
+import dataclasses
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+
+from dense_jax.arrays import Float, np
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
+from dense_jax.data.passages import lay_out
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import ConfigError, StorageError
+from dense_jax.files import naming_storage_errors, read_json, write_json
+from dense_jax.model_card import Card, card_text
+from dense_jax.models import hf
+from dense_jax.models.attention import Attention
+from dense_jax.models.chain import modules_of, read_modules, run_modules, write_modules
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.hf_config import read_config
+from dense_jax.models.layers import Dtype
+
+TOLERANCE = 1e-4  # largest difference of a number in a vector
+_MARKERS = ("modules.json", "query/modules.json")  # of an earlier export, which may be replaced
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export: `print` it."""
+
+    folder: Path
+    texts: int  # compared
+    difference: float  # the largest
+
+    def __str__(self) -> str:
+        return (
+            f"{self.folder}\nread back, the vectors of {self.texts} sample texts differ from ours by at most "
+            f"{self.difference:.1e}"
+        )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model to write."""
+
+    place: str  # sub-folder; empty: the folder itself
+    tower: Tower
+    length: int
+    prompts: dict[str, str]
+
+
+def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> Exported:
+    """Writes `towers` to `folder`, reads them back without any of our objects, and compares vectors of sample texts.
+
+    An earlier export in `folder` is replaced once the new one has passed. Computation is float32, whatever the towers'.
+
+    Raises:
+        ConfigError: `folder` holds something else, or a tower's encoder is none of ours.
+        StorageError: the disk is full or refuses, or a vector differs by more than TOLERANCE.
+    """
+    tokenizer = Tokenizer.load(tokenizer_folder)
+    shared = _same_model(towers.query, towers.passage)
+    with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
+        for model in _models(towers, shared):
+            _write(model, tokenizer, towers.similarity, partial / model.place)
+        (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
+        differences = [
+            _difference(towers.query, _QUERIES, tokenizer, partial / ("" if shared else "query")),
+            _difference(towers.passage, _PASSAGES, tokenizer, partial / ("" if shared else "passage")),
+        ]
+    return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
+
+
+def _same_model(a: Tower, b: Tower) -> bool:
+    if a.encoder != b.encoder:
+        return False
+    leaves = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+    return all(x is y or np.array_equal(x, y) for x, y in leaves)
+
+
+def _models(towers: Towers, shared: bool) -> list[_Model]:
+    query, passage = towers.query, towers.passage
+    # A prompt is put before a string; the title of a pair must carry it (the card says so).
+    document = "" if passage.layout is Layout.PAIR else passage.prompt
+    if shared:
+        prompts = {"query": query.prompt, "document": document}
+        return [_Model("", query, max(query.length, passage.length), prompts)]
+    return [
+        _Model("query", query, query.length, {"query": query.prompt}),
+        _Model("passage", passage, passage.length, {"document": document}),
+    ]
+
+
+def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: Path) -> None:
+    encoder, params = _encoder(model.tower), model.tower.params
+    parts = {name: params[name] for name in ("bert", "pooler") if name in params}
+    hf.save(parts, encoder.bert, folder, pad=tokenizer.vocabulary.pad)
+    tokenizer.save(folder, max_length=model.length)
+    write_modules(modules_of(encoder, params), folder)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "3.0.0"},  # the oldest that reads all of this
+            "prompts": model.prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": similarity.value,
+        },
+    )
+
+
+def _encoder(tower: Tower) -> Encoder:
+    if not isinstance(tower.encoder, Encoder):
+        raise ConfigError(f"{type(tower.encoder).__name__} cannot be exported: only models.encoder.Encoder can")
+    return tower.encoder
+
+
+@contextlib.contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which takes its place once the block ends well."""
+    occupied = folder.exists() and any(folder.iterdir())
+    require(
+        not occupied or any((folder / name).is_file() for name in _MARKERS),
+        f"{folder} holds something that is no export; delete it or name another folder",
+    )
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with naming_storage_errors(folder):
+        partial.mkdir(parents=True)
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+
+
+# Titles and texts: nothing at all, a title alone, no title, and more than fits.
+_LONG = " ".join(str(i) for i in range(1_000))
+_QUERIES = (("", ""), ("", "Who wrote the first program?"), ("", _LONG))
+_PASSAGES = (*_QUERIES, ("Ada Lovelace", ""), ("Ada Lovelace", "She wrote the first program."), ("Ada Lovelace", _LONG))
+
+
+def _difference(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer, folder: Path) -> float:
+    """The largest difference between `tower`'s vectors of the samples and those of what `folder` holds."""
+    ours = _our_vectors(tower, samples, tokenizer)
+    theirs = _their_vectors(folder, [_their_input(tower, *sample) for sample in samples], tower.length)
+    differences = np.abs(ours - theirs).max(1)
+    worst = int(np.argmax(differences))
+    if not differences[worst] <= TOLERANCE:  # NaN is a failure too
+        title, text = samples[worst]
+        raise StorageError(
+            f"{folder}: read back, the vector of {(title + ' ' + text)[:60]!r} differs from ours by "
+            f"{differences[worst]:.2g}, more than {TOLERANCE}; nothing was exported. "
+            "If there is a prompt, end it in a space: without one it may join the word after it"
+        )
+    return float(differences[worst])
+
+
+def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Float[np.ndarray, "b d"]:
+    rows = [_our_tokens(tower, *sample, tokenizer) for sample in samples]
+    tokens = Tokens(*(np.stack(field) for field in zip(*rows, strict=True)))
+    return np.asarray(jax.jit(_in_float32(_encoder(tower)).apply)(tower.params, tokens))
+
+
+def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
+    """As in embedding: the prompt before what comes first."""
+    prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, text])
+    if tower.layout is Layout.BODY:
+        text_ids = np.concatenate([prompt, text_ids])
+    else:
+        title_ids = np.concatenate([prompt, title_ids])
+    return lay_out(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary)
+
+
+def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
+    """What the card tells its reader to pass."""
+    if tower.layout is Layout.PAIR:
+        return tower.prompt + title, text
+    return tower.prompt + (f"{title} {text}".strip() if tower.layout is Layout.JOINED else text)
+
+
+def _their_vectors(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Float[np.ndarray, "b d"]:
+    """The vectors that the files of `folder` describe: tokenizer.json, BERT and the modules, each read anew."""
+    encoder = Encoder(read_config(folder))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
+    params, _ = hf.load(blank, folder, encoder)
+    tokens = _their_tokens(folder, inputs, length)
+    hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
+    return run_modules(read_modules(folder), hidden, np.asarray(tokens.mask))
+
+
+def _their_tokens(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Tokens:
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(length)
+    backend.enable_padding(length=length, pad_id=read_json(folder / "config.json")["pad_token_id"])
+    found = backend.encode_batch(list(inputs))
+    ids, types = (np.array([getattr(x, name) for x in found], np.int32) for name in ("ids", "type_ids"))
+    return Tokens(ids, types, np.array([x.attention_mask for x in found]) == 1)
+
+
+def _in_float32(encoder: Encoder) -> Encoder:
+    """Exported models compute in float32, and so does the comparison."""
+    bert = dataclasses.replace(encoder.bert, dtype=Dtype.FLOAT32, attention=Attention.XLA)
+    return dataclasses.replace(encoder, bert=bert)

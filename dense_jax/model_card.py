@@ -1,0 +1,118 @@
+"""The model card of an exported encoder: what it is, how to use it, what it scored."""
+
+from dataclasses import dataclass
+
+from dense_jax.contracts import Layout, Similarity, Tower, Towers
+
+_TITLES = {
+    Layout.BODY: "Passages are their text; titles were not used.",
+    Layout.JOINED: 'A passage with a title is one string, title first: `f"{title} {text}"`.',
+    Layout.PAIR: (
+        "A passage is a pair: `model.encode([(title, text)])`, with an empty title where there is none. "
+        "A bare string is laid out as a query is."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number."""
+
+    dataset: str
+    split: str
+    metric: str  # such as nDCG@10
+    value: float
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the caller knows of the model."""
+
+    name: str
+    method: str  # how it was trained, such as "the inverse cloze task (Lee et al. 2019)"
+    corpus: str  # on what
+    steps: int
+    batch: int  # examples per step
+    settings: str = ""  # the whole config, as text
+    license: str = ""  # of the weights, as the Hugging Face Hub spells it
+    results: tuple[Result, ...] = ()
+
+
+def card_text(card: Card, towers: Towers, shared: bool) -> str:
+    """README.md for the export of `towers`, in one model if `shared`, else in query/ and passage/."""
+    from huggingface_hub import EvalResult, ModelCardData  # imported here: it takes a third of a second
+
+    data = ModelCardData(
+        license=card.license or None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "dense_jax"],
+        model_name=card.name,
+        eval_results=[
+            EvalResult("text-retrieval", r.dataset, r.dataset, r.metric, r.value, dataset_split=r.split)
+            for r in card.results
+        ]
+        or None,
+    )
+    header = f"---\n{data.to_yaml()}\n---"
+    sections = [header, _introduction(card), _usage(towers, shared), _results(card), _settings(card)]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _introduction(card: Card) -> str:
+    return (
+        f"# {card.name}\n\nA dense retrieval encoder, trained with {card.method} on {card.corpus}: "
+        f"{card.steps:,} steps of {card.batch:,} examples, by dense_jax."
+    )
+
+
+def _usage(towers: Towers, shared: bool) -> str:
+    query, passage = towers.query, towers.passage
+    pair = passage.layout is Layout.PAIR
+    example = '[("A title", "A text that may answer it.")]' if pair else '["A text that may answer it."]'
+    folders = ("PATH", "PATH") if shared else ("PATH/query", "PATH/passage")
+    notes = [
+        *_prompt_notes(query, passage),
+        _TITLES[passage.layout],
+        f"Queries were cut to {query.length} tokens and passages to {passage.length}, special tokens included"
+        + ("; set `model.max_seq_length` for longer queries." if shared and query.length != passage.length else "."),
+        f"Vectors have {passage.encoder.width} numbers and are compared by {_comparison(towers.similarity)}.",
+        "sentence-transformers pools as trained. Plain transformers gives hidden states only: see the modules.",
+    ]
+    return (
+        "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f'queries = SentenceTransformer("{folders[0]}").encode(["A question?"]{_prompt_argument(query, "query")})\n'
+        f'model = SentenceTransformer("{folders[1]}")\n'
+        f"passages = model.encode({example}{'' if pair else _prompt_argument(passage, 'document')})\n"
+        "print(model.similarity(queries, passages))\n```\n\n" + "\n".join(f"- {note}" for note in notes)
+    )
+
+
+def _prompt_argument(tower: Tower, name: str) -> str:
+    return f', prompt_name="{name}"' if tower.prompt else ""
+
+
+def _prompt_notes(query: Tower, passage: Tower) -> list[str]:
+    notes = []
+    if query.prompt:
+        notes.append(f"Queries start with {query.prompt!r}, the prompt called `query`.")
+    if passage.prompt and passage.layout is Layout.PAIR:
+        notes.append(f"Put {passage.prompt!r} before each title: a prompt cannot be put before a pair.")
+    elif passage.prompt:
+        notes.append(f"Passages start with {passage.prompt!r}, the prompt called `document`.")
+    return notes
+
+
+def _comparison(similarity: Similarity) -> str:
+    return "cosine (they have length 1)" if similarity is Similarity.COSINE else "their inner product"
+
+
+def _results(card: Card) -> str:
+    if not card.results:
+        return ""
+    rows = [f"| {r.dataset} | {r.split} | {r.metric} | {r.value:.4f} |" for r in card.results]
+    return "\n".join(["## Results", "", "| Data set | Split | Measure | Value |", "| --- | --- | --- | --- |", *rows])
+
+
+def _settings(card: Card) -> str:
+    return f"## Settings\n\n```\n{card.settings}\n```" if card.settings else ""

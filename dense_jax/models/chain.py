@@ -1,0 +1,157 @@
+"""An encoder as a chain of sentence-transformers modules, in the spelling that its versions 3, 5 and 6 all load.
+
+What stands on the transformer must be said in modules that they have: pooling, affine layers and normalisation to
+length 1. Layer normalisation is among them, folded into the affine layers around a normalisation (`_layer_norm`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dense_jax.arrays import Bool, Float, Params, np
+from dense_jax.errors import StorageError
+from dense_jax.files import read_json, write_json
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
+from dense_jax.models.hf import WEIGHTS, read_tensors, write_tensors
+
+_HOME = "sentence_transformers.models."  # version 6 has another home for them, which versions 3 and 5 do not know
+_TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
+_OTHER_POOLING = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Hidden states -> one vector."""
+
+    pooling: Pooling  # CLS or MEAN
+    width: int
+
+
+@dataclass(frozen=True)
+class Dense:
+    """x -> x kernel + bias, then tanh or nothing."""
+
+    kernel: Float[np.ndarray, "i o"]
+    bias: Float[np.ndarray, " o"]
+    tanh: bool = False
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """x -> x / |x|."""
+
+
+Module = Pool | Dense | Normalize
+_NAMES = {Pool: "Pooling", Dense: "Dense", Normalize: "Normalize"}
+
+
+def modules_of(encoder: Encoder, params: Params) -> list[Module]:
+    """What follows the transformer of `encoder`."""
+    first = encoder.pooling in (Pooling.CLS, Pooling.POOLER)
+    modules: list[Module] = [Pool(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width)]
+    if encoder.pooling is Pooling.POOLER:
+        modules.append(Dense(*_affine(params["pooler"]["dense"]), tanh=True))
+    if encoder.projection:
+        modules += _layer_norm(*_affine(params["projection"]["dense"]), params["projection"]["norm"])
+    return [*modules, Normalize()] if encoder.normalize else modules
+
+
+def run_modules(
+    modules: Sequence[Module], hidden: Float[np.ndarray, "b l d"], mask: Bool[np.ndarray, "b l"]
+) -> Float[np.ndarray, "b w"]:
+    """The vectors that the modules make of hidden states."""
+    vectors = hidden[:, 0]  # what CLS pooling takes
+    for module in modules:
+        if isinstance(module, Pool) and module.pooling is Pooling.MEAN:
+            vectors = np.einsum("bld,bl->bd", hidden, mask) / np.maximum(mask.sum(1, keepdims=True), 1)
+        elif isinstance(module, Dense):
+            vectors = vectors @ module.kernel + module.bias[None]
+            vectors = np.tanh(vectors) if module.tanh else vectors
+        elif isinstance(module, Normalize):
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
+    return vectors
+
+
+def write_modules(modules: Sequence[Module], folder: Path) -> None:
+    """Writes modules.json and a sub-folder for each module that has settings.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    named = [(f"{i}_{_NAMES[type(module)]}", module) for i, module in enumerate(modules, start=1)]
+    chain = [("", "Transformer"), *((path, _NAMES[type(module)]) for path, module in named)]
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": _HOME + name} for i, (path, name) in enumerate(chain)],
+    )
+    for path, module in named:
+        if isinstance(module, Pool):
+            write_json(folder / path / "config.json", _pooling_json(module))
+        elif isinstance(module, Dense):
+            write_json(folder / path / "config.json", _dense_json(module))
+            write_tensors({"linear.weight": module.kernel.T, "linear.bias": module.bias}, folder / path / WEIGHTS)
+
+
+def read_modules(folder: Path) -> list[Module]:
+    """What `write_modules` wrote.
+
+    Raises:
+        StorageError: a file is missing or damaged.
+    """
+    readers = {"Pooling": _read_pool, "Dense": _read_dense, "Normalize": lambda path: Normalize()}
+    chain = read_json(folder / "modules.json")[1:]
+    return [readers[entry["type"].removeprefix(_HOME)](folder / entry["path"]) for entry in chain]
+
+
+def _layer_norm(kernel: np.ndarray, bias: np.ndarray, norm: Params) -> list[Module]:
+    """gain * (y - mean(y)) / sqrt(var(y) + epsilon) + shift, for y = x kernel + bias with w numbers.
+
+    The mean is subtracted by the first layer, which is linear. One more number, the constant sqrt(w epsilon), makes the
+    length of what it gives sqrt(w (var + epsilon)), so that normalisation divides by the root that is wanted, but for
+    sqrt(w), which the second layer multiplies back.
+    """
+    width = len(bias)
+    constant = np.sqrt(width * PROJECTION_EPSILON)
+    centred = np.pad(kernel - kernel.mean(1, keepdims=True), ((0, 0), (0, 1)))
+    gain = np.sqrt(width) * np.pad(np.diag(np.asarray(norm["scale"])), ((0, 1), (0, 0)))
+    return [
+        Dense(centred.astype(np.float32), np.append(bias - bias.mean(), constant).astype(np.float32)),
+        Normalize(),
+        Dense(gain.astype(np.float32), np.asarray(norm["bias"], np.float32)),
+    ]
+
+
+def _affine(params: Params) -> tuple[np.ndarray, np.ndarray]:
+    return np.asarray(params["kernel"], np.float32), np.asarray(params["bias"], np.float32)
+
+
+def _pooling_json(module: Pool) -> dict[str, Any]:
+    return {
+        "word_embedding_dimension": module.width,
+        "pooling_mode_cls_token": module.pooling is Pooling.CLS,
+        "pooling_mode_mean_tokens": module.pooling is Pooling.MEAN,
+        **{f"pooling_mode_{name}": False for name in _OTHER_POOLING},
+        "include_prompt": True,
+    }
+
+
+def _dense_json(module: Dense) -> dict[str, Any]:
+    inputs, outputs = module.kernel.shape
+    activation = _TANH if module.tanh else _IDENTITY
+    return {"in_features": inputs, "out_features": outputs, "bias": True, "activation_function": activation}
+
+
+def _read_pool(path: Path) -> Pool:
+    raw = read_json(path / "config.json")
+    pooling = Pooling.CLS if raw["pooling_mode_cls_token"] else Pooling.MEAN
+    return Pool(pooling, raw["word_embedding_dimension"])
+
+
+def _read_dense(path: Path) -> Dense:
+    raw, tensors = read_json(path / "config.json"), read_tensors(path)
+    kernel, bias = tensors["linear.weight"].T, tensors["linear.bias"]
+    if kernel.shape != (raw["in_features"], raw["out_features"]):
+        raise StorageError(f"{path}: config.json and {WEIGHTS} disagree on the shape")
+    return Dense(kernel, bias, tanh=raw["activation_function"] == _TANH)
