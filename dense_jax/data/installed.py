@@ -38,7 +38,6 @@ _PACKAGES = {
     "absl": "absl-py",
     "ml_collections": "ml_collections",
     "etils": "etils",
-    "matplotlib": "matplotlib",
     "tensorboardX": "tensorboardX",
     "tqdm": "tqdm",
     "treescope": "treescope",

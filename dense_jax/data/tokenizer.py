@@ -126,13 +126,17 @@ class Tokenizer:
         """One more than the largest id."""
         return self.vocabulary.size
 
-    @functools.cached_property
+    @property
     def vocabulary(self) -> Vocabulary:
         """Ids of the special tokens, and which pieces continue a word.
 
         Raises:
             ConfigError: the tokenizer marks words in a way that is not known here.
         """
+        return self._vocabulary
+
+    @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
         pieces = self.backend.get_vocab()
         size = max(pieces.values()) + 1
         mark, starts = self._word_mark()
