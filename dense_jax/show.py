@@ -104,7 +104,7 @@ def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
 
 def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str:
     if isinstance(value, Tokens):
-        return f"{int(value.mask.sum())} tokens: {tokenizer.decode(value.ids[value.mask])}"
+        return f"{int(value.mask.sum())} tokens: {tokenizer.decode(np.asarray(value.ids)[value.mask])}"
     if name == "labels":  # of masked positions; unused slots weigh nothing
         return tokenizer.decode(value[found["weights"] == 1])
     return np.array2string(np.asarray(value), threshold=20)
