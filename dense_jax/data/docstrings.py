@@ -1,15 +1,17 @@
 """Python source -> (qualified name, readable text) of what it documents. Parsed with `ast`, never imported or run."""
 
 import ast
+import gc
 import inspect
 import re
+import warnings
 from collections.abc import Iterator
 
 _FEWEST_WORDS = 15  # of a text worth keeping
 _ENGLISH = frozenset("a an and are as be by for from if in is it not of on or that the this to when which with".split())  # noqa: SIM905
 _LEAST_ENGLISH = 0.12  # share of these words; tables, ASCII art and lists of names have fewer
 
-_ROLE = re.compile(r":[a-zA-Z:]{1,30}:`([^`<]{1,200})(?:<[^`>]{1,200}>)?`")  # :func:`numpy.dot` -> numpy.dot
+_ROLE = re.compile(r":[a-zA-Z:]{1,30}:`([^`<]{1,200}?) ?(?:<[^`>]{1,200}>)?`")  # :func:`numpy.dot` -> numpy.dot
 _DIRECTIVE = re.compile(r"^( *)\.\. ([a-z]+):: ?", re.MULTILINE)  # .. note:: -> note:
 _UNDERLINE = re.compile(r"^[ \t]*[-=~^*#\"'`_+.]{3,}[ \t]*\n", re.MULTILINE)
 _SESSION = re.compile(r"^[ \t]*>>> .*\n(?:[ \t]*\S.*(?:\n|$))*", re.MULTILINE)  # an interactive session and its output
@@ -23,7 +25,7 @@ def documented(source: bytes, module: str) -> Iterator[tuple[str, str]]:
     Source that does not parse has none: other versions of Python, and templates.
     """
     try:
-        tree = ast.parse(source)
+        tree = _parsed(source)
     except (SyntaxError, ValueError):
         return
     yield module, ast.get_docstring(tree, clean=False) or ""
@@ -51,6 +53,21 @@ def is_english_prose(text: str) -> bool:
     return len(words) >= _FEWEST_WORDS and sum(word in _ENGLISH for word in words) >= _LEAST_ENGLISH * len(words)
 
 
+def _parsed(source: bytes) -> ast.Module:
+    """`source` as a tree; what others' code is warned of is not our user's concern.
+
+    The search for cycles is off meanwhile: a tree has many nodes and no cycle, and visiting them would double the time.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(source)
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def _in_body(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, str]]:
     for node in body:
         match node:
@@ -73,5 +90,9 @@ def _added(arguments: list[ast.expr], prefix: str) -> Iterator[tuple[str, str]]:
         return  # the text is computed
     names = [*path, *last[:-1]] if isinstance(last, tuple) else path
     text = last[-1] if isinstance(last, tuple) else last
-    if all(isinstance(part, str) for part in [*names, text]) and not names[-1].startswith("_"):
+    if isinstance(text, str) and all(map(_is_public, names)):
         yield ".".join([*([] if len(path) > 1 else [prefix]), *names]), text
+
+
+def _is_public(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) and name[0] != "_"
