@@ -1,0 +1,96 @@
+"""Rows of figures: one Markdown table for people, one JSON line a row for programs."""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from machine import Machine
+from timing import Ratio, Timing, ratio
+
+Row = dict[str, Any]
+
+
+def _number(value: float) -> str:
+    """Three significant digits.
+
+    >>> _number(0.012345), _number(1234.5), _number(12.345)
+    ('0.0123', '1,234', '12.3')
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _interval(value: Ratio) -> str:
+    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+# Key of a row -> how its values are shown. A table has the columns that some row of it has.
+_COLUMNS: dict[str, Callable[[Any], str]] = {
+    "program": str,
+    "stage": str,
+    "ms": _number,
+    "p10": _number,
+    "p90": _number,
+    "CPU s": _number,
+    "documents/s": _number,
+    "tokens/s": _number,
+    "tokens/CPU s": _number,
+    "TFLOP/s": _number,
+    "MFU": _percent,
+    "of matmul": _percent,
+    "time / ours": _interval,
+    "CPU / ours": _interval,
+    "rate / training": _interval,
+    "loss": "{:.4f}".format,
+    "max |Δcos|": "{:.1e}".format,
+    "first s": _number,
+    "drift": _percent,
+}
+
+
+def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: float, machine: Machine) -> Row:
+    """What `program` did, in steps of `tokens` tokens and `flops` model FLOPs; `base` is our program."""
+    seconds = float(np.median(timing.wall))
+    rate = flops / seconds
+    low, high = np.quantile(timing.wall, [0.1, 0.9])
+    row = {
+        "program": program,
+        "ms": 1e3 * seconds,
+        "p10": 1e3 * float(low),
+        "p90": 1e3 * float(high),
+        "CPU s": float(np.median(timing.cpu)),
+        "tokens/s": tokens / seconds,
+        "TFLOP/s": rate / 1e12,
+        "of matmul": rate / machine.product,
+        "time / ours": ratio(timing.wall, base.wall),
+        "CPU / ours": ratio(timing.cpu, base.cpu),
+        "first s": timing.first,
+        "drift": timing.drift,
+    }
+    return row | ({"MFU": rate / machine.peak} if machine.peak else {})
+
+
+def publish(title: str, rows: Sequence[Row], about: dict[str, Any]) -> None:
+    """Prints the table and then the rows as JSON, each with `about`: what was measured, where and when."""
+    print(f"\n{title}\n\n{table(rows)}\n")
+    for row in rows:
+        print(json.dumps(row | about))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows in Markdown; a row shows nothing where it has no value.
+
+    >>> print(table([{"program": "a", "ms": 1.5}, {"program": "b"}]))
+    | program | ms |
+    | --- | --- |
+    | a | 1.5 |
+    | b |  |
+    """
+    columns = {name: shown for name, shown in _COLUMNS.items() if any(name in row for row in rows)}
+    cells = [[shown(row[name]) if name in row else "" for name, shown in columns.items()] for row in rows]
+    lines = [list(columns), ["---"] * len(columns), *cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

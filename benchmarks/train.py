@@ -1,0 +1,111 @@
+"""Training steps: ours against PyTorch's, with the same weights, batches, arithmetic, threads and process.
+
+    python benchmarks/train.py                                           BERT-mini, minutes on two CPU cores
+    python benchmarks/train.py --objective=ict --size=base --batch=1024                             on a GPU
+
+Prints a Markdown table and one JSON line a row; README.md beside this file says what the columns mean.
+"""
+
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+import arguments
+import jax
+import numpy as np
+import report
+import tasks
+from machine import Machine, provenance, set_up
+from timing import Program, interleaved
+
+from dense_jax.arrays import Array, Batch
+from dense_jax.config import Config, OptimizerConfig, Schedule
+from dense_jax.errors import MachineError
+from dense_jax.mesh import batch_sharding
+from dense_jax.models import hf
+from dense_jax.models.bert import BertConfig
+from dense_jax.train.loop import initial_state, make_program
+
+BATCHES = 8  # different ones, in rotation
+SAME_LOSS = {"float32": 1e-4, "bfloat16": 1e-2}  # largest difference between programs, at any step of the warm-up
+
+
+class Ours:
+    """Training as `dense-jax train` runs it."""
+
+    def __init__(self, config: Config, batches: Sequence[Batch]) -> None:
+        self.program = make_program(config)
+        self.state = initial_state(self.program)
+        self.batches = jax.device_put(list(batches), batch_sharding(self.program.mesh))
+
+    def step(self, i: int) -> Array:
+        """Starts the next step, on the `i`-th batch."""
+        self.state, metrics = self.program.step(self.state, self.batches[i % len(self.batches)])
+        return metrics["loss"]
+
+    def wait(self) -> None:
+        jax.block_until_ready(self.state)
+
+    def save(self, bert: BertConfig, folder: Path) -> None:
+        """Writes the parameters, a model `bert` and perhaps its masked-LM head, for transformers."""
+        params = jax.device_get(self.state.params)
+        head = {"mlm": params["mlm"]} if "mlm" in params else {}
+        hf.save({**params["encoder"], **head}, bert, folder, tasks.PAD)
+
+
+def main() -> None:
+    asked = _parser().parse_args()
+    here = set_up(asked.threads, asked.dtype)
+    encoder = tasks.model(asked.size, here.dtype)
+    task = tasks.TASKS[asked.objective](encoder, asked.batch, asked.seq)
+    config = Config(task.objective, steps=1, batch=asked.batch, optimizer=OptimizerConfig(schedule=Schedule.CONSTANT))
+    batches = [task.batch(np.random.default_rng(seed)) for seed in range(BATCHES)]
+    ours = Ours(config, batches)
+    programs = [Program("dense_jax", ours.step, ours.wait)]
+    if kinds := arguments.peer_kinds(asked.peer):
+        programs += _peers(asked, kinds, ours, encoder.bert, batches, here)
+    timings = interleaved(programs, asked.steps, asked.warmup)
+    losses = [[float(loss) for loss in timing.outputs] for timing in timings]
+    check_same_losses([program.name for program in programs], losses, SAME_LOSS[here.dtype])
+    rows = [
+        report.speed(program.name, timing, timings[0], tokens=task.tokens, flops=task.flops, machine=here)
+        | {"loss": of_program[-1]}
+        for program, timing, of_program in zip(programs, timings, losses, strict=True)
+    ]
+    title = f"Training step of {asked.objective}, BERT-{asked.size}, {asked.batch} x {asked.seq} tokens"
+    report.publish(f"{title}, {here}", rows, vars(asked) | provenance(here))
+
+
+def check_same_losses(names: Sequence[str], losses: Sequence[Sequence[float]], most: float) -> None:
+    """Raises MachineError if the losses of a program differ from the first one's by more than `most` at some step."""
+    for name, found in zip(names[1:], losses[1:], strict=True):
+        for step, (a, b) in enumerate(zip(losses[0], found, strict=True)):
+            if not abs(a - b) <= most:
+                raise MachineError(
+                    f"step {step}: {names[0]} has loss {a:.6f}, {name} {b:.6f}; they differ by more than {most}, "
+                    "so this is not the same training and no figure is printed"
+                )
+
+
+def _parser() -> ArgumentParser:
+    made = arguments.parser(__doc__)
+    made.add_argument("--objective", choices=tasks.TASKS, default="mlm", help="what is trained")
+    return made
+
+
+def _peers(
+    asked: Namespace, kinds: Sequence[str], ours: Ours, bert: BertConfig, batches: Sequence[Batch], here: Machine
+) -> list[Program]:
+    import peers  # imported here: PyTorch may be missing
+
+    peers.set_up(here)
+    with tempfile.TemporaryDirectory() as folder:
+        ours.save(bert, Path(folder))
+        trained = [peers.TRAININGS[asked.objective](Path(folder), batches, kind) for kind in kinds]
+    settings = ours.program.config.optimizer
+    return [peers.trainer(t, kind, settings, here.dtype) for t, kind in zip(trained, kinds, strict=True)]
+
+
+if __name__ == "__main__":
+    arguments.run(main)
