@@ -63,7 +63,7 @@ def test_an_integer_id_becomes_a_string(tmp_path):
 
 def test_a_text_of_sections_is_joined_by_blank_lines(tmp_path):
     sections = [{"heading": "", "text": "Lead."}, {"heading": "History", "text": "It was."}]
-    assert only(jsonl(tmp_path, {"_id": "a", "text": sections})).text == "Lead.\n\nHistory\n\nIt was."
+    assert only(jsonl(tmp_path, {"_id": "a", "text": sections})).text == "Lead.\n\nHistory\nIt was."
     assert only(jsonl(tmp_path, {"_id": "a", "text": ["One.", "Two."]})).text == "One.\n\nTwo."
 
 

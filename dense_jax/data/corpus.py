@@ -160,11 +160,12 @@ def _joined(text: Any) -> str:
         return text
     if not isinstance(text, list):
         raise RowError(f"the text is {text!r:.60}, not a string")
-    return "\n\n".join(part for section in text for part in _parts(section) if part)
+    return "\n\n".join(map(_section, text))
 
 
-def _parts(section: Any) -> list[str]:
+def _section(section: Any) -> str:
+    """A paragraph, or a heading and its text: as one, since a sentence of one word is no query to learn from."""
     parts = [section.get("heading") or "", section.get("text")] if isinstance(section, dict) else [section]
     if not all(isinstance(part, str) for part in parts):
         raise RowError(f"the text's part {section!r:.60} is neither a string nor a section with a text")
-    return parts
+    return "\n".join(part for part in parts if part)
