@@ -16,19 +16,14 @@ SMALL = BertConfig(layers=2, width=16, heads=2, feed_forward=24, vocab_size=40, 
 
 
 @dataclass
-class Settings:
-    """Stands in for a whole config, whose paths the messages name."""
-
-    objective: "Method"
-
-
-@dataclass
 class Method:
+    """Stands in for an objective, whose settings the messages name."""
+
     encoder: Encoder
 
 
 def settings(bert):
-    return Settings(Method(Encoder(bert)))
+    return Method(Encoder(bert))
 
 
 def fresh_params(bert=SMALL, parts=("encoder", "mlm")):

@@ -74,18 +74,18 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load(params: Params, folder: Path, config: Any) -> tuple[Params, LoadReport]:
+def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
     """`params` with all subtrees called "bert", "pooler" or "mlm" filled from `folder`, and a report.
 
-    `config` is the tree of settings that `params` belongs to; every BertConfig in it must describe the folder's model.
-    A subtree is filled wholly or, if it is no "bert" and the folder has none of it, stays as it is. If our vocabulary
+    Every BertConfig among the settings of `objective`, whose parameters these are, must describe the folder's model. A
+    subtree is filled wholly or, if it is no "bert" and the folder has none of it, stays as it is. If our vocabulary
     is the larger one, its last rows stay as they are.
 
     Raises:
         ConfigError: the folder's model is not a BERT or not the config's; lists the flags that make it so.
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
-    check_architecture(config, folder)
+    check_architecture(objective, folder)
     tensors = read_tensors(folder)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}

@@ -63,15 +63,17 @@ def config_json(config: BertConfig, architecture: str, pad: int) -> dict[str, An
     }
 
 
-def check_architecture(config: Any, folder: Path) -> None:
-    """Checks every BertConfig in the tree `config` against the model in `folder`.
+def check_architecture(objective: Any, folder: Path) -> None:
+    """Checks every BertConfig among the settings of `objective` against the model in `folder`.
 
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.
     """
     theirs = read_config(folder)
     problems = [
-        line for path, ours in _bert_configs(config, "config") for line in _differences(ours, theirs, path, folder)
+        line
+        for path, ours in _bert_configs(objective, "config.objective")
+        for line in _differences(ours, theirs, path, folder)
     ]
     require(not problems, "\n".join(problems))
 
