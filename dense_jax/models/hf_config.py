@@ -70,11 +70,8 @@ def check_architecture(objective: Any, folder: Path) -> None:
         ConfigError: with one line for each difference, and the flag that ends it.
     """
     theirs = read_config(folder)
-    problems = [
-        line
-        for path, ours in _bert_configs(objective, "config.objective")
-        for line in _differences(ours, theirs, path, folder)
-    ]
+    found = _bert_configs(objective, "config.objective")
+    problems = [line for path, ours in found for line in _differences(ours, theirs, path, folder)]
     require(not problems, "\n".join(problems))
 
 
