@@ -2,6 +2,7 @@ import gzip
 import json
 import lzma
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.corpus import open_corpus
+from dense_jax.data.lines import lines
 from dense_jax.errors import DataError
 
 
@@ -268,6 +270,11 @@ def test_a_file_that_is_not_packed_as_its_name_says_is_refused(tmp_path):
     path = jsonl(tmp_path, GOOD, name="rows.jsonl.gz")
     with pytest.raises(DataError, match=r"rows.jsonl.gz:1: the compressed file is damaged \(Not a gzipped file"):
         read(path)
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_cause():
+    with pytest.raises(DataError, match=r"/proc/self/mem: cannot be read \(Input/output error\)"):
+        list(lines(Path("/proc/self/mem"), longest=10))
 
 
 def test_the_fingerprint_of_a_file_is_its_content_wherever_it_lies(tmp_path):

@@ -225,6 +225,29 @@ def test_leftovers_of_a_removed_preparation_are_replaced(source, tmp_path):
     assert contents(tmp_path / "work") == contents(tmp_path / "fresh")
 
 
+def test_a_test_set_that_nobody_asked_for_is_not_left_to_be_evaluated_on(source, tmp_path):
+    prepare(config(source, held_out=4), tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / "passages")
+    with pytest.raises(
+        ConfigError, match=r"test is left from another preparation and would be evaluated on; remove it"
+    ):
+        prepare(config(source), tmp_path / "work")
+
+
+def test_a_missing_tokenizer_folder_is_said_before_the_corpus_is_read(source, tmp_path):
+    with pytest.raises(ConfigError, match=r"absent: no tokenizer.json, tokenizer_config.json or vocab.txt there"):
+        prepare(config(source, tokenizer=tmp_path / "absent"), tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_other_field_names_are_another_text(source, tmp_path):
+    prepare(config(source), tmp_path / "work")
+    settings = config(source)
+    other = replace(settings, corpus=replace(settings.corpus, text_field="title"))
+    with pytest.raises(ConfigError, match=r"other settings:\n  corpus.source.fields.text: text -> title\n"):
+        prepare(other, tmp_path / "work")
+
+
 def test_a_tokenizer_folder_is_imported_and_its_place_does_not_matter(source, tmp_path):
     Tokenizer.train([WORDS[0]], 40, lowercase=True).save(tmp_path / "theirs")
     prepare(config(source, tokenizer=tmp_path / "theirs"), tmp_path / "work")

@@ -164,6 +164,19 @@ def test_a_missing_shard_is_named(folder):
         PassageStore(folder)
 
 
+def test_a_shard_that_goes_missing_after_opening_is_named(folder):
+    passages = PassageStore(folder)
+    (folder / "texts-00001.array_record").unlink()
+    with pytest.raises(StorageError, match=r"texts-00001.array_record: missing; remove its folder and prepare again"):
+        passages.document(3)
+
+
+def test_a_shard_that_cannot_be_written_is_named_with_the_cause(tmp_path):
+    (tmp_path / "p" / ".passages-00000.array_record.partial").mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"passages-00000.array_record: cannot be written \(.*directory"):
+        written(tmp_path / "p", DOCUMENTS)
+
+
 def test_a_changed_bit_in_a_small_shard_is_found_at_opening(folder):
     path = folder / "passages-00001.array_record"
     data = bytearray(path.read_bytes())

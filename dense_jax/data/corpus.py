@@ -5,7 +5,7 @@ A row needs an id (or gets its number) and a text. A text may also be a list of 
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,12 +87,13 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
     longest = config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
     match _form(path):
         case ".jsonl":
-            rows = partial(jsonl_rows, path, fields, longest)
+            rows, read_as = partial(jsonl_rows, path, fields, longest), asdict(fields)
         case ".tsv":
-            rows = partial(tsv_rows, path, longest)
+            rows, read_as = partial(tsv_rows, path, longest), {}
         case _:
             raise DataError(f"corpus.source={config.source}: unknown form {path.suffix!r}; name {_FORMS}")
-    return CheckedCorpus(Path(config.source).name, str(path), rows, lambda: {"digest": digest(path)}, config)
+    name = Path(config.source).name
+    return CheckedCorpus(name, str(path), rows, lambda: {"digest": digest(path), "fields": read_as}, config)
 
 
 class _Kept:
@@ -114,7 +115,7 @@ def _tfds_corpus(config: CorpusConfig, fields: Fields) -> CheckedCorpus:
     source = open_tfds(name, config.split)
     label = f"{source.dataset_info.full_name}[{config.split}]"
     rows = partial(tfds_rows, source, fields, label)
-    return CheckedCorpus(label, label, rows, lambda: {"examples": len(source)}, config)
+    return CheckedCorpus(label, label, rows, lambda: {"examples": len(source), "fields": asdict(fields)}, config)
 
 
 def _beir_corpus(folder: Path) -> Path:

@@ -7,7 +7,7 @@ the same call goes on where an interrupted one stopped, and does nothing where a
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from dense_jax.data.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.entries import Entry, passages, whole_documents
 from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
-from dense_jax.errors import DataError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import whole_file
 from dense_jax.progress import bar, progress
 
@@ -91,9 +91,9 @@ class _Documents:
 
 def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
     """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
-    rows = {name: value for name, value in asdict(config.corpus).items() if name not in ("source", "max_rejects")}
-    path = config.tokenizer.path
+    path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
+    rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
     return {
         "corpus": {"source": corpus.fingerprint(), **rows},
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
@@ -148,8 +148,15 @@ def _too_many(config: CorpusConfig, documents: int, reasons: Counter[str], first
 
 
 def _hold_out(corpus: CheckedCorpus, test: Path) -> held_out.Queries:
-    """Writes the test set, if the config asks for one; its queries."""
+    """Writes the test set, if the config asks for one; its queries.
+
+    Raises:
+        ConfigError: there is one that was not asked for.
+        DataError: too few documents are fit for it.
+    """
     if not corpus.config.held_out:
+        if test.exists():
+            raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")
         return {}
     queries = held_out.choose_queries(_Documents(corpus, {}), corpus.config.held_out)
     held_out.write_test_set(test, _Documents(corpus, queries), queries)

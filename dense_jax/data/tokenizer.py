@@ -171,10 +171,7 @@ def import_folder(folder: Path) -> Tokenizer:
     Raises:
         ConfigError: there is no tokenizer in it, or a special token that pre-training needs is missing.
     """
-    files = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if not files & {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model"}:
-        raise ConfigError(f"tokenizer.path={folder}: no tokenizer.json, tokenizer_config.json or vocab.txt there")
-    if "vocab.txt" in files and not files & {"tokenizer.json", "tokenizer_config.json", "config.json"}:
+    if [path.name for path in _files(folder)] == ["vocab.txt"] and not (folder / "config.json").exists():
         return _from_vocabulary(folder / "vocab.txt")
     from transformers import AutoTokenizer  # imported here: it takes seconds
 
@@ -190,9 +187,19 @@ def import_folder(folder: Path) -> Tokenizer:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Changes with any file of a Hugging Face folder that its tokenizer is made of."""
-    files = sorted(path for pattern in _FILES for path in folder.glob(pattern))
-    return _hash("".join(f"{path.name} {digest(path)}\n" for path in files))
+    """Changes with any file of a Hugging Face folder that its tokenizer is made of.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return _hash("".join(f"{path.name} {digest(path)}\n" for path in _files(folder)))
+
+
+def _files(folder: Path) -> list[Path]:
+    found = sorted(path for pattern in _FILES for path in folder.glob(pattern))
+    if not found:
+        raise ConfigError(f"tokenizer.path={folder}: no tokenizer.json, tokenizer_config.json or vocab.txt there")
+    return found
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:
