@@ -43,7 +43,7 @@ def tiny() -> Config:
             passage_length=64,
             temperature=0.03,
         ),
-        steps=1_500,
+        steps=1_200,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup=100, schedule=Schedule.COSINE),
         corpus=CorpusConfig(held_out=500),

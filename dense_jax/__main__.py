@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from types import FrameType
 
+from absl import logging
+
 from dense_jax.errors import Stopped, UserError
 
 USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
@@ -24,6 +26,7 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...
 
 def main() -> None:
     """The console script."""
+    logging.set_verbosity(logging.ERROR)  # what a user must know, the verbs say themselves
     sys.exit(run(sys.argv[1:]))
 
 

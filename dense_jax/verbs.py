@@ -44,7 +44,7 @@ def _prepare(work: Workdir, words: list[str]) -> None:
 def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.tokenizer.vocabulary  # or what is missing, before processes are joined
     start_processes()
-    print(f"attention of {show.attention(_examples(work))}", file=sys.stderr)
+    print(f"attention\n{show.attention(_examples(work))}", file=sys.stderr)
     train(work.config, passages, vocabulary, work.path)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 

@@ -8,6 +8,7 @@ English Snowball stems, and Lucene's formula: for each word of the query, summed
 where n of the N documents hold the word and this one holds it f times.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ class BM25:
         """
         import bm25s  # here: its import runs a JAX program, after which processes can no longer be joined
         from bm25s.tokenization import Tokenizer
+
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # its import turns debugging on
 
         self.ids: list[str] = []
         self._words: Any = Tokenizer(stopwords="english", stemmer=Stemmer.Stemmer("english"))
