@@ -21,7 +21,7 @@ from dense_jax.errors import ConfigError
 
 _PACKAGES = ("jax", "flax", "optax", "grain", "tokenizers", "torch", "transformers", "sentence-transformers")
 _SIDE_ON_CPU, _SIDE = 2_048, 8_192  # of the square matrices whose product is timed
-_PRODUCTS = 10
+_PRODUCTS = 5
 
 
 @dataclass(frozen=True)

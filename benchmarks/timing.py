@@ -55,15 +55,15 @@ class Ratio(NamedTuple):
 def interleaved(programs: Sequence[Program], turns: int, warm_up: int) -> list[Timing]:
     """The timings of `programs`, in their order, over `turns` turns each, after `warm_up` steps each.
 
-    The i-th step of one program is given the same i as the i-th step of another.
+    A step is given its number: 0, 1, 2, ... in each program.
     """
     warmed = [_warm(program, warm_up) for program in programs]
-    steps = max(1, math.ceil(_TURN / max(seconds for _, _, seconds in warmed)))
+    steps = [math.ceil(_TURN / seconds) for _, _, seconds in warmed]
     walls, cpus = np.empty((2, len(programs), turns))
     for turn in range(turns):
-        start = warm_up + turn * steps
         for i in order(len(programs), turn):
-            walls[i, turn], cpus[i, turn] = _turn(programs[i], range(start, start + steps))
+            start = warm_up + turn * steps[i]
+            walls[i, turn], cpus[i, turn] = _turn(programs[i], range(start, start + steps[i]))
     return [
         Timing(first, outputs, wall, cpu) for (first, outputs, _), wall, cpu in zip(warmed, walls, cpus, strict=True)
     ]

@@ -1,0 +1,377 @@
+"""The benchmarks: what they count, that both sides do the same, and that they run. Nothing here asserts a time."""
+
+import doctest
+import importlib
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+import transformers
+
+from dense_jax import flags
+from dense_jax.config import OptimizerConfig, Schedule
+from dense_jax.data.prepare import prepare
+from dense_jax.errors import ConfigError, MachineError
+from dense_jax.models import hf
+from dense_jax.models.bert import BertConfig, bert
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import Pooling
+from dense_jax.train.optimizer import make_optimizer
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))  # its files import each other by their plain names, being scripts
+
+import arguments  # noqa: E402
+import data  # noqa: E402
+import encode  # noqa: E402
+import flops  # noqa: E402
+import machine  # noqa: E402
+import peers  # noqa: E402
+import report  # noqa: E402
+import tasks  # noqa: E402
+import timing  # noqa: E402
+import train  # noqa: E402
+
+BASE = bert("base", vocab_size=30_522)
+CPU = machine.Machine("cpu", "a processor", 1, 2, None, "float32", product=1e11)
+GPU = machine.Machine("gpu", "NVIDIA H200", 1, 16, 989e12, "bfloat16", product=7e14)
+
+
+@pytest.mark.parametrize("module", ["arguments", "data", "encode", "flops", "report", "tasks", "timing"])
+def test_the_examples_in_docstrings_hold(module):
+    found = doctest.testmod(importlib.import_module(module), raise_on_error=True)
+    assert found.attempted > 0
+
+
+# FLOPs
+
+
+@pytest.mark.parametrize(("length", "expected"), [(128, 545.4), (256, 559.5), (512, 587.9)])
+def test_mlm_of_bert_base_takes_the_published_megaflops_for_each_token(length, expected):
+    tokens = 100 * length
+    step = flops.mlm_step(BASE, rows=100, length=length, masked=round(0.15 * tokens))
+    assert round(step / tokens / 1e6, 1) == expected
+
+
+@pytest.mark.parametrize(
+    ("rows", "query", "passage", "teraflops"), [(1024, 32, 128, 85), (4096, 64, 256, 700), (4096, 64, 288, 774)]
+)
+def test_a_dual_encoder_step_of_bert_base_takes_the_published_teraflops(rows, query, passage, teraflops):
+    assert round(flops.dual_encoder_step(BASE, rows, query, passage, 768) / 1e12) == teraflops
+
+
+def test_a_feed_forward_network_of_another_width_is_counted_as_it_is():
+    narrow = BertConfig(layers=1, width=2, heads=1, feed_forward=3)
+    assert flops.layer(narrow, length=5) == 2 * (4 * 2 * 2 + 2 * 2 * 3) + 4 * 5 * 2 == 96
+
+
+@pytest.mark.parametrize(
+    ("device", "teraflops"),
+    [
+        ("NVIDIA A100-SXM4-80GB", 312),
+        ("NVIDIA H100 80GB HBM3", 989),
+        ("NVIDIA H200", 989),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5e", 197),
+        ("TPU v5", 459),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("TPU v6e", 918),
+    ],
+)
+def test_a_device_has_the_peak_of_its_datasheet(device, teraflops):
+    assert flops.peak(device) == teraflops * 1e12
+
+
+@pytest.mark.parametrize("device", ["cpu", "NVIDIA GeForce RTX 4090"])
+def test_a_device_without_a_known_peak_has_none(device):
+    assert flops.peak(device) is None
+
+
+# Timing
+
+
+class Clock:
+    """Time that passes in steps only."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def process_time(self):
+        return 2 * self.now  # two threads at work
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(timing, "time", made)
+    return made
+
+
+def ticking(name, clock, seconds, calls):
+    def step(i):
+        clock.now += seconds
+        calls.append((name, i))
+        return f"{name}{i}"
+
+    return timing.Program(name, step, lambda: None)
+
+
+def test_programs_take_turns_and_every_other_turn_goes_backwards(clock):
+    calls = []
+    timing.interleaved([ticking("a", clock, 1, calls), ticking("b", clock, 1, calls)], turns=3, warm_up=1)
+    assert calls == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
+
+
+def test_each_turn_gives_wall_and_cpu_seconds_per_step(clock):
+    (found,) = timing.interleaved([ticking("a", clock, 0.5, [])], turns=2, warm_up=1)
+    assert found.wall.tolist() == [0.5, 0.5]
+    assert found.cpu.tolist() == [1.0, 1.0]
+
+
+def test_short_steps_are_taken_in_a_row_until_a_quarter_of_a_second_is_full(clock):
+    calls = []
+    (found,) = timing.interleaved([ticking("a", clock, 1 / 8, calls)], turns=2, warm_up=1)
+    assert len(calls) == 1 + 2 * 2
+    assert found.wall.tolist() == [1 / 8, 1 / 8]
+
+
+def test_warm_up_is_not_in_the_timings_but_its_results_are_kept(clock):
+    (found,) = timing.interleaved([ticking("a", clock, 1, [])], turns=2, warm_up=3)
+    assert found.outputs == ["a0", "a1", "a2"]
+    assert len(found.wall) == 2
+
+
+def timed(wall) -> timing.Timing:
+    return timing.Timing(first=9.0, outputs=[], wall=np.array(wall), cpu=2 * np.array(wall))
+
+
+def test_drift_is_the_change_between_the_halves():
+    assert timed([1.0, 1.0, 3.0, 3.0]).drift == pytest.approx(2 / 2)
+
+
+def test_the_interval_of_a_ratio_holds_the_ratio_and_ignores_noise_that_hits_both():
+    busy = np.array([1.0, 5.0, 1.0, 2.0, 1.5, 1.0])
+    assert timing.ratio(2 * busy, busy) == (2.0, 2.0, 2.0)
+    noisy = timing.ratio(2 * busy, busy[::-1])
+    assert noisy.low < noisy.value < noisy.high
+
+
+# Rows
+
+
+def test_a_row_relates_model_flops_to_datasheet_and_measured_product():
+    row = report.speed("x", timed([0.5, 0.5]), timed([0.25, 0.25]), tokens=100, flops=98.9e12, machine=GPU)
+    assert row["tokens/s"] == 200
+    assert row["TFLOP/s"] == pytest.approx(197.8)
+    assert row["MFU"] == pytest.approx(0.2)
+    assert row["of matmul"] == pytest.approx(197.8 / 700)
+    assert row["time / ours"].value == row["CPU / ours"].value == 2
+
+
+def test_a_cpu_has_no_datasheet_mfu():
+    row = report.speed("x", timed([1.0, 1.0]), timed([1.0, 1.0]), tokens=1, flops=1e10, machine=CPU)
+    assert "MFU" not in row
+    assert row["of matmul"] == pytest.approx(0.1)
+
+
+def test_every_row_is_printed_with_commit_versions_device_date_and_command(capsys):
+    report.publish("title", [{"program": "a", "ms": 1.0}, {"program": "b", "ms": 2.0}], machine.provenance(CPU))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [line["program"] for line in lines] == ["a", "b"]
+    for line in lines:
+        assert all(line[key] for key in ("commit", "versions", "machine", "date", "command"))
+        assert line["machine"]["device"] == "a processor"
+
+
+# Both sides do the same
+
+SETTINGS = OptimizerConfig(learning_rate=1e-2, schedule=Schedule.CONSTANT, clip=0.5, weight_decay=0.5)
+
+
+def small_task(objective):
+    shape = BertConfig(1, 16, 2, 32, vocab_size=tasks.VOCABULARY, positions=32, dropout=0.0, attention_dropout=0.0)
+    return tasks.TASKS[objective](Encoder(shape, Pooling.MEAN, normalize=True), 8, 32)
+
+
+def small_batches(objective):
+    return [small_task(objective).batch(np.random.default_rng(seed)) for seed in range(2)]
+
+
+def test_the_dual_encoders_have_one_loss(tmp_path):
+    objective, (batch, _) = small_task("ict").objective, small_batches("ict")
+    rng = np.random.default_rng(0)
+    shapes, _ = jax.eval_shape(objective.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), shapes)
+    expected, _ = jax.jit(objective.loss)(params, {}, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
+    hf.save(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
+    for kind in ("default", "tuned"):
+        network, batches, loss = peers.TRAININGS["ict"](tmp_path, [batch], kind)
+        assert float(loss(network, batches[0]).detach()) == pytest.approx(float(expected), abs=1e-4)  # float32 rounding
+
+
+def test_the_optimisers_do_the_same_arithmetic():
+    x, y = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+    network = torch.nn.Linear(3, 3)
+    start = {"kernel": network.weight.detach().numpy().T.copy(), "bias": network.bias.detach().numpy().copy()}
+    batch = {"x": torch.from_numpy(x), "y": torch.from_numpy(y)}
+    training = peers.Training(network, [batch], lambda model, b: ((model(b["x"]) - b["y"]) ** 2).sum())
+    program = peers.trainer(training, "default", SETTINGS, "float32")
+    theirs = [float(program.step(i)) for i in range(4)]
+
+    optimizer = make_optimizer(SETTINGS, steps=4)
+    params, state, ours = start, optimizer.init(start), []
+    for _ in range(4):
+        loss, gradients = jax.value_and_grad(lambda p: jnp.sum((x @ p["kernel"] + p["bias"][None] - y) ** 2))(params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        ours.append(float(loss))
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5)  # float32 rounding
+    assert ours[-1] < 0.95 * ours[0]
+
+
+def test_scores_at_masked_positions_only_train_the_same_model(tmp_path):
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
+
+    def losses(kind):
+        trained = peers.TRAININGS["mlm"](tmp_path, small_batches("mlm"), kind)
+        program = peers.trainer(trained, kind, SETTINGS, "float32")
+        return [float(program.step(i)) for i in range(4)]
+
+    default, tuned = losses("default"), losses("tuned")
+    np.testing.assert_allclose(tuned, default, rtol=0, atol=1e-4)  # float32 rounding
+    assert tuned[2] < tuned[0] - 0.1  # the same batch: training did something
+
+
+def test_a_batch_of_mlm_hides_fifteen_percent_and_remembers_them():
+    task = small_task("mlm")
+    batch = task.batch(np.random.default_rng(0))
+    assert batch["positions"].shape == (8, 5)  # 0.15 * 32, rounded
+    hidden = np.take_along_axis(batch["tokens"].ids, batch["positions"], axis=1)
+    assert (hidden == tasks.MASK).all()
+    assert (batch["labels"] >= tasks.FIRST_WORD).all()
+    assert (batch["tokens"].ids[:, [0, -1]] == (tasks.CLS, tasks.SEP)).all()
+
+
+def test_the_text_of_a_row_is_tokenised_back_to_its_ids(tmp_path):
+    row = tasks.random_tokens(np.random.default_rng(0), rows=1, length=16)
+    tokenizer = tasks.write_tokenizer(tmp_path, 16)
+    (found,) = tokenizer.encode([tasks.text(type(row)(*(field[0] for field in row)))])
+    assert found.tolist() == row.ids[0, 1:-1].tolist()
+
+
+# What is refused
+
+
+def test_programs_with_different_losses_are_no_comparison():
+    with pytest.raises(
+        MachineError, match=r"step 1: ours has loss 2\.000000, torch 2\.100000; they differ by more than 0\.01"
+    ):
+        train.check_same_losses(["ours", "torch"], [[1.0, 2.0], [1.0, 2.1]], 0.01)
+    with pytest.raises(MachineError, match="torch nan"):
+        train.check_same_losses(["ours", "torch"], [[1.0], [float("nan")]], 0.01)
+
+
+def test_programs_with_different_cosines_are_no_comparison():
+    with pytest.raises(MachineError, match=r"cosines of torch differ by 0\.2 from those of ours, more than 0\.1"):
+        encode.check_same_cosines(["ours", "torch"], [0.0, 0.2], 0.1)
+
+
+def test_a_pipeline_that_would_keep_the_trainer_waiting_is_an_error():
+    data.check_fast_enough(3.0)
+    with pytest.raises(MachineError, match=r"only 2\.90 times as fast as training.*use more --config\.loader\.workers"):
+        data.check_fast_enough(2.9)
+
+
+def test_more_threads_than_cores_are_refused():
+    with pytest.raises(ConfigError, match=r"--threads=9999 is more than the \d+ cores of this process; use 0 for all"):
+        machine.set_up(9999, "auto")
+
+
+def test_a_peer_that_would_run_on_other_devices_is_refused():
+    with pytest.raises(MachineError, match=r"PyTorch would run on 1 x cpu, JAX runs on 8 x cpu; use --peer=none"):
+        peers.set_up(replace(CPU, count=8))
+
+
+def test_too_few_steps_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parser("").parse_args(["--steps=1"])
+    assert "argument --steps: 1 is less than 2" in capsys.readouterr().err
+
+
+def test_without_pytorch_there_are_no_peers_and_a_note_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert arguments.peer_kinds("both") == []
+    assert "torch is not installed: our own rows only; `pip install torch` for the others" in capsys.readouterr().err
+
+
+# The scripts, as they are run
+
+
+def rows_of(*words, codes=(0,)):
+    """The JSON lines that a script prints before it exits with one of `codes`."""
+    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # halves the time of compilation, which is most of it
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | quick
+    command = [sys.executable, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode in codes, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.mark.slow
+def test_training_compares_us_with_both_peers():
+    words = ("benchmarks/train.py", "--size=tiny", "--batch=2", "--seq=16", "--steps=2", "--warmup=2")
+    rows = rows_of(*words)
+    assert [row["program"] for row in rows] == ["dense_jax", "torch default", "torch tuned"]
+    assert rows[0]["command"] == "python " + " ".join(words)
+    for row in rows:
+        assert row["loss"] == pytest.approx(rows[0]["loss"], abs=1e-4)  # float32 rounding
+
+
+@pytest.mark.slow
+def test_encoding_compares_ids_with_ids_and_text_with_text():
+    rows = rows_of("benchmarks/encode.py", "--size=tiny", "--batch=2", "--seq=16", "--steps=2", "--warmup=1")
+    names = ["dense_jax", "dense_jax, from text", "torch default", "torch tuned", "sentence-transformers, from text"]
+    assert [row["program"] for row in rows] == names
+    assert [row["time / ours"][0] == 1 for row in rows] == [True, True, False, False, False]
+    assert all(row["max |Δcos|"] < 1e-5 for row in rows)  # float32 rounding
+
+
+def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
+    sentences = 9 * "The quick brown fox jumps over the lazy dog. "
+    lines = [json.dumps({"_id": str(i), "title": "fox", "text": f"Fox {i}. {sentences}"}) for i in range(40)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    (tmp_path / "config.py").write_text(
+        "from dense_jax.config import Config\nfrom tests.toys import BagOfTokens, MeanEmbedding\n"
+        "def get_config(variant=''):\n    return Config(BagOfTokens(MeanEmbedding(vocab_size=0)), steps=1, batch=8)\n"
+    )
+    words = [
+        f"--config={tmp_path / 'config.py'}",
+        f"--workdir={tmp_path}",
+        f"--config.corpus.source={tmp_path / 'corpus.jsonl'}",
+        "--config.tokenizer.vocab_size=100",
+    ]
+    prepare(flags.parse(words).config, tmp_path)
+    words = ["benchmarks/data.py", *words, "--steps=2", "--batches=2"]
+    found = rows_of(*words, codes=(0, 6))  # 6: the toy trains faster than its examples are made, which may be
+    rows = {row["stage"]: row for row in found}
+    reading = ["tokenise", "read, many at once", "read, one by one"]
+    making = ["examples of mlm", "examples of ict", "whole pipeline", "training"]
+    assert list(rows) == reading + making
+    assert all(row["tokens/CPU s"] > 0 for row in rows.values())
+    assert rows["training"]["rate / training"] == [1, 1, 1]
