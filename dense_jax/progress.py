@@ -43,7 +43,7 @@ def progress(items: Iterable[T], label: str, total: int | None, unit: str, *, in
 def seconds(duration: float) -> str:
     """A duration as a person says it.
 
-    >>> seconds(75), seconds(4000)
+    >>> seconds(75.0), seconds(4000.0)
     ('1m15s', '1h06m')
     """
     if duration < 60:

@@ -93,9 +93,7 @@ def test_embed_index_search_find_a_document_by_its_words(corpus, trained, capsys
     for verb in ("embed", "index"):
         assert run([verb, *arguments(corpus, trained)]) == 0
     capsys.readouterr()
-    assert (
-        run(["search", *arguments(corpus, trained), "--config.search.k=3", "The old planets follow"]) == 0
-    )
+    assert run(["search", *arguments(corpus, trained), "--config.search.k=3", "The old planets follow"]) == 0
     said = capsys.readouterr().out
     assert said.count(" and ") >= 3  # the titles of three documents
 
