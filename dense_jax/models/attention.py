@@ -57,14 +57,14 @@ def attend(
 
 
 def _xla(query: Array, key: Array, value: Array, mask: Array, rate: float, rng: PRNGKeyArray | None) -> Array:
-    query = query / math.sqrt(query.shape[-1])
-    scores = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+    query, key, value = (x.swapaxes(1, 2) for x in (query / math.sqrt(query.shape[-1]), key, value))
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
     scores = jnp.where(mask[:, None], scores, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    total = jnp.einsum("bhqk->bqh", weights)[..., None]  # divides the short rows of the result, not the long ones here
+    total = weights.sum(-1, keepdims=True)  # divides the short rows of the result, not the long ones here
     weights = dropout(weights, rate, rng).astype(value.dtype)
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights, value, preferred_element_type=jnp.float32)
-    return (mixed / total).astype(value.dtype)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
+    return (mixed / total).astype(value.dtype).swapaxes(1, 2)
 
 
 def _splash(query: Array, key: Array, value: Array, mask: Array) -> Array:
