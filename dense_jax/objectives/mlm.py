@@ -41,7 +41,7 @@ class MLM(Objective):
         start = int(rng.integers(spare + 1)) if spare > 0 else 0  # a long sentence shows a different window each time
         tokens = lay_out(passage.title, body[start:], self.length, self.layout, vocabulary)
         masked = whole_word_mask(
-            tokens.ids, vocabulary, self.mask_rate, masking_budget(self.length, self.mask_rate), rng
+            np.asarray(tokens.ids), vocabulary, self.mask_rate, masking_budget(self.length, self.mask_rate), rng
         )
         return {
             "tokens": tokens._replace(ids=masked.ids),
