@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import report
 import tasks
-from machine import Machine, provenance, set_up
-from timing import Program, interleaved
+from machine import Machine, measure, provenance, set_up
+from timing import Program
 
 from dense_jax.arrays import Float
 from dense_jax.config import MeshConfig
@@ -46,7 +46,7 @@ def main() -> None:
     documents = [Tokens(*fields) for fields in zip(*tokens, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         programs = _programs(asked, encoder, documents, Path(folder), here)
-    timings = interleaved(programs, asked.steps, asked.warmup)
+    timings, peaks = measure(programs, here, asked.steps, asked.warmup)
     names = [program.name for program in programs]
     differences = cosine_differences([timing.outputs[-1] for timing in timings])
     check_same_cosines(names, differences, SAME_COSINE[here.dtype])
@@ -54,10 +54,10 @@ def main() -> None:
     rows = []
     for name, timing, difference in zip(names, timings, differences, strict=True):
         ours = timings[1] if name.endswith(FROM_TEXT) else timings[0]
-        row = report.speed(name, timing, ours, tokens=count * asked.seq, flops=work, machine=here)
-        rows.append(row | {"documents/s": count / row["ms"] * 1e3, "max |Δcos|": difference})
+        row = report.speed(name, timing, ours, tokens=count * asked.seq, flops=work, peaks=peaks)
+        rows.append(row | {"documents/s": count / row["ms"] * 1e3, "max Δcos": difference})
     title = f"Encoding, BERT-{asked.size}, {count} documents of {asked.seq} tokens in batches of {asked.batch}"
-    report.publish(f"{title}, {here}", rows, vars(asked) | provenance(here))
+    report.publish(f"{title}, {here}; {peaks}", rows, vars(asked) | peaks._asdict() | provenance(here))
 
 
 def cosine_differences(vectors: Sequence[Float[np.ndarray, "b d"]]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Where and when a figure was measured, and what a plain product of matrices reached there."""
+"""Where and when a figure was measured, and a plain product of matrices to compare it with."""
 
 import datetime
 import importlib.metadata
@@ -7,21 +7,22 @@ import platform
 import shlex
 import subprocess
 import sys
-import time
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
+from timing import Program, Timing, interleaved
 
 from dense_jax.errors import ConfigError
 
 _PACKAGES = ("jax", "flax", "optax", "grain", "tokenizers", "torch", "transformers", "sentence-transformers")
 _SIDE_ON_CPU, _SIDE = 2_048, 8_192  # of the square matrices whose product is timed
-_PRODUCTS = 5
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,24 @@ class Machine:
     threads: int  # of the host that this process may use
     peak: float | None  # FLOP/s of all devices by their datasheet
     dtype: str  # that is computed in
-    product: float  # FLOP/s of all devices in a measured product of matrices of that type
 
     def __str__(self) -> str:
-        datasheet = f", {self.peak / 1e12:,.0f} by the datasheet" if self.peak else ""
-        product = f"a product of matrices reaches {self.product / 1e12:,.3g} TFLOP/s{datasheet}"
-        return f"{self.dtype} on {self.count} x {self.device}, {self.threads} threads; {product}"
+        return f"{self.dtype} on {self.count} x {self.device}, {self.threads} threads"
+
+
+class Peaks(NamedTuple):
+    """FLOP/s of all devices to compare with."""
+
+    matmul: float  # that a large product of matrices reached in the same run
+    datasheet: float | None
+
+    def __str__(self) -> str:
+        datasheet = f" of the datasheet's {self.datasheet / 1e12:,.0f}" if self.datasheet else ""
+        return f"a product of matrices reached {self.matmul / 1e12:,.3g}{datasheet} TFLOP/s"
 
 
 def set_up(threads: int, dtype: str) -> Machine:
-    """Confines the process to `threads` cores (0: all it may use), and measures it in `dtype` ("auto": the usual one).
+    """Confines the process to `threads` cores (0: all it may use); `dtype` may be "auto", the usual one.
 
     To be called before anything starts JAX or PyTorch.
 
@@ -52,19 +61,25 @@ def set_up(threads: int, dtype: str) -> Machine:
     """
     cores = _claim_cores(threads)
     devices = jax.devices()
-    platform, kind, count = devices[0].platform, devices[0].device_kind, len(devices)
-    if dtype == "auto":
-        dtype = "float32" if platform == "cpu" else "bfloat16"
-    peak = flops.peak(kind)
+    first, count = devices[0], len(devices)
+    on_cpu, peak = first.platform == "cpu", flops.peak(first.device_kind)
+    usual = "float32" if on_cpu else "bfloat16"
     return Machine(
-        platform=platform,
-        device=_cpu_name() if platform == "cpu" else kind,
+        platform=first.platform,
+        device=_cpu_name() if on_cpu else first.device_kind,
         count=count,
         threads=cores,
         peak=peak and peak * count,
-        dtype=dtype,
-        product=_product(_SIDE_ON_CPU if platform == "cpu" else _SIDE, dtype) * count,
+        dtype=usual if dtype == "auto" else dtype,
     )
+
+
+def measure(programs: Sequence[Program], machine: Machine, turns: int, warm_up: int) -> tuple[list[Timing], Peaks]:
+    """The timings of `programs`, and of a product of matrices that takes turns with them."""
+    side = _SIDE_ON_CPU if machine.platform == "cpu" else _SIDE
+    *timings, product = interleaved([*programs, _matmul(side, machine.dtype)], turns, warm_up)
+    reached = 2 * side**3 * machine.count / float(np.median(product.wall))
+    return timings, Peaks(reached, machine.peak)
 
 
 def provenance(machine: Machine) -> dict[str, Any]:
@@ -94,17 +109,14 @@ def _claim_cores(count: int) -> int:
     return count or len(cores)
 
 
-def _product(side: int, dtype: str) -> float:
-    """FLOP/s of one device; of random numbers, because products of zeros run faster."""
+def _matmul(side: int, dtype: str) -> Program:
+    """Products of random matrices, because products of zeros run faster; on one device."""
     matrix = jnp.asarray(np.random.default_rng(0).normal(size=(side, side)), dtype)
     product = jax.jit(jnp.matmul)
-    product(matrix, matrix).block_until_ready()
-    seconds = []
-    for _ in range(_PRODUCTS):
-        start = time.perf_counter()
-        product(matrix, matrix).block_until_ready()
-        seconds.append(time.perf_counter() - start)
-    return 2 * side**3 / min(seconds)
+    latest: deque[jax.Array] = deque(maxlen=1)
+    return Program(
+        "matmul", lambda i: latest.append(product(matrix, matrix)), lambda: jax.block_until_ready(list(latest))
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from machine import Machine
+from machine import Peaks
 from timing import Ratio, Timing, ratio
 
 Row = dict[str, Any]
@@ -46,13 +46,13 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
     "CPU / ours": _interval,
     "rate / training": _interval,
     "loss": "{:.4f}".format,
-    "max |Δcos|": "{:.1e}".format,
+    "max Δcos": "{:.1e}".format,
     "first s": _number,
     "drift": _percent,
 }
 
 
-def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: float, machine: Machine) -> Row:
+def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: float, peaks: Peaks) -> Row:
     """What `program` did, in steps of `tokens` tokens and `flops` model FLOPs; `base` is our program."""
     seconds = float(np.median(timing.wall))
     rate = flops / seconds
@@ -65,13 +65,13 @@ def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: flo
         "CPU s": float(np.median(timing.cpu)),
         "tokens/s": tokens / seconds,
         "TFLOP/s": rate / 1e12,
-        "of matmul": rate / machine.product,
+        "of matmul": rate / peaks.matmul,
         "time / ours": ratio(timing.wall, base.wall),
         "CPU / ours": ratio(timing.cpu, base.cpu),
         "first s": timing.first,
         "drift": timing.drift,
     }
-    return row | ({"MFU": rate / machine.peak} if machine.peak else {})
+    return row | ({"MFU": rate / peaks.datasheet} if peaks.datasheet else {})
 
 
 def publish(title: str, rows: Sequence[Row], about: dict[str, Any]) -> None:

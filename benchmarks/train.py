@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import report
 import tasks
-from machine import Machine, provenance, set_up
-from timing import Program, interleaved
+from machine import Machine, measure, provenance, set_up
+from timing import Program
 
 from dense_jax.arrays import Array, Batch
 from dense_jax.config import Config, OptimizerConfig, Schedule
@@ -65,16 +65,16 @@ def main() -> None:
     programs = [Program("dense_jax", ours.step, ours.wait)]
     if kinds := arguments.peer_kinds(asked.peer):
         programs += _peers(asked, kinds, ours, encoder.bert, batches, here)
-    timings = interleaved(programs, asked.steps, asked.warmup)
+    timings, peaks = measure(programs, here, asked.steps, asked.warmup)
     losses = [[float(loss) for loss in timing.outputs] for timing in timings]
     check_same_losses([program.name for program in programs], losses, SAME_LOSS[here.dtype])
     rows = [
-        report.speed(program.name, timing, timings[0], tokens=task.tokens, flops=task.flops, machine=here)
+        report.speed(program.name, timing, timings[0], tokens=task.tokens, flops=task.flops, peaks=peaks)
         | {"loss": of_program[-1]}
         for program, timing, of_program in zip(programs, timings, losses, strict=True)
     ]
     title = f"Training step of {asked.objective}, BERT-{asked.size}, {asked.batch} x {asked.seq} tokens"
-    report.publish(f"{title}, {here}", rows, vars(asked) | provenance(here))
+    report.publish(f"{title}, {here}; {peaks}", rows, vars(asked) | peaks._asdict() | provenance(here))
 
 
 def check_same_losses(names: Sequence[str], losses: Sequence[Sequence[float]], most: float) -> None:

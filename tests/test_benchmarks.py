@@ -42,8 +42,7 @@ import timing  # noqa: E402
 import train  # noqa: E402
 
 BASE = bert("base", vocab_size=30_522)
-CPU = machine.Machine("cpu", "a processor", 1, 2, None, "float32", product=1e11)
-GPU = machine.Machine("gpu", "NVIDIA H200", 1, 16, 989e12, "bfloat16", product=7e14)
+CPU = machine.Machine("cpu", "a processor", 1, 2, None, "float32")
 
 
 @pytest.mark.parametrize("module", ["arguments", "data", "encode", "flops", "report", "tasks", "timing"])
@@ -174,7 +173,8 @@ def test_the_interval_of_a_ratio_holds_the_ratio_and_ignores_noise_that_hits_bot
 
 
 def test_a_row_relates_model_flops_to_datasheet_and_measured_product():
-    row = report.speed("x", timed([0.5, 0.5]), timed([0.25, 0.25]), tokens=100, flops=98.9e12, machine=GPU)
+    peaks = machine.Peaks(matmul=7e14, datasheet=989e12)
+    row = report.speed("x", timed([0.5, 0.5]), timed([0.25, 0.25]), tokens=100, flops=98.9e12, peaks=peaks)
     assert row["tokens/s"] == 200
     assert row["TFLOP/s"] == pytest.approx(197.8)
     assert row["MFU"] == pytest.approx(0.2)
@@ -182,10 +182,20 @@ def test_a_row_relates_model_flops_to_datasheet_and_measured_product():
     assert row["time / ours"].value == row["CPU / ours"].value == 2
 
 
-def test_a_cpu_has_no_datasheet_mfu():
-    row = report.speed("x", timed([1.0, 1.0]), timed([1.0, 1.0]), tokens=1, flops=1e10, machine=CPU)
+def test_a_device_without_a_datasheet_peak_has_no_mfu():
+    peaks = machine.Peaks(matmul=1e11, datasheet=None)
+    row = report.speed("x", timed([1.0, 1.0]), timed([1.0, 1.0]), tokens=1, flops=1e10, peaks=peaks)
     assert "MFU" not in row
     assert row["of matmul"] == pytest.approx(0.1)
+
+
+def test_the_measured_product_of_matrices_takes_turns_with_the_programs(clock, monkeypatch):
+    calls = []
+    monkeypatch.setattr(machine, "_matmul", lambda side, dtype: ticking("matmul", clock, 2, calls))
+    (found,), peaks = machine.measure([ticking("a", clock, 1, calls)], CPU, turns=2, warm_up=1)
+    assert [name for name, _ in calls] == ["a", "matmul", "a", "matmul", "matmul", "a"]
+    assert found.wall.tolist() == [1, 1]
+    assert peaks == (2 * 2048**3 / 2, None)
 
 
 def test_every_row_is_printed_with_commit_versions_device_date_and_command(capsys):
@@ -349,7 +359,7 @@ def test_encoding_compares_ids_with_ids_and_text_with_text():
     names = ["dense_jax", "dense_jax, from text", "torch default", "torch tuned", "sentence-transformers, from text"]
     assert [row["program"] for row in rows] == names
     assert [row["time / ours"][0] == 1 for row in rows] == [True, True, False, False, False]
-    assert all(row["max |Δcos|"] < 1e-5 for row in rows)  # float32 rounding
+    assert all(row["max Δcos"] < 1e-5 for row in rows)  # float32 rounding
 
 
 def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
