@@ -10,7 +10,6 @@ error if the whole pipeline is not at least three times as fast as the training 
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import arguments
 import numpy as np
@@ -20,8 +19,8 @@ from timing import Program, Timing, interleaved, ratio
 from train import Ours
 
 from dense_jax import flags
-from dense_jax.contracts import Objective, Passage, Tokens, Vocabulary
-from dense_jax.data.pipeline import Examples, host_batches
+from dense_jax.contracts import Objective, Passage, Vocabulary
+from dense_jax.data.pipeline import Examples, host_batches, real_tokens
 from dense_jax.errors import MachineError
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
@@ -53,15 +52,6 @@ def check_fast_enough(times: float) -> None:
             f"the pipeline is only {times:.2f} times as fast as training, which may wait for it; it should be "
             f"{ENOUGH:g} times as fast: use more --config.loader.workers"
         )
-
-
-def real_tokens(example: Any) -> int:
-    """Tokens of an example or of a batch that are not padding.
-
-    >>> real_tokens({"query": Tokens(np.zeros(3), np.zeros(3), np.array([True, True, False])), "row": 7})
-    2
-    """
-    return sum(int(part.mask.sum()) for part in example.values() if isinstance(part, Tokens))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, PRNGKeyArray
@@ -18,6 +19,27 @@ Params = Mapping[str, Any]  # a tree of arrays under plain string keys
 Carry = Mapping[str, Any]  # state of an objective that no gradient reaches; {} for most
 Batch = Mapping[str, Any]  # stacked examples: arrays and Tokens, first axis b
 Example = dict[str, Any]  # one row of a batch: numpy arrays and Tokens of fixed shapes
+Encoded = Any  # what an objective makes of a batch, row by row: a tree of arrays, first axis b
 Metrics = dict[str, Array]  # float32 scalars
 
-__all__ = ["Array", "Batch", "Bool", "Carry", "Example", "Float", "Int", "Metrics", "PRNGKeyArray", "Params", "np"]
+
+def wide(x: Array) -> Array:
+    """`x` in float32, or in float64 if it is that: what sums, norms and softmax are computed in."""
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+__all__ = [
+    "Array",
+    "Batch",
+    "Bool",
+    "Carry",
+    "Encoded",
+    "Example",
+    "Float",
+    "Int",
+    "Metrics",
+    "PRNGKeyArray",
+    "Params",
+    "np",
+    "wide",
+]

@@ -60,11 +60,25 @@ class TokenizerConfig:
     lowercase: bool = True  # of a trained vocabulary
 
 
+class Unit(enum.Enum):
+    """What one visit of training sees of the corpus."""
+
+    PASSAGES = "passages"  # a run of whole sentences of one document
+    SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
+
+
 @dataclass
 class PassagesConfig:
-    length: int = 288  # tokens of a passage with its title and three special tokens
+    unit: Unit = Unit.PASSAGES
+    length: int = 288  # tokens of a passage or span, special ones and title included
+    titled: bool = True  # passages leave room for their title
+    short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
     shard_size: int = 32_768  # passages per file
-    workdir: str = ""  # use the tokenizer, passages and test set that another workdir prepared; empty: this one
+    workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+
+    def __post_init__(self) -> None:
+        require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
+        require(0 <= self.short_rate <= 1, f"passages.short_rate={self.short_rate} is not between 0 and 1")
 
 
 @dataclass
@@ -80,7 +94,7 @@ class OptimizerConfig:
     """AdamW."""
 
     learning_rate: float = 1e-4  # peak
-    warmup: int = 0  # steps
+    warmup: float = 0  # steps; below 1: a share of all steps
     schedule: Schedule = Schedule.LINEAR
     beta1: float = 0.9
     beta2: float = 0.999
@@ -113,6 +127,7 @@ class CheckpointConfig:
 class EmbedConfig:
     collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
     step: int = -1  # checkpoint; -1: the newest
+    split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: int = 256  # texts at a time
     shard_size: int = 8_192  # vectors per file: what an interrupted run repeats at most
 
@@ -147,8 +162,10 @@ class Config:
     objective: Objective
     steps: int
     batch: int  # examples per step over all devices
+    tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
+    chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: int = 0
-    init_from: str = ""  # Hugging Face BERT folder to start from
+    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face BERT folder
     log_every: int = 10  # steps
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -166,7 +183,15 @@ class Config:
         require(self.steps >= 0, f"steps={self.steps} must not be negative")
         require(self.batch > 0, f"batch={self.batch} must be positive")
         require(
-            self.optimizer.warmup <= max(self.steps, 1),
+            self.chunk >= 0 and (self.chunk == 0 or self.batch % self.chunk == 0),
+            f"chunk={self.chunk} does not divide batch={self.batch}; 0 means the whole batch",
+        )
+        require(
+            self.tokens >= 0 and not (self.tokens and self.steps),
+            f"tokens={self.tokens} and steps={self.steps} both say how long to train; set one of them to 0",
+        )
+        require(
+            self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
         )
 

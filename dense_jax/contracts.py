@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from dense_jax.arrays import Array, Batch, Bool, Carry, Example, Float, Int, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Bool, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +168,24 @@ class Objective(Protocol):
         """Fresh parameters and carry. Pure: runs under `jit` and `eval_shape`."""
         ...
 
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+        """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
+
+        All that is costly belongs here: with `--config.chunk` it is done on a few examples at a time.
+        """
+        ...
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
+        """The loss of the global batch out of all that `encode` gave, what to log, and the next carry. Pure."""
+        ...
+
     def loss(
         self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
         """The loss of the global batch, what to log, and the next carry. Pure."""
-        ...
+        return self.combine(carry, self.encode(params, carry, batch, rng=rng), batch, step=step)
 
     def towers(self, params: Params) -> Towers:
         """What encodes queries and what encodes passages."""

@@ -13,7 +13,7 @@ import numpy as np
 from dense_jax.arrays import Example, Params
 from dense_jax.config import Config, to_dict
 from dense_jax.contracts import Tokens
-from dense_jax.data.pipeline import Examples
+from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.models.bert import BertConfig, resolve_attention
 from dense_jax.train.loop import Program
@@ -74,9 +74,8 @@ def memory(program: Program, examples: Examples | None) -> str:
 def plan(examples: Examples, config: Config) -> str:
     """Steps, examples and tokens to come; how often each passage is visited."""
     sample = [examples[i] for i in range(min(_SAMPLE, len(examples)))]
-    sequences = [t for e in sample for t in e.values() if isinstance(t, Tokens)]
-    real = sum(int(t.mask.sum()) for t in sequences) / max(len(sample), 1)
-    room = sum(t.mask.size for t in sequences) / max(len(sample), 1)
+    real = sum(map(real_tokens, sample)) / max(len(sample), 1)
+    room = sum(t.mask.size for t in sample[0].values() if isinstance(t, Tokens))
     total = config.steps * config.batch
     return (
         f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all\n"

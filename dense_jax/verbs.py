@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 
 from dense_jax import flags, show
-from dense_jax.config import Config
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
@@ -50,13 +49,15 @@ def _train(work: Workdir, words: list[str]) -> None:
 
 
 def _embed(work: Workdir, words: list[str]) -> None:
-    collection, trained = work.collection(), work.trained(work.config.embed.step)
+    trained = work.trained(work.config.embed.step)
+    collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
     print(f"{len(vectors):,} vectors of width {vectors.width} in {vectors.folder}")
 
 
 def _index(work: Workdir, words: list[str]) -> None:
-    collection, trained = work.collection(), work.trained(work.config.embed.step)
+    trained = work.trained(work.config.embed.step)
+    collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
     print(index.build(vectors, work.config.index, work.index_folder(collection, trained), work.mesh).summary)
 
@@ -65,7 +66,8 @@ def _search(work: Workdir, words: list[str]) -> None:
     queries = words or [line.strip() for line in sys.stdin if line.strip()]
     if not queries:
         raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
-    collection, trained = work.collection(), work.trained(work.config.embed.step)
+    trained = work.trained(work.config.embed.step)
+    collection = work.collection(trained.towers.passage)
     found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), work.mesh)
     dense = search.dense(found, trained.towers.query, work.tokenizer)
     columns = shutil.get_terminal_size().columns
@@ -77,13 +79,13 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
     settings, folder = work.config.evaluate, work.test_folder
     test_set = read_test_set(folder, settings.split)
-    collection = work.collection(str(folder))
     rows: dict[str, evaluate.Result] = {}
     if settings.bm25:
-        store = collection.store
-        words_index = BM25(map(store.document, range(len(store))), len(store), settings.bm25_k1, settings.bm25_b)
+        documents = work.documents(str(folder))
+        words_index = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
         rows["BM25"] = evaluate.evaluate(words_index.search, words_index.ids, test_set, settings.depth)
     newest = work.trained(work.config.embed.step)
+    collection = work.collection(newest.towers.passage, str(folder))
     before = [work.trained(0)] if settings.before and newest.step else []
     for trained in [*before, newest]:
         name = "after training" if trained.step else "before training"
@@ -154,8 +156,4 @@ def call(verb: str, argv: list[str]) -> None:
 
 
 def _examples(work: Workdir) -> Examples:
-    config: Config = work.config
-    length = max(config.steps * config.batch, 1)
-    return Examples(
-        work.passages, config.objective, work.tokenizer.vocabulary, config.loader, config.seed, length=length
-    )
+    return work.examples_of(work.config, max(work.config.steps * work.config.batch, 1))

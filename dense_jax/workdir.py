@@ -1,6 +1,6 @@
 """A workdir: the one folder that data flows through, and where each stage leaves its part.
 
-tokenizer  passages  test  rejects.jsonl              prepare
+tokenizer  test  rejects.jsonl  passages-LENGTH       prepare
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
@@ -14,9 +14,11 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from dense_jax.config import Config, with_vocabulary
-from dense_jax.data.prepare import prepare_collection
-from dense_jax.data.store import PassageStore
+from dense_jax.config import Config, checked, with_vocabulary
+from dense_jax.contracts import Document, Tower
+from dense_jax.data.pipeline import Examples, steps_for
+from dense_jax.data.prepare import open_collection, passages_folder, prepare_collection
+from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.mesh import make_mesh
@@ -24,6 +26,8 @@ from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.restore import Trained, load_trained
+
+_SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,17 @@ class Workdir:
 
     @cached_property
     def config(self) -> Config:
-        """The config with the vocabulary size that the tokenizer has."""
-        return replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
+        """The config with the tokenizer's vocabulary size, and with steps where it asks for tokens."""
+        config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
+        if not config.tokens:
+            return config
+        steps = steps_for(self.examples_of(config, _SAMPLE), config.tokens, config.batch)
+        return checked(replace(config, tokens=0, steps=steps))
+
+    def examples_of(self, config: Config, count: int) -> Examples:
+        """The first `count` examples of a run."""
+        vocabulary = self.tokenizer.vocabulary
+        return Examples(self.passages, config.objective, vocabulary, config.loader, config.seed, length=count)
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -58,8 +71,9 @@ class Workdir:
             ConfigError: nothing was prepared there.
         """
         path = Path(self.asked.passages.workdir or self.path)
-        if not (path / "passages" / "manifest.json").is_file():
-            raise ConfigError(f"{path} holds no prepared passages; run `dense-jax prepare` first")
+        if not is_finished(passages_folder(path, self.asked.passages)):
+            kind = f"{self.asked.passages.unit.value} of {self.asked.passages.length} tokens"
+            raise ConfigError(f"{path} holds no prepared {kind}; run `dense-jax prepare` first")
         return path
 
     @property
@@ -72,7 +86,7 @@ class Workdir:
 
     @cached_property
     def passages(self) -> PassageStore:
-        return PassageStore(self.prepared / "passages")
+        return PassageStore(passages_folder(self.prepared, self.asked.passages))
 
     @property
     def test_folder(self) -> Path:
@@ -93,15 +107,20 @@ class Workdir:
     def results(self) -> Path:
         return self.path / "results"
 
-    def collection(self, source: str = "") -> Collection:
-        """The first there is of: `source`, what the config names, the held-out test set, the prepared passages."""
+    def collection(self, tower: Tower, source: str = "") -> Collection:
+        """What `tower` embeds: `source`, what the config names, the held-out test set, or the prepared passages."""
         held_out = self.prepared / "test"
         source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
         if not source:
             return Collection("passages", self.passages)
-        name = Path(source).name.partition(".")[0]
-        store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name)
+        split = tower.length if self.asked.embed.split else 0
+        name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
+        store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name, split=split)
         return Collection(name, store)
+
+    def documents(self, source: str) -> list[Document]:
+        """The documents of `source`, whole."""
+        return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the newest."""

@@ -4,6 +4,7 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # tests compile much and compute little
 
 from jaxtyping import install_import_hook
 

@@ -5,8 +5,10 @@ from functools import partial
 from itertools import accumulate
 
 import numpy as np
+import xxhash
 
 from dense_jax.arrays import Int
+from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
 from dense_jax.data.passages import pack, split_sentences
 from dense_jax.data.store import Entry
@@ -14,6 +16,7 @@ from dense_jax.data.tokenizer import Tokenizer
 
 _BATCH = 1 << 20  # characters tokenised together
 _SPECIAL = 3  # tokens that frame a passage and its title
+_BARE = 2  # tokens that frame a text without a title
 _TITLE_SHARE = 4  # a title takes at most one in so many tokens of a passage
 
 Ids = Int[np.ndarray, " _"]  # of any length
@@ -21,14 +24,24 @@ Sentence = tuple[str, Ids]
 Arrange = Callable[[Document, Ids, list[Sentence]], list[Entry]]
 
 
-def passages(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
-    """The passages of each document: whole sentences up to `length` tokens with the title and the special tokens."""
-    return _entries(documents, tokenizer, partial(_packed, length=length))
+def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[list[Entry]]:
+    """What training visits of each document.
+
+    Passages: whole sentences up to `length` tokens with the title and the special tokens. Spans: one entry for the
+    document, without its title, its "sentences" being the spans; none if there are fewer than two.
+    """
+    arrange = {Unit.PASSAGES: _packed, Unit.SPANS: _spans}[config.unit]
+    return _entries(documents, tokenizer, partial(arrange, config=config))
 
 
 def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
     """The first `length` tokens of each document as its one passage; an empty document has an empty one."""
     return _entries(documents, tokenizer, partial(_whole, length=length))
+
+
+def split_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
+    """Each document as passages of up to `length` tokens, title included; an empty document has an empty one."""
+    return _entries(documents, tokenizer, partial(_split, config=PassagesConfig(length=length)))
 
 
 def _entries(documents: Iterable[Document], tokenizer: Tokenizer, arrange: Arrange) -> Iterator[list[Entry]]:
@@ -59,10 +72,31 @@ def _spaced(document: Document, sentences: list[str]) -> list[str]:
     return [f" {sentence}" if i or document.title else sentence for i, sentence in enumerate(sentences)]
 
 
-def _packed(document: Document, title: Ids, sentences: list[Sentence], length: int) -> list[Entry]:
-    title = title[: length // _TITLE_SHARE]
-    runs = pack([len(tokens) for _, tokens in sentences], length, _SPECIAL + len(title))
+def _packed(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
+    title = title[: config.length // _TITLE_SHARE]
+    runs = _runs(document, sentences, config, _SPECIAL + len(title) if config.titled else _BARE)
     return [_entry(document, title, sentences[run.start : run.stop]) for run in runs]
+
+
+def _spans(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
+    runs = _runs(document, sentences, config, _BARE)
+    joined = [sentences[run.start : run.stop] for run in runs]
+    spans = [(" ".join(text for text, _ in span), np.concatenate([ids for _, ids in span])) for span in joined]
+    return [_entry(document, title[:0], spans)] if len(spans) > 1 else []
+
+
+def _runs(document: Document, sentences: list[Sentence], config: PassagesConfig, overhead: int) -> list[range]:
+    """Whole sentences up to the length; now and then up to a shorter one, which the document's id alone decides."""
+    lengths = [len(tokens) for _, tokens in sentences]
+    if not config.short_rate:
+        return pack(lengths, config.length, overhead)
+    rng = np.random.default_rng(xxhash.xxh3_64_intdigest(document.id.encode()))
+
+    def target() -> int:
+        short = rng.random() < config.short_rate
+        return int(rng.integers(overhead + 1, config.length + 1)) if short else config.length
+
+    return pack(lengths, target, overhead)
 
 
 def _whole(document: Document, title: Ids, sentences: list[Sentence], length: int) -> list[Entry]:
@@ -70,6 +104,10 @@ def _whole(document: Document, title: Ids, sentences: list[Sentence], length: in
     tokens = entry.tokens[:length]
     starts = entry.sentences[entry.sentences < max(len(tokens), 1)]
     return [entry._replace(tokens=tokens, sentences=starts)]
+
+
+def _split(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
+    return _packed(document, title, sentences, config) or _whole(document, title, sentences, config.length)
 
 
 def _entry(document: Document, title: Ids, sentences: list[Sentence]) -> Entry:

@@ -18,7 +18,7 @@ from grain.experimental import ElasticIterator
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, Order
-from dense_jax.contracts import Objective, Passages, Vocabulary
+from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding
 
@@ -85,6 +85,21 @@ class Examples:
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
             "it needs passages of several sentences: look at them with `dense-jax show`"
         )
+
+
+def real_tokens(example: Example | Batch) -> int:
+    """Tokens of an example or a batch that are not padding.
+
+    >>> real_tokens({"query": Tokens(np.zeros(3), np.zeros(3), np.array([True, True, False])), "row": 7})
+    2
+    """
+    return sum(int(part.mask.sum()) for part in example.values() if isinstance(part, Tokens))
+
+
+def steps_for(examples: Examples, tokens: int, batch: int) -> int:
+    """How many steps of `batch` examples see about `tokens` tokens, if all examples are like these."""
+    mean = np.mean([real_tokens(examples[i]) for i in range(len(examples))])
+    return max(1, round(tokens / (batch * mean)))
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,23 @@ from typing import Any
 import orjson
 import xxhash
 
-from dense_jax.config import Config, CorpusConfig, TokenizerConfig
+from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig, Unit, to_dict
 from dense_jax.contracts import Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import Entry, passages, whole_documents
-from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
+from dense_jax.data.entries import Entry, entries, split_documents, whole_documents
+from dense_jax.data.store import (
+    PassageStore,
+    StoreWriter,
+    check_settings,
+    claim,
+    is_finished,
+    refuse_other,
+    started,
+)
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import whole_file
+from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import bar, progress
 
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
@@ -32,49 +40,84 @@ _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
-    """Fills `workdir` with tokenizer, passages, rejects.jsonl and, if documents are held out, test; returns counts.
+    """Fills `workdir`, or `passages.workdir`, with tokenizer, test set, rejects.jsonl and passages; returns counts.
+
+    Configs that differ in their passages only can share a workdir: each kind and length has a folder of its own.
 
     Raises:
-        ConfigError: `workdir` was prepared with other settings or from other text; lists the differences.
+        ConfigError: it was prepared with other settings or from other text; lists the differences.
         DataError: the corpus cannot be used, or too many of its rows.
     """
-    if config.passages.workdir:
-        return _summary(PassageStore(Path(config.passages.workdir) / "passages"))
-    folder = workdir / "passages"
+    root = Path(config.passages.workdir or workdir)
+    folder = passages_folder(root, config.passages)
     corpus = open_corpus(config.corpus)
-    settings = _settings(config, corpus)
+    about = _prepare_text(config, corpus, root)
+    passages = replace(config.passages, workdir="")
+    settings = about["settings"] | {"passages": to_dict(passages)}
     check_settings(folder, settings)
     if not started(folder):
-        notes = _scan(corpus, workdir / "rejects.jsonl")
-        documents = _Documents(corpus, _hold_out(corpus, workdir / "test"))
-        tokenizer = _make_tokenizer(config.tokenizer, documents, workdir / "tokenizer")
-        claim(folder, settings, notes | {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint})
+        claim(folder, settings, about["notes"])
     if not is_finished(folder):
-        queries = held_out.read_queries(workdir / "test") if config.corpus.held_out else {}
-        tokenizer = Tokenizer.load(workdir / "tokenizer")
-        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        documents = _after(_Documents(corpus, queries), writer)
-        _fill(writer, passages(documents, tokenizer, config.passages.length))
-    return _summary(PassageStore(folder))
+        queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
+        tokenizer = Tokenizer.load(root / "tokenizer")
+        writer = StoreWriter(folder, passages.shard_size, tokenizer.size)
+        _fill(writer, entries(_after(_Documents(corpus, queries), writer), tokenizer, passages))
+    store = PassageStore(folder)
+    if not len(store):
+        raise DataError(
+            f"{corpus.name}: no document makes two {config.passages.unit.value} of {config.passages.length} tokens; "
+            "use a shorter --config.passages.length, or longer documents"
+        )
+    return _summary(store)
 
 
-def prepare_collection(source: str, config: Config, tokenizer: Tokenizer, folder: Path) -> PassageStore:
+def passages_folder(root: Path, config: PassagesConfig) -> Path:
+    """Where `prepare` puts such passages."""
+    return root / f"{config.unit.value}-{config.length}"
+
+
+def _prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
+    """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
+    path, settings = root / "text.json", _settings(config, corpus)
+    if path.is_file():
+        refuse_other(path, read_json(path)["settings"], settings)
+        return read_json(path)
+    notes = _scan(corpus, root / "rejects.jsonl")
+    documents = _Documents(corpus, _hold_out(corpus, root / "test"))
+    tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
+    notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+    write_json(path, {"settings": settings, "notes": notes})
+    return read_json(path)
+
+
+def prepare_collection(
+    source: str, config: Config, tokenizer: Tokenizer, folder: Path, *, split: int = 0
+) -> PassageStore:
     """Every document of `source` as one passage, in the order of the source, under `folder`.
+
+    With `split`, as passages of up to so many tokens.
 
     Raises:
         ConfigError: `folder` was made from another source or with another tokenizer.
         DataError: the source cannot be used, or too many of its rows.
     """
-    corpus = open_corpus(replace(config.corpus, source=source, held_out=0, limit=0))
-    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint, "length": _COLLECTION_LENGTH}
+    corpus = open_collection(source, config)
+    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    settings |= {"split": split} if split else {"length": _COLLECTION_LENGTH}
     check_settings(folder, settings)
     if not started(folder):
         claim(folder, settings, _scan(corpus, folder / "rejects.jsonl"))
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         documents = _after(_Documents(corpus, {}), writer)
-        _fill(writer, whole_documents(documents, tokenizer, _COLLECTION_LENGTH))
+        arrange, length = (split_documents, split) if split else (whole_documents, _COLLECTION_LENGTH)
+        _fill(writer, arrange(documents, tokenizer, length))
     return PassageStore(folder)
+
+
+def open_collection(source: str, config: Config) -> CheckedCorpus:
+    """All documents of `source`, read as the config's corpus is."""
+    return open_corpus(replace(config.corpus, source=source, held_out=0, limit=0))
 
 
 @dataclass(frozen=True)
@@ -97,7 +140,6 @@ def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
     return {
         "corpus": {"source": corpus.fingerprint(), **rows},
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
-        "passages": {"length": config.passages.length, "shard_size": config.passages.shard_size},
     }
 
 
@@ -195,9 +237,9 @@ def _after(documents: Iterable[Document], writer: StoreWriter) -> Iterator[Docum
     return islice(documents, writer.documents, None)
 
 
-def _fill(writer: StoreWriter, entries: Iterable[list[Entry]]) -> None:
+def _fill(writer: StoreWriter, found: Iterable[list[Entry]]) -> None:
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
-        for of_one_document in entries:
+        for of_one_document in found:
             writer.add(of_one_document)
             shown.update()
     writer.finish()
@@ -206,8 +248,10 @@ def _fill(writer: StoreWriter, entries: Iterable[list[Entry]]) -> None:
 def _summary(store: PassageStore) -> dict[str, Any]:
     """What `prepare` reports."""
     found = store.manifest
+    spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value
     return {
         "documents": found["documents"],
+        "of fewer than two spans" if spans else "without text": found["left_out"],
         "rejected rows": found["notes"]["rejected"],
         "held-out queries": found["settings"]["corpus"]["held_out"],
         "vocabulary": found["notes"]["vocabulary"],

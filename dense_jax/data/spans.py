@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dense_jax.arrays import Bool, Float, Int
-from dense_jax.contracts import Passage, Vocabulary
+from dense_jax.arrays import Bool, Example, Int
+from dense_jax.contracts import Layout, Passage, Tokens, Vocabulary
+from dense_jax.data.passages import lay_out
 
+_DECODER_SAMPLES = 256  # of one sequence, as in RetroMAE's released code
 _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
 
 
@@ -34,42 +36,103 @@ def cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> Cl
     return Cloze(query, body, removed)
 
 
-class Masked(NamedTuple):
-    """A sequence with some tokens hidden, and what they were; `positions` of weight 0 fill up to a fixed number."""
+def masked_passage(
+    title: Int[np.ndarray, " t"],
+    body: Int[np.ndarray, " l"],
+    length: int,
+    layout: Layout,
+    vocabulary: Vocabulary,
+    rate: float,
+    rng: np.random.Generator,
+) -> Example:
+    """A passage as a sequence with whole words hidden, and what they were: tokens, positions, labels, weights.
 
-    ids: Int[np.ndarray, " l"]
-    positions: Int[np.ndarray, " m"]
-    labels: Int[np.ndarray, " m"]
-    weights: Float[np.ndarray, " m"]
+    A body that is too long shows a window that is drawn anew each time; its start is drawn once, for the words that are
+    hidden and for those that are seen. Condenser (Gao and Callan 2021), section 3; the released code.
+    """
+    room = length - (3 if layout is Layout.PAIR else 2) - (0 if layout is Layout.BODY else len(title))
+    spare = len(body) - room
+    start = int(rng.integers(spare + 1)) if spare > 0 else 0
+    tokens = lay_out(title, body[start:], length, layout, vocabulary)
+    budget = masking_budget(content(tokens, vocabulary), rate)
+    return hide(tokens, budget, masking_budget(length, rate), vocabulary, rng)
 
 
-def whole_word_mask(
-    ids: Int[np.ndarray, " l"], vocabulary: Vocabulary, rate: float, most: int, rng: np.random.Generator
-) -> Masked:
-    """`ids` with whole words hidden up to the budget of `rate`, in `most` slots.
+def hide(tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    """`tokens` with up to `budget` tokens of whole words hidden; positions of weight 0 fill up to `slots`.
 
     Each chosen token becomes [MASK] with probability 0.8, a random id with 0.1, and stays itself with 0.1; all are
-    predicted. Special tokens are never chosen. Condenser (Gao and Callan 2021), section 3.
+    predicted. Special tokens are never chosen.
     """
-    groups = word_groups(ids, vocabulary)
-    content = int(np.count_nonzero(~_structural(ids, vocabulary)))
-    chosen = select_words([groups[i] for i in rng.permutation(len(groups))], masking_budget(content, rate))
-    positions = np.sort(np.fromiter(chosen, np.int32, len(chosen)))
+    ids = np.asarray(tokens.ids)
+    positions = np.sort(draw_words(ids, budget, vocabulary, rng))
     draw = rng.random(len(positions))
     noise = rng.integers(vocabulary.size, size=len(positions))
     hidden = ids.copy()
     hidden[positions] = np.where(draw < 0.8, vocabulary.mask, np.where(draw < 0.9, noise, ids[positions]))
-    spare = most - len(positions)
-    return Masked(
-        ids=hidden,
-        positions=np.pad(positions, (0, spare)),
-        labels=np.pad(ids[positions].astype(np.int32), (0, spare)),
-        weights=np.pad(np.ones(len(positions), np.float32), (0, spare)),
-    )
+    spare = slots - len(positions)
+    return {
+        "tokens": tokens._replace(ids=hidden),
+        "positions": np.pad(positions, (0, spare)),
+        "labels": np.pad(ids[positions].astype(np.int32), (0, spare)),
+        "weights": np.pad(np.ones(len(positions), np.float32), (0, spare)),
+    }
+
+
+def draw_words(
+    ids: Int[np.ndarray, " l"], budget: int, vocabulary: Vocabulary, rng: np.random.Generator
+) -> Int[np.ndarray, " m"]:
+    """Positions of whole words, drawn at random until `budget` tokens are full."""
+    groups = word_groups(ids, vocabulary)
+    chosen = select_words([groups[i] for i in rng.permutation(len(groups))], budget)
+    return np.fromiter(chosen, np.int32, len(chosen))
+
+
+def decoder_view(
+    tokens: Tokens, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
+) -> Bool[np.ndarray, "l l"]:
+    """Which positions each position of RetroMAE's decoder sees: True is visible.
+
+    Row i hides itself and whole words of a share `rate` of all tokens, special ones counted, which are one of up to 256
+    samples. The special tokens stay visible but to themselves; padding is hidden. RetroMAE (Xiao et al. 2022), section
+    3.2; the released code.
+    """
+    ids, real = np.asarray(tokens.ids), np.asarray(tokens.mask)
+    length = int(real.sum())
+    groups = word_groups(ids, vocabulary)
+    samples = min(length, _DECODER_SAMPLES)
+    order = np.argsort(rng.random((samples, len(groups))), axis=1)
+    chosen = select_words_often(order, [len(group) for group in groups], masking_budget(length, rate))
+    word_of = np.full(len(ids), len(groups))  # the last column stands for what is no word
+    for word, group in enumerate(groups):
+        word_of[group] = word
+    hidden = np.pad(chosen, ((0, 0), (0, 1)))[rng.integers(samples, size=len(ids))][:, word_of]
+    return real[None] & ~hidden & ~np.eye(len(ids), dtype=bool)
+
+
+def select_words_often(order: Int[np.ndarray, "s w"], sizes: list[int], budget: int) -> Bool[np.ndarray, "s w"]:
+    """`select_words` for many orders of the same words at once: which words are chosen, in their own order.
+
+    >>> select_words_often(np.array([[0, 1, 2], [2, 1, 0]]), [2, 1, 1], budget=2)
+    array([[ True, False, False],
+           [False,  True,  True]])
+    """
+    lengths, rows = np.asarray(sizes, np.int64), np.arange(len(order))
+    chosen, left = np.zeros(order.shape, bool), np.full(len(order), budget)
+    for word in order.T:
+        fits = lengths[word] <= left
+        chosen[rows, word] = fits
+        left -= lengths[word] * fits
+    return chosen
+
+
+def content(tokens: Tokens, vocabulary: Vocabulary) -> int:
+    """How many tokens are text: not [CLS], [SEP] or padding."""
+    return int(np.count_nonzero(~np.isin(tokens.ids, (vocabulary.pad, vocabulary.cls, vocabulary.sep))))
 
 
 def masking_budget(tokens: int, rate: float) -> int:
-    """How many of `tokens` (special ones not counted) may be hidden: at least 1, halves rounded to even.
+    """How many of `tokens` may be hidden: at least 1, halves rounded to even.
 
     >>> masking_budget(10, 0.15), masking_budget(30, 0.15), masking_budget(2, 0.15)
     (2, 4, 1)
@@ -101,7 +164,3 @@ def select_words(groups: list[list[int]], budget: int) -> list[int]:
         if len(chosen) + len(group) <= budget:
             chosen.extend(group)
     return chosen
-
-
-def _structural(ids: Int[np.ndarray, " l"], vocabulary: Vocabulary) -> Bool[np.ndarray, " l"]:
-    return np.isin(ids, (vocabulary.pad, vocabulary.cls, vocabulary.sep))

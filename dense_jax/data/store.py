@@ -89,7 +89,8 @@ class StoreWriter:
         self.shard_size = shard_size
         self._entries: list[Entry] = []
         self._documents = 0  # added since the last finished shard
-        fresh = {"count": 0, "documents": 0, "tokens": 0, "passages_per_shard": [], "files": {}}
+        self._left_out = 0  # of them, those without a passage
+        fresh = {"count": 0, "documents": 0, "left_out": 0, "tokens": 0, "passages_per_shard": [], "files": {}}
         fresh["dtype"] = "uint16" if vocab_size <= 1 << 16 else "uint32"
         self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS)
 
@@ -107,6 +108,7 @@ class StoreWriter:
         """All passages of the next document; none if it has none."""
         self._entries += entries
         self._documents += 1
+        self._left_out += not entries
         if len(self._entries) >= self.shard_size:
             self._write_shard()
 
@@ -114,7 +116,7 @@ class StoreWriter:
         """Writes what is left and the manifest."""
         if self._entries:
             self._write_shard()
-        self._state["documents"] += self._documents
+        self._count_documents()
         write_json(self.folder / _MANIFEST, self._state)
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
@@ -128,10 +130,15 @@ class StoreWriter:
         state["files"] |= {path.name: digest(path) for path in names}
         state["count"] += len(entries)
         state["tokens"] += sum(len(entry.tokens) for entry in entries)
-        state["documents"] += self._documents
         state["passages_per_shard"].append(len(entries))
+        self._count_documents()
         write_json(self.folder / _PROGRESS, state)
-        self._entries, self._documents = [], 0
+        self._entries = []
+
+    def _count_documents(self) -> None:
+        self._state["documents"] += self._documents
+        self._state["left_out"] += self._left_out
+        self._documents = self._left_out = 0
 
 
 def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
@@ -144,12 +151,20 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds a store, or the start of one, that was made with other settings; lists them.
     """
-    found = started(folder)
-    if found and found["settings"] != settings:
-        changes = "\n  ".join(differences(found["settings"], settings))
+    if found := started(folder):
+        refuse_other(folder, found["settings"], settings)
+
+
+def refuse_other(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
+    """
+    Raises:
+        ConfigError: `path` was made with settings `found`, which are not `settings`; lists the differences.
+    """
+    if found != settings:
+        changes = "\n  ".join(differences(found, settings))
         raise ConfigError(
-            f"{folder} was prepared with other settings:\n  {changes}\n"
-            "use these settings again, or another --workdir, or remove that folder"
+            f"{path} was prepared with other settings:\n  {changes}\n"
+            "use these settings again, or another --workdir, or remove it"
         )
 
 

@@ -58,12 +58,13 @@ def attend(
 
 def _xla(query: Array, key: Array, value: Array, mask: Array, rate: float, rng: PRNGKeyArray | None) -> Array:
     query, key, value = (x.swapaxes(1, 2) for x in (query / math.sqrt(query.shape[-1]), key, value))
-    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=jnp.float32)
+    exact = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("bhqd,bhkd->bhqk", query, key, preferred_element_type=exact)
     scores = jnp.where(mask[:, None], scores, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
     total = weights.sum(-1, keepdims=True)  # divides the short rows of the result, not the long ones here
     weights = dropout(weights, rate, rng).astype(value.dtype)
-    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=jnp.float32)
+    mixed = jnp.einsum("bhqk,bhkd->bhqd", weights, value, preferred_element_type=exact)
     return (mixed / total).astype(value.dtype).swapaxes(1, 2)
 
 

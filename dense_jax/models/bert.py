@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
 from dense_jax.contracts import Tokens
 from dense_jax.models.attention import Attention, attend
@@ -97,6 +97,11 @@ def resolve_attention(config: BertConfig, platform: str, length: int) -> Choice:
     return Choice(config.attention, "named by the config")
 
 
+def kernel_for(config: BertConfig, length: int) -> Attention:
+    """The kernel for sequences of `length` tokens on the devices at hand."""
+    return resolve_attention(config, jax.default_backend(), length).attention
+
+
 def _automatic(config: BertConfig, platform: str, length: int) -> Choice:
     fused = {"gpu": Attention.CUDNN, "tpu": Attention.SPLASH}.get(platform)
     if fused is None:
@@ -148,8 +153,16 @@ class Bert(nn.Module):
         """H[0] (the embeddings, normalised), H[1] after the first layer, ..., H[n] after the last."""
         return self._run(tokens, positions)[1]
 
+    def embed(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> Float[Array, "b l d"]:
+        """H[0] alone."""
+        return self._normed(self.word(tokens.ids), tokens.types, positions)
+
+    def embed_vectors(self, vectors: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+        """The same for vectors in the place of word embeddings, in segment 0."""
+        return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
+
     def _run(self, tokens: Tokens, positions: Array | None) -> tuple[Array, tuple[Array, ...]]:
-        x = self._embed(tokens, positions)
+        x = self.embed(tokens, positions)
         layer = self._layer(jnp.asarray(tokens.mask)[:, None, :])
         rng = dropout_rng(self)
         keys = None if rng is None else jax.random.split(rng, self.config.layers)
@@ -162,17 +175,17 @@ class Bert(nn.Module):
             states.append(layer(states[-1], params, None if keys is None else keys[i]))
         return states[-1], tuple(states)
 
-    def _embed(self, tokens: Tokens, positions: Array | None) -> Array:
-        c, length = self.config, tokens.ids.shape[-1]
+    def _normed(self, words: Array, types: Array | np.ndarray, positions: Array | None) -> Array:
+        c, length = self.config, words.shape[1]
         require(length <= c.positions, f"{length} tokens are more than bert.positions={c.positions}")
         position = self.position.embedding[None, :length] if positions is None else self.position(positions)
-        x = self.norm(self.word(tokens.ids) + self.type(tokens.types) + position)
-        return dropout(x, c.dropout, dropout_rng(self))
+        exact = jnp.promote_types(c.dtype.value, jnp.float32)
+        summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
+        return dropout(self.norm(summed), c.dropout, dropout_rng(self))
 
     def _layer(self, mask: Array) -> Callable[[Array, Params, PRNGKeyArray | None], Array]:
         """One layer as a pure function of its input, parameters and dropout key."""
-        choice = resolve_attention(self.config, jax.default_backend(), mask.shape[-1])
-        block = Block(self.config, choice.attention, parent=None)
+        block = Block(self.config, kernel_for(self.config, mask.shape[-1]), parent=None)
 
         def layer(x: Array, params: Params, key: PRNGKeyArray | None) -> Array:
             return run(block, params, x, mask, rng=key)
@@ -185,22 +198,27 @@ class Bert(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer: self-attention and a feed-forward network, each with a residual sum and layer normalisation."""
+    """One layer: attention and a feed-forward network, each with a residual sum and layer normalisation.
+
+    It attends to `memory`: in an encoder to its own input, which is the default.
+    """
 
     config: BertConfig
     kernel: Attention
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b l d"], mask: Bool[Array, "b #l l"]) -> Float[Array, "b l d"]:
+    def __call__(
+        self, x: Float[Array, "b q d"], mask: Bool[Array, "b #q k"], memory: Float[Array, "b k d"] | None = None
+    ) -> Float[Array, "b q d"]:
         c = self.config
-        attended = MultiHeadAttention(c, self.kernel, name="attention")(x, x, mask)
+        attended = MultiHeadAttention(c, self.kernel, name="attention")(x, x if memory is None else memory, mask)
         x = self._add(x, attended, "attention_norm")
         up = gelu(on_rows(dense(c, c.feed_forward, "up"), x), c.gelu)
         return self._add(x, on_rows(dense(c, c.width, "down"), up), "output_norm")
 
     def _add(self, x: Array, change: Array, name: str) -> Array:
         change = dropout(change, self.config.dropout, dropout_rng(self))
-        return layer_norm(self.config, name)(x.astype(jnp.float32) + change)
+        return layer_norm(self.config, name)(wide(x) + change)
 
 
 class MultiHeadAttention(nn.Module):

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
 from dense_jax.contracts import Tokens
-from dense_jax.models.bert import Bert, BertConfig
-from dense_jax.models.heads import MlmHead, Pooler, Pooling, Projection, mean_pool, unit
+from dense_jax.models.attention import Attention
+from dense_jax.models.bert import Bert, BertConfig, Block
+from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, unit
 from dense_jax.models.layers import fresh, run
 
 
@@ -81,7 +82,7 @@ class Encoder:
         elif self.pooling is Pooling.POOLER:
             pooled = run(Pooler(self.bert), params["pooler"], hidden)
         else:
-            pooled = hidden[:, 0].astype(jnp.float32)
+            pooled = wide(hidden[:, 0])
         if self.projection:
             pooled = run(self._projection, params["projection"], pooled, rng=rng)
         return unit(pooled) if self.normalize else pooled
@@ -89,6 +90,65 @@ class Encoder:
     @property
     def _projection(self) -> Projection:
         return Projection(self.projection, self.bert.dropout)
+
+
+def init_condenser(config: BertConfig, layers: int, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters of Condenser's head: the subtree "condenser" of an objective's parameters."""
+    hidden = jnp.zeros((1, 1, config.width))
+    return fresh(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
+
+
+def condense(
+    config: BertConfig,
+    params: Params,
+    last: Float[Array, "b l d"],
+    early: Float[Array, "b l d"],
+    mask: Bool[Array | np.ndarray, "b l"],
+    *,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b l d"]:
+    """What Condenser's head `params["condenser"]` makes of the last and the early hidden states."""
+    head = params["condenser"]
+    return run(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
+
+
+def init_decoder(config: BertConfig, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters of RetroMAE's decoder: the subtree "decoder" of an objective's parameters."""
+    return fresh(_decoder(config), rng, jnp.zeros((1, 1, config.width)), jnp.ones((1, 1, 1), bool))
+
+
+def decode(
+    config: BertConfig,
+    params: Params,
+    vectors: Float[Array, "b d"],
+    tokens: Tokens,
+    visible: Bool[Array, "b l l"],
+    *,
+    embed_queries: bool = False,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b l d"]:
+    """Hidden states of RetroMAE's decoder, one BERT layer, for the text `tokens` whose vectors are given.
+
+    Position i attends to the vector, in the place of the first token, and to the embeddings of the others, as far as
+    `visible[:, i]` says; its query is the vector plus the embedding of the position alone. RetroMAE (Xiao et al. 2022),
+    section 3.2. With `embed_queries` the segment's embedding and the layer normalisation of the embeddings are applied
+    to the query as well: DupMAE's released code.
+    """
+    bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
+    of_memory, of_queries, of_layer = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    embedded = run(Bert(config), bert, tokens, rng=of_memory, method="embed")
+    first = vectors[:, None].astype(embedded.dtype)
+    memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)
+    if embed_queries:
+        repeated = jnp.broadcast_to(first, embedded.shape)
+        queries = run(Bert(config), bert, repeated, rng=of_queries, method="embed_vectors")
+    else:
+        queries = first + table[None, : embedded.shape[1]].astype(embedded.dtype)
+    return run(_decoder(config), params["decoder"], queries, visible, memory, rng=of_layer)
+
+
+def _decoder(config: BertConfig) -> Block:
+    return Block(config, Attention.XLA)  # the fused kernels hide the same keys from all queries
 
 
 def init_mlm(config: BertConfig, rng: PRNGKeyArray) -> Params:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, np
-from dense_jax.models.bert import BertConfig, dense, layer_norm
+from dense_jax.arrays import Array, Bool, Float, Int, np, wide
+from dense_jax.models.bert import BertConfig, Block, dense, kernel_for, layer_norm
 from dense_jax.models.layers import dropout, dropout_rng, gelu, on_rows
 
 PROJECTION_EPSILON = 1e-3  # of the layer normalisation of ORQA's released code
@@ -24,8 +24,9 @@ class Pooling(enum.Enum):
 
 def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l"]) -> Float[Array, "b d"]:
     """The float32 mean over real tokens; 0 where a row has none."""
-    weights = mask.astype(jnp.float32)
-    total = jnp.einsum("bld,bl->bd", hidden.astype(jnp.float32), weights)
+    hidden = wide(hidden)
+    weights = jnp.asarray(mask, hidden.dtype)
+    total = jnp.einsum("bld,bl->bd", hidden, weights)
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
 
 
@@ -42,8 +43,9 @@ class Pooler(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b d"]:
-        first = hidden[:, 0].astype(jnp.float32)
-        return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
+        return jnp.tanh(
+            _dense32(self.config.width, nn.initializers.normal(self.config.initializer))(wide(hidden[:, 0]))
+        )
 
 
 class Projection(nn.Module):
@@ -76,10 +78,31 @@ class MlmHead(nn.Module):
         x = layer_norm(c, "norm")(gelu(on_rows(dense(c, c.width, "dense"), masked), c.gelu))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         rows = x.reshape(-1, c.width)  # as one matrix: half the time on a CPU
-        logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=wide(rows).dtype)
         return (logits + bias[None]).reshape(*positions.shape, c.vocab_size)
 
 
+class CondenserHead(nn.Module):
+    """BERT layers over the last state of the first token and the early states of all others.
+
+    What the early states lack of the text's meaning can reach them through the first token only, so that token must
+    hold it. Condenser (Gao and Callan 2021), section 3.1.
+    """
+
+    config: BertConfig
+    layers: int
+
+    @nn.compact
+    def __call__(
+        self, last: Float[Array, "b l d"], early: Float[Array, "b l d"], mask: Bool[Array, "b l"]
+    ) -> Float[Array, "b l d"]:
+        kernel = kernel_for(self.config, mask.shape[-1])
+        x = jnp.concatenate([last[:, :1], early[:, 1:]], axis=1)
+        for i in range(self.layers):
+            x = Block(self.config, kernel, name=f"layer_{i}")(x, mask[:, None])
+        return x
+
+
 def _dense32(width: int, initializer: nn.initializers.Initializer) -> nn.Dense:
-    """In float32 whatever the compute type: vectors are compared to many digits, and there are few of them."""
-    return nn.Dense(width, dtype=jnp.float32, kernel_init=initializer, name="dense")
+    """For wide inputs, whatever the compute type: vectors are compared to many digits, and there are few of them."""
+    return nn.Dense(width, kernel_init=initializer, name="dense")

@@ -1,6 +1,7 @@
 """Hugging Face's BERT weights, both ways: one table of names, whatever objective they belong to.
 
-The subtrees "bert", "pooler" and "mlm" of a parameter tree, wherever they stand, have a counterpart there.
+The subtrees "bert", "pooler", "mlm", "condenser" and "decoder" of a parameter tree, wherever they stand, have a
+counterpart there.
 """
 
 import re
@@ -25,31 +26,40 @@ WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Our module -> theirs, "*" being the number of a layer. Models with a head put "bert." before all but "cls.".
+# Our module -> theirs, "*" being the number of a layer. Models with a head put "bert." before all but the heads.
+_LAYER = {
+    "attention/query": "attention.self.query",
+    "attention/key": "attention.self.key",
+    "attention/value": "attention.self.value",
+    "attention/output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "output_norm": "output.LayerNorm",
+}
 _MODULES = {
     "bert/word": "embeddings.word_embeddings",
     "bert/position": "embeddings.position_embeddings",
     "bert/type": "embeddings.token_type_embeddings",
     "bert/norm": "embeddings.LayerNorm",
-    "bert/layer_*/attention/query": "encoder.layer.*.attention.self.query",
-    "bert/layer_*/attention/key": "encoder.layer.*.attention.self.key",
-    "bert/layer_*/attention/value": "encoder.layer.*.attention.self.value",
-    "bert/layer_*/attention/output": "encoder.layer.*.attention.output.dense",
-    "bert/layer_*/attention_norm": "encoder.layer.*.attention.output.LayerNorm",
-    "bert/layer_*/up": "encoder.layer.*.intermediate.dense",
-    "bert/layer_*/down": "encoder.layer.*.output.dense",
-    "bert/layer_*/output_norm": "encoder.layer.*.output.LayerNorm",
+    **{f"bert/layer_*/{ours}": f"encoder.layer.*.{theirs}" for ours, theirs in _LAYER.items()},
     "pooler/dense": "pooler.dense",
     "mlm/dense": "cls.predictions.transform.dense",
     "mlm/norm": "cls.predictions.transform.LayerNorm",
     "mlm": "cls.predictions",
+    # as the authors of Condenser and of RetroMAE publish them
+    **{f"condenser/layer_*/{ours}": f"c_head.*.{theirs}" for ours, theirs in _LAYER.items()},
+    **{f"decoder/{ours}": f"c_head.{theirs}" for ours, theirs in _LAYER.items()},
 }
+_HEAD = "c_head."
+_PARTS = {"cls.": "masked-LM head", "pooler.": "pooler", _HEAD: "Condenser head or decoder"}  # by their prefix
+_PICKLED_HEAD = "model.pt"
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}  # a kernel is transposed
 _WORDS = "embeddings.word_embeddings.weight"
 _UNTIED = "cls.predictions.decoder.weight"
 _BY_VOCABULARY = (_WORDS, "cls.predictions.bias")  # first axis: the vocabulary, which may be padded here
 _OLD_SPELLING = (
-    (r"^bert\.", ""),
+    (r"^(lm\.)?(bert\.)?", ""),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
     (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
@@ -64,7 +74,7 @@ class LoadReport:
     loaded: list[str]  # our paths
     padded: dict[str, int]  # our path -> rows of the vocabulary that the folder does not have
     initialised: list[str]  # our paths, as they were
-    ignored: list[str]  # their names
+    ignored: list[str]  # their names, or files
 
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.loaded)} arrays loaded", *_folded(self.loaded)]
@@ -75,7 +85,7 @@ class LoadReport:
 
 
 def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
-    """`params` with all subtrees called "bert", "pooler" or "mlm" filled from `folder`, and a report.
+    """`params` with every subtree that `folder` may hold too filled from it, and a report.
 
     Every BertConfig among the settings of `objective`, whose parameters these are, must describe the folder's model. A
     subtree is filled wholly or, if it is no "bert" and the folder has none of it, stays as it is. If our vocabulary
@@ -101,7 +111,7 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
         loaded=list(loaded),
         padded={path: new_rows[path] for path, name in loaded.items() if name in _BY_VOCABULARY and new_rows[path]},
         initialised=[path for path in ours if path not in loaded],
-        ignored=sorted(tensors.keys() - set(loaded.values())),
+        ignored=sorted(tensors.keys() - set(loaded.values())) + _pickled_head(folder),
     )
     return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
 
@@ -131,7 +141,7 @@ def tensor_name(path: str) -> str | None:
     >>> tensor_name("encoder/bert/layer_3/up/kernel")
     'encoder.layer.3.intermediate.dense.weight'
     """
-    found = re.search(r"(?:^|/)((?:bert|pooler|mlm)(?:/.*)?)/(\w+)$", path)
+    found = re.search(r"(?:^|/)((?:bert|pooler|mlm|condenser|decoder)(?:/.*)?)/(\w+)$", path)
     if not found:
         return None
     module, leaf = found.groups()
@@ -143,18 +153,24 @@ def tensor_name(path: str) -> str | None:
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of `folder` under their modern names, without the prefix "bert.".
 
+    Files beside the model's own are read for heads of pre-training (`c_head.*`), as Condenser's authors publish them.
+
     Raises:
         StorageError: there is no safetensors file, or it is damaged.
     """
-    tensors: dict[str, np.ndarray] = {}
-    for path in _weight_files(folder):
-        try:
-            tensors |= load_file(path)
-        except FileNotFoundError:
-            raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
-        except SafetensorError as error:
-            raise StorageError(f"{path}: damaged ({error})") from None
-    return {modern_name(name): tensor for name, tensor in tensors.items()}
+    files = _weight_files(folder)
+    tensors = {name: tensor for path in files for name, tensor in _read(path).items()}
+    beside = [path for path in sorted(folder.glob("*.safetensors")) if path not in files]
+    return {n: t for path in beside for n, t in _read(path).items() if n.startswith(_HEAD)} | tensors
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return {modern_name(name): tensor for name, tensor in load_file(path).items()}
+    except FileNotFoundError:
+        raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
+    except SafetensorError as error:
+        raise StorageError(f"{path}: damaged ({error})") from None
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -190,12 +206,19 @@ def _weight_files(folder: Path) -> list[Path]:
     raise StorageError(f"{folder} holds no {WEIGHTS}")
 
 
-def _conversion(folder: Path) -> str:
+def _pickled_head(folder: Path) -> list[str]:
+    """What to say of weights of a head that are there but cannot be read."""
+    if not (folder / _PICKLED_HEAD).is_file():
+        return []
+    return [f"{_PICKLED_HEAD}, a pickle; to use it: {_conversion(folder, _PICKLED_HEAD, 'head.safetensors')}"]
+
+
+def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:
     return (
         'python -c "import glob, torch, safetensors.torch as s; w = {}; '
-        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob('{folder}/pytorch_model*.bin')]; "
+        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob('{folder}/{pickles}')]; "
         "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
-        f"'{folder}/{WEIGHTS}', {{'format': 'pt'}})\""
+        f"'{folder}/{target}', {{'format': 'pt'}})\""
     )
 
 
@@ -209,7 +232,7 @@ def _check_complete(wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray]
     """A part of a model that is there must be there wholly, and the encoder must be there."""
     if not wanted:
         raise StorageError(f"{folder}: nothing in it belongs to the objective's parameters, which hold no BERT")
-    for part in ("encoder", "pooler", "masked-LM head"):
+    for part in ("encoder", *_PARTS.values()):
         names = {name for name in wanted.values() if _part(name) == part}
         missing = sorted(names - tensors.keys())
         if missing and (part == "encoder" or len(missing) < len(names)):
@@ -218,9 +241,7 @@ def _check_complete(wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray]
 
 
 def _part(name: str) -> str:
-    if name.startswith("cls."):
-        return "masked-LM head"
-    return "pooler" if name.startswith("pooler.") else "encoder"
+    return next((part for prefix, part in _PARTS.items() if name.startswith(prefix)), "encoder")
 
 
 def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path) -> None:

@@ -69,13 +69,28 @@ def check_architecture(objective: Any, folder: Path) -> None:
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.
     """
-    theirs = read_config(folder)
+    _check(objective, read_config(folder), str(folder), f"use its tokenizer, --config.tokenizer.path={folder}")
+
+
+def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
+    """The same against the settings of another objective, as `config.to_dict` gives them; `name` is where it is.
+
+    Raises:
+        ConfigError: with one line for each difference, and the flag that ends it.
+    """
+    for raw in _bert_dicts(theirs):
+        named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size") if key != "gelu"}
+        config = BertConfig(**named, gelu=Gelu(raw["gelu"]))
+        _check(objective, config, name, f"use its passages and tokenizer, --config.passages.workdir={name}")
+
+
+def _check(objective: Any, theirs: BertConfig, name: str, tokenizer: str) -> None:
     found = _bert_configs(objective, "config.objective")
-    problems = [line for path, ours in found for line in _differences(ours, theirs, path, folder)]
+    problems = [line for path, ours in found for line in _differences(ours, theirs, path, name, tokenizer)]
     require(not problems, "\n".join(problems))
 
 
-def _differences(ours: BertConfig, theirs: BertConfig, path: str, folder: Path) -> Iterator[str]:
+def _differences(ours: BertConfig, theirs: BertConfig, path: str, folder: str, tokenizer: str) -> Iterator[str]:
     for name in _ARCHITECTURE:
         a, b = (getattr(side, name) for side in (ours, theirs))
         if a != b:
@@ -84,7 +99,7 @@ def _differences(ours: BertConfig, theirs: BertConfig, path: str, folder: Path) 
     if ours.vocab_size < theirs.vocab_size:
         yield (
             f"{path}.vocab_size={ours.vocab_size} is smaller than the {theirs.vocab_size} of {folder}, whose token ids "
-            f"mean other words then; use its tokenizer, --config.tokenizer.path={folder}"
+            f"mean other words then; {tokenizer}"
         )
 
 
@@ -94,3 +109,11 @@ def _bert_configs(node: Any, path: str) -> Iterator[tuple[str, BertConfig]]:
     elif dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):
             yield from _bert_configs(getattr(node, field.name), f"{path}.{field.name}")
+
+
+def _bert_dicts(node: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(node, dict):
+        if node.keys() >= {*_ARCHITECTURE}:
+            yield node
+        for value in node.values():
+            yield from _bert_dicts(value)

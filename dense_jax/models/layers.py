@@ -18,6 +18,7 @@ class Dtype(enum.Enum):
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"  # for TPUs and GPUs; slower than float32 on most CPUs
+    FLOAT64 = "float64"  # for proofs on a CPU, under jax_enable_x64
 
 
 class Gelu(enum.Enum):

@@ -5,19 +5,26 @@ Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Doma
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Example, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import cloze
 from dense_jax.models.encoder import Encoder
+
+
+class Pairs(NamedTuple):
+    """Vectors of both sides."""
+
+    queries: Float[Array, "q d"]
+    passages: Float[Array, "q d"]
 
 
 @dataclass
@@ -29,9 +36,11 @@ class ICT(Objective):
     removal_rate: float = 0.9  # how often the sentence is taken out of its passage
     shared: bool = True  # one encoder for both sides, as released; the papers write two
     temperature: float = 1.0  # divides the scores
+    score_chunk: int = 0  # passages scored at a time; 0: all of the batch
 
     def __post_init__(self) -> None:
         require(0 <= self.removal_rate <= 1, f"objective.removal_rate={self.removal_rate} is not between 0 and 1")
+        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
         longest = max(self.query_length, self.passage_length)
         positions = self.encoder.bert.positions
@@ -57,14 +66,18 @@ class ICT(Objective):
         query, passage = jax.random.split(rng)
         return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}, {}
 
-    def loss(
-        self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Array
-    ) -> tuple[Array, tuple[Metrics, Carry]]:
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
         query_params, passage_params = self._sides(params)
         query_rng, passage_rng = jax.random.split(rng)
-        queries = self.encoder.apply(query_params, batch["query"], rng=query_rng)
-        passages = self.encoder.apply(passage_params, batch["passage"], rng=passage_rng)
-        result = losses.in_batch_softmax(losses.dot_scores(queries, passages), temperature=self.temperature)
+        return Pairs(
+            self.encoder.apply(query_params, batch["query"], rng=query_rng),
+            self.encoder.apply(passage_params, batch["passage"], rng=passage_rng),
+        )
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        result = losses.contrast(*encoded, temperature=self.temperature, chunk=self.score_chunk)
         removed = batch["removed"]
         metrics = {
             "accuracy_removed": losses.weighted_mean(result.correct, removed),

@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Example, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
-from dense_jax.data.passages import lay_out
-from dense_jax.data.spans import masking_budget, whole_word_mask
+from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
 
 
@@ -36,31 +35,21 @@ class MLM(Objective):
         )
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        body = passage.tokens
-        spare = len(body) - (self.length - 3 - len(passage.title))
-        start = int(rng.integers(spare + 1)) if spare > 0 else 0  # a long sentence shows a different window each time
-        tokens = lay_out(passage.title, body[start:], self.length, self.layout, vocabulary)
-        masked = whole_word_mask(
-            np.asarray(tokens.ids), vocabulary, self.mask_rate, masking_budget(self.length, self.mask_rate), rng
-        )
-        return {
-            "tokens": tokens._replace(ids=masked.ids),
-            "positions": masked.positions,
-            "labels": masked.labels,
-            "weights": masked.weights,
-        }
+        return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)
 
     def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
         encoder_rng, head_rng = jax.random.split(rng)
         return {"encoder": self.encoder.init(encoder_rng), "mlm": init_mlm(self.encoder.bert, head_rng)}, {}
 
-    def loss(
-        self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Array
-    ) -> tuple[Array, tuple[Metrics, Carry]]:
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
         hidden = self.encoder.hidden_states(params["encoder"], batch["tokens"], rng=rng)
         logits = mlm_logits(self.encoder.bert, params, hidden, batch["positions"])
-        result = losses.masked_lm(logits, batch["labels"], batch["weights"])
-        return result.loss, ({"accuracy": result.accuracy}, carry)
+        return losses.masked_lm(logits, batch["labels"], batch["weights"])
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        return encoded.loss, ({"accuracy": encoded.accuracy}, carry)
 
     def towers(self, params: Params) -> Towers:
         return Towers(

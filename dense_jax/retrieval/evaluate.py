@@ -1,7 +1,6 @@
 """A retriever on a test collection: figures, the run behind them, and the table that people read."""
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.metrics import HEADLINE, Scores, score
 from dense_jax.retrieval.runs import Run
-from dense_jax.retrieval.search import Find
+from dense_jax.retrieval.search import Find, by_document
 
 _DEEPEST = 100  # ranks that the measures look at
 
@@ -60,9 +59,9 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
         ConfigError: `depth` is too small for the measures.
     """
     require(depth >= _DEEPEST, f"evaluate.depth={depth} is less than the {_DEEPEST} documents that Recall@100 looks at")
-    passages = max(Counter(ids).values())  # of one document: so many results may name a single one
-    k = min(len(ids), (depth + 1) * passages)  # one more, for the query's own document
-    found = runs.from_ranking(find(list(test_set.queries.values()), k), test_set.queries, ids)
+    k = min(len(ids), depth + 1)  # one more, for the query's own document
+    ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
+    found = runs.from_ranking(ranking, test_set.queries, ids)
     kept, identical = runs.without_identical(found)
     run = runs.cut(kept, depth)
     counts = Counts(

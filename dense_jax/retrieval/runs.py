@@ -19,15 +19,12 @@ Run = dict[str, dict[str, float]]  # query id -> document id -> score
 def from_ranking(ranking: Ranking, queries: Iterable[str], ids: list[str]) -> Run:
     """The run of `ranking`, whose row i answers the i-th of `queries` and whose entries are rows of `ids`.
 
-    A document that is there more than once, in several passages, keeps its best score. A query that found nothing
-    stays, empty.
+    A query that found nothing stays, empty.
     """
     run: Run = {}
     for query, scores, rows in zip(queries, ranking.scores, ranking.rows, strict=True):
-        found = run.setdefault(query, {})
-        for score, row in zip(scores.tolist(), rows.tolist(), strict=True):
-            if row >= 0:
-                found[ids[row]] = max(score, found.get(ids[row], score))
+        found = zip(scores.tolist(), rows.tolist(), strict=True)
+        run[query] = {ids[row]: score for score, row in found if row >= 0}
     return run
 
 

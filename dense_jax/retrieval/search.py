@@ -4,12 +4,16 @@ import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from dense_jax.arrays import Int
 from dense_jax.contracts import Passages, Ranking, Tower
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 
 Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
 
+_DEEPER = 4  # times as many passages, where those found are of too few documents
 _LINES = 3  # of a passage that are shown
 _INDENT = " " * 14  # under the title: rank and score stand before it
 
@@ -30,14 +34,34 @@ def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
 
+def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str], k: int, passages: int) -> Ranking:
+    """The k best documents for each query, each by the best of its passages, which is the row that is given.
+
+    A query whose k best passages are of fewer documents is searched again, deeper, up to all `passages`: so the result
+    is exact if `find` is.
+    """
+    result = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+    left, depth = list(range(len(queries))), k
+    while left:
+        ranking = find([queries[i] for i in left], depth)
+        unfinished = []
+        for i, scores, rows in zip(left, ranking.scores, ranking.rows, strict=True):
+            places = _first_of_each(rows, id_of, k)
+            if len(places) < k and depth < passages and rows[-1] >= 0:
+                unfinished.append(i)
+            result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
+        left, depth = unfinished, min(_DEEPER * depth, passages)
+    return result
+
+
 def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    """The k best passages of `store` for each query, best first; fewer where `find` has no more.
+    """The k best documents of `store` for each query, each as its best passage; fewer where `find` has no more.
 
     Raises:
         ConfigError: k is more than the passages there are.
         DataError: a query is empty.
     """
-    ranking = find(queries, k)
+    ranking = by_document(find, queries, lambda row: store.document(row).id, k, len(store))
     return [
         [_hit(store, float(score), int(row)) for score, row in zip(scores, rows, strict=True) if row >= 0]
         for scores, rows in zip(ranking.scores, ranking.rows, strict=True)
@@ -48,6 +72,15 @@ def render(query: str, hits: Sequence[Hit], width: int) -> str:
     """The results of one query for a terminal of `width` columns: rank, score, title, and the start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
     return "\n".join([_printable(query), *(shown or ["  nothing found"])])
+
+
+def _first_of_each(rows: Int[np.ndarray, " k"], id_of: Callable[[int], str], k: int) -> list[int]:
+    """The first places in `rows` of up to k different documents."""
+    places: dict[str, int] = {}
+    for place, row in enumerate(rows.tolist()):
+        if row >= 0 and len(places) < k:
+            places.setdefault(id_of(row), place)
+    return list(places.values())
 
 
 def _hit(store: Passages, score: float, row: int) -> Hit:

@@ -12,9 +12,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dense_jax.config import CheckpointConfig
+from dense_jax.config import CheckpointConfig, MeshConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.mesh import make_mesh, replicated
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -47,6 +48,19 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps that are complete and have digests, oldest first."""
         return [step for step in sorted(self._manager.all_steps()) if self._digests(step).is_file()]
+
+    def existing(self, step: int) -> int:
+        """`step` if there is such a checkpoint; for -1 the newest.
+
+        Raises:
+            StorageError: there is none.
+        """
+        steps = self.steps()
+        if not steps:
+            raise StorageError(f"{self.folder} holds no checkpoint; run `dense-jax train` first")
+        if step not in (-1, *steps):
+            raise StorageError(f"{self.folder} has no checkpoint of step {step}; there are {steps}")
+        return steps[-1] if step == -1 else step
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Copies `state` to the host and starts to write it; the device goes on at once.
@@ -120,6 +134,15 @@ class Checkpoints:
         self._check_architecture(step, {"params": like})
         with self._naming(step):
             return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+
+    def described_params(self, step: int) -> Any:
+        """Shapes and types of the parameters of `step`, whatever their tree, whole on every device."""
+        everywhere = replicated(make_mesh(MeshConfig()))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            dict(self._manager.item_metadata(step)["params"]),
+            is_leaf=_is_described,
+        )
 
     def verify(self, step: int) -> None:
         """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
@@ -214,5 +237,9 @@ def _mismatches(found: Any, expected: Any) -> list[str]:
 
 
 def _described(tree: Any) -> dict[str, str]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: hasattr(x, "dtype") and hasattr(x, "shape"))
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_described)
     return {path_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in leaves if hasattr(x, "dtype")}
+
+
+def _is_described(node: Any) -> bool:
+    return hasattr(node, "dtype") and hasattr(node, "shape")

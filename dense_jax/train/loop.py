@@ -23,13 +23,13 @@ from dense_jax.data.pipeline import Examples, Loaded, batches
 from dense_jax.errors import ConfigError, NonFiniteError, Stopped
 from dense_jax.files import read_json, write_json
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
-from dense_jax.models import hf
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, init_state
 from dense_jax.train.step import train_step
+from dense_jax.train.warm_start import warm_start
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
@@ -56,13 +56,16 @@ def make_program(config: Config) -> Program:
     """
     mesh = make_mesh(config.mesh)
     check_batch(config.batch, mesh)
+    check_batch(config.chunk, mesh, "chunk")
     optimizer = make_optimizer(config.optimizer, config.steps)
     init = functools.partial(init_state, config.objective, optimizer, config.seed)
     shapes = jax.eval_shape(init)
     sharding = state_sharding(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
     step = jax.jit(
-        functools.partial(train_step, objective=config.objective, optimizer=optimizer, seed=config.seed),
+        functools.partial(
+            train_step, objective=config.objective, optimizer=optimizer, seed=config.seed, chunk=config.chunk
+        ),
         in_shardings=(sharding, batch_sharding(mesh)),
         out_shardings=(sharding, None),
         donate_argnums=0,
@@ -77,7 +80,7 @@ def initial_state(program: Program) -> TrainState:
     state = jax.jit(init, out_shardings=program.sharding)()
     if not config.init_from:
         return state
-    params, report = hf.load(state.params, Path(config.init_from), config.objective)
+    params, report = warm_start(state.params, config.init_from, config.objective)
     print(report, file=sys.stderr)
     return TrainState(state.step, jax.device_put(params, program.sharding.params), state.optimizer, state.carry)
 

@@ -41,18 +41,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     >>> [round(float(make_schedule(config, 20)(s)), 3) for s in (0, 4, 5, 20)]
     [0.0, 0.8, 1.0, 0.0]
     """
-    left = max(steps - config.warmup, 1)
+    warmup = config.warmup if config.warmup >= 1 else round(config.warmup * steps)
+    left = max(steps - warmup, 1)
 
     def rate(step: ArrayLike) -> Array:
         step = jnp.asarray(step)
-        done = jnp.clip((step - config.warmup) / left, 0.0, 1.0)
+        done = jnp.clip((step - warmup) / left, 0.0, 1.0)
         after = {
             Schedule.LINEAR: 1 - done,
             Schedule.BERT: 1 - jnp.clip(step / max(steps, 1), 0.0, 1.0),
             Schedule.COSINE: 0.5 * (1 + jnp.cos(jnp.pi * done)),
             Schedule.CONSTANT: jnp.ones_like(done),
         }[config.schedule]
-        return config.learning_rate * jnp.where(step < config.warmup, step / max(config.warmup, 1), after)
+        return config.learning_rate * jnp.where(step < warmup, step / max(warmup, 1), after)
 
     return rate
 

@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 
 from dense_jax.config import Config
 from dense_jax.contracts import Towers
-from dense_jax.errors import StorageError
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import check_same_run
 from dense_jax.train.sharding import state_sharding
@@ -34,18 +33,9 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     """
     check_same_run(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
-    step = _existing(checkpoints, step)
+    step = checkpoints.existing(step)
     towers = config.objective.towers(checkpoints.restore_params(step, _like(config, mesh)))
     return Trained(towers, step, checkpoints.fingerprint(step))
-
-
-def _existing(checkpoints: Checkpoints, step: int) -> int:
-    steps = checkpoints.steps()
-    if not steps:
-        raise StorageError(f"{checkpoints.folder} holds no checkpoint; run `dense-jax train` first")
-    if step not in (-1, *steps):
-        raise StorageError(f"{checkpoints.folder} has no checkpoint of step {step}; there are {steps}")
-    return steps[-1] if step == -1 else step
 
 
 def _like(config: Config, mesh: Mesh) -> Any:

@@ -1,5 +1,6 @@
 """One training step."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,17 +9,28 @@ import optax
 
 from dense_jax.arrays import Array, Batch, Float, Metrics
 from dense_jax.contracts import Objective, Tokens
+from dense_jax.train.chunks import loss_in_chunks
 from dense_jax.train.state import TrainState
 
 
 def train_step(
-    state: TrainState, batch: Batch, *, objective: Objective, optimizer: optax.GradientTransformation, seed: int
+    state: TrainState,
+    batch: Batch,
+    *,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    chunk: int = 0,
 ) -> tuple[TrainState, Metrics]:
-    """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step)."""
+    """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step).
+
+    With a `chunk`, so many examples are encoded at a time (train/chunks.py).
+    """
+    loss_function = functools.partial(loss_in_chunks, objective, chunk=chunk) if chunk else objective.loss
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss_of(params):
-        return objective.loss(params, state.carry, batch, rng=rng, step=state.step)
+        return loss_function(params, state.carry, batch, rng=rng, step=state.step)
 
     (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)

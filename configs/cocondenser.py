@@ -1,0 +1,53 @@
+"""coCondenser (Gao and Callan 2022). Values: the released code and its README."""
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    Unit,
+    choose,
+)
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder
+from dense_jax.objectives.cocondenser import CoCondenser
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    """The target corpus, from a Condenser with its head: --config.init_from=WORKDIR."""
+    return Config(
+        objective=CoCondenser(encoder=Encoder(bert("base")), head_layers=2, skip_from=6),
+        steps=35_000,  # 8 epochs of MS MARCO's 8.8 million passages
+        batch=2048,  # documents, of two spans each
+        chunk=0,  # the authors: a gradient cache where the batch does not fit, such as --config.chunk=256
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=0.1, weight_decay=0.01),
+        passages=PassagesConfig(unit=Unit.SPANS, length=128),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=CoCondenser(
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)),
+            head_layers=1,
+            skip_from=1,
+            length=64,
+        ),
+        steps=300,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.1),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(unit=Unit.SPANS, length=64),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        log_every=50,
+    )

@@ -1,0 +1,51 @@
+"""Condenser (Gao and Callan 2021). Values: the released code and its README."""
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    choose,
+)
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder
+from dense_jax.objectives.condenser import Condenser
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    """English Wikipedia and books; the authors start from bert-base-uncased: --config.init_from=FOLDER."""
+    return Config(
+        objective=Condenser(encoder=Encoder(bert("base")), head_layers=2, skip_from=6),
+        steps=200_000,  # 8 epochs
+        batch=1024,  # of 128 tokens, as the author has said
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=0.1, weight_decay=0.01),
+        passages=PassagesConfig(length=128, titled=False, short_rate=0.1),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=Condenser(
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)),
+            head_layers=1,
+            skip_from=1,
+            length=64,
+        ),
+        steps=600,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.1),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(length=64, titled=False, short_rate=0.1),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        log_every=50,
+    )

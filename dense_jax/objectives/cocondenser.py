@@ -1,0 +1,73 @@
+"""coCondenser: two spans of one document find each other among all spans of the batch, beside Condenser's losses.
+
+Gao and Callan 2022, "Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval".
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Passage, Vocabulary
+from dense_jax.data.spans import masked_passage
+from dense_jax.objectives.condenser import Condenser, Encodings
+
+
+class Spans(NamedTuple):
+    """What each document's two spans gave."""
+
+    vectors: Float[Array, "b 2 d"]
+    masked_lm: Encodings
+
+
+@dataclass
+class CoCondenser(Condenser):
+    """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
+
+    mlm_weight: float = 1.0  # of Condenser's losses beside the contrastive one
+    score_chunk: int = 0  # spans scored at a time; 0: all of the batch
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.mlm_weight >= 0, f"objective.mlm_weight={self.mlm_weight} must not be negative")
+        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        """Two different spans of a document, drawn uniformly, each masked."""
+        if len(passage.sentences) < 2:
+            return None
+        drawn = rng.choice(len(passage.sentences), size=2, replace=False)
+        spans = [self._masked(passage.tokens[passage.sentence(int(i))], vocabulary, rng) for i in drawn]
+        return jax.tree.map(lambda *parts: np.stack(parts), *spans)
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+        encoder_rng, rest = jax.random.split(rng)
+        spans = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # d0a, d0b, d1a, d1b, ...
+        states = self.encoder.all_hidden_states(params["encoder"], spans["tokens"], rng=encoder_rng)
+        vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"].mask)
+        masked_lm = self.masked_lm(params, states, spans, rng=rest)
+        return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), Spans(vectors, masked_lm))
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        """loss = mean over spans of -log softmax at the partner, of inner products with all other spans, + MLM.
+
+        Section 3.2, equation 7; its MLM term is the released code's, the mean over all masked tokens.
+        """
+        spans = encoded.vectors.reshape(-1, encoded.vectors.shape[-1])
+        itself = jnp.arange(len(spans))
+        result = losses.contrast(spans, spans, positives=itself ^ 1, excluded=itself, chunk=self.score_chunk)
+        of_spans = jax.tree.map(lambda x: x.reshape(-1), encoded.masked_lm)
+        masked_lm, (metrics, _) = super().combine(carry, of_spans, batch, step=step)
+        contrast = jnp.mean(result.loss)
+        metrics |= {"loss_contrast": contrast, "accuracy_contrast": jnp.mean(result.correct, dtype=jnp.float32)}
+        return contrast + self.mlm_weight * masked_lm, (metrics, carry)
+
+    def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+        return masked_passage(tokens[:0], tokens, self.length, Layout.BODY, vocabulary, self.mask_rate, rng)

@@ -1,0 +1,96 @@
+"""Condenser: masked language modelling through a head that learns what a text says from its first token only.
+
+Gao and Callan 2021, "Condenser: a Pre-training Architecture for Dense Retrieval".
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
+from dense_jax.data.spans import masked_passage
+from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
+
+
+class Encodings(NamedTuple):
+    """What the two masked-language-model losses are made of; `late` is None where it is not asked for."""
+
+    head: losses.MaskedLM
+    late: losses.MaskedLM | None
+
+
+@dataclass
+class Condenser(Objective):
+    encoder: Encoder
+    head_layers: int = 2
+    skip_from: int = 6  # the head sees tokens as they are after so many layers, and the first token after the last
+    late_mlm: bool = True  # masked words are predicted from the encoder's last layer too
+    length: int = 128  # tokens
+    query_length: int = 32  # tokens; of queries at search time
+    layout: Layout = Layout.BODY
+    mask_rate: float = 0.15  # share of tokens that are predicted
+
+    def __post_init__(self) -> None:
+        bert = self.encoder.bert
+        require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
+        require(self.head_layers > 0, f"objective.head_layers={self.head_layers} must be positive")
+        require(
+            0 <= self.skip_from <= bert.layers,
+            f"objective.skip_from={self.skip_from} is not one of the encoder's layers, 0 to {bert.layers}",
+        )
+        require(
+            self.length <= bert.positions,
+            f"objective.length={self.length} exceeds objective.encoder.bert.positions={bert.positions}",
+        )
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)
+
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+        encoder, mlm, head = jax.random.split(rng, 3)
+        bert = self.encoder.bert
+        return {
+            "encoder": self.encoder.init(encoder),
+            "mlm": init_mlm(bert, mlm),
+            "condenser": init_condenser(bert, self.head_layers, head),
+        }, {}
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+        encoder_rng, head_rng = jax.random.split(rng)
+        states = self.encoder.all_hidden_states(params["encoder"], batch["tokens"], rng=encoder_rng)
+        return self.masked_lm(params, states, batch, rng=head_rng)
+
+    def masked_lm(
+        self, params: Params, states: tuple[Float[Array, "b l d"], ...], batch: Batch, *, rng: PRNGKeyArray
+    ) -> Encodings:
+        """Both predictions of the masked words of `batch`, whose hidden states are given."""
+        bert, mask = self.encoder.bert, batch["tokens"].mask
+        head = condense(bert, params, states[-1], states[self.skip_from], mask, rng=rng)
+
+        def predict(hidden: Array) -> losses.MaskedLM:
+            logits = mlm_logits(bert, params, hidden, batch["positions"])
+            return losses.masked_lm(logits, batch["labels"], batch["weights"])
+
+        return Encodings(predict(head), predict(states[-1]) if self.late_mlm else None)
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        """loss = MLM of the head + MLM of the encoder: equations 10 and 11."""
+        metrics = {"loss_head": encoded.head.loss, "accuracy_head": encoded.head.accuracy}
+        if encoded.late is None:
+            return encoded.head.loss, (metrics, carry)
+        metrics |= {"loss_late": encoded.late.loss, "accuracy_late": encoded.late.accuracy}
+        return encoded.head.loss + encoded.late.loss, (metrics, carry)
+
+    def towers(self, params: Params) -> Towers:
+        return Towers(
+            query=Tower(self.encoder, params["encoder"], self.query_length),
+            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )

@@ -1,0 +1,120 @@
+"""RetroMAE: a text is rebuilt from its vector and little else, by a decoder too weak to do so without that vector.
+
+Xiao et al. 2022, "RetroMAE: Pre-Training Retrieval-oriented Language Models Via Masked Auto-Encoder"; with
+`bag_of_words`, DupMAE (Liu et al. 2023).
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
+from dense_jax.data.passages import lay_out
+from dense_jax.data.spans import decoder_view, hide, masking_budget
+from dense_jax.models.encoder import Encoder, decode, init_decoder, init_mlm, mlm_logits
+
+
+class Rebuilt(NamedTuple):
+    """What the losses are made of; `bag_of_words` is None where it is not asked for."""
+
+    encoder: losses.MaskedLM
+    decoder: losses.MaskedLM
+    bag_of_words: Float[Array, " b"] | None
+
+
+@dataclass
+class RetroMAE(Objective):
+    encoder: Encoder
+    length: int = 512  # tokens
+    query_length: int = 64  # tokens; of queries at search time
+    layout: Layout = Layout.BODY
+    encoder_mask_rate: float = 0.3  # share of all tokens, special ones counted, that the encoder predicts
+    decoder_mask_rate: float = 0.5  # share that each position of the decoder does not see
+    bag_of_words: float = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
+
+    def __post_init__(self) -> None:
+        for name in ("encoder_mask_rate", "decoder_mask_rate"):
+            require(0 < getattr(self, name) < 1, f"objective.{name}={getattr(self, name)} is not between 0 and 1")
+        require(self.bag_of_words >= 0, f"objective.bag_of_words={self.bag_of_words} must not be negative")
+        positions = self.encoder.bert.positions
+        require(
+            self.length <= positions,
+            f"objective.length={self.length} exceeds objective.encoder.bert.positions={positions}",
+        )
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        tokens = lay_out(passage.title, passage.tokens, self.length, self.layout, vocabulary)
+        rate, real = self.encoder_mask_rate, int(np.sum(tokens.mask))
+        masked = hide(tokens, masking_budget(real, rate), masking_budget(self.length, rate), vocabulary, rng)
+        view = decoder_view(tokens, self.decoder_mask_rate, vocabulary, rng)
+        return {**masked, "ids": tokens.ids, "decoder_view": view}
+
+    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+        encoder, mlm, decoder = jax.random.split(rng, 3)
+        bert = self.encoder.bert
+        return {
+            "encoder": self.encoder.init(encoder),
+            "mlm": init_mlm(bert, mlm),
+            "decoder": init_decoder(bert, decoder),
+        }, {}
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+        """The vector of the masked text; from it, and from the unmasked text seen in part, all of the text."""
+        bert, tokens, ids = self.encoder.bert, batch["tokens"], batch["ids"]
+        encoder_rng, decoder_rng = jax.random.split(rng)
+        hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=encoder_rng)
+        vectors = replace(self.encoder, normalize=False).pool(params["encoder"], hidden, tokens.mask)
+        decoded = decode(
+            bert, params, vectors, tokens._replace(ids=ids), batch["decoder_view"],
+            embed_queries=self.bag_of_words > 0, rng=decoder_rng,
+        )  # fmt: skip
+        everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
+        text = _text(tokens.mask)
+        if not self.bag_of_words:
+            logits = mlm_logits(bert, params, hidden, batch["positions"])
+        else:
+            all_logits = mlm_logits(bert, params, hidden, everywhere)
+            logits = jnp.take_along_axis(all_logits, batch["positions"][..., None], axis=1)
+        return Rebuilt(
+            encoder=losses.masked_lm(logits, batch["labels"], batch["weights"]),
+            decoder=losses.masked_lm(mlm_logits(bert, params, decoded, everywhere), ids, text.astype(jnp.float32)),
+            bag_of_words=losses.bag_of_words(all_logits[:, 1:], tokens.mask[:, 1:], ids[:, 1:], text[:, 1:])
+            if self.bag_of_words
+            else None,
+        )
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        """loss = MLM of the encoder + MLM of the decoder over all tokens [+ weight * bag of words]: equation 9."""
+        metrics = {
+            "loss_encoder": encoded.encoder.loss,
+            "loss_decoder": encoded.decoder.loss,
+            "accuracy_encoder": encoded.encoder.accuracy,
+            "accuracy_decoder": encoded.decoder.accuracy,
+        }
+        loss = encoded.encoder.loss + encoded.decoder.loss
+        if encoded.bag_of_words is not None:
+            metrics["loss_bag_of_words"] = jnp.mean(encoded.bag_of_words)
+            loss = loss + self.bag_of_words * metrics["loss_bag_of_words"]
+        return loss, (metrics, carry)
+
+    def towers(self, params: Params) -> Towers:
+        return Towers(
+            query=Tower(self.encoder, params["encoder"], self.query_length),
+            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )
+
+
+def _text(mask: Array) -> Array:
+    """All real tokens but the first and the last of each row."""
+    last = jnp.sum(mask, axis=1, keepdims=True) - 1
+    places = jnp.arange(mask.shape[1])[None]
+    return (places > 0) & (places < last)
