@@ -27,7 +27,7 @@ def base() -> Config:
         steps=35_000,  # 8 epochs of MS MARCO's 8.8 million passages
         batch=2048,  # documents, of two spans each
         chunk=0,  # the authors: a gradient cache where the batch does not fit, such as --config.chunk=256
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=0.1, weight_decay=0.01),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_share=0.1, weight_decay=0.01),
         passages=PassagesConfig(unit=Unit.SPANS, length=128),
         loader=LoaderConfig(order=Order.SHUFFLE),
     )
@@ -44,7 +44,7 @@ def tiny() -> Config:
         ),
         steps=300,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.1),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.SPANS, length=64),

@@ -25,7 +25,7 @@ def base() -> Config:
         objective=Condenser(encoder=Encoder(bert("base")), head_layers=2, skip_from=6),
         steps=200_000,  # 8 epochs
         batch=1024,  # of 128 tokens, as the author has said
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=0.1, weight_decay=0.01),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_share=0.1, weight_decay=0.01),
         passages=PassagesConfig(length=128, titled=False, short_rate=0.1),
         loader=LoaderConfig(order=Order.SHUFFLE),
     )
@@ -42,7 +42,7 @@ def tiny() -> Config:
         ),
         steps=600,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.1),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64, titled=False, short_rate=0.1),

@@ -31,7 +31,7 @@ def base(bag_of_words: float = 0.0) -> Config:
         ),
         steps=210_000,  # 8 epochs
         batch=256,  # 8 devices of 32
-        optimizer=OptimizerConfig(learning_rate=1e-4, warmup=0.1, weight_decay=0.01),
+        optimizer=OptimizerConfig(learning_rate=1e-4, warmup_share=0.1, weight_decay=0.01),
         passages=PassagesConfig(length=512, titled=False),
         loader=LoaderConfig(order=Order.SHUFFLE),
     )
@@ -50,7 +50,7 @@ def tiny() -> Config:
         ),
         steps=400,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=0.1),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64, titled=False),

@@ -21,6 +21,7 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...
   search    queries, from the arguments or standard input -> score, title, text
   evaluate  nDCG@10, MRR@10, Recall@100: BM25, before training, after training
   export    a folder for Hugging Face transformers and sentence-transformers
+  compare   WORKDIR ... [--against=NAME] --workdir=DIR: a table and a chart of finished runs
 """
 
 

@@ -7,7 +7,7 @@ A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--c
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dense_jax.contracts import Objective
@@ -94,7 +94,8 @@ class OptimizerConfig:
     """AdamW."""
 
     learning_rate: float = 1e-4  # peak
-    warmup: float = 0  # steps; below 1: a share of all steps
+    warmup: int = 0  # steps
+    warmup_share: float = 0.0  # in place of warmup: share of all steps
     schedule: Schedule = Schedule.LINEAR
     beta1: float = 0.9
     beta2: float = 0.999
@@ -106,6 +107,10 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
         require(self.warmup >= 0, f"optimizer.warmup={self.warmup} must not be negative")
+        require(
+            0 <= self.warmup_share <= 1 and not (self.warmup and self.warmup_share),
+            f"optimizer.warmup_share={self.warmup_share} is a share of the steps, in place of warmup={self.warmup}",
+        )
         require(self.clip >= 0, f"optimizer.clip={self.clip} must not be negative; 0 means no clipping")
 
 
@@ -250,6 +255,20 @@ def with_vocabulary(node: Any, size: int) -> Any:
         )
         changes["vocab_size"] = own or size
     return dataclasses.replace(node, **changes)
+
+
+def without_folders(config: Config) -> Config:
+    """`config` with the last part of each path to a folder or file: what may be published of it."""
+    last = lambda path: path.rstrip("/").rpartition("/")[2]  # noqa: E731
+    return replace(
+        config,
+        init_from=last(config.init_from),
+        corpus=replace(config.corpus, source=last(config.corpus.source)),
+        tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
+        passages=replace(config.passages, workdir=last(config.passages.workdir)),
+        embed=replace(config.embed, collection=last(config.embed.collection)),
+        evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
+    )
 
 
 def to_dict(node: Any) -> dict[str, Any]:

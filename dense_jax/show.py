@@ -4,13 +4,14 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from dense_jax.arrays import Example, Params
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Params
 from dense_jax.config import Config, to_dict
 from dense_jax.contracts import Tokens
 from dense_jax.data.pipeline import Examples, real_tokens
@@ -59,7 +60,7 @@ def parameters(params: Params) -> str:
 
 
 def memory(program: Program, examples: Examples | None) -> str:
-    """Bytes that the state and a batch take on each device; activations come on top."""
+    """Bytes that the state, a batch and the activations take on each device."""
     like, devices = program.like, program.mesh.size
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
     sizes = {name: sum(map(_local_bytes, jax.tree.leaves(tree))) for name, tree in parts.items()}
@@ -67,8 +68,48 @@ def memory(program: Program, examples: Examples | None) -> str:
     if examples is not None:
         rows = program.config.batch // devices
         sizes["batch"] = rows * sum(np.asarray(x).nbytes for x in jax.tree.leaves(examples[0]))
-    lines = [f"{name:24} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
+        sizes |= {name: size // devices for name, size in activations(program, examples).items()}
+    lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
     return "\n".join([f"on each of {devices} devices {dict(program.mesh.shape)}", *lines])
+
+
+def activations(program: Program, examples: Examples) -> dict[str, int]:
+    """Bytes that the backward pass needs of the forward pass, before the compiler's own savings.
+
+    With a gradient cache (`chunk`), of so many examples at a time and of what all were encoded to; the scores of the
+    batch are not among them where they are computed in chunks.
+    """
+    config, params = program.config, program.like.params
+    objective, size = config.objective, config.chunk or config.batch
+    example = {name: value for name, value in examples[0].items() if name != "row"}
+
+    def rows(n: int) -> Batch:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *np.shape(x)), np.asarray(x).dtype), example)
+
+    def encode(params: Params, carry: Carry, batch: Batch) -> Encoded:
+        return objective.encode(params, carry, batch, rng=jax.random.key(0))
+
+    def combine(encoded: Encoded, carry: Carry, batch: Batch) -> Array:
+        return objective.combine(carry, encoded, batch, step=jnp.zeros((), jnp.int32))[0]
+
+    encoded = jax.eval_shape(encode, params, program.like.carry, rows(config.batch))
+    sizes = {
+        f"activations of {size:,} examples": _saved(encode, params, program.like.carry, rows(size)),
+        "what they are compared by, such as scores": _saved(combine, encoded, program.like.carry, rows(config.batch)),
+    }
+    return sizes | ({"what all are encoded to": _bytes(encoded)} if config.chunk else {})
+
+
+def _saved(function: Callable[..., Any], wanted: Any, *rest: Any) -> int:
+    """Bytes kept between the forward and the backward pass of `function`, `wanted` itself not counted."""
+    saved = jax.eval_shape(lambda *all: jax.vjp(lambda x: function(x, *all[1:]), all[0])[1], wanted, *rest)
+    known = Counter((x.shape, x.dtype) for x in jax.tree.leaves((wanted, rest)))
+    left = Counter((x.shape, x.dtype) for x in jax.tree.leaves(saved)) - known
+    return sum(n * math.prod(shape) * dtype.itemsize for (shape, dtype), n in left.items())
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def plan(examples: Examples, config: Config) -> str:

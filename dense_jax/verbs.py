@@ -3,8 +3,11 @@
 import shutil
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from dense_jax import flags, show
+from dense_jax.compare import compare
+from dense_jax.config import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
@@ -80,6 +83,7 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     settings, folder = work.config.evaluate, work.test_folder
     test_set = read_test_set(folder, settings.split)
     rows: dict[str, evaluate.Result] = {}
+    steps: dict[str, int] = {}
     if settings.bm25:
         documents = work.documents(str(folder))
         words_index = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
@@ -90,42 +94,41 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     for trained in [*before, newest]:
         name = "after training" if trained.step else "before training"
         dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+        steps[name] = trained.step
         rows[name] = evaluate.evaluate(dense, collection.store.ids(), test_set, settings.depth)
-    _report(work, rows, newest.step)
-
-
-def _report(work: Workdir, rows: dict[str, evaluate.Result], step: int) -> None:
+    target = work.path / "results" / f"{test_set.name}-{test_set.split}"
     for name, result in rows.items():
-        evaluate.write(work.results, name.replace(" ", "_"), result)
+        evaluate.write(target, name.replace(" ", "_"), result, steps.get(name))
     notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
     text = "\n".join([evaluate.table(rows), *notes])
-    with whole_file(work.results / "table.md") as partial:
+    with whole_file(target / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\nstep {step:,}; all measures and the rankings are in {work.results}")
+    print(f"{text}\nstep {newest.step:,}; all measures and the rankings are in {target}")
 
 
 def _export(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
+    public = without_folders(work.config)
     card = Card(
         name=work.path.name,
         method=type(work.config.objective).__name__,
-        corpus=work.config.corpus.source,
+        corpus=public.corpus.source,
         steps=trained.step,
         batch=work.config.batch,
-        settings=show.settings(work.config),
-        results=_results(work),
+        settings=show.settings(public),
+        results=_results(work, trained.step),
     )
     print(export(trained.towers, work.tokenizer_folder, work.path / "export", card))
 
 
-def _results(work: Workdir) -> tuple[Result, ...]:
-    """What `evaluate` found of the trained towers, if it was run."""
-    path = work.results / "after_training.json"
-    if not path.is_file():
-        return ()
-    found = read_json(path)
+def _results(work: Workdir, step: int) -> tuple[Result, ...]:
+    """What `evaluate` found of these towers, wherever it was run."""
+    files = sorted((work.path / "results").glob("*/after_training.json"))
+    found = [result for result in map(read_json, files) if result["step"] == step]
     return tuple(
-        Result(found["collection"], work.config.evaluate.split, name, found["mean"][name]) for name in HEADLINE
+        Result(result["collection"].rpartition("/")[0], result["split"], name, result["mean"][name])
+        for result in found
+        for name in HEADLINE
     )
 
 
@@ -147,12 +150,27 @@ def call(verb: str, argv: list[str]) -> None:
     Raises:
         UserError: whatever is wrong, with its exit status.
     """
+    if verb == "compare":
+        print(_compare(argv))
+        return
     if verb not in VERBS:
-        raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}")
+        raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}, compare")
     asked = flags.parse(argv)
     if asked.words and verb != "search":
         raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --config.key=value")
     VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+
+
+def _compare(argv: list[str]) -> str:
+    """The verb that works on many workdirs and needs no config."""
+    flags_given = [arg.removeprefix("--").partition("=") for arg in argv if arg.startswith("--")]
+    given = {name: value for name, _, value in flags_given}
+    folders = [Path(arg) for arg in argv if not arg.startswith("--")]
+    if unknown := given.keys() - {"against", "workdir"}:
+        raise ConfigError(f"compare takes --against=NAME and --workdir=DIR, not --{', --'.join(sorted(unknown))}")
+    if not folders or not given.get("workdir"):
+        raise ConfigError("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
+    return compare(folders, given.get("against", ""), writable(Path(given["workdir"])))
 
 
 def _examples(work: Workdir) -> Examples:

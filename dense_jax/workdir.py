@@ -4,7 +4,7 @@ tokenizer  test  rejects.jsonl  passages-LENGTH       prepare
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
-results                                               evaluate
+results/NAME-SPLIT                                    evaluate
 export                                                export
 """
 
@@ -102,10 +102,6 @@ class Workdir:
                 "or have `prepare` hold documents out by --config.corpus.held_out=500"
             )
         return folder
-
-    @property
-    def results(self) -> Path:
-        return self.path / "results"
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
         """What `tower` embeds: `source`, what the config names, the held-out test set, or the prepared passages."""

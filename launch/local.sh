@@ -35,5 +35,5 @@ $workdir
   export                                    for transformers and sentence-transformers
   results                                   every measure, the rankings, and this table:
 
-$(cat "$workdir/results/table.md")
+$(cat "$workdir"/results/*/table.md)
 END

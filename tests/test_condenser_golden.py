@@ -69,7 +69,9 @@ def run(method, params, batch, chunk=0):
 
 def by_name(gradient):
     """Gradients under their names and in their layout."""
-    flat = {jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(gradient)}
+    flat = {
+        jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(gradient)
+    }
     return {hf.tensor_name(path): x.T if path.endswith("kernel") else x for path, x in flat.items()}
 
 

@@ -75,14 +75,14 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
     return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run)
 
 
-def write(folder: Path, name: str, result: Result) -> None:
-    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run.
+def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:
+    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run; `step` is that of the checkpoint.
 
     Raises:
         DataError: an id holds white space, which a TREC file cannot express.
     """
     runs.write_run(folder / f"{name}.trec", result.run, name)
-    about = {"collection": result.collection, "counts": dataclasses.asdict(result.counts)}
+    about = {"collection": result.collection, "split": result.collection.rpartition("/")[2], "step": step, "counts": dataclasses.asdict(result.counts)}
     write_json(folder / f"{name}.json", about | dataclasses.asdict(result.scores))
 
 

@@ -33,6 +33,7 @@ class MetricsLog:
         self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # since then
+        self._total = _totals(workdir / "metrics.jsonl", first)
 
     def record(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
         """Takes the metrics of `step`, made from the passages `rows`.
@@ -65,8 +66,9 @@ class MetricsLog:
         (before, then), now = self._since, time.monotonic()
         rate = (step - before) / max(now - then, 1e-9)
         speed = {"examples_per_second": rate * self.batch, "tokens_per_second": self._tokens * rate / (step - before)}
+        self._total = {"tokens": self._total["tokens"] + self._tokens, "seconds": self._total["seconds"] + now - then}
         self._since, self._tokens = (step, now), 0.0
-        self._file.write(json.dumps({"step": step, **values, **speed}) + "\n")
+        self._file.write(json.dumps({"step": step, **values, **speed, **self._total}) + "\n")
         self._file.flush()
         for name, value in {**values, **speed}.items():
             self._board.add_scalar(name, value, step)
@@ -87,6 +89,15 @@ def _continued(path: Path, first: int) -> Path:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
         path.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
     return path
+
+
+def _totals(path: Path, first: int) -> dict[str, float]:
+    """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines or first == 0:
+        return {"tokens": 0.0, "seconds": 0.0}
+    last = json.loads(lines[-1])
+    return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 
 def _step(line: str) -> float:

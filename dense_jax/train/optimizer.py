@@ -41,7 +41,7 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     >>> [round(float(make_schedule(config, 20)(s)), 3) for s in (0, 4, 5, 20)]
     [0.0, 0.8, 1.0, 0.0]
     """
-    warmup = config.warmup if config.warmup >= 1 else round(config.warmup * steps)
+    warmup = config.warmup or round(config.warmup_share * steps)
     left = max(steps - warmup, 1)
 
     def rate(step: ArrayLike) -> Array:
