@@ -72,8 +72,10 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
 
 
 def passages_folder(root: Path, config: PassagesConfig) -> Path:
-    """Where `prepare` puts such passages."""
-    return root / f"{config.unit.value}-{config.length}"
+    """Where `prepare` puts such passages, such as passages-288."""
+    untitled = "" if config.titled or config.unit is Unit.SPANS else "-untitled"
+    short = f"-{100 * config.short_rate:g}-percent-short" if config.short_rate else ""
+    return root / f"{config.unit.value}-{config.length}{untitled}{short}"
 
 
 def _prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:

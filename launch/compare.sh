@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Several configs and seeds on one equal budget of tokens, side by side.
+#
+#   launch/compare.sh WORKDIR TOKENS "SEEDS" CONFIG ... [--config.key=value ...]
+#
+#   launch/compare.sh runs/comparison 3_000_000 "0 1 2" configs/mlm.py:tiny configs/ict.py:tiny --config.batch=64
+#
+# Settings go to all of them. All share one preparation in WORKDIR/data. Beside them stands the first config untrained.
+# What is finished is not done again: start the same command to continue.
+set -euo pipefail
+
+workdir=$1 tokens=$2 seeds=$3
+shift 3
+configs=() settings=()
+for argument; do
+  case $argument in
+    --*) settings+=("$argument") ;;
+    *) configs+=("$argument") ;;
+  esac
+done
+
+runs=()
+measure() { # NAME CONFIG SEED TOKENS
+  local name=$1 config=$2 seed=$3 budget=$4
+  local common=("--config=$config" "--workdir=$workdir/$name-$seed" "--config.passages.workdir=$workdir/data"
+    "--config.seed=$seed" "--config.steps=0" "--config.tokens=$budget" "${settings[@]}")
+  runs+=("$workdir/$name-$seed")
+  [ -e "$workdir/$name-$seed/done" ] && return
+  echo "== $name, seed $seed"
+  dense-jax prepare "${common[@]}"
+  dense-jax train "${common[@]}"
+  dense-jax evaluate "${common[@]}" --config.evaluate.before=false
+  touch "$workdir/$name-$seed/done"
+}
+
+for seed in $seeds; do
+  measure untrained "${configs[0]}" "$seed" 0
+  for config in "${configs[@]}"; do
+    name=$(basename "${config%%:*}" .py)
+    measure "$name" "$config" "$seed" "$tokens"
+  done
+done
+dense-jax compare "${runs[@]}" --against=untrained --workdir="$workdir"
