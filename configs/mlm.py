@@ -1,6 +1,15 @@
 """Masked language modelling of whole words: the baseline. Values: Condenser's MLM recipe (Gao and Callan 2021)."""
 
-from dense_jax.config import Config, CorpusConfig, OptimizerConfig, PassagesConfig, TokenizerConfig, choose
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    choose,
+)
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.mlm import MLM
@@ -25,13 +34,15 @@ def tiny() -> Config:
     return Config(
         objective=MLM(
             encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
-            length=128,
+            length=64,
             query_length=32,
         ),
         steps=600,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup=60),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
-        passages=PassagesConfig(length=128),
+        passages=PassagesConfig(length=64),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        log_every=50,
     )

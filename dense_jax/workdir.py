@@ -8,6 +8,7 @@ results/NAME-SPLIT                                    evaluate
 export                                                export
 """
 
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,13 +20,14 @@ from dense_jax.contracts import Document, Tower
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, passages_folder, prepare_collection
 from dense_jax.data.store import PassageStore, is_finished
-from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.restore import Trained, load_trained
+from dense_jax.train.warm_start import as_run
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
@@ -117,6 +119,24 @@ class Workdir:
     def documents(self, source: str) -> list[Document]:
         """The documents of `source`, whole."""
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
+
+    def check_init_from(self) -> None:
+        """
+        Raises:
+            ConfigError: what `init_from` names was trained on other token ids than those of this workdir.
+        """
+        if not self.asked.init_from:
+            return
+        run, folder = as_run(Path(self.asked.init_from)), Path(self.asked.init_from)
+        if run is not None:
+            folder = Path(run.config["passages"]["workdir"] or run.workdir) / "tokenizer"
+        if not has_tokenizer(folder):
+            print(
+                f"note: {folder} has no tokenizer; are the token ids of init_from those of this run?", file=sys.stderr
+            )
+            return
+        theirs = Tokenizer.load(folder) if run is not None else import_folder(folder)
+        self.tokenizer.check_ids(theirs, self.asked.init_from)
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the newest."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from dense_jax.data.docstrings import documented, is_english_prose, readable, topics
 from dense_jax.data.duplicates import without_near_duplicates
 from dense_jax.data.rows import Row
+from dense_jax.progress import progress
 
 # Package -> the distribution whose version fixes its text. One that is not installed is left out.
 _PACKAGES = {
@@ -52,8 +53,8 @@ _ALIKE = 0.7  # Jaccard similarity of near-duplicates
 
 
 def installed_rows() -> Iterator[Row]:
-    """Every document, near-duplicates merged under the first name."""
-    named = ((name, readable(text)) for name, text in _everything())
+    """Every document, near-duplicates merged under the first name; all files are read before the first one."""
+    named = [(name, readable(text)) for name, text in _everything()]
     prose = ((name, text) for name, text in named if is_english_prose(text))
     for number, (name, text) in enumerate(without_near_duplicates(_first_of_name(prose), _ALIKE), start=1):
         yield Row(number, name, name, text)
@@ -71,10 +72,10 @@ def installed_versions() -> dict[str, str]:
 def _everything() -> Iterator[tuple[str, str]]:
     library = Path(sysconfig.get_path("stdlib"))
     yield from topics((library / "pydoc_data" / "topics.py").read_bytes())
-    yield from _in_folder(library, prefix=())
-    for package in _PACKAGES:
-        for folder in _folders(package):
-            yield from _in_folder(folder, prefix=tuple(package.split(".")))
+    folders = [(library, ()), *((f, tuple(p.split("."))) for p in _PACKAGES for f in _folders(p))]
+    modules = [module for folder, prefix in folders for module in _modules(folder, prefix)]
+    for path, name in progress(modules, "read installed packages", len(modules), "files"):
+        yield from documented(path.read_bytes(), name)
 
 
 def _folders(package: str) -> list[Path]:
@@ -85,11 +86,12 @@ def _folders(package: str) -> list[Path]:
     return [folder for parent in parents if (folder := Path(parent, *rest)).is_dir()]
 
 
-def _in_folder(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def _modules(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+    """The files of a package, and the name of the module that each is."""
     for path in sorted(folder.rglob("*.py")):
         parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)
         if _LEFT_OUT.isdisjoint(parts) and not parts[-1].startswith("test_") and not parts[-1].endswith("_test"):
-            yield from documented(path.read_bytes(), ".".join(parts))
+            yield path, ".".join(parts)
 
 
 def _first_of_name(texts: Iterator[tuple[str, str]]) -> Iterator[tuple[str, str]]:

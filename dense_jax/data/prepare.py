@@ -155,7 +155,7 @@ def _scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
     first: list[Reject] = []
     documents = 0
     with whole_file(rejects) as partial, partial.open("wb") as file:
-        for row in progress(corpus, f"read {corpus.name}", None, "rows"):
+        for row in progress(corpus, f"check {corpus.name}", None, "rows"):
             if isinstance(row, Reject):
                 place, _, line = row.where.rpartition(":")
                 file.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")

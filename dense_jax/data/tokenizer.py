@@ -116,6 +116,21 @@ class Tokenizer:
         """Text of `ids`, special tokens shown."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
+    def check_ids(self, other: "Tokenizer", name: str) -> None:
+        """
+        Raises:
+            ConfigError: a piece of `other`, which belongs to the model `name`, has another id here, or none.
+        """
+        ours = self.backend.get_vocab()
+        different = [(piece, i) for piece, i in other.backend.get_vocab().items() if ours.get(piece) != i]
+        if different:
+            piece, i = min(different, key=lambda found: found[1])
+            raise ConfigError(
+                f"init_from={name} was trained on other token ids: {len(different):,} pieces differ, such as {piece!r}, "
+                f"{i} there and {ours.get(piece, 'unknown')} here; take its tokenizer, "
+                "--config.tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
+            )
+
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes what `encode` gives."""
@@ -184,6 +199,11 @@ def import_folder(folder: Path) -> Tokenizer:
     backend.no_padding()
     special = {role: str(getattr(theirs, f"{role}_token") or "") for role in _BERT}
     return Tokenizer(backend, _complete(special, folder))
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is something that `import_folder` could read."""
+    return any(path for pattern in _FILES for path in folder.glob(pattern))
 
 
 def folder_fingerprint(folder: Path) -> str:
