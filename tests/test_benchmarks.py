@@ -30,7 +30,7 @@ BASE = bert("base", vocab_size=30_522)
 CPU = machine.Machine("cpu", "a processor", 1, 2, None, "float32")
 
 
-@pytest.mark.parametrize("module", ["arguments", "data", "encode", "flops", "report", "tasks", "timing"])
+@pytest.mark.parametrize("module", ["arguments", "encode", "flops", "report", "tasks", "timing"])
 def test_the_examples_in_docstrings_hold(module):
     found = doctest.testmod(importlib.import_module(module), raise_on_error=True)
     assert found.attempted > 0

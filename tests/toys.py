@@ -46,10 +46,12 @@ class BagOfTokens(Objective):
     def init(self, rng):
         return {"encoder": self.encoder.init(rng)}, {"step": jnp.zeros((), jnp.int32)}
 
-    def loss(self, params, carry, batch, *, rng, step):
+    def encode(self, params, carry, batch, *, rng):
         queries, passages = (self.encoder.apply(params["encoder"], batch[side]) for side in ("query", "passage"))
-        queries = queries + self.noise * jax.random.normal(rng, queries.shape)
-        result = losses.in_batch_softmax(losses.dot_scores(queries, passages))
+        return queries + self.noise * jax.random.normal(rng, queries.shape), passages
+
+    def combine(self, carry, encoded, batch, *, step):
+        result = losses.in_batch_softmax(losses.dot_scores(*encoded))
         accuracy = jnp.mean(result.correct, dtype=jnp.float32)
         return result.loss.mean(), ({"accuracy": accuracy}, {"step": carry["step"] + 1})
 
