@@ -215,5 +215,7 @@ def test_the_real_topics_and_a_real_package_give_documents():
     topics = dict(installed.topics((Path(inspect.__file__).parent / "pydoc_data" / "topics.py").read_bytes()))
     assert '"assert" statement' in topics["topics.assert"]
     (folder,) = installed._folders("optax")
-    names = {installed._public(name) for name, text in installed._in_folder(folder, ("optax",)) if text}
+    modules = installed._modules(folder, ("optax",))
+    found = [row for path, module in modules for row in installed.documented(path.read_bytes(), module)]
+    names = {installed._public(name) for name, text in found if text}
     assert "optax.alias.adamw" in names

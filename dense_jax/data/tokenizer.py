@@ -122,11 +122,11 @@ class Tokenizer:
             ConfigError: a piece of `other`, which belongs to the model `name`, has another id here, or none.
         """
         ours = self.backend.get_vocab()
-        different = [(piece, i) for piece, i in other.backend.get_vocab().items() if ours.get(piece) != i]
+        different = [(p, i) for p, i in other.backend.get_vocab().items() if ours.get(p) != i]
         if different:
             piece, i = min(different, key=lambda found: found[1])
             raise ConfigError(
-                f"init_from={name} was trained on other token ids: {len(different):,} pieces differ, such as {piece!r}, "
+                f"init_from={name} was trained on other token ids: {len(different):,} differ, such as {piece!r}, "
                 f"{i} there and {ours.get(piece, 'unknown')} here; take its tokenizer, "
                 "--config.tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
             )
