@@ -70,12 +70,11 @@ def hide(tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: n
     noise = rng.integers(vocabulary.size, size=len(positions))
     hidden = ids.copy()
     hidden[positions] = np.where(draw < 0.8, vocabulary.mask, np.where(draw < 0.9, noise, ids[positions]))
-    spare = slots - len(positions)
     return {
         "tokens": tokens._replace(ids=hidden),
-        "positions": np.pad(positions, (0, spare)),
-        "labels": np.pad(ids[positions].astype(np.int32), (0, spare)),
-        "weights": np.pad(np.ones(len(positions), np.float32), (0, spare)),
+        "positions": _filled(positions, slots),
+        "labels": _filled(ids[positions].astype(np.int32), slots),
+        "weights": _filled(np.ones(len(positions), np.float32), slots),
     }
 
 
@@ -128,7 +127,8 @@ def select_words_often(order: Int[np.ndarray, "s w"], sizes: list[int], budget: 
 
 def content(tokens: Tokens, vocabulary: Vocabulary) -> int:
     """How many tokens are text: not [CLS], [SEP] or padding."""
-    return int(np.count_nonzero(~np.isin(tokens.ids, (vocabulary.pad, vocabulary.cls, vocabulary.sep))))
+    ids = np.asarray(tokens.ids)
+    return int(np.count_nonzero(tokens.mask & (ids != vocabulary.cls) & (ids != vocabulary.sep)))
 
 
 def masking_budget(tokens: int, rate: float) -> int:
@@ -164,3 +164,10 @@ def select_words(groups: list[list[int]], budget: int) -> list[int]:
         if len(chosen) + len(group) <= budget:
             chosen.extend(group)
     return chosen
+
+
+def _filled(values: np.ndarray, slots: int) -> np.ndarray:
+    """`values`, then zeros; np.pad takes ten times as long."""
+    result = np.zeros(slots, values.dtype)
+    result[: len(values)] = values
+    return result
