@@ -144,10 +144,22 @@ def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
 
 def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str:
     if isinstance(value, Tokens):
-        return f"{int(value.mask.sum())} tokens: {tokenizer.decode(np.asarray(value.ids)[value.mask])}"
+        rows = [Tokens(*fields) for fields in zip(*map(_rows, value), strict=True)]
+        texts = (f"{int(row.mask.sum())} tokens: {tokenizer.decode(row.ids[row.mask])}" for row in rows)
+        return "\n  and ".join(texts)
     if name == "labels":  # of masked positions; unused slots weigh nothing
-        return tokenizer.decode(value[found["weights"] == 1])
-    return np.array2string(np.asarray(value), threshold=20)
+        rows = zip(_rows(value), _rows(found["weights"]), strict=True)
+        return "\n  and ".join(tokenizer.decode(row[weights == 1]) for row, weights in rows)
+    array = np.asarray(value)
+    if array.ndim > 1:
+        share = f", {array.mean():.0%} of it true" if array.dtype == bool else ""
+        return f"{array.dtype.name} {list(array.shape)}{share}"
+    return np.array2string(array, threshold=20)
+
+
+def _rows(x: Any) -> np.ndarray:
+    """An example's sequence as one row; its several sequences as they are."""
+    return np.atleast_2d(np.asarray(x))
 
 
 def _local_bytes(leaf: jax.ShapeDtypeStruct) -> int:
