@@ -2,50 +2,18 @@ import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig
 from dense_jax.contracts import Document
 from dense_jax.data import entries, store
 from dense_jax.data import prepare as module
-from dense_jax.data.prepare import prepare, prepare_collection
+from dense_jax.data.prepare import prepare
 from dense_jax.data.store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
-from tests.toys import BagOfTokens
+from tests.sources import WORDS, KilledError, config, contents, rows, write
 
-WORDS = ["light", "house", "keeper", "sea", "storm", "lamp", "oil", "night"]
-WORDS += ["ship", "rock", "wave", "tide", "fog", "bell", "stair", "tower"]
-
-
-def sentence(seed):
-    rng = np.random.default_rng(seed)
-    return " ".join(rng.choice(WORDS, 8)).capitalize() + "."
-
-
-def rows(count):
-    return [
-        {"_id": f"d{i}", "title": f"Title {i}", "text": " ".join(sentence(10 * i + j) for j in range(3 + i % 4))}
-        for i in range(count)
-    ]
-
-
-def write(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def config(source, held_out=0, max_rejects=0.0, length=32, shard_size=20, workdir="", tokenizer=""):
-    return Config(
-        objective=BagOfTokens(),
-        steps=1,
-        batch=1,
-        corpus=CorpusConfig(source=str(source), held_out=held_out, max_rejects=max_rejects),
-        tokenizer=TokenizerConfig(path=str(tokenizer), vocab_size=80),
-        passages=PassagesConfig(length=length, shard_size=shard_size, workdir=str(workdir)),
-    )
+PASSAGES = "passages-32"  # the folder of passages of 32 tokens
 
 
 @pytest.fixture
@@ -53,14 +21,9 @@ def source(tmp_path):
     return write(tmp_path / "source" / "rows.jsonl", rows(30))
 
 
-def contents(folder):
-    """Every file of a workdir, as bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
-
 def test_a_workdir_gets_its_tokenizer_its_passages_and_an_empty_list_of_rejects(source, tmp_path):
     counts = prepare(config(source), tmp_path / "work")
-    passages = PassageStore(tmp_path / "work" / "passages")
+    passages = PassageStore(tmp_path / "work" / PASSAGES)
     tokenizer = Tokenizer.load(tmp_path / "work" / "tokenizer")
     assert (counts["documents"], counts["rejected rows"], counts["held-out queries"]) == (30, 0, 0)
     assert counts["passages"] == len(passages)
@@ -72,7 +35,7 @@ def test_a_workdir_gets_its_tokenizer_its_passages_and_an_empty_list_of_rejects(
 
 def test_passages_are_whole_sentences_that_fit_with_title_and_special_tokens(source, tmp_path):
     prepare(config(source, length=32), tmp_path / "work")
-    passages = PassageStore(tmp_path / "work" / "passages")
+    passages = PassageStore(tmp_path / "work" / PASSAGES)
     tokenizer = Tokenizer.load(tmp_path / "work" / "tokenizer")
     for passage in passages.passages(range(len(passages))):
         document = passages.document(passage.row)
@@ -97,25 +60,35 @@ def test_the_result_depends_on_nothing_but_the_text_and_the_settings(source, tmp
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-class KilledError(Exception):
-    """In the place of a kill -9."""
-
-
 @pytest.mark.parametrize("documents", [0, 1, 7, 17, 29])
 def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents, monkeypatch):
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "whole")
 
     def interrupted(*arguments):
-        for i, of_one_document in enumerate(entries.passages(*arguments)):
+        for i, of_one_document in enumerate(entries.entries(*arguments)):
             if i == documents:
                 raise KilledError
             yield of_one_document
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "passages", interrupted)
+        patched.setattr(module, "entries", interrupted)
         prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")
-    assert not store.is_finished(tmp_path / "again" / "passages")
+    assert not store.is_finished(tmp_path / "again" / PASSAGES)
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_a_preparation_killed_before_its_tokenizer_was_made_ends_with_the_same_files(source, tmp_path, monkeypatch):
+    prepare(config(source, held_out=4), tmp_path / "whole")
+
+    def killed(*arguments):
+        raise KilledError
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(module.Tokenizer, "train", killed)
+        prepare(config(source, held_out=4), tmp_path / "again")
+    assert not (tmp_path / "again" / "text.json").exists()
+    prepare(config(source, held_out=4), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
@@ -123,26 +96,32 @@ def test_finished_shards_are_not_tokenised_again(source, tmp_path, monkeypatch):
     asked = []
 
     def counted(documents, *arguments):
-        return entries.passages((asked.append(d.id) or d for d in documents), *arguments)
+        return entries.entries((asked.append(d.id) or d for d in documents), *arguments)
 
     def killed(writer):
         raise KilledError
 
-    monkeypatch.setattr(module, "passages", counted)
+    monkeypatch.setattr(module, "entries", counted)
     with monkeypatch.context() as patched, pytest.raises(KilledError):
         patched.setattr(store.StoreWriter, "finish", killed)
         prepare(config(source, shard_size=8), tmp_path / "work")
     assert len(asked) == 30
-    done = json.loads((tmp_path / "work/passages/progress.json").read_text())["documents"]
+    done = json.loads((tmp_path / "work" / PASSAGES / "progress.json").read_text())["documents"]
     asked.clear()
     prepare(config(source, shard_size=8), tmp_path / "work")
     assert len(asked) == 30 - done < 8
 
 
 def test_a_workdir_made_with_other_settings_is_refused_with_those_that_differ(source, tmp_path):
-    prepare(config(source, length=32), tmp_path / "work")
-    with pytest.raises(ConfigError, match=r"passages was prepared with other settings:\n  passages.length: 32 -> 64\n"):
-        prepare(config(source, length=64), tmp_path / "work")
+    prepare(config(source), tmp_path / "work")
+    before = contents(tmp_path / "work")
+    with pytest.raises(
+        ConfigError, match=r"text.json was prepared with other settings:\n  tokenizer.vocab_size: 80 -> 90\nuse these"
+    ):
+        prepare(config(source, vocab_size=90), tmp_path / "work")
+    with pytest.raises(ConfigError, match=rf"{PASSAGES} was prepared (?s:.*):\n  passages.shard_size: 20 -> 10\nuse"):
+        prepare(config(source, shard_size=10), tmp_path / "work")
+    assert contents(tmp_path / "work") == before
 
 
 def test_a_changed_source_is_noticed(source, tmp_path):
@@ -157,7 +136,7 @@ def test_a_moved_source_and_a_moved_workdir_stay_valid(source, tmp_path):
     shutil.move(tmp_path / "work", tmp_path / "elsewhere")
     shutil.move(source.parent, tmp_path / "also")
     again = prepare(config(tmp_path / "also" / "rows.jsonl"), tmp_path / "elsewhere")
-    assert again == first | {"folder": str(tmp_path / "elsewhere" / "passages")}
+    assert again == first | {"folder": str(tmp_path / "elsewhere" / PASSAGES)}
 
 
 def test_rejected_rows_are_listed_with_file_line_and_reason(source, tmp_path):
@@ -208,7 +187,7 @@ def test_held_out_sentences_are_not_in_the_passages_but_in_the_queries(source, t
     counts = prepare(config(source, held_out=4), tmp_path / "work")
     assert counts["held-out queries"] == 4
     lines = (tmp_path / "work" / "test" / "queries.jsonl").read_text().splitlines()
-    passages = PassageStore(tmp_path / "work" / "passages")
+    passages = PassageStore(tmp_path / "work" / PASSAGES)
     text = " ".join(passages.document(i).text for i in range(len(passages)))
     firsts = {row["_id"]: row["text"].partition(".")[0] for row in rows(30)}
     judged = [row.split("\t")[1] for row in (tmp_path / "work/test/qrels/test.tsv").read_text().splitlines()[1:]]
@@ -217,9 +196,23 @@ def test_held_out_sentences_are_not_in_the_passages_but_in_the_queries(source, t
     assert len((tmp_path / "work" / "test" / "corpus.jsonl").read_text().splitlines()) == 30
 
 
+def test_removed_passages_are_made_again_from_the_text_that_is_there(source, tmp_path):
+    prepare(config(source, held_out=4), tmp_path / "work")
+    before = contents(tmp_path / "work")
+    shutil.rmtree(tmp_path / "work" / PASSAGES)
+    prepare(config(source, held_out=4), tmp_path / "work")
+    assert contents(tmp_path / "work") == before
+
+
+def remove(workdir):
+    """Passages, and what vouches for the rest."""
+    shutil.rmtree(workdir / PASSAGES)
+    (workdir / "text.json").unlink()
+
+
 def test_leftovers_of_a_removed_preparation_are_replaced(source, tmp_path):
     prepare(config(source, held_out=4), tmp_path / "work")
-    shutil.rmtree(tmp_path / "work" / "passages")
+    remove(tmp_path / "work")
     prepare(config(source, held_out=5), tmp_path / "work")
     prepare(config(source, held_out=5), tmp_path / "fresh")
     assert contents(tmp_path / "work") == contents(tmp_path / "fresh")
@@ -227,7 +220,7 @@ def test_leftovers_of_a_removed_preparation_are_replaced(source, tmp_path):
 
 def test_a_test_set_that_nobody_asked_for_is_not_left_to_be_evaluated_on(source, tmp_path):
     prepare(config(source, held_out=4), tmp_path / "work")
-    shutil.rmtree(tmp_path / "work" / "passages")
+    remove(tmp_path / "work")
     with pytest.raises(
         ConfigError, match=r"test is left from another preparation and would be evaluated on; remove it"
     ):
@@ -261,71 +254,9 @@ def test_a_tokenizer_folder_is_imported_and_its_place_does_not_matter(source, tm
         prepare(config(source, tokenizer=tmp_path / "other"), tmp_path / "work")
 
 
-def test_the_passages_of_another_workdir_are_used_as_they_are(source, tmp_path):
-    first = prepare(config(source), tmp_path / "first")
-    assert prepare(config(source, workdir=tmp_path / "first"), tmp_path / "second") == first
-    assert not (tmp_path / "second").exists()
-
-
 def test_a_vocabulary_is_trained_on_a_sample_that_keeps_to_its_size_and_depends_on_ids_only():
     documents = [Document(f"d{i}", "", f"text number {i:04d} of all") for i in range(1_000)]
     sample = module._sample(documents, characters=5_000)
     assert 2_000 < sum(map(len, sample)) <= 5_000
     assert sorted(sample) == sorted(module._sample(documents[::-1], characters=5_000))
     assert len(module._sample(documents, characters=10**6)) == 2_000
-
-
-@pytest.fixture
-def tokenizer():
-    return Tokenizer.train([sentence(i) for i in range(20)], 80, lowercase=True)
-
-
-def test_a_collection_keeps_every_document_as_one_passage_in_the_order_of_the_source(tokenizer, tmp_path):
-    long = {"_id": "long", "title": "", "text": " ".join(sentence(i) for i in range(100))}
-    empty = {"_id": "empty", "title": "Light", "text": ""}
-    write(tmp_path / "beir" / "corpus.jsonl", [empty, long, *rows(3)])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "collection")
-    assert found.ids() == ["empty", "long", "d0", "d1", "d2"]
-    assert [len(p.tokens) for p in found.passages(range(2))] == [0, 512]
-    assert tokenizer.decode(found[0].title) == "light"
-    assert found[1].sentences[-1] < 512
-    assert found[1].tokens.tolist() == np.concatenate(tokenizer.encode([long["text"]])).tolist()[:512]
-    assert found.document(1).text == long["text"]
-
-
-def test_a_beir_collection_is_read_by_beirs_field_names_whatever_those_of_the_corpus(tokenizer, tmp_path):
-    write(tmp_path / "beir" / "corpus.jsonl", rows(3))
-    settings = config("unused")
-    settings = replace(settings, corpus=replace(settings.corpus, id_field="key", text_field="body"))
-    found = prepare_collection(str(tmp_path / "beir"), settings, tokenizer, tmp_path / "collection")
-    assert found.ids() == ["d0", "d1", "d2"]
-
-
-def test_a_changed_collection_or_tokenizer_is_noticed(tokenizer, tmp_path):
-    write(tmp_path / "beir" / "corpus.jsonl", rows(3))
-    arguments = (str(tmp_path / "beir"), config("unused"))
-    prepare_collection(*arguments, tokenizer, tmp_path / "collection")
-    other = Tokenizer.train([sentence(99)], 70, lowercase=True)
-    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  tokenizer: \w+ -> \w+"):
-        prepare_collection(*arguments, other, tmp_path / "collection")
-    write(tmp_path / "beir" / "corpus.jsonl", rows(4))
-    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  source.digest: \w+ -> \w+"):
-        prepare_collection(*arguments, tokenizer, tmp_path / "collection")
-
-
-def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path, monkeypatch):
-    write(tmp_path / "beir" / "corpus.jsonl", rows(30))
-    arguments = (str(tmp_path / "beir"), config("unused", shard_size=4), tokenizer)
-    prepare_collection(*arguments, tmp_path / "whole")
-
-    def interrupted(*given):
-        for i, of_one_document in enumerate(entries.whole_documents(*given)):
-            if i == 17:
-                raise KilledError
-            yield of_one_document
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "whole_documents", interrupted)
-        prepare_collection(*arguments, tmp_path / "again")
-    prepare_collection(*arguments, tmp_path / "again")
-    assert contents(tmp_path / "again") == contents(tmp_path / "whole")

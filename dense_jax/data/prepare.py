@@ -64,10 +64,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         _fill(writer, entries(_after(_Documents(corpus, queries), writer), tokenizer, passages))
     store = PassageStore(folder)
     if not len(store):
-        raise DataError(
-            f"{corpus.name}: no document makes two {config.passages.unit.value} of {config.passages.length} tokens; "
-            "use a shorter --config.passages.length, or longer documents"
-        )
+        raise DataError(f"{corpus.name}: {_lack(config.passages)}")
     return _summary(store)
 
 
@@ -245,6 +242,16 @@ def _fill(writer: StoreWriter, found: Iterable[list[Entry]]) -> None:
             writer.add(of_one_document)
             shown.update()
     writer.finish()
+
+
+def _lack(config: PassagesConfig) -> str:
+    """Why a corpus gave nothing to train on."""
+    if config.unit is Unit.PASSAGES:
+        return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
+    return (
+        f"no document makes two spans of {config.length} tokens; "
+        "use a shorter --config.passages.length, or longer documents"
+    )
 
 
 def _summary(store: PassageStore) -> dict[str, Any]:

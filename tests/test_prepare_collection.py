@@ -1,0 +1,96 @@
+"""A collection as a store of passages: whole documents, or documents in parts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dense_jax.data import entries
+from dense_jax.data import prepare as module
+from dense_jax.data.prepare import prepare_collection
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import ConfigError
+from tests.sources import KilledError, config, contents, rows, sentence, write
+
+
+@pytest.fixture
+def tokenizer():
+    return Tokenizer.train([sentence(i) for i in range(20)], 80, lowercase=True)
+
+
+def test_a_collection_keeps_every_document_as_one_passage_in_the_order_of_the_source(tokenizer, tmp_path):
+    long = {"_id": "long", "title": "", "text": " ".join(sentence(i) for i in range(100))}
+    empty = {"_id": "empty", "title": "Light", "text": ""}
+    write(tmp_path / "beir" / "corpus.jsonl", [empty, long, *rows(3)])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "collection")
+    assert found.ids() == ["empty", "long", "d0", "d1", "d2"]
+    assert [len(p.tokens) for p in found.passages(range(2))] == [0, 512]
+    assert tokenizer.decode(found[0].title) == "light"
+    assert found[1].sentences[-1] < 512
+    assert found[1].tokens.tolist() == np.concatenate(tokenizer.encode([long["text"]])).tolist()[:512]
+    assert found.document(1).text == long["text"]
+
+
+def test_a_split_collection_keeps_all_of_a_long_document_as_several_passages(tokenizer, tmp_path):
+    long = {"_id": "long", "title": "Light", "text": " ".join(sentence(i) for i in range(20))}
+    empty = {"_id": "empty", "title": "House", "text": ""}
+    write(tmp_path / "beir" / "corpus.jsonl", [long, empty, *rows(2)])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=64)
+    ids, passages = found.ids(), found.passages(range(len(found)))
+    assert list(dict.fromkeys(ids)) == ["long", "empty", "d0", "d1"]
+    of_long, of_empty = (passages[ids.index(name) : ids.index(name) + ids.count(name)] for name in ("long", "empty"))
+    assert len(of_long) > 3
+    assert all(3 + len(passage.title) + len(passage.tokens) <= 64 for passage in of_long)
+    assert [tokenizer.decode(passage.title) for passage in of_long] == ["light"] * len(of_long)
+    joined = np.concatenate([passage.tokens for passage in of_long])
+    assert joined.tolist() == np.concatenate(tokenizer.encode([long["text"]])).tolist()
+    assert " ".join(found.document(passage.row).text for passage in of_long) == long["text"]
+    assert [(tokenizer.decode(passage.title), len(passage.tokens)) for passage in of_empty] == [("house", 0)]
+
+
+def test_a_collection_that_was_split_otherwise_is_refused(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", rows(2))
+    arguments = (str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts")
+    prepare_collection(*arguments, split=64)
+    with pytest.raises(ConfigError, match=r"parts was prepared with other settings:\n  split: 64 -> 32\n"):
+        prepare_collection(*arguments, split=32)
+    with pytest.raises(ConfigError, match=r"other settings:\n  length: None -> 512\n  split: 64 -> None\n"):
+        prepare_collection(*arguments)
+
+
+def test_a_beir_collection_is_read_by_beirs_field_names_whatever_those_of_the_corpus(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", rows(3))
+    settings = config("unused")
+    settings = replace(settings, corpus=replace(settings.corpus, id_field="key", text_field="body"))
+    found = prepare_collection(str(tmp_path / "beir"), settings, tokenizer, tmp_path / "collection")
+    assert found.ids() == ["d0", "d1", "d2"]
+
+
+def test_a_changed_collection_or_tokenizer_is_noticed(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", rows(3))
+    arguments = (str(tmp_path / "beir"), config("unused"))
+    prepare_collection(*arguments, tokenizer, tmp_path / "collection")
+    other = Tokenizer.train([sentence(99)], 70, lowercase=True)
+    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  tokenizer: \w+ -> \w+"):
+        prepare_collection(*arguments, other, tmp_path / "collection")
+    write(tmp_path / "beir" / "corpus.jsonl", rows(4))
+    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  source.digest: \w+ -> \w+"):
+        prepare_collection(*arguments, tokenizer, tmp_path / "collection")
+
+
+def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path, monkeypatch):
+    write(tmp_path / "beir" / "corpus.jsonl", rows(30))
+    arguments = (str(tmp_path / "beir"), config("unused", shard_size=4), tokenizer)
+    prepare_collection(*arguments, tmp_path / "whole")
+
+    def interrupted(*given):
+        for i, of_one_document in enumerate(entries.whole_documents(*given)):
+            if i == 17:
+                raise KilledError
+            yield of_one_document
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(module, "whole_documents", interrupted)
+        prepare_collection(*arguments, tmp_path / "again")
+    prepare_collection(*arguments, tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
