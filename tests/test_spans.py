@@ -1,12 +1,14 @@
-"""The draws: cloze against ORQA's law, whole words against the Condenser authors' selections."""
+"""The draws: cloze against ORQA's law, whole words against the Condenser authors' selections, RetroMAE's views."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dense_jax.contracts import Passage, Vocabulary
+from dense_jax.contracts import Layout, Passage, Tokens, Vocabulary
 from dense_jax.data import spans
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "condenser" / "data.json").read_text())
@@ -74,33 +76,61 @@ def test_special_tokens_do_not_part_the_pieces_around_them():
     assert spans.word_groups(np.array([CLS, 10, UNK, 11, SEP, PAD]), vocabulary(continues=(11,))) == [[1, 3]]
 
 
-def mask(ids, **kwargs):
-    arguments = {"rate": 0.15, "most": 8, "rng": np.random.default_rng(0)} | kwargs
-    return spans.whole_word_mask(np.array(ids), vocabulary(continues=(11, 12)), **arguments)
+sizes_of_words = st.lists(st.integers(1, 5), max_size=12)
 
 
-def test_pieces_of_a_word_are_hidden_together():
-    for seed in range(50):
-        result = mask([CLS, 20, 10, 11, 12, 21, SEP], rate=0.6, rng=np.random.default_rng(seed))
-        hidden = set(result.positions[result.weights == 1].tolist())
-        assert hidden & {2, 3, 4} in (set(), {2, 3, 4})
+@given(st.lists(st.permutations(range(12)), min_size=1, max_size=4), sizes_of_words, st.integers(1, 20))
+def test_many_selections_at_once_equal_as_many_selections_of_words(orders, sizes, budget):
+    orders = np.array([[word for word in order if word < len(sizes)] for order in orders], int)
+    chosen = spans.select_words_often(orders, sizes, budget)
+    for order, found in zip(orders, chosen, strict=True):
+        words = [[int(word)] * sizes[word] for word in order]
+        assert set(np.flatnonzero(found).tolist()) == set(spans.select_words(words, budget))
+
+
+def tokens(ids) -> Tokens:
+    ids = np.array(ids, np.int32)
+    return Tokens(ids, np.zeros_like(ids), ids != PAD)
+
+
+KNOWN = vocabulary(continues=(11, 12))
+WORD = [20, 10, 11, 12, 21]  # the pieces at places 1, 2, 3 are one word
+
+
+def test_drawn_words_are_whole_and_fill_the_budget_but_do_not_exceed_it():
+    draws = [spans.draw_words(np.array([CLS, *WORD, SEP]), 3, KNOWN, np.random.default_rng(i)) for i in range(50)]
+    assert {tuple(sorted(draw.tolist())) for draw in draws} == {(2, 3, 4), (1, 5)}
+
+
+def hidden(ids, budget, seed=0, slots=20):
+    return spans.hide(tokens(ids), budget, slots, KNOWN, np.random.default_rng(seed))
 
 
 def test_labels_are_the_original_tokens_and_unused_slots_weigh_nothing():
     ids = [CLS, *range(20, 40), SEP, PAD, PAD]
-    result = mask(ids)
-    assert result.weights.tolist() == [1, 1, 1, 0, 0, 0, 0, 0]  # round(0.15 * 20) = 3
-    real = result.weights == 1
-    assert result.labels[real].tolist() == [ids[p] for p in result.positions[real]]
+    result = hidden(ids, budget=3, slots=8)
+    assert result["weights"].tolist() == [1, 1, 1, 0, 0, 0, 0, 0]
+    positions = result["positions"][:3]
+    assert sorted(set(positions.tolist())) == positions.tolist()
+    assert result["labels"].tolist() == [*(ids[p] for p in positions), 0, 0, 0, 0, 0]
+    others = np.delete(np.arange(len(ids)), positions)
+    assert result["tokens"].ids[others].tolist() == [ids[p] for p in others]
+
+
+def test_segments_and_mask_of_a_text_stay_as_they_are():
+    given = tokens([CLS, *range(20, 40), SEP, PAD])._replace(types=np.arange(23, dtype=np.int32) % 2)
+    result = spans.hide(given, 5, 8, KNOWN, np.random.default_rng(0))["tokens"]
+    assert result.types is given.types and result.mask is given.mask
+    assert given.ids.tolist() == [CLS, *range(20, 40), SEP, PAD]  # the text itself is not written to
 
 
 def test_eight_in_ten_become_mask_one_in_ten_random_one_in_ten_stays():
-    ids = np.array([CLS, *range(20, 60), SEP])
+    ids = [CLS, *range(20, 60), SEP]
     seen = {"mask": 0, "same": 0, "random": 0}
     for seed in range(500):
-        result = mask(ids, rate=0.5, most=20, rng=np.random.default_rng(seed))
-        for position, label in zip(result.positions, result.labels, strict=True):
-            token = result.ids[position]
+        result = hidden(ids, budget=20, seed=seed)
+        for position, label in zip(result["positions"], result["labels"], strict=True):
+            token = result["tokens"].ids[position]
             seen["mask" if token == MASK else "same" if token == label else "random"] += 1
     shares = np.array(list(seen.values())) / 10_000
     assert shares == pytest.approx(
@@ -110,5 +140,106 @@ def test_eight_in_ten_become_mask_one_in_ten_random_one_in_ten_stays():
 
 def test_special_tokens_and_padding_are_never_hidden():
     for seed in range(50):
-        result = mask([CLS, 20, UNK, 21, SEP, PAD, PAD], rate=0.9, rng=np.random.default_rng(seed))
-        assert set(result.positions[result.weights == 1].tolist()) <= {1, 3}
+        result = hidden([CLS, 20, UNK, 21, SEP, PAD, PAD], budget=6, seed=seed)
+        assert result["positions"][result["weights"] == 1].tolist() == [1, 3]
+
+
+def masked(title, body, length, layout=Layout.BODY, seed=0, rate=0.15):
+    arrays = (np.array(ids, np.int32) for ids in (title, body))
+    return spans.masked_passage(*arrays, length, layout, KNOWN, rate, np.random.default_rng(seed))
+
+
+def restored(example) -> list[int]:
+    """The tokens of a masked example as they were before."""
+    ids = example["tokens"].ids.copy()
+    real = example["weights"] == 1
+    ids[example["positions"][real]] = example["labels"][real]
+    return ids[example["tokens"].mask].tolist()
+
+
+def test_a_masked_passage_hides_its_share_of_the_text_and_no_more_for_its_frame_and_padding():
+    example = masked([5, 6], range(20, 38), 30, Layout.JOINED)
+    assert restored(example) == [CLS, 5, 6, *range(20, 38), SEP]
+    assert example["weights"].sum() == 3  # 0.15 of 20: title and body, without [CLS], [SEP] and 8 pads
+    assert len(example["weights"]) == 4  # 0.15 of 30: as many slots for every passage of this length
+
+
+def test_an_over_long_body_shows_one_window_in_which_words_are_seen_and_hidden_alike():
+    body = list(range(30, 60))
+    windows = [restored(masked([], body, 12, seed=seed, rate=0.5)) for seed in range(400)]
+    assert all(window == [CLS, *range(window[1], window[1] + 10), SEP] for window in windows)
+    assert {window[1] for window in windows} == set(range(30, 51))  # every start from the first to the last
+
+
+@pytest.mark.parametrize(
+    ("layout", "front"), [(Layout.JOINED, [CLS, 5, 6]), (Layout.PAIR, [CLS, 5, 6, SEP]), (Layout.BODY, [CLS])]
+)
+def test_a_window_leaves_room_for_the_title_and_its_frame_and_reaches_the_end_of_the_body(layout, front):
+    found = {tuple(restored(masked([5, 6], range(30, 60), 12, layout, seed=seed))) for seed in range(200)}
+    room = 12 - len(front) - 1
+    assert found == {(*front, *range(start, start + room), SEP) for start in range(30, 61 - room)}
+
+
+def test_a_body_that_fits_is_shown_from_its_start():
+    assert {tuple(restored(masked([], range(30, 40), 12, seed=seed))) for seed in range(20)} == {
+        (CLS, *range(30, 40), SEP)
+    }
+
+
+def view(ids, seed=0, rate=0.5):
+    return spans.decoder_view(tokens(ids), rate, KNOWN, np.random.default_rng(seed))
+
+
+TEXT = [CLS, *range(20, 50), UNK, SEP, PAD, PAD, PAD]
+SPECIAL = [0, 31, 32]
+
+
+def test_no_position_of_the_decoder_sees_itself_or_padding():
+    found = view(TEXT)
+    assert found.shape == (36, 36)
+    assert not found[:, 33:].any()
+    assert not np.diagonal(found).any()
+
+
+def test_special_tokens_are_visible_to_all_but_themselves():
+    found = view(TEXT)
+    assert all(found[:, place].sum() == 35 for place in SPECIAL)
+
+
+def test_each_position_of_the_decoder_does_not_see_half_of_all_real_tokens_and_itself():
+    words = np.arange(1, 31)
+    for row, visible in enumerate(view(TEXT)):
+        unseen = int((~visible[words]).sum())
+        # round(0.5 * 33) = 16 words (halves to even), and itself where it is a word that is not among them
+        assert unseen in ((16, 17) if row in words else (16,))
+
+
+def test_words_are_hidden_from_a_position_whole_or_not_at_all_but_for_the_position_itself():
+    ids = [CLS, *WORD, *WORD, SEP]
+    for seed in range(30):
+        found = view(ids, seed)
+        for word in ([2, 3, 4], [7, 8, 9]):
+            for row in range(len(ids)):
+                others = [place for place in word if place != row]
+                assert len(set(found[row, others].tolist())) == 1
+
+
+def test_positions_of_the_decoder_see_different_words_and_each_word_is_as_often_hidden():
+    found = np.array([view([CLS, *range(20, 40), SEP], seed) for seed in range(100)])
+    assert len(np.unique(found[0], axis=0)) > 10
+    off_diagonal = ~np.eye(22, dtype=bool)
+    shares = [1 - found[:, off_diagonal[:, place], place].mean() for place in range(1, 21)]
+    # 11 of 20 words; 100 texts of up to 22 samples each, of which some serve several rows: four standard deviations
+    assert shares == pytest.approx([11 / 20] * 20, abs=0.06)
+
+
+def test_a_long_text_has_no_more_than_256_different_samples():
+    found = view([CLS, *([20] * 398), SEP])
+    itself = np.eye(400, dtype=bool)
+
+    def repeats(row):
+        """Whether an earlier position sees the same words, those two positions left aside."""
+        return ((found[:row] == found[row]) | itself[:row] | itself[row]).all(1).any()
+
+    different = sum(not repeats(row) for row in range(400))
+    assert 150 < different <= 256  # 400 draws out of 256 leave about 54 of them unused
