@@ -1,10 +1,10 @@
-# make demo   the whole pipeline on the documentation of the installed packages
+# make demo   the whole pipeline on the documentation of the installed packages; CONFIG=configs/x.py:tiny for a method
 # make test   the tests
 # make check  style, types and the direction of imports
 # make bench  every figure of the README
 PYTHON ?= python3
 CONFIG ?= configs/ict.py:tiny
-WORKDIR ?= runs/demo
+WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 
 .PHONY: demo test check bench clean

@@ -1,6 +1,6 @@
 """How fast examples are made, and how fast training consumes them.
 
-    python benchmarks/data.py --config=configs/ict.py:tiny --workdir=runs/demo
+    python benchmarks/data.py --config=configs/ict.py:tiny --workdir=runs/ict
 
 The workdir is one that `dense-jax prepare` has filled; settings are overridden by --config.key=value as everywhere.
 Prints a Markdown table and one JSON line a row; README.md beside this file says what the columns mean. Exits with an

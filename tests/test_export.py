@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from safetensors.numpy import load_file
 
 from dense_jax import export as export_module
 from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
@@ -20,6 +21,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
 from dense_jax.models.sentence_folder import read_sentence_folder
+from dense_jax.objectives.condenser import Condenser
 from tests.toys import MeanEmbedding
 
 TEXTS = ["Ada Lovelace wrote the first program.", "query: passage: who what where 0 1 2 3 4 5 6 7 8 9"] * 3
@@ -127,6 +129,25 @@ def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path
         model, tower = load(tmp_path / "model" / side), getattr(two, side)
         assert model.max_seq_length == tower.length
         np.testing.assert_allclose(model.encode(["who?"]), ours(tower, tokenizer, [""], ["who?"]), **CLOSE)
+
+
+def test_a_condensers_export_is_its_encoder_alone_and_transformers_gives_our_cls_vectors(
+    bert, tokenizer, tokenizer_folder, tmp_path
+):
+    torch = pytest.importorskip("torch", reason="runs transformers' model")
+    from transformers import AutoModel, AutoTokenizer
+
+    method = Condenser(Encoder(bert), head_layers=1, skip_from=0, length=32)
+    towers = method.towers(method.init(jax.random.key(0))[0])
+    export(towers, tokenizer_folder, tmp_path / "model", CARD)
+    model = AutoModel.from_pretrained(tmp_path / "model")
+    names = load_file(tmp_path / "model" / "model.safetensors")
+    assert not [name for name in names if "head" in name or "cls." in name]
+    read = AutoTokenizer.from_pretrained(tmp_path / "model")
+    inputs = read(PASSAGES, padding=True, truncation=True, max_length=32, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model.eval()(**inputs).last_hidden_state[:, 0].numpy()
+    np.testing.assert_allclose(theirs, ours(towers.passage, tokenizer, [""] * len(PASSAGES), PASSAGES), **CLOSE)
 
 
 def test_we_read_our_own_export(mean, mean_folder):
