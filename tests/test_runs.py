@@ -31,11 +31,6 @@ def test_a_ranking_becomes_a_run_without_its_empty_places():
     assert runs.from_ranking(ranking, ["q1", "q2"], ["a", "b", "c"]) == {"q1": {"b": 2.0, "a": 1.0}, "q2": {"c": 3.0}}
 
 
-def test_a_document_of_two_passages_keeps_its_better_score():
-    ranking = Ranking(np.array([[2.0, 1.0]]), np.array([[0, 1]]))
-    assert runs.from_ranking(ranking, ["q"], ["doc", "doc"]) == {"q": {"doc": 2.0}}
-
-
 def test_a_run_is_cut_in_its_own_order():
     assert runs.cut({"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, 2) == {"q": {"c": 2.0, "b": 1.0}}
 

@@ -1,10 +1,12 @@
 """Search from text to text, with an encoder that is right by construction: a text's vector counts its tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.contracts import Document, Passage, Ranking, Tower, Vocabulary
@@ -12,7 +14,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import build
-from dense_jax.retrieval.search import Hit, dense, render, search
+from dense_jax.retrieval.search import Hit, by_document, dense, render, search
 
 TEXTS = {"tea": "tea tea water", "sea": "water salt water", "cake": "flour salt tea"}
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "tea", "water", "salt", "flour"]
@@ -90,6 +92,78 @@ def test_empty_places_are_no_hits():
 def test_more_results_than_passages_are_refused(find):
     with pytest.raises(ConfigError, match="k=4 results were asked of an index with 3 vectors; use at most 3"):
         search(find, Store(), ["tea"], 4)
+
+
+class Scored:
+    """A `Find` over passages of given scores, the same for every query but those named; it notes what it is asked."""
+
+    def __init__(self, scores: list[float], **of_query: list[float]):
+        self.scores, self.of_query, self.asked = scores, of_query, []
+
+    def __call__(self, queries, k):
+        self.asked.append((list(queries), k))
+        scores = np.array([self.of_query.get(query, self.scores) for query in queries], np.float32)
+        rows = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return Ranking(np.take_along_axis(scores, rows, 1), rows)
+
+
+def documents(find, queries, names, k):
+    """The k best documents, a letter naming the document of each passage: rows and scores as lists."""
+    ranking = by_document(find, queries, names.__getitem__, k, len(names))
+    return ranking.rows.tolist(), ranking.scores.tolist()
+
+
+def test_a_document_is_found_once_by_its_best_passage():
+    assert documents(Scored([1.0, 5.0, 4.0, 3.0]), ["q"], "aabb", 2) == ([[1, 2]], [[5.0, 4.0]])
+
+
+def test_where_the_best_passages_are_of_too_few_documents_the_search_goes_deeper_until_there_are_k():
+    find = Scored([float(20 - row) for row in range(20)])
+    names = "aaaaaabbbbbbccccccdd"
+    assert documents(find, ["q"], names, 3) == ([[0, 6, 12]], [[20.0, 14.0, 8.0]])
+    assert [k for _, k in find.asked] == [3, 12, 20]  # four times deeper each time, up to all
+
+
+def test_only_queries_that_lack_documents_are_searched_again():
+    find = Scored([4.0, 3.0, 2.0, 1.0], easy=[4.0, 1.0, 2.0, 3.0])
+    rows, scores = documents(find, ["hard", "easy"], "aaab", 2)
+    assert (rows, scores) == ([[0, 3], [0, 3]], [[4.0, 1.0], [4.0, 3.0]])
+    assert find.asked == [(["hard", "easy"], 2), (["hard"], 4)]
+
+
+def test_fewer_documents_than_asked_for_leave_places_of_row_minus_one_and_score_minus_infinity():
+    find = Scored([3.0, 2.0, 1.0])
+    assert documents(find, ["q"], "aab", 3) == ([[0, 2, -1]], [[3.0, 1.0, -np.inf]])
+    assert find.asked == [(["q"], 3)]  # there are no passages beyond
+
+
+def test_the_search_ends_where_nothing_more_is_found():
+    def two_places_of_five(queries, k):
+        return Ranking(np.array([[1.0, -np.inf]]), np.array([[4, -1]]))
+
+    assert documents(two_places_of_five, ["q"], "abcde", 2) == ([[4, -1]], [[1.0, -np.inf]])
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 9)), min_size=1, max_size=30), st.integers(1, 8))
+def test_the_best_documents_are_those_of_an_exhaustive_search(passages, k):
+    k = min(k, len(passages))
+    names, scores = [str(document) for document, _ in passages], [float(score) for _, score in passages]
+    best = {name: max(s for n, s in zip(names, scores, strict=True) if n == name) for name in names}
+    rows, found = documents(Scored(scores), ["q"], names, k)
+    expected = sorted(best.values(), reverse=True)[:k]
+    assert found == [expected + [-np.inf] * (k - len(expected))]
+    assert [scores[row] for row in rows[0] if row >= 0] == expected
+    assert len({names[row] for row in rows[0] if row >= 0}) == len(expected)
+
+
+def test_text_search_shows_a_document_of_several_passages_once():
+    class Parts(Store):
+        def document(self, row):
+            return replace(super().document(row), id="one" if row < 2 else "other")
+
+    assert [[hit.id for hit in hits] for hits in search(Scored([1.0, 3.0, 2.0]), Parts(), ["q"], 2)] == [
+        ["one", "other"]
+    ]
 
 
 def test_results_are_rendered_with_rank_score_title_and_text():
