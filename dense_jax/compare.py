@@ -27,7 +27,7 @@ from dense_jax.train.loop import FREE_TO_CHANGE
 BM25 = "BM25"
 TESTED = HEADLINE[0]
 _RESAMPLES = 9_999
-_AFTER, _WORDS = "after_training.json", "BM25.json"
+_BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
 
 PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
 
@@ -90,7 +90,7 @@ def read_run(path: Path) -> Run:
     Raises:
         DataError: it was not trained, or not evaluated since.
     """
-    results = {file.parent.name: read_json(file) for file in sorted(path.glob(f"results/*/{_AFTER}"))}
+    results = _results(path, _AFTER) or _results(path, _BEFORE)  # of a run of no steps there is nothing after
     if not (path / "config.json").is_file() or not results:
         raise DataError(f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` there")
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
                 f"{path}: {name} was evaluated at step {result['step']:,}, but training stands at {last['step']:,}; "
                 "run `dense-jax evaluate` again"
             )
-    words = {file.parent.name: read_json(file)["per_query"] for file in path.glob(f"results/*/{_WORDS}")}
+    words = {name: result["per_query"] for name, result in _results(path, _WORDS).items()}
     config = read_json(path / "config.json")
     per_query = {name: result["per_query"] for name, result in results.items()}
     return Run(path, config, last["step"], last["tokens"], last["seconds"], per_query, words)
@@ -148,6 +148,11 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
+
+
+def _results(path: Path, file: str) -> dict[str, Any]:
+    """What `evaluate` left in `file`, for each evaluation set."""
+    return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
 
 
 def _has_metrics(path: Path) -> bool:
