@@ -41,7 +41,7 @@ def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
         "objective.encoder.bert.feed_forward": 64,
         "batch": 16,
         "steps": 20,
-        "optimizer.warmup": 2,
+        "optimizer.warmup_share": 0.1,
         "checkpoint.every": 10,
         "log_every": 5,
     }
@@ -121,9 +121,14 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     assert all(
         name in said for name in ("BM25", "before training", "after training", "nDCG@10", "MRR@10", "Recall@100")
     )
-    figures = json.loads((trained / "results" / "after_training.json").read_text())
+    results = trained / "results" / "test-test"  # the held-out set is the folder test, its judgements test.tsv
+    assert str(results) in said
+    assert (results / "table.md").read_text() in said
+    figures = json.loads((results / "after_training.json").read_text())
     assert 0 <= figures["mean"]["nDCG@10"] <= 1
-    assert (trained / "results" / "after_training.trec").read_text().count("\n") == 20 * 100
+    steps = {name: json.loads((results / f"{name}.json").read_text())["step"] for name in ("BM25", "before_training")}
+    assert (steps, figures["step"]) == ({"BM25": None, "before_training": 0}, 20)
+    assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
 
 
 def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
