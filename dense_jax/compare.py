@@ -86,15 +86,22 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
 
 
 def read_run(path: Path) -> Run:
-    """
+    """What training and evaluation left in a workdir.
+
     Raises:
-        DataError: it was not trained, or not evaluated since.
+        DataError: it was not trained to the end, or not evaluated since.
     """
     results = _results(path, _AFTER) or _results(path, _BEFORE)  # of a run of no steps there is nothing after
     if not (path / "config.json").is_file() or not results:
         raise DataError(f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` there")
+    config = read_json(path / "config.json")
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
     last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
+    if last["step"] != config["steps"]:
+        raise DataError(
+            f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
+            "end, and `dense-jax evaluate` after it"
+        )
     for name, result in results.items():
         if result["step"] != last["step"]:
             raise DataError(
@@ -102,7 +109,6 @@ def read_run(path: Path) -> Run:
                 "run `dense-jax evaluate` again"
             )
     words = {name: result["per_query"] for name, result in _results(path, _WORDS).items()}
-    config = read_json(path / "config.json")
     per_query = {name: result["per_query"] for name, result in results.items()}
     return Run(path, config, last["step"], last["tokens"], last["seconds"], per_query, words)
 
@@ -113,13 +119,13 @@ def grouped(runs: Sequence[Run]) -> list[Row]:
     Raises:
         DataError: two runs were evaluated on different queries under the same name.
     """
-    sets = {name: found for run in runs for name, found in run.results.items()}
+    sets = {name: run for run in reversed(runs) for name in run.results}  # the first that has it
     for run in runs:
-        for name, queries in sets.items():
-            if run.results.get(name, {}).keys() != queries.keys():
+        for name, first in sets.items():
+            if run.results.get(name, {}).keys() != first.results[name].keys():
                 raise DataError(
-                    f"{run.path}: not evaluated on the same queries of {name} as the others; evaluate every run on the "
-                    "same sets, and share one preparation by --config.passages.workdir"
+                    f"{run.path}: not evaluated on the same queries of {name} as {first.path}; evaluate every run on "
+                    "the same sets, and share one preparation by --config.passages.workdir"
                 )
     words = {name: next((run.words[name] for run in runs if name in run.words), None) for name in sets}
     rows = [Row(BM25, (), {name: (w,) for name, w in words.items() if w})] if all(words.values()) else []
@@ -137,7 +143,7 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
 
     Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for Information Retrieval".
     """
-    if np.array_equal(a, b):
+    if np.array_equal(a, b) or len(a) == 1:
         return 1.0
     found = stats.permutation_test(
         (a - b,),
@@ -172,13 +178,15 @@ def _identity(config: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """What the folders of a group have in common, such as `ict` of runs/ict-0 and runs/ict-1."""
-    names = []
+    """What the folders of a group have in common, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
+    names = [BM25]
     for group in groups:
-        common = os.path.commonprefix([run.path.name for run in group])  # noqa: RUF071  of names, not of paths
+        folders = [run.path.name for run in group]
+        common = os.path.commonprefix(folders)  # noqa: RUF071  of names, not of paths
         stem = re.sub(r"[-_.](seed)?\d*$", "", common)
-        names.append(stem if stem and stem not in names else "+".join(run.path.name for run in group))
-    return names
+        choices = (stem, "+".join(folders), "+".join(str(run.path.resolve()) for run in group))
+        names.append(next(choice for choice in choices if choice and choice not in names))
+    return names[1:]
 
 
 def _described(row: Row, reference: Row) -> dict[str, Any]:
@@ -242,7 +250,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes half a second
     from matplotlib.figure import Figure
 
-    sets = list(rows[0].results)
+    sets, seeds = list(rows[0].results), max(len(row.runs) for row in rows)
     figure = Figure(figsize=(2.5 + 4 * len(sets), 1.2 + 0.42 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
@@ -251,15 +259,17 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
             scores = row.scores(name, TESTED)
             panel.barh(place, scores.mean(), color="#9a9a9a" if row.name == BM25 else "#4477aa", height=0.7)
             if len(scores) > 1:
-                panel.plot(scores, np.full(len(scores), place), "o", color="black", markersize=3.5)
+                dots = {"color": "black", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+                panel.plot(scores, np.full(len(scores), place), "o", **dots)
             panel.annotate(
                 f"{scores.mean():.3f}", (scores.max(), place), (5, 0), textcoords="offset points", va="center"
             )
         panel.set_yticks(range(len(rows)), [row.name for row in rows])
         panel.set_title(name, loc="left")
-        panel.set_xlabel(TESTED)
+        panel.set_xlabel(f"{TESTED}, mean; a dot for each seed" if seeds > 1 else TESTED)
+        panel.tick_params(axis="y", length=0)
         panel.margins(x=0.15)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=150)
+        figure.savefig(partial, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)

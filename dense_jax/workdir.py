@@ -53,7 +53,8 @@ class Workdir:
         config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
         if not config.tokens:
             return config
-        steps = steps_for(self.examples_of(config, _SAMPLE), config.tokens, config.batch)
+        sample = self.examples_of(replace(config, seed=0), _SAMPLE)  # of one seed: all seeds take as many steps
+        steps = steps_for(sample, config.tokens, config.batch)
         return checked(replace(config, tokens=0, steps=steps))
 
     def examples_of(self, config: Config, count: int) -> Examples:

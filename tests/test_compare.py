@@ -1,0 +1,262 @@
+"""Finished runs side by side, from workdirs written by hand."""
+
+import itertools
+import json
+import struct
+
+import numpy as np
+import pytest
+
+from dense_jax.__main__ import run
+from dense_jax.compare import compare, randomisation_test
+from dense_jax.errors import ConfigError, DataError
+from dense_jax.files import read_json, write_json
+
+
+def figures(values):
+    """nDCG@10 of queries q0, q1, ...; half of it as MRR@10, and everything found within 100."""
+    return {f"q{i}": {"nDCG@10": x, "MRR@10": x / 2, "Recall@100": 1.0, "MAP@1": 0.0} for i, x in enumerate(values)}
+
+
+def workdir(path, values, *, seed=0, method="ICT", steps=10, million=2.0, seconds=90.0, bm25=None, **settings):
+    """A workdir as training and evaluation leave it; its evaluation set is toy/test."""
+    objective = {"class": method, "temperature": 1.0}
+    write_json(path / "config.json", {"objective": objective, "steps": steps, "seed": seed, **settings})
+    if steps:
+        half = {"step": 5, "tokens": 1.0, "seconds": 1.0}
+        lines = [half, {"step": steps, "tokens": million * 1e6, "seconds": seconds}]
+        (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    evaluated(path, values, "after_training" if steps else "before_training", steps)
+    if bm25:
+        evaluated(path, bm25, "BM25", None)
+    return path
+
+
+def evaluated(path, values, name="after_training", step=10, test_set="toy-test"):
+    write_json(path / "results" / test_set / f"{name}.json", {"step": step, "per_query": figures(values)})
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two seeds of ICT and one of MLM."""
+    return [
+        workdir(tmp_path / "ict-0", [0.6, 0.7, 0.8], bm25=[0.5, 0.5, 0.5]),
+        workdir(tmp_path / "ict-1", [0.8, 0.9, 1.0], seed=1, million=4.0, seconds=30.0),
+        workdir(tmp_path / "mlm-0", [0.5, 0.4, 0.6], method="MLM", steps=2_000),
+    ]
+
+
+def test_the_table(runs, tmp_path):
+    """ICT's seeds have means 0.7 and 0.9: 0.8, standard deviation sqrt(2) / 10; its MRR@10 is half of that.
+
+    Against BM25 all three differences of ICT are positive, which 2 of 8 exchanges of signs are as extreme as; those of
+    MLM, 0 and -0.1 and 0.1, have mean 0.
+    """
+    expected = """\
+toy-test, 3 queries; mean over seeds ± standard deviation of one run; paired randomisation test, \
+not corrected for the number of rows
+
+| run | seeds | steps | tokens | time | nDCG@10 | MRR@10 | Recall@100 | p (nDCG@10, against BM25) |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| BM25 |  |  |  |  | 0.500 | 0.250 | 1.000 |  |
+| ict | 2 | 10 | 3.0M | 1m00s | 0.800 ± 0.141 | 0.400 ± 0.071 | 1.000 ± 0.000 | 0.2500 |
+| mlm | 1 | 2,000 | 2.0M | 1m30s | 0.500 | 0.250 | 1.000 | 1.0000 |"""
+    assert compare(runs, "", tmp_path / "out") == expected
+    assert (tmp_path / "out" / "comparison.md").read_text() == expected + "\n"
+
+
+def test_the_json_holds_what_the_table_rounds(runs, tmp_path):
+    compare(runs, "mlm", tmp_path)
+    found = read_json(tmp_path / "comparison.json")
+    assert found["against"] == "mlm"
+    words, ict, mlm = found["rows"]
+    here = ict["sets"]["toy-test"]
+    assert {key: ict[key] for key in ("name", "seeds", "steps", "tokens", "seconds")} == {
+        "name": "ict", "seeds": [0, 1], "steps": 10, "tokens": 3e6, "seconds": 60.0
+    }  # fmt: skip
+    assert ict["workdirs"] == [str(path) for path in runs[:2]]
+    assert here["queries"] == 3
+    assert here["measures"]["nDCG@10"] == pytest.approx({"mean": 0.8, "sd": np.sqrt(2) / 10})
+    assert here["p"] == 0.25
+    assert mlm["sets"]["toy-test"]["p"] is None
+    assert mlm["sets"]["toy-test"]["measures"]["MRR@10"] == pytest.approx({"mean": 0.25, "sd": None})
+    assert words["workdirs"] == words["seeds"] == []
+    assert words["tokens"] is None
+
+
+def test_the_chart_is_a_png_that_grows_with_the_rows(runs, tmp_path):
+    sizes = []
+    for count in (2, 3):
+        compare(runs[:count], "", tmp_path)
+        content = (tmp_path / "comparison.png").read_bytes()
+        assert content.startswith(b"\x89PNG\r\n\x1a\n")
+        sizes.append(struct.unpack(">II", content[16:24]))
+    assert 600 < sizes[0][0] < 2_000
+    assert 200 < sizes[0][1] < sizes[1][1] < 1_000
+
+
+# What is a row
+
+
+def names(workdirs, tmp_path, against=""):
+    compare(workdirs, against, tmp_path / "out")
+    return [row["name"] for row in read_json(tmp_path / "out" / "comparison.json")["rows"]]
+
+
+def test_runs_that_differ_in_the_seed_and_in_what_may_change_during_a_run_are_one_row(tmp_path):
+    same = [
+        workdir(tmp_path / f"ict-seed{i}", [0.5], seed=i, log_every=i, passages={"workdir": f"w{i}"}) for i in range(3)
+    ]
+    assert names(same, tmp_path) == ["ict"]
+
+
+@pytest.mark.parametrize("change", [{"method": "MLM"}, {"steps": 20}, {"batch": 16}], ids=["method", "steps", "batch"])
+def test_runs_that_differ_in_anything_else_are_rows_of_their_own(tmp_path, change):
+    first, second = workdir(tmp_path / "a-0", [0.5]), workdir(tmp_path / "b-0", [0.5], **change, seed=1)
+    if "steps" in change:
+        evaluated(second, [0.5], step=20)
+    assert names([first, second], tmp_path) == ["a", "b"]
+
+
+def test_folders_without_a_name_in_common_are_joined(tmp_path):
+    assert names([workdir(tmp_path / "good", [0.5]), workdir(tmp_path / "luck", [0.5], seed=1)], tmp_path) == [
+        "good+luck"
+    ]
+
+
+def test_two_rows_never_have_the_same_name(tmp_path):
+    paths = [workdir(tmp_path / f"{i}" / "ict-0", [0.5], batch=i) for i in range(3)]
+    assert names(paths, tmp_path) == ["ict", "ict-0", str(paths[2])]
+
+
+def test_a_run_of_no_steps_stands_as_it_was_initialised(tmp_path):
+    rows = [workdir(tmp_path / "untrained-0", [0.1], steps=0), workdir(tmp_path / "ict-0", [0.5])]
+    assert names(rows, tmp_path, "untrained") == ["untrained", "ict"]
+    assert "| untrained | 1 | 0 | 0.0M | 0s | 0.100 |" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_each_evaluation_set_has_a_table(tmp_path):
+    path = workdir(tmp_path / "ict-0", [0.5])
+    evaluated(path, [0.2, 0.4], test_set="other-dev")
+    text = compare([path], "", tmp_path)
+    assert "other-dev, 2 queries" in text
+    assert "toy-test, 1 queries" in text
+    assert text.index("| ict | 1 | 10 | 2.0M | 1m30s | 0.300 |") < text.index("| ict | 1 | 10 | 2.0M | 1m30s | 0.500 |")
+
+
+def test_bm25_is_a_row_only_where_it_was_measured_on_every_set(tmp_path):
+    path = workdir(tmp_path / "ict-0", [0.5], bm25=[0.4])
+    assert names([path], tmp_path) == ["BM25", "ict"]
+    evaluated(path, [0.5], test_set="other-dev")
+    assert names([path], tmp_path) == ["ict"]
+
+
+# More than chance?
+
+
+def test_the_p_value_is_the_share_of_exchanges_with_at_least_the_found_difference():
+    """Differences 0.4 -0.1 0.3 of sum 0.6; with all signs the sums are 0, 0.2, 0.6, 0.8 and their negatives: 4 of 8."""
+    a, b = np.array([0.9, 0.4, 0.5]), np.array([0.5, 0.5, 0.2])
+    assert randomisation_test(a, b) == randomisation_test(b, a) == 0.5
+
+
+def test_the_p_value_of_six_queries_is_that_of_all_sixty_four_exchanges():
+    difference = np.array([0.4, -0.05, 0.5, 0.05, -0.1, 0.25])
+    sums = np.array([difference @ signs for signs in itertools.product((1, -1), repeat=6)])
+    extreme = np.sum(np.abs(sums) >= difference.sum() - 1e-12)
+    assert 0 < extreme < 32
+    assert randomisation_test(difference, np.zeros(6)) == pytest.approx(extreme / 64)
+
+
+def test_one_query_proves_nothing():
+    assert randomisation_test(np.array([1.0]), np.array([0.0])) == 1.0
+
+
+def test_equal_values_have_a_p_value_of_one():
+    assert randomisation_test(np.ones(4), np.ones(4)) == 1.0
+
+
+def test_with_many_queries_exchanges_are_drawn_and_the_p_value_is_never_zero():
+    """No one of 9,999 draws of 40 signs is as extreme: twice 1 / 10,000."""
+    assert randomisation_test(np.ones(40), np.zeros(40)) == pytest.approx(2e-4)
+
+
+def test_seeds_are_averaged_for_each_query_before_the_test(tmp_path):
+    """Means over seeds 0.5 0.5 0.5, which are the other run's, although each seed differs from it."""
+    seeds = [workdir(tmp_path / "a-0", [0.1, 0.5, 0.9]), workdir(tmp_path / "a-1", [0.9, 0.5, 0.1], seed=1)]
+    other = workdir(tmp_path / "b-0", [0.5, 0.5, 0.5], method="MLM")
+    compare([*seeds, other], "b", tmp_path)
+    assert read_json(tmp_path / "comparison.json")["rows"][0]["sets"]["toy-test"]["p"] == 1.0
+
+
+# What is refused
+
+
+def test_a_workdir_named_twice_is_refused(runs, tmp_path):
+    with pytest.raises(ConfigError, match="a workdir is named twice"):
+        compare([runs[0], tmp_path / "mlm-0" / ".." / "ict-0"], "", tmp_path)
+
+
+def test_an_unknown_reference_is_refused_with_the_names_there_are(runs, tmp_path):
+    with pytest.raises(ConfigError, match="--against=dpr is none of BM25, ict, mlm"):
+        compare(runs, "dpr", tmp_path)
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "results/toy-test/after_training.json"])
+def test_a_workdir_that_was_not_trained_or_not_evaluated_is_refused(runs, tmp_path, lacking):
+    (runs[1] / lacking).unlink()
+    with pytest.raises(DataError, match=r"ict-1: not trained and evaluated; run `dense-jax train` and `dense-jax eval"):
+        compare(runs, "", tmp_path)
+
+
+def test_a_run_that_did_not_come_to_its_end_is_refused(runs, tmp_path):
+    first, _ = (runs[0] / "metrics.jsonl").read_text().splitlines()
+    (runs[0] / "metrics.jsonl").write_text(first + "\n")
+    with pytest.raises(DataError, match="ict-0: training stands at step 5 of 10; run `dense-jax train` to the end"):
+        compare(runs, "", tmp_path)
+
+
+def test_a_run_evaluated_at_an_older_step_is_refused(runs, tmp_path):
+    evaluated(runs[2], [0.5, 0.4, 0.6], step=1_000)
+    with pytest.raises(DataError, match=r"toy-test was evaluated at step 1,000, but training stands at 2,000; run"):
+        compare(runs, "", tmp_path)
+
+
+@pytest.mark.parametrize("values", [[0.5, 0.4], [0.5, 0.4, 0.6, 0.7]], ids=["fewer", "more"])
+def test_runs_evaluated_on_different_queries_are_refused(runs, tmp_path, values):
+    evaluated(runs[2], values, step=2_000)
+    with pytest.raises(DataError, match=r"mlm-0: not evaluated on the same queries .* as .*ict-0; .*\.workdir"):
+        compare(runs, "", tmp_path)
+
+
+@pytest.mark.parametrize(("has", "lacks"), [("ict-0", "ict-1"), ("mlm-0", "ict-0")])
+def test_a_run_that_lacks_an_evaluation_set_is_refused(runs, tmp_path, has, lacks):
+    evaluated(tmp_path / has, [0.5], test_set="other-dev", step=2_000 if has == "mlm-0" else 10)
+    with pytest.raises(DataError, match=f"{lacks}: not evaluated on the same queries of other-dev as .*{has};"):
+        compare(runs, "", tmp_path)
+
+
+# The verb
+
+
+def test_the_verb_prints_the_table_and_leaves_three_files(runs, tmp_path, capsys):
+    out = tmp_path / "new" / "folder"
+    assert run(["compare", *map(str, runs), "--against=mlm", f"--workdir={out}"]) == 0
+    assert "| p (nDCG@10, against mlm) |" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"comparison.md", "comparison.json", "comparison.png"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--workdir=out"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
+        (["ict-0"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
+        (["ict-0", "--workdir=out", "--seed=1"], 2, "compare takes --against=NAME and --workdir=DIR, not --seed"),
+        (["none", "--workdir=out"], 3, "none: not trained and evaluated"),
+    ],
+    ids=["no runs", "no workdir", "another flag", "no run"],
+)
+def test_the_verb_says_what_it_takes(runs, tmp_path, capsys, monkeypatch, arguments, status, message):
+    monkeypatch.chdir(tmp_path)
+    assert run(["compare", *arguments]) == status
+    assert message in capsys.readouterr().err
