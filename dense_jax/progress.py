@@ -1,7 +1,6 @@
 """A bar with an ETA on a terminal, a line now and then elsewhere."""
 
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -54,17 +53,16 @@ def seconds(duration: float) -> str:
 
 
 class _Lines:
-    """A stream for tqdm that ends each state of the bar with a newline instead of overwriting the line."""
+    """A stream for tqdm that gives each state of the bar a line of its own, once, instead of overwriting the line."""
 
     def __init__(self) -> None:
-        self.last = (0.0, "")
+        self.last = ""
 
     def write(self, text: str) -> None:
-        text = text.strip("\r\n ")
-        now = time.monotonic()
-        if text and text != self.last[1]:
-            self.last = (now, text)
-            print(text, file=sys.stderr)
+        state = text.strip("\r\n ").partition("[")[0]  # without the time, which alone is no news
+        if state and state != self.last:
+            self.last = state
+            print(text.strip("\r\n "), file=sys.stderr)
 
     def flush(self) -> None:
         sys.stderr.flush()
