@@ -107,9 +107,11 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
         require(self.warmup >= 0, f"optimizer.warmup={self.warmup} must not be negative")
+        require(0 <= self.warmup_share <= 1, f"optimizer.warmup_share={self.warmup_share} is not between 0 and 1")
         require(
-            0 <= self.warmup_share <= 1 and not (self.warmup and self.warmup_share),
-            f"optimizer.warmup_share={self.warmup_share} is a share of the steps, in place of warmup={self.warmup}",
+            not (self.warmup and self.warmup_share),
+            f"optimizer.warmup={self.warmup} and optimizer.warmup_share={self.warmup_share} both say how long to warm "
+            "up; set one of them to 0",
         )
         require(self.clip >= 0, f"optimizer.clip={self.clip} must not be negative; 0 means no clipping")
 
@@ -187,12 +189,16 @@ class Config:
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps={self.steps} must not be negative")
         require(self.batch > 0, f"batch={self.batch} must be positive")
+        require(self.chunk >= 0, f"chunk={self.chunk} must not be negative; 0 means the whole batch")
         require(
-            self.chunk >= 0 and (self.chunk == 0 or self.batch % self.chunk == 0),
+            self.chunk == 0 or self.batch % self.chunk == 0,
             f"chunk={self.chunk} does not divide batch={self.batch}; 0 means the whole batch",
         )
         require(
-            self.tokens >= 0 and not (self.tokens and self.steps),
+            self.tokens >= 0, f"tokens={self.tokens} must not be negative; 0 means that steps says how long to train"
+        )
+        require(
+            not (self.tokens and self.steps),
             f"tokens={self.tokens} and steps={self.steps} both say how long to train; set one of them to 0",
         )
         require(

@@ -2,7 +2,16 @@
 
 import pytest
 
-from dense_jax.config import Config, MeshConfig, OptimizerConfig, checked, differences, to_dict, with_vocabulary
+from dense_jax.config import (
+    Config,
+    MeshConfig,
+    OptimizerConfig,
+    PassagesConfig,
+    checked,
+    differences,
+    to_dict,
+    with_vocabulary,
+)
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
 
@@ -46,3 +55,50 @@ def test_differences_name_the_settings_and_both_values():
 def test_a_saved_config_is_plain_json_and_enums_are_their_values():
     assert to_dict(config())["loader"]["order"] == "locality"
     assert to_dict(config(mesh=MeshConfig(2, 4)))["mesh"] == {"data": 2, "fsdp": 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"chunk": 3}, "chunk=3 does not divide batch=8; 0 means the whole batch"),
+        ({"chunk": -1}, "chunk=-1 must not be negative; 0 means the whole batch"),
+        ({"tokens": 100}, "tokens=100 and steps=10 both say how long to train; set one of them to 0"),
+        ({"tokens": -1, "steps": 0}, "tokens=-1 must not be negative; 0 means that steps says how long to train"),
+        ({"optimizer": OptimizerConfig(warmup=11)}, "optimizer.warmup=11 is more than steps=10"),
+    ],
+)
+def test_a_setting_that_does_not_fit_another_is_refused(settings, message):
+    with pytest.raises(ConfigError) as error:
+        config(**settings)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize("settings", [{"chunk": 8}, {"chunk": 2}, {"tokens": 100, "steps": 0}, {"steps": 0}])
+def test_settings_that_fit_are_taken(settings):
+    assert config(**settings)
+
+
+def test_a_warmup_is_checked_once_the_steps_are_known():
+    """A budget of tokens comes with steps=0, which says nothing of the warm-up."""
+    config(tokens=100, steps=0, optimizer=OptimizerConfig(warmup=11))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_warmup_share_is_a_share(share):
+    with pytest.raises(ConfigError, match=f"optimizer.warmup_share={share} is not between 0 and 1"):
+        OptimizerConfig(warmup_share=share)
+
+
+def test_a_warmup_is_given_in_steps_or_as_a_share_and_not_as_both():
+    with pytest.raises(ConfigError) as error:
+        OptimizerConfig(warmup_share=0.1, warmup=5)
+    assert str(error.value) == (
+        "optimizer.warmup=5 and optimizer.warmup_share=0.1 both say how long to warm up; set one of them to 0"
+    )
+
+
+def test_passages_of_no_tokens_and_a_rate_that_is_no_share_are_refused():
+    with pytest.raises(ConfigError, match=r"passages.length=3 leaves no room beside three special tokens"):
+        PassagesConfig(length=3)
+    with pytest.raises(ConfigError, match=r"passages.short_rate=1.5 is not between 0 and 1"):
+        PassagesConfig(short_rate=1.5)

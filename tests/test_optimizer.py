@@ -32,6 +32,13 @@ def test_cosine_schedule_is_half_way_down_in_the_middle():
     assert [round(float(rate(s)), 6) for s in (5, 10, 60, 110)] == [1.0, 2.0, 1.0, 0.0]
 
 
+def test_a_warmup_may_be_a_share_of_the_steps():
+    in_steps = make_schedule(OptimizerConfig(learning_rate=1.0, warmup=30), 300)
+    as_share = make_schedule(OptimizerConfig(learning_rate=1.0, warmup_share=0.1), 300)
+    assert [float(as_share(s)) for s in (0, 15, 30, 165, 300)] == [float(in_steps(s)) for s in (0, 15, 30, 165, 300)]
+    assert float(as_share(15)) == 0.5
+
+
 def test_constant_schedule_stays_at_its_peak():
     rate = make_schedule(OptimizerConfig(learning_rate=2.0, schedule=Schedule.CONSTANT), 10)
     assert [float(rate(s)) for s in (0, 9)] == [2.0, 2.0]

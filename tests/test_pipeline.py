@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dense_jax.config import LoaderConfig, MeshConfig, Order
-from dense_jax.data.pipeline import Examples, Visits, batches, host_batches
+from dense_jax.data.pipeline import Examples, Visits, batches, host_batches, steps_for
 from dense_jax.errors import DataError
 from dense_jax.mesh import make_mesh
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
@@ -78,6 +78,20 @@ def test_batches_start_anywhere_with_the_same_rows():
     tail = [loaded.rows.tolist() for loaded in batches(examples(), 8, mesh, start=24)]
     assert len(whole) == 50
     assert tail == whole[3:]
+
+
+class Counted(BagOfTokens):
+    """Examples of 2, 4 and 6 real tokens."""
+
+    def example(self, passage, vocabulary, rng):
+        return {"query": self._tokens(np.arange(2 + 2 * (passage.row % 3)))}
+
+
+def test_a_budget_of_tokens_becomes_the_nearest_number_of_steps():
+    """An epoch of 39 passages has 4 tokens in the mean, 32 in a batch of eight."""
+    epoch = Examples(MemoryStore(39), Counted(), VOCABULARY, LoaderConfig(order=Order.SHUFFLE), 0, 39)
+    steps = {tokens: steps_for(epoch, tokens, 8) for tokens in (1, 32, 320, 335, 337, 3_200)}
+    assert steps == {1: 1, 32: 1, 320: 10, 335: 10, 337: 11, 3_200: 100}
 
 
 def test_a_batch_says_where_its_successor_starts():

@@ -1,0 +1,40 @@
+"""The workdir's config: what is only known once passages and a tokenizer are there."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from dense_jax.config import Config, LoaderConfig, OptimizerConfig, Order
+from dense_jax.errors import ConfigError
+from dense_jax.workdir import Workdir
+from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
+
+
+def workdir(tmp_path, **settings):
+    """A workdir whose passages and tokenizer need no disk."""
+    asked = Config(**({"objective": BagOfTokens(), "steps": 0, "batch": 8, "tokens": 10_000} | settings))
+    work = Workdir(tmp_path, asked)
+    work.__dict__["tokenizer"] = SimpleNamespace(size=VOCABULARY.size, vocabulary=VOCABULARY)
+    work.__dict__["passages"] = MemoryStore()
+    return work
+
+
+def test_a_budget_of_tokens_becomes_steps(tmp_path):
+    work = workdir(tmp_path, loader=LoaderConfig(order=Order.SHUFFLE))
+    mean = sum(map(len, work.passages.tokens)) / 40  # an example of this method is a whole passage
+    assert work.config.tokens == 0
+    assert work.config.steps == pytest.approx(10_000 / (8 * mean), rel=0.05)  # 1,024 examples are 25.6 epochs
+
+
+def test_all_seeds_train_as_many_steps_on_a_budget_of_tokens(tmp_path):
+    assert len({workdir(tmp_path, seed=seed, tokens=1_000_000).config.steps for seed in range(3)}) == 1
+
+
+def test_a_warmup_that_is_longer_than_the_budget_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"optimizer\.warmup=9999 is more than steps=\d+"):
+        _ = workdir(tmp_path, optimizer=OptimizerConfig(warmup=9_999)).config
+
+
+def test_the_vocabulary_size_is_the_tokenizers(tmp_path):
+    work = workdir(tmp_path, objective=BagOfTokens(encoder=MeanEmbedding(vocab_size=0)))
+    assert work.config.objective.encoder.vocab_size == 50
