@@ -1,0 +1,102 @@
+"""metrics.jsonl: what a run has cost so far, and that a continued run goes on where it left off."""
+
+import json
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dense_jax.errors import NonFiniteError
+from dense_jax.train.metrics import MetricsLog
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds, which stands still unless a test moves it."""
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr("dense_jax.train.metrics.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def train(workdir, clock, steps, *, first=0, last=10, every=2):
+    """Records steps of eight examples, thirty tokens and half a second each."""
+    log = MetricsLog(workdir, first=first, last=last, every=every, batch=8, names="doc{}".format)
+    for step in steps:
+        clock.now += 0.5
+        metrics = {"loss": jnp.float32(step), "gradient_norm": jnp.float32(1), "tokens": jnp.float32(30)}
+        log.record(step, metrics, np.arange(8))
+    log.close()
+    return lines(workdir)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def totals(found):
+    return {line["step"]: (line["tokens"], line["seconds"]) for line in found}
+
+
+def test_every_kth_step_and_the_last_are_written_with_all_tokens_and_seconds_so_far(tmp_path, clock):
+    assert totals(train(tmp_path, clock, range(1, 6), last=5)) == {2: (60, 1.0), 4: (120, 2.0), 5: (150, 2.5)}
+
+
+def test_speeds_are_of_the_steps_since_the_last_line(tmp_path, clock):
+    found = train(tmp_path, clock, range(1, 5))
+    assert [line["examples_per_second"] for line in found] == [16, 16]
+    assert [line["tokens_per_second"] for line in found] == [60, 60]
+
+
+def test_what_passes_before_the_clock_is_restarted_counts_neither_for_speed_nor_for_seconds(tmp_path, clock):
+    log = MetricsLog(tmp_path, first=0, last=1, every=1, batch=8, names=str)
+    clock.now += 60.0  # of compilation
+    log.restart_clock()
+    clock.now += 2.0
+    log.record(1, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), "tokens": jnp.float32(30)}, np.arange(8))
+    log.close()
+    assert totals(lines(tmp_path)) == {1: (30, 2.0)}
+    assert lines(tmp_path)[0]["examples_per_second"] == 4
+
+
+def test_a_continued_run_adds_to_the_totals_of_the_one_before(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    clock.now += 1_000.0  # between the two
+    assert totals(train(tmp_path, clock, range(5, 9), first=4)) == {
+        2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0), 8: (240, 4.0)
+    }  # fmt: skip
+
+
+def test_steps_that_are_done_again_are_counted_once(tmp_path, clock):
+    """Stopped at step 8, but the newest checkpoint is of step 4."""
+    train(tmp_path, clock, range(1, 9))
+    found = train(tmp_path, clock, range(5, 11), first=4)
+    assert totals(found)[10] == (300, 5.0)
+    assert [line["step"] for line in found] == [2, 4, 6, 8, 10]
+
+
+def test_steps_between_the_last_line_and_the_checkpoint_count_as_much_as_those_before(tmp_path, clock):
+    """Stopped at step 5, whose checkpoint is saved although its line was not due."""
+    train(tmp_path, clock, range(1, 6))
+    assert totals(train(tmp_path, clock, [6], first=5))[6] == (180, 3.0)
+
+
+def test_a_run_that_starts_over_starts_from_nothing(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    assert totals(train(tmp_path, clock, [1, 2])) == {2: (60, 1.0)}
+
+
+def test_a_line_that_was_cut_short_is_done_again(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert totals(train(tmp_path, clock, [5, 6], first=4)) == {2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0)}
+
+
+def test_a_loss_that_is_no_number_is_an_error_that_names_step_and_documents(tmp_path, clock):
+    log = MetricsLog(tmp_path, first=0, last=1, every=1, batch=8, names="doc{}".format)
+    metrics = {"loss": jnp.float32("nan"), "gradient_norm": jnp.float32("inf"), "tokens": jnp.float32(30)}
+    with pytest.raises(NonFiniteError, match="step 1: loss nan and gradient_norm inf; its examples come from doc0, do"):
+        log.record(1, metrics, np.arange(8))
+    log.close()
+    assert lines(tmp_path) == []
