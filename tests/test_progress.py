@@ -1,0 +1,35 @@
+"""What a stage says of itself where there is no terminal, and how durations are said."""
+
+import pytest
+
+from dense_jax import progress
+
+
+def test_each_state_of_a_bar_is_one_line_and_the_last_one_is_there(capsys):
+    with progress.bar("embed", 4, "passages") as shown:
+        for _ in range(4):
+            shown.update()
+            shown.refresh()
+            shown.refresh()  # as tqdm's own thread does
+    lines = capsys.readouterr().err.splitlines()
+    states = [line.partition("[")[0] for line in lines]
+    assert len(states) == len(set(states))
+    assert "4/4 passages" in lines[-1]
+
+
+def test_a_total_that_is_not_known_gives_a_count(capsys):
+    assert list(progress.progress("abc", "read", None, "rows")) == ["a", "b", "c"]
+    assert "read: 3 rows" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_stage_that_continues_starts_where_it_was(capsys):
+    with progress.bar("embed", 4, "passages", initial=2):
+        pass
+    assert "2/4 passages" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"), [(0.4, "0s"), (59.4, "59s"), (60, "1m00s"), (3_599, "59m59s"), (7_260, "2h01m")]
+)
+def test_durations(duration, text):
+    assert progress.seconds(float(duration)) == text
