@@ -153,15 +153,17 @@ def tensor_name(path: str) -> str | None:
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     """All tensors of `folder` under their modern names, without the prefix "bert.".
 
-    Files beside the model's own are read for heads of pre-training (`c_head.*`), as Condenser's authors publish them.
+    Files beside the model's own are read if they hold heads of pre-training (`c_head.*`), as Condenser's authors
+    publish them.
 
     Raises:
         StorageError: there is no safetensors file, or it is damaged.
     """
     files = _weight_files(folder)
     tensors = {name: tensor for path in files for name, tensor in _read(path).items()}
-    beside = [path for path in sorted(folder.glob("*.safetensors")) if path not in files]
-    return {n: t for path in beside for n, t in _read(path).items() if n.startswith(_HEAD)} | tensors
+    beside = [_read(path) for path in sorted(folder.glob("*.safetensors")) if path not in files]
+    heads = [found for found in beside if any(name.startswith(_HEAD) for name in found)]
+    return {name: tensor for found in heads for name, tensor in found.items()} | tensors
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -132,17 +132,22 @@ class Checkpoints:
         """Only the parameters of `step`, as `restore` returns them."""
         self.verify(step)
         self._check_architecture(step, {"params": like})
-        with self._naming(step):
-            return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
+        return self._restored_params(step, like)
 
-    def described_params(self, step: int) -> Any:
-        """Shapes and types of the parameters of `step`, whatever their tree, whole on every device."""
+    def restore_params_as_saved(self, step: int) -> Any:
+        """Only the parameters of `step`, whatever their tree, whole on every device.
+
+        Raises:
+            StorageError: a file is damaged.
+        """
+        self.verify(step)
         everywhere = replicated(make_mesh(MeshConfig()))
-        return jax.tree.map(
+        like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             dict(self._manager.item_metadata(step)["params"]),
             is_leaf=_is_described,
         )
+        return self._restored_params(step, like)
 
     def verify(self, step: int) -> None:
         """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
@@ -176,6 +181,10 @@ class Checkpoints:
         """Waits for what is under way."""
         self.finish()
         self._manager.close()
+
+    def _restored_params(self, step: int, like: Any) -> Any:
+        with self._naming(step):
+            return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
 
     def _digests(self, step: int) -> Path:
         return self.folder / f"digests-{step}.json"

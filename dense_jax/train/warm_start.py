@@ -60,7 +60,7 @@ def _from_run(params: Params, run: Run, objective: Any) -> tuple[Params, hf.Load
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     step = checkpoints.existing(run.step)
-    theirs = _by_name(checkpoints.restore_params(step, checkpoints.described_params(step)))
+    theirs = _by_name(checkpoints.restore_params_as_saved(step))
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {path_name(path): leaf for path, leaf in leaves}
     taken = {name: found for name in ours if (found := _counterpart(name, theirs, run))}

@@ -1,0 +1,63 @@
+"""What a run will take, said before it starts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dense_jax import show
+from dense_jax.config import Config, LoaderConfig
+from dense_jax.data.pipeline import Examples
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.encoder import Encoder
+from dense_jax.objectives.ict import ICT
+from dense_jax.train.loop import make_program
+from tests.toys import VOCABULARY, MemoryStore
+
+BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=8)
+METHOD = ICT(Encoder(BERT), query_length=4, passage_length=8)
+SCORES, ENCODED = "what they are compared by, such as scores", "what all are encoded to"
+
+
+class Sentences(MemoryStore):
+    """Passages of two sentences."""
+
+    def __getitem__(self, row):
+        passage = super().__getitem__(row)
+        return replace(passage, sentences=np.array([0, 1]))
+
+
+def prepared(method=METHOD, **settings):
+    config = Config(method, steps=10, batch=256, **settings)
+    examples = Examples(Sentences(), method, VOCABULARY, LoaderConfig(), 0, length=10)
+    return make_program(config), examples
+
+
+def activations(**settings):
+    return show.activations(*prepared(**settings))
+
+
+def test_in_chunks_the_activations_shrink_in_proportion():
+    whole = activations()["activations of 256 examples"]
+    parts = [activations(chunk=n)[f"activations of {n} examples"] for n in (64, 16)]
+    # what is kept but once, such as casts of parameters, does not shrink
+    assert parts == pytest.approx([whole / 4, whole / 16], rel=0.01)
+
+
+def test_in_chunks_what_all_examples_are_encoded_to_is_kept_besides():
+    assert ENCODED not in activations()
+    assert activations(chunk=64)[ENCODED] == 2 * 256 * 16 * 4  # vectors of width 16 in float32, of both sides
+
+
+def test_the_scores_of_the_batch_are_kept_unless_they_are_computed_in_chunks():
+    scores = 256 * 256 * 4  # bytes
+    assert scores <= activations()[SCORES] < 1.1 * scores
+    assert activations(method=replace(METHOD, score_chunk=64))[SCORES] < 0.1 * scores
+
+
+def test_the_memory_is_that_of_one_device_of_all():
+    program, examples = prepared(chunk=64)
+    said = show.memory(program, examples)
+    share = activations(chunk=64)["activations of 64 examples"] / 8 / 2**20
+    assert "on each of 8 devices {'data': 8, 'fsdp': 1}" in said
+    assert f"activations of 64 examples {share:>32,.1f} MiB" in said
