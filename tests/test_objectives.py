@@ -1,8 +1,10 @@
 """What every method owes to the contract, and what each owes to its paper. Methods are found by listing configs/."""
 
 import dataclasses
+import functools
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,8 @@ from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.objectives.ict import ICT
+from dense_jax.models.layers import Dtype
+from dense_jax.objectives.ict import ICT, Pairs
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
@@ -24,6 +27,7 @@ from tests.toys import VOCABULARY, MemoryStore
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
 VARIANTS = ("base", "tiny")
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
+EXACT = SMALL | {"dropout": 0.1, "attention_dropout": 0.1, "dtype": Dtype.FLOAT64}  # dropout is on trial too
 
 
 def load(path: Path, variant: str) -> Config:
@@ -34,9 +38,9 @@ def load(path: Path, variant: str) -> Config:
 
 
 def shrunk(node):
-    """The same method on a model of a few thousand parameters."""
+    """The same method on a model of a few thousand parameters, computed in float64."""
     if isinstance(node, BertConfig):
-        return dataclasses.replace(node, **SMALL)
+        return dataclasses.replace(node, **EXACT)
     nodes = {f.name: v for f in dataclasses.fields(node) if dataclasses.is_dataclass(v := getattr(node, f.name))}
     return dataclasses.replace(node, **{name: shrunk(value) for name, value in nodes.items()})
 
@@ -66,21 +70,45 @@ def batch_of(objective: Objective, size: int = 16):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def gradients(objective: Objective, params, carry, batch):
-    def loss(params):
-        return objective.loss(params, carry, batch, rng=jax.random.key(1), step=jnp.zeros((), int))[0]
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A shrunk method at its start, and one batch for it."""
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    objective: Objective
+    params: Any
+    carry: Any
+    batch: Any
+
+    @classmethod
+    def of(cls, path: Path) -> "Case":
+        objective = with_vocabulary(shrunk(load(path, "tiny").objective), VOCABULARY.size)
+        params, carry = jax.jit(objective.init)(jax.random.key(0))
+        wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)  # and so the gradients
+        return cls(objective, wide, carry, batch_of(objective))
+
+    @functools.cached_property
+    def gradients(self):
+        """(params, carry, batch, key) -> loss and its gradients: one function, so that it is compiled once."""
+
+        def loss(params, carry, batch, key):
+            return self.objective.loss(params, carry, batch, rng=key, step=jnp.zeros((), int))[0]
+
+        return jax.jit(jax.value_and_grad(loss))
+
+    @functools.cached_property
+    def over_one(self):
+        """Loss and gradients on one device."""
+        return self.gradients(self.params, self.carry, self.batch, jax.random.key(1))
 
 
-def assert_equal_but_for_the_order_of_sums(a, b):
-    """A float32 sum is rounded relative to its largest terms, so small numbers beside large ones are as rough."""
-    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6 * max(1.0, float(abs(a).max())))
+@pytest.fixture(scope="module")
+def cases():
+    return functools.cache(Case.of)
 
 
 @pytest.fixture(params=FILES, ids=lambda path: path.stem)
-def objective(request) -> Objective:
-    return with_vocabulary(shrunk(load(request.param, "tiny").objective), VOCABULARY.size)
+def case(request, cases, x64) -> Case:
+    return cases(request.param)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -94,9 +122,8 @@ def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
     decay_mask(params)
 
 
-def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(objective):
-    params, carry = objective.init(jax.random.key(0))
-    loss, gradient = gradients(objective, params, carry, batch_of(objective))
+def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(case):
+    loss, gradient = case.over_one
     assert np.isfinite(loss)
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
     assert all(np.isfinite(leaf).all() for leaf in flat.values())
@@ -106,27 +133,28 @@ def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(objective):
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["8 data", "2 data x 4 fsdp"])
-def test_loss_and_gradients_over_eight_devices_equal_one_device(objective, shape):
-    params, carry = objective.init(jax.random.key(0))
-    batch = batch_of(objective)
+def test_loss_and_gradients_over_eight_devices_equal_one_device(case, shape):
     mesh = make_mesh(MeshConfig(*shape))
-    spread = jax.device_put((params, carry), state_sharding((params, carry), mesh))
-    over_one = gradients(objective, params, carry, batch)
-    over_eight = gradients(objective, *spread, jax.device_put(batch, batch_sharding(mesh)))
-    jax.tree.map(assert_equal_but_for_the_order_of_sums, over_one, over_eight)
+    start = case.params, case.carry
+    spread = jax.device_put(start, state_sharding(start, mesh))
+    batch = jax.device_put(case.batch, batch_sharding(mesh))
+    over_eight = case.gradients(*spread, batch, jax.random.key(1))
+    assert {leaf.dtype for leaf in jax.tree.leaves(over_eight)} == {np.dtype("float64")}
+    # float64 sums in another order
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), case.over_one, over_eight)
 
 
-def test_the_same_key_gives_the_same_loss(objective):
-    params, carry = objective.init(jax.random.key(0))
-    batch = batch_of(objective)
-    assert gradients(objective, params, carry, batch)[0] == gradients(objective, params, carry, batch)[0]
+def test_the_same_key_gives_the_same_loss_and_another_key_another(case):
+    loss = lambda key: case.gradients(case.params, case.carry, case.batch, jax.random.key(key))[0]  # noqa: E731
+    assert loss(1) == case.over_one[0]
+    assert loss(2) != case.over_one[0]
 
 
-def test_towers_turn_tokens_into_vectors_of_the_width_they_name(objective):
-    params, _ = objective.init(jax.random.key(0))
+def test_towers_turn_tokens_into_vectors_of_the_width_they_name(case):
     tokens = Tokens(jnp.full((2, 4), 9), jnp.zeros((2, 4), int), jnp.ones((2, 4), bool))
-    for tower in (objective.towers(params).query, objective.towers(params).passage):
-        assert tower.encoder.apply(tower.params, tokens).shape == (2, tower.encoder.width)
+    towers = case.objective.towers(case.params)
+    for tower in (towers.query, towers.passage):
+        assert jax.jit(tower.encoder.apply)(tower.params, tokens).shape == (2, tower.encoder.width)
 
 
 def encoder(**settings) -> Encoder:
@@ -148,26 +176,34 @@ def test_an_ict_example_is_a_sentence_without_title_and_its_passage_with_title()
     assert found["removed"]
 
 
+def start(method: Objective):
+    """Parameters before training."""
+    return jax.jit(method.init)(jax.random.key(0))[0]
+
+
 def test_two_ict_encoders_have_parameters_of_their_own():
     method = ict(shared=False)
-    params, _ = method.init(jax.random.key(0))
-    towers = method.towers(params)
+    towers = method.towers(start(method))
     query, passage = (t.params["bert"]["word"]["embedding"] for t in (towers.query, towers.passage))
     assert not np.array_equal(query, passage)
 
 
-def test_ict_reports_its_two_accuracies_apart():
-    method = ict()
-    params, carry = method.init(jax.random.key(0))
-    batch = batch_of(method)
-    batch["removed"] = jnp.arange(16) < 4
-    _, (metrics, _) = method.loss(params, carry, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
-    assert metrics["removed"] == 0.25
-    assert {"accuracy_removed", "accuracy_kept", "query_fill", "passage_fill"} <= metrics.keys()
+def test_ict_reports_its_two_accuracies_apart_and_how_full_its_sequences_are():
+    method = ict(removal_rate=1.0)
+    batch = batch_of(method) | {"removed": jnp.arange(16) < 4}
+    own = jnp.eye(16)
+    _, (metrics, _) = method.combine({}, Pairs(own, own.at[:2].set(own[1::-1])), batch, step=jnp.zeros((), int))
+    assert metrics == {
+        "removed": 4 / 16,
+        "accuracy_removed": 2 / 4,  # the first two find each other's passages
+        "accuracy_kept": 1.0,
+        "query_fill": 5 / 8,  # a sentence of 3 tokens between [CLS] and [SEP]
+        "passage_fill": pytest.approx(14 / 20),  # the other 9, a title of 2 and three special tokens
+    }
 
 
 def test_a_normalising_encoder_is_compared_by_cosine_and_another_by_dot():
-    params, _ = ict().init(jax.random.key(0))
+    params = start(ict())
     assert ict().towers(params).similarity is Similarity.DOT
     assert ict(encoder=encoder(normalize=True)).towers(params).similarity is Similarity.COSINE
 
@@ -192,6 +228,6 @@ def test_an_mlm_example_hides_tokens_and_labels_them():
 
 def test_mlm_loss_at_the_start_is_near_that_of_guessing():
     method = MLM(encoder=encoder(), length=20)
-    params, carry = method.init(jax.random.key(0))
-    loss, _ = gradients(method, params, carry, batch_of(method))
+    settings = {"rng": jax.random.key(1), "step": jnp.zeros((), int)}
+    loss, _ = jax.jit(functools.partial(method.loss, **settings))(start(method), {}, batch_of(method))
     assert loss == pytest.approx(np.log(VOCABULARY.size), rel=0.05)  # weights of standard deviation 0.02
