@@ -82,7 +82,12 @@ def write(folder: Path, name: str, result: Result, step: int | None = None) -> N
         DataError: an id holds white space, which a TREC file cannot express.
     """
     runs.write_run(folder / f"{name}.trec", result.run, name)
-    about = {"collection": result.collection, "split": result.collection.rpartition("/")[2], "step": step, "counts": dataclasses.asdict(result.counts)}
+    about = {
+        "collection": result.collection,
+        "split": result.collection.rpartition("/")[2],
+        "step": step,
+        "counts": dataclasses.asdict(result.counts),
+    }
     write_json(folder / f"{name}.json", about | dataclasses.asdict(result.scores))
 
 

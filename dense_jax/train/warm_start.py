@@ -53,6 +53,8 @@ def as_run(path: Path) -> Run | None:
     """The run that `path` names; None if it is no workdir."""
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return Run(path.parent.parent, int(path.name))
+    if path.name == "checkpoints":
+        return Run(path.parent, -1)
     return Run(path, -1) if (path / "checkpoints").is_dir() else None
 
 
