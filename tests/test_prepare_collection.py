@@ -94,3 +94,12 @@ def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path,
         prepare_collection(*arguments, tmp_path / "again")
     prepare_collection(*arguments, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_a_sentence_longer_than_a_passage_is_divided_and_nothing_of_it_is_lost(tokenizer, tmp_path):
+    text = " ".join(["word"] * 100)  # no full stop: one sentence
+    write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "", "text": text}])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    passages = found.passages(range(len(found)))
+    assert max(len(passage.tokens) for passage in passages) <= 32 - 3
+    assert np.concatenate([passage.tokens for passage in passages]).tolist() == tokenizer.encode([text])[0].tolist()

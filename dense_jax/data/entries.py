@@ -40,7 +40,10 @@ def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length:
 
 
 def split_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
-    """Each document as passages of up to `length` tokens, title included; an empty document has an empty one."""
+    """Each document as passages of up to `length` tokens, title included; an empty document has an empty one.
+
+    A sentence that is longer than a passage is divided, so that nothing of it is cut.
+    """
     return _entries(documents, tokenizer, partial(_split, config=PassagesConfig(length=length)))
 
 
@@ -107,7 +110,9 @@ def _whole(document: Document, title: Ids, sentences: list[Sentence], length: in
 
 
 def _split(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
-    return _packed(document, title, sentences, config) or _whole(document, title, sentences, config.length)
+    room = config.length - _SPECIAL - min(len(title), config.length // _TITLE_SHARE)
+    pieces = [(text, ids[i : i + room]) for text, ids in sentences for i in range(0, len(ids), room)]
+    return _packed(document, title, pieces, config) or _whole(document, title, sentences, config.length)
 
 
 def _entry(document: Document, title: Ids, sentences: list[Sentence]) -> Entry:

@@ -49,6 +49,7 @@ def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str],
             places = _first_of_each(rows, id_of, k)
             if len(places) < k and depth < passages and rows[-1] >= 0:
                 unfinished.append(i)
+            result.scores[i], result.rows[i] = -np.inf, -1  # an approximate search may find less when it goes deeper
             result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
         left, depth = unfinished, min(_DEEPER * depth, passages)
     return result
