@@ -23,6 +23,7 @@ def bar(label: str, total: int | None, unit: str, *, initial: int = 0) -> tqdm:
         initial=initial,
         unit=unit,
         unit_scale=False,
+        position=0,  # a bar within a bar takes its line, instead of steering the cursor
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else _LINE_EVERY,
         maxinterval=0.2 if terminal else _LINE_EVERY,

@@ -145,7 +145,7 @@ def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
 def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str:
     if isinstance(value, Tokens):
         rows = [Tokens(*fields) for fields in zip(*map(_rows, value), strict=True)]
-        texts = (f"{int(row.mask.sum())} tokens: {tokenizer.decode(row.ids[row.mask])}" for row in rows)
+        texts = (f"{int(row.mask.sum())} tokens: {tokenizer.decode(np.asarray(row.ids)[row.mask])}" for row in rows)
         return "\n  and ".join(texts)
     if name == "labels":  # of masked positions; unused slots weigh nothing
         rows = zip(_rows(value), _rows(found["weights"]), strict=True)

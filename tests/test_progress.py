@@ -33,3 +33,11 @@ def test_a_stage_that_continues_starts_where_it_was(capsys):
 )
 def test_durations(duration, text):
     assert progress.seconds(float(duration)) == text
+
+
+def test_a_stage_within_a_stage_writes_plain_lines_too(capsys):
+    for _ in progress.progress("ab", "check", None, "rows"):
+        list(progress.progress("cd", "read", 2, "files"))
+    written = capsys.readouterr().err
+    assert "\x1b" not in written
+    assert all(line.startswith(("check: ", "read: ")) for line in written.splitlines())
