@@ -15,11 +15,12 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.retrieval import evaluate, index, search
-from dense_jax.retrieval.beir import read_test_set
+from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.processes import start_processes
+from dense_jax.train.restore import Trained
 from dense_jax.workdir import Workdir
 
 
@@ -81,30 +82,33 @@ def _search(work: Workdir, words: list[str]) -> None:
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
-    settings, folder = work.config.evaluate, work.test_folder
-    test_set = read_test_set(folder, settings.split)
-    rows: dict[str, evaluate.Result] = {}
-    steps: dict[str, int] = {}
-    if settings.bm25:
-        documents = work.documents(str(folder))
-        words_index = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
-        rows["BM25"] = evaluate.evaluate(words_index.search, words_index.ids, test_set, settings.depth)
+    test_set = read_test_set(work.test_folder, work.config.evaluate.split)
+    bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 else {}
     newest = work.trained(work.config.embed.step)
-    collection = work.collection(newest.towers.passage, str(folder))
-    before = [work.trained(0)] if settings.before and newest.step else []
-    for trained in [*before, newest]:
-        name = "after training" if trained.step else "before training"
-        dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
-        steps[name] = trained.step
-        rows[name] = evaluate.evaluate(dense, collection.store.ids(), test_set, settings.depth)
+    before = [work.trained(0)] if work.config.evaluate.before and newest.step else []
+    steps = {"after training" if trained.step else "before training": trained for trained in (*before, newest)}
+    rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in steps.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
     for name, result in rows.items():
-        evaluate.write(target, name.replace(" ", "_"), result, steps.get(name))
+        step = steps[name].step if name in steps else None
+        evaluate.write(target, name.replace(" ", "_"), result, step)
     notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
     text = "\n".join([evaluate.table(rows), *notes])
     with whole_file(target / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     print(f"{text}\nstep {newest.step:,}; all measures and the rankings are in {target}")
+
+
+def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Result:
+    settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
+    words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
+    return evaluate.evaluate(words.search, words.ids, test_set, settings.depth)
+
+
+def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Result:
+    collection = work.collection(trained.towers.passage, str(work.test_folder))
+    dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+    return evaluate.evaluate(dense, collection.store.ids(), test_set, work.config.evaluate.depth)
 
 
 def _export(work: Workdir, words: list[str]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from dense_jax.config import (
     Config,
+    CorpusConfig,
     MeshConfig,
     OptimizerConfig,
     PassagesConfig,
@@ -11,6 +12,7 @@ from dense_jax.config import (
     differences,
     to_dict,
     with_vocabulary,
+    without_folders,
 )
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
@@ -102,3 +104,11 @@ def test_passages_of_no_tokens_and_a_rate_that_is_no_share_are_refused():
         PassagesConfig(length=3)
     with pytest.raises(ConfigError, match=r"passages.short_rate=1.5 is not between 0 and 1"):
         PassagesConfig(short_rate=1.5)
+
+
+def test_what_is_published_of_a_config_names_no_folder():
+    corpus = CorpusConfig(source="/home/ada/beir/scifact/")
+    config = Config(BagOfTokens(), steps=1, batch=8, init_from="/home/ada/bert", corpus=corpus)
+    public = without_folders(config)
+    assert (public.init_from, public.corpus.source) == ("bert", "scifact")
+    assert "/home" not in str(to_dict(public))

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from dense_jax.config import Config, LoaderConfig, OptimizerConfig, Order
+from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.workdir import Workdir
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
@@ -38,3 +39,33 @@ def test_a_warmup_that_is_longer_than_the_budget_is_refused(tmp_path):
 def test_the_vocabulary_size_is_the_tokenizers(tmp_path):
     work = workdir(tmp_path, objective=BagOfTokens(encoder=MeanEmbedding(vocab_size=0)))
     assert work.config.objective.encoder.vocab_size == 50
+
+
+TEXTS = ["The keeper kept the light.", "A lighthouse is kept by a keeper."] * 3
+
+
+def warm(tmp_path, theirs):
+    """A workdir with a tokenizer of its own, that starts from a folder with tokenizer `theirs`, if any."""
+    folder = tmp_path / "pretrained"
+    folder.mkdir()
+    if theirs:
+        theirs.save(folder)
+    work = Workdir(tmp_path, Config(BagOfTokens(), steps=1, batch=8, init_from=str(folder)))
+    work.__dict__["tokenizer"] = Tokenizer.train(TEXTS, vocab_size=60, lowercase=True)
+    return work
+
+
+def test_a_start_from_other_token_ids_is_refused_with_one_that_differs(tmp_path):
+    work = warm(tmp_path, Tokenizer.train(["Other words altogether."], vocab_size=60, lowercase=True))
+    with pytest.raises(ConfigError, match=r"was trained on other token ids: \d+ differ, such as '.+', \d+ there and"):
+        work.check_init_from()
+
+
+def test_a_start_from_the_same_token_ids_is_welcome(tmp_path, capsys):
+    warm(tmp_path, Tokenizer.train(TEXTS, vocab_size=60, lowercase=True)).check_init_from()
+    assert capsys.readouterr().err == ""
+
+
+def test_a_start_from_a_folder_without_a_tokenizer_is_pointed_out(tmp_path, capsys):
+    warm(tmp_path, None).check_init_from()
+    assert "has no tokenizer; are the token ids of init_from those of this run?" in capsys.readouterr().err
