@@ -140,6 +140,22 @@ def test_a_masked_lm_weight_of_two_is_the_released_gradient_cache(tmp_path):
     assert_gradients(gradients, golden, "grad_refcached8")
 
 
+def test_a_run_of_two_processes_is_the_global_contrast_and_the_mean_of_their_masked_lm_losses(tmp_path):
+    """And no factor for the number of processes."""
+    contrast = CoCondenser(ENCODER, head_layers=2, skip_from=2, length=16, mlm_weight=0.0)
+    local = Condenser(ENCODER, head_layers=2, skip_from=2, length=16)
+    golden, params = load("cocondenser", contrast, tmp_path)
+    spans = jax.tree.map(jnp.asarray, condenser_batch(golden))
+    halves = [jax.tree.map(lambda x, part=part: x[part], spans) for part in (slice(4), slice(4, None))]
+    settings = {"rng": jax.random.key(0), "step": jnp.zeros((), int)}
+
+    def loss(params):
+        together = contrast.loss(params, {}, jax.tree.map(jnp.asarray, pairs(golden)), **settings)[0]
+        return together + sum(local.loss(params, {}, half, **settings)[0] for half in halves) / 2
+
+    assert_gradients(by_name(jax.jit(jax.grad(loss))(params)), golden, "grad_ddp2")
+
+
 def retromae_batch(golden):
     ids, mask, labels = (golden[f"input/encoder_{name}"] for name in ("input_ids", "attention_mask", "labels"))
     view = golden["input/decoder_attention_mask"].astype(bool)
