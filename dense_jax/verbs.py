@@ -86,12 +86,11 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 else {}
     newest = work.trained(work.config.embed.step)
     before = [work.trained(0)] if work.config.evaluate.before and newest.step else []
-    steps = {"after training" if trained.step else "before training": trained for trained in (*before, newest)}
-    rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in steps.items()}
+    ours = {"after training" if trained.step else "before training": trained for trained in (*before, newest)}
+    rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
     for name, result in rows.items():
-        step = steps[name].step if name in steps else None
-        evaluate.write(target, name.replace(" ", "_"), result, step)
+        evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
     notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
     text = "\n".join([evaluate.table(rows), *notes])
     with whole_file(target / "table.md") as partial:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from dense_jax.config import Config, checked, with_vocabulary
+from dense_jax.config import Config, Unit, checked, with_vocabulary
 from dense_jax.contracts import Document, Tower
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, passages_folder, prepare_collection
@@ -107,9 +107,13 @@ class Workdir:
         return folder
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
-        """What `tower` embeds: `source`, what the config names, the held-out test set, or the prepared passages."""
-        held_out = self.prepared / "test"
+        """What `tower` embeds: `source`, what the config names, the held-out test set, or what was prepared.
+
+        What was prepared as spans lacks the documents of a single span, so the corpus itself is embedded then.
+        """
+        held_out, spans = self.prepared / "test", self.asked.passages.unit is Unit.SPANS
         source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
+        source = source or (self.asked.corpus.source if spans else "")
         if not source:
             return Collection("passages", self.passages)
         split = tower.length if self.asked.embed.split else 0

@@ -5,7 +5,7 @@
 set -euo pipefail
 
 config=${1:-configs/ict.py:tiny}
-workdir=${2:-runs/ict}
+workdir=${2:-runs/$(basename "${config%%:*}" .py)}
 shift $(($# < 2 ? $# : 2))
 settings=("--config=$config" "--workdir=$workdir" "$@")
 

@@ -1,10 +1,22 @@
 """The workdir's config: what is only known once passages and a tokenizer are there."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
-from dense_jax.config import Config, LoaderConfig, OptimizerConfig, Order
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    Unit,
+)
+from dense_jax.contracts import Tower
+from dense_jax.data.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.workdir import Workdir
@@ -69,3 +81,22 @@ def test_a_start_from_the_same_token_ids_is_welcome(tmp_path, capsys):
 def test_a_start_from_a_folder_without_a_tokenizer_is_pointed_out(tmp_path, capsys):
     warm(tmp_path, None).check_init_from()
     assert "has no tokenizer; are the token ids of init_from those of this run?" in capsys.readouterr().err
+
+
+def test_a_corpus_prepared_as_spans_is_searched_whole_with_its_documents_of_one_span(tmp_path):
+    source = tmp_path / "corpus.jsonl"
+    long = " ".join(["The keeper kept the light."] * 8)
+    texts = {"short": "A lighthouse is kept by a keeper.", "long": long}
+    source.write_text("".join(json.dumps({"_id": i, "text": text}) + "\n" for i, text in texts.items()))
+    config = Config(
+        BagOfTokens(),
+        steps=1,
+        batch=8,
+        corpus=CorpusConfig(source=str(source)),
+        tokenizer=TokenizerConfig(vocab_size=60),
+        passages=PassagesConfig(unit=Unit.SPANS, length=16),
+    )
+    prepare(config, tmp_path / "work")
+    work = Workdir(tmp_path / "work", config)
+    assert work.passages.ids() == ["long"]
+    assert work.collection(Tower(MeanEmbedding(), {}, 16)).store.ids() == ["short", "long"]

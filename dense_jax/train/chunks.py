@@ -36,7 +36,7 @@ def encode_in_chunks(
     count = size // chunk
     chunks = jax.tree.map(functools.partial(_split, count=count), batch)
 
-    # nothing is saved of a chunk but its inputs; without prevent_cse=False, which a scan does not need, it is slower
+    # Nothing is saved of a chunk but its inputs. A scan needs no guard against common subexpressions, which costs time.
     @functools.partial(jax.checkpoint, prevent_cse=False)
     def encode(params: Params, carry: Carry, part: Batch, key: PRNGKeyArray) -> Encoded:
         return objective.encode(params, carry, part, rng=key)

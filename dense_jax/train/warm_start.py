@@ -51,6 +51,8 @@ def warm_start(params: Params, init_from: str, objective: Any) -> tuple[Params, 
 
 def as_run(path: Path) -> Run | None:
     """The run that `path` names; None if it is no workdir."""
+    if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
+        return None  # a Hugging Face folder, whatever it is called
     if path.parent.name == "checkpoints" and path.name.isdigit():
         return Run(path.parent.parent, int(path.name))
     if path.name == "checkpoints":
