@@ -186,3 +186,16 @@ def test_a_document_cannot_steer_the_terminal():
 
 def test_a_query_that_found_nothing_says_so():
     assert render("q", [], 80) == "q\n  nothing found"
+
+
+def test_an_approximate_search_that_finds_less_when_it_goes_deeper_leaves_nothing_of_the_first():
+    documents = ["a", "b", "b", "c"]
+
+    def find(queries, k):
+        rows = [0, 1, 2] if k == 3 else [1, -1, -1, -1]
+        scores = [3.0, 2.0, 1.0] if k == 3 else [2.0, -np.inf, -np.inf, -np.inf]
+        return Ranking(np.array([scores], np.float32), np.array([rows]))
+
+    found = by_document(find, ["q"], documents.__getitem__, 3, len(documents))
+    assert found.rows.tolist() == [[1, -1, -1]]
+    assert found.scores.tolist() == [[2.0, -np.inf, -np.inf]]
