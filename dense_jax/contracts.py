@@ -102,6 +102,21 @@ class Tokens(NamedTuple):
     mask: Bool[Array | np.ndarray, "*b l"]  # True on real tokens
 
 
+class Packed(NamedTuple):
+    """Texts side by side in rows of equal length; none attends to another, and each counts its positions from 0."""
+
+    tokens: Tokens  # r rows of l tokens
+    segments: Int[Array | np.ndarray, "r l"]  # which text of its row a token belongs to; -1: padding
+    positions: Int[Array | np.ndarray, "r l"]
+    starts: Int[Array | np.ndarray, "r s"]  # where each of up to s texts of a row starts
+    places: Int[Array | np.ndarray, "r n"]  # where text n * row + i is: its row times s, plus its number there
+    cut: Int[Array | np.ndarray, " r"]  # tokens that did not fit
+
+    def unpack(self, vectors: Float[Array, "r s d"]) -> Float[Array, "b d"]:
+        """What belongs to each text, in the order of the batch that was packed."""
+        return vectors.reshape(-1, vectors.shape[-1])[self.places.reshape(-1)]
+
+
 class Layout(enum.Enum):
     """How a passage's title and body become one sequence."""
 
@@ -163,6 +178,13 @@ class Objective(Protocol):
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
         ...
+
+    def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
+        """This process's examples, stacked and numbered as in the global batch, in the form that is trained on.
+
+        All arrays of the result have one first axis, which divides as that of `examples` does: on the host, numpy.
+        """
+        return examples
 
     def init(self, rng: PRNGKeyArray) -> Params:
         """Fresh parameters. Pure: runs under `jit` and `eval_shape`."""

@@ -28,9 +28,9 @@ def settings(config: Config) -> str:
     return "\n".join(_settings(to_dict(config), indent=0))
 
 
-def attention(examples: Examples) -> str:
-    """The attention kernel of each encoder, for each length of sequence that it will see, and why it was chosen."""
-    lengths = sorted({tokens.mask.shape[-1] for tokens in examples[0].values() if isinstance(tokens, Tokens)})
+def attention(examples: Examples, size: int) -> str:
+    """The attention kernel of each encoder, for each length of sequence in batches of `size`, and why it was chosen."""
+    lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
     platform = jax.default_backend()
     choices = [(n, resolve_attention(c, platform, n)) for c in _berts(examples.objective) for n in lengths]
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
@@ -45,8 +45,8 @@ def example(examples: Examples, tokenizer: Tokenizer) -> str:
 
 def batch(examples: Examples, config: Config) -> str:
     """The shape and type of each array of a batch."""
-    paths = jax.tree_util.tree_leaves_with_path({k: v for k, v in examples[0].items() if k != "row"})
-    return "\n".join(f"{path_name(p):24} {x.dtype.name:8} {[config.batch, *x.shape]}" for p, x in paths)
+    paths = jax.tree_util.tree_leaves_with_path(batch_like(examples, config.batch))
+    return "\n".join(f"{path_name(p):24} {x.dtype.name:8} {[*x.shape]}" for p, x in paths)
 
 
 def parameters(params: Params) -> str:
@@ -66,8 +66,7 @@ def memory(program: Program, examples: Examples | None) -> str:
     sizes = {name: sum(map(_local_bytes, jax.tree.leaves(tree))) for name, tree in parts.items()}
     sizes["gradients"] = sizes["parameters"]
     if examples is not None:
-        rows = program.config.batch // devices
-        sizes["batch"] = rows * sum(np.asarray(x).nbytes for x in jax.tree.leaves(examples[0]))
+        sizes["batch"] = _bytes(batch_like(examples, program.config.batch)) // devices
         sizes |= {name: size // devices for name, size in activations(program, examples).items()}
     lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
     return "\n".join([f"on each of {devices} devices {dict(program.mesh.shape)}", *lines])
@@ -81,10 +80,7 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
     """
     config, params = program.config, program.like.params
     objective, size = config.objective, config.chunk or config.batch
-    example = {name: value for name, value in examples[0].items() if name != "row"}
-
-    def rows(n: int) -> Batch:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((n, *np.shape(x)), np.asarray(x).dtype), example)
+    whole, part = (batch_like(examples, n) for n in (config.batch, size))
 
     def encode(params: Params, carry: Carry, batch: Batch) -> Encoded:
         return objective.encode(params, carry, batch, rng=jax.random.key(0))
@@ -92,12 +88,25 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
     def combine(encoded: Encoded, carry: Carry, batch: Batch) -> Array:
         return objective.combine(carry, encoded, batch, step=jnp.zeros((), jnp.int32))[0]
 
-    encoded = jax.eval_shape(encode, params, program.like.carry, rows(config.batch))
+    encoded = jax.eval_shape(encode, params, program.like.carry, whole)
     sizes = {
-        f"activations of {size:,} examples": _saved(encode, params, program.like.carry, rows(size)),
-        "what they are compared by, such as scores": _saved(combine, encoded, program.like.carry, rows(config.batch)),
+        f"activations of {size:,} examples": _saved(encode, params, program.like.carry, part),
+        "what they are compared by, such as scores": _saved(combine, encoded, program.like.carry, whole),
     }
     return sizes | ({"what all are encoded to": _bytes(encoded)} if config.chunk else {})
+
+
+def batch_like(examples: Examples, size: int) -> Batch:
+    """Shapes and types of a batch of `size` examples, as the objective collates them."""
+    example = {name: value for name, value in examples[0].items() if name != "row"}
+    stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), example)
+    collated = examples.objective.collate(stacked, np.arange(size))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), collated)
+
+
+def _sequences(batch: Batch) -> Iterator[Tokens]:
+    leaves = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, Tokens))
+    return (leaf for leaf in leaves if isinstance(leaf, Tokens))
 
 
 def _saved(function: Callable[..., Any], wanted: Any, *rest: Any) -> int:
@@ -116,7 +125,7 @@ def plan(examples: Examples, config: Config) -> str:
     """Steps, examples and tokens to come; how often each passage is visited."""
     sample = [examples[i] for i in range(min(_SAMPLE, len(examples)))]
     real = sum(map(real_tokens, sample)) / max(len(sample), 1)
-    room = sum(t.mask.size for t in sample[0].values() if isinstance(t, Tokens))
+    room = sum(math.prod(t.mask.shape) for t in _sequences(batch_like(examples, config.batch))) / config.batch
     total = config.steps * config.batch
     return (
         f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all\n"

@@ -29,7 +29,7 @@ def _show(work: Workdir, words: list[str]) -> None:
     examples = _examples(work)
     sections = {
         "settings": show.settings(work.config),
-        "attention": show.attention(examples),
+        "attention": show.attention(examples, config.batch),
         "example": show.example(examples, work.tokenizer),
         "batch": show.batch(examples, work.config),
         "parameters": show.parameters(program.like.params),
@@ -48,7 +48,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.tokenizer.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes()
-    print(f"attention\n{show.attention(_examples(work))}", file=sys.stderr)
+    print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     train(work.config, passages, vocabulary, work.path)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 

@@ -70,7 +70,11 @@ def whole(objective, batch):
 
 def in_chunks(objective, batch, chunk):
     return gradient(
-        lambda params, batch: loss_in_chunks(objective, params, CARRY, batch, **CALL, chunk=chunk), objective, batch
+        lambda params, batch: loss_in_chunks(
+            objective, params, CARRY, batch, **CALL, chunks=len(jax.tree.leaves(batch)[0]) // chunk
+        ),
+        objective,
+        batch,
     )
 
 
@@ -122,7 +126,7 @@ class SumsOfChunks(Objective):
 def test_each_chunk_takes_every_nth_row_and_has_noise_of_its_own():
     """Six rows in chunks of two: rows 0 and 3, 1 and 4, 2 and 5."""
     batch = {"x": 10 ** jnp.arange(6)}
-    sums, noise = encode_in_chunks(SumsOfChunks(), {}, {}, batch, rng=jax.random.key(0), chunk=2)
+    sums, noise = encode_in_chunks(SumsOfChunks(), {}, {}, batch, rng=jax.random.key(0), chunks=3)
     assert sums.tolist() == [1001, 10010, 100100, 1001, 10010, 100100]
     assert len(set(noise.tolist())) == 6
 
@@ -150,7 +154,7 @@ def test_the_memory_of_a_step_shrinks_with_the_chunk():
         """Bytes beside the inputs and outputs of a gradient."""
 
         def loss(params, batch):
-            return loss_in_chunks(method, params, CARRY, batch, **CALL, chunk=chunk)[0]
+            return loss_in_chunks(method, params, CARRY, batch, **CALL, chunks=len(batch["query"].ids) // chunk)[0]
 
         return jax.jit(jax.grad(loss)).lower(params, batch).compile().memory_analysis().temp_size_in_bytes
 

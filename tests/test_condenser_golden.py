@@ -59,7 +59,7 @@ def run(method, params, batch, chunk=0):
     def loss(params):
         settings = {"rng": jax.random.key(0), "step": jnp.zeros((), int)}
         if chunk:
-            return loss_in_chunks(method, params, {}, batch, chunk=chunk, **settings)
+            return loss_in_chunks(method, params, {}, batch, chunks=4 // chunk, **settings)
         return method.loss(params, {}, batch, **settings)
 
     batch = jax.tree.map(jnp.asarray, batch)

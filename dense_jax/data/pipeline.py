@@ -17,7 +17,7 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from dense_jax.arrays import Batch, Example, Int
-from dense_jax.config import LoaderConfig, Order
+from dense_jax.config import LoaderConfig, Order, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding
@@ -115,15 +115,33 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
     iterator = iter(_iterable(examples, batch, start))
     sharding = batch_sharding(mesh)
+    numbers = _local_rows(sharding, batch)
     ahead: deque[Loaded] = deque()
     for host_batch in iterator:
         rows = host_batch.pop("row")
         start += batch
-        on_mesh = jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), host_batch)
+        collated = examples.objective.collate(host_batch, numbers)
+        _check_rows(collated, batch, mesh)
+        on_mesh = jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), collated)
         ahead.append(Loaded(on_mesh, rows, start))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()
     yield from ahead
+
+
+def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
+    """Which rows of a global batch this process holds, in their order."""
+    slices = {index[0].indices(batch)[:2] for index in sharding.addressable_devices_indices_map((batch,)).values()}
+    return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
+
+
+def _check_rows(collated: Batch, batch: int, mesh: jax.sharding.Mesh) -> None:
+    rows = len(jax.tree.leaves(collated)[0])
+    require(
+        rows % mesh.local_mesh.size == 0,
+        f"batch={batch} makes {rows} rows of several examples here, which {mesh.local_mesh.size} devices do not share "
+        "evenly; use a larger --config.batch, or fewer examples per row",
+    )
 
 
 def host_batches(examples: Examples, batch: int, *, start: int) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.arrays import Array, Bool, Float, PRNGKeyArray
+from dense_jax.arrays import Array, Bool, Float, Int, PRNGKeyArray
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import BATCH_AXES
 from dense_jax.models.layers import dropout
@@ -30,7 +30,7 @@ def attend(
     query: Float[Array, "b q h d"],
     key: Float[Array, "b k h d"],
     value: Float[Array, "b k h d"],
-    mask: Bool[Array, "b #q k"],
+    mask: Bool[Array, "b #q k"] | Int[Array, "b k"],
     *,
     kernel: Attention,
     rate: float = 0.0,
@@ -38,21 +38,22 @@ def attend(
 ) -> Float[Array, "b q h d"]:
     """softmax(query key' / sqrt(d)) value, over the keys that `mask` shows to each query (True: visible).
 
-    A query that sees no key sees all of them instead, so padded rows give finite values and gradients. The softmax is
+    A mask of integers numbers the texts of a row that attends to itself: each token sees those of its own number. A
+    query that sees no key sees all of them instead, so padded rows give finite values and gradients. The softmax is
     float32. `rate` is the dropout of attention weights, used if there is an `rng` and by the xla kernel only.
 
     Raises:
         ConfigError: the splash kernel is asked for a mask that differs from query to query.
     """
+    if kernel is Attention.SPLASH:
+        return _over_batch_shards(_splash, query, key, value, _segments(mask, query))
+    if mask.dtype != jnp.bool_:
+        mask = mask[:, :, None] == mask[:, None, :]
     mask = mask | ~mask.any(-1, keepdims=True)
     if kernel is Attention.CUDNN:
         b, q, _, _ = query.shape
         everywhere = jnp.broadcast_to(mask[:, None], (b, 1, q, key.shape[1]))
         return jax.nn.dot_product_attention(query, key, value, mask=everywhere, implementation="cudnn")
-    if kernel is Attention.SPLASH:
-        if mask.shape[1] != 1 or query.shape[1] != key.shape[1]:
-            raise ConfigError("attention=splash hides the same keys from all queries; use attention=xla for this model")
-        return _over_batch_shards(_splash, query, key, value, mask[:, 0])
     return _xla(query, key, value, mask, rate, rng)
 
 
@@ -68,8 +69,21 @@ def _xla(query: Array, key: Array, value: Array, mask: Array, rate: float, rng: 
     return (mixed / total).astype(value.dtype).swapaxes(1, 2)
 
 
-def _splash(query: Array, key: Array, value: Array, mask: Array) -> Array:
-    """Visible keys are one segment and hidden ones another; padding up to whole lanes joins the hidden ones."""
+def _segments(mask: Array, query: Array) -> Int[Array, "b k"]:
+    """The mask as splash takes it: which segment each token is of, where all that is hidden is segment 0.
+
+    Raises:
+        ConfigError: the mask differs from query to query.
+    """
+    if mask.dtype != jnp.bool_:
+        return mask + 1
+    if mask.shape[1] != 1 or query.shape[1] != mask.shape[2]:
+        raise ConfigError("attention=splash hides the same keys from all queries; use attention=xla for this model")
+    return (mask | ~mask.any(-1, keepdims=True))[:, 0].astype(jnp.int32)
+
+
+def _splash(query: Array, key: Array, value: Array, segments: Array) -> Array:
+    """Padding up to whole lanes joins what is hidden."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash  # imported here: a TPU's affair, and slow
 
     _, length, heads, width = query.shape
@@ -77,7 +91,7 @@ def _splash(query: Array, key: Array, value: Array, mask: Array) -> Array:
     query, key, value = (
         jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query / math.sqrt(width), key, value)
     )
-    segments = jnp.pad(mask, ((0, 0), (0, spare))).astype(jnp.int32)
+    segments = jnp.pad(segments, ((0, 0), (0, spare)))
     everything = splash.MultiHeadMask([splash.FullMask((length + spare, length + spare))] * heads)
     block = _largest_block(length + spare)
     sizes = splash.BlockSizes(

@@ -145,13 +145,15 @@ class Bert(nn.Module):
         # Whole layers as parameters, not as submodules, so that the loop and the unrolled form share their layout.
         self.layers = [self.param(f"layer_{i}", self._fresh_layer) for i in range(c.layers)]
 
-    def __call__(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> Float[Array, "b l d"]:
-        """The last hidden states. `positions` stand in for 0, 1, 2, ..."""
-        return self._run(tokens, positions)[0]
+    def __call__(
+        self, tokens: Tokens, positions: Int[Array, "b l"] | None = None, segments: Int[Array, "b l"] | None = None
+    ) -> Float[Array, "b l d"]:
+        """The last hidden states. `positions` stand in for 0, 1, 2, ...; tokens see those of their own segment."""
+        return self._run(tokens, positions, segments)[0]
 
     def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
         """H[0] (the embeddings, normalised), H[1] after the first layer, ..., H[n] after the last."""
-        return self._run(tokens, positions)[1]
+        return self._run(tokens, positions, None)[1]
 
     def embed(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> Float[Array, "b l d"]:
         """H[0] alone."""
@@ -161,9 +163,11 @@ class Bert(nn.Module):
         """The same for vectors in the place of word embeddings, in segment 0."""
         return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
 
-    def _run(self, tokens: Tokens, positions: Array | None) -> tuple[Array, tuple[Array, ...]]:
+    def _run(
+        self, tokens: Tokens, positions: Array | None, segments: Array | None
+    ) -> tuple[Array, tuple[Array, ...]]:
         x = self.embed(tokens, positions)
-        layer = self._layer(jnp.asarray(tokens.mask)[:, None, :])
+        layer = self._layer(jnp.asarray(tokens.mask)[:, None, :] if segments is None else segments)
         rng = dropout_rng(self)
         keys = None if rng is None else jax.random.split(rng, self.config.layers)
         if self.config.scan:
@@ -200,7 +204,7 @@ class Bert(nn.Module):
 class Block(nn.Module):
     """One layer: attention and a feed-forward network, each with a residual sum and layer normalisation.
 
-    It attends to `memory`: in an encoder to its own input, which is the default.
+    It attends to `memory`: in an encoder to its own input, which is the default. `mask` is that of `attend`.
     """
 
     config: BertConfig
@@ -208,7 +212,10 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b q d"], mask: Bool[Array, "b #q k"], memory: Float[Array, "b k d"] | None = None
+        self,
+        x: Float[Array, "b q d"],
+        mask: Bool[Array, "b #q k"] | Int[Array, "b k"],
+        memory: Float[Array, "b k d"] | None = None,
     ) -> Float[Array, "b q d"]:
         c = self.config
         attended = MultiHeadAttention(c, self.kernel, name="attention")(x, x if memory is None else memory, mask)
@@ -229,7 +236,10 @@ class MultiHeadAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b q d"], memory: Float[Array, "b k d"], mask: Bool[Array, "b #q k"]
+        self,
+        x: Float[Array, "b q d"],
+        memory: Float[Array, "b k d"],
+        mask: Bool[Array, "b #q k"] | Int[Array, "b k"],
     ) -> Float[Array, "b q d"]:
         c = self.config
 

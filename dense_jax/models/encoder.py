@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split, unit, wide
 from dense_jax.config import require
-from dense_jax.contracts import Tokens
+from dense_jax.contracts import Packed, Tokens
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
-from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool
+from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, pool_each
 from dense_jax.models.layers import fresh, run
 
 
@@ -41,7 +41,7 @@ class Encoder:
         word = jnp.zeros((1, 1), jnp.int32)
         params = {"bert": fresh(Bert(self.bert), bert, Tokens(word, word, word == 0))}
         if self.pooling is Pooling.POOLER:
-            params["pooler"] = fresh(Pooler(self.bert), pooler, jnp.zeros((1, 1, self.bert.width)))
+            params["pooler"] = fresh(Pooler(self.bert), pooler, jnp.zeros((1, self.bert.width)))
         if self.projection:
             params["projection"] = fresh(self._projection, projection, jnp.zeros((1, self.bert.width)))
         return params
@@ -50,6 +50,15 @@ class Encoder:
         """The float32 vectors of `tokens`."""
         bert, head = split(rng, 2)
         return self.pool(params, self.hidden_states(params, tokens, rng=bert), tokens.mask, rng=head)
+
+    def apply_packed(
+        self, params: Params, packed: Packed, *, rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "r s d"]:
+        """The float32 vectors of the texts of each row: as `apply` gives of each alone."""
+        bert, head = split(rng, 2)
+        places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
+        hidden = run(Bert(self.bert), params["bert"], packed.tokens, *places, rng=bert)
+        return self._finished(params, pool_each(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
 
     def hidden_states(
         self,
@@ -77,12 +86,14 @@ class Encoder:
         rng: PRNGKeyArray | None = None,
     ) -> Float[Array, "b p"]:
         """The float32 vectors that belong to the last hidden states."""
-        if self.pooling is Pooling.MEAN:
-            pooled = mean_pool(hidden, mask)
-        elif self.pooling is Pooling.POOLER:
-            pooled = run(Pooler(self.bert), params["pooler"], hidden)
-        else:
-            pooled = wide(hidden[:, 0])
+        pooled = mean_pool(hidden, mask) if self.pooling is Pooling.MEAN else wide(hidden[:, 0])
+        return self._finished(params, pooled, rng)
+
+    def _finished(
+        self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None
+    ) -> Float[Array, "*n p"]:
+        if self.pooling is Pooling.POOLER:
+            pooled = run(Pooler(self.bert), params["pooler"], pooled)
         if self.projection:
             pooled = run(self._projection, params["projection"], pooled, rng=rng)
         return unit(pooled) if self.normalize else pooled

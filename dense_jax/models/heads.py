@@ -29,16 +29,26 @@ def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
 
 
+def pool_each(
+    hidden: Float[Array, "r l d"], segments: Int[Array, "r l"], starts: Int[Array, "r s"], pooling: Pooling
+) -> Float[Array, "r s d"]:
+    """What `pooling` takes of each of the s texts of a row; 0 where a mean is asked for and there is no text."""
+    if pooling is not Pooling.MEAN:
+        return wide(jnp.take_along_axis(hidden, starts[..., None], axis=1))
+    hidden = wide(hidden)
+    members = (segments[:, None] == jnp.arange(starts.shape[1])[None, :, None]).astype(hidden.dtype)
+    total = jnp.einsum("rld,rsl->rsd", hidden, members)
+    return total / jnp.maximum(members.sum(-1)[..., None], 1)
+
+
 class Pooler(nn.Module):
     """tanh(W h + b) of the first token's hidden state h."""
 
     config: BertConfig
 
     @nn.compact
-    def __call__(self, hidden: Float[Array, "b l d"]) -> Float[Array, "b d"]:
-        return jnp.tanh(
-            _dense32(self.config.width, nn.initializers.normal(self.config.initializer))(wide(hidden[:, 0]))
-        )
+    def __call__(self, first: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
 
 
 class Projection(nn.Module):
@@ -48,7 +58,7 @@ class Projection(nn.Module):
     dropout: float
 
     @nn.compact
-    def __call__(self, pooled: Float[Array, "b d"]) -> Float[Array, "b p"]:
+    def __call__(self, pooled: Float[Array, "*n d"]) -> Float[Array, "*n p"]:
         x = _dense32(self.width, nn.initializers.glorot_uniform())(pooled)
         x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
         return dropout(x, self.dropout, dropout_rng(self))

@@ -15,7 +15,8 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
 from dense_jax.config import require
-from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.contracts import Layout, Objective, Packed, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.data.packing import pack
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import Noise, crop, disturb
 from dense_jax.diagnostics import signs_of_collapse
@@ -30,16 +31,18 @@ class Negatives(enum.Enum):
 
 
 class Views(NamedTuple):
-    """Vectors of both crops of each text."""
+    """Vectors of both crops of each text, or of each row where crops are packed."""
 
-    queries: Float[Array, "b d"]
-    keys: Float[Array, "b d"]
+    queries: Float[Array, "b d"] | Float[Array, "r s d"]
+    keys: Float[Array, "b d"] | Float[Array, "r s d"]
 
 
 @dataclass
 class Contriever(Objective):
     encoder: Encoder
     view_length: int = 128  # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
+    views_per_row: int = 1  # crops side by side, on average, in a row of row_length; 1: each padded to view_length
+    row_length: int = 288  # tokens
     crop_min: float = 0.05  # shortest crop, as a share of its text
     crop_max: float = 0.5  # longest
     noise: Noise = Noise.DELETE  # what happens to some tokens of a crop
@@ -69,6 +72,7 @@ class Contriever(Objective):
         require(0 <= self.label_smoothing < 1, f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1)")
         require(0 <= self.momentum <= 1, f"objective.momentum={self.momentum} is not between 0 and 1")
         require(self.queue > 0, f"objective.queue={self.queue} must be positive")
+        require(self.views_per_row > 0, f"objective.views_per_row={self.views_per_row} must be positive")
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         longest, positions = max(self.view_length, self.query_length, self.passage_length), self.encoder.bert.positions
         require(longest <= positions, f"{longest} tokens exceed objective.encoder.bert.positions={positions}")
@@ -78,6 +82,20 @@ class Contriever(Objective):
         title = passage.title if self.layout is not Layout.BODY else passage.title[:0]
         text = np.concatenate([title, passage.tokens])
         return {name: self._view(text, vocabulary, rng) for name in ("query", "key")} if len(text) else None
+
+    def collate(self, examples: Batch, numbers: np.ndarray) -> Batch:
+        """Crops side by side: half as many positions, since the longest crop has twice the mean length.
+
+        Raises:
+            ConfigError: the examples of this process do not fill whole rows.
+        """
+        if self.views_per_row == 1:
+            return examples
+        require(
+            len(numbers) % self.views_per_row == 0,
+            f"objective.views_per_row={self.views_per_row} does not divide the {len(numbers)} examples of a device",
+        )
+        return {name: pack(examples[name], numbers, self.views_per_row, self.row_length) for name in ("query", "key")}
 
     def init(self, rng: PRNGKeyArray) -> Params:
         return {"encoder": self.encoder.init(rng)}
@@ -118,20 +136,21 @@ class Contriever(Objective):
         else:
             key_params, key_rng = carry["encoder"], key_rng if self.key_dropout else None
         return Views(
-            self._query_encoder.apply(params["encoder"], batch["query"], rng=query_rng),
-            self._passage_encoder.apply(key_params, batch["key"], rng=key_rng),
+            _vectors(self._query_encoder, params["encoder"], batch["query"], query_rng),
+            _vectors(self._passage_encoder, key_params, batch["key"], key_rng),
         )
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
+        views = _unpacked(encoded, batch)
         contrast = self._in_batch if self.negatives is Negatives.IN_BATCH else self._moco
-        loss, metrics, carry = contrast(carry, encoded)
-        metrics |= {"query_std": _spread(encoded.queries), "key_std": _spread(encoded.keys)}
+        loss, metrics, carry = contrast(carry, views)
+        metrics |= {"query_std": _spread(views.queries), "key_std": _spread(views.keys), **_fill(batch)}
         return loss, (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        signs = signs_of_collapse(*self.encode(params, carry, batch, rng=None))
+        signs = signs_of_collapse(*_unpacked(self.encode(params, carry, batch, rng=None), batch))
         if self.negatives is Negatives.IN_BATCH:
             return signs
         apart = jax.tree.map(lambda q, k: jnp.sum(jnp.square(q - k)), params["encoder"], carry["encoder"])
@@ -181,6 +200,25 @@ class Contriever(Objective):
     @property
     def _passage_encoder(self) -> Encoder:
         return replace(self.encoder, normalize=self.encoder.normalize or self.normalize_passages)
+
+
+def _vectors(encoder: Encoder, params: Params, texts: Tokens | Packed, rng: PRNGKeyArray | None) -> Array:
+    return (encoder.apply_packed if isinstance(texts, Packed) else encoder.apply)(params, texts, rng=rng)
+
+
+def _unpacked(views: Views, batch: Batch) -> Views:
+    """The vectors in the order of the examples."""
+    sides = zip(views, (batch["query"], batch["key"]), strict=True)
+    return Views(*(texts.unpack(vectors) if isinstance(texts, Packed) else vectors for vectors, texts in sides))
+
+
+def _fill(batch: Batch) -> Metrics:
+    """The share of positions that hold a real token; of packed texts, also tokens that did not fit into their row."""
+    sides = batch["query"], batch["key"]
+    real = [(side.tokens if isinstance(side, Packed) else side).mask for side in sides]
+    metrics = {"fill": sum(jnp.mean(mask, dtype=jnp.float32) for mask in real) / 2}
+    packed = [side for side in sides if isinstance(side, Packed)]
+    return metrics | ({"cut": sum(jnp.sum(side.cut) for side in packed)} if packed else {})
 
 
 def _dtype(params: Params) -> np.dtype:

@@ -10,6 +10,7 @@ import functools
 import jax
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Float, Int, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
 from dense_jax.contracts import Objective
 
 
@@ -21,21 +22,25 @@ def loss_in_chunks(
     *,
     rng: PRNGKeyArray,
     step: Int[Array, ""],
-    chunk: int,
+    chunks: int,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
-    """`objective.loss`, `chunk` examples at a time; `chunk` divides the batch."""
+    """`objective.loss` of a batch that is encoded in so many `chunks`, which divide it."""
     carry = objective.update_carry(params, carry)
-    encoded = encode_in_chunks(objective, params, carry, batch, rng=rng, chunk=chunk)
+    encoded = encode_in_chunks(objective, params, carry, batch, rng=rng, chunks=chunks)
     return objective.combine(carry, encoded, batch, step=step)
 
 
 def encode_in_chunks(
-    objective: Objective, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, chunk: int
+    objective: Objective, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, chunks: int
 ) -> Encoded:
-    """`objective.encode`, `chunk` examples at a time, each chunk with a key of its own."""
-    size = len(jax.tree.leaves(batch)[0])
-    count = size // chunk
-    chunks = jax.tree.map(functools.partial(_split, count=count), batch)
+    """`objective.encode` of one chunk after the other, each with a key of its own.
+
+    Raises:
+        ConfigError: the rows of the batch, in which several examples may be packed, do not divide into the chunks.
+    """
+    rows = len(jax.tree.leaves(batch)[0])
+    require(rows % chunks == 0, f"{rows} rows of examples do not divide into {chunks} chunks; use a larger chunk")
+    parts = jax.tree.map(functools.partial(_split, count=chunks), batch)
 
     # Nothing is saved of a chunk but its inputs. A scan needs no guard against common subexpressions, which costs time.
     @functools.partial(jax.checkpoint, prevent_cse=False)
@@ -45,7 +50,7 @@ def encode_in_chunks(
     def visit(_: None, inputs: tuple[Batch, PRNGKeyArray]) -> tuple[None, Encoded]:
         return None, encode(params, carry, *inputs)
 
-    _, encoded = jax.lax.scan(visit, None, (chunks, jax.random.split(rng, count)))
+    _, encoded = jax.lax.scan(visit, None, (parts, jax.random.split(rng, chunks)))
     return jax.tree.map(_joined, encoded)
 
 

@@ -68,7 +68,11 @@ def make_program(config: Config) -> Program:
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
     step = jax.jit(
         functools.partial(
-            train_step, objective=config.objective, optimizer=optimizer, seed=config.seed, chunk=config.chunk
+            train_step,
+            objective=config.objective,
+            optimizer=optimizer,
+            seed=config.seed,
+            chunks=config.batch // (config.chunk or config.batch),
         ),
         in_shardings=(sharding, batch_sharding(mesh)),
         out_shardings=(sharding, None),

@@ -20,13 +20,13 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     seed: int,
-    chunk: int = 0,
+    chunks: int = 1,
 ) -> tuple[TrainState, Metrics]:
     """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step).
 
-    With a `chunk`, so many examples are encoded at a time (train/chunks.py).
+    With several `chunks`, they are encoded one after the other (train/chunks.py).
     """
-    loss_function = functools.partial(loss_in_chunks, objective, chunk=chunk) if chunk else objective.loss
+    loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
     rng = jax.random.fold_in(jax.random.key(seed), state.step)
 
     def loss_of(params):

@@ -1,0 +1,60 @@
+"""Texts of different length side by side in rows of equal length, to spare the padding."""
+
+import heapq
+
+import numpy as np
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import Packed, Tokens
+
+_MOST = 2  # times the mean: texts in a row
+
+
+def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: int) -> Packed:
+    """`texts` in rows of `length` tokens, `per_row` of them in a row on average.
+
+    Where the texts of a row are longer than it, the longest is cut before its last token. `numbers` says which text of
+    the global batch each is; every `per_row` of that batch make a row of the global result.
+    """
+    lengths, most = texts.mask.sum(axis=1), _MOST * per_row
+    rows = distribute(lengths, len(lengths) // per_row, most)
+    shape = len(rows), length
+    ids, types = (np.full(shape, x[0, -1], x.dtype) for x in (texts.ids, texts.types))
+    segments, positions = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
+    starts, cut = np.zeros((len(rows), most), np.int32), np.zeros(len(rows), np.int32)
+    places = np.zeros(len(lengths), np.int32)
+    for row, held in enumerate(rows):
+        kept = _fitted(lengths[held], length)
+        cut[row] = lengths[held].sum() - kept.sum()
+        bounds = np.concatenate([[0], np.cumsum(kept)])
+        starts[row, : len(held)] = bounds[:-1]
+        places[held] = numbers[row * per_row] // per_row * most + np.arange(len(held))
+        for segment, (text, start, end) in enumerate(zip(held, bounds[:-1], bounds[1:], strict=True)):
+            source = np.r_[0 : end - start - 1, lengths[text] - 1]
+            ids[row, start:end], types[row, start:end] = texts.ids[text, source], texts.types[text, source]
+            segments[row, start:end], positions[row, start:end] = segment, np.arange(end - start)
+    return Packed(Tokens(ids, types, segments >= 0), segments, positions, starts, places.reshape(-1, per_row), cut)
+
+
+def distribute(lengths: Int[np.ndarray, " b"], rows: int, most: int) -> list[list[int]]:
+    """Which texts each of `rows` rows holds, `most` at most: the longest first, each into the row that is least full.
+
+    >>> distribute(np.array([5, 1, 4, 2]), rows=2, most=4)
+    [[0, 1], [2, 3]]
+    """
+    held: list[list[int]] = [[] for _ in range(rows)]
+    by_fill = [(0, row) for row in range(rows)]
+    for text in np.argsort(-lengths, kind="stable").tolist():
+        fill, row = heapq.heappop(by_fill)
+        held[row].append(text)
+        if len(held[row]) < most:
+            heapq.heappush(by_fill, (fill + int(lengths[text]), row))
+    return held
+
+
+def _fitted(lengths: Int[np.ndarray, " n"], room: int) -> Int[np.ndarray, " n"]:
+    """`lengths`, the longest of them shortened until all fit into `room`."""
+    kept = lengths.copy()
+    while kept.sum() > room:
+        kept[kept.argmax()] -= 1
+    return kept
