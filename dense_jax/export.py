@@ -1,7 +1,7 @@
 """Trained towers -> a folder that loads in transformers and in sentence-transformers, checked against our own vectors.
 
     FOLDER/README.md                                       what it is, how to use it, what it scored
-           config.json model.safetensors                   BERT, for transformers
+           config.json model.safetensors                   the encoder, for transformers
            tokenizer.json tokenizer_config.json
            modules.json 1_Pooling ... sentence_bert_config.json config_sentence_transformers.json
 
@@ -108,7 +108,8 @@ def _models(towers: Towers, shared: bool) -> list[_Model]:
 def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: Path) -> None:
     encoder, params = _encoder(model.tower), model.tower.params
     parts = {name: params[name] for name in ("bert", "pooler") if name in params}
-    hf.save(parts, encoder.bert, folder, pad=tokenizer.vocabulary.pad)
+    vocabulary = tokenizer.vocabulary
+    hf.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
     write_modules(modules_of(encoder, params), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
@@ -175,8 +176,9 @@ def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: To
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
-    """As in embedding: the prompt before what comes first."""
-    prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, text])
+    """As in embedding: the prompt before what comes first, a space before a text that follows its title."""
+    space = " " if tower.layout is Layout.JOINED and title and text else ""
+    prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, space + text])
     if tower.layout is Layout.BODY:
         text_ids = np.concatenate([prompt, text_ids])
     else:
@@ -192,7 +194,7 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
 
 
 def _their_vectors(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Float[np.ndarray, "b d"]:
-    """The vectors that the files of `folder` describe: tokenizer.json, BERT and the modules, each read anew."""
+    """The vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules, each read anew."""
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = hf.load(blank, folder, encoder)

@@ -75,7 +75,7 @@ def test_the_prompt_stands_before_the_passage(run, layout):
     store = Passages(2)
     store.titles = [np.array([], np.int32)] * 2
     expected = [mean_of(CLS, 50, 51, *b, SEP) for b in store.bodies]
-    np.testing.assert_allclose(run(store, layout=layout, prompt="50 51").array(), expected, **CLOSE)
+    np.testing.assert_allclose(run(store, layout=layout, prompt="50 51 ").array(), expected, **CLOSE)
 
 
 def test_vectors_do_not_depend_on_shard_size(run, tmp_path):

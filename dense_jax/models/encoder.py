@@ -143,7 +143,7 @@ def decode(
         repeated = jnp.broadcast_to(first, embedded.shape)
         queries = run(Bert(config), bert, repeated, rng=of_queries, method="embed_vectors")
     else:
-        queries = first + table[None, : embedded.shape[1]].astype(embedded.dtype)
+        queries = first + table[None, config.first_position :][:, : embedded.shape[1]].astype(embedded.dtype)
     return run(_decoder(config), params["decoder"], queries, visible, memory, rng=of_layer)
 
 
