@@ -172,7 +172,7 @@ class Config:
     tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
     chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: int = 0
-    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face BERT folder
+    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
     log_every: int = 10  # steps
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -78,6 +78,13 @@ def test_the_prompt_stands_before_the_passage(run, layout):
     np.testing.assert_allclose(run(store, layout=layout, prompt="50 51 ").array(), expected, **CLOSE)
 
 
+def test_a_prompt_that_changes_the_tokens_after_it_is_refused(run):
+    with pytest.raises(
+        ConfigError, match="the prompt '50 5' changes the tokens of the word after it, and passages are"
+    ):
+        run(Passages(1), prompt="50 5")  # with a 1 after it: 51
+
+
 def test_vectors_do_not_depend_on_shard_size(run, tmp_path):
     many, one = run(shard_size=7), run(folder=tmp_path / "one", shard_size=100)
     assert len(list(many.blocks())) == 7
