@@ -74,12 +74,14 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     shared = _same_model(towers.query, towers.passage)
+    # As in searching: prompt and query are one text.
+    query, queries = dataclasses.replace(towers.query, prompt=""), [("", towers.query.prompt + q) for _, q in _QUERIES]
     with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
         for model in _models(towers, shared):
             _write(model, tokenizer, towers.similarity, partial / model.place)
         (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
         differences = [
-            _difference(towers.query, _QUERIES, tokenizer, partial / ("" if shared else "query")),
+            _difference(query, queries, tokenizer, partial / ("" if shared else "query")),
             _difference(towers.passage, _PASSAGES, tokenizer, partial / ("" if shared else "passage")),
         ]
     return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
@@ -190,7 +192,7 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
     """What the card tells its reader to pass."""
     if tower.layout is Layout.PAIR:
         return tower.prompt + title, text
-    return tower.prompt + (f"{title} {text}".strip() if tower.layout is Layout.JOINED else text)
+    return tower.prompt + (" ".join(filter(None, (title, text))) if tower.layout is Layout.JOINED else text)
 
 
 def _their_vectors(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Float[np.ndarray, "b d"]:

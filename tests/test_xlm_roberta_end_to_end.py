@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -83,6 +84,17 @@ def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tm
     export(Towers(tower, tower), tmp_path / "tokenizer", tmp_path / "model", Card("x", "none", "five texts", 0, 1))
     found = load(tmp_path / "model").encode(TEXTS[:3], prompt_name="document")
     np.testing.assert_allclose(found, ours(tower, tokenizer, [tower.prompt + text for text in TEXTS[:3]]), **CLOSE)
+
+
+def test_a_query_prompt_and_the_query_after_it_are_one_text_to_a_byte_level_tokenizer(tmp_path, load):
+    source = model_folder(tmp_path / "source", Family.ROBERTA)
+    encoder = read_sentence_folder(source, Pooling.MEAN).encoder
+    passage = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED)
+    query, tokenizer, card = replace(passage, prompt="the light: "), import_folder(source), Card("x", "none", "", 0, 1)
+    tokenizer.save(tmp_path / "tokenizer")
+    export(Towers(query, passage), tmp_path / "tokenizer", tmp_path / "model", card)
+    found = load(tmp_path / "model").encode(TEXTS[:3], prompt_name="query")
+    np.testing.assert_allclose(found, ours(query, tokenizer, [query.prompt + text for text in TEXTS[:3]]), **CLOSE)
 
 
 # Through the verbs

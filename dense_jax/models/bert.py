@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
-from dense_jax.contracts import Layout, Tokens
+from dense_jax.contracts import Tokens
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
 
@@ -79,23 +79,6 @@ class BertConfig:
     def longest(self) -> int:
         """Tokens of the longest sequence."""
         return self.positions - self.first_position
-
-    def check_input(self, name: str, length: int, layout: Layout) -> None:
-        """
-        Raises:
-            ConfigError: `length`, the objective's setting `name`, is more than this model takes, or `layout` has more
-                segments.
-        """
-        kept = f", {self.first_position} of which family={self.family.value} keeps" if self.first_position else ""
-        require(
-            length <= self.longest,
-            f"objective.{name}={length} exceeds objective.encoder.bert.positions={self.positions}{kept}",
-        )
-        require(
-            layout is not Layout.PAIR or self.types > 1,
-            f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={self.types}; "
-            "use --config.objective.layout=joined",
-        )
 
 
 # Layers, width, heads, feed-forward width of Google's released models (Turc et al. 2019 for the small ones).

@@ -43,7 +43,7 @@ class ICT(Objective):
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
         for name in ("query_length", "passage_length"):
-            self.encoder.bert.check_input(name, getattr(self, name), self.layout)
+            self.encoder.check_input(name, getattr(self, name), self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         task = cloze(passage, self.removal_rate, rng)
