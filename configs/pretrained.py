@@ -1,4 +1,4 @@
-"""Any BERT-type folder of Hugging Face or sentence-transformers, as it is: `--config=configs/pretrained.py:FOLDER`.
+"""A BERT, RoBERTa or XLM-R of Hugging Face or sentence-transformers, as it is: `--config=configs/pretrained.py:FOLDER`.
 
 To be embedded, searched, evaluated or exported like a model of our own, or trained on by masked language modelling with
 `--config.steps=N`.

@@ -173,7 +173,7 @@ class Config:
     tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
     chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: int = 0
-    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face BERT folder
+    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
     log_every: int = 10  # steps
     diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
     corpus: CorpusConfig = field(default_factory=CorpusConfig)

@@ -1,7 +1,7 @@
 """Trained towers -> a folder that loads in transformers and in sentence-transformers, checked against our own vectors.
 
     FOLDER/README.md                                       what it is, how to use it, what it scored
-           config.json model.safetensors                   BERT, for transformers
+           config.json model.safetensors                   the encoder, for transformers
            tokenizer.json tokenizer_config.json
            modules.json 1_Pooling ... sentence_bert_config.json config_sentence_transformers.json
 
@@ -74,12 +74,14 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     shared = _same_model(towers.query, towers.passage)
+    # As in searching: prompt and query are one text.
+    query, queries = dataclasses.replace(towers.query, prompt=""), [("", towers.query.prompt + q) for _, q in _QUERIES]
     with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
         for model in _models(towers, shared):
             _write(model, tokenizer, towers.similarity, partial / model.place)
         (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
         differences = [
-            _difference(towers.query, _QUERIES, tokenizer, partial / ("" if shared else "query")),
+            _difference(query, queries, tokenizer, partial / ("" if shared else "query")),
             _difference(towers.passage, _PASSAGES, tokenizer, partial / ("" if shared else "passage")),
         ]
     return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
@@ -108,7 +110,8 @@ def _models(towers: Towers, shared: bool) -> list[_Model]:
 def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: Path) -> None:
     encoder, params = _encoder(model.tower), model.tower.params
     parts = {name: params[name] for name in ("bert", "pooler") if name in params}
-    hf.save(parts, encoder.bert, folder, pad=tokenizer.vocabulary.pad)
+    vocabulary = tokenizer.vocabulary
+    hf.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
     write_modules(modules_of(encoder, params), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
@@ -175,8 +178,9 @@ def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: To
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
-    """As in embedding: the prompt before what comes first."""
-    prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, text])
+    """As in embedding: the prompt before what comes first, a space before a text that follows its title."""
+    space = " " if tower.layout is Layout.JOINED and title and text else ""
+    prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, space + text])
     if tower.layout is Layout.BODY:
         text_ids = np.concatenate([prompt, text_ids])
     else:
@@ -188,11 +192,11 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
     """What the card tells its reader to pass."""
     if tower.layout is Layout.PAIR:
         return tower.prompt + title, text
-    return tower.prompt + (f"{title} {text}".strip() if tower.layout is Layout.JOINED else text)
+    return tower.prompt + (" ".join(filter(None, (title, text))) if tower.layout is Layout.JOINED else text)
 
 
 def _their_vectors(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Float[np.ndarray, "b d"]:
-    """The vectors that the files of `folder` describe: tokenizer.json, BERT and the modules, each read anew."""
+    """The vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules, each read anew."""
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = hf.load(blank, folder, encoder)

@@ -23,6 +23,7 @@ from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.mesh import make_mesh
+from dense_jax.models.hf_config import check_padding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
@@ -50,6 +51,7 @@ class Workdir:
     @cached_property
     def config(self) -> Config:
         """The config with the tokenizer's vocabulary size, and with steps where it asks for tokens."""
+        check_padding(self.asked.objective, self.tokenizer.vocabulary.pad)
         config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
         if not config.tokens:
             return config

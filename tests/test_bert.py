@@ -90,7 +90,7 @@ def test_a_vocabulary_that_was_not_filled_in_is_refused(tokens):
 
 def test_a_sequence_longer_than_the_positions_is_refused(tokens):
     start = functools.partial(fresh, Bert(replace(SMALL, positions=4)))
-    with pytest.raises(ConfigError, match=r"8 tokens are more than bert\.positions=4"):
+    with pytest.raises(ConfigError, match=r"8 tokens are more than the 4 of bert\.positions=4"):
         jax.eval_shape(start, jax.random.key(0), tokens)
 
 

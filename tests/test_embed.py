@@ -75,7 +75,14 @@ def test_the_prompt_stands_before_the_passage(run, layout):
     store = Passages(2)
     store.titles = [np.array([], np.int32)] * 2
     expected = [mean_of(CLS, 50, 51, *b, SEP) for b in store.bodies]
-    np.testing.assert_allclose(run(store, layout=layout, prompt="50 51").array(), expected, **CLOSE)
+    np.testing.assert_allclose(run(store, layout=layout, prompt="50 51 ").array(), expected, **CLOSE)
+
+
+def test_a_prompt_that_changes_the_tokens_after_it_is_refused(run):
+    with pytest.raises(
+        ConfigError, match="the prompt '50 5' changes the tokens of the word after it, and passages are"
+    ):
+        run(Passages(1), prompt="50 5")  # with a 1 after it: 51
 
 
 def test_vectors_do_not_depend_on_shard_size(run, tmp_path):

@@ -27,7 +27,7 @@ def test_what_old_files_leave_out_has_berts_values(tmp_path):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"model_type": "roberta"}, ConfigError, "model_type is 'roberta'; only 'bert' can be read"),
+        ({"model_type": "t5"}, ConfigError, "model_type is 't5'; only bert, roberta, xlm-roberta can be read"),
         (
             {"hidden_act": "relu"},
             ConfigError,

@@ -5,6 +5,7 @@ The folder holds `tokenizer.json` and `tokenizer_config.json`, and loads in tran
 
 import functools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ from dense_jax.files import digest, read_json, whole_file, write_json
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
 _PREFIX = "##"  # of a piece that continues a word, in WordPiece
+# Thai to Lao, Burmese, Khmer, Japanese and Chinese: scripts without spaces between words.
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 _SMALLEST = 32  # trained vocabulary
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
 
@@ -157,7 +162,9 @@ class Tokenizer:
         mark, starts = self._word_mark()
         special, continues = np.zeros(size, bool), np.zeros(size, bool)
         for piece, i in pieces.items():
-            continues[i] = piece.startswith(mark) != starts
+            # Whole sentences would be one word, too long to be hidden; BERT too takes each such character as a word.
+            unspaced = starts and _UNSPACED.match(piece)
+            continues[i] = piece.startswith(mark) != starts and not unspaced
         special[[i for i, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
         ids = {role: pieces[token] for role, token in self.special.items()}
         special[list(ids.values())] = True

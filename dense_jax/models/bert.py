@@ -7,6 +7,7 @@ Parameters are float32, whatever the compute type. Their tree is the same with u
     layer_0 ... layer_n   attention/{query key value output}, attention_norm, up, down, output_norm
 """
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -24,6 +25,19 @@ from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, ge
 _SPLASH_FROM = 256  # tokens; below it the plain kernel is as fast on a TPU
 
 
+class Family(enum.Enum):
+    """Whose conventions a model follows: where positions start, and what Hugging Face calls its parts."""
+
+    BERT = "bert"
+    ROBERTA = "roberta"
+    XLM_ROBERTA = "xlm_roberta"
+
+    @property
+    def pad(self) -> int | None:
+        """The id that padding must have, since positions are counted on from it; None: any."""
+        return None if self is Family.BERT else 1
+
+
 @dataclass
 class BertConfig:
     layers: int
@@ -31,8 +45,9 @@ class BertConfig:
     heads: int
     feed_forward: int
     vocab_size: int = 0  # 0: the tokenizer's
-    positions: int = 512  # longest sequence, tokens
+    positions: int = 512  # rows of the table: tokens of the longest sequence, and two more in the family of RoBERTa
     types: int = 2  # segments
+    family: Family = Family.BERT
     dropout: float = 0.1
     attention_dropout: float = 0.1  # of attention weights; by the xla kernel only
     epsilon: float = 1e-12  # of layer normalisation, inside the root
@@ -46,10 +61,24 @@ class BertConfig:
     def __post_init__(self) -> None:
         for name in ("layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "initializer"):
             require(getattr(self, name) > 0, f"bert.{name}={getattr(self, name)} must be positive")
+        require(
+            self.longest > 0,
+            f"bert.positions={self.positions} leaves no token a position in family={self.family.value}",
+        )
         require(self.vocab_size >= 0, f"bert.vocab_size={self.vocab_size} must not be negative; 0 is the tokenizer's")
         require(self.width % self.heads == 0, f"bert.width={self.width} is not divisible by bert.heads={self.heads}")
         for name in ("dropout", "attention_dropout"):
             require(0 <= getattr(self, name) < 1, f"bert.{name}={getattr(self, name)} must lie in [0, 1)")
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that belongs to the first token; in RoBERTa the one after that of padding."""
+        return 0 if self.family.pad is None else self.family.pad + 1
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.positions - self.first_position
 
 
 # Layers, width, heads, feed-forward width of Google's released models (Turc et al. 2019 for the small ones).
@@ -148,7 +177,8 @@ class Bert(nn.Module):
     def __call__(
         self, tokens: Tokens, positions: Int[Array, "b l"] | None = None, segments: Int[Array, "b l"] | None = None
     ) -> Float[Array, "b l d"]:
-        """The last hidden states. `positions` stand in for 0, 1, 2, ...; tokens see those of their own segment."""
+        """The last hidden states. `positions` stand in for 0, 1, 2, ... in every family; tokens see
+        those of their own segment."""
         return self._run(tokens, positions, segments)[0]
 
     def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
@@ -181,8 +211,11 @@ class Bert(nn.Module):
 
     def _normed(self, words: Array, types: Array | np.ndarray, positions: Array | None) -> Array:
         c, length = self.config, words.shape[1]
-        require(length <= c.positions, f"{length} tokens are more than bert.positions={c.positions}")
-        position = self.position.embedding[None, :length] if positions is None else self.position(positions)
+        fits = positions is not None or length <= c.longest
+        require(fits, f"{length} tokens are more than the {c.longest} of bert.positions={c.positions}")
+        first = c.first_position
+        rows = self.position.embedding[first : first + length]
+        position = rows[None] if positions is None else self.position(positions + first)
         exact = jnp.promote_types(c.dtype.value, jnp.float32)
         summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
         return dropout(self.norm(summed), c.dropout, dropout_rng(self))

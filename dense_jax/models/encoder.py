@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split, unit, wide
 from dense_jax.config import require
-from dense_jax.contracts import Packed, Tokens
+from dense_jax.contracts import Layout, Packed, Tokens
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
 from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, pool_each
@@ -34,6 +34,24 @@ class Encoder:
     def width(self) -> int:
         """Of the vectors."""
         return self.projection or self.bert.width
+
+    def check_input(self, name: str, length: int, layout: Layout) -> None:
+        """
+        Raises:
+            ConfigError: `length`, the objective's setting `name`, is more than the model takes, or `layout` has more
+                segments than it knows.
+        """
+        bert = self.bert
+        kept = f", {bert.first_position} of which family={bert.family.value} keeps" if bert.first_position else ""
+        require(
+            length <= bert.longest,
+            f"objective.{name}={length} exceeds objective.encoder.bert.positions={bert.positions}{kept}",
+        )
+        require(
+            layout is not Layout.PAIR or bert.types > 1,
+            f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={bert.types}; "
+            "use --config.objective.layout=joined",
+        )
 
     def init(self, rng: PRNGKeyArray) -> Params:
         """Fresh float32 parameters. Pure: runs under `jit` and `eval_shape`."""
@@ -154,7 +172,7 @@ def decode(
         repeated = jnp.broadcast_to(first, embedded.shape)
         queries = run(Bert(config), bert, repeated, rng=of_queries, method="embed_vectors")
     else:
-        queries = first + table[None, : embedded.shape[1]].astype(embedded.dtype)
+        queries = first + table[None, config.first_position :][:, : embedded.shape[1]].astype(embedded.dtype)
     return run(_decoder(config), params["decoder"], queries, visible, memory, rng=of_layer)
 
 

@@ -1,7 +1,7 @@
-"""Hugging Face's BERT weights, both ways: one table of names, whatever objective they belong to.
+"""Hugging Face's weights of BERT, RoBERTa and XLM-R, both ways: one table of names, whatever objective they belong to.
 
 The subtrees "bert", "pooler", "mlm", "condenser" and "decoder" of a parameter tree, wherever they stand, have a
-counterpart there.
+counterpart there. RoBERTa and XLM-R have names of their own for the masked-LM head alone.
 """
 
 import re
@@ -19,14 +19,14 @@ from safetensors.numpy import load_file, save_file
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import StorageError
 from dense_jax.files import read_json, whole_file, write_json
-from dense_jax.models.bert import BertConfig
+from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Our module -> theirs, "*" being the number of a layer. Models with a head put "bert." before all but the heads.
+# Our module -> BERT's, "*" being the number of a layer. Models with a head put "bert." before all but the heads.
 _LAYER = {
     "attention/query": "attention.self.query",
     "attention/key": "attention.self.key",
@@ -51,6 +51,15 @@ _MODULES = {
     **{f"condenser/layer_*/{ours}": f"c_head.*.{theirs}" for ours, theirs in _LAYER.items()},
     **{f"decoder/{ours}": f"c_head.{theirs}" for ours, theirs in _LAYER.items()},
 }
+_ROBERTA = {  # BERT's beginning of a name -> RoBERTa's, in models with a head
+    "cls.predictions.transform.dense.": "lm_head.dense.",
+    "cls.predictions.transform.LayerNorm.": "lm_head.layer_norm.",
+    "cls.predictions.": "lm_head.",
+    "": "roberta.",
+}
+_BERT = {"cls.": "cls.", "": "bert."}
+_PREFIXES = {Family.BERT: _BERT, Family.ROBERTA: _ROBERTA, Family.XLM_ROBERTA: _ROBERTA}
+_CLASSES = {Family.BERT: "Bert", Family.ROBERTA: "Roberta", Family.XLM_ROBERTA: "XLMRoberta"}  # of transformers
 _HEAD = "c_head."
 _PARTS = {"cls.": "masked-LM head", "pooler.": "pooler", _HEAD: "Condenser head or decoder"}  # by their prefix
 _PICKLED_HEAD = "model.pt"
@@ -58,8 +67,9 @@ _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias":
 _WORDS = "embeddings.word_embeddings.weight"
 _UNTIED = "cls.predictions.decoder.weight"
 _BY_VOCABULARY = (_WORDS, "cls.predictions.bias")  # first axis: the vocabulary, which may be padded here
-_OLD_SPELLING = (
-    (r"^(lm\.)?(bert\.)?", ""),
+_OTHER_SPELLINGS = (
+    (r"^(lm\.)?(bert\.|roberta\.)?", ""),
+    *((f"^{re.escape(theirs)}", name) for name, theirs in _ROBERTA.items() if name),
     (r"LayerNorm\.gamma$", "LayerNorm.weight"),
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
     (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
@@ -92,7 +102,7 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
     is the larger one, its last rows stay as they are.
 
     Raises:
-        ConfigError: the folder's model is not a BERT or not the config's; lists the flags that make it so.
+        ConfigError: the folder's model is of none of our families or not the config's; lists the flags that make it so.
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
     check_architecture(objective, folder)
@@ -116,27 +126,28 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
     return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
 
 
-def save(params: Params, config: BertConfig, folder: Path, pad: int) -> None:
+def save(params: Params, config: BertConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None) -> None:
     """Writes config.json and model.safetensors for the subtrees "bert", "pooler" and "mlm" at the top of `params`.
 
-    `pad` is the id of the padding token. The file is read back and compared.
+    `pad` is the id of the padding token, `ends` are those of [CLS] and [SEP]. The file is read back and compared.
 
     Raises:
         StorageError: the disk is full or refuses, or does not give back what was written.
     """
-    prefix, architecture = ("bert.", "BertForMaskedLM") if "mlm" in params else ("", "BertModel")
+    prefixes, kind = (_PREFIXES[config.family], "ForMaskedLM") if "mlm" in params else ({"": ""}, "Model")
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = tensor_name(_name(path))
         if name is None:
             raise StorageError(f"{_name(path)} has no place in a Hugging Face BERT")
-        tensors[name if name.startswith("cls.") else prefix + name] = _turned(_name(path), np.asarray(leaf))
-    write_json(folder / "config.json", config_json(config, architecture, pad))
+        start = next(start for start in prefixes if name.startswith(start))
+        tensors[prefixes[start] + name.removeprefix(start)] = _turned(_name(path), np.asarray(leaf))
+    write_json(folder / "config.json", config_json(config, _CLASSES[config.family] + kind, pad, ends))
     write_tensors(tensors, folder / WEIGHTS)
 
 
 def tensor_name(path: str) -> str | None:
-    """Their name for the array at our `path`, without the prefix "bert."; None if there is none.
+    """BERT's name for the array at our `path`, without the prefix "bert."; None if there is none.
 
     >>> tensor_name("encoder/bert/layer_3/up/kernel")
     'encoder.layer.3.intermediate.dense.weight'
@@ -151,7 +162,7 @@ def tensor_name(path: str) -> str | None:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of `folder` under their modern names, without the prefix "bert.".
+    """All tensors of `folder` under the names of today's BERT, without the prefix "bert.".
 
     Files beside the model's own are read if they hold heads of pre-training (`c_head.*`), as Condenser's authors
     publish them.
@@ -225,7 +236,7 @@ def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str =
 
 
 def modern_name(name: str) -> str:
-    for pattern, replacement in _OLD_SPELLING:
+    for pattern, replacement in _OTHER_SPELLINGS:
         name = re.sub(pattern, replacement, name)
     return name
 

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` of a BERT, both ways, and whether it describes our model."""
+"""Hugging Face's `config.json` of a BERT, RoBERTa or XLM-R, both ways, and whether it describes our model."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any
 from dense_jax.config import require
 from dense_jax.errors import StorageError
 from dense_jax.files import read_json
-from dense_jax.models.bert import BertConfig
+from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
 
 _KEYS = {
@@ -26,7 +26,8 @@ _KEYS = {
 }
 _NEEDED = ("layers", "width", "heads", "feed_forward", "vocab_size")  # the others have the same defaults there and here
 _GELU = {"gelu": Gelu.ERF, "gelu_new": Gelu.TANH, "gelu_pytorch_tanh": Gelu.TANH}
-_ARCHITECTURE = ("layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
+_FAMILIES = {family.value.replace("_", "-"): family for family in Family}
+_ARCHITECTURE = ("family", "layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
 _REQUIRED_VALUES = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
@@ -34,31 +35,37 @@ def read_config(folder: Path) -> BertConfig:
     """The model that `folder` holds.
 
     Raises:
-        ConfigError: it is not a BERT encoder.
+        ConfigError: it is an encoder of none of our families.
         StorageError: config.json is missing, damaged or incomplete.
     """
     path = folder / "config.json"
     raw = read_json(path)
     kind = raw.get("model_type")
-    require(kind == "bert", f"{path}: model_type is {kind!r}; only 'bert' can be read")
+    require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
+    family = _FAMILIES[kind]
+    pad = raw.get("pad_token_id", family.pad)
+    require(family.pad in (None, pad), f"{path}: pad_token_id is {pad}; of {kind}, only {family.pad} can be read")
     for key, value in _REQUIRED_VALUES.items():
         require(raw.get(key, value) == value, f"{path}: {key} is {raw.get(key)!r}; only {value!r} can be read")
     activation = raw.get("hidden_act", "gelu")
     require(activation in _GELU, f"{path}: hidden_act is {activation!r}; only {', '.join(_GELU)} can be read")
     if missing := [_KEYS[name] for name in _NEEDED if _KEYS[name] not in raw]:
         raise StorageError(f"{path}: has no {', '.join(missing)}")
-    return BertConfig(**{name: raw[key] for name, key in _KEYS.items() if key in raw}, gelu=_GELU[activation])
+    known = {name: raw[key] for name, key in _KEYS.items() if key in raw}
+    return BertConfig(**known, family=family, gelu=_GELU[activation])
 
 
-def config_json(config: BertConfig, architecture: str, pad: int) -> dict[str, Any]:
-    """The value of `config.json` for `config`; `pad` is the id of the padding token."""
+def config_json(config: BertConfig, architecture: str, pad: int, ends: tuple[int, int] | None = None) -> dict[str, Any]:
+    """The value of `config.json` for `config`: `pad` is the id of padding, `ends` are those of [CLS] and [SEP]."""
     activation = {gelu: name for name, gelu in _GELU.items()}[config.gelu]
+    family = {family: name for name, family in _FAMILIES.items()}[config.family]
     return {
         "architectures": [architecture],
-        "model_type": "bert",
+        "model_type": family,
         "hidden_act": activation,
         **{key: getattr(config, name) for name, key in _KEYS.items()},
         "pad_token_id": pad,
+        **({"bos_token_id": ends[0], "eos_token_id": ends[1]} if ends else {}),
         "position_embedding_type": "absolute",
     }
 
@@ -79,9 +86,24 @@ def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -
         ConfigError: with one line for each difference, and the flag that ends it.
     """
     for raw in _bert_dicts(theirs):
-        named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size") if key != "gelu"}
-        config = BertConfig(**named, gelu=Gelu(raw["gelu"]))
+        named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size")}
+        config = BertConfig(**named | {"family": Family(raw["family"]), "gelu": Gelu(raw["gelu"])})
         _check(objective, config, name, f"use its passages and tokenizer, --config.passages.workdir={name}")
+
+
+def check_padding(objective: Any, pad: int) -> None:
+    """Checks every BertConfig among the settings of `objective` against the tokenizer's id of padding.
+
+    Raises:
+        ConfigError: the model's family counts positions on from another id.
+    """
+    for path, bert in _bert_configs(objective, "config.objective"):
+        require(
+            bert.family.pad in (None, pad),
+            f"{path}.family={bert.family.value} counts positions on from padding, whose id is {bert.family.pad}, but "
+            f"the tokenizer's is {pad}; use the model's own tokenizer, --config.tokenizer.path=FOLDER, or for a new "
+            f"model --{path}.family=bert",
+        )
 
 
 def _check(objective: Any, theirs: BertConfig, name: str, tokenizer: str) -> None:
@@ -113,7 +135,7 @@ def _bert_configs(node: Any, path: str) -> Iterator[tuple[str, BertConfig]]:
 
 def _bert_dicts(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if node.keys() >= {*_ARCHITECTURE}:
-            yield node
+        if node.keys() >= {*_ARCHITECTURE} - {"family"}:
+            yield {"family": Family.BERT.value} | node  # a run that names no family is of BERT
         for value in node.values():
             yield from _bert_dicts(value)

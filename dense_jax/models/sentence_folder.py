@@ -43,7 +43,7 @@ def read_sentence_folder(folder: Path, pooling: Pooling = Pooling.CLS) -> Senten
     is the named similarity, the encoder normalises, whether the folder has a module for it or not.
 
     Raises:
-        ConfigError: the model is no BERT, or a module stands in it that is not known here.
+        ConfigError: the model is of none of our families, or a module stands in it that is not known here.
         StorageError: a file is missing or damaged.
     """
     modules = _modules(folder)
@@ -56,7 +56,7 @@ def read_sentence_folder(folder: Path, pooling: Pooling = Pooling.CLS) -> Senten
     return SentenceFolder(
         weights=weights,
         encoder=Encoder(bert, pooling, normalize=similarity is Similarity.COSINE),
-        length=_length(weights, bert.positions),
+        length=_length(weights, bert.longest),
         similarity=similarity,
         query_prompt=_prompt(settings, ("query",)),
         passage_prompt=_prompt(settings, _PASSAGE_PROMPTS),
@@ -92,11 +92,11 @@ def _similarity(folder: Path, name: str | None, normalized: bool) -> Similarity:
     return _SIMILARITY[name]
 
 
-def _length(folder: Path, positions: int) -> int:
+def _length(folder: Path, longest: int) -> int:
     """The maximum length, of whichever file names it; tokenizers without a limit name a huge number."""
     named = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
     named = named or _optional(folder / "tokenizer_config.json").get("model_max_length")
-    return min(named or positions, positions)
+    return min(named or longest, longest)
 
 
 def _prompt(settings: dict[str, Any], names: tuple[str, ...]) -> str:

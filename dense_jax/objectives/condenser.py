@@ -43,10 +43,7 @@ class Condenser(Objective):
             0 <= self.skip_from <= bert.layers,
             f"objective.skip_from={self.skip_from} is not one of the encoder's layers, 0 to {bert.layers}",
         )
-        require(
-            self.length <= bert.positions,
-            f"objective.length={self.length} exceeds objective.encoder.bert.positions={bert.positions}",
-        )
+        self.encoder.check_input("length", self.length, self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)

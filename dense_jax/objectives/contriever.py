@@ -74,8 +74,8 @@ class Contriever(Objective):
         require(self.queue > 0, f"objective.queue={self.queue} must be positive")
         require(self.views_per_row > 0, f"objective.views_per_row={self.views_per_row} must be positive")
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
-        longest, positions = max(self.view_length, self.query_length, self.passage_length), self.encoder.bert.positions
-        require(longest <= positions, f"{longest} tokens exceed objective.encoder.bert.positions={positions}")
+        for name in ("view_length", "query_length", "passage_length"):
+            self.encoder.check_input(name, getattr(self, name), self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """Two crops of a text, drawn and disturbed independently. Section 3.1; the released code."""

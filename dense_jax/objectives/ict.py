@@ -43,12 +43,8 @@ class ICT(Objective):
         require(0 <= self.removal_rate <= 1, f"objective.removal_rate={self.removal_rate} is not between 0 and 1")
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
-        longest = max(self.query_length, self.passage_length)
-        positions = self.encoder.bert.positions
-        require(
-            longest <= positions,
-            f"objective.passage_length={longest} exceeds objective.encoder.bert.positions={positions}",
-        )
+        for name in ("query_length", "passage_length"):
+            self.encoder.check_input(name, getattr(self, name), self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         task = cloze(passage, self.removal_rate, rng)

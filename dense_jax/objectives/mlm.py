@@ -28,11 +28,7 @@ class MLM(Objective):
 
     def __post_init__(self) -> None:
         require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
-        positions = self.encoder.bert.positions
-        require(
-            self.length <= positions,
-            f"objective.length={self.length} exceeds objective.encoder.bert.positions={positions}",
-        )
+        self.encoder.check_input("length", self.length, self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)

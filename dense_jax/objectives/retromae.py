@@ -42,11 +42,7 @@ class RetroMAE(Objective):
         for name in ("encoder_mask_rate", "decoder_mask_rate"):
             require(0 < getattr(self, name) < 1, f"objective.{name}={getattr(self, name)} is not between 0 and 1")
         require(self.bag_of_words >= 0, f"objective.bag_of_words={self.bag_of_words} must not be negative")
-        positions = self.encoder.bert.positions
-        require(
-            self.length <= positions,
-            f"objective.length={self.length} exceeds objective.encoder.bert.positions={positions}",
-        )
+        self.encoder.check_input("length", self.length, self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         tokens = lay_out(passage.title, passage.tokens, self.length, self.layout, vocabulary)
