@@ -21,6 +21,13 @@ class Order(enum.Enum):
     SHUFFLE = "shuffle"  # a fresh global permutation every epoch
 
 
+class Mixing(enum.Enum):
+    """What is drawn together from one source, where a corpus has several."""
+
+    EXAMPLE = "example"  # each example by itself, as in Contriever's code
+    BATCH = "batch"  # all examples of a batch, as in Contriever's paper
+
+
 class Schedule(enum.Enum):
     """Learning rate after the warm-up, which is linear from 0."""
 
@@ -43,14 +50,26 @@ class CorpusConfig:
     source: str = (
         "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
     )
+    also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
     text_field: str = "text"
     max_characters: int = 1_000_000  # a longer document is rejected
-    max_rejects: float = 0.0  # largest share of rejected rows at which `prepare` still goes on
+    max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
     held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
-    limit: int = 0  # read at most so many documents; 0: all
+    limit: int = 0  # read at most so many documents of each source; 0: all
+
+    def __post_init__(self) -> None:
+        names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
+        require(
+            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are read."""
+        return (self.source, *self.also)
 
 
 @dataclass
@@ -65,13 +84,14 @@ class Unit(enum.Enum):
 
     PASSAGES = "passages"  # a run of whole sentences of one document
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
+    CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
 
 
 @dataclass
 class PassagesConfig:
     unit: Unit = Unit.PASSAGES
-    length: int = 288  # tokens of a passage or span, special ones and title included
-    titled: bool = True  # passages leave room for their title
+    length: int = 288  # tokens of a passage or span, special ones and title included; of a chunk, without them
+    titled: bool = True  # passages leave room for their title, chunks have it before the text
     short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
     shard_size: int = 32_768  # passages per file
     workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
@@ -79,14 +99,24 @@ class PassagesConfig:
     def __post_init__(self) -> None:
         require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
         require(0 <= self.short_rate <= 1, f"passages.short_rate={self.short_rate} is not between 0 and 1")
+        require(
+            not self.short_rate or self.unit is not Unit.CHUNKS,
+            f"passages.short_rate={self.short_rate} shortens passages and spans, and passages.unit=chunks are all of "
+            "one length; set it to 0",
+        )
 
 
 @dataclass
 class LoaderConfig:
     order: Order = Order.LOCALITY
-    readers: int = 12  # of the locality order
+    readers: int = 12  # of the locality order, in each source
+    mixing: Mixing = Mixing.EXAMPLE
+    sampling_power: float = 0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
     workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
     prefetch: int = 2  # batches held ready on the device
+
+    def __post_init__(self) -> None:
+        require(0 <= self.sampling_power <= 1, f"loader.sampling_power={self.sampling_power} is not between 0 and 1")
 
 
 @dataclass
@@ -269,7 +299,7 @@ def without_folders(config: Config) -> Config:
     return replace(
         config,
         init_from=last(config.init_from),
-        corpus=replace(config.corpus, source=last(config.corpus.source)),
+        corpus=replace(config.corpus, source=last(config.corpus.source), also=tuple(map(last, config.corpus.also))),
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
         embed=replace(config.embed, collection=last(config.embed.collection)),

@@ -116,7 +116,7 @@ def _export(work: Workdir, words: list[str]) -> None:
     card = Card(
         name=work.path.name,
         method=type(work.config.objective).__name__,
-        corpus=public.corpus.source,
+        corpus=", ".join(public.corpus.sources),
         steps=trained.step,
         batch=work.config.batch,
         settings=show.settings(public),

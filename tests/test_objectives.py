@@ -64,7 +64,7 @@ def sentences_store() -> MemoryStore:
 
 
 def batch_of(objective: Objective, size: int = 16):
-    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size)
+    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     del batch["row"]
     return jax.tree.map(jnp.asarray, batch)

@@ -29,7 +29,7 @@ class Sentences(MemoryStore):
 
 def prepared(method=METHOD, **settings):
     config = Config(method, steps=10, batch=256, **settings)
-    examples = Examples(Sentences(), method, VOCABULARY, LoaderConfig(), 0, length=10)
+    examples = Examples(Sentences(), method, VOCABULARY, LoaderConfig(), 0, length=10, batch=config.batch)
     return make_program(config), examples
 
 
