@@ -39,6 +39,8 @@ def test_each_kind_of_passage_has_a_folder_of_its_own(tmp_path):
     assert name() == "passages-64"
     assert name(titled=False) == "passages-64-untitled"
     assert name(titled=False, short_rate=0.1) == "passages-64-untitled-10-percent-short"
+    assert name(unit=Unit.CHUNKS) == "chunks-64"
+    assert name(unit=Unit.CHUNKS, titled=False) == "chunks-64-untitled"
     assert name(unit=Unit.SPANS) == name(unit=Unit.SPANS, titled=False) == "spans-64"  # spans have no titles anyway
 
 

@@ -104,12 +104,6 @@ def test_sentences_of_a_chunk_start_with_it_and_where_they_do_in_the_text(source
     assert store[1].sentences.dtype == np.int32
 
 
-def test_chunks_have_a_folder_of_their_own(source, tmp_path):
-    prepared(source, tmp_path)
-    prepared(source, tmp_path, titled=False)
-    assert {p.name for p in tmp_path.glob("chunks*")} == {"chunks-16", "chunks-16-untitled"}
-
-
 def test_a_corpus_of_titles_alone_is_refused(tmp_path):
     titles = [{"_id": f"t{i}", "title": sentence(i), "text": ""} for i in range(3)]
     with pytest.raises(DataError, match=r"titles.jsonl: no document has a text, only titles; use another --config"):

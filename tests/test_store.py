@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Document
+from dense_jax.contracts import Document, Part
 from dense_jax.data import store
 from dense_jax.data.store import Entry, Group, PassageStore, StoreWriter, decode, encode
 from dense_jax.errors import ConfigError, StorageError
@@ -135,6 +135,33 @@ def test_an_interrupted_writer_goes_on_after_the_last_finished_shard_and_ends_wi
     second = started(tmp_path / "again", 2)
     assert second.documents == second.begin("source") == 3
     assert written(tmp_path / "again", DOCUMENTS).manifest == whole.manifest
+
+
+def test_a_store_tells_which_rows_are_of_which_source_and_a_shard_ends_with_its_source(tmp_path):
+    passages = written_from({"first": DOCUMENTS[:2], "none": [[]], "last": DOCUMENTS[2:]}, tmp_path, shard_size=9)
+    assert passages.parts() == [
+        Part("first", range(2), 6),
+        Part("none", range(2, 2), 0),
+        Part("last", range(2, 6), 11),
+    ]
+    assert passages.manifest["passages_per_shard"] == [2, 4]
+    assert [part["documents"] for part in passages.manifest["parts"]] == [2, 1, 2]
+    assert (passages.manifest["documents"], passages.manifest["left_out"]) == (5, 2)
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_an_interrupted_writer_of_several_sources_ends_with_the_same_files(tmp_path, left):
+    sources = {"first": DOCUMENTS[:2], "last": DOCUMENTS[2:]}
+    whole = written_from(sources, tmp_path / "whole")
+    first = started(tmp_path / "again")
+    for name, documents in sources.items():
+        first.begin(name)
+        for entries in documents[:left]:
+            first.add(alone(entries))
+        left -= len(documents)
+        if left <= 0:
+            break
+    assert written_from(sources, tmp_path / "again").manifest == whole.manifest
 
 
 def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
