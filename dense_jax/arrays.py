@@ -6,9 +6,10 @@
 `Float[Array, "q p"]` is checked in the tests only (jaxtyping); in bodies the same letters stand in einsum.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -22,10 +23,23 @@ Example = dict[str, Any]  # one row of a batch: numpy arrays and Tokens of fixed
 Encoded = Any  # what an objective makes of a batch, row by row: a tree of arrays, first axis b
 Metrics = dict[str, Array]  # float32 scalars
 
+_SMALLEST_NORM = 1e-12
+
 
 def wide(x: Array) -> Array:
     """`x` in float32, or in float64 if it is that: what sums, norms and softmax are computed in."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def unit(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+    """x / |x|; 0 stays 0, with a finite gradient."""
+    square = jnp.sum(vectors * vectors, -1, keepdims=True)
+    return vectors * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_NORM**2))
+
+
+def split(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
+    """`count` keys; of no key, none for each part."""
+    return (None,) * count if rng is None else list(jax.random.split(rng, count))
 
 
 __all__ = [
@@ -41,5 +55,7 @@ __all__ = [
     "PRNGKeyArray",
     "Params",
     "np",
+    "split",
+    "unit",
     "wide",
 ]

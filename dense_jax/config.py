@@ -131,6 +131,7 @@ class OptimizerConfig:
     beta2: float = 0.999
     epsilon: float = 1e-8
     weight_decay: float = 0.01  # not on biases and LayerNorm
+    decay_all: bool = False  # on them too, as Contriever has it
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
 
@@ -204,6 +205,7 @@ class Config:
     seed: int = 0
     init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face BERT folder
     log_every: int = 10  # steps
+    diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -218,6 +220,7 @@ class Config:
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps={self.steps} must not be negative")
+        require(self.diagnose_every >= 0, f"diagnose_every={self.diagnose_every} must not be negative; 0 means never")
         require(self.batch > 0, f"batch={self.batch} must be positive")
         require(self.chunk >= 0, f"chunk={self.chunk} must not be negative; 0 means the whole batch")
         require(

@@ -182,14 +182,23 @@ class Objective(Protocol):
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
         ...
 
-    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
-        """Fresh parameters and carry. Pure: runs under `jit` and `eval_shape`."""
+    def init(self, rng: PRNGKeyArray) -> Params:
+        """Fresh parameters. Pure: runs under `jit` and `eval_shape`."""
         ...
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+    def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
+        """What a run over global batches of `batch` examples carries at its start, from `params`. Pure."""
+        return {}
+
+    def update_carry(self, params: Params, carry: Carry) -> Carry:
+        """The carry that a step with `params` works on. Pure."""
+        return carry
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
 
-        All that is costly belongs here: with `--config.chunk` it is done on a few examples at a time.
+        All that is costly belongs here: with `--config.chunk` it is done on a few examples at a time. Without `rng`,
+        dropout is off.
         """
         ...
 
@@ -203,7 +212,12 @@ class Objective(Protocol):
         self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
         """The loss of the global batch, what to log, and the next carry. Pure."""
+        carry = self.update_carry(params, carry)
         return self.combine(carry, self.encode(params, carry, batch, rng=rng), batch, step=step)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """What to log every now and then of a batch that stays the same: signs of collapse. Pure."""
+        return {}
 
     def towers(self, params: Params) -> Towers:
         """What encodes queries and what encodes passages."""

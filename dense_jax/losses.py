@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, wide
+from dense_jax.mesh import split_by_batch
 
 _NEVER = -1e30  # the score of what may not be chosen
 _PADDING_LOGIT = -1_000.0  # of DupMAE's released code
@@ -34,11 +35,13 @@ def in_batch_softmax(
     positives: Int[Array, " q"] | None = None,
     excluded: Int[Array, " q"] | None = None,
     temperature: float = 1.0,
+    smoothing: float = 0.0,
 ) -> InBatch:
     """Cross-entropy of each query's own passage among all passages of the batch.
 
     loss_i = logsumexp_j(s_ij / T) - s_ip / T, where p = positives[i] (by default i) and j leaves out excluded[i].
-    Passages that are nobody's own are negatives for everyone.
+    Passages that are nobody's own are negatives for everyone. Label smoothing puts (1 - smoothing) s_ip + smoothing
+    mean_j(s_ij) in the place of s_ip.
     ORQA (Lee et al. 2019), section 5; DPR (Karpukhin et al. 2020), section 3.2.
 
     >>> import jax.numpy as jnp
@@ -51,7 +54,10 @@ def in_batch_softmax(
     if excluded is not None:  # a finite number: infinity would become 0 * infinity in the backward pass
         scores = jnp.where(jnp.arange(scores.shape[1])[None] == excluded[:, None], _NEVER, scores)
     positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-    return InBatch(jax.nn.logsumexp(scores, axis=1) - positive, jnp.argmax(scores, axis=1) == own)
+    target = positive
+    if smoothing:
+        target = _smoothed(positive, jnp.mean(scores, axis=1, where=scores > _NEVER), smoothing)
+    return InBatch(jax.nn.logsumexp(scores, axis=1) - target, jnp.argmax(scores, axis=1) == own)
 
 
 def contrast(
@@ -61,6 +67,7 @@ def contrast(
     positives: Int[Array, " q"] | None = None,
     excluded: Int[Array, " q"] | None = None,
     temperature: float = 1.0,
+    smoothing: float = 0.0,
     chunk: int = 0,
 ) -> InBatch:
     """`in_batch_softmax` of the inner products, `chunk` passages at a time (0: all), and equal to it for any chunk.
@@ -75,13 +82,59 @@ def contrast(
     """
     if chunk == 0:
         scores = dot_scores(queries, passages)
-        return in_batch_softmax(scores, positives=positives, excluded=excluded, temperature=temperature)
+        return in_batch_softmax(
+            scores, positives=positives, excluded=excluded, temperature=temperature, smoothing=smoothing
+        )
     queries, passages = wide(queries) / temperature, wide(passages)
     own = _own(queries, positives)
     positive = jnp.einsum("qd,qd->q", queries, passages[own])
     left_out = jnp.full(own.shape, -1) if excluded is None else excluded
     normaliser, best = _normaliser(queries, passages, left_out, chunk)
-    return InBatch(normaliser - positive, best == own)
+    target = positive
+    if smoothing:
+        total = queries @ jnp.sum(passages, axis=0)
+        if excluded is not None:
+            total = total - jnp.einsum("qd,qd->q", queries, passages[excluded])
+        target = _smoothed(positive, total / (len(passages) - (excluded is not None)), smoothing)
+    return InBatch(normaliser - target, best == own)
+
+
+def queue_softmax(
+    queries: Float[Array, "q d"],
+    keys: Float[Array, "q d"],
+    queue: Float[Array, "k b d"],
+    *,
+    filled: Int[Array, ""],
+    temperature: float = 1.0,
+    smoothing: float = 0.0,
+) -> InBatch:
+    """Cross-entropy of each query's own key among it and the keys of the first `filled` batches of `queue`.
+
+    loss_i = log(exp(q_i k_i / T) + sum_j exp(q_i Q_j / T)) - q_i k_i / T: other keys of this batch are no negatives.
+    The queue is split over devices as a batch is, so each device scores all queries with its own part of it.
+    MoCo (He et al. 2020), section 3.1; Contriever (Izacard et al. 2022), section 3.2, whose equation lacks the log.
+
+    >>> import jax.numpy as jnp
+    >>> one = jnp.ones((1, 1))
+    >>> round(float(queue_softmax(one, one, jnp.ones((3, 1, 1)), filled=jnp.array(2)).loss[0]), 4)  # log 3
+    1.0986
+    """
+    queries, keys, queue = wide(queries) / temperature, wide(keys), wide(queue)
+    positive = jnp.einsum("qd,qd->q", queries, keys)
+    scores = split_by_batch(jnp.einsum("qd,kbd->qkb", queries, queue), axis=2)
+    is_key = (jnp.arange(queue.shape[0]) < filled)[None, :, None]
+    scores = jnp.where(is_key, scores, _NEVER)
+    normaliser = jnp.logaddexp(positive, jax.nn.logsumexp(scores, axis=(1, 2)))
+    target = positive
+    if smoothing:
+        total = positive + jnp.sum(jnp.where(is_key, scores, 0), axis=(1, 2))
+        target = _smoothed(positive, total / (1 + filled * queue.shape[1]), smoothing)
+    return InBatch(normaliser - target, positive >= jnp.max(scores, axis=(1, 2)))
+
+
+def _smoothed(positive: Float[Array, " q"], mean: Float[Array, " q"], smoothing: float) -> Float[Array, " q"]:
+    """The expected score under the smoothed target, of which every candidate has an equal share."""
+    return (1 - smoothing) * positive + smoothing * mean
 
 
 def _own(rows: Float[Array, "q _"], positives: Int[Array, " q"] | None) -> Int[Array, " q"]:

@@ -26,6 +26,7 @@ from tests.toys import VOCABULARY, MemoryStore
 
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
 VARIANTS = ("base", "tiny")
+BATCH = 16
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
 EXACT = SMALL | {"dropout": 0.1, "attention_dropout": 0.1, "dtype": Dtype.FLOAT64}  # dropout is on trial too
 
@@ -63,7 +64,7 @@ def sentences_store() -> MemoryStore:
     return store
 
 
-def batch_of(objective: Objective, size: int = 16):
+def batch_of(objective: Objective, size: int = BATCH):
     examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     del batch["row"]
@@ -82,8 +83,9 @@ class Case:
     @classmethod
     def of(cls, path: Path) -> "Case":
         objective = with_vocabulary(shrunk(load(path, "tiny").objective), VOCABULARY.size)
-        params, carry = jax.jit(objective.init)(jax.random.key(0))
+        params = jax.jit(objective.init)(jax.random.key(0))
         wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)  # and so the gradients
+        carry = jax.jit(objective.init_carry, static_argnums=1)(wide, BATCH, jax.random.key(1))
         return cls(objective, wide, carry, batch_of(objective))
 
     @functools.cached_property
@@ -117,7 +119,8 @@ def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
     config = load(path, variant)
     method = with_vocabulary(config.objective, 30_522)
     assert isinstance(method, Objective)
-    params, carry = jax.eval_shape(lambda: method.init(jax.random.key(0)))
+    params = jax.eval_shape(lambda: method.init(jax.random.key(0)))
+    carry = jax.eval_shape(lambda: method.init_carry(params, config.batch, jax.random.key(0)))
     state_sharding({"params": params, "carry": carry}, make_mesh(MeshConfig(data=2, fsdp=4)))
     decay_mask(params)
 
@@ -178,7 +181,7 @@ def test_an_ict_example_is_a_sentence_without_title_and_its_passage_with_title()
 
 def start(method: Objective):
     """Parameters before training."""
-    return jax.jit(method.init)(jax.random.key(0))[0]
+    return jax.jit(method.init)(jax.random.key(0))
 
 
 def test_two_ict_encoders_have_parameters_of_their_own():

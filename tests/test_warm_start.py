@@ -42,7 +42,7 @@ TWO = replace(SHARED, shared=False)
 
 def params(objective, value=None):
     """Random parameters; with a `value` all are that."""
-    shapes, rng = jax.eval_shape(lambda: objective.init(jax.random.key(0))[0]), np.random.default_rng(1)
+    shapes, rng = jax.eval_shape(lambda: objective.init(jax.random.key(0))), np.random.default_rng(1)
     return jax.tree.map(
         lambda x: jnp.asarray(rng.normal(size=x.shape) if value is None else np.full(x.shape, value), x.dtype), shapes
     )

@@ -45,7 +45,10 @@ class BagOfTokens(Objective):
         return {"query": self._tokens(passage.tokens[:cut]), "passage": self._tokens(passage.tokens[cut:])}
 
     def init(self, rng):
-        return {"encoder": self.encoder.init(rng)}, {"step": jnp.zeros((), jnp.int32)}
+        return {"encoder": self.encoder.init(rng)}
+
+    def init_carry(self, params, batch, rng):
+        return {"step": jnp.zeros((), jnp.int32)}
 
     def encode(self, params, carry, batch, *, rng):
         queries, passages = (self.encoder.apply(params["encoder"], batch[side]) for side in ("query", "passage"))

@@ -1,5 +1,6 @@
 """How a passage becomes a task: the pure draws of the pre-training methods. Each takes the generator it draws from."""
 
+import enum
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,49 @@ def cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> Cl
     query = passage.tokens[chosen]
     body = np.delete(passage.tokens, chosen) if removed else passage.tokens
     return Cloze(query, body, removed)
+
+
+class Noise(enum.Enum):
+    """What happens to a token that is drawn."""
+
+    NONE = "none"
+    DELETE = "delete"
+    REPLACE = "replace"  # by any token that is not special
+    MASK = "mask"
+    SHUFFLE = "shuffle"  # the drawn tokens change places
+
+
+def crop(
+    tokens: Int[np.ndarray, " l"], shortest: float, longest: float, rng: np.random.Generator
+) -> Int[np.ndarray, " c"]:
+    """A run of floor(u l) tokens, u uniform in [shortest, longest), at least one; every place is as likely.
+
+    Contriever (Izacard et al. 2022), section 3.1; the released code.
+    """
+    length = max(1, int(len(tokens) * rng.uniform(shortest, longest)))
+    start = int(rng.integers(len(tokens) - length + 1))
+    return tokens[start : start + length]
+
+
+def disturb(
+    tokens: Int[np.ndarray, " l"], noise: Noise, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
+) -> Int[np.ndarray, " _"]:
+    """`tokens` with `noise` done to each with probability `rate`. Where all would be deleted, the first stays."""
+    if noise is Noise.NONE:
+        return tokens
+    drawn = rng.random(len(tokens)) < rate
+    if noise is Noise.DELETE:
+        return tokens[~drawn] if not drawn.all() else tokens[:1]
+    changed = tokens.copy()
+    if noise is Noise.MASK:
+        changed[drawn] = vocabulary.mask
+    elif noise is Noise.SHUFFLE:
+        changed[drawn] = rng.permutation(tokens[drawn])
+    else:
+        others = rng.integers(vocabulary.size, size=len(tokens))
+        drawn &= ~vocabulary.special[others]
+        changed[drawn] = others[drawn]
+    return changed
 
 
 def masked_passage(

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split, unit, wide
 from dense_jax.config import require
 from dense_jax.contracts import Tokens
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
-from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, unit
+from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool
 from dense_jax.models.layers import fresh, run
 
 
@@ -48,7 +48,7 @@ class Encoder:
 
     def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b d"]:
         """The float32 vectors of `tokens`."""
-        bert, head = (None, None) if rng is None else jax.random.split(rng)
+        bert, head = split(rng, 2)
         return self.pool(params, self.hidden_states(params, tokens, rng=bert), tokens.mask, rng=head)
 
     def hidden_states(
@@ -135,7 +135,7 @@ def decode(
     to the query as well: DupMAE's released code.
     """
     bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
-    of_memory, of_queries, of_layer = (None,) * 3 if rng is None else jax.random.split(rng, 3)
+    of_memory, of_queries, of_layer = split(rng, 3)
     embedded = run(Bert(config), bert, tokens, rng=of_memory, method="embed")
     first = vectors[:, None].astype(embedded.dtype)
     memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)

@@ -11,7 +11,6 @@ from dense_jax.models.bert import BertConfig, Block, dense, kernel_for, layer_no
 from dense_jax.models.layers import dropout, dropout_rng, gelu, on_rows
 
 PROJECTION_EPSILON = 1e-3  # of the layer normalisation of ORQA's released code
-_SMALLEST_NORM = 1e-12
 
 
 class Pooling(enum.Enum):
@@ -28,12 +27,6 @@ def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l
     weights = jnp.asarray(mask, hidden.dtype)
     total = jnp.einsum("bld,bl->bd", hidden, weights)
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
-
-
-def unit(vectors: Float[Array, "b d"]) -> Float[Array, "b d"]:
-    """x / |x|; 0 stays 0, with a finite gradient."""
-    square = jnp.sum(vectors * vectors, -1, keepdims=True)
-    return vectors * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_NORM**2))
 
 
 class Pooler(nn.Module):

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Passage, Vocabulary
 from dense_jax.data.spans import masked_passage
+from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.objectives.condenser import Condenser, Encodings
 
 
@@ -45,8 +46,8 @@ class CoCondenser(Condenser):
         spans = [self._masked(passage.tokens[passage.sentence(int(i))], vocabulary, rng) for i in drawn]
         return jax.tree.map(lambda *parts: np.stack(parts), *spans)
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
-        encoder_rng, rest = jax.random.split(rng)
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        encoder_rng, rest = split(rng, 2)
         spans = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # d0a, d0b, d1a, d1b, ...
         states = self.encoder.all_hidden_states(params["encoder"], spans["tokens"], rng=encoder_rng)
         vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"].mask)
@@ -68,6 +69,10 @@ class CoCondenser(Condenser):
         contrast = jnp.mean(result.loss)
         metrics |= {"loss_contrast": contrast, "accuracy_contrast": jnp.mean(result.correct, dtype=jnp.float32)}
         return contrast + self.mlm_weight * masked_lm, (metrics, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        vectors = self.encode(params, carry, batch, rng=None).vectors
+        return signs_of_collapse(vectors[:, 0], vectors[:, 1])
 
     def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         return masked_passage(tokens[:0], tokens, self.length, Layout.BODY, vocabulary, self.mask_rate, rng)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
@@ -51,22 +51,22 @@ class Condenser(Objective):
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)
 
-    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+    def init(self, rng: PRNGKeyArray) -> Params:
         encoder, mlm, head = jax.random.split(rng, 3)
         bert = self.encoder.bert
         return {
             "encoder": self.encoder.init(encoder),
             "mlm": init_mlm(bert, mlm),
             "condenser": init_condenser(bert, self.head_layers, head),
-        }, {}
+        }
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
-        encoder_rng, head_rng = jax.random.split(rng)
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        encoder_rng, head_rng = split(rng, 2)
         states = self.encoder.all_hidden_states(params["encoder"], batch["tokens"], rng=encoder_rng)
         return self.masked_lm(params, states, batch, rng=head_rng)
 
     def masked_lm(
-        self, params: Params, states: tuple[Float[Array, "b l d"], ...], batch: Batch, *, rng: PRNGKeyArray
+        self, params: Params, states: tuple[Float[Array, "b l d"], ...], batch: Batch, *, rng: PRNGKeyArray | None
     ) -> Encodings:
         """Both predictions of the masked words of `batch`, whose hidden states are given."""
         bert, mask = self.encoder.bert, batch["tokens"].mask

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import cloze
+from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.models.encoder import Encoder
 
 
@@ -60,15 +61,15 @@ class ICT(Objective):
             "removed": np.bool_(task.removed),
         }
 
-    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+    def init(self, rng: PRNGKeyArray) -> Params:
         if self.shared:
-            return {"encoder": self.encoder.init(rng)}, {}
+            return {"encoder": self.encoder.init(rng)}
         query, passage = jax.random.split(rng)
-        return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}, {}
+        return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         query_params, passage_params = self._sides(params)
-        query_rng, passage_rng = jax.random.split(rng)
+        query_rng, passage_rng = split(rng, 2)
         return Pairs(
             self.encoder.apply(query_params, batch["query"], rng=query_rng),
             self.encoder.apply(passage_params, batch["passage"], rng=passage_rng),
@@ -87,6 +88,9 @@ class ICT(Objective):
             "passage_fill": _fill(batch["passage"]),
         }
         return jnp.mean(result.loss), (metrics, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        return signs_of_collapse(*self.encode(params, carry, batch, rng=None))
 
     def towers(self, params: Params) -> Towers:
         query, passage = self._sides(params)

@@ -37,11 +37,11 @@ class MLM(Objective):
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)
 
-    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+    def init(self, rng: PRNGKeyArray) -> Params:
         encoder_rng, head_rng = jax.random.split(rng)
-        return {"encoder": self.encoder.init(encoder_rng), "mlm": init_mlm(self.encoder.bert, head_rng)}, {}
+        return {"encoder": self.encoder.init(encoder_rng), "mlm": init_mlm(self.encoder.bert, head_rng)}
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         hidden = self.encoder.hidden_states(params["encoder"], batch["tokens"], rng=rng)
         logits = mlm_logits(self.encoder.bert, params, hidden, batch["positions"])
         return losses.masked_lm(logits, batch["labels"], batch["weights"])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
@@ -55,19 +55,19 @@ class RetroMAE(Objective):
         view = decoder_view(tokens, self.decoder_mask_rate, vocabulary, rng)
         return {**masked, "ids": tokens.ids, "decoder_view": view}
 
-    def init(self, rng: PRNGKeyArray) -> tuple[Params, Carry]:
+    def init(self, rng: PRNGKeyArray) -> Params:
         encoder, mlm, decoder = jax.random.split(rng, 3)
         bert = self.encoder.bert
         return {
             "encoder": self.encoder.init(encoder),
             "mlm": init_mlm(bert, mlm),
             "decoder": init_decoder(bert, decoder),
-        }, {}
+        }
 
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray) -> Encoded:
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """The vector of the masked text; from it, and from the unmasked text seen in part, all of the text."""
         bert, tokens, ids = self.encoder.bert, batch["tokens"], batch["ids"]
-        encoder_rng, decoder_rng = jax.random.split(rng)
+        encoder_rng, decoder_rng = split(rng, 2)
         hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=encoder_rng)
         vectors = replace(self.encoder, normalize=False).pool(params["encoder"], hidden, tokens.mask)
         decoded = decode(

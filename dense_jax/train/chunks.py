@@ -24,6 +24,7 @@ def loss_in_chunks(
     chunk: int,
 ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
     """`objective.loss`, `chunk` examples at a time; `chunk` divides the batch."""
+    carry = objective.update_carry(params, carry)
     encoded = encode_in_chunks(objective, params, carry, batch, rng=rng, chunk=chunk)
     return objective.combine(carry, encoded, batch, step=step)
 

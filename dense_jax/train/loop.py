@@ -26,13 +26,14 @@ from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.optimizer import make_optimizer
+from dense_jax.train.probe import Probe
 from dense_jax.train.sharding import state_sharding
-from dense_jax.train.state import TrainState, init_state
+from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.warm_start import warm_start
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("checkpoint.", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
+FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
                   "mesh.", "passages.workdir", "search.")  # fmt: skip
 
 
@@ -42,8 +43,8 @@ class Program:
 
     config: Config
     mesh: Mesh
-    optimizer: optax.GradientTransformation
-    sharding: Any  # of the state
+    init: Any  # () -> parameters
+    first: Any  # parameters -> state of step 0
     like: TrainState  # shapes, dtypes and shardings of the state
     step: Any  # (state, batch) -> (state, metrics); gives the old state's memory to the new one
 
@@ -58,8 +59,11 @@ def make_program(config: Config) -> Program:
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
     optimizer = make_optimizer(config.optimizer, config.steps)
-    init = functools.partial(init_state, config.objective, optimizer, config.seed)
-    shapes = jax.eval_shape(init)
+    init = functools.partial(config.objective.init, jax.random.key(config.seed))
+    first = functools.partial(
+        first_state, objective=config.objective, optimizer=optimizer, batch=config.batch, seed=config.seed
+    )
+    shapes = jax.eval_shape(lambda: first(init()))
     sharding = state_sharding(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
     step = jax.jit(
@@ -70,19 +74,18 @@ def make_program(config: Config) -> Program:
         out_shardings=(sharding, None),
         donate_argnums=0,
     )
-    return Program(config, mesh, optimizer, sharding, like, step)
+    init, first = jax.jit(init, out_shardings=sharding.params), jax.jit(first, out_shardings=sharding)
+    return Program(config, mesh, init, first, like, step)
 
 
 def initial_state(program: Program) -> TrainState:
     """The state of step 0 on the mesh: fresh, or with what `init_from` holds."""
-    config = program.config
-    init = functools.partial(init_state, config.objective, program.optimizer, config.seed)
-    state = jax.jit(init, out_shardings=program.sharding)()
-    if not config.init_from:
-        return state
-    params, report = warm_start(state.params, config.init_from, config.objective)
-    print(report, file=sys.stderr)
-    return TrainState(state.step, jax.device_put(params, program.sharding.params), state.optimizer, state.carry)
+    config, params = program.config, program.init()
+    if config.init_from:
+        params, report = warm_start(params, config.init_from, config.objective)
+        print(report, file=sys.stderr)
+        params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params))
+    return program.first(params)
 
 
 def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path) -> None:
@@ -113,7 +116,9 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
         )
         try:
             with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                _run(program, state, batches(examples, config.batch, program.mesh, start=next_index), checkpoints, log)
+                probe = Probe(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
+                loaded = batches(examples, config.batch, program.mesh, start=next_index)
+                _run(program, state, loaded, probe, checkpoints, log)
         except NonFiniteError as error:
             raise _with_advice(error, checkpoints) from None
         finally:
@@ -143,7 +148,12 @@ class _Unread:
 
 
 def _run(
-    program: Program, state: TrainState, loaded: Iterator[Loaded], checkpoints: Checkpoints, log: MetricsLog
+    program: Program,
+    state: TrainState,
+    loaded: Iterator[Loaded],
+    probe: Probe,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
 ) -> None:
     config, objective = program.config, program.config.objective
     step, unread = int(state.step), None
@@ -151,6 +161,7 @@ def _run(
     for batch in loaded:
         state, metrics = program.step(state, objective.prepare(state.params, batch.batch))
         step += 1
+        metrics |= probe(step, state)
         if unread is not None:
             log.record(unread.step, unread.metrics, unread.rows)
         unread = _Unread(step, metrics, batch.rows)

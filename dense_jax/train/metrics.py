@@ -13,12 +13,15 @@ import numpy as np
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
 from dense_jax.progress import bar, seconds
+from dense_jax.train.probe import PREFIX
 
 _NAMED = 10  # examples of a broken batch
 
 
 class MetricsLog:
     """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
+
+    A step with a diagnosis (train/probe.py) is written too.
 
     `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
     """
@@ -49,7 +52,7 @@ class MetricsLog:
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
-        if step % self.every == 0 or step == self.last:
+        if step % self.every == 0 or step == self.last or any(name.startswith(PREFIX) for name in values):
             self._write(step, values)
 
     def restart_clock(self) -> None:
@@ -75,7 +78,7 @@ class MetricsLog:
         self._show(step, values, speed, (self.last - step) / rate)
 
     def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(PREFIX))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values['loss']:.4g}")

@@ -29,7 +29,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
     return optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+        optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else decay_mask),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
     )
 

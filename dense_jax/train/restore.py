@@ -39,7 +39,7 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
 
 
 def _like(config: Config, mesh: Mesh) -> Any:
-    params, _ = jax.eval_shape(functools.partial(config.objective.init, jax.random.key(0)))
+    params = jax.eval_shape(functools.partial(config.objective.init, jax.random.key(0)))
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, state_sharding(params, mesh)
     )

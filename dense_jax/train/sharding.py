@@ -6,12 +6,14 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dense_jax.mesh import BATCH_AXES
 from dense_jax.train.optimizer import by_rule
 
 # The first pattern that a leaf's path matches decides; the leaves of the optimizer state end in their parameter's path.
 SHARDING_RULES = (
     (r"(^|/)(kernel|embedding)$", "split"),  # along its longest axis over fsdp
-    (r"(^|/)(bias|scale|step|count)$", "whole"),
+    (r"(^|/)(bias|scale|step|count|filled|next)$", "whole"),
+    (r"(^|/)queue$", "by batch"),  # [k b d]: each device holds the keys that its part of each batch gave
 )
 
 
@@ -24,6 +26,8 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
     kinds = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
     def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, kind: str) -> NamedSharding:
+        if kind == "by batch":
+            return NamedSharding(mesh, P(None, BATCH_AXES))
         return NamedSharding(mesh, _split(leaf.shape, mesh.shape["fsdp"]) if kind == "split" else P())
 
     return jax.tree.map(sharding, state, kinds)

@@ -10,6 +10,8 @@ import optax
 from dense_jax.arrays import Carry, Params
 from dense_jax.contracts import Objective
 
+_CARRY = 1  # the key of the carry's own noise
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -22,7 +24,10 @@ class TrainState:
     carry: Carry
 
 
-def init_state(objective: Objective, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state before the first step. Pure: runs under `jit`, which places it, and under `eval_shape`."""
-    params, carry = objective.init(jax.random.key(seed))
+def first_state(
+    params: Params, objective: Objective, optimizer: optax.GradientTransformation, *, batch: int, seed: int
+) -> TrainState:
+    """The state before the first step of a run that starts from `params`. Pure: runs under `jit` and `eval_shape`."""
+    rng = jax.random.fold_in(jax.random.key(seed), _CARRY)
+    carry = objective.init_carry(params, batch, rng)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)

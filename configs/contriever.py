@@ -1,0 +1,82 @@
+"""Contriever: independent crops, with momentum contrast or in-batch negatives.
+
+Values: Izacard et al. 2022, appendix A.1, and the training script of its released code. The published runs start from
+BERT: --config.init_from and --config.tokenizer.path name its folder.
+"""
+
+from dataclasses import replace
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    Unit,
+    choose,
+)
+from dense_jax.data.spans import Noise
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.contriever import Contriever, Negatives
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(
+        variant, base=base, multilingual=multilingual, in_batch=in_batch, tiny=tiny, tiny_in_batch=tiny_in_batch
+    )
+
+
+def base() -> Config:
+    return Config(
+        objective=Contriever(encoder=Encoder(bert("base"), pooling=Pooling.MEAN)),
+        steps=500_000,
+        batch=2048,
+        optimizer=OptimizerConfig(
+            learning_rate=5e-5, warmup=20_000, beta2=0.98, epsilon=1e-6, decay_all=True, clip=0.0
+        ),
+        passages=PassagesConfig(unit=Unit.CHUNKS, length=256),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+    )
+
+
+def multilingual() -> Config:
+    """mContriever: from multilingual BERT, on 29 languages drawn alike, each a source of corpus.also."""
+    config = base()
+    method = replace(config.objective, queue=32_768, momentum=0.999, crop_min=0.1, noise=Noise.NONE)
+    return replace(config, objective=method)
+
+
+def in_batch() -> Config:
+    """The ablation of section 4.4: keys of the same batch as negatives."""
+    config = base()
+    return replace(config, objective=replace(config.objective, negatives=Negatives.IN_BATCH), batch=4096)
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=Contriever(
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN),
+            view_length=64,
+            queue=4096,
+            momentum=0.99,
+            query_length=32,
+            passage_length=64,
+        ),
+        steps=1_000,
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(unit=Unit.CHUNKS, length=128),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        log_every=50,
+    )
+
+
+def tiny_in_batch() -> Config:
+    config = tiny()
+    return replace(config, objective=replace(config.objective, negatives=Negatives.IN_BATCH))

@@ -1,0 +1,25 @@
+"""The same batch looked at every so often: what shows a collapse before the loss does."""
+
+import jax
+
+from dense_jax.arrays import Metrics
+from dense_jax.data.pipeline import Examples, batches
+from dense_jax.train.state import TrainState
+
+PREFIX = "probe/"  # of the names in metrics.jsonl and TensorBoard
+
+
+class Probe:
+    """The diagnosis of an objective on a fixed batch: the first of the run, or as much of it as is encoded at a time."""
+
+    def __init__(self, examples: Examples, size: int, mesh: jax.sharding.Mesh, every: int) -> None:
+        self.every = every
+        self._batch = next(batches(examples, size, mesh, start=0)).batch if every else None
+        self._diagnose = jax.jit(examples.objective.diagnose)
+
+    def __call__(self, step: int, state: TrainState) -> Metrics:
+        """What to log of the state after `step`; nothing between the steps that are looked at."""
+        if not self.every or step % self.every:
+            return {}
+        found = self._diagnose(state.params, state.carry, self._batch)
+        return {PREFIX + name: value for name, value in found.items()}
