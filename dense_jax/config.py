@@ -1,13 +1,13 @@
 """Every setting, its default and its unit; the rules that they must keep together.
 
 A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--config.batch=64`) are applied by
-`flags.py`, then `checked` rebuilds the tree, so that each `__post_init__` sees the final values.
+`flags.py`, then `config_tree.checked` rebuilds the tree, so that each `__post_init__` sees the final values.
 """
 
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dense_jax.contracts import Objective
@@ -256,58 +256,9 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def checked(config: Config) -> Config:
-    """`config` rebuilt bottom up, so that every `__post_init__` has seen the final values.
-
-    Raises:
-        ConfigError: with one line per broken rule, all of them at once.
-    """
-    problems: list[str] = []
-    rebuilt = _rebuilt(config, problems)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return rebuilt
-
-
-def _rebuilt(node: Any, problems: list[str]) -> Any:
-    children = {f.name: _rebuilt(v, problems) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))}
-    try:
-        return dataclasses.replace(node, **children)
-    except ConfigError as error:
-        problems.append(str(error))
-        return node
-
-
-def with_vocabulary(node: Any, size: int) -> Any:
-    """`node` with every `vocab_size` of its tree that is 0 set to `size`, the tokenizer's.
-
-    Raises:
-        ConfigError: a model's own vocabulary is smaller than the tokenizer's, whose ids it could not embed.
-    """
-    changes = {
-        f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))
-    }
-    own = getattr(node, "vocab_size", None)
-    if own is not None:
-        require(
-            own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0"
-        )
-        changes["vocab_size"] = own or size
-    return dataclasses.replace(node, **changes)
-
-
-def without_folders(config: Config) -> Config:
-    """`config` with the last part of each path to a folder or file: what may be published of it."""
-    last = lambda path: path.rstrip("/").rpartition("/")[2]  # noqa: E731
-    return replace(
-        config,
-        init_from=last(config.init_from),
-        corpus=replace(config.corpus, source=last(config.corpus.source), also=tuple(map(last, config.corpus.also))),
-        tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
-        passages=replace(config.passages, workdir=last(config.passages.workdir)),
-        embed=replace(config.embed, collection=last(config.embed.collection)),
-        evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
-    )
+def is_node(value: Any) -> bool:
+    """Whether `value` is a part of the tree that has settings of its own."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -326,12 +277,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Ite
             yield f"{path}{key}: {a} -> {b}"
 
 
-def _is_node(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
 def _plain(value: Any) -> Any:
-    if _is_node(value):
+    if is_node(value):
         return to_dict(value)
     if isinstance(value, enum.Enum):
         return value.value

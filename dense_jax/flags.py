@@ -11,7 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dense_jax.config import Config, checked
+from dense_jax.config import Config
+from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
 
 PLAIN_FLAGS = ("config", "workdir")

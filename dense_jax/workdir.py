@@ -15,7 +15,8 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from dense_jax.config import Config, Mixing, Unit, checked, require, with_vocabulary
+from dense_jax.config import Config, Mixing, Unit, require
+from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Document, Tower
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection

@@ -12,12 +12,10 @@ from dense_jax.config import (
     OptimizerConfig,
     PassagesConfig,
     Unit,
-    checked,
     differences,
     to_dict,
-    with_vocabulary,
-    without_folders,
 )
+from dense_jax.config_tree import checked, with_vocabulary, without_folders
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
 

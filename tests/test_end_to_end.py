@@ -141,7 +141,8 @@ def test_a_run_on_running_text_of_two_sources_is_searched_by_the_test_set_of_bot
     assert done.returncode == 0, done.stderr
     capsys.readouterr()
     assert run(["evaluate", *arguments(corpus, tmp_path / "run", *more)]) == 0
-    assert all(name in capsys.readouterr().out for name in ("BM25", "before training", "after training"))
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("BM25", "before training", "after training"))
     ranked = (tmp_path / "run" / "results" / "test-test" / "BM25.trec").read_text().splitlines()
     assert {line.split()[2].partition("/")[0] for line in ranked} == {"documents.jsonl", "more.jsonl"}
 

@@ -136,7 +136,7 @@ class Bert(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by config.with_vocabulary")
+        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by with_vocabulary")
         normal = nn.initializers.normal(c.initializer)
         self.word = nn.Embed(c.vocab_size, c.width, embedding_init=normal)
         self.type = nn.Embed(c.types, c.width, embedding_init=normal)
