@@ -108,7 +108,9 @@ def _examples(work: Workdir, batches: int) -> Examples:
     config = work.config
     loader = replace(config.loader, workers=0)  # CPU-seconds of other processes would not be counted
     length = batches * config.batch
-    return Examples(work.passages, config.objective, work.tokenizer.vocabulary, loader, config.seed, length)
+    return Examples(
+        work.passages, config.objective, work.tokenizer.vocabulary, loader, config.seed, length, config.batch
+    )
 
 
 def _row(name: str, timing: Timing, trainer: Timing, here: Machine) -> report.Row:

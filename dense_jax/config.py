@@ -1,13 +1,13 @@
 """Every setting, its default and its unit; the rules that they must keep together.
 
 A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--config.batch=64`) are applied by
-`flags.py`, then `checked` rebuilds the tree, so that each `__post_init__` sees the final values.
+`flags.py`, then `config_tree.checked` rebuilds the tree, so that each `__post_init__` sees the final values.
 """
 
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from dense_jax.contracts import Objective
@@ -19,6 +19,13 @@ class Order(enum.Enum):
 
     LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
     SHUFFLE = "shuffle"  # a fresh global permutation every epoch
+
+
+class Mixing(enum.Enum):
+    """What is drawn together from one source, where a corpus has several."""
+
+    EXAMPLE = "example"  # each example by itself, as in Contriever's code
+    BATCH = "batch"  # all examples of a batch, as in Contriever's paper
 
 
 class Schedule(enum.Enum):
@@ -43,14 +50,26 @@ class CorpusConfig:
     source: str = (
         "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
     )
+    also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
     text_field: str = "text"
     max_characters: int = 1_000_000  # a longer document is rejected
-    max_rejects: float = 0.0  # largest share of rejected rows at which `prepare` still goes on
+    max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
     held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
-    limit: int = 0  # read at most so many documents; 0: all
+    limit: int = 0  # read at most so many documents of each source; 0: all
+
+    def __post_init__(self) -> None:
+        names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
+        require(
+            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are read."""
+        return (self.source, *self.also)
 
 
 @dataclass
@@ -65,13 +84,14 @@ class Unit(enum.Enum):
 
     PASSAGES = "passages"  # a run of whole sentences of one document
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
+    CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
 
 
 @dataclass
 class PassagesConfig:
     unit: Unit = Unit.PASSAGES
-    length: int = 288  # tokens of a passage or span, special ones and title included
-    titled: bool = True  # passages leave room for their title
+    length: int = 288  # tokens of a passage or span, special ones and title included; of a chunk, without them
+    titled: bool = True  # passages leave room for their title, chunks have it before the text
     short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
     shard_size: int = 32_768  # passages per file
     workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
@@ -79,14 +99,24 @@ class PassagesConfig:
     def __post_init__(self) -> None:
         require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
         require(0 <= self.short_rate <= 1, f"passages.short_rate={self.short_rate} is not between 0 and 1")
+        require(
+            not self.short_rate or self.unit is not Unit.CHUNKS,
+            f"passages.short_rate={self.short_rate} shortens passages and spans, and passages.unit=chunks are all of "
+            "one length; set it to 0",
+        )
 
 
 @dataclass
 class LoaderConfig:
     order: Order = Order.LOCALITY
-    readers: int = 12  # of the locality order
+    readers: int = 12  # of the locality order, in each source
+    mixing: Mixing = Mixing.EXAMPLE
+    sampling_power: float = 0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
     workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
     prefetch: int = 2  # batches held ready on the device
+
+    def __post_init__(self) -> None:
+        require(0 <= self.sampling_power <= 1, f"loader.sampling_power={self.sampling_power} is not between 0 and 1")
 
 
 @dataclass
@@ -226,58 +256,9 @@ def require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def checked(config: Config) -> Config:
-    """`config` rebuilt bottom up, so that every `__post_init__` has seen the final values.
-
-    Raises:
-        ConfigError: with one line per broken rule, all of them at once.
-    """
-    problems: list[str] = []
-    rebuilt = _rebuilt(config, problems)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return rebuilt
-
-
-def _rebuilt(node: Any, problems: list[str]) -> Any:
-    children = {f.name: _rebuilt(v, problems) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))}
-    try:
-        return dataclasses.replace(node, **children)
-    except ConfigError as error:
-        problems.append(str(error))
-        return node
-
-
-def with_vocabulary(node: Any, size: int) -> Any:
-    """`node` with every `vocab_size` of its tree that is 0 set to `size`, the tokenizer's.
-
-    Raises:
-        ConfigError: a model's own vocabulary is smaller than the tokenizer's, whose ids it could not embed.
-    """
-    changes = {
-        f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if _is_node(v := getattr(node, f.name))
-    }
-    own = getattr(node, "vocab_size", None)
-    if own is not None:
-        require(
-            own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0"
-        )
-        changes["vocab_size"] = own or size
-    return dataclasses.replace(node, **changes)
-
-
-def without_folders(config: Config) -> Config:
-    """`config` with the last part of each path to a folder or file: what may be published of it."""
-    last = lambda path: path.rstrip("/").rpartition("/")[2]  # noqa: E731
-    return replace(
-        config,
-        init_from=last(config.init_from),
-        corpus=replace(config.corpus, source=last(config.corpus.source)),
-        tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
-        passages=replace(config.passages, workdir=last(config.passages.workdir)),
-        embed=replace(config.embed, collection=last(config.embed.collection)),
-        evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
-    )
+def is_node(value: Any) -> bool:
+    """Whether `value` is a part of the tree that has settings of its own."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def to_dict(node: Any) -> dict[str, Any]:
@@ -296,12 +277,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Ite
             yield f"{path}{key}: {a} -> {b}"
 
 
-def _is_node(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
 def _plain(value: Any) -> Any:
-    if _is_node(value):
+    if is_node(value):
         return to_dict(value)
     if isinstance(value, enum.Enum):
         return value.value

@@ -37,7 +37,8 @@ class Reject:
 class Corpus(Protocol):
     """Where documents come from."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """All rows in the source's order; a bad row is a `Reject`, never dropped and never an exception."""
@@ -59,6 +60,15 @@ class Passage:
         return slice(int(self.sentences[i]), int(end))
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The prepared passages of one source."""
+
+    name: str
+    rows: range
+    tokens: int  # of all of them
+
+
 @runtime_checkable
 class Passages(Protocol):
     """Prepared passages by row, in a fixed order."""
@@ -71,12 +81,20 @@ class Passages(Protocol):
         """Many at once, which is faster than one by one."""
         ...
 
+    def draw(self, row: int, rng: np.random.Generator) -> Passage:
+        """What one visit of training sees at `row`: the passage itself, unless passages are cut from running text."""
+        return self[row]
+
     def document(self, row: int) -> Document:
         """Id, title and text of a passage, to be shown."""
         ...
 
     def ids(self) -> list[str]:
         """The document id of each row."""
+        ...
+
+    def parts(self) -> Sequence[Part]:
+        """All rows, source by source."""
         ...
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from dense_jax.config import Config, checked
+from dense_jax.config import Config
+from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
 
 PLAIN_FLAGS = ("config", "workdir")
@@ -94,9 +95,9 @@ def _nearest(key: str, known: list[str], prefix: str = "") -> str:
 def _kind(value: Any) -> str:
     if isinstance(value, enum.Enum):
         return "one of " + ", ".join(member.value for member in type(value))
-    return {bool: "true or false", int: "a whole number", float: "a number"}.get(
-        type(value), f"a {type(value).__name__}"
-    )
+    plain = {bool: "true or false", int: "a whole number", float: "a number"}
+    plain[tuple] = "a tuple; give the flag once for each of its values"
+    return plain.get(type(value), f"a {type(value).__name__}")
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

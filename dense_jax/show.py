@@ -127,11 +127,18 @@ def plan(examples: Examples, config: Config) -> str:
     real = sum(map(real_tokens, sample)) / max(len(sample), 1)
     room = sum(math.prod(t.mask.shape) for t in _sequences(batch_like(examples, config.batch))) / config.batch
     total = config.steps * config.batch
-    return (
-        f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all\n"
-        f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all\n"
-        f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times"
-    )
+    lines = [
+        f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all",
+        f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all",
+        f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times",
+    ]
+    sources = zip(examples.store.parts(), examples.visits.shares, strict=True)
+    of_each = [
+        f"{part.name}: {len(part.rows):,} passages in {share:.1%} of the examples, "
+        f"each visited {share * total / len(part.rows):,.1f} times"
+        for part, share in sources
+    ]
+    return "\n".join([*lines, *(of_each if len(of_each) > 1 else [])])
 
 
 def _berts(node: Any) -> Iterator[BertConfig]:

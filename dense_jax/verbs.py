@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dense_jax import flags, show
 from dense_jax.compare import compare
-from dense_jax.config import without_folders
+from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
@@ -116,7 +116,7 @@ def _export(work: Workdir, words: list[str]) -> None:
     card = Card(
         name=work.path.name,
         method=type(work.config.objective).__name__,
-        corpus=public.corpus.source,
+        corpus=", ".join(public.corpus.sources),
         steps=trained.step,
         batch=work.config.batch,
         settings=show.settings(public),

@@ -1,6 +1,6 @@
 """A workdir: the one folder that data flows through, and where each stage leaves its part.
 
-tokenizer  test  rejects.jsonl  passages-LENGTH       prepare
+tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
@@ -15,10 +15,11 @@ from pathlib import Path
 
 from jax.sharding import Mesh
 
-from dense_jax.config import Config, Unit, checked, with_vocabulary
+from dense_jax.config import Config, Mixing, Unit, require
+from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Document, Tower
 from dense_jax.data.pipeline import Examples, steps_for
-from dense_jax.data.prepare import open_collection, passages_folder, prepare_collection
+from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
@@ -55,14 +56,17 @@ class Workdir:
         config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
         if not config.tokens:
             return config
-        sample = self.examples_of(replace(config, seed=0), _SAMPLE)  # of one seed: all seeds take as many steps
+        loader = replace(config.loader, mixing=Mixing.EXAMPLE)  # else few batches, and of them few sources, are seen
+        sample = self.examples_of(replace(config, seed=0, loader=loader), _SAMPLE)  # all seeds take as many steps
         steps = steps_for(sample, config.tokens, config.batch)
         return checked(replace(config, tokens=0, steps=steps))
 
     def examples_of(self, config: Config, count: int) -> Examples:
         """The first `count` examples of a run."""
         vocabulary = self.tokenizer.vocabulary
-        return Examples(self.passages, config.objective, vocabulary, config.loader, config.seed, length=count)
+        return Examples(
+            self.passages, config.objective, vocabulary, config.loader, config.seed, length=count, batch=config.batch
+        )
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -91,7 +95,7 @@ class Workdir:
 
     @cached_property
     def passages(self) -> PassageStore:
-        return PassageStore(passages_folder(self.prepared, self.asked.passages))
+        return open_passages(self.prepared, self.asked.passages)
 
     @property
     def test_folder(self) -> Path:
@@ -111,17 +115,30 @@ class Workdir:
     def collection(self, tower: Tower, source: str = "") -> Collection:
         """What `tower` embeds: `source`, what the config names, the held-out test set, or what was prepared.
 
-        What was prepared as spans lacks the documents of a single span, so the corpus itself is embedded then.
+        Spans lack the documents of a single one, and chunks are of several documents: in their place the corpus itself
+        is embedded.
+
+        Raises:
+            ConfigError: that is more than one source.
         """
-        held_out, spans = self.prepared / "test", self.asked.passages.unit is Unit.SPANS
+        held_out, searched = self.prepared / "test", self.asked.passages.unit is Unit.PASSAGES
         source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
-        source = source or (self.asked.corpus.source if spans else "")
-        if not source:
+        if not source and searched:
             return Collection("passages", self.passages)
+        source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
         name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
         store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name, split=split)
         return Collection(name, store)
+
+    def _only_source(self) -> str:
+        first, *others = self.asked.corpus.sources
+        require(
+            not others,
+            f"{self.asked.passages.unit.value} are not searched, and the corpus in their place has {len(others) + 1} "
+            f"sources; name what to embed by --config.embed.collection, such as {first}",
+        )
+        return first
 
     def documents(self, source: str) -> list[Document]:
         """The documents of `source`, whole."""

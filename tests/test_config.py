@@ -1,19 +1,21 @@
 """The configuration tree: rules, the vocabulary size, and what two runs differ in."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from dense_jax.config import (
     Config,
     CorpusConfig,
+    LoaderConfig,
     MeshConfig,
     OptimizerConfig,
     PassagesConfig,
-    checked,
+    Unit,
     differences,
     to_dict,
-    with_vocabulary,
-    without_folders,
 )
+from dense_jax.config_tree import checked, with_vocabulary, without_folders
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
 
@@ -106,9 +108,41 @@ def test_passages_of_no_tokens_and_a_rate_that_is_no_share_are_refused():
         PassagesConfig(short_rate=1.5)
 
 
+def test_chunks_are_all_of_one_length():
+    with pytest.raises(ConfigError) as error:
+        PassagesConfig(unit=Unit.CHUNKS, short_rate=0.1)
+    assert str(error.value) == (
+        "passages.short_rate=0.1 shortens passages and spans, and passages.unit=chunks are all of one length; set it "
+        "to 0"
+    )
+    assert PassagesConfig(unit=Unit.CHUNKS) and PassagesConfig(unit=Unit.SPANS, short_rate=0.1)
+
+
+@pytest.mark.parametrize("power", [-0.1, 1.1])
+def test_a_sampling_power_lies_between_all_alike_and_by_size(power):
+    with pytest.raises(ConfigError, match=rf"loader.sampling_power={power} is not between 0 and 1"):
+        LoaderConfig(sampling_power=power)
+
+
+@pytest.mark.parametrize("also", ["news.jsonl", ("",), (7,), ["news.jsonl"]])
+def test_further_sources_are_a_tuple_of_names(also):
+    """The rule is asked by itself, since in the tests types are checked before it is."""
+    with pytest.raises(ConfigError) as error:
+        CorpusConfig.__post_init__(SimpleNamespace(also=also))
+    assert str(error.value) == (
+        f"corpus.also={also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+    )
+
+
+def test_further_sources_are_compared_and_saved_as_a_list():
+    one, two = (to_dict(config(corpus=CorpusConfig(also=also))) for also in [("a.jsonl",), ("a.jsonl", "b.jsonl")])
+    assert list(differences(one, two)) == ["corpus.also: ['a.jsonl'] -> ['a.jsonl', 'b.jsonl']"]
+
+
 def test_what_is_published_of_a_config_names_no_folder():
-    corpus = CorpusConfig(source="/home/ada/beir/scifact/")
+    corpus = CorpusConfig(source="/home/ada/beir/scifact/", also=("/home/ada/news.jsonl", "installed"))
     config = Config(BagOfTokens(), steps=1, batch=8, init_from="/home/ada/bert", corpus=corpus)
     public = without_folders(config)
-    assert (public.init_from, public.corpus.source) == ("bert", "scifact")
+    assert public.init_from == "bert"
+    assert public.corpus.sources == ("scifact", "news.jsonl", "installed")
     assert "/home" not in str(to_dict(public))

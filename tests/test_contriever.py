@@ -50,7 +50,7 @@ class Texts(MemoryStore):
 
 
 def batch_of(method: Contriever, size=8, start=0):
-    examples = Examples(Texts(), method, VOCABULARY, LoaderConfig(), seed=0, length=size * 9)
+    examples = Examples(Texts(), method, VOCABULARY, LoaderConfig(), seed=0, length=size * 9, batch=size)
     batch = next(host_batches(examples, size, start=start))
     del batch["row"]
     return method.collate(batch, np.arange(size))
@@ -229,7 +229,9 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
 def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     method = contriever(dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=16)
     state, batch = start(method), batch_of(method)
-    mesh = jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,) * 2)
+    mesh = jax.make_mesh(
+        shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,) * 2
+    )
     loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, state.carry, batch, **STEP)[0]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **EXACT),

@@ -227,7 +227,7 @@ def test_a_missing_split_of_a_tfds_data_set_names_those_there_are(tiny):
 
 
 def test_an_unknown_tfds_data_set_is_refused():
-    with pytest.raises(DataError, match=r"corpus.source=tfds:no_such_thing, corpus.split=train"):
+    with pytest.raises(DataError, match=r"corpus source tfds:no_such_thing, corpus.split=train"):
         open_corpus(CorpusConfig(source="tfds:no_such_thing"))
 
 
@@ -235,7 +235,7 @@ FORMS = r"name a BEIR folder, a .jsonl or .tsv file \(.gz and .xz too\), tfds:NA
 
 
 def test_a_missing_file_is_refused_with_the_forms_there_are(tmp_path):
-    with pytest.raises(DataError, match=rf"corpus.source=.*absent.jsonl: no such file or folder; {FORMS}"):
+    with pytest.raises(DataError, match=rf"corpus source .*absent.jsonl: no such file or folder; {FORMS}"):
         open_corpus(CorpusConfig(source=str(tmp_path / "absent.jsonl")))
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from dense_jax import contracts
 from dense_jax.config import MeshConfig
 from dense_jax.contracts import Document, Layout, Passage
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -14,7 +15,7 @@ from dense_jax.retrieval.vectors import Vectors
 from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNumbers, mean_of, table, tower
 
 
-class Passages:
+class Passages(contracts.Passages):
     """Passages of 0 to 49 tokens in no particular order of length, and some longer than the tower allows."""
 
     def __init__(self, count: int) -> None:

@@ -131,6 +131,22 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
 
 
+@pytest.mark.slow
+def test_a_run_on_running_text_of_two_sources_is_searched_by_the_test_set_of_both(corpus, tmp_path, capsys):
+    also = tmp_path / "more.jsonl"
+    also.write_text("".join(corpus.read_text().splitlines(keepends=True)[:100]).replace("The ", "An "))
+    more = (f"--config.corpus.also={also}", "--config.passages.unit=chunks", "--config.loader.mixing=batch")
+    assert run(["prepare", *arguments(corpus, tmp_path / "run", *more)]) == 0
+    done = train(corpus, tmp_path / "run", *more)
+    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    assert run(["evaluate", *arguments(corpus, tmp_path / "run", *more)]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("BM25", "before training", "after training"))
+    ranked = (tmp_path / "run" / "results" / "test-test" / "BM25.trec").read_text().splitlines()
+    assert {line.split()[2].partition("/")[0] for line in ranked} == {"documents.jsonl", "more.jsonl"}
+
+
 def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
     assert run(["export", *arguments(corpus, trained)]) == 0
     assert str(trained / "export") in capsys.readouterr().out

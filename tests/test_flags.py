@@ -40,6 +40,26 @@ def test_overrides_change_the_named_settings_only(config_file):
     assert str(found.workdir) == "w"
 
 
+def test_further_sources_are_given_one_flag_each_or_all_in_one(config_file):
+    def also(*flags):
+        return parse([f"--config={config_file}", "--workdir=w", *flags]).config.corpus.also
+
+    assert also() == ()
+    assert also("--config.corpus.also=/data/a-1.jsonl") == ("/data/a-1.jsonl",)
+    assert also("--config.corpus.also=a.jsonl", "--config.corpus.also=b.jsonl") == ("a.jsonl", "b.jsonl")
+    assert also("--config.corpus.also=('a.jsonl','b.jsonl')") == ("a.jsonl", "b.jsonl")
+
+
+def test_further_sources_that_are_no_names_are_refused(config_file):
+    text = message(f"--config={config_file}", "--workdir=w", "--config.corpus.also=('a.jsonl',", "--config.stepz=1")
+    assert text.splitlines() == [
+        "corpus.also=('a.jsonl', is not a tuple; give the flag once for each of its values",
+        "unknown setting stepz; did you mean steps?",
+    ]
+    text = message(f"--config={config_file}", "--workdir=w", "--config.corpus.also=")
+    assert text == "corpus.also=('',) is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+
+
 def test_the_name_after_the_colon_chooses_a_variant(config_file):
     assert parse([f"--config={config_file}:tiny", "--workdir=w"]).config.batch == 8
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.config import Config, LoaderConfig, MeshConfig, checked, with_vocabulary
+from dense_jax.config import Config, LoaderConfig, MeshConfig
+from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Layout, Objective, Similarity, Tokens
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.mesh import batch_sharding, make_mesh
@@ -65,7 +66,7 @@ def sentences_store() -> MemoryStore:
 
 
 def batch_of(objective: Objective, size: int = BATCH):
-    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size)
+    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     del batch["row"]
     return jax.tree.map(jnp.asarray, batch)

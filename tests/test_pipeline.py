@@ -1,46 +1,20 @@
 """Batches: a function of seed and index, whatever reads them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from dense_jax.config import LoaderConfig, MeshConfig, Order
-from dense_jax.data.pipeline import Examples, Visits, batches, host_batches, steps_for
+from dense_jax.config import LoaderConfig, MeshConfig, Mixing, Order
+from dense_jax.data.pipeline import Examples, batches, host_batches, steps_for
 from dense_jax.errors import DataError
 from dense_jax.mesh import make_mesh
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 
-def examples(seed=0, length=400, objective=None, **loader) -> Examples:
-    return Examples(MemoryStore(), objective or BagOfTokens(), VOCABULARY, LoaderConfig(**loader), seed, length)
-
-
-def visited(config: LoaderConfig, count: int, passages=40, seed=0) -> list[int]:
-    visits = Visits(passages, config, seed)
-    return [visits[i] for i in range(count)]
-
-
-def test_locality_order_reads_every_reader_s_passages_in_a_row():
-    order = visited(LoaderConfig(order=Order.LOCALITY, readers=4), 40)
-    for reader in range(4):
-        mine = order[reader::4]
-        assert mine == [(mine[0] + i) % 40 for i in range(10)]
-
-
-def test_locality_readers_start_apart():
-    starts = sorted(visited(LoaderConfig(order=Order.LOCALITY, readers=4), 4))
-    assert [start // 10 for start in starts] == [0, 1, 2, 3]
-
-
-def test_shuffle_visits_each_passage_once_an_epoch_in_an_order_of_its_own():
-    order = visited(LoaderConfig(order=Order.SHUFFLE), 80)
-    first, second = order[:40], order[40:]
-    assert sorted(first) == sorted(second) == list(range(40))
-    assert first != second
-
-
-def test_another_seed_gives_another_order():
-    config = LoaderConfig(order=Order.SHUFFLE)
-    assert visited(config, 40, seed=0) != visited(config, 40, seed=1)
+def examples(seed=0, length=400, objective=None, sources=(), **loader) -> Examples:
+    store = MemoryStore(sources=sources)
+    return Examples(store, objective or BagOfTokens(), VOCABULARY, LoaderConfig(**loader), seed, length, batch=8)
 
 
 def equal(a, b):
@@ -61,6 +35,30 @@ def test_a_rejected_draw_is_replaced_by_another_passage():
 
     rows = [examples(objective=Picky())[i]["row"] for i in range(40)]
     assert all(row % 2 for row in rows)
+
+
+def test_a_rejected_draw_is_replaced_by_another_passage_of_the_same_source():
+    class Picky(BagOfTokens):
+        def example(self, passage, vocabulary, rng):
+            return super().example(passage, vocabulary, rng) if passage.row % 2 else None
+
+    found = examples(objective=Picky(), sources=(30, 10))
+    sources = [(found.visits[i] < 30, found[i]["row"] < 30) for i in range(100)]
+    assert {first for first, _ in sources} == {True, False}
+    assert all(first == replaced for first, replaced in sources)
+
+
+def test_an_example_is_made_of_what_the_store_draws_at_its_passage():
+    class Longer(MemoryStore):
+        def draw(self, row, rng):
+            return replace(self[row], tokens=np.full(6, rng.integers(5, 50)))
+
+    found = Examples(Longer(), BagOfTokens(noise=0.0), VOCABULARY, LoaderConfig(), 0, 40, batch=8)
+    for i in range(10):
+        halves = [found[i][side].ids[found[i][side].mask] for side in ("query", "passage")]
+        assert len(np.concatenate(halves)) == 6
+        assert len(set(np.concatenate(halves).tolist())) == 1
+    assert len({int(found[i]["query"].ids[0]) for i in range(10)}) > 1
 
 
 def test_a_corpus_without_any_example_is_an_error_that_names_the_method():
@@ -89,7 +87,7 @@ class Counted(BagOfTokens):
 
 def test_a_budget_of_tokens_becomes_the_nearest_number_of_steps():
     """An epoch of 39 passages has 4 tokens in the mean, 32 in a batch of eight."""
-    epoch = Examples(MemoryStore(39), Counted(), VOCABULARY, LoaderConfig(order=Order.SHUFFLE), 0, 39)
+    epoch = Examples(MemoryStore(39), Counted(), VOCABULARY, LoaderConfig(order=Order.SHUFFLE), 0, 39, batch=8)
     steps = {tokens: steps_for(epoch, tokens, 8) for tokens in (1, 32, 320, 335, 337, 3_200)}
     assert steps == {1: 1, 32: 1, 320: 10, 335: 10, 337: 11, 3_200: 100}
 
@@ -116,9 +114,17 @@ def test_two_hosts_read_halves_of_the_same_batches(monkeypatch):
     assert all(len(batch) == 4 for batch in halves[0])
 
 
+def test_batches_of_one_source_each_start_anywhere_with_the_same_rows():
+    whole = [b["row"] for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=0)]
+    tail = [b["row"] for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=24)]
+    assert {tuple(np.unique(rows < 30)) for rows in whole} == {(True,), (False,)}
+    np.testing.assert_array_equal(tail, whole[3:])
+
+
 @pytest.mark.slow
-def test_worker_processes_give_the_same_batches():
-    alone = next(host_batches(examples(), 8, start=8))
-    by_workers = next(host_batches(examples(workers=2), 8, start=8))
+@pytest.mark.parametrize("sources", [(), (30, 10)])
+def test_worker_processes_give_the_same_batches(sources):
+    alone = next(host_batches(examples(sources=sources), 8, start=8))
+    by_workers = next(host_batches(examples(sources=sources, workers=2), 8, start=8))
     np.testing.assert_array_equal(alone["row"], by_workers["row"])
     np.testing.assert_array_equal(alone["query"].ids, by_workers["query"].ids)

@@ -65,10 +65,10 @@ def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, d
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "whole")
 
     def interrupted(*arguments):
-        for i, of_one_document in enumerate(entries.entries(*arguments)):
+        for i, group in enumerate(entries.entries(*arguments)):
             if i == documents:
                 raise KilledError
-            yield of_one_document
+            yield group
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
         patched.setattr(module, "entries", interrupted)

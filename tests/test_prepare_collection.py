@@ -84,10 +84,10 @@ def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path,
     prepare_collection(*arguments, tmp_path / "whole")
 
     def interrupted(*given):
-        for i, of_one_document in enumerate(entries.whole_documents(*given)):
+        for i, group in enumerate(entries.whole_documents(*given)):
             if i == 17:
                 raise KilledError
-            yield of_one_document
+            yield group
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
         patched.setattr(module, "whole_documents", interrupted)

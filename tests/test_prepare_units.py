@@ -39,6 +39,8 @@ def test_each_kind_of_passage_has_a_folder_of_its_own(tmp_path):
     assert name() == "passages-64"
     assert name(titled=False) == "passages-64-untitled"
     assert name(titled=False, short_rate=0.1) == "passages-64-untitled-10-percent-short"
+    assert name(unit=Unit.CHUNKS) == "chunks-64"
+    assert name(unit=Unit.CHUNKS, titled=False) == "chunks-64-untitled"
     assert name(unit=Unit.SPANS) == name(unit=Unit.SPANS, titled=False) == "spans-64"  # spans have no titles anyway
 
 
@@ -121,10 +123,10 @@ def test_short_passages_are_the_same_in_a_second_preparation_and_after_an_interr
     asked = config(source, vocab_size=WHOLE_WORDS, unit=Unit.SPANS, short_rate=0.5, length=60, shard_size=4)
 
     def interrupted(*arguments):
-        for i, of_one_document in enumerate(entries.entries(*arguments)):
+        for i, group in enumerate(entries.entries(*arguments)):
             if i == 17:
                 raise KilledError
-            yield of_one_document
+            yield group
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
         patched.setattr(module, "entries", interrupted)
@@ -149,7 +151,7 @@ def test_one_run_in_ten_is_shorter_and_any_shorter_length_is_as_likely():
     tokenizer = Tokenizer.train(WORDS, WHOLE_WORDS, lowercase=True)
     document = Document("d", "", "Sea. " * 100_000)  # sentences of two tokens
     asked = PassagesConfig(length=102, titled=False, short_rate=0.1)
-    found = [len(entry.tokens) for entry in next(entries.entries([document], tokenizer, asked))][:-1]
+    found = [len(entry.tokens) for entry in next(entries.entries([document], tokenizer, asked)).entries][:-1]
     short = np.array([length for length in found if length < 100])
     assert max(found) == 100  # beside [CLS] and [SEP]
     # about 2,100 runs, of which 99 in 1,000 have room for fewer than 100 tokens: four standard deviations

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
-from dense_jax.contracts import Document, Passage, Ranking, Tower, Vocabulary
+from dense_jax.contracts import Document, Passage, Passages, Ranking, Tower, Vocabulary
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
@@ -42,7 +42,7 @@ class Words:
         return [np.array([WORDS.index(word) for word in text.split()], np.int32) for text in texts]
 
 
-class Store:
+class Store(Passages):
     """One passage for each of TEXTS; titles are their ids in capitals."""
 
     def __len__(self):

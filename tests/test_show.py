@@ -12,7 +12,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.ict import ICT
 from dense_jax.train.loop import make_program
-from tests.toys import VOCABULARY, MemoryStore
+from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=8)
 METHOD = ICT(Encoder(BERT), query_length=4, passage_length=8)
@@ -29,7 +29,7 @@ class Sentences(MemoryStore):
 
 def prepared(method=METHOD, **settings):
     config = Config(method, steps=10, batch=256, **settings)
-    examples = Examples(Sentences(), method, VOCABULARY, LoaderConfig(), 0, length=10)
+    examples = Examples(Sentences(), method, VOCABULARY, LoaderConfig(), 0, length=10, batch=config.batch)
     return make_program(config), examples
 
 
@@ -53,6 +53,22 @@ def test_the_scores_of_the_batch_are_kept_unless_they_are_computed_in_chunks():
     scores = 256 * 256 * 4  # bytes
     assert scores <= activations()[SCORES] < 1.1 * scores
     assert activations(method=replace(METHOD, score_chunk=64))[SCORES] < 0.1 * scores
+
+
+def test_the_plan_says_how_often_the_passages_of_each_source_are_visited():
+    store, loader = MemoryStore(sources=(30, 10)), LoaderConfig(sampling_power=0.0)
+    examples = Examples(store, BagOfTokens(), VOCABULARY, loader, 0, length=600, batch=20)
+    said = show.plan(examples, Config(BagOfTokens(), steps=30, batch=20)).splitlines()
+    assert said[2:] == [
+        "40 passages, each visited 15.0 times",
+        "source0: 30 passages in 50.0% of the examples, each visited 10.0 times",
+        "source1: 10 passages in 50.0% of the examples, each visited 30.0 times",
+    ]
+
+
+def test_the_plan_of_one_source_speaks_of_all_passages_alone():
+    examples = Examples(MemoryStore(), BagOfTokens(), VOCABULARY, LoaderConfig(), 0, length=600, batch=20)
+    assert len(show.plan(examples, Config(BagOfTokens(), steps=30, batch=20)).splitlines()) == 3
 
 
 def test_the_memory_is_that_of_one_device_of_all():

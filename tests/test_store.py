@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Document
+from dense_jax.contracts import Document, Part
 from dense_jax.data import store
-from dense_jax.data.store import Entry, PassageStore, StoreWriter, decode, encode
+from dense_jax.data.store import Entry, Group, PassageStore, StoreWriter, decode, encode
 from dense_jax.errors import ConfigError, StorageError
 
 
@@ -21,10 +21,21 @@ def entry(name, tokens=(7, 8, 9), sentences=(0, 2), title=(5,)):
 
 
 def written(folder, documents, shard_size=2, vocab_size=100):
+    return written_from({"source": documents}, folder, shard_size, vocab_size)
+
+
+def written_from(sources, folder, shard_size=2, vocab_size=100):
+    """What is left to write of the documents of each source, and the finished store."""
     writer = started(folder, shard_size, vocab_size)
-    for entries in documents[writer.documents :]:
-        writer.add(entries)
+    for name, documents in sources.items():
+        for entries in documents[writer.begin(name) :]:
+            writer.add(alone(entries))
     return writer.finish()
+
+
+def alone(entries):
+    """One document, as it is stored."""
+    return Group(entries, 1, int(not entries))
 
 
 def started(folder, shard_size=2, vocab_size=100):
@@ -116,18 +127,47 @@ def test_ids_take_two_bytes_where_the_vocabulary_allows_it(tmp_path, vocab_size,
 def test_an_interrupted_writer_goes_on_after_the_last_finished_shard_and_ends_with_the_same_files(tmp_path):
     whole = written(tmp_path / "whole", DOCUMENTS)
     first = started(tmp_path / "again", 2)
+    first.begin("source")
     for entries in DOCUMENTS[:3]:
-        first.add(entries)
-    first.add([entry("lost")])  # in no finished shard yet
+        first.add(alone(entries))
+    first.add(alone([entry("lost")]))  # in no finished shard yet
 
     second = started(tmp_path / "again", 2)
-    assert second.documents == 3
+    assert second.documents == second.begin("source") == 3
     assert written(tmp_path / "again", DOCUMENTS).manifest == whole.manifest
+
+
+def test_a_store_tells_which_rows_are_of_which_source_and_a_shard_ends_with_its_source(tmp_path):
+    passages = written_from({"first": DOCUMENTS[:2], "none": [[]], "last": DOCUMENTS[2:]}, tmp_path, shard_size=9)
+    assert passages.parts() == [
+        Part("first", range(2), 6),
+        Part("none", range(2, 2), 0),
+        Part("last", range(2, 6), 11),
+    ]
+    assert passages.manifest["passages_per_shard"] == [2, 4]
+    assert [part["documents"] for part in passages.manifest["parts"]] == [2, 1, 2]
+    assert (passages.manifest["documents"], passages.manifest["left_out"]) == (5, 2)
+
+
+@pytest.mark.parametrize("left", range(5))
+def test_an_interrupted_writer_of_several_sources_ends_with_the_same_files(tmp_path, left):
+    sources = {"first": DOCUMENTS[:2], "last": DOCUMENTS[2:]}
+    whole = written_from(sources, tmp_path / "whole")
+    first = started(tmp_path / "again")
+    for name, documents in sources.items():
+        first.begin(name)
+        for entries in documents[:left]:
+            first.add(alone(entries))
+        left -= len(documents)
+        if left <= 0:
+            break
+    assert written_from(sources, tmp_path / "again").manifest == whole.manifest
 
 
 def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
     writer = started(tmp_path / "p", 1)
-    writer.add([entry("a")])
+    writer.begin("source")
+    writer.add(alone([entry("a")]))
     with pytest.raises(
         StorageError, match=r"not prepared to the end \(no manifest.json\); run `dense-jax prepare` again"
     ):
@@ -217,7 +257,8 @@ def test_a_shard_with_another_number_of_passages_is_refused(large, tmp_path):
 
 def test_a_full_disk_is_said_and_leaves_no_half_written_shard(tmp_path):
     writer = started(tmp_path / "p", 10_000)
-    writer.add([entry(f"d{i}", range(200)) for i in range(5_000)])
+    writer.begin("source")
+    writer.add(alone([entry(f"d{i}", range(200)) for i in range(5_000)]))
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))  # half a megabyte a file

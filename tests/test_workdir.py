@@ -9,6 +9,7 @@ from dense_jax.config import (
     Config,
     CorpusConfig,
     LoaderConfig,
+    Mixing,
     OptimizerConfig,
     Order,
     PassagesConfig,
@@ -41,6 +42,18 @@ def test_a_budget_of_tokens_becomes_steps(tmp_path):
 
 def test_all_seeds_train_as_many_steps_on_a_budget_of_tokens(tmp_path):
     assert len({workdir(tmp_path, seed=seed, tokens=1_000_000).config.steps for seed in range(3)}) == 1
+
+
+def test_a_budget_of_tokens_is_as_many_steps_however_sources_are_mixed(tmp_path):
+    """A batch is larger than the sample of examples that the budget is reckoned with."""
+
+    def steps(mixing):
+        work = workdir(tmp_path, batch=4_096, tokens=10**7, loader=LoaderConfig(mixing=mixing))
+        work.__dict__["passages"] = MemoryStore(sources=(20, 20))
+        work.passages.tokens = [tokens[:2] if row < 20 else tokens for row, tokens in enumerate(work.passages.tokens)]
+        return work.config.steps
+
+    assert steps(Mixing.BATCH) == steps(Mixing.EXAMPLE)
 
 
 def test_a_warmup_that_is_longer_than_the_budget_is_refused(tmp_path):

@@ -1,13 +1,14 @@
 """The smallest things that satisfy the contracts: so that only the code around them is on trial."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.contracts import Document, Objective, Passage, Tokens, Tower, Towers, Vocabulary
+from dense_jax.contracts import Document, Objective, Part, Passage, Passages, Tokens, Tower, Towers, Vocabulary
 
 VOCABULARY = Vocabulary(
     size=50, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(50) < 5, continues=np.zeros(50, bool)
@@ -69,14 +70,21 @@ class BagOfTokens(Objective):
         return Tokens(np.pad(ids.astype(np.int32), (0, spare)), np.zeros(self.length, np.int32), real)
 
 
-class MemoryStore:
-    """Passages of random tokens; a stand-in for PassageStore."""
+class MemoryStore(Passages):
+    """Passages of random tokens, of one source or of several of so many passages; a stand-in for PassageStore."""
 
-    def __init__(self, passages: int = 40, seed: int = 0):
+    def __init__(self, passages: int = 40, seed: int = 0, sources: tuple[int, ...] = ()):
+        self.sources = sources or (passages,)
         rng = np.random.default_rng(seed)
         self.tokens = [
-            rng.integers(5, VOCABULARY.size, size=rng.integers(2, 9)).astype(np.uint16) for _ in range(passages)
+            rng.integers(5, VOCABULARY.size, size=rng.integers(2, 9)).astype(np.uint16)
+            for _ in range(sum(self.sources))
         ]
+
+    def parts(self):
+        starts = np.cumsum([0, *self.sources]).tolist()
+        rows = [range(start, stop) for start, stop in pairwise(starts)]
+        return [Part(f"source{i}", own, sum(len(self.tokens[row]) for row in own)) for i, own in enumerate(rows)]
 
     def __len__(self):
         return len(self.tokens)

@@ -4,9 +4,11 @@ A row needs an id (or gets its number) and a text. A text may also be a list of 
 `heading` and `text`, joined by blank lines. Every other row becomes a `Reject` with file, line and reason.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from dense_jax.contracts import Document, Reject
 from dense_jax.data.installed import installed_rows, installed_versions
 from dense_jax.data.lines import RowError, has_surrogate
 from dense_jax.data.rows import Fields, Row, jsonl_rows, open_tfds, tfds_rows, tsv_rows
-from dense_jax.errors import DataError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import digest
 
 INSTALLED = "installed"
@@ -24,18 +26,20 @@ _BEIR = Fields(id="_id", title="title", text="text")  # in a BEIR folder, whatev
 _PACKED = (".gz", ".xz")
 _FORMS = "a BEIR folder, a .jsonl or .tsv file (.gz and .xz too), tfds:NAME, or installed"
 _BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX
+_WHITE_SPACE = re.compile(r"\s+")
 _REST_OF_LINE = 1 << 20  # bytes beside the text
 
 
 @dataclass(frozen=True)
-class CheckedCorpus:
-    """A `Corpus` of the rows that a source gives."""
+class Source:
+    """A `Corpus` of the rows that one source gives."""
 
     name: str  # the same wherever the source lies
     place: str  # what stands before a row's number in messages
     rows: Callable[[], Iterable[Row | Reject]]  # all rows at each call
     identify: Callable[[], dict[str, Any]]
     config: CorpusConfig
+    prefix: str = ""  # of the ids of its documents
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """
@@ -52,7 +56,7 @@ class CheckedCorpus:
             if found == self.config.limit > 0:
                 return
         if not found + rejected:
-            raise DataError(f"corpus.source={self.config.source}: holds no document; name {_FORMS}")
+            raise DataError(f"corpus source {self.config.source}: holds no document; name {_FORMS}")
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this source's content from another's, wherever it lies: JSON values."""
@@ -65,25 +69,60 @@ class CheckedCorpus:
                 raise RowError(f"has the id {document.id!r} of {self.place}:{first}")
         except RowError as error:
             return Reject(f"{self.place}:{row.number}", str(error))
-        return document
+        return replace(document, id=self.prefix + document.id)
+
+
+@dataclass(frozen=True)
+class CheckedCorpus:
+    """A `Corpus` of all rows of its sources, one source after the other."""
+
+    sources: tuple[Source, ...]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(source.name for source in self.sources)
+
+    def __iter__(self) -> Iterator[Document | Reject]:
+        return chain.from_iterable(self.sources)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells this content from another's, wherever it lies: JSON values."""
+        first, *others = (source.fingerprint() for source in self.sources)
+        return first | ({"also": {str(i): other for i, other in enumerate(others, start=1)}} if others else {})
 
 
 def open_corpus(config: CorpusConfig) -> CheckedCorpus:
-    """The corpus of `config.source`.
+    """The corpus of `config.source` and `config.also`.
+
+    Where there are several sources, each one's name stands before the ids of its documents: `news.jsonl/17`.
 
     Raises:
+        ConfigError: two sources have the same name.
         DataError: there is no such file, folder or data set, or its form is unknown.
     """
+    sources = [_open_source(replace(config, source=source, also=())) for source in config.sources]
+    if len(sources) == 1:
+        return CheckedCorpus(tuple(sources))
+    names = [_WHITE_SPACE.sub("_", source.name) for source in sources]  # an id with a space could be no test query
+    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
+        raise ConfigError(
+            f"corpus.source and corpus.also name two sources that are called {twice[0]}; rename one of them, since the "
+            "name stands before the ids of its documents"
+        )
+    return CheckedCorpus(tuple(replace(source, prefix=f"{name}/") for name, source in zip(names, sources, strict=True)))
+
+
+def _open_source(config: CorpusConfig) -> Source:
     if config.source == INSTALLED:
-        return CheckedCorpus(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
+        return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     fields = Fields(config.id_field, config.title_field, config.text_field)
     if config.source.startswith(_TFDS):
-        return _tfds_corpus(config, fields)
+        return _open_tfds_source(config, fields)
     path = Path(config.source).expanduser()
     if path.is_dir():
         path, fields = _beir_corpus(path), _BEIR
     elif not path.exists():
-        raise DataError(f"corpus.source={config.source}: no such file or folder; name {_FORMS}")
+        raise DataError(f"corpus source {config.source}: no such file or folder; name {_FORMS}")
     longest = config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
     match _form(path):
         case ".jsonl":
@@ -91,9 +130,9 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
         case ".tsv":
             rows, read_as = partial(tsv_rows, path, longest), {}
         case _:
-            raise DataError(f"corpus.source={config.source}: unknown form {path.suffix!r}; name {_FORMS}")
+            raise DataError(f"corpus source {config.source}: unknown form {path.suffix!r}; name {_FORMS}")
     name = Path(config.source).name
-    return CheckedCorpus(name, str(path), rows, lambda: {"digest": digest(path), "fields": read_as}, config)
+    return Source(name, str(path), rows, lambda: {"digest": digest(path), "fields": read_as}, config)
 
 
 class _Kept:
@@ -110,12 +149,12 @@ class _Kept:
             yield row
 
 
-def _tfds_corpus(config: CorpusConfig, fields: Fields) -> CheckedCorpus:
+def _open_tfds_source(config: CorpusConfig, fields: Fields) -> Source:
     name = config.source.removeprefix(_TFDS)
     source = open_tfds(name, config.split)
     label = f"{source.dataset_info.full_name}[{config.split}]"
     rows = partial(tfds_rows, source, fields, label)
-    return CheckedCorpus(label, label, rows, lambda: {"examples": len(source), "fields": asdict(fields)}, config)
+    return Source(label, label, rows, lambda: {"examples": len(source), "fields": asdict(fields)}, config)
 
 
 def _beir_corpus(folder: Path) -> Path:
@@ -123,7 +162,7 @@ def _beir_corpus(folder: Path) -> Path:
     for name in ("corpus.jsonl", *(f"corpus.jsonl{end}" for end in _PACKED)):
         if (folder / name).is_file():
             return folder / name
-    raise DataError(f"corpus.source={folder}: the folder has no corpus.jsonl; name {_FORMS}")
+    raise DataError(f"corpus source {folder}: the folder has no corpus.jsonl; name {_FORMS}")
 
 
 def _form(path: Path) -> str:

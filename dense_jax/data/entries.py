@@ -1,78 +1,57 @@
-"""Documents -> what the store keeps of them: split, tokenised in batches by the tokenizer's threads, packed."""
+"""Tokenised documents -> what the store keeps of them."""
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 
 import numpy as np
 import xxhash
 
-from dense_jax.arrays import Int
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
-from dense_jax.data.passages import pack, split_sentences
-from dense_jax.data.store import Entry
+from dense_jax.data.passages import pack
+from dense_jax.data.running_text import chunks
+from dense_jax.data.sentences import Ids, Sentence, tokenised
+from dense_jax.data.store import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 
-_BATCH = 1 << 20  # characters tokenised together
 _SPECIAL = 3  # tokens that frame a passage and its title
 _BARE = 2  # tokens that frame a text without a title
 _TITLE_SHARE = 4  # a title takes at most one in so many tokens of a passage
 
-Ids = Int[np.ndarray, " _"]  # of any length
-Sentence = tuple[str, Ids]
-Arrange = Callable[[Document, Ids, list[Sentence]], list[Entry]]
 
-
-def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[list[Entry]]:
-    """What training visits of each document.
+def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
+    """What training visits.
 
     Passages: whole sentences up to `length` tokens with the title and the special tokens. Spans: one entry for the
-    document, without its title, its "sentences" being the spans; none if there are fewer than two.
+    document, without its title, its "sentences" being the spans; none if there are fewer than two. Chunks: `length`
+    tokens of running text, across documents.
     """
-    arrange = {Unit.PASSAGES: _packed, Unit.SPANS: _spans}[config.unit]
-    return _entries(documents, tokenizer, partial(arrange, config=config))
+    found = tokenised(documents, tokenizer)
+    match config.unit:
+        case Unit.PASSAGES:
+            return (_alone(_packed(*document, config)) for document in found)
+        case Unit.SPANS:
+            return (_alone(_spans(*document, config)) for document in found)
+        case Unit.CHUNKS:
+            return chunks(found, config.length, config.titled)
 
 
-def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
+def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[Group]:
     """The first `length` tokens of each document as its one passage; an empty document has an empty one."""
-    return _entries(documents, tokenizer, partial(_whole, length=length))
+    return (_alone(_whole(*document, length)) for document in tokenised(documents, tokenizer))
 
 
-def split_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[list[Entry]]:
+def split_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[Group]:
     """Each document as passages of up to `length` tokens, title included; an empty document has an empty one.
 
     A sentence that is longer than a passage is divided, so that nothing of it is cut.
     """
-    return _entries(documents, tokenizer, partial(_split, config=PassagesConfig(length=length)))
+    config = PassagesConfig(length=length)
+    return (_alone(_split(*document, config)) for document in tokenised(documents, tokenizer))
 
 
-def _entries(documents: Iterable[Document], tokenizer: Tokenizer, arrange: Arrange) -> Iterator[list[Entry]]:
-    for batch in _batches(documents):
-        split = [split_sentences(document.text) for document in batch]
-        titles = tokenizer.encode([document.title for document in batch])
-        ids = iter(tokenizer.encode([text for sentences in map(_spaced, batch, split) for text in sentences]))
-        for document, title, texts in zip(batch, titles, split, strict=True):
-            sentences = [(text, tokens) for text in texts if len(tokens := next(ids))]
-            yield arrange(document, title, sentences)
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= _BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _spaced(document: Document, sentences: list[str]) -> list[str]:
-    """Sentences with the space that stands before each: byte-level tokenizers see the start of a word by it."""
-    return [f" {sentence}" if i or document.title else sentence for i, sentence in enumerate(sentences)]
+def _alone(of_one_document: list[Entry]) -> Group:
+    return Group(of_one_document, documents=1, left_out=int(not of_one_document))
 
 
 def _packed(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:

@@ -17,36 +17,14 @@ from absl import flags
 from grain.experimental import ElasticIterator
 
 from dense_jax.arrays import Batch, Example, Int
-from dense_jax.config import LoaderConfig, Order, require
+from dense_jax.config import LoaderConfig, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
+from dense_jax.data.visits import Visits
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
-
-
-class Visits:
-    """Which passage the i-th example of a run starts from. Endless, and independent of the run's length."""
-
-    def __init__(self, passages: int, config: LoaderConfig, seed: int) -> None:
-        self.passages = passages
-        self.order = config.order
-        self.seed = seed
-        starts = np.arange(config.readers) * passages // config.readers
-        nudge = np.random.default_rng(seed).integers(max(1, passages // config.readers), size=config.readers)
-        self.starts = (starts + nudge) % passages
-
-    def __getitem__(self, index: int) -> int:
-        if self.order is Order.SHUFFLE:
-            epoch, place = divmod(index, self.passages)
-            return int(self._permutation(epoch)[place])
-        turn, reader = divmod(index, len(self.starts))
-        return int((self.starts[reader] + turn) % self.passages)
-
-    @functools.lru_cache(maxsize=2)  # noqa: B019  a run holds one Visits, and two epochs may be open at once
-    def _permutation(self, epoch: int) -> Int[np.ndarray, " p"]:
-        return np.random.default_rng((self.seed, epoch)).permutation(self.passages).astype(np.uint32)
 
 
 @dataclass
@@ -59,9 +37,10 @@ class Examples:
     config: LoaderConfig
     seed: int
     length: int  # what a run of the configured steps needs
+    batch: int  # examples of a step
 
     def __post_init__(self) -> None:
-        self.visits = Visits(len(self.store), self.config, self.seed)
+        self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch)
 
     def __len__(self) -> int:
         return self.length
@@ -69,7 +48,7 @@ class Examples:
     def __getitem__(self, index: int) -> Example:
         """The example of `index`, with the passage it was made from under "row".
 
-        A draw that the objective rejects is replaced by one from a passage drawn at random.
+        A draw that the objective rejects is replaced by one from a passage of the same source, drawn at random.
 
         Raises:
             DataError: no passage in a thousand yields an example.
@@ -77,10 +56,10 @@ class Examples:
         rng = np.random.default_rng((self.seed, index))
         row = self.visits[index]
         for _ in range(_MOST_DRAWS):
-            example = self.objective.example(self.store[row], self.vocabulary, rng)
+            example = self.objective.example(self.store.draw(row, rng), self.vocabulary, rng)
             if example is not None:
                 return {**example, "row": np.int32(row)}
-            row = int(rng.integers(len(self.store)))
+            row = self.visits.another(index, rng)
         raise DataError(
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
             "it needs passages of several sentences: look at them with `dense-jax show`"

@@ -6,21 +6,23 @@ the same call goes on where an interrupted one stopped, and does nothing where a
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import xxhash
 
 from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig, Unit, to_dict
-from dense_jax.contracts import Document, Reject
+from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
-from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import Entry, entries, split_documents, whole_documents
+from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.entries import entries, split_documents, whole_documents
+from dense_jax.data.running_text import ChunkStore
 from dense_jax.data.store import (
+    Group,
     PassageStore,
     StoreWriter,
     check_settings,
@@ -46,7 +48,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: it was prepared with other settings or from other text; lists the differences.
-        DataError: the corpus cannot be used, or too many of its rows.
+        DataError: a source of the corpus cannot be used, or too many of its rows.
     """
     root = Path(config.passages.workdir or workdir)
     folder = passages_folder(root, config.passages)
@@ -61,11 +63,22 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
         tokenizer = Tokenizer.load(root / "tokenizer")
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size)
-        _fill(writer, entries(_after(_Documents(corpus, queries), writer), tokenizer, passages))
-    store = PassageStore(folder)
-    if not len(store):
-        raise DataError(f"{corpus.name}: {_lack(config.passages)}")
+        _fill(writer, corpus, queries, lambda documents: entries(documents, tokenizer, passages))
+    store = open_passages(root, passages)
+    for source, part in zip(corpus.sources, store.parts(), strict=True):
+        if not part.rows:
+            raise DataError(f"{source.name}: {_lack(passages)}")
     return _summary(store)
+
+
+def open_passages(root: Path, config: PassagesConfig) -> PassageStore:
+    """What `prepare` put there to be trained on.
+
+    Raises:
+        StorageError: the folder is unfinished, or a file is missing or damaged.
+    """
+    folder = passages_folder(root, config)
+    return ChunkStore(folder) if config.unit is Unit.CHUNKS else PassageStore(folder)
 
 
 def passages_folder(root: Path, config: PassagesConfig) -> Path:
@@ -82,7 +95,7 @@ def _prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
     notes = _scan(corpus, root / "rejects.jsonl")
-    documents = _Documents(corpus, _hold_out(corpus, root / "test"))
+    documents = _Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
     tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
     write_json(path, {"settings": settings, "notes": notes})
@@ -108,22 +121,21 @@ def prepare_collection(
         claim(folder, settings, _scan(corpus, folder / "rejects.jsonl"))
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        documents = _after(_Documents(corpus, {}), writer)
         arrange, length = (split_documents, split) if split else (whole_documents, _COLLECTION_LENGTH)
-        _fill(writer, arrange(documents, tokenizer, length))
+        _fill(writer, corpus, {}, lambda documents: arrange(documents, tokenizer, length))
     return PassageStore(folder)
 
 
 def open_collection(source: str, config: Config) -> CheckedCorpus:
     """All documents of `source`, read as the config's corpus is."""
-    return open_corpus(replace(config.corpus, source=source, held_out=0, limit=0))
+    return open_corpus(replace(config.corpus, source=source, also=(), held_out=0, limit=0))
 
 
 @dataclass(frozen=True)
 class _Documents:
-    """The usable rows of a corpus as they are trained on; every iteration reads the source anew."""
+    """The usable rows of a corpus or of one source as they are trained on; every iteration reads them anew."""
 
-    corpus: CheckedCorpus
+    corpus: Corpus
     queries: held_out.Queries
 
     def __iter__(self) -> Iterator[Document]:
@@ -142,28 +154,50 @@ def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class _Scanned:
+    """How many rows of a source can be used, and what is wrong with the others."""
+
+    config: CorpusConfig
+    documents: int
+    reasons: Counter[str]
+    first: list[Reject]
+
+    @property
+    def rejected(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def too_bad(self) -> bool:
+        return self.rejected > self.config.max_rejects * (self.rejected + self.documents) or not self.documents
+
+
 def _scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
     """Reads every row once, lists the bad ones in `rejects`, and returns how many rows are of either kind.
 
     Raises:
-        DataError: their share is above corpus.max_rejects, or nothing is left.
+        DataError: their share in a source is above corpus.max_rejects, or nothing is left of it.
     """
+    with whole_file(rejects) as partial, partial.open("wb") as file:
+        found = [_scan_source(source, file) for source in corpus.sources]
+    if bad := [_too_many(scanned, rejects) for scanned in found if scanned.too_bad]:
+        raise DataError("\n".join(bad))
+    return {"usable": sum(of.documents for of in found), "rejected": sum(of.rejected for of in found)}
+
+
+def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
     reasons: Counter[str] = Counter()
     first: list[Reject] = []
     documents = 0
-    with whole_file(rejects) as partial, partial.open("wb") as file:
-        for row in progress(corpus, f"check {corpus.name}", None, "rows"):
-            if isinstance(row, Reject):
-                place, _, line = row.where.rpartition(":")
-                file.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")
-                reasons[_kind(row.reason)] += 1
-                first += [row] if len(first) < _EXAMPLES else []
-            else:
-                documents += 1
-    rejected = reasons.total()
-    if rejected > corpus.config.max_rejects * (rejected + documents) or not documents:
-        raise DataError(_too_many(corpus.config, documents, reasons, first, rejects))
-    return {"usable": documents, "rejected": rejected}
+    for row in progress(source, f"check {source.name}", None, "rows"):
+        if isinstance(row, Reject):
+            place, _, line = row.where.rpartition(":")
+            rejects.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")
+            reasons[_kind(row.reason)] += 1
+            first += [row] if len(first) < _EXAMPLES else []
+        else:
+            documents += 1
+    return _Scanned(source.config, documents, reasons, first)
 
 
 def _kind(reason: str) -> str:
@@ -171,35 +205,33 @@ def _kind(reason: str) -> str:
     return re.split(r"[('\"\d]", reason, maxsplit=1)[0].strip(" ,:")
 
 
-def _too_many(config: CorpusConfig, documents: int, reasons: Counter[str], first: list[Reject], file: Path) -> str:
-    rejected = reasons.total()
-    counts = [f"  {count:,} x {kind or 'other'}" for kind, count in reasons.most_common()]
-    examples = [f"  {row.where}: {row.reason}" for row in first]
-    share = rejected / (rejected + documents)
-    fix = f"correct them, or skip them by --config.corpus.max_rejects={min(1.0, share + 0.005):.2f}"
+def _too_many(found: _Scanned, file: Path) -> str:
+    rows = found.rejected + found.documents
+    allowed = found.config.max_rejects
+    fix = f"correct them, or skip them by --config.corpus.max_rejects={min(1.0, found.rejected / rows + 0.005):.2f}"
     return "\n".join(
         [
-            f"{rejected:,} of {rejected + documents:,} rows cannot be used (corpus.max_rejects={config.max_rejects}):",
-            *counts,
+            f"{found.rejected:,} of {rows:,} rows cannot be used (corpus.max_rejects={allowed}):",
+            *(f"  {count:,} x {kind or 'other'}" for kind, count in found.reasons.most_common()),
             "for example",
-            *examples,
-            f"all are in {file}; {fix if documents else 'no document is left'}",
+            *(f"  {row.where}: {row.reason}" for row in found.first),
+            f"all are in {file}; {fix if found.documents else 'no document is left'}",
         ]
     )
 
 
-def _hold_out(corpus: CheckedCorpus, test: Path) -> held_out.Queries:
-    """Writes the test set, if the config asks for one; its queries.
+def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
+    """Writes the test set of `count` queries, if there are to be any; its queries.
 
     Raises:
         ConfigError: there is one that was not asked for.
         DataError: too few documents are fit for it.
     """
-    if not corpus.config.held_out:
+    if not count:
         if test.exists():
             raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")
         return {}
-    queries = held_out.choose_queries(_Documents(corpus, {}), corpus.config.held_out)
+    queries = held_out.choose_queries(_Documents(corpus, {}), count)
     held_out.write_test_set(test, _Documents(corpus, queries), queries)
     return queries
 
@@ -231,33 +263,37 @@ def _sample(documents: Iterable[Document], characters: int) -> list[str]:
     return [text for _, text in kept]
 
 
-def _after(documents: Iterable[Document], writer: StoreWriter) -> Iterator[Document]:
-    """The documents that are in no finished shard yet."""
-    return islice(documents, writer.documents, None)
-
-
-def _fill(writer: StoreWriter, found: Iterable[list[Entry]]) -> None:
+def _fill(
+    writer: StoreWriter,
+    corpus: CheckedCorpus,
+    queries: held_out.Queries,
+    arrange: Callable[[Iterable[Document]], Iterator[Group]],
+) -> None:
+    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet."""
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
-        for of_one_document in found:
-            writer.add(of_one_document)
-            shown.update()
+        for source in corpus.sources:
+            done = writer.begin(source.name)
+            for group in arrange(islice(_Documents(source, queries), done, None)):
+                writer.add(group)
+                shown.update(group.documents)
     writer.finish()
 
 
 def _lack(config: PassagesConfig) -> str:
-    """Why a corpus gave nothing to train on."""
-    if config.unit is Unit.PASSAGES:
-        return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
-    return (
-        f"no document makes two spans of {config.length} tokens; "
-        "use a shorter --config.passages.length, or longer documents"
-    )
+    """Why a source gave nothing to train on."""
+    if config.unit is Unit.SPANS:
+        return (
+            f"no document makes two spans of {config.length} tokens; "
+            "use a shorter --config.passages.length, or longer documents"
+        )
+    return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
 
 
 def _summary(store: PassageStore) -> dict[str, Any]:
     """What `prepare` reports."""
     found = store.manifest
     spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value
+    of_each = {part.name: f"{len(part.rows):,} passages, {part.tokens:,} tokens" for part in store.parts()}
     return {
         "documents": found["documents"],
         "of fewer than two spans" if spans else "without text": found["left_out"],
@@ -266,5 +302,6 @@ def _summary(store: PassageStore) -> dict[str, Any]:
         "vocabulary": found["notes"]["vocabulary"],
         "passages": found["count"],
         "tokens": found["tokens"],
+        **(of_each if len(of_each) > 1 else {}),
         "folder": str(store.folder),
     }

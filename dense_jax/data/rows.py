@@ -110,7 +110,7 @@ def open_tfds(name: str, split: str) -> Any:
         return tfds.data_source(name, split=split)
     except (tfds.core.DatasetNotFoundError, ValueError, KeyError, NotImplementedError, ImportError) as error:
         raise DataError(
-            f"corpus.source=tfds:{name}, corpus.split={split}: {error}\n"
+            f"corpus source tfds:{name}, corpus.split={split}: {error}\n"
             "name a data set or a prepared folder in array_record format, and one of its splits"
         ) from error
 

@@ -5,10 +5,12 @@
            manifest.json                 written last: counts, digests, and the settings that made the rest
            progress.json                 the same while the writer works; a shard that it does not name does not exist
 
-A shard ends with a document, so a writer that starts again knows how many documents of the source to skip.
+A shard ends with a document and with its source, so a writer that starts again knows how many documents of which
+source to skip.
 """
 
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +19,13 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.config import differences
-from dense_jax.contracts import Document, Passage
+from dense_jax.contracts import Document, Part, Passage, Passages
 from dense_jax.data.records import Records, write_records
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
+_COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
 _HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
 _BLOCK = 4_096  # texts held in memory while their ids are read
 _SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
@@ -37,7 +40,15 @@ class Entry(NamedTuple):
     document: Document
 
 
-class PassageStore:
+class Group(NamedTuple):
+    """Documents that are stored together, and the passages made of them."""
+
+    entries: list[Entry]
+    documents: int
+    left_out: int  # of the documents, those of which nothing is stored
+
+
+class PassageStore(Passages):
     """Finished passages by row, from any number of threads and, pickled, from other processes."""
 
     def __init__(self, folder: Path) -> None:
@@ -49,6 +60,11 @@ class PassageStore:
             raise StorageError(f"{folder}: not prepared to the end (no {_MANIFEST}); run `dense-jax prepare` again")
         self.folder = folder
         self.manifest: dict[str, Any] = read_json(folder / _MANIFEST)
+        ends = accumulate(counts["count"] for counts in _parts(self.manifest))
+        self._parts = [
+            Part(counts["name"], range(end - counts["count"], end), counts["tokens"])
+            for counts, end in zip(_parts(self.manifest), ends, strict=True)
+        ]
         counts = self.manifest["passages_per_shard"]
         self._dtype = np.dtype(self.manifest["dtype"])
         self._passages = Records([_shard(folder, "passages", i) for i in range(len(counts))], counts)
@@ -80,6 +96,10 @@ class PassageStore:
         blocks = (range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
         return [orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows)]
 
+    def parts(self) -> Sequence[Part]:
+        """All rows, source by source."""
+        return self._parts
+
 
 class StoreWriter:
     """Writes a claimed folder shard by shard; a new writer goes on after the last finished one."""
@@ -87,16 +107,17 @@ class StoreWriter:
     def __init__(self, folder: Path, shard_size: int, vocab_size: int) -> None:
         self.folder = folder
         self.shard_size = shard_size
+        self._part = -1  # the source that is being written
         self._entries: list[Entry] = []
-        self._documents = 0  # added since the last finished shard
-        self._left_out = 0  # of them, those without a passage
-        fresh = {"count": 0, "documents": 0, "left_out": 0, "tokens": 0, "passages_per_shard": [], "files": {}}
-        fresh["dtype"] = "uint16" if vocab_size <= 1 << 16 else "uint32"
+        self._documents = self._left_out = 0  # added since the last finished shard
+        dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
+        fresh = {**dict.fromkeys(_COUNTS, 0), "passages_per_shard": [], "files": {}, "dtype": dtype}
         self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS)
+        self._state["parts"] = _parts(self._state)
 
     @property
     def documents(self) -> int:
-        """How many documents of the source are in finished shards: the first that `add` must be given comes after."""
+        """How many documents are in finished shards."""
         return self._state["documents"]
 
     @property
@@ -104,22 +125,38 @@ class StoreWriter:
         """What the claim noted."""
         return self._state["notes"]
 
-    def add(self, entries: Sequence[Entry]) -> None:
-        """All passages of the next document; none if it has none."""
-        self._entries += entries
-        self._documents += 1
-        self._left_out += not entries
+    def begin(self, source: str) -> int:
+        """What is added from now on is from `source`, the next one; how many of its documents are not to be added.
+
+        These are in finished shards already. Every source is begun, those of which nothing is left to add too.
+        """
+        self._end_part()
+        parts: list[dict[str, Any]] = self._state["parts"]
+        self._part += 1
+        if self._part == len(parts):
+            parts.append({"name": "", **dict.fromkeys(_COUNTS, 0)})
+        parts[self._part]["name"] = source
+        return parts[self._part]["documents"]
+
+    def add(self, group: Group) -> None:
+        """The next documents of the source."""
+        self._entries += group.entries
+        self._documents += group.documents
+        self._left_out += group.left_out
         if len(self._entries) >= self.shard_size:
             self._write_shard()
 
     def finish(self) -> PassageStore:
         """Writes what is left and the manifest."""
-        if self._entries:
-            self._write_shard()
-        self._count_documents()
+        self._end_part()
         write_json(self.folder / _MANIFEST, self._state)
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
+
+    def _end_part(self) -> None:
+        if self._entries:
+            self._write_shard()
+        self._count()
 
     def _write_shard(self) -> None:
         state, entries = self._state, self._entries
@@ -128,17 +165,17 @@ class StoreWriter:
         write_records(names[0], (encode(entry, dtype) for entry in entries))
         write_records(names[1], (orjson.dumps(entry.document) for entry in entries))
         state["files"] |= {path.name: digest(path) for path in names}
-        state["count"] += len(entries)
-        state["tokens"] += sum(len(entry.tokens) for entry in entries)
         state["passages_per_shard"].append(len(entries))
-        self._count_documents()
+        self._count()
         write_json(self.folder / _PROGRESS, state)
-        self._entries = []
 
-    def _count_documents(self) -> None:
-        self._state["documents"] += self._documents
-        self._state["left_out"] += self._left_out
-        self._documents = self._left_out = 0
+    def _count(self) -> None:
+        """What was unwritten is written, or holds no passage."""
+        tokens = sum(len(entry.tokens) for entry in self._entries)
+        found = dict(zip(_COUNTS, (len(self._entries), self._documents, self._left_out, tokens), strict=True))
+        for counts in (self._state, self._state["parts"][self._part]):
+            counts |= {name: counts[name] + number for name, number in found.items()}
+        self._entries, self._documents, self._left_out = [], 0, 0
 
 
 def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
@@ -179,6 +216,11 @@ def started(folder: Path) -> dict[str, Any] | None:
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds a whole store."""
     return (folder / _MANIFEST).is_file()
+
+
+def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The counts of each source. Stores that do not say have one."""
+    return manifest.get("parts", [{"name": "", **{name: manifest[name] for name in _COUNTS}}])
 
 
 def encode(entry: Entry, dtype: np.dtype) -> bytes:

@@ -165,7 +165,7 @@ class Bert(nn.Module):
 
     def setup(self) -> None:
         c = self.config
-        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by config.with_vocabulary")
+        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by with_vocabulary")
         normal = nn.initializers.normal(c.initializer)
         self.word = nn.Embed(c.vocab_size, c.width, embedding_init=normal)
         self.type = nn.Embed(c.types, c.width, embedding_init=normal)
@@ -193,9 +193,7 @@ class Bert(nn.Module):
         """The same for vectors in the place of word embeddings, in segment 0."""
         return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
 
-    def _run(
-        self, tokens: Tokens, positions: Array | None, segments: Array | None
-    ) -> tuple[Array, tuple[Array, ...]]:
+    def _run(self, tokens: Tokens, positions: Array | None, segments: Array | None) -> tuple[Array, tuple[Array, ...]]:
         x = self.embed(tokens, positions)
         layer = self._layer(jnp.asarray(tokens.mask)[:, None, :] if segments is None else segments)
         rng = dropout_rng(self)

@@ -69,9 +69,7 @@ class Encoder:
         bert, head = split(rng, 2)
         return self.pool(params, self.hidden_states(params, tokens, rng=bert), tokens.mask, rng=head)
 
-    def apply_packed(
-        self, params: Params, packed: Packed, *, rng: PRNGKeyArray | None = None
-    ) -> Float[Array, "r s d"]:
+    def apply_packed(self, params: Params, packed: Packed, *, rng: PRNGKeyArray | None = None) -> Float[Array, "r s d"]:
         """The float32 vectors of the texts of each row: as `apply` gives of each alone."""
         bert, head = split(rng, 2)
         places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
@@ -107,9 +105,7 @@ class Encoder:
         pooled = mean_pool(hidden, mask) if self.pooling is Pooling.MEAN else wide(hidden[:, 0])
         return self._finished(params, pooled, rng)
 
-    def _finished(
-        self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None
-    ) -> Float[Array, "*n p"]:
+    def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
         if self.pooling is Pooling.POOLER:
             pooled = run(Pooler(self.bert), params["pooler"], pooled)
         if self.projection:

@@ -105,8 +105,9 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
         check_same_run(config, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
         state, next_index = _resumed(program, checkpoints)
+        length = config.steps * config.batch
         examples = Examples(
-            store, config.objective, vocabulary, config.loader, config.seed, length=config.steps * config.batch
+            store, config.objective, vocabulary, config.loader, config.seed, length=length, batch=config.batch
         )
         first = int(state.step)
         log = MetricsLog(

@@ -1,0 +1,86 @@
+"""Running text, as Contriever has it: the tokens of all documents one after the other, cut every so many tokens.
+
+What a visit of training sees starts anywhere: in a chunk, and goes on into the next. (The released code draws one
+offset for the whole text every epoch; here each visit draws its own.)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import numpy as np
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import Document, Passage
+from dense_jax.data.sentences import Ids, Tokenised
+from dense_jax.data.store import Entry, Group, PassageStore
+
+_GROUP = 1 << 20  # tokens that are cut together
+
+Line = tuple[Document, str, Ids]  # a sentence or a title, and the document that it is of
+
+
+def chunks(documents: Iterable[Tokenised], length: int, titled: bool) -> Iterator[Group]:
+    """The text of `documents`, each after its title if `titled`, as chunks of `length` tokens.
+
+    A group is so many whole documents as have about a million tokens; its last chunk may be shorter. Documents without
+    a text are left out.
+    """
+    lines: list[Line] = []
+    count = left_out = size = 0
+    for document, title, sentences in documents:
+        own = [(document, document.title, title)] if titled and sentences and len(title) else []
+        own += [(document, text, ids) for text, ids in sentences]
+        lines += own
+        count, left_out, size = count + 1, left_out + (not own), size + sum(len(ids) for *_, ids in own)
+        if size >= _GROUP:
+            yield Group(cut(lines, length), count, left_out)
+            lines, count, left_out, size = [], 0, 0, 0
+    if count:
+        yield Group(cut(lines, length), count, left_out)
+
+
+def cut(lines: Sequence[Line], length: int) -> list[Entry]:
+    """The tokens of `lines` by `length`, with where lines start in them; the last chunk has what is left.
+
+    A chunk is shown as the lines that it has a part of, under the id and the title of the first one's document.
+    """
+    tokens = np.concatenate([np.empty(0, np.int32), *(ids for *_, ids in lines)])
+    starts = np.array([0, *accumulate(len(ids) for *_, ids in lines)][:-1], np.int32)
+    return [_chunk(lines, tokens, starts, slice(i, i + length)) for i in range(0, len(tokens), length)]
+
+
+def _chunk(lines: Sequence[Line], tokens: Ids, starts: Int[np.ndarray, " s"], place: slice) -> Entry:
+    first, stop = np.searchsorted(starts, place.start, "right") - 1, np.searchsorted(starts, place.stop)
+    own = starts[first:stop] - place.start
+    document, text = lines[first][0], " ".join(text for _, text, _ in lines[first:stop])
+    return Entry(tokens[:0], tokens[place], own[own >= 0], Document(document.id, document.title, text))
+
+
+class ChunkStore(PassageStore):
+    """Chunks by row. The end of a sentence that starts in an earlier chunk counts as the chunk's first sentence."""
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        return [_from_its_start(chunk) for chunk in super().passages(rows)]
+
+    def draw(self, row: int, rng: np.random.Generator) -> Passage:
+        """As many tokens as a chunk has, from a place in chunk `row` on, uniformly drawn.
+
+        Where the text ends, at a chunk that is shorter or the last of its source, this is the chunk itself; before a
+        shorter one the places are those from which there are enough tokens.
+        """
+        if any(row == part.rows[-1] for part in self.parts() if part.rows):
+            return self[row]
+        chunk, following = super().passages([row, row + 1])
+        length = self.manifest["settings"]["passages"]["length"]
+        if len(chunk.tokens) < length:
+            return _from_its_start(chunk)
+        offset = int(rng.integers(min(length, len(following.tokens) + 1)))
+        tokens = np.concatenate([chunk.tokens, following.tokens])[offset:][:length]
+        starts = np.concatenate([chunk.sentences, following.sentences + length]) - offset
+        return _from_its_start(replace(chunk, tokens=tokens, sentences=starts[(starts >= 0) & (starts < length)]))
+
+
+def _from_its_start(chunk: Passage) -> Passage:
+    """`chunk` with a first sentence that starts with it."""
+    return replace(chunk, sentences=np.union1d(chunk.sentences, [0]).astype(np.int32))
