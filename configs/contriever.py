@@ -4,11 +4,10 @@ Values: Izacard et al. 2022, appendix A.1, and the training script of its releas
 BERT: --config.init_from and --config.tokenizer.path name its folder.
 """
 
-from dataclasses import replace
-
 from dense_jax.config import (
     Config,
     CorpusConfig,
+    EmbedConfig,
     LoaderConfig,
     OptimizerConfig,
     Order,
@@ -30,10 +29,43 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base() -> Config:
+    return _published(Contriever(encoder=Encoder(bert("base"), pooling=Pooling.MEAN), views_per_row=4), batch=2048)
+
+
+def multilingual() -> Config:
+    """mContriever: from multilingual BERT, on 29 languages drawn alike, each a source of corpus.also."""
+    method = Contriever(
+        encoder=Encoder(bert("base"), pooling=Pooling.MEAN),
+        queue=32_768,
+        momentum=0.999,
+        crop_min=0.1,
+        noise=Noise.NONE,
+        views_per_row=4,
+        row_length=336,
+    )
+    return _published(method, batch=4096)
+
+
+def in_batch() -> Config:
+    """The ablation of section 4.4: as many negatives, from the same batch."""
+    encoder = Encoder(bert("base"), pooling=Pooling.MEAN)
+    return _published(Contriever(encoder, negatives=Negatives.IN_BATCH, views_per_row=4), batch=4096)
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages."""
+    return _tiny(Negatives.MOCO)
+
+
+def tiny_in_batch() -> Config:
+    return _tiny(Negatives.IN_BATCH)
+
+
+def _published(method: Contriever, batch: int) -> Config:
     return Config(
-        objective=Contriever(encoder=Encoder(bert("base"), pooling=Pooling.MEAN)),
+        objective=method,
         steps=500_000,
-        batch=2048,
+        batch=batch,
         optimizer=OptimizerConfig(
             learning_rate=5e-5, warmup=20_000, beta2=0.98, epsilon=1e-6, decay_all=True, clip=0.0
         ),
@@ -42,24 +74,11 @@ def base() -> Config:
     )
 
 
-def multilingual() -> Config:
-    """mContriever: from multilingual BERT, on 29 languages drawn alike, each a source of corpus.also."""
-    config = base()
-    method = replace(config.objective, queue=32_768, momentum=0.999, crop_min=0.1, noise=Noise.NONE)
-    return replace(config, objective=method)
-
-
-def in_batch() -> Config:
-    """The ablation of section 4.4: keys of the same batch as negatives."""
-    config = base()
-    return replace(config, objective=replace(config.objective, negatives=Negatives.IN_BATCH), batch=4096)
-
-
-def tiny() -> Config:
-    """Minutes on two CPU cores, on the documentation of the installed packages."""
+def _tiny(negatives: Negatives) -> Config:
     return Config(
         objective=Contriever(
             encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN),
+            negatives=negatives,
             view_length=64,
             queue=4096,
             momentum=0.99,
@@ -73,10 +92,6 @@ def tiny() -> Config:
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.CHUNKS, length=128),
         loader=LoaderConfig(order=Order.SHUFFLE),
+        embed=EmbedConfig(split=True),
         log_every=50,
     )
-
-
-def tiny_in_batch() -> Config:
-    config = tiny()
-    return replace(config, objective=replace(config.objective, negatives=Negatives.IN_BATCH))

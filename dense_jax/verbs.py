@@ -29,7 +29,7 @@ def _show(work: Workdir, words: list[str]) -> None:
     examples = _examples(work)
     sections = {
         "settings": show.settings(work.config),
-        "attention": show.attention(examples, config.batch),
+        "attention": show.attention(examples, work.config.batch),
         "example": show.example(examples, work.tokenizer),
         "batch": show.batch(examples, work.config),
         "parameters": show.parameters(program.like.params),

@@ -9,17 +9,16 @@ import numpy as np
 import optax
 import pytest
 
-from dense_jax.config import Config, LoaderConfig, OptimizerConfig
+from dense_jax.config import LoaderConfig, OptimizerConfig
 from dense_jax.contracts import Layout, Packed, Passage, Similarity
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.data.spans import Noise
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import batch_sharding, make_mesh
+from dense_jax.mesh import batch_sharding
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.contriever import Contriever, Negatives
-from dense_jax.config import MeshConfig
 from dense_jax.train.chunks import loss_in_chunks
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.state import first_state
@@ -126,7 +125,7 @@ def test_the_keys_of_each_batch_take_the_place_of_the_oldest():
         state, _ = step(method, state, batch_of(method, start=8 * i))
         queues.append(np.asarray(state.carry["queue"]))
     changed = [[not np.array_equal(a, b) for a, b in zip(old, new, strict=True)]
-               for old, new in zip([noise, *queues], queues)]  # fmt: skip
+               for old, new in zip([noise, *queues], queues, strict=False)]  # fmt: skip
     assert changed == [[True, False], [False, True], [True, False]]
     assert (state.carry["next"], state.carry["filled"]) == (1, 2)
 
@@ -204,8 +203,9 @@ def test_in_batch_negatives_carry_no_state_and_have_gradients_through_the_keys()
 # Packing
 
 
-@pytest.mark.parametrize("pooling", list(Pooling))
-@pytest.mark.parametrize("negatives", list(Negatives))
+@pytest.mark.parametrize(
+    ("negatives", "pooling"), [(Negatives.MOCO, Pooling.MEAN), *((Negatives.IN_BATCH, pooling) for pooling in Pooling)]
+)
 def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, pooling):
     exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
     padded = contriever(exact, pooling, negatives=negatives, queue_warmup=False)
@@ -229,9 +229,8 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
 def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     method = contriever(dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=16)
     state, batch = start(method), batch_of(method)
-    mesh = jax.make_mesh(
-        shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=(jax.sharding.AxisType.Auto,) * 2
-    )
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=auto)
     loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, state.carry, batch, **STEP)[0]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **EXACT),

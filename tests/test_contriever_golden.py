@@ -9,6 +9,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from dense_jax.config import MeshConfig
 from dense_jax.contracts import Tokens
 from dense_jax.files import write_json
 from dense_jax.mesh import batch_sharding, make_mesh
@@ -18,7 +19,6 @@ from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.hf_config import config_json
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.contriever import Contriever, Negatives
-from dense_jax.config import MeshConfig
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step

@@ -87,7 +87,11 @@ class Case:
         params = jax.jit(objective.init)(jax.random.key(0))
         wide = jax.tree.map(lambda x: x.astype(jnp.float64), params)  # and so the gradients
         carry = jax.jit(objective.init_carry, static_argnums=1)(wide, BATCH, jax.random.key(1))
-        return cls(objective, wide, carry, batch_of(objective))
+        batch = batch_of(objective)
+        if carry:  # as a step leaves it: what there is to be compared with may come from earlier batches
+            call = {"rng": jax.random.key(2), "step": jnp.zeros((), int)}
+            _, (_, carry) = jax.jit(functools.partial(objective.loss, **call))(wide, carry, batch)
+        return cls(objective, wide, carry, batch)
 
     @functools.cached_property
     def gradients(self):
@@ -121,7 +125,7 @@ def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
     method = with_vocabulary(config.objective, 30_522)
     assert isinstance(method, Objective)
     params = jax.eval_shape(lambda: method.init(jax.random.key(0)))
-    carry = jax.eval_shape(lambda: method.init_carry(params, config.batch, jax.random.key(0)))
+    carry = jax.eval_shape(lambda params: method.init_carry(params, config.batch, jax.random.key(0)), params)
     state_sharding({"params": params, "carry": carry}, make_mesh(MeshConfig(data=2, fsdp=4)))
     decay_mask(params)
 

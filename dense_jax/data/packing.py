@@ -16,10 +16,11 @@ def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: in
     Where the texts of a row are longer than it, the longest is cut before its last token. `numbers` says which text of
     the global batch each is; every `per_row` of that batch make a row of the global result.
     """
-    lengths, most = texts.mask.sum(axis=1), _MOST * per_row
+    of_ids, of_types, mask = (np.asarray(x) for x in texts)
+    lengths, most = mask.sum(axis=1), _MOST * per_row
     rows = distribute(lengths, len(lengths) // per_row, most)
     shape = len(rows), length
-    ids, types = (np.full(shape, x[0, -1], x.dtype) for x in (texts.ids, texts.types))
+    ids, types = (np.full(shape, x[0, -1], x.dtype) for x in (of_ids, of_types))
     segments, positions = np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
     starts, cut = np.zeros((len(rows), most), np.int32), np.zeros(len(rows), np.int32)
     places = np.zeros(len(lengths), np.int32)
@@ -31,7 +32,7 @@ def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: in
         places[held] = numbers[row * per_row] // per_row * most + np.arange(len(held))
         for segment, (text, start, end) in enumerate(zip(held, bounds[:-1], bounds[1:], strict=True)):
             source = np.r_[0 : end - start - 1, lengths[text] - 1]
-            ids[row, start:end], types[row, start:end] = texts.ids[text, source], texts.types[text, source]
+            ids[row, start:end], types[row, start:end] = of_ids[text, source], of_types[text, source]
             segments[row, start:end], positions[row, start:end] = segment, np.arange(end - start)
     return Packed(Tokens(ids, types, segments >= 0), segments, positions, starts, places.reshape(-1, per_row), cut)
 

@@ -110,7 +110,8 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
 
 def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
     """Which rows of a global batch this process holds, in their order."""
-    slices = {index[0].indices(batch)[:2] for index in sharding.addressable_devices_indices_map((batch,)).values()}
+    held = sharding.addressable_devices_indices_map((batch,)).values()
+    slices = {index[0].indices(batch)[:2] for index in held if index is not None}
     return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
 
 

@@ -203,7 +203,9 @@ class Contriever(Objective):
 
 
 def _vectors(encoder: Encoder, params: Params, texts: Tokens | Packed, rng: PRNGKeyArray | None) -> Array:
-    return (encoder.apply_packed if isinstance(texts, Packed) else encoder.apply)(params, texts, rng=rng)
+    if isinstance(texts, Packed):
+        return encoder.apply_packed(params, texts, rng=rng)
+    return encoder.apply(params, texts, rng=rng)
 
 
 def _unpacked(views: Views, batch: Batch) -> Views:
@@ -215,10 +217,11 @@ def _unpacked(views: Views, batch: Batch) -> Views:
 def _fill(batch: Batch) -> Metrics:
     """The share of positions that hold a real token; of packed texts, also tokens that did not fit into their row."""
     sides = batch["query"], batch["key"]
-    real = [(side.tokens if isinstance(side, Packed) else side).mask for side in sides]
-    metrics = {"fill": sum(jnp.mean(mask, dtype=jnp.float32) for mask in real) / 2}
-    packed = [side for side in sides if isinstance(side, Packed)]
-    return metrics | ({"cut": sum(jnp.sum(side.cut) for side in packed)} if packed else {})
+    real = jnp.concatenate([(side.tokens if isinstance(side, Packed) else side).mask for side in sides], axis=1)
+    metrics = {"fill": jnp.mean(real, dtype=jnp.float32)}
+    if isinstance(sides[0], Packed):
+        metrics["cut"] = jnp.sum(jnp.stack([side.cut for side in sides]), dtype=jnp.float32)
+    return metrics
 
 
 def _dtype(params: Params) -> np.dtype:

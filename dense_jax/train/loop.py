@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Int, Metrics
@@ -33,8 +32,8 @@ from dense_jax.train.step import train_step
 from dense_jax.train.warm_start import warm_start
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch", "loader.workers", "log_every",
-                  "mesh.", "passages.workdir", "search.")  # fmt: skip
+FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
+                  "loader.workers", "log_every", "mesh.", "passages.workdir", "search.")  # fmt: skip
 
 
 @dataclass(frozen=True)

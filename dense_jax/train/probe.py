@@ -10,7 +10,7 @@ PREFIX = "probe/"  # of the names in metrics.jsonl and TensorBoard
 
 
 class Probe:
-    """The diagnosis of an objective on a fixed batch: the first of the run, or as much of it as is encoded at a time."""
+    """An objective's diagnosis of the run's first batch, or of as much of it as is encoded at a time."""
 
     def __init__(self, examples: Examples, size: int, mesh: jax.sharding.Mesh, every: int) -> None:
         self.every = every
