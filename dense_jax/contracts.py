@@ -47,12 +47,12 @@ class Corpus(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A run of whole sentences of one document, tokenised without special tokens: what `prepare` stores."""
+    """A run of whole sentences of one document, or a window of running text; tokenised without special tokens."""
 
     row: int  # its number in the prepared data, the same in every shard order
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0
+    sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0, if only its end is there
 
     def sentence(self, i: int) -> slice:
         """The tokens of sentence `i`."""

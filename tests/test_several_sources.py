@@ -126,7 +126,7 @@ def test_the_store_knows_where_each_source_begins_and_ends(wiki, news, tmp_path)
     assert {name.partition("/")[0] for name in store.ids()[first.rows.stop :]} == {"news.jsonl"}
     for part in store.parts():
         assert part.tokens == sum(len(passage.tokens) for passage in store.passages(part.rows))
-        assert counts[part.name] == f"{len(part.rows)} passages, {part.tokens:,} tokens"
+        assert counts[f"of {part.name}"] == f"{len(part.rows)} passages, {part.tokens:,} tokens"
 
 
 def test_no_shard_holds_passages_of_two_sources(wiki, news, tmp_path):

@@ -293,7 +293,7 @@ def _summary(store: PassageStore) -> dict[str, Any]:
     """What `prepare` reports."""
     found = store.manifest
     spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value
-    of_each = {part.name: f"{len(part.rows):,} passages, {part.tokens:,} tokens" for part in store.parts()}
+    of_each = {f"of {part.name}": f"{len(part.rows):,} passages, {part.tokens:,} tokens" for part in store.parts()}
     return {
         "documents": found["documents"],
         "of fewer than two spans" if spans else "without text": found["left_out"],

@@ -36,7 +36,7 @@ class Entry(NamedTuple):
 
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]
+    sentences: Int[np.ndarray, " s"]  # where they start; 0 is not among them if a chunk begins within one
     document: Document
 
 
