@@ -15,6 +15,7 @@ from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Layout, Objective, Similarity, Tokens
 from dense_jax.data.pipeline import Examples, host_batches
+from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
@@ -26,7 +27,6 @@ from dense_jax.train.sharding import state_sharding
 from tests.toys import VOCABULARY, MemoryStore
 
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
-VARIANTS = ("base", "tiny")
 BATCH = 16
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
 EXACT = SMALL | {"dropout": 0.1, "attention_dropout": 0.1, "dtype": Dtype.FLOAT64}  # dropout is on trial too
@@ -118,8 +118,17 @@ def case(request, cases, x64) -> Case:
     return cases(request.param)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def variants(path: Path) -> list[str]:
+    """All variants of a config file, as its error for an unknown one lists them."""
+    with pytest.raises(ConfigError) as error:
+        load(path, "?")
+    return str(error.value).rpartition("there are ")[2].split(", ")
+
+
+@pytest.mark.parametrize(
+    ("path", "variant"), [(path, variant) for path in FILES for variant in variants(path)],
+    ids=lambda value: getattr(value, "stem", value),
+)  # fmt: skip
 def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
     config = load(path, variant)
     method = with_vocabulary(config.objective, 30_522)

@@ -61,7 +61,7 @@ def test_the_second_of_two_processes_places_its_texts_in_its_own_rows():
 @given(lengths=st.lists(st.integers(1, 99), min_size=16, max_size=16))
 def test_the_fullest_row_is_never_longer_than_the_mean_and_a_longest_text(lengths):
     rows = distribute(np.array(lengths), rows=4, most=16)
-    assert sorted(sum(rows, [])) == list(range(16))
+    assert sorted(i for row in rows for i in row) == list(range(16))
     assert max(sum(lengths[i] for i in row) for row in rows) <= sum(lengths) / 4 + max(lengths)
 
 
