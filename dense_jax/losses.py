@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, wide
-from dense_jax.mesh import split_by_batch
 
 _NEVER = -1e30  # the score of what may not be chosen
 _PADDING_LOGIT = -1_000.0  # of DupMAE's released code
@@ -111,7 +110,7 @@ def queue_softmax(
     """Cross-entropy of each query's own key among it and the keys of the first `filled` batches of `queue`.
 
     loss_i = log(exp(q_i k_i / T) + sum_j exp(q_i Q_j / T)) - q_i k_i / T: other keys of this batch are no negatives.
-    The queue is split over devices as a batch is, so each device scores all queries with its own part of it.
+    Where the queue lies on devices as a batch does, each of them scores all queries with its own part of it.
     MoCo (He et al. 2020), section 3.1; Contriever (Izacard et al. 2022), section 3.2, whose equation lacks the log.
 
     >>> import jax.numpy as jnp
@@ -121,7 +120,7 @@ def queue_softmax(
     """
     queries, keys, queue = wide(queries) / temperature, wide(keys), wide(queue)
     positive = jnp.einsum("qd,qd->q", queries, keys)
-    scores = split_by_batch(jnp.einsum("qd,kbd->qkb", queries, queue), axis=2)
+    scores = jnp.einsum("qd,kbd->qkb", queries, queue)
     is_key = (jnp.arange(queue.shape[0]) < filled)[None, :, None]
     scores = jnp.where(is_key, scores, _NEVER)
     normaliser = jnp.logaddexp(positive, jax.nn.logsumexp(scores, axis=(1, 2)))

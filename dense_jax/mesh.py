@@ -43,14 +43,6 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def split_by_batch(x: jax.Array, axis: int) -> jax.Array:
-    """`x` with `axis` split over all devices of the mesh that is set by `jax.set_mesh`; without one, `x` itself."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
-        return x
-    return jax.lax.with_sharding_constraint(x, P(*(None,) * axis, BATCH_AXES))
-
-
 def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
     """Raises ConfigError unless `batch` rows split evenly over the devices of `mesh`."""
     devices = mesh.size

@@ -42,7 +42,8 @@ class Texts(MemoryStore):
     """Chunks of 20 random tokens under a title of two."""
 
     def __init__(self):
-        self.tokens = np.random.default_rng(0).integers(5, VOCABULARY.size, size=(24, 20))
+        super().__init__(passages=24)
+        self.tokens = list(np.random.default_rng(0).integers(5, VOCABULARY.size, size=(24, 20)))
 
     def __getitem__(self, row):
         return dataclasses.replace(super().__getitem__(row), title=np.array([7, 8]))

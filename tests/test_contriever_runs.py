@@ -1,0 +1,88 @@
+"""Contriever through the training loop: restarts, warm starts, and what is written down on the way."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from dense_jax.config import CheckpointConfig, Config, OptimizerConfig
+from dense_jax.errors import ConfigError
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.loop import initial_state, make_program, train
+from tests.test_contriever import Texts, contriever
+from tests.toys import VOCABULARY
+
+
+def config(**settings) -> Config:
+    method = contriever(queue=48, momentum=0.9, views_per_row=2, row_length=24)
+    fixed = {"objective": method, "steps": 4, "batch": 16, "log_every": 1, "diagnose_every": 2}
+    return Config(**(fixed | {"optimizer": OptimizerConfig(0.01), "checkpoint": CheckpointConfig(every=2)} | settings))
+
+
+def run(workdir, **settings):
+    workdir.mkdir(exist_ok=True)
+    train(config(**settings), Texts(), VOCABULARY, workdir)
+
+
+def state(workdir, step):
+    """All arrays of a checkpoint."""
+    found, _ = Checkpoints(workdir / "checkpoints", CheckpointConfig(), read_only=True).restore(
+        step, make_program(config()).like
+    )
+    return found
+
+
+def lines(workdir):
+    """What was logged, but for what depends on the clock."""
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished")
+    run(workdir)
+    return workdir
+
+
+def test_a_restart_keeps_queue_pointer_momentum_encoder_and_data_order_to_the_last_bit(finished, tmp_path):
+    restarted = tmp_path / "restarted"
+    shutil.copytree(finished, restarted)
+    shutil.rmtree(restarted / "checkpoints" / "4")
+    run(restarted)
+    a, b = state(finished, 4), state(restarted, 4)
+    assert (int(a.carry["next"]), int(a.carry["filled"])) == (1, 3)  # four batches into a queue of three
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert lines(finished) == lines(restarted)
+
+
+def test_the_diagnosis_is_written_every_so_many_steps(finished):
+    found = {row["step"]: {name for name in row if name.startswith("probe/")} for row in lines(finished)}
+    assert found[1] == found[3] == set()
+    assert found[2] == found[4] >= {"probe/rank_me", "probe/alignment", "probe/queue_age", "probe/encoder_distance"}
+    assert [row["probe/queue_age"] for row in lines(finished)[1::2]] == [2, 3]  # steps; three is the whole queue
+
+
+def test_a_diagnosis_between_two_lines_of_the_log_has_a_line_of_its_own(tmp_path):
+    run(tmp_path, steps=3, log_every=3)
+    assert [row["step"] for row in lines(tmp_path)] == [2, 3]
+
+
+def test_the_diagnosis_can_be_left_out(tmp_path):
+    run(tmp_path, steps=2, diagnose_every=0)
+    assert not any(name.startswith("probe/") for row in lines(tmp_path) for name in row)
+
+
+def test_the_momentum_encoder_starts_as_a_copy_of_what_init_from_gave(finished):
+    started = initial_state(make_program(config(init_from=str(finished), seed=5)))
+    trained = state(finished, 4).params
+    jax.tree.map(np.testing.assert_array_equal, started.params, trained)
+    jax.tree.map(np.testing.assert_array_equal, started.carry["encoder"], trained["encoder"])
+
+
+def test_a_batch_whose_rows_do_not_divide_over_the_devices_is_refused(tmp_path):
+    method = contriever(queue=48, views_per_row=4)
+    with pytest.raises(ConfigError, match="batch=16 makes 4 rows of several examples here, which 8 devices do not"):
+        run(tmp_path, objective=method)
