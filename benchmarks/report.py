@@ -45,6 +45,7 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
     "time / ours": _interval,
     "CPU / ours": _interval,
     "rate / training": _interval,
+    "fill": _percent,
     "loss": "{:.4f}".format,
     "max Δcos": "{:.1e}".format,
     "first s": _number,

@@ -46,7 +46,7 @@ def small_batches(objective):
 def test_the_dual_encoders_have_one_loss(tmp_path):
     objective, (batch, _) = small_task("ict").objective, small_batches("ict")
     rng = np.random.default_rng(0)
-    shapes, _ = jax.eval_shape(objective.init, jax.random.key(0))
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), shapes)
     expected, _ = jax.jit(objective.loss)(params, {}, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
     hf.save(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
@@ -162,3 +162,12 @@ def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
     assert list(rows) == reading + making
     assert all(row["tokens/CPU s"] > 0 for row in rows.values())
     assert rows["training"]["rate / training"] == [1, 1, 1]
+
+
+@pytest.mark.slow
+def test_crops_padded_sorted_into_buckets_and_packed_train_the_same_model():
+    rows = rows_of("benchmarks/views.py", "--size=tiny", "--batch=8", "--steps=2", "--warmup=2")
+    assert [row["program"] for row in rows] == ["packed, 4 in a row", "packed, 8 in a row", "4 buckets", "padded"]
+    for row in rows:
+        assert row["loss"] == pytest.approx(rows[0]["loss"], abs=1e-4)  # float32 rounding
+    assert rows[-1]["fill"] < min(row["fill"] for row in rows[:-1]) <= 1
