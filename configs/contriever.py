@@ -12,6 +12,7 @@ from dense_jax.config import (
     OptimizerConfig,
     Order,
     PassagesConfig,
+    Schedule,
     TokenizerConfig,
     Unit,
     choose,
@@ -77,7 +78,9 @@ def _published(method: Contriever, batch: int) -> Config:
 def _tiny(negatives: Negatives) -> Config:
     return Config(
         objective=Contriever(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN),
+            encoder=Encoder(
+                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
+            ),
             negatives=negatives,
             view_length=64,
             queue=4096,
@@ -87,7 +90,7 @@ def _tiny(negatives: Negatives) -> Config:
         ),
         steps=1_000,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_share=0.1, schedule=Schedule.COSINE),
         corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.CHUNKS, length=128),

@@ -19,6 +19,13 @@ for argument; do
   esac
 done
 
+name_of() { # a config's file, and its variant if it is not one of the usual
+  local file variant
+  file=$(basename "${1%%:*}" .py)
+  case $1 in *:*) variant=${1#*:} ;; *) variant=base ;; esac
+  case $variant in base | tiny) echo "$file" ;; *) echo "$file-${variant#tiny_}" ;; esac
+}
+
 runs=()
 measure() { # NAME CONFIG SEED TOKENS
   local name=$1 config=$2 seed=$3 budget=$4
@@ -36,8 +43,7 @@ measure() { # NAME CONFIG SEED TOKENS
 for seed in $seeds; do
   measure untrained "${configs[0]}" "$seed" 0
   for config in "${configs[@]}"; do
-    name=$(basename "${config%%:*}" .py)
-    measure "$name" "$config" "$seed" "$tokens"
+    measure "$(name_of "$config")" "$config" "$seed" "$tokens"
   done
 done
 dense-jax compare "${runs[@]}" --against=untrained --workdir="$workdir"
