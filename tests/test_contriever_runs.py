@@ -86,3 +86,8 @@ def test_a_batch_whose_rows_do_not_divide_over_the_devices_is_refused(tmp_path):
     method = contriever(queue=48, views_per_row=4)
     with pytest.raises(ConfigError, match="batch=16 makes 4 rows of several examples here, which 8 devices do not"):
         run(tmp_path, objective=method)
+
+
+def test_a_run_of_no_steps_saves_its_start(tmp_path):
+    run(tmp_path, steps=0)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()} == {"0"}
