@@ -204,6 +204,12 @@ def test_in_batch_negatives_carry_no_state_and_have_gradients_through_the_keys()
 # Packing
 
 
+def in_float64(state):
+    """Parameters and carry, for gradients that are to be compared."""
+    widened = lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x  # noqa: E731
+    return jax.tree.map(widened, (state.params, state.carry))
+
+
 @pytest.mark.parametrize(
     ("negatives", "pooling"), [(Negatives.MOCO, Pooling.MEAN), *((Negatives.IN_BATCH, pooling) for pooling in Pooling)]
 )
@@ -214,10 +220,7 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
     gradients = []
     for method in (padded, packed):
         batch = batch_of(method)
-        state = start(method)
-        params, carry = jax.tree.map(
-            lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, (state.params, state.carry)
-        )
+        params, carry = in_float64(start(method))
         loss = lambda params: method.loss(params, carry, batch, **STEP)  # noqa: B023, E731
         (value, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         gradients.append((value, gradient, metrics["accuracy"]))
@@ -228,15 +231,16 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
 
 @pytest.mark.parametrize("shape", [(4, 1), (2, 2)], ids=["4 data", "2 data x 2 fsdp"])
 def test_packed_views_over_four_devices_equal_one_device(x64, shape):
-    method = contriever(dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=16)
-    state, batch = start(method), batch_of(method)
+    exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
+    method = contriever(exact, views_per_row=2, row_length=24, queue_warmup=False)
+    (params, carry), batch = in_float64(start(method)), jax.tree.map(jnp.asarray, batch_of(method))
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=auto)
-    loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, state.carry, batch, **STEP)[0]))
+    loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, carry, batch, **STEP)[0]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **EXACT),
-        loss(state.params, batch),
-        loss(state.params, jax.device_put(batch, batch_sharding(mesh))),
+        loss(params, batch),
+        loss(params, jax.device_put(batch, batch_sharding(mesh))),
     )
 
 
@@ -244,7 +248,7 @@ def test_packed_views_in_chunks_give_the_gradient_of_the_whole_batch(x64):
     method = contriever(
         dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=24, negatives=Negatives.IN_BATCH
     )
-    params, batch = start(method).params, batch_of(method)
+    (params, _), batch = in_float64(start(method)), jax.tree.map(jnp.asarray, batch_of(method))
     whole = jax.jit(jax.value_and_grad(lambda params: method.loss(params, {}, batch, **STEP)[0]))
     parts = jax.jit(jax.value_and_grad(lambda p: loss_in_chunks(method, p, {}, batch, **STEP, chunks=2)[0]))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), whole(params), parts(params))

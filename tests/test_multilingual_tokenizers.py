@@ -97,7 +97,7 @@ def test_multilingual_bert_keeps_case_and_accents(folders):
 def test_title_and_sentences_tokenised_apart_are_the_text_tokenised_at_once(style, folders):
     tokenizer = import_folder(folders[style])
     document = Document("a", "The keeper", "The light sleeps. Keeping lights, the keeper kept it.")
-    entry = next(whole_documents([document], tokenizer, length=99))[0]
+    entry = next(whole_documents([document], tokenizer, length=99)).entries[0]
     apart = np.concatenate([entry.title, entry.tokens])
     assert apart.tolist() == tokenizer.encode([f"{document.title} {document.text}"])[0].tolist()
 

@@ -189,7 +189,7 @@ def test_a_run_prints_the_report_and_begins_with_what_was_loaded_on_its_own_mesh
     program = make_program(Config(CONDENSER, steps=10, batch=8, init_from=workdir))
     state = initial_state(program)
     assert values(state.params["encoder"]) == {3.0}
-    assert jax.tree.map(lambda x: x.sharding, state.params) == program.sharding.params
+    assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, program.like)
     assert "26 arrays loaded" in capsys.readouterr().err
 
 

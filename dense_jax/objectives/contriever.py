@@ -217,8 +217,8 @@ def _unpacked(views: Views, batch: Batch) -> Views:
 def _fill(batch: Batch) -> Metrics:
     """The share of positions that hold a real token; of packed texts, also tokens that did not fit into their row."""
     sides = batch["query"], batch["key"]
-    real = jnp.concatenate([(side.tokens if isinstance(side, Packed) else side).mask for side in sides], axis=1)
-    metrics = {"fill": jnp.mean(real, dtype=jnp.float32)}
+    real = [(side.tokens if isinstance(side, Packed) else side).mask for side in sides]
+    metrics = {"fill": jnp.mean(jnp.concatenate([mask.reshape(-1) for mask in real]), dtype=jnp.float32)}
     if isinstance(sides[0], Packed):
         metrics["cut"] = jnp.sum(jnp.stack([side.cut for side in sides]), dtype=jnp.float32)
     return metrics
