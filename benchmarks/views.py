@@ -44,8 +44,7 @@ class Bucketed(Contriever):
         return Views(*(self._each(params, batch[name]) for name in ("query", "key")))
 
     def combine(self, carry, encoded: Views, batch: Batch, *, step: Array):
-        result, (metrics, carry) = super().combine(carry, encoded, _NO_FILL, step=step)
-        return result, (metrics, carry)
+        return super().combine(carry, encoded, _NO_FILL, step=step)
 
     def _each(self, params: Params, side: Batch) -> Array:
         vectors = [self.encoder.apply(params["encoder"], part) for part in side["parts"]]

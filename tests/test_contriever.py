@@ -176,6 +176,8 @@ def test_a_queue_that_is_no_whole_number_of_batches_is_refused_with_the_nearest_
         ({"momentum": 1.5}, r"objective\.momentum=1\.5 is not between 0 and 1"),
         ({"queue": 0}, r"objective\.queue=0 must be positive"),
         ({"score_chunk": -1}, r"objective\.score_chunk=-1 must not be negative"),
+        ({"both_directions": True}, r"objective\.both_directions=True has no effect with negatives=moco; use --config"),
+        ({"score_chunk": 8}, r"objective\.score_chunk=8 has no effect with negatives=moco"),
         ({"views_per_row": 0}, r"objective\.views_per_row=0 must be positive"),
     ],
 )

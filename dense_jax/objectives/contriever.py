@@ -74,6 +74,12 @@ class Contriever(Objective):
         require(self.queue > 0, f"objective.queue={self.queue} must be positive")
         require(self.views_per_row > 0, f"objective.views_per_row={self.views_per_row} must be positive")
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
+        for name in ("both_directions", "score_chunk"):
+            require(
+                not getattr(self, name) or self.negatives is Negatives.IN_BATCH,
+                f"objective.{name}={getattr(self, name)} has no effect with negatives={self.negatives.value}; "
+                "use --config.objective.negatives=in_batch",
+            )
         for name in ("view_length", "query_length", "passage_length"):
             self.encoder.check_input(name, getattr(self, name), self.layout)
 
