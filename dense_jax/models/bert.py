@@ -177,8 +177,10 @@ class Bert(nn.Module):
     def __call__(
         self, tokens: Tokens, positions: Int[Array, "b l"] | None = None, segments: Int[Array, "b l"] | None = None
     ) -> Float[Array, "b l d"]:
-        """The last hidden states. `positions` stand in for 0, 1, 2, ... in every family; tokens see
-        those of their own segment."""
+        """The last hidden states. `positions` stand in for 0, 1, 2, ... in every family.
+
+        With `segments`, a token sees those of its own number only.
+        """
         return self._run(tokens, positions, segments)[0]
 
     def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:

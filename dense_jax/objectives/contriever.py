@@ -129,7 +129,10 @@ class Contriever(Objective):
         }
 
     def update_carry(self, params: Params, carry: Carry) -> Carry:
-        """The momentum encoder follows: theta_k <- m theta_k + (1 - m) theta_q. Section 3.2, equation 2."""
+        """The momentum encoder follows: theta_k <- m theta_k + (1 - m) theta_q. Section 3.2, equation 2.
+
+        No gradient reaches the keys, since none passes here.
+        """
         if self.negatives is Negatives.IN_BATCH:
             return carry
         follow = lambda k, q: self.momentum * k + (1 - self.momentum) * jax.lax.stop_gradient(q)  # noqa: E731
@@ -175,13 +178,12 @@ class Contriever(Objective):
 
     def _moco(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         """The keys join the queue after they were used, in the place of the oldest."""
-        keys = jax.lax.stop_gradient(views.keys)
         result = losses.queue_softmax(
-            views.queries, keys, carry["queue"], filled=carry["filled"],
+            *views, carry["queue"], filled=carry["filled"],
             temperature=self.temperature, smoothing=self.label_smoothing,
         )  # fmt: skip
         slots = carry["queue"].shape[0]
-        queue = jax.lax.dynamic_update_index_in_dim(carry["queue"], keys, carry["next"], axis=0)
+        queue = jax.lax.dynamic_update_index_in_dim(carry["queue"], views.keys, carry["next"], axis=0)
         following = {"next": (carry["next"] + 1) % slots, "filled": jnp.minimum(carry["filled"] + 1, slots)}
         metrics = {"accuracy": jnp.mean(result.correct, dtype=jnp.float32)}
         return jnp.mean(result.loss), metrics, {**carry, "queue": queue, **following}
