@@ -177,6 +177,24 @@ def test_bfloat16_attention_adds_up_in_float32():
     np.testing.assert_array_equal(found.astype(np.float32), 1)
 
 
+def test_tokens_see_those_of_their_own_text_and_padding_changes_none_of_them():
+    inputs = random_heads(length=5, rows=1)
+    segments = jnp.array([[0, 0, 1, 1, -1]])
+    packed = attend(*inputs, segments, kernel=Attention.XLA)
+    for own in (slice(0, 2), slice(2, 4)):
+        alone = attend(*(x[:, own] for x in inputs), jnp.ones((1, 1, 2), bool), kernel=Attention.XLA)
+        np.testing.assert_allclose(packed[:, own], alone, rtol=1e-5, atol=1e-6)  # float32 rounding
+
+
+def test_the_splash_kernel_keeps_texts_of_a_row_apart_as_plain_attention_does(interpreted):
+    length = 160  # is padded to whole lanes of 128
+    inputs, places = random_heads(length), jnp.arange(length)[None]
+    segments = jnp.where(places < jnp.array([[150], [90]]), places // 40, -1)
+    plain, fused = (attend(*inputs, segments, kernel=kernel) for kernel in (Attention.XLA, Attention.SPLASH))
+    real = (segments >= 0)[..., None, None]
+    np.testing.assert_allclose(jnp.where(real, fused, 0), jnp.where(real, plain, 0), rtol=1e-4, atol=1e-5)  # float32
+
+
 def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted):
     length = 160  # is padded to whole lanes of 128
     inputs = random_heads(length)
