@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from dense_jax.contracts import Objective
+from dense_jax.contracts import Objective, Question
 from dense_jax.errors import ConfigError
 
 
@@ -19,6 +19,7 @@ class Order(enum.Enum):
 
     LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
     SHUFFLE = "shuffle"  # a fresh global permutation every epoch
+    DISTINCT = "distinct"  # the same, in whole batches of which none holds a text twice
 
 
 class Mixing(enum.Enum):
@@ -51,7 +52,9 @@ class CorpusConfig:
         "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
     )
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
-    split: str = "train"  # of a TFDS data set
+    split: str = "train"  # of a TFDS data set; of the judgements in a BEIR folder, with passages.unit=queries
+    queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
+    query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
     text_field: str = "text"
@@ -62,6 +65,7 @@ class CorpusConfig:
 
     def __post_init__(self) -> None:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
+        require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
         require(
             names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
         )
@@ -85,6 +89,7 @@ class Unit(enum.Enum):
     PASSAGES = "passages"  # a run of whole sentences of one document
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
     CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
+    QUERIES = "queries"  # a query with what answers it and what does not; for fine-tuning
 
 
 @dataclass
@@ -233,6 +238,12 @@ class Config:
         require(
             not (self.tokens and self.steps),
             f"tokens={self.tokens} and steps={self.steps} both say how long to train; set one of them to 0",
+        )
+        asks = self.objective.learns_from is Question
+        require(
+            asks == (self.passages.unit is Unit.QUERIES),
+            f"passages.unit={self.passages.unit.value} does not fit {type(self.objective).__name__}, which learns from "
+            f"{'queries: use --config.passages.unit=queries' if asks else 'passages, spans or chunks'}",
         )
         require(
             self.optimizer.warmup <= self.steps or self.steps == 0,

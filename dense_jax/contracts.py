@@ -7,9 +7,9 @@ it.
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -60,6 +60,25 @@ class Passage:
         return slice(int(self.sentences[i]), int(end))
 
 
+class Candidates(NamedTuple):
+    """Passages that a question was judged with, as rows of its documents."""
+
+    rows: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]  # of a teacher; NaN where there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query to learn from: what answers it, and what looks like an answer and is none."""
+
+    row: int  # its number in the prepared data
+    epoch: int  # how many visits it had before, so that what is taken of the candidates can go round
+    tokens: Int[np.ndarray, " l"]  # without special tokens and prompt
+    positives: Candidates  # one at least
+    negatives: Candidates
+    documents: "Passages"  # what the candidates' rows are of: whole documents
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """The prepared passages of one source."""
@@ -81,8 +100,11 @@ class Passages(Protocol):
         """Many at once, which is faster than one by one."""
         ...
 
-    def draw(self, row: int, rng: np.random.Generator) -> Passage:
-        """What one visit of training sees at `row`: the passage itself, unless passages are cut from running text."""
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Passage | Question:
+        """What one visit of training, after `epoch` others, sees at `row`: as a rule the passage itself.
+
+        Where passages are cut from running text it is such a cut, and where queries are learned from it is a question.
+        """
         return self[row]
 
     def document(self, row: int) -> Document:
@@ -110,6 +132,7 @@ class Vocabulary:
     mask: int
     special: Bool[np.ndarray, " v"]  # never masked, never part of a word
     continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
+    prompts: Mapping[str, Int[np.ndarray, " l"]] = field(default_factory=dict)  # the ids of the objective's prompts
 
 
 class Tokens(NamedTuple):
@@ -193,9 +216,20 @@ class Objective(Protocol):
     Implementations are dataclasses: their fields are the method's settings, set by `--config.objective.NAME=value`.
     """
 
-    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+    learns_from: ClassVar[type] = Passage  # or Question: what `example` is given
+
+    def example(self, visit: Passage | Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
         ...
+
+    def prompts(self) -> Sequence[str]:
+        """Texts whose ids `example` needs; it finds them in `vocabulary.prompts`."""
+        return ()
+
+    def texts(self, visit: Passage | Question) -> Sequence[int]:
+        """Numbers of the texts that the example of `visit` is made of: with `loader.order=distinct` no two examples of
+        a batch share one."""
+        return (visit.row,)
 
     def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
         """This process's examples, stacked and numbered as in the global batch, in the form that is trained on.

@@ -45,7 +45,7 @@ def _prepare(work: Workdir, words: list[str]) -> None:
 
 
 def _train(work: Workdir, words: list[str]) -> None:
-    passages, vocabulary = work.passages, work.tokenizer.vocabulary  # or what is missing, before processes are joined
+    passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)

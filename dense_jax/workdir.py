@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Document, Tower
+from dense_jax.contracts import Document, Tower, Vocabulary
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.store import PassageStore, is_finished
@@ -63,9 +63,14 @@ class Workdir:
 
     def examples_of(self, config: Config, count: int) -> Examples:
         """The first `count` examples of a run."""
-        vocabulary = self.tokenizer.vocabulary
         return Examples(
-            self.passages, config.objective, vocabulary, config.loader, config.seed, length=count, batch=config.batch
+            self.passages,
+            config.objective,
+            self.vocabulary,
+            config.loader,
+            config.seed,
+            length=count,
+            batch=config.batch,
         )
 
     @cached_property
@@ -92,6 +97,11 @@ class Workdir:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.tokenizer_folder)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What the objective must know of the tokenizer."""
+        return self.tokenizer.with_prompts(self.asked.objective.prompts())
 
     @cached_property
     def passages(self) -> PassageStore:

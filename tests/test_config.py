@@ -128,7 +128,7 @@ def test_a_sampling_power_lies_between_all_alike_and_by_size(power):
 def test_further_sources_are_a_tuple_of_names(also):
     """The rule is asked by itself, since in the tests types are checked before it is."""
     with pytest.raises(ConfigError) as error:
-        CorpusConfig.__post_init__(SimpleNamespace(also=also))
+        CorpusConfig.__post_init__(SimpleNamespace(also=also, query_share=1.0))
     assert str(error.value) == (
         f"corpus.also={also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
     )

@@ -54,9 +54,9 @@ class Examples:
             DataError: no passage in a thousand yields an example.
         """
         rng = np.random.default_rng((self.seed, index))
-        row = self.visits[index]
+        row, epoch = self.visits[index], self.visits.epoch(index)
         for _ in range(_MOST_DRAWS):
-            example = self.objective.example(self.store.draw(row, rng), self.vocabulary, rng)
+            example = self.objective.example(self.store.draw(row, epoch, rng), self.vocabulary, rng)
             if example is not None:
                 return {**example, "row": np.int32(row)}
             row = self.visits.another(index, rng)

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import xxhash
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from dense_jax.arrays import Int
+from dense_jax.config import require
 from dense_jax.contracts import Vocabulary
 from dense_jax.data.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -155,6 +156,26 @@ class Tokenizer:
         """
         return self._vocabulary
 
+    def with_prompts(self, prompts: Iterable[str]) -> Vocabulary:
+        """The vocabulary, with the ids of `prompts`."""
+        return replace(self.vocabulary, prompts={prompt: self.prompt_ids(prompt) for prompt in prompts})
+
+    def prompt_ids(self, prompt: str) -> Int[np.ndarray, " l"]:
+        """The ids of a prompt, to be put before those of a text.
+
+        Raises:
+            ConfigError: the prompt would change the ids of the text.
+        """
+        if not prompt:
+            return np.empty(0, np.int32)
+        alone, word, both = self.encode([prompt, "1", f"{prompt}1"])
+        require(
+            np.array_equal(np.concatenate([alone, word]), both),
+            f"the prompt {prompt!r} changes the tokens of the word after it, and texts are stored as tokens; end it in "
+            "a space, or with a byte-level tokenizer use no such prompt",
+        )
+        return alone
+
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         pieces = self.backend.get_vocab()
@@ -168,7 +189,7 @@ class Tokenizer:
         special[[i for i, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
         ids = {role: pieces[token] for role, token in self.special.items()}
         special[list(ids.values())] = True
-        return Vocabulary(size=size, **ids, special=special, continues=continues & ~special)
+        return Vocabulary(size=size, **ids, special=special, continues=continues & ~special, prompts={})
 
     def _word_mark(self) -> tuple[str, bool]:
         """A prefix of pieces, and whether it says that a word starts (or else that it goes on)."""

@@ -32,6 +32,10 @@ class Visits:
         source = self._source(index)
         return self.parts[source].rows[self._orders[source][index]]
 
+    def epoch(self, index: int) -> int:
+        """How many passes over its source the visit of `index` comes after."""
+        return self._orders[self._source(index)].epoch(index)
+
     def another(self, index: int, rng: np.random.Generator) -> int:
         """A row drawn at random from the source of `index`."""
         rows = self.parts[self._source(index)].rows
@@ -72,6 +76,9 @@ class _Order:
             return int(self._permutation(epoch)[place])
         turn, reader = divmod(index, len(self.starts))
         return int((self.starts[reader] + turn) % self.passages)
+
+    def epoch(self, index: int) -> int:
+        return index // self.passages
 
     def _permutation(self, epoch: int) -> Int[np.ndarray, " p"]:
         found = self.permutations.get(epoch)

@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, Int, np
-from dense_jax.config import differences, require
+from dense_jax.config import differences
 from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError
@@ -95,7 +95,7 @@ def _embedded(
 ) -> Float[np.ndarray, "p d"]:
     side = tower.tower
     passages = store.passages(rows)
-    prompt = _prompt_ids(side.prompt, tokenizer)
+    prompt = tokenizer.prompt_ids(side.prompt)
 
     def tokens(i: int) -> Tokens:
         return _passage_tokens(passages[i], prompt, side, tokenizer.vocabulary)
@@ -108,19 +108,6 @@ def _embedded(
             "the checkpoint has diverged: embed an earlier one"
         )
     return vectors
-
-
-def _prompt_ids(prompt: str, tokenizer: Tokenizes) -> Int[np.ndarray, " l"]:
-    """The ids of a prompt, to be put before those of a passage."""
-    if not prompt:
-        return np.empty(0, np.int32)
-    alone, word, both = tokenizer.encode([prompt, "1", f"{prompt}1"])
-    require(
-        np.array_equal(np.concatenate([alone, word]), both),
-        f"the prompt {prompt!r} changes the tokens of the word after it, and passages are stored as tokens; end it in "
-        "a space, or with a byte-level tokenizer use no passage prompt",
-    )
-    return alone
 
 
 def _passage_tokens(passage: Passage, prompt: Int[np.ndarray, " l"], tower: Tower, vocabulary: Vocabulary) -> Tokens:

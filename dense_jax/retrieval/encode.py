@@ -35,6 +35,8 @@ class Tokenizes(Protocol):
 
     def encode(self, texts: Sequence[str]) -> list[Int[np.ndarray, " l"]]: ...
 
+    def prompt_ids(self, prompt: str) -> Int[np.ndarray, " l"]: ...
+
 
 class TowerOnMesh:
     """A tower whose parameters lie on every device of `mesh`, and its compiled programs: make one, use it often."""
