@@ -67,6 +67,13 @@ class Candidates(NamedTuple):
     scores: Float[np.ndarray, " k"]  # of a teacher; NaN where there is none
 
 
+class Guide(NamedTuple):
+    """What another model makes of a question and of all documents, to tell false negatives by."""
+
+    query: Float[np.ndarray, " d"]
+    documents: Float[np.ndarray, "p d"]  # a memory map: only a few rows are read
+
+
 @dataclass(frozen=True, slots=True)
 class Question:
     """A query to learn from: what answers it, and what looks like an answer and is none."""
@@ -77,6 +84,7 @@ class Question:
     positives: Candidates  # one at least
     negatives: Candidates
     documents: "Passages"  # what the candidates' rows are of: whole documents
+    guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
