@@ -1,0 +1,189 @@
+"""What all kinds of prepared data share: the usable documents, the list of rejected rows, test set and tokenizer."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import orjson
+import xxhash
+
+from dense_jax.config import Config, CorpusConfig, TokenizerConfig
+from dense_jax.contracts import Corpus, Document, Reject
+from dense_jax.data import held_out
+from dense_jax.data.corpus import CheckedCorpus, Source
+from dense_jax.data.store import Group, StoreWriter, refuse_other
+from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
+from dense_jax.errors import ConfigError, DataError
+from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.progress import bar, progress
+
+_SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
+_EXAMPLES = 5  # rejected rows shown in an error
+
+
+def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
+    """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
+    path, settings = root / "text.json", _settings(config, corpus)
+    if path.is_file():
+        refuse_other(path, read_json(path)["settings"], settings)
+        return read_json(path)
+    notes = scan(corpus, root / "rejects.jsonl")
+    documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
+    tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
+    notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+    write_json(path, {"settings": settings, "notes": notes})
+    return read_json(path)
+
+
+def fill(
+    writer: StoreWriter,
+    corpus: CheckedCorpus,
+    queries: held_out.Queries,
+    arrange: Callable[[Iterable[Document]], Iterator[Group]],
+) -> None:
+    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet."""
+    with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
+        for source in corpus.sources:
+            done = writer.begin(source.name)
+            for group in arrange(islice(Documents(source, queries), done, None)):
+                writer.add(group)
+                shown.update(group.documents)
+    writer.finish()
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The usable rows of a corpus or of one source as they are trained on; every iteration reads them anew."""
+
+    corpus: Corpus
+    queries: held_out.Queries
+
+    def __iter__(self) -> Iterator[Document]:
+        documents = (row for row in self.corpus if isinstance(row, Document))
+        return held_out.without_queries(documents, self.queries)
+
+
+def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
+    """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
+    path, chosen = config.tokenizer.path, config.corpus
+    trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
+    rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
+    return {
+        "corpus": {"source": corpus.fingerprint(), **rows},
+        "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
+    }
+
+
+@dataclass(frozen=True)
+class _Scanned:
+    """How many rows of a source can be used, and what is wrong with the others."""
+
+    config: CorpusConfig
+    documents: int
+    reasons: Counter[str]
+    first: list[Reject]
+
+    @property
+    def rejected(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def too_bad(self) -> bool:
+        return self.rejected > self.config.max_rejects * (self.rejected + self.documents) or not self.documents
+
+
+def scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
+    """Reads every row once, lists the bad ones in `rejects`, and returns how many rows are of either kind.
+
+    Raises:
+        DataError: their share in a source is above corpus.max_rejects, or nothing is left of it.
+    """
+    with whole_file(rejects) as partial, partial.open("wb") as file:
+        found = [_scan_source(source, file) for source in corpus.sources]
+    if bad := [_too_many(scanned, rejects) for scanned in found if scanned.too_bad]:
+        raise DataError("\n".join(bad))
+    return {"usable": sum(of.documents for of in found), "rejected": sum(of.rejected for of in found)}
+
+
+def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
+    reasons: Counter[str] = Counter()
+    first: list[Reject] = []
+    documents = 0
+    for row in progress(source, f"check {source.name}", None, "rows"):
+        if isinstance(row, Reject):
+            place, _, line = row.where.rpartition(":")
+            rejects.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")
+            reasons[_kind(row.reason)] += 1
+            first += [row] if len(first) < _EXAMPLES else []
+        else:
+            documents += 1
+    return _Scanned(source.config, documents, reasons, first)
+
+
+def _kind(reason: str) -> str:
+    """A reason without the details of its row."""
+    return re.split(r"[('\"\d]", reason, maxsplit=1)[0].strip(" ,:")
+
+
+def _too_many(found: _Scanned, file: Path) -> str:
+    rows = found.rejected + found.documents
+    allowed = found.config.max_rejects
+    fix = f"correct them, or skip them by --config.corpus.max_rejects={min(1.0, found.rejected / rows + 0.005):.2f}"
+    return "\n".join(
+        [
+            f"{found.rejected:,} of {rows:,} rows cannot be used (corpus.max_rejects={allowed}):",
+            *(f"  {count:,} x {kind or 'other'}" for kind, count in found.reasons.most_common()),
+            "for example",
+            *(f"  {row.where}: {row.reason}" for row in found.first),
+            f"all are in {file}; {fix if found.documents else 'no document is left'}",
+        ]
+    )
+
+
+def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
+    """Writes the test set of `count` queries, if there are to be any; its queries.
+
+    Raises:
+        ConfigError: there is one that was not asked for.
+        DataError: too few documents are fit for it.
+    """
+    if not count:
+        if test.exists():
+            raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")
+        return {}
+    queries = held_out.choose_queries(Documents(corpus, {}), count)
+    held_out.write_test_set(test, Documents(corpus, queries), queries)
+    return queries
+
+
+def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document], folder: Path) -> Tokenizer:
+    """The tokenizer that the config names or describes, saved to `folder`."""
+    if config.path:
+        tokenizer = import_folder(Path(config.path))
+    else:
+        texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
+        tokenizer = Tokenizer.train(texts, config.vocab_size, config.lowercase)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def _sample(documents: Iterable[Document], characters: int) -> list[str]:
+    """Titles and texts of about `characters` in all: the documents whose id has enough zeros at the end of its hash."""
+    kept: list[tuple[int, str]] = []
+    zeros = size = 0
+    for document in documents:
+        number = xxhash.xxh3_64_intdigest(document.id.encode())
+        if number % (1 << zeros) == 0:
+            kept += [(number, text) for text in (document.title, document.text)]
+            size += len(document.title) + len(document.text)
+        while size > characters:
+            zeros += 1
+            kept = [(number, text) for number, text in kept if number % (1 << zeros) == 0]
+            size = sum(len(text) for _, text in kept)
+    return [text for _, text in kept]
+
+
