@@ -1,7 +1,7 @@
 """coCondenser fine-tuned on MS MARCO (Gao and Callan 2022), in two rounds. Values: the authors' example for Tevatron.
 
-Both rounds start from the pre-trained model: --config.init_from=WORKDIR. The corpus has titles there; its scores are not
-comparable with those of the collection without.
+Both rounds start from the pre-trained model: --config.init_from=WORKDIR. The passages have titles there, which the
+official collection lacks: figures with and without are not comparable.
 """
 
 from dense_jax.config import (

@@ -1,8 +1,9 @@
 """Contriever fine-tuned on MS MARCO (Izacard et al. 2022, section 4.3 and appendix). Values: the paper's.
 
-Its optimiser was ASAM; the released code has AdamW alone, and so it is here. The paper's further passage of each query
-is a random one, then in a second run, from the same start, a mined one for one query in ten: here it is one of the
-query's own negatives, as given, and none where there is none. Starts from Contriever: --config.init_from=WORKDIR.
+Its optimiser was ASAM; the released code has AdamW alone, and so it is here, with that code's settings. The paper's
+further passage of each query is a random one, then in a second run, from the same start, a mined one for one query in
+ten: here it is one of the query's own negatives, as given, and none where there is none. Starts from Contriever:
+--config.init_from=WORKDIR.
 """
 
 from dense_jax.config import (
@@ -39,7 +40,9 @@ def base() -> Config:
         steps=20_000,  # 41 epochs of 500,000 queries
         batch=1024,
         chunk=0,  # a gradient cache where the batch does not fit, such as --config.chunk=128
-        optimizer=OptimizerConfig(learning_rate=1e-5, warmup=1_000),
+        optimizer=OptimizerConfig(
+            learning_rate=1e-5, warmup=1_000, beta2=0.98, epsilon=1e-6, decay_all=True, clip=0.0
+        ),  # the warm-up is mContriever's
         passages=PassagesConfig(unit=Unit.QUERIES),
         loader=LoaderConfig(order=Order.DISTINCT),
     )
