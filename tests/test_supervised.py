@@ -153,6 +153,14 @@ def test_absent_passages_and_further_answers_are_no_negatives():
     assert metrics["hidden"] == pytest.approx(1 - (1 / 2 + 2 / 2) / 2)  # of two others that are there
 
 
+def test_the_same_text_as_the_own_answer_is_no_negative_though_it_is_not_among_those_known():
+    """Both queries have text 4 as their answer, so nothing is left to tell it from."""
+    queries, passages = jnp.array([[1.0], [1.0]]), jnp.array([[[2.0]], [[2.0]]])
+    loss, metrics = by_hand(queries, passages, [[4], [4]], [[9], [9]])
+    assert loss == 0
+    assert metrics["candidates"] == 1
+
+
 def test_the_mean_reciprocal_rank_is_among_all_candidates():
     """Ranks 3 of 4 and 1 of 4."""
     queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])

@@ -42,10 +42,10 @@ class Hidden(NamedTuple):
         [[True, False, True]]
         """
         mine, theirs = self.queries.texts, self.passages.texts
-        hidden = jnp.broadcast_to(jnp.all(theirs < 0, axis=1)[None], scores.shape)
-        for i in range(mine.shape[1]):  # a matrix at a time: an array [q, p, k] might be held whole
-            for j in range(theirs.shape[1]):
-                hidden |= (mine[:, i, None] == theirs[None, :, j]) & (mine[:, i, None] >= 0)
+        absent = jnp.all(theirs < 0, axis=1)
+        mine = jnp.where(mine < 0, -2, mine)  # what is none is not the same as another that is none
+        shared = jnp.any(mine[:, None, :, None] == theirs[None, :, None, :], axis=(2, 3))  # XLA holds [q, p] of it
+        hidden = shared | absent[None]
         if self.ceiling is not None:
             hidden |= self._compared(scores) > self.ceiling[:, None]
         return hidden

@@ -53,15 +53,14 @@ def _sums_in_tiles(
                 total=sums.total + jnp.sum(jnp.where(visible, scores, 0.0), axis=1),
                 count=sums.count + jnp.sum(visible, axis=1),
                 best=jnp.where(highest > largest, candidate, tied),
-                above=sums.above + jnp.sum(visible & other & (scores > told.positive[:, None]), axis=1),
+                above=sums.above + jnp.sum(other & (scores > told.positive[:, None]), axis=1),
             ),
         ), None
 
     zero, none = jnp.zeros(queries.shape[:1], queries.dtype), jnp.zeros(queries.shape[:1], int)
     start = zero + NEVER, Sums(zero, zero, none, none + passages.shape[0], none)
     (largest, sums), _ = jax.lax.scan(add, start, _tiles(passages, told.hidden, chunk))
-    # of no candidate at all, as the dense form has it
-    return sums._replace(normaliser=largest + jnp.log(jnp.where(sums.count > 0, sums.normaliser, 1.0)))
+    return sums._replace(normaliser=largest + jnp.log(sums.normaliser))
 
 
 sums_in_tiles: Any = jax.custom_vjp(_sums_in_tiles, nondiff_argnums=(3, 4))
