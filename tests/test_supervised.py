@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dense_jax.config import LoaderConfig, MeshConfig
+from dense_jax.config import Config, LoaderConfig, MeshConfig, OptimizerConfig, PassagesConfig, Unit
 from dense_jax.contracts import Layout, Question, Tokens, Vocabulary
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.errors import ConfigError
@@ -25,6 +26,7 @@ from dense_jax.models.layers import Dtype
 from dense_jax.objectives.mlm import MLM
 from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
 from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.train.loop import train
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.warm_start import warm_start
 from tests.test_warm_start import params as random_params
@@ -191,6 +193,24 @@ def test_signs_of_collapse_are_those_of_queries_and_their_answers(x64):
     vectors = METHOD.encode(params, {}, batch, rng=None)
     aligned = jnp.mean(jnp.sum(jnp.square(vectors.queries - vectors.passages[:, 0]), axis=1))
     assert METHOD.diagnose(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
+
+
+def test_a_run_learns_to_find_answers(x64, tmp_path):
+    """Queries of random tokens about passages of random tokens: they can be learned by heart alone."""
+    config = Config(
+        dataclasses.replace(METHOD, temperature=0.1),
+        steps=10,
+        batch=32,
+        chunk=16,
+        log_every=1,
+        optimizer=OptimizerConfig(0.02),
+        passages=PassagesConfig(unit=Unit.QUERIES),
+    )
+    train(config, QuestionStore(), VOCABULARY, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [row for row in rows if "mrr" in row]
+    assert logged[-1]["mrr"] > 0.8 > 2 * logged[0]["mrr"]
+    assert logged[-1]["loss"] < 0.6 * logged[0]["loss"]
 
 
 TWO = dataclasses.replace(METHOD, shared=False)

@@ -132,12 +132,7 @@ class Supervised(Objective):
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
         """loss = contrast_weight * contrast + distillation_weight * distillation, the mean over widths."""
-        loss, metrics = self._loss(encoded, batch)
-        if self.matryoshka:
-            parts = {width: self._loss(_first(encoded, width), batch)[0] for width in self.matryoshka}
-            metrics |= {f"loss_{width}": part for width, part in parts.items()}
-            weights = jnp.array(self.matryoshka_weights or (1.0,) * len(parts), loss.dtype)
-            loss = weights @ jnp.stack([*parts.values()]) / jnp.sum(weights)
+        loss, metrics = (self._nested if self.matryoshka else self._loss)(encoded, batch)
         return loss, (metrics | {"query_fill": _fill(batch["query"]), "passage_fill": _fill_present(batch)}, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -152,6 +147,14 @@ class Supervised(Objective):
             passage=Tower(self.encoder, passage, self.passage_length, self.layout, self.passage_prompt),
             similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
         )
+
+    def _nested(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
+        """The weighted mean of the losses at all widths; the other metrics are of the whole width."""
+        parts = {width: self._loss(_first(vectors, width), batch) for width in self.matryoshka}
+        of_each = jnp.stack([loss for loss, _ in parts.values()])
+        weights = jnp.array(self.matryoshka_weights or (1.0,) * len(parts), of_each.dtype)
+        metrics = {f"loss_{width}": loss for width, (loss, _) in parts.items()}
+        return weights @ of_each / jnp.sum(weights), parts[max(parts)][1] | metrics
 
     def _loss(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
         result = self._contrast(vectors, batch)
