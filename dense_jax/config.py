@@ -189,6 +189,56 @@ class SearchConfig:
     k: int = 5  # results per query
 
 
+class Miner(enum.Enum):
+    """What ranks the documents that negatives are taken from."""
+
+    DENSE = "dense"  # the trained retriever, by its index
+    BM25 = "bm25"
+
+
+class Margin(enum.Enum):
+    """How far below the lowest-scored positive a negative must be."""
+
+    NONE = "none"  # anywhere
+    ABSOLUTE = "absolute"  # at most s - margin_size
+    RELATIVE = "relative"  # at most s - |s| margin_size; 0.05 is known as the 95 % rule
+
+
+class Pick(enum.Enum):
+    """Which of the documents that are left become negatives."""
+
+    RANDOM = "random"
+    TOP = "top"  # the best
+
+
+@dataclass
+class MineConfig:
+    source: Miner = Miner.DENSE
+    depth: int = 200  # documents ranked per query, its positives not counted
+    skip: int = 0  # best-ranked documents passed over, of those that are left
+    negatives: int = 30  # per query; fewer where there are no more
+    pick: Pick = Pick.RANDOM
+    margin: Margin = Margin.NONE
+    margin_size: float = 0.0
+    guide: bool = False  # also write the vectors of all texts, for corpus.guide
+
+    def __post_init__(self) -> None:
+        require(self.negatives > 0, f"mine.negatives={self.negatives} must be positive")
+        require(self.skip >= 0, f"mine.skip={self.skip} must not be negative")
+        require(
+            self.depth >= self.skip + self.negatives,
+            f"mine.depth={self.depth} is less than mine.skip={self.skip} and mine.negatives={self.negatives} together",
+        )
+        require(
+            self.margin is not Margin.NONE or not self.margin_size,
+            f"mine.margin_size={self.margin_size} has no effect with mine.margin=none; use absolute or relative",
+        )
+        require(
+            not self.guide or self.source is Miner.DENSE,
+            f"mine.guide={self.guide} needs vectors, which mine.source={self.source.value} does not have",
+        )
+
+
 @dataclass
 class EvaluateConfig:
     folder: str = ""  # BEIR folder; empty: the test set that `prepare` held out
@@ -221,6 +271,7 @@ class Config:
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    mine: MineConfig = field(default_factory=MineConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:

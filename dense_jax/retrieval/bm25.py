@@ -9,7 +9,7 @@ where n of the N documents hold the word and this one holds it f times.
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import Stemmer
@@ -50,13 +50,16 @@ class BM25:
         A document without a word of the query is no result: where fewer than k are left, the last rows are -1 and their
         scores -inf.
         """
-        tokens = self._words.tokenize(list(queries), update_vocab=False, show_progress=False, allow_empty=False)
         scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
-        for i, words in enumerate(tokens):
-            found = self._index.get_scores_from_ids(words)
-            best = _best(found, k)
-            scores[i, : len(best)], rows[i, : len(best)] = found[best], best
+        for i, found in enumerate(self.scores(queries)):
+            chosen = best(found, k)
+            scores[i, : len(chosen)], rows[i, : len(chosen)] = found[chosen], chosen
         return Ranking(scores, rows)
+
+    def scores(self, queries: Sequence[str]) -> Iterator[Float[np.ndarray, " p"]]:
+        """The scores of all documents, for one query after the other."""
+        tokens = self._words.tokenize(list(queries), update_vocab=False, show_progress=False, allow_empty=False)
+        return (self._index.get_scores_from_ids(words) for words in tokens)
 
     def _texts(self, documents: Iterable[Document]) -> Iterable[str]:
         for document in documents:
@@ -64,7 +67,7 @@ class BM25:
             yield f"{document.title} {document.text}"
 
 
-def _best(scores: Float[np.ndarray, " p"], k: int) -> Int[np.ndarray, " k"]:
+def best(scores: Float[np.ndarray, " p"], k: int) -> Int[np.ndarray, " k"]:
     """Rows of the k largest positive scores, ties by lower row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:

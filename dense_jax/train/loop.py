@@ -33,7 +33,7 @@ from dense_jax.train.warm_start import warm_start
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
-                  "loader.workers", "log_every", "mesh.", "passages.workdir", "search.")  # fmt: skip
+                  "loader.workers", "log_every", "mesh.", "mine.", "passages.workdir", "search.")  # fmt: skip
 
 
 @dataclass(frozen=True)

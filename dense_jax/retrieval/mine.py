@@ -1,0 +1,226 @@
+"""Hard negatives: what a retriever ranks high for a training query, and what is no known answer to it.
+
+The rules are those of sentence-transformers: known positives and what has their text are left out, then what scores too
+close to the lowest of them, then the best few of what is left; of the rest the best are taken, or any.
+
+    FOLDER/part-00000.jsonl ...   finished queries, so that an interrupted call goes on
+    FOLDER.jsonl                  all of them, written last: Tevatron's form with ids, and the scores beside them
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import orjson
+import xxhash
+
+from dense_jax.arrays import Bool, Float, Int, np
+from dense_jax.config import Margin, MineConfig, Pick, differences, to_dict
+from dense_jax.contracts import Passages, Question, Tower
+from dense_jax.errors import ConfigError
+from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.progress import bar
+from dense_jax.retrieval.bm25 import BM25, best
+from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
+from dense_jax.retrieval.index import Index
+
+_BLOCK = 4_096  # passages read at once
+_PART = 4_096  # queries: what an interrupted call repeats at most
+_DIGITS = 6  # of scores after the point
+_PLAN = "plan.json"
+
+Rows = Int[np.ndarray, " _"]
+
+
+class Found(NamedTuple):
+    """What a retriever says of one query."""
+
+    rows: Rows  # documents, best first; -1: no more were found
+    scores: Float[np.ndarray, " k"]
+    positives: Float[np.ndarray, " _"]  # the scores of the query's own
+
+
+class Negatives(NamedTuple):
+    """What was chosen for one query, best first."""
+
+    rows: Rows
+    scores: Float[np.ndarray, " n"]
+    too_close: int  # what the margin left out
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    """Ranks documents for queries, and scores those that answer them."""
+
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]: ...
+
+
+@dataclass(frozen=True)
+class Words:
+    """BM25 as a retriever."""
+
+    bm25: BM25
+
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
+        return [_found(scores, own, k) for scores, own in zip(self.bm25.scores(queries), positives, strict=True)]
+
+
+class Meaning:
+    """A trained retriever, by an index over its vectors of the documents."""
+
+    def __init__(self, index: Index, tower: Tower, tokenizer: Tokenizes) -> None:
+        self.index, self.tokenizer = index, tokenizer
+        self.tower = TowerOnMesh(tower, index.mesh)
+        self.documents = index.vectors.array()
+
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
+        vectors = encode_queries(queries, self.tower, self.tokenizer)
+        ranking = self.index.search(vectors, k)
+        own = [self.documents[rows] @ vector for rows, vector in zip(positives, vectors, strict=True)]
+        return [Found(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
+
+
+def mine(
+    queries: Passages, documents: Passages, retriever: Retriever, config: MineConfig, folder: Path, made_by: Any
+) -> Path:
+    """Writes `folder`.jsonl, each query with its positives and the negatives that were chosen for it; its path.
+
+    `queries` draws questions about `documents`. What is taken at random depends on a query's number only. `made_by`
+    says what ranked them, as JSON values.
+
+    Raises:
+        ConfigError: `folder` was begun with other settings, or from something else than `made_by` says.
+    """
+    _claim(folder, {"settings": to_dict(config), "made_by": made_by})
+    starts = range(0, len(queries), _PART)
+    parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
+    with bar("mine", len(queries), "queries") as shown:
+        ids, texts = documents.ids(), text_numbers(documents)
+        for path, start in parts.items():
+            rows = range(start, min(start + _PART, len(queries)))
+            if not path.is_file():
+                with whole_file(path) as partial:
+                    partial.write_bytes(b"".join(_mined(queries, rows, retriever, config, ids, texts)))
+            shown.update(len(rows))
+    result = folder.with_suffix(".jsonl")
+    with whole_file(result) as partial, partial.open("wb") as file:
+        for path in parts:
+            file.write(path.read_bytes())
+    return result
+
+
+def summary(mined: Path, config: MineConfig) -> dict[str, Any]:
+    """What the file holds, for people."""
+    rows = [orjson.loads(line) for line in mined.read_bytes().splitlines()]
+    counts = np.array([len(row["negative_document_ids"]) for row in rows])
+    return {
+        "queries": len(rows),
+        "negatives": int(counts.sum()),
+        f"queries with fewer than {config.negatives}": int((counts < config.negatives).sum()),
+        "left out by the margin": sum(row["too_close"] for row in rows),
+        "file": str(mined),
+    }
+
+
+def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
+    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
+    asked = [queries.document(row) for row in range(len(queries))]
+    blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
+    vectors = [encode_queries([query.text for query in block], meaning.tower, meaning.tokenizer) for block in blocks]
+    write_json(folder / "queries.json", [query.id for query in asked])
+    write_json(folder / "documents.json", meaning.index.vectors.ids)
+    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.documents)):
+        with whole_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
+            np.save(file, rows, allow_pickle=False)
+
+
+def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineConfig, number: int) -> Negatives:
+    """The negatives of query `number`, whose positives are `own`; `texts` tells which documents are the same."""
+    count = min(int((found.rows >= 0).sum()), config.depth + len(own))
+    rows, scores = found.rows[:count], found.scores[:count]
+    other = ~np.isin(texts[rows], texts[own]) & _first_of_text(texts[rows])
+    far = scores <= _ceiling(found.positives, config)
+    left = np.flatnonzero(other & far)[config.skip :]
+    if config.pick is Pick.RANDOM and len(left) > config.negatives:
+        left = np.sort(np.random.default_rng(number).choice(left, config.negatives, replace=False))
+    left = left[: config.negatives]
+    return Negatives(rows[left], scores[left], int((other & ~far).sum()))
+
+
+def text_numbers(documents: Passages) -> Int[np.ndarray, " p"]:
+    """A number for each document, the same for equal titles and texts, as far as they are stored."""
+    blocks = (range(i, min(i + _BLOCK, len(documents))) for i in range(0, len(documents), _BLOCK))
+    hashes = (_hash(p.title, p.tokens) for rows in blocks for p in documents.passages(rows))
+    return np.fromiter(hashes, np.uint64, len(documents))
+
+
+def _claim(folder: Path, plan: dict[str, Any]) -> None:
+    path = folder / _PLAN
+    if not path.is_file():
+        write_json(path, plan)
+    elif changed := "\n  ".join(differences(read_json(path), plan)):
+        raise ConfigError(f"{folder} holds negatives mined otherwise; delete it:\n  {changed}")
+
+
+def _mined(
+    queries: Passages,
+    rows: range,
+    retriever: Retriever,
+    config: MineConfig,
+    ids: list[str],
+    texts: Int[np.ndarray, " p"],
+) -> Iterator[bytes]:
+    """A line for each query of `rows`."""
+    asked = [queries.document(row) for row in rows]
+    own = [_positives(queries, row) for row in rows]
+    depth = min(config.depth + max(map(len, own)), len(ids))
+    for query, positives, row, found in zip(
+        asked, own, rows, retriever.find([query.text for query in asked], own, depth), strict=True
+    ):
+        chosen = choose(found, positives, texts, config, row)
+        line = {
+            "query_id": query.id,
+            "query_text": query.text,
+            "positive_document_ids": [ids[i] for i in positives],
+            "positive_scores": [round(float(score), _DIGITS) for score in found.positives],
+            "negative_document_ids": [ids[i] for i in chosen.rows],
+            "negative_scores": [round(float(score), _DIGITS) for score in chosen.scores],
+            "too_close": chosen.too_close,
+        }
+        yield orjson.dumps(line) + b"\n"
+
+
+def _positives(queries: Passages, row: int) -> Rows:
+    question = queries.draw(row, 0, np.random.default_rng(0))
+    assert isinstance(question, Question)
+    return question.positives.rows
+
+
+def _found(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> Found:
+    rows = best(scores, k)
+    return Found(rows, scores[rows], scores[own])
+
+
+def _ceiling(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:
+    """The highest score that a negative may have, by the lowest of the positives."""
+    lowest = float(positives.min())
+    match config.margin:
+        case Margin.NONE:
+            return np.inf
+        case Margin.ABSOLUTE:
+            return lowest - config.margin_size
+        case Margin.RELATIVE:
+            return lowest - abs(lowest) * config.margin_size
+
+
+def _first_of_text(texts: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
+    """Whether no place before this one has its text."""
+    first = np.zeros(len(texts), bool)
+    first[np.unique(texts, return_index=True)[1]] = True
+    return first
+
+
+def _hash(title: Int[np.ndarray, " t"], tokens: Int[np.ndarray, " l"]) -> int:
+    length = np.int32(len(title)).tobytes()  # else a word could move from the title to the text
+    return xxhash.xxh3_64_intdigest(length + title.astype(np.int32).tobytes() + tokens.astype(np.int32).tobytes())
