@@ -13,7 +13,7 @@ import pytest
 
 from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Layout, Objective, Similarity, Tokens
+from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
@@ -24,7 +24,7 @@ from dense_jax.objectives.ict import ICT, Pairs
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
-from tests.toys import VOCABULARY, MemoryStore
+from tests.toys import VOCABULARY, MemoryStore, QuestionStore
 
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
 BATCH = 16
@@ -66,7 +66,8 @@ def sentences_store() -> MemoryStore:
 
 
 def batch_of(objective: Objective, size: int = BATCH):
-    examples = Examples(sentences_store(), objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
+    store = QuestionStore() if objective.learns_from is Question else sentences_store()
+    examples = Examples(store, objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     del batch["row"]
     return jax.tree.map(jnp.asarray, batch)

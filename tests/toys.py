@@ -8,7 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.contracts import Document, Objective, Part, Passage, Passages, Tokens, Tower, Towers, Vocabulary
+from dense_jax.contracts import (
+    Candidates,
+    Document,
+    Guide,
+    Objective,
+    Part,
+    Passage,
+    Passages,
+    Question,
+    Tokens,
+    Tower,
+    Towers,
+    Vocabulary,
+)
 
 VOCABULARY = Vocabulary(
     size=50, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(50) < 5, continues=np.zeros(50, bool)
@@ -100,3 +113,33 @@ class MemoryStore(Passages):
 
     def document(self, row):
         return Document(f"doc{row}", "", " ".join(map(str, self.tokens[row])))
+
+
+class QuestionStore(MemoryStore):
+    """Queries of random tokens about the passages of a MemoryStore, each with all that a question can have.
+
+    Query i is answered by passages i and i + 1; its negatives are the next i % 4. A teacher scored the passages of
+    every second query; there is a guide.
+    """
+
+    def __init__(self, queries: int = 32, seed: int = 0):
+        super().__init__(queries, seed)
+        self.documents = MemoryStore(queries + 8, seed + 1)
+        rng = np.random.default_rng(seed)
+        self.guides = [rng.normal(size=(count, 3)).astype(np.float32) for count in (queries, queries + 8)]
+
+    def draw(self, row, epoch, rng):
+        return Question(
+            row=row,
+            epoch=epoch,
+            tokens=self.tokens[row],
+            positives=self._candidates(row, row + 1, row + 2),
+            negatives=self._candidates(row, row + 2, row + 2 + row % 4),
+            documents=self.documents,
+            guide=Guide(self.guides[0][row], self.guides[1]),
+        )
+
+    def _candidates(self, row, start, stop):
+        """Lower scores for later passages, where a teacher gave any."""
+        rows = np.arange(start, stop, dtype=np.int32)
+        return Candidates(rows, np.where(row % 2, np.nan, (row - rows) / 2).astype(np.float32))

@@ -63,7 +63,10 @@ class CoCondenser(Condenser):
         """
         spans = encoded.vectors.reshape(-1, encoded.vectors.shape[-1])
         itself = jnp.arange(len(spans))
-        result = losses.contrast(spans, spans, positives=itself ^ 1, excluded=itself, chunk=self.score_chunk)
+        marks = losses.Marks(itself[:, None])
+        result = losses.contrast(
+            spans, spans, positives=itself ^ 1, hidden=losses.Hidden(marks, marks), chunk=self.score_chunk
+        )
         of_spans = jax.tree.map(lambda x: x.reshape(-1), encoded.masked_lm)
         masked_lm, (metrics, _) = super().combine(carry, of_spans, batch, step=step)
         contrast = jnp.mean(result.loss)

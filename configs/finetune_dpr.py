@@ -1,0 +1,70 @@
+"""DPR (Karpukhin et al. 2020) on Natural Questions. Values: its released code.
+
+Starts from BERT, which fills both encoders: --config.init_from=FOLDER --config.tokenizer.path=FOLDER.
+"""
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    EmbedConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    Schedule,
+    TokenizerConfig,
+    Unit,
+    choose,
+)
+from dense_jax.contracts import Layout
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.supervised import Supervised
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    """One negative of BM25 for each question, beside those of the batch."""
+    return Config(
+        objective=Supervised(
+            encoder=Encoder(bert("base")),
+            query_length=256,
+            passage_length=256,
+            layout=Layout.PAIR,  # the released code numbers both segments 0
+            negatives=1,
+            shared=False,
+        ),
+        steps=18_400,  # 40 epochs of 58,880 questions, 128 at a time
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-5, warmup=1_237, weight_decay=0.0, clip=2.0),
+        passages=PassagesConfig(unit=Unit.QUERIES),
+        loader=LoaderConfig(order=Order.DISTINCT),
+    )
+
+
+def tiny() -> Config:
+    """A minute on two CPU cores, on the documentation of the installed packages."""
+    return Config(
+        objective=Supervised(
+            encoder=Encoder(
+                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
+            ),
+            passage_length=64,
+            layout=Layout.PAIR,
+            negatives=1,
+            shared=False,
+            temperature=0.05,
+        ),
+        steps=300,
+        batch=64,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(unit=Unit.QUERIES),
+        loader=LoaderConfig(order=Order.DISTINCT),
+        embed=EmbedConfig(split=True),
+        log_every=50,
+    )

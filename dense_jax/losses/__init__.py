@@ -1,0 +1,33 @@
+"""Pure maths of the losses. Everything is float32, whatever the encoder computes in; float64 stays float64.
+
+A loss is written for the global batch: under `jit` over a mesh, with the batch sharded, each device holds only the
+score rows of its own queries, and XLA gathers the passages and sums their gradients over devices.
+"""
+
+from dense_jax.losses.contrast import InBatch, contrast, in_batch_softmax, log_normaliser, queue_softmax
+from dense_jax.losses.directions import Directions, Side, contrast_pairs
+from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
+from dense_jax.losses.language import MaskedLM, bag_of_words, masked_lm, weighted_mean
+from dense_jax.losses.scores import Hidden, Marks, ceilings, dot_scores
+
+__all__ = [
+    "Directions",
+    "Hidden",
+    "InBatch",
+    "Marks",
+    "MaskedLM",
+    "Side",
+    "bag_of_words",
+    "ceilings",
+    "contrast",
+    "contrast_pairs",
+    "dot_scores",
+    "has_scores",
+    "in_batch_softmax",
+    "kl_divergence",
+    "log_normaliser",
+    "margin_mse",
+    "masked_lm",
+    "queue_softmax",
+    "weighted_mean",
+]

@@ -1,0 +1,78 @@
+"""Losses over the vocabulary: masked tokens, and the bag of words."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dense_jax.arrays import Array, Bool, Float, Int, wide
+
+_PADDING_LOGIT = -1_000.0  # of DupMAE's released code
+
+
+class MaskedLM(NamedTuple):
+    """What the masked positions of each row got, summed over them: rows may be computed apart and put together."""
+
+    losses: Float[Array, " b"]
+    correct: Float[Array, " b"]
+    positions: Float[Array, " b"]  # how many
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """The mean over all masked positions of all rows; 0 if there is none."""
+        return jnp.sum(self.losses) / jnp.maximum(jnp.sum(self.positions), 1)
+
+    @property
+    def accuracy(self) -> Float[Array, ""]:
+        """The share of all masked positions whose token scored highest."""
+        return jnp.sum(self.correct) / jnp.maximum(jnp.sum(self.positions), 1)
+
+
+def masked_lm(logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights: Float[Array, "b m"]) -> MaskedLM:
+    """Cross-entropy of `labels` at the positions of weight 1, for each row; its `loss` is the mean over the batch.
+
+    loss = sum(w * (logsumexp(logits) - logits[label])) / max(1, sum(w)). BERT (Devlin et al. 2019), section 3.1.
+
+    >>> import jax.numpy as jnp
+    >>> result = masked_lm(jnp.zeros((1, 2, 4)), jnp.array([[3, 0]]), jnp.array([[1.0, 0.0]]))
+    >>> round(float(result.loss), 4)  # log 4
+    1.3863
+    """
+    logits = wide(logits)
+    target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    cross_entropy = jax.nn.logsumexp(logits, axis=-1) - target
+    correct = jnp.argmax(logits, axis=-1) == labels
+    return MaskedLM(jnp.sum(cross_entropy * weights, 1), jnp.sum(correct * weights, 1), jnp.sum(weights, 1))
+
+
+def bag_of_words(
+    logits: Float[Array, "b l v"], pooled: Bool[Array, "b l"], ids: Int[Array, "b l"], words: Bool[Array, "b l"]
+) -> Float[Array, " b"]:
+    """Cross-entropy of the tokens that a row holds, under the highest score that each has at a position of `pooled`.
+
+    loss = -1/n sum over the distinct t of log softmax(max_l logits_l)[t], where t runs over the `ids` at the n
+    positions of `words`; 0 if there is none. DupMAE (Liu et al. 2023), section 3.3; that a repeated token adds to n but
+    not to the sum is the released code's.
+
+    >>> import jax.numpy as jnp
+    >>> every = jnp.ones((1, 4), bool)
+    >>> round(float(bag_of_words(jnp.zeros((1, 4, 4)), every, jnp.array([[1, 2, 1, 3]]), every)[0]), 4)  # 3/4 log 4
+    1.0397
+    """
+    scores = wide(logits) + jnp.where(pooled, 0.0, _PADDING_LOGIT)[..., None]
+    log_probability = jax.nn.log_softmax(jnp.max(scores, axis=1), axis=-1)
+    rows = jnp.arange(ids.shape[0])[:, None]
+    present = jnp.zeros(log_probability.shape, bool).at[rows, ids].max(words)
+    count = jnp.maximum(jnp.sum(words, axis=-1), 1)
+    return -jnp.sum(jnp.where(present, log_probability, 0.0), axis=-1) / count
+
+
+def weighted_mean(values: Array, weights: Array) -> Float[Array, ""]:
+    """sum(values * weights) / sum(weights), and 0 where no weight is left.
+
+    >>> import jax.numpy as jnp
+    >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])))
+    1.0
+    """
+    weights = weights.astype(jnp.float32)
+    return jnp.sum(wide(values) * weights) / jnp.maximum(jnp.sum(weights), 1.0)

@@ -1,0 +1,295 @@
+"""Fine-tuning: a query finds the passage that answers it among those of all queries of the batch, hard ones included.
+
+Karpukhin et al. 2020, "Dense Passage Retrieval for Open-Domain Question Answering" (DPR). What later work added to it
+are settings: false negatives left out (GISTEmbed, NV-Retriever), a teacher's scores, both directions, shorter vectors.
+"""
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
+from dense_jax.config import require
+from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.data.questions import QuestionLayout
+from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.losses import Directions, Marks, Side
+from dense_jax.models.encoder import Encoder
+
+
+class FalseNegatives(enum.Enum):
+    """By whose scores a passage is taken for a further answer, and left out: it scores about as high as the answer."""
+
+    NONE = "none"  # only passages that are known to answer the query are left out
+    STUDENT = "student"  # the model's own
+    GUIDE = "guide"  # another model's, whose vectors stand beside the queries
+
+
+class Distillation(enum.Enum):
+    """What is learned of a teacher's scores of a query's own passages."""
+
+    NONE = "none"
+    KL = "kl"  # their softmax
+    MARGIN_MSE = "margin_mse"  # by how much the answer scores higher
+
+
+class Vectors(NamedTuple):
+    """Of each query and of its passages, the answer first."""
+
+    queries: Float[Array, "b d"]
+    passages: Float[Array, "b g d"]
+
+
+@dataclass
+class Supervised(Objective):
+    encoder: Encoder
+    query_length: int = 32  # tokens
+    passage_length: int = 128  # tokens
+    layout: Layout = Layout.JOINED  # of passages
+    negatives: int = 7  # passages beside the answer, of each query
+    known: int = 8  # answers of a query that are no negatives of it, whose passages ever they are
+    shared: bool = True  # one encoder for both sides; else two, as in DPR
+    query_prompt: str = ""  # put before a query
+    passage_prompt: str = ""  # put before a passage
+    temperature: float = 1.0  # divides the scores
+    directions: Directions = Directions.PASSAGES
+    label_smoothing: float = 0.0
+    score_chunk: int = 0  # passages scored at a time; 0: all of the batch
+    false_negatives: FalseNegatives = FalseNegatives.NONE
+    margin: float = 0.0  # a passage is left out that scores above the answer less this
+    relative_margin: bool = False  # the margin is a share of the answer's score
+    contrast_weight: float = 1.0
+    distillation: Distillation = Distillation.NONE
+    distillation_weight: float = 1.0
+    distillation_temperature: float = 1.0  # divides both scores; kl
+    distillation_squared: bool = True  # times the temperature squared, as sentence-transformers; Tevatron: false; kl
+    matryoshka: tuple[int, ...] = ()  # widths whose first components are to serve alone, the whole width among them
+    matryoshka_weights: tuple[float, ...] = ()  # of the loss at each width; empty: all alike
+
+    learns_from = Question
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "distillation_temperature"):
+            require(getattr(self, name) > 0, f"objective.{name}={getattr(self, name)} must be positive")
+        for name in ("negatives", "known", "margin", "contrast_weight", "distillation_weight"):
+            require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
+        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
+        require(0 <= self.label_smoothing < 1, f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1)")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name, effective, reason in self._conditions():
+            value, default = getattr(self, name), defaults[name]
+            shown = getattr(value, "value", value)
+            require(effective or value == default, f"objective.{name}={shown} has no effect {reason}")
+        self._check_distillation()
+        self._check_matryoshka()
+        for name in ("query_length", "passage_length"):
+            self.encoder.check_input(name, getattr(self, name), self.layout)
+
+    def prompts(self) -> Sequence[str]:
+        return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
+
+    def texts(self, visit: Question) -> Sequence[int]:
+        return self._question_layout.texts(visit)
+
+    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        """The query, its passages and, where they are used, the teacher's scores and the guide's vectors.
+
+        Raises:
+            ConfigError: a guide is asked for and the query has none.
+        """
+        guided = self.false_negatives is FalseNegatives.GUIDE
+        require(
+            not guided or visit.guide is not None,
+            "objective.false_negatives=guide needs a guide's vectors of queries and passages, and these have none; "
+            "use --config.objective.false_negatives=student",
+        )
+        found = self._question_layout.example(visit, vocabulary)
+        unused = () if guided else ("guide_query", "guide_passages")
+        unused = unused if self.distillation is not Distillation.NONE else (*unused, "scores")
+        return {name: value for name, value in found.items() if name not in unused}
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        if self.shared:
+            return {"encoder": self.encoder.init(rng)}
+        query, passage = jax.random.split(rng)
+        return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        query_params, passage_params = self._sides(params)
+        query_rng, passage_rng = split(rng, 2)
+        b, g = batch["texts"].shape
+        each = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch["passages"])
+        passages = self.encoder.apply(passage_params, each, rng=passage_rng)
+        return Vectors(self.encoder.apply(query_params, batch["query"], rng=query_rng), passages.reshape(b, g, -1))
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        """loss = contrast_weight * contrast + distillation_weight * distillation, the mean over widths."""
+        loss, metrics = (self._nested if self.matryoshka else self._loss)(encoded, batch)
+        return loss, (metrics | {"query_fill": _fill(batch["query"]), "passage_fill": _fill_present(batch)}, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Of queries and what answers them."""
+        vectors = self.encode(params, carry, batch, rng=None)
+        return signs_of_collapse(vectors.queries, vectors.passages[:, 0])
+
+    def towers(self, params: Params) -> Towers:
+        query, passage = self._sides(params)
+        return Towers(
+            query=Tower(self.encoder, query, self.query_length, prompt=self.query_prompt),
+            passage=Tower(self.encoder, passage, self.passage_length, self.layout, self.passage_prompt),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )
+
+    def _nested(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
+        """The weighted mean of the losses at all widths; the other metrics are of the whole width."""
+        parts = {width: self._loss(_first(vectors, width), batch) for width in self.matryoshka}
+        of_each = jnp.stack([loss for loss, _ in parts.values()])
+        weights = jnp.array(self.matryoshka_weights or (1.0,) * len(parts), of_each.dtype)
+        metrics = {f"loss_{width}": loss for width, (loss, _) in parts.items()}
+        return weights @ of_each / jnp.sum(weights), parts[max(parts)][1] | metrics
+
+    def _loss(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
+        result = self._contrast(vectors, batch)
+        passages = jnp.sum(batch["texts"] >= 0)
+        metrics = {
+            "accuracy": jnp.mean(result.correct, dtype=jnp.float32),
+            "mrr": jnp.mean(1 / result.rank, dtype=jnp.float32),
+            "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its answer among them
+            "hidden": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
+        }
+        loss = self.contrast_weight * jnp.mean(result.loss) if self.contrast_weight else jnp.zeros(())
+        if self.distillation is Distillation.NONE:
+            return loss, metrics
+        distilled = jnp.mean(self._distilled(vectors, batch["scores"]))
+        metrics |= {"loss_contrast": jnp.mean(result.loss), "loss_distillation": distilled}
+        metrics["with_scores"] = jnp.mean(losses.has_scores(batch["scores"]), dtype=jnp.float32)
+        return loss + self.distillation_weight * distilled, metrics
+
+    def _contrast(self, vectors: Vectors, batch: Batch) -> losses.InBatch:
+        """All answers come first, then each query's first negative, and so on: the order of the global batch."""
+        guides = None
+        if self.false_negatives is FalseNegatives.GUIDE:
+            guides = Vectors(batch["guide_query"], batch["guide_passages"])
+        known = jnp.concatenate([batch["texts"][:, :1], batch["known"]], axis=1)
+        texts = _in_rounds(batch["texts"][..., None])
+        return losses.contrast_pairs(
+            Side(vectors.queries, Marks(known, guides and guides.queries)),
+            Side(_in_rounds(vectors.passages), Marks(texts, guides and _in_rounds(guides.passages))),
+            directions=self.directions,
+            ceiling=self._ceilings(guides or vectors),
+            temperature=self.temperature,
+            smoothing=self.label_smoothing,
+            chunk=self.score_chunk,
+        )
+
+    def _ceilings(self, judge: Vectors) -> Float[Array, " b"] | None:
+        if self.false_negatives is FalseNegatives.NONE:
+            return None
+        own = jnp.einsum("bd,bd->b", judge.queries, judge.passages[:, 0])
+        return losses.ceilings(own, margin=self.margin, relative=self.relative_margin)
+
+    def _distilled(self, vectors: Vectors, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
+        student = jnp.einsum("bd,bgd->bg", vectors.queries, vectors.passages)
+        if self.distillation is Distillation.MARGIN_MSE:
+            return losses.margin_mse(student, teacher)
+        return losses.kl_divergence(
+            student, teacher, temperature=self.distillation_temperature, squared=self.distillation_squared
+        )
+
+    @property
+    def _question_layout(self) -> QuestionLayout:
+        return QuestionLayout(
+            negatives=self.negatives,
+            query_length=self.query_length,
+            passage_length=self.passage_length,
+            layout=self.layout,
+            query_prompt=self.query_prompt,
+            passage_prompt=self.passage_prompt,
+            known=self.known,
+        )
+
+    def _sides(self, params: Params) -> tuple[Any, Any]:
+        if self.shared:
+            return params["encoder"], params["encoder"]
+        return params["query"], params["passage"]
+
+    def _conditions(self) -> Iterator[tuple[str, bool, str]]:
+        """Settings, whether they have an effect, and why not."""
+        weighs, learns = self.contrast_weight > 0, self.distillation is not Distillation.NONE
+        filters, joint = self.false_negatives is not FalseNegatives.NONE, self.directions is Directions.JOINT
+        for name in ("temperature", "directions", "label_smoothing", "false_negatives"):
+            yield name, weighs, "with contrast_weight=0"
+        yield "label_smoothing", not joint, "with directions=joint"
+        for name in ("margin", "relative_margin"):
+            yield name, filters, "with false_negatives=none; use --config.objective.false_negatives=student or guide"
+        yield "distillation_weight", learns, "with distillation=none; use --config.objective.distillation=kl"
+        for name in ("distillation_temperature", "distillation_squared"):
+            yield name, self.distillation is Distillation.KL, f"with distillation={self.distillation.value}"
+        yield "matryoshka_weights", bool(self.matryoshka), "without widths; give --config.objective.matryoshka=WIDTH"
+
+    def _check_distillation(self) -> None:
+        learns = self.distillation is not Distillation.NONE
+        require(
+            self.contrast_weight > 0 or (learns and self.distillation_weight > 0),
+            f"objective.contrast_weight={self.contrast_weight} and no distillation leave nothing to be learned; "
+            "use --config.objective.contrast_weight=1",
+        )
+        require(
+            not learns or self.distillation_weight > 0,
+            f"objective.distillation_weight={self.distillation_weight} turns objective.distillation="
+            f"{self.distillation.value} off; use --config.objective.distillation=none",
+        )
+        require(
+            not learns or self.negatives > 0,
+            f"objective.distillation={self.distillation.value} compares a query's passages, and "
+            f"objective.negatives={self.negatives} leaves it one; use --config.objective.negatives=7",
+        )
+
+    def _check_matryoshka(self) -> None:
+        widths, whole = self.matryoshka, self.encoder.width
+        if not widths:
+            return
+        require(
+            len(set(widths)) == len(widths) and min(widths) > 0 and max(widths) == whole,
+            f"objective.matryoshka={widths} must be different widths from 1 up to the whole, {whole}, which is the "
+            f"one that is searched by; add --config.objective.matryoshka={whole}",
+        )
+        require(
+            self.encoder.normalize,
+            "objective.matryoshka learns vectors of length 1, and so must be those that are searched by; "
+            "use --config.objective.encoder.normalize=True",
+        )
+        weights = self.matryoshka_weights
+        require(
+            not weights or (len(weights) == len(widths) and min(weights) > 0),
+            f"objective.matryoshka_weights={weights} is not one positive number for each of {widths}",
+        )
+
+
+def _in_rounds(x: Array) -> Array:
+    """[b, g, ...] -> [g b, ...]: the first of each, then the second of each, ..."""
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def _first(vectors: Vectors, width: int) -> Vectors:
+    """The first components, at length 1. Kusupati et al. 2022, "Matryoshka Representation Learning"."""
+    return jax.tree.map(lambda x: unit(x[..., :width]), vectors)
+
+
+def _fill(tokens: Tokens) -> Array:
+    """Share of positions that hold a real token."""
+    return jnp.mean(tokens.mask, dtype=jnp.float32)
+
+
+def _fill_present(batch: Batch) -> Array:
+    """The same, over the passages that are there."""
+    there = jnp.broadcast_to(batch["texts"][..., None] >= 0, batch["passages"].mask.shape)
+    return losses.weighted_mean(batch["passages"].mask, there)
