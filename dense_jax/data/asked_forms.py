@@ -6,9 +6,9 @@ pairs       query | anchor | question, positive | pos | document | passage | ans
             or negative_1, negative_2, ...: a text, an object with one, or a list of them; perhaps query_id
 ids         query_id, query_text, positive_document_ids, negative_document_ids: see `query_ids`
 
-A pair's score | scores | label is a list with a number for each positive and negative, or for the negatives alone: then
-margins, by how much the positive is above each. A single number is the positive's score, or the margin of the only
-negative. With margins the positive has the score 0. A pair labelled 0 has no positive.
+A pair's score | scores | label | labels is a list with a number for each positive and negative, or for the negatives
+alone: then margins, by how much the positive is above each. A single number is the positive's score, or the margin of
+the only negative. With margins the positive has the score 0. A pair labelled 0 has no positive.
 """
 
 import enum
@@ -25,7 +25,7 @@ _QUERY = ("query", "anchor", "question")
 _POSITIVE = ("positive", "pos", "document", "passage", "answer")
 _NEGATIVE = ("negative", "negatives", "neg")
 _NUMBERED = re.compile(r"negative_(\d+)")
-_SCORES = ("scores", "score", "label")
+_SCORES = ("scores", "score", "labels", "label")
 
 
 class Form(enum.Enum):
@@ -94,7 +94,7 @@ def _pair(number: int, values: Mapping[str, Any]) -> Asked:
     scores = _first(_SCORES, values)
     if scores is None or values[scores] is None:
         return asked
-    if scores == "label" and not negatives and checked_score(values["label"], "label") <= 0:
+    if scores == "label" and not negatives and checked_score(values[scores], scores) <= 0:
         raise RowError("no positive: the pair is labelled 0; give it as a negative in the row of a positive")
     return _with_scores(asked, values[scores], scores)
 
@@ -103,7 +103,7 @@ def _with_scores(asked: Asked, value: Any, name: str) -> Asked:
     """`asked` with a teacher's scores, one for each text, or margins, one for each negative."""
     count, negatives = len(asked.positives), len(asked.negatives)
     scores = [checked_score(one, name) for one in (value if isinstance(value, list) else [value])]
-    if count == 1 and len(scores) == negatives:
+    if count == 1 and len(scores) == negatives > 0:
         scores = [0.0, *(-margin for margin in scores)]
     if len(scores) != count + negatives:
         raise RowError(f"{name} holds {len(scores)} numbers for {count} positives and {negatives} negatives")

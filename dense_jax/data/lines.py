@@ -12,6 +12,7 @@ from dense_jax.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz")
+_LOOKED_AT = 4_096  # bytes
 
 
 class RowError(Exception):
@@ -47,6 +48,16 @@ def content(path: Path) -> bytes:
     """
     with _naming_damage(path, lambda: 0), _opened(path) as file:
         return file.read().removeprefix(_BOM)
+
+
+def first_byte(path: Path) -> bytes:
+    """The first byte of `path` that is no white space; none if there is no such.
+
+    Raises:
+        DataError: as `lines`.
+    """
+    with _naming_damage(path, lambda: 0), _opened(path) as file:
+        return file.read(_LOOKED_AT).removeprefix(_BOM).lstrip()[:1]
 
 
 def form(path: Path) -> str:

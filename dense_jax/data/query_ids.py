@@ -21,7 +21,7 @@ from dense_jax.data.corpus import Source
 from dense_jax.data.judged import JudgedQuery, Scored
 from dense_jax.data.judgements import folder_queries, query_rows
 from dense_jax.data.lines import RowError, form
-from dense_jax.data.source_files import longest_line, open_path, open_table, tsv_names
+from dense_jax.data.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
 from dense_jax.data.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 
@@ -39,13 +39,18 @@ def read_queries(path: Path, source: Source, config: CorpusConfig) -> Iterator[J
 
 
 def _read(path: Path, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
-    if form(path) == ".tsv" and not tsv_names(path, longest_line(config)):
-        return _triples(path, source, config)
-    if form(path) in (".jsonl", ".parquet") and (table := open_table(path, config)).form is Form.IDS:
+    longest = longest_line(config)
+    if form(path) == ".tsv":
+        if not tsv_names(path, longest):
+            return _triples(path, source, config)
+    elif not holds_squad(path, longest) and (table := open_table(path, config)).form is Form.IDS:
         return _id_rows(table.records(), str(path))
     contents = open_path(path, config, asked=True)
     if contents.judged is None:
-        raise DataError(f"corpus.queries: {path} holds documents but no queries; name one of\n{__doc__}")
+        raise DataError(
+            f"corpus.queries: {path} holds documents but no queries; name files with query_id, query_text and "
+            "positive_document_ids, triples of ids, or queries with texts (Tevatron, DPR, SQuAD, pairs and tuples)"
+        )
     return contents.judged()
 
 
@@ -92,7 +97,13 @@ def _scored(values: Mapping[str, Any], side: str) -> tuple[Scored, ...]:
 
 def _triples(path: Path, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
     """A query for each triple of ids."""
-    queries = folder_queries(Path(source.config.source).expanduser(), config.split)
+    folder = Path(source.config.source).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"corpus.queries: {path} has no header, so it holds triples of ids, and corpus.source={folder} is no "
+            f"folder with the texts of their queries in queries.{config.split}.tsv; name such a folder, or another form"
+        )
+    queries = folder_queries(folder, config.split)
     texts: dict[str, str] = {}
     for row in query_rows(queries):
         if isinstance(row, Reject):

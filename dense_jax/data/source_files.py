@@ -2,7 +2,8 @@
 
 FOLDER      BEIR if it holds corpus.jsonl (queries.jsonl, qrels/SPLIT.tsv)
             MS MARCO if it holds collection.tsv (queries.SPLIT.tsv, qrels.SPLIT.tsv)
-.json       SQuAD if it is an object with a list `data` of articles; else the rows are the entries of its array
+.json       SQuAD if it is an object with a list `data` of articles; else the rows are the entries of its array, or
+            its lines
 .jsonl      the rows are its lines
 .parquet    the rows are its rows
 .tsv        a header with names of a query and of a positive makes its lines rows; without a header, lines are
@@ -26,7 +27,7 @@ from dense_jax.data.asked import Asked, documents, judged
 from dense_jax.data.asked_forms import Form, asked_rows, form_of, is_pairs
 from dense_jax.data.judged import JudgedQuery
 from dense_jax.data.judgements import beir_files, judged_queries, ms_marco_files, packed
-from dense_jax.data.lines import form
+from dense_jax.data.lines import first_byte, form
 from dense_jax.data.rows import Fields, Row, is_header, named_rows, tsv_rows
 from dense_jax.data.squad import is_squad, squad_queries, squad_rows
 from dense_jax.data.tables import (
@@ -83,7 +84,7 @@ def open_path(path: Path, config: CorpusConfig, asked: bool) -> Contents:
         return _folder(path, config, asked)
     if form(path) == ".tsv":
         return _tsv(path, config, asked)
-    if form(path) == ".json" and _holds_squad(path, longest_line(config)):
+    if holds_squad(path, longest_line(config)):
         identify = _identify(path, {"form": "SQuAD"})
         return Contents(path, partial(squad_rows, path), identify, partial(squad_queries, path))
     table = open_table(path, config)
@@ -114,16 +115,31 @@ def open_table(path: Path, config: CorpusConfig) -> Table:
     return Table(records, Form.DOCUMENTS)  # nothing to be read: each row says why
 
 
+def holds_squad(path: Path, longest: int) -> bool:
+    """Whether a file is SQuAD's."""
+    if form(path) != ".json" or first_byte(path) != b"{":
+        return False  # without reading all of a large array
+    return not _of_lines(path, longest) and is_squad(whole_json(path))
+
+
 def longest_line(config: CorpusConfig) -> int:
     """Bytes of a line that can hold one document of the greatest length."""
     return config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
 
 
 def tsv_names(path: Path, longest: int) -> tuple[str, ...] | None:
-    """The columns of a TSV file of pairs by its header; None: it has no such header."""
+    """The columns of a TSV file of pairs by its header; None: it has no such header.
+
+    Raises:
+        DataError: two columns have the same name.
+    """
     first = next((row for row in tsv_cells(path, longest) if not isinstance(row, Reject)), None)
     names = tuple(cell.strip().lower() for cell in first[1]) if first else ()
-    return names if is_pairs(names) else None
+    if not is_pairs(names):
+        return None
+    if len(set(names)) < len(names):
+        raise DataError(f"{path}:1: two columns have one name: {', '.join(names)}; call the negatives negative_1, ...")
+    return names
 
 
 def asked_tsv(path: Path, longest: int, names: tuple[str, ...], header: bool) -> Contents:
@@ -200,13 +216,9 @@ def _records(path: Path, longest: int) -> Callable[[], Iterator[Record | Reject]
 
 
 def _of_lines(path: Path, longest: int) -> bool:
-    """Whether the first line of a .json file is an object by itself."""
+    """Whether a .json file has a row on each line: its first line is an object by itself."""
     first = next(jsonl_records(path, longest), None)
     return isinstance(first, Record) and not is_squad(first.values)
-
-
-def _holds_squad(path: Path, longest: int) -> bool:
-    return not _of_lines(path, longest) and is_squad(whole_json(path))
 
 
 def _documents(records: Callable[[], Iterator[Record | Reject]], fields: Fields, path: Path) -> Iterator[Row | Reject]:

@@ -26,7 +26,9 @@ class _Paragraph(NamedTuple):
 def is_squad(value: Any) -> bool:
     """Whether a JSON file holds SQuAD's form: an object whose `data` is a list of articles with paragraphs."""
     articles = value.get("data") if isinstance(value, dict) else None
-    return isinstance(articles, list) and all(isinstance(one, dict) and "paragraphs" in one for one in articles)
+    return isinstance(articles, list) and all(
+        isinstance(one, dict) and isinstance(one.get("paragraphs"), list) for one in articles
+    )
 
 
 def squad_rows(path: Path) -> Iterator[Row | Reject]:

@@ -30,8 +30,15 @@ def jsonl_records(path: Path, longest: int) -> Iterator[Record | Reject]:
 
 
 def json_records(path: Path) -> Iterator[Record | Reject]:
-    """A record for each entry of the array in `path`, which is held in memory."""
-    for number, entry in enumerate(whole_json(path), start=1):
+    """A record for each entry of the array in `path`, which is held in memory.
+
+    Raises:
+        DataError: it is no array.
+    """
+    entries = whole_json(path)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: holds neither an array of rows nor articles with paragraphs as SQuAD does")
+    for number, entry in enumerate(entries, start=1):
         if isinstance(entry, dict):
             yield Record(number, entry)
         else:
@@ -81,15 +88,19 @@ def parquet_records(path: Path) -> Iterator[Record]:
     Raises:
         DataError: it is no Parquet file, or damaged.
     """
-    with _open_parquet(path) as file:
-        number = 0
-        try:
+    try:
+        from pyarrow import ArrowException, parquet  # imported here: an extra
+    except ImportError:
+        raise MachineError(f"{path}: Parquet files need pyarrow; pip install 'dense_jax[parquet]'") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(_BATCH):
                 for values in batch.to_pylist():
                     number += 1
                     yield Record(number, values)
-        except OSError as error:
-            raise DataError(f"{path}:{number + 1}: cannot be read ({error}); fetch it again") from None
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}:{number + 1}: is no sound Parquet file ({error}); fetch it again") from None
 
 
 def text_of(raw: bytes | None, longest: int) -> str:
@@ -119,14 +130,3 @@ def _unquoted(cell: str) -> str:
     inner = cell[1:-1]
     quoted = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if quoted else cell
-
-
-def _open_parquet(path: Path) -> Any:
-    try:
-        from pyarrow import ArrowInvalid, parquet  # imported here: an extra
-    except ImportError:
-        raise MachineError(f"{path}: Parquet files need pyarrow; pip install 'dense_jax[parquet]'") from None
-    try:
-        return parquet.ParquetFile(path)
-    except (ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: is no readable Parquet file ({error})") from None
