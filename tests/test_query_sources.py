@@ -253,6 +253,12 @@ def test_squad_gives_distinct_paragraphs_and_questions_about_them(tmp_path, end,
     ]
 
 
+def test_a_byte_order_mark_and_white_space_before_a_json_file_are_skipped(tmp_path):
+    text = squad(paragraph("One.", {"id": "a", "question": "who"}))
+    path = write(tmp_path / "train.json", b"\xef\xbb\xbf\n " + text.encode())
+    assert [query.id for query in read(path)[1]] == ["a"]
+
+
 def test_an_impossible_question_and_bad_rows_of_squad_are_named_by_their_number(tmp_path):
     text = squad(
         paragraph("One.", {"id": "a", "question": "who"}, {"id": "b", "question": "what", "is_impossible": True}),
@@ -320,6 +326,18 @@ def test_a_tsv_file_of_two_columns_is_a_corpus_unless_queries_are_asked_for(tmp_
     with_queries = CorpusConfig(source=str(path), queries=("mined.jsonl",))
     for corpus in (open_corpus(plain), open_corpus(with_queries, asked=True)):
         assert list(corpus) == [Document("who", "", "a")]
+
+
+def test_a_tsv_corpus_with_a_header_stays_one_where_queries_are_asked_for(tmp_path):
+    source = source_of(write(tmp_path / "rows.tsv", "id\ttext\ttitle\n7\tx\tT\n"))
+    assert list(source) == [Document("7", "T", "x")]
+    with pytest.raises(DataError, match="has documents but no training queries"):
+        source.queries()
+
+
+def test_a_tsv_file_of_four_columns_needs_a_header(tmp_path):
+    with pytest.raises(DataError, match=r"rows.tsv:1: 4 columns; a TSV corpus is"):
+        list(source_of(write(tmp_path / "rows.tsv", "who\ta\tb\tc\n")))
 
 
 @pytest.mark.parametrize("name", ["pairs.tsv", "pairs.jsonl"])
