@@ -44,6 +44,7 @@ setup(
             "beartype>=0.20",
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            "pyarrow>=15",
             "pyright>=1.1.390",
             "pytest>=8",
             "pytest-timeout>=2.3",
@@ -52,6 +53,7 @@ setup(
             "sentence-transformers>=5.1",
             "torch>=2.2",
         ],
+        "parquet": ["pyarrow>=15"],  # .parquet files as sources
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

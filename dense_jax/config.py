@@ -48,11 +48,11 @@ class IndexKind(enum.Enum):
 
 @dataclass
 class CorpusConfig:
-    source: str = (
-        "installed"  # BEIR folder, .jsonl or .tsv file (.gz, .xz too), tfds:NAME, or installed (documentation)
-    )
+    # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
+    # texts; tfds:NAME; or installed (documentation)
+    source: str = "installed"
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
-    split: str = "train"  # of a TFDS data set; of the judgements in a BEIR folder, with passages.unit=queries
+    split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
     queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
     query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered

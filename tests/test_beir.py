@@ -76,7 +76,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_line(queries):
         ('{"_id": "q2", "text": "\\ud800"}', ":2: is not JSON"),
         ('{"_id": "q1", "text": "again"}', ":2: query id 'q1' stands on line 1 already"),
         ("a\0b", ":2: holds a NUL byte"),
-        ("x" * (1 << 21), ":2: longer than 1,048,576 bytes"),
+        ("x" * (1 << 21), ":2: is longer than 1,048,576 bytes"),
     ],
 )
 def test_a_bad_query_is_refused_with_its_line(queries, line, message):

@@ -231,7 +231,7 @@ def test_an_unknown_tfds_data_set_is_refused():
         open_corpus(CorpusConfig(source="tfds:no_such_thing"))
 
 
-FORMS = r"name a BEIR folder, a .jsonl or .tsv file \(.gz and .xz too\), tfds:NAME, or installed"
+FORMS = r"name a BEIR or MS MARCO folder, a .jsonl, .json, .tsv or .parquet file of documents, .* or installed"
 
 
 def test_a_missing_file_is_refused_with_the_forms_there_are(tmp_path):
@@ -246,14 +246,14 @@ def test_an_unknown_form_is_refused(tmp_path):
 
 
 def test_a_folder_without_a_corpus_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"the folder has no corpus.jsonl; name a BEIR folder"):
+    with pytest.raises(DataError, match=r"the folder has no corpus.jsonl or collection.tsv; name a BEIR"):
         open_corpus(CorpusConfig(source=str(tmp_path)))
 
 
 @pytest.mark.parametrize("content", [b"", b"\n\n"])
 def test_an_empty_corpus_is_refused(tmp_path, content):
     (tmp_path / "rows.jsonl").write_bytes(content)
-    with pytest.raises(DataError, match=r"rows.jsonl: holds no document; name a BEIR folder"):
+    with pytest.raises(DataError, match=r"rows.jsonl: holds no document; name a BEIR"):
         read(tmp_path / "rows.jsonl")
 
 

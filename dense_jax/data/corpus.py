@@ -15,19 +15,15 @@ from typing import Any
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.installed import installed_rows, installed_versions
+from dense_jax.data.judged import JudgedQuery
 from dense_jax.data.lines import RowError, has_surrogate
-from dense_jax.data.rows import Fields, Row, jsonl_rows, open_tfds, tfds_rows, tsv_rows
+from dense_jax.data.rows import Fields, Row, open_tfds, tfds_rows
+from dense_jax.data.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import digest
 
 INSTALLED = "installed"
 _TFDS = "tfds:"
-_BEIR = Fields(id="_id", title="title", text="text")  # in a BEIR folder, whatever the config says of other files
-_PACKED = (".gz", ".xz")
-_FORMS = "a BEIR folder, a .jsonl or .tsv file (.gz and .xz too), tfds:NAME, or installed"
-_BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX
 _WHITE_SPACE = re.compile(r"\s+")
-_REST_OF_LINE = 1 << 20  # bytes beside the text
 
 
 @dataclass(frozen=True)
@@ -40,6 +36,7 @@ class Source:
     identify: Callable[[], dict[str, Any]]
     config: CorpusConfig
     prefix: str = ""  # of the ids of its documents
+    judged: Judged | None = None  # its training queries, if it has any
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """
@@ -56,7 +53,21 @@ class Source:
             if found == self.config.limit > 0:
                 return
         if not found + rejected:
-            raise DataError(f"corpus source {self.config.source}: holds no document; name {_FORMS}")
+            raise DataError(f"corpus source {self.config.source}: holds no document; name {FORMS}")
+
+    def queries(self) -> Iterator[JudgedQuery | Reject]:
+        """The training queries that the source has itself, about its documents by their ids without the prefix.
+
+        Raises:
+            DataError: it has none.
+        """
+        if self.judged is None:
+            raise DataError(
+                f"corpus source {self.config.source}: has documents but no training queries; name files of queries "
+                "about them in corpus.queries, or as source a BEIR or MS MARCO folder, or a file of queries with texts "
+                "(Tevatron, DPR, SQuAD, pairs and tuples)"
+            )
+        return self.judged()
 
     def fingerprint(self) -> dict[str, Any]:
         """What tells this source's content from another's, wherever it lies: JSON values."""
@@ -91,8 +102,11 @@ class CheckedCorpus:
         return first | ({"also": {str(i): other for i, other in enumerate(others, start=1)}} if others else {})
 
 
-def open_corpus(config: CorpusConfig) -> CheckedCorpus:
-    """The corpus of `config.source` and `config.also`.
+def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
+    """The corpus of `config.source` and `config.also`; `asked` for its training queries, or for its documents only.
+
+    If queries are asked for and not in `config.queries`, a TSV file without a header holds them, and the fingerprint
+    of a folder depends on them.
 
     Where there are several sources, each one's name stands before the ids of its documents: `news.jsonl/17`.
 
@@ -100,7 +114,8 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
         ConfigError: two sources have the same name.
         DataError: there is no such file, folder or data set, or its form is unknown.
     """
-    sources = [_open_source(replace(config, source=source, also=())) for source in config.sources]
+    own = asked and not config.queries
+    sources = [_open_source(replace(config, source=source, also=()), own) for source in config.sources]
     if len(sources) == 1:
         return CheckedCorpus(tuple(sources))
     names = [_WHITE_SPACE.sub("_", source.name) for source in sources]  # an id with a space could be no test query
@@ -112,27 +127,17 @@ def open_corpus(config: CorpusConfig) -> CheckedCorpus:
     return CheckedCorpus(tuple(replace(source, prefix=f"{name}/") for name, source in zip(names, sources, strict=True)))
 
 
-def _open_source(config: CorpusConfig) -> Source:
+def _open_source(config: CorpusConfig, asked: bool) -> Source:
     if config.source == INSTALLED:
         return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
-    fields = Fields(config.id_field, config.title_field, config.text_field)
     if config.source.startswith(_TFDS):
-        return _open_tfds_source(config, fields)
+        return _open_tfds_source(config, Fields(config.id_field, config.title_field, config.text_field))
     path = Path(config.source).expanduser()
-    if path.is_dir():
-        path, fields = _beir_corpus(path), _BEIR
-    elif not path.exists():
-        raise DataError(f"corpus source {config.source}: no such file or folder; name {_FORMS}")
-    longest = config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
-    match _form(path):
-        case ".jsonl":
-            rows, read_as = partial(jsonl_rows, path, fields, longest), asdict(fields)
-        case ".tsv":
-            rows, read_as = partial(tsv_rows, path, longest), {}
-        case _:
-            raise DataError(f"corpus source {config.source}: unknown form {path.suffix!r}; name {_FORMS}")
+    if not path.exists():
+        raise DataError(f"corpus source {config.source}: no such file or folder; name {FORMS}")
+    found = open_path(path, config, asked)
     name = Path(config.source).name
-    return Source(name, str(path), rows, lambda: {"digest": digest(path), "fields": read_as}, config)
+    return Source(name, str(found.place), found.rows, found.identify, config, judged=found.judged)
 
 
 class _Kept:
@@ -155,18 +160,6 @@ def _open_tfds_source(config: CorpusConfig, fields: Fields) -> Source:
     label = f"{source.dataset_info.full_name}[{config.split}]"
     rows = partial(tfds_rows, source, fields, label)
     return Source(label, label, rows, lambda: {"examples": len(source), "fields": asdict(fields)}, config)
-
-
-def _beir_corpus(folder: Path) -> Path:
-    """The corpus file of a BEIR folder."""
-    for name in ("corpus.jsonl", *(f"corpus.jsonl{end}" for end in _PACKED)):
-        if (folder / name).is_file():
-            return folder / name
-    raise DataError(f"corpus source {folder}: the folder has no corpus.jsonl; name {_FORMS}")
-
-
-def _form(path: Path) -> str:
-    return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
 
 
 def _checked(row: Row, max_characters: int) -> Document:

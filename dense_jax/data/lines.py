@@ -1,15 +1,18 @@
 """Lines of text files, plain or compressed, in bounded memory whatever the file holds."""
 
+import contextlib
 import gzip
 import lzma
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BufferedIOBase
 from pathlib import Path
 
 from dense_jax.errors import DataError
 
 _BOM = b"\xef\xbb\xbf"
+_PACKED = (".gz", ".xz")
+_LOOKED_AT = 4_096  # bytes
 
 
 class RowError(Exception):
@@ -25,23 +28,41 @@ def lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
         DataError: there is no such file, or its compression is damaged (with the line where it broke off).
     """
     number = 0
-    try:
-        with _opened(path) as file:
-            while raw := file.readline(longest + 2):
-                number += 1
-                if number == 1:
-                    raw = raw.removeprefix(_BOM)
-                if len(raw.rstrip(b"\r\n")) > longest:
-                    _skip_line(file, raw, longest)
-                    yield number, None
-                elif raw.strip():
-                    yield number, raw.rstrip(b"\r\n")
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}:{number + 1}: the compressed file is damaged ({error}); fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+    with _naming_damage(path, lambda: number), _opened(path) as file:
+        while raw := file.readline(longest + 2):
+            number += 1
+            if number == 1:
+                raw = raw.removeprefix(_BOM)
+            if len(raw.rstrip(b"\r\n")) > longest:
+                _skip_line(file, raw, longest)
+                yield number, None
+            elif raw.strip():
+                yield number, raw.rstrip(b"\r\n")
+
+
+def content(path: Path) -> bytes:
+    """All of `path`, unpacked, without a byte order mark.
+
+    Raises:
+        DataError: as `lines`.
+    """
+    with _naming_damage(path, lambda: 0), _opened(path) as file:
+        return file.read().removeprefix(_BOM)
+
+
+def first_byte(path: Path) -> bytes:
+    """The first byte of `path` that is no white space; none if there is no such.
+
+    Raises:
+        DataError: as `lines`.
+    """
+    with _naming_damage(path, lambda: 0), _opened(path) as file:
+        return file.read(_LOOKED_AT).removeprefix(_BOM).lstrip()[:1]
+
+
+def form(path: Path) -> str:
+    """The end of a file's name, before that of its compression: `.jsonl`."""
+    return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
 
 
 def decoded(raw: bytes) -> str:
@@ -65,6 +86,19 @@ def has_surrogate(text: str) -> bool:
     except UnicodeEncodeError:
         return True
     return False
+
+
+@contextlib.contextmanager
+def _naming_damage(path: Path, number: Callable[[], int]) -> Iterator[None]:
+    """Turns what reading can raise into a DataError; `number` gives the last line that was read."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}:{number() + 1}: the compressed file is damaged ({error}); fetch it again") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _opened(path: Path) -> BufferedIOBase:

@@ -1,19 +1,18 @@
 """Rows of a source as they stand there, nothing checked but that they can be read.
 
-JSONL   one object a line, fields by name
+JSONL   one object a line, fields by name; the rows of a Parquet file as well
 TSV     id, text and perhaps title; a header names them in another order; cells may be quoted as in CSV
 TFDS    examples of a data set of tensorflow_datasets in ArrayRecord format, without TensorFlow
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from dense_jax.contracts import Reject
-from dense_jax.data.lines import RowError, decoded, lines
+from dense_jax.data.lines import RowError, decoded
+from dense_jax.data.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 
 _ID_COLUMNS = {"id", "_id", "pid", "docid", "doc_id"}
@@ -49,13 +48,16 @@ class Fields:
         return Row(number, values.get(self.id), values.get(self.title), values[self.text])
 
 
-def jsonl_rows(path: Path, fields: Fields, longest: int) -> Iterator[Row | Reject]:
-    """A row for each line of `path`; lines of more than `longest` bytes are not parsed."""
-    for number, raw in lines(path, longest):
+def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -> Iterator[Row | Reject]:
+    """A row for each record of the file `place`."""
+    for record in records:
+        if isinstance(record, Reject):
+            yield record
+            continue
         try:
-            yield fields.row(number, _object(raw, longest))
+            yield fields.row(*record)
         except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
+            yield Reject(f"{place}:{record.number}", str(error))
 
 
 def tsv_rows(path: Path, longest: int) -> Iterator[Row | Reject]:
@@ -66,21 +68,25 @@ def tsv_rows(path: Path, longest: int) -> Iterator[Row | Reject]:
     """
     columns: dict[str, int] | None = None
     width = 0
-    for number, raw in lines(path, longest):
-        where = f"{path}:{number}"
-        try:
-            cells = [_unquoted(cell) for cell in _text(raw, longest).split("\t")]
-            if columns is None:
-                columns, width = _columns(cells, where), len(cells)
-                if cells[0].lower() in _ID_COLUMNS:
-                    continue
-            if len(cells) != width:
-                raise RowError(f"has {len(cells)} columns, the first row has {width}")
-        except RowError as error:
-            yield Reject(where, str(error))
+    for row in tsv_cells(path, longest):
+        if isinstance(row, Reject):
+            yield row
+            continue
+        number, cells = row
+        if columns is None:
+            columns, width = _columns(cells, f"{path}:{number}"), len(cells)
+            if is_header(cells):
+                continue
+        if len(cells) != width:
+            yield Reject(f"{path}:{number}", f"has {len(cells)} columns, the first row has {width}")
             continue
         title = cells[columns["title"]] if "title" in columns else None
         yield Row(number, cells[columns["id"]], title, cells[columns["text"]])
+
+
+def is_header(cells: list[str]) -> bool:
+    """Whether the first line of a TSV corpus begins with the name of an id."""
+    return cells[0].lower() in _ID_COLUMNS
 
 
 def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[Row | Reject]:
@@ -115,23 +121,6 @@ def open_tfds(name: str, split: str) -> Any:
         ) from error
 
 
-def _text(raw: bytes | None, longest: int) -> str:
-    if raw is None:
-        raise RowError(f"is longer than {longest:,} bytes")
-    return decoded(raw)
-
-
-def _object(raw: bytes | None, longest: int) -> dict[str, Any]:
-    text = _text(raw, longest)
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise RowError(f"is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise RowError(f"is not a JSON object but {text[:40]!r}")
-    return value
-
-
 def _columns(cells: list[str], where: str) -> dict[str, int]:
     """Column of id, text and title; in the order id, text, title unless `cells` is a header that says otherwise."""
     if cells[0].lower() in _ID_COLUMNS and "text" in map(str.lower, cells):
@@ -140,13 +129,6 @@ def _columns(cells: list[str], where: str) -> dict[str, int]:
     if len(cells) not in (2, 3):
         raise DataError(f"{where}: {len(cells)} columns; a TSV corpus is `id text` or `id text title`, or has a header")
     return dict(zip(("id", "text", "title"), range(len(cells)), strict=False))
-
-
-def _unquoted(cell: str) -> str:
-    """A cell without the quotes of CSV, if it has them around it and doubled inside."""
-    inner = cell[1:-1]
-    quoted = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
-    return inner.replace('""', '"') if quoted else cell
 
 
 def _plain(value: Any) -> Any:

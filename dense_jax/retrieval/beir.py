@@ -3,25 +3,22 @@
     FOLDER/queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
     FOLDER/qrels/SPLIT.tsv      query-id <tab> corpus-id <tab> score
 
-Both may be gzipped. Judgements may also be separated by spaces, lack the header, or have TREC's four columns.
+Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four columns.
 """
 
-import gzip
-import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
-import orjson
-
+from dense_jax.contracts import Reject
+from dense_jax.data.judgements import beir_files, judgement_rows, query_rows
 from dense_jax.errors import DataError
 
 Queries = dict[str, str]  # id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade; relevant from 1
 
-_LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
-_HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +45,8 @@ def read_test_set(folder: Path, split: str) -> TestSet:
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name a folder with queries.jsonl and qrels/{split}.tsv")
-    queries_path = _existing(folder, "queries.jsonl")
-    texts, qrels = read_queries(queries_path), read_qrels(_qrels_path(folder, split))
+    queries_path, judgements_path = beir_files(folder, split)
+    texts, qrels = read_queries(queries_path), read_qrels(judgements_path)
     queries = {query: text for query, text in texts.items() if query in qrels}
     if not queries:
         raise DataError(
@@ -66,16 +63,7 @@ def read_queries(path: Path) -> Queries:
     Raises:
         DataError: naming file and line of a row that is not a query, or of a repeated id.
     """
-    queries: Queries = {}
-    lines: dict[str, int] = {}
-    for number, line in _lines(path):
-        query, text = _query(line, f"{path}:{number}")
-        if query in queries:
-            raise DataError(
-                f"{path}:{number}: query id {query!r} stands on line {lines[query]} already; ids must be unique"
-            )
-        queries[query], lines[query] = text, number
-    if not queries:
+    if not (queries := {row.id: row.text for row in _sound(query_rows(path))}):
         raise DataError(f"{path}: holds no query")
     return queries
 
@@ -87,117 +75,16 @@ def read_qrels(path: Path) -> Qrels:
         DataError: naming file and line of a row that is not a judgement, or that contradicts an earlier one.
     """
     qrels: Qrels = {}
-    lines: dict[tuple[str, str], int] = {}
-    columns = 0
-    for number, line in _lines(path):
-        where = f"{path}:{number}"
-        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-        columns = columns or _known_columns(cells, where)
-        if len(cells) != columns or not all(cells):
-            raise DataError(f"{where}: {line!r} does not have {columns} non-empty columns like the first row")
-        if not qrels and _is_header(cells):
-            continue
-        query, document, grade = cells[0], cells[-2], _grade(cells[-1], where)
-        first = lines.setdefault((query, document), number)
-        known = qrels.setdefault(query, {}).setdefault(document, grade)
-        if known != grade:
-            raise DataError(
-                f"{where}: query {query!r} and document {document!r} have grade {grade}, "
-                f"but line {first} gives them {known}; keep one"
-            )
+    for row in _sound(judgement_rows(path)):
+        qrels.setdefault(row.query, {})[row.document] = row.grade
     if not qrels:
         raise DataError(f"{path}: holds no judgement")
     return qrels
 
 
-def _existing(folder: Path, name: str) -> Path:
-    for path in (folder / name, folder / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"{folder / name}: no such file, nor {name}.gz")
-
-
-def _qrels_path(folder: Path, split: str) -> Path:
-    splits = {path.name.removesuffix(".gz").removesuffix(".tsv"): path for path in sorted(folder.glob("qrels/*.tsv*"))}
-    if split not in splits:
-        known = f"there are: {', '.join(splits)}" if splits else "the folder has none"
-        raise DataError(f"{folder}: no split {split!r} (qrels/{split}.tsv); {known}")
-    return splits[split]
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, numbered from 1, without their ends."""
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            while raw := file.readline(_LONGEST_LINE + 1):
-                number += 1
-                line = _decoded(raw, f"{path}:{number}").strip("\r\n")
-                if line.strip():
-                    yield number, line
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(f"{path}:{number + 1}: the compressed file is damaged ({error})") from None
-
-
-def _decoded(raw: bytes, where: str) -> str:
-    if len(raw) > _LONGEST_LINE:
-        raise DataError(f"{where}: longer than {_LONGEST_LINE:,} bytes; a query or a judgement is one short line")
-    if b"\0" in raw:
-        raise DataError(f"{where}: holds a NUL byte; the file is not text")
-    try:
-        return raw.decode("utf-8-sig")  # the mark that Windows puts at the start of a file is no part of the first id
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: is not UTF-8 ({error.reason} at byte {error.start})") from None
-
-
-def _query(line: str, where: str) -> tuple[str, str]:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise DataError(f"{where}: is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: is not a JSON object with "_id" and "text"')
-    query, text = row.get("_id"), row.get("text")
-    if isinstance(query, bool) or not isinstance(query, str | int) or query == "":
-        raise DataError(f'{where}: "_id" is {_shown(query)}, not a string or an integer')
-    if not isinstance(text, str):
-        raise DataError(f'{where}: "text" is {_shown(text)}, not a string')
-    if not text.strip() or "\0" in text:
-        raise DataError(f'{where}: "text" {"holds a NUL character" if text.strip() else "is empty"}')
-    return str(query), text
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:80]
-
-
-def _known_columns(cells: list[str], where: str) -> int:
-    if len(cells) not in (3, 4):
-        raise DataError(
-            f"{where}: {len(cells)} columns; a judgement is `query document grade` or `query 0 document grade`"
-        )
-    return len(cells)
-
-
-def _is_header(cells: list[str]) -> bool:
-    """Only by its own words: a first row that merely looks odd must fail, not vanish."""
-    return cells[0].lower().replace("-", "").replace("_", "") in _HEADERS and not _is_number(cells[-1])
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _grade(cell: str, where: str) -> int:
-    """Negative grades are allowed and gain nothing."""
-    if not _is_number(cell) or not float(cell).is_integer():
-        raise DataError(
-            f"{where}: grade {cell!r} is not a whole number; round the grades, or keep those that are relevant as 1"
-        )
-    return int(float(cell))
+def _sound(rows: Iterable[_Row | Reject]) -> Iterator[_Row]:
+    """`rows`, all of which must be usable: figures on a part of a test set are not comparable."""
+    for row in rows:
+        if isinstance(row, Reject):
+            raise DataError(f"{row.where}: {row.reason}")
+        yield row

@@ -1,0 +1,209 @@
+"""Queries and judgements of documents that are told by their ids, row by row, every bad row with its line.
+
+    queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
+    queries.SPLIT.tsv    query-id <tab> text
+    qrels                query-id <tab> corpus-id <tab> grade
+
+Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from dense_jax.contracts import Reject
+from dense_jax.data.judged import JudgedQuery, Scored
+from dense_jax.data.lines import RowError, decoded, form, lines
+from dense_jax.errors import DataError
+
+_LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
+_HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
+_PACKED = ("", ".gz", ".xz")
+
+
+class QueryRow(NamedTuple):
+    """A query as its line gives it."""
+
+    number: int
+    id: str
+    text: str
+
+
+class Judgement(NamedTuple):
+    """What a document is to a query."""
+
+    number: int
+    query: str
+    document: str
+    grade: int  # relevant from 1
+
+
+def query_rows(path: Path) -> Iterator[QueryRow | Reject]:
+    """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
+    parse = _tsv_query if form(path) == ".tsv" else _jsonl_query
+    first: dict[str, int] = {}
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            query, text = parse(_text(raw))
+            if first.setdefault(query, number) != number:
+                raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+        else:
+            yield QueryRow(number, query, text)
+
+
+def judgement_rows(path: Path) -> Iterator[Judgement | Reject]:
+    """The judgements of a file in its order. One may be repeated with the same grade; with another, it is a bad row."""
+    seen: dict[tuple[str, str], Judgement] = {}
+    columns = 0
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            line = _text(raw)
+            cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+            columns = columns or _known_columns(cells)
+            if len(cells) != columns or not all(cells):
+                raise RowError(f"{line!r:.200} does not have {columns} non-empty columns like the first row")
+            if not seen and _is_header(cells):
+                continue
+            row = Judgement(number, cells[0], cells[-2], _grade(cells[-1]))
+            first = seen.setdefault((row.query, row.document), row)
+            if first.grade != row.grade:
+                raise RowError(
+                    f"query {row.query!r} and document {row.document!r} have grade {row.grade}, "
+                    f"but line {first.number} gives them {first.grade}; keep one"
+                )
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+        else:
+            yield row
+
+
+def judged_queries(queries: Path, judgements: Path) -> Iterator[JudgedQuery | Reject]:
+    """The queries that `judgements` judges, in the order of their file: from grade 1 a document is a positive."""
+    found: dict[str, dict[str, Judgement]] = {}
+    for row in judgement_rows(judgements):
+        if isinstance(row, Reject):
+            yield row
+        else:
+            found.setdefault(row.query, {})[row.document] = row
+    for row in query_rows(queries):
+        if isinstance(row, Reject):
+            yield row
+        elif own := found.pop(row.id, None):
+            positives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade >= 1)
+            negatives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade < 1)
+            no_positive = Reject(_where(judgements, own), f"no positive: query {row.id!r} has no grade of 1 or more")
+            yield JudgedQuery(row.id, row.text, positives, negatives) if positives else no_positive
+    for query, own in found.items():
+        yield Reject(_where(judgements, own), f"no text: query {query!r} has no usable row in {queries.name}")
+
+
+def beir_files(folder: Path, split: str) -> tuple[Path, Path]:
+    """Queries and judgements of a BEIR folder.
+
+    Raises:
+        DataError: one is missing; it names the splits that there are.
+    """
+    queries = _existing(folder, "queries.jsonl")
+    files = [path for path in sorted(folder.glob("qrels/*.tsv*")) if form(path) == ".tsv"]
+    splits = {path.name.split(".tsv")[0]: path for path in files}
+    if split not in splits:
+        known = f"there are: {', '.join(splits)}" if splits else "the folder has none"
+        raise DataError(f"{folder}: no split {split!r} (qrels/{split}.tsv); {known}")
+    return queries, splits[split]
+
+
+def ms_marco_files(folder: Path, split: str) -> tuple[Path, Path]:
+    """Queries and judgements of an MS MARCO folder.
+
+    Raises:
+        DataError: one is missing.
+    """
+    return _existing(folder, f"queries.{split}.tsv"), _existing(folder, f"qrels.{split}.tsv")
+
+
+def folder_queries(folder: Path, split: str) -> Path:
+    """The queries of an MS MARCO or BEIR folder, for whatever judges them.
+
+    Raises:
+        DataError: there are none.
+    """
+    return packed(folder, "queries.jsonl") or _existing(folder, f"queries.{split}.tsv")
+
+
+def packed(folder: Path, name: str) -> Path | None:
+    """`name` in `folder`, plain or packed, if it is there."""
+    return next((path for end in _PACKED if (path := folder / f"{name}{end}").is_file()), None)
+
+
+def _existing(folder: Path, name: str) -> Path:
+    if path := packed(folder, name):
+        return path
+    raise DataError(f"{folder / name}: no such file, nor {name}.gz or {name}.xz")
+
+
+def _where(path: Path, own: dict[str, Judgement]) -> str:
+    return f"{path}:{next(iter(own.values())).number}"
+
+
+def _text(raw: bytes | None) -> str:
+    if raw is None:
+        raise RowError(f"is longer than {_LONGEST_LINE:,} bytes; a query or a judgement is one short line")
+    return decoded(raw)
+
+
+def _jsonl_query(line: str) -> tuple[str, str]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise RowError(f"is not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise RowError('is not a JSON object with "_id" and "text"')
+    query, text = row.get("_id"), row.get("text")
+    if isinstance(query, bool) or not isinstance(query, str | int) or query == "":
+        raise RowError(f'"_id" is {_shown(query)}, not a string or an integer')
+    if not isinstance(text, str):
+        raise RowError(f'"text" is {_shown(text)}, not a string')
+    if not text.strip() or "\0" in text:
+        raise RowError(f'"text" {"holds a NUL character" if text.strip() else "is empty"}')
+    return str(query), text
+
+
+def _tsv_query(line: str) -> tuple[str, str]:
+    cells = line.split("\t")
+    if len(cells) != 2 or not all(cell.strip() for cell in cells):
+        raise RowError(f"{line!r:.200} does not have two non-empty columns: query id and text")
+    return cells[0].strip(), cells[1]
+
+
+def _shown(value: Any) -> str:
+    return "missing" if value is None else repr(value)[:80]
+
+
+def _known_columns(cells: list[str]) -> int:
+    if len(cells) not in (3, 4):
+        raise RowError(f"{len(cells)} columns; a judgement is `query document grade` or `query 0 document grade`")
+    return len(cells)
+
+
+def _is_header(cells: list[str]) -> bool:
+    """Only by its own words: a first row that merely looks odd must fail, not vanish."""
+    return cells[0].lower().replace("-", "").replace("_", "") in _HEADERS and not _is_number(cells[-1])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _grade(cell: str) -> int:
+    """Negative grades are allowed and gain nothing."""
+    if not _is_number(cell) or not float(cell).is_integer():
+        raise RowError(f"grade {cell!r} is not a whole number; round the grades, or keep those that are relevant as 1")
+    return int(float(cell))

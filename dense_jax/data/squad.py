@@ -1,0 +1,84 @@
+"""SQuAD (v1.1, v2) as retrieval: each distinct paragraph is a document and the positive of its questions.
+
+Titles are those of Wikipedia's addresses (`Saint_Barth%C3%A9lemy`), which are spelled out. A question of v2 that its
+paragraph does not answer has no positive: it is rejected.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from dense_jax.contracts import Reject
+from dense_jax.data.asked import Asked, Told, judged_query, told
+from dense_jax.data.judged import JudgedQuery
+from dense_jax.data.lines import RowError
+from dense_jax.data.rows import Row
+from dense_jax.data.tables import whole_json
+
+
+class _Paragraph(NamedTuple):
+    number: int  # in the file, from 1
+    document: Told
+    questions: list[Any]
+
+
+def is_squad(value: Any) -> bool:
+    """Whether a JSON file holds SQuAD's form: an object whose `data` is a list of articles with paragraphs."""
+    articles = value.get("data") if isinstance(value, dict) else None
+    return isinstance(articles, list) and all(
+        isinstance(one, dict) and isinstance(one.get("paragraphs"), list) for one in articles
+    )
+
+
+def squad_rows(path: Path) -> Iterator[Row | Reject]:
+    """The distinct paragraphs, numbered as in the file."""
+    seen: set[str] = set()
+    for paragraph in _paragraphs(path):
+        if isinstance(paragraph, Reject):
+            yield paragraph
+        elif (document := paragraph.document).id not in seen:
+            seen.add(document.id)
+            yield Row(paragraph.number, document.id, document.title, document.text)
+
+
+def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
+    """The questions, numbered as in the file."""
+    number = 0
+    for paragraph in _paragraphs(path):
+        if isinstance(paragraph, Reject):
+            yield paragraph
+            continue
+        for question in paragraph.questions:
+            number += 1
+            try:
+                yield _query(question, paragraph.document)
+            except RowError as error:
+                yield Reject(f"{path}:{number}", str(error))
+
+
+def _query(question: Any, paragraph: Told) -> JudgedQuery:
+    if not isinstance(question, dict):
+        raise RowError(f"the question is {question!r:.60}, not an object")
+    if question.get("is_impossible"):
+        raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
+    return judged_query(Asked(0, question.get("id"), question.get("question"), (paragraph,), ()))
+
+
+def _paragraphs(path: Path) -> Iterator[_Paragraph | Reject]:
+    number = 0
+    for article in whole_json(path)["data"]:
+        title = unquote(str(article.get("title") or "")).replace("_", " ")
+        for paragraph in article["paragraphs"]:
+            number += 1
+            try:
+                yield _paragraph(number, title, paragraph)
+            except RowError as error:
+                yield Reject(f"{path}:{number}", str(error))
+
+
+def _paragraph(number: int, title: str, value: Any) -> _Paragraph:
+    if not isinstance(value, dict) or not isinstance(value.get("qas", []), list):
+        raise RowError(f"the paragraph is {value!r:.60}, not an object with context and qas")
+    document = told({"title": title, "text": value.get("context")}, "the paragraph")
+    return _Paragraph(number, document, value.get("qas", []))

@@ -1,0 +1,132 @@
+"""Files whose rows are values by name: JSONL, an array in a JSON file, TSV with a header, Parquet."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from dense_jax.contracts import Reject
+from dense_jax.data.lines import RowError, content, decoded, lines
+from dense_jax.errors import DataError, MachineError
+
+_BATCH = 1_024  # rows of a Parquet file held at once
+
+
+class Record(NamedTuple):
+    """One row."""
+
+    number: int  # line, entry or row, from 1
+    values: dict[str, Any]
+
+
+def jsonl_records(path: Path, longest: int) -> Iterator[Record | Reject]:
+    """A record for each line of `path`; lines of more than `longest` bytes are not parsed."""
+    for number, raw in lines(path, longest):
+        try:
+            yield Record(number, _object(raw, longest))
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+
+
+def json_records(path: Path) -> Iterator[Record | Reject]:
+    """A record for each entry of the array in `path`, which is held in memory.
+
+    Raises:
+        DataError: it is no array.
+    """
+    entries = whole_json(path)
+    if not isinstance(entries, list):
+        raise DataError(f"{path}: holds neither an array of rows nor articles with paragraphs as SQuAD does")
+    for number, entry in enumerate(entries, start=1):
+        if isinstance(entry, dict):
+            yield Record(number, entry)
+        else:
+            yield Reject(f"{path}:{number}", f"is not a JSON object but {str(entry)[:40]!r}")
+
+
+def whole_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        DataError: it is not JSON.
+    """
+    try:
+        return orjson.loads(content(path))
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path}: is not JSON ({error}); a file with an object on each line is named .jsonl") from None
+
+
+def tsv_cells(path: Path, longest: int) -> Iterator[tuple[int, list[str]] | Reject]:
+    """The cells of each line of `path`, without the quotes of CSV."""
+    for number, raw in lines(path, longest):
+        try:
+            cells = [_unquoted(cell) for cell in text_of(raw, longest).split("\t")]
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+        else:
+            yield number, cells
+
+
+def tsv_records(path: Path, longest: int, names: Sequence[str], header: bool) -> Iterator[Record | Reject]:
+    """A record for each line of `path`, its columns called `names`; the first line is none if it is a `header`."""
+    for row in tsv_cells(path, longest):
+        if isinstance(row, Reject):
+            yield row
+        elif header:
+            header = False
+        elif len(row[1]) != len(names):
+            columns = ", ".join(names)
+            yield Reject(f"{path}:{row[0]}", f"has {len(row[1])} columns, not the {len(names)} columns {columns}")
+        else:
+            yield Record(row[0], dict(zip(names, row[1], strict=True)))
+
+
+def parquet_records(path: Path) -> Iterator[Record]:
+    """A record for each row of a Parquet file.
+
+    Raises:
+        DataError: it is no Parquet file, or damaged.
+    """
+    try:
+        from pyarrow import ArrowException, parquet  # imported here: an extra
+    except ImportError:
+        raise MachineError(f"{path}: Parquet files need pyarrow; pip install 'dense_jax[parquet]'") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_BATCH):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield Record(number, values)
+    except (ArrowException, OSError) as error:
+        raise DataError(f"{path}:{number + 1}: is no sound Parquet file ({error}); fetch it again") from None
+
+
+def text_of(raw: bytes | None, longest: int) -> str:
+    """The text of a line as `lines` gives it.
+
+    Raises:
+        RowError: it was too long, or is no text.
+    """
+    if raw is None:
+        raise RowError(f"is longer than {longest:,} bytes")
+    return decoded(raw)
+
+
+def _object(raw: bytes | None, longest: int) -> dict[str, Any]:
+    text = text_of(raw, longest)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise RowError(f"is not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise RowError(f"is not a JSON object but {text[:40]!r}")
+    return value
+
+
+def _unquoted(cell: str) -> str:
+    """A cell without the quotes of CSV, if it has them around it and doubled inside."""
+    inner = cell[1:-1]
+    quoted = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
+    return inner.replace('""', '"') if quoted else cell

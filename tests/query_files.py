@@ -1,0 +1,47 @@
+"""Small files of queries in every form, and what is read of them."""
+
+import gzip
+import json
+import lzma
+
+from dense_jax.config import CorpusConfig
+from dense_jax.contracts import Reject
+from dense_jax.data.corpus import open_corpus
+
+PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
+
+
+def write(path, content):
+    """`content` as a file packed as its name says: bytes, a text, or rows that become JSON lines."""
+    if isinstance(content, list):
+        content = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content)
+    raw = content if isinstance(content, bytes) else content.encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(PACK.get(path.suffix, bytes)(raw))
+    return path
+
+
+def source_of(path, **settings):
+    (source,) = open_corpus(CorpusConfig(source=str(path), **settings), asked=True).sources
+    return source
+
+
+def read(path, **settings):
+    """All documents and all queries of a source, in which there is no bad row."""
+    source = source_of(path, **settings)
+    documents, queries = list(source), list(source.queries())
+    assert not [row for row in (*documents, *queries) if isinstance(row, Reject)]
+    return documents, queries
+
+
+def rejects(rows):
+    """(line, reason) of the bad rows."""
+    return [(int(row.where.rpartition(":")[2]), row.reason) for row in rows if isinstance(row, Reject)]
+
+
+def ids(scored):
+    return [document.id for document in scored]
+
+
+def scores(scored):
+    return [document.score for document in scored]
