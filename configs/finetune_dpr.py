@@ -5,7 +5,6 @@ Starts from BERT, which fills both encoders: --config.init_from=FOLDER --config.
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
     EmbedConfig,
     LoaderConfig,
     OptimizerConfig,
@@ -46,7 +45,7 @@ def base() -> Config:
 
 
 def tiny() -> Config:
-    """A minute on two CPU cores, on the documentation of the installed packages."""
+    """A minute on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
     return Config(
         objective=Supervised(
             encoder=Encoder(
@@ -61,7 +60,6 @@ def tiny() -> Config:
         steps=300,
         batch=64,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
-        corpus=CorpusConfig(held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.QUERIES),
         loader=LoaderConfig(order=Order.DISTINCT),

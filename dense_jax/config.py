@@ -54,6 +54,7 @@ class CorpusConfig:
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
     queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
+    guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
     query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
@@ -289,6 +290,11 @@ class Config:
         require(
             not (self.tokens and self.steps),
             f"tokens={self.tokens} and steps={self.steps} both say how long to train; set one of them to 0",
+        )
+        require(
+            not (self.corpus.held_out and self.passages.unit is Unit.QUERIES),
+            f"corpus.held_out={self.corpus.held_out} takes documents out that queries may be about, with "
+            "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
         )
         asks = self.objective.learns_from is Question
         require(

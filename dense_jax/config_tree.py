@@ -54,7 +54,13 @@ def without_folders(config: Config) -> Config:
     return replace(
         config,
         init_from=last(config.init_from),
-        corpus=replace(config.corpus, source=last(config.corpus.source), also=tuple(map(last, config.corpus.also))),
+        corpus=replace(
+            config.corpus,
+            source=last(config.corpus.source),
+            also=tuple(map(last, config.corpus.also)),
+            queries=tuple(map(last, config.corpus.queries)),
+            guide=last(config.corpus.guide),
+        ),
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
         embed=replace(config.embed, collection=last(config.embed.collection)),

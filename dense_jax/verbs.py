@@ -2,11 +2,13 @@
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from dense_jax import flags, show
 from dense_jax.compare import compare
+from dense_jax.config import Miner
 from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
@@ -14,7 +16,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
-from dense_jax.retrieval import evaluate, index, search
+from dense_jax.retrieval import evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
@@ -40,8 +42,13 @@ def _show(work: Workdir, words: list[str]) -> None:
 
 
 def _prepare(work: Workdir, words: list[str]) -> None:
-    for name, value in prepare(work.asked, work.path).items():
-        print(f"{name:24} {value:,}" if isinstance(value, int) else f"{name:24} {value}")
+    _print_counts(prepare(work.asked, work.path))
+
+
+def _print_counts(counts: Mapping[str, Any]) -> None:
+    width = max(map(len, counts)) + 2
+    for name, value in counts.items():
+        print(f"{name:{width}} {value:,}" if isinstance(value, int) else f"{name:{width}} {value}")
 
 
 def _train(work: Workdir, words: list[str]) -> None:
@@ -78,6 +85,27 @@ def _search(work: Workdir, words: list[str]) -> None:
     columns = shutil.get_terminal_size().columns
     for query, hits in zip(queries, search.search(dense, collection.store, queries, work.config.search.k), strict=True):
         print(search.render(query, hits, columns), end="\n\n")
+
+
+def _mine(work: Workdir, words: list[str]) -> None:
+    """Hard negatives for all training queries, by the trained retriever or by BM25."""
+    config, queries, folder = work.config.mine, work.queries, work.path / "mined"
+    made_by = {"queries": queries.fingerprint}
+    if config.source is Miner.BM25:
+        settings = work.config.evaluate
+        documents = [queries.documents.document(row) for row in range(len(queries.documents))]
+        words_of = mine.Words(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
+        made_by |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
+        mined = mine.mine(queries, queries.documents, words_of, config, folder / "bm25", made_by)
+    else:
+        trained, documents = work.trained(work.config.embed.step), work.documents_of_queries
+        meaning = mine.Meaning(work.index(documents, trained), trained.towers.query, work.tokenizer)
+        target = folder / f"dense-{trained.step:08d}"
+        made_by |= {"checkpoint": trained.fingerprint}
+        mined = mine.mine(queries, queries.documents, meaning, config, target, made_by)
+        if config.guide:
+            mine.write_guide(queries, meaning, target)
+    _print_counts(mine.summary(mined, config))
 
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
@@ -143,6 +171,7 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
     "embed": _embed,
     "index": _index,
     "search": _search,
+    "mine": _mine,
     "evaluate": _evaluate,
     "export": _export,
 }

@@ -1,9 +1,10 @@
 """A workdir: the one folder that data flows through, and where each stage leaves its part.
 
-tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-)
+tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
+mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate
 export                                                export
 """
@@ -20,6 +21,8 @@ from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Document, Tower, Vocabulary
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
+from dense_jax.data.prepare_queries import open_queries, queries_folder
+from dense_jax.data.query_store import QueryStore
 from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
@@ -85,8 +88,10 @@ class Workdir:
             ConfigError: nothing was prepared there.
         """
         path = Path(self.asked.passages.workdir or self.path)
-        if not is_finished(passages_folder(path, self.asked.passages)):
-            kind = f"{self.asked.passages.unit.value} of {self.asked.passages.length} tokens"
+        passages = self.asked.passages
+        asked = passages.unit is Unit.QUERIES
+        if not is_finished(queries_folder(path, self.asked.corpus) if asked else passages_folder(path, passages)):
+            kind = "queries" if asked else f"{passages.unit.value} of {passages.length} tokens"
             raise ConfigError(f"{path} holds no prepared {kind}; run `dense-jax prepare` first")
         return path
 
@@ -104,8 +109,20 @@ class Workdir:
         return self.tokenizer.with_prompts(self.asked.objective.prompts())
 
     @cached_property
-    def passages(self) -> PassageStore:
+    def passages(self) -> PassageStore | QueryStore:
+        """What is trained on."""
+        if self.asked.passages.unit is Unit.QUERIES:
+            return self.queries
         return open_passages(self.prepared, self.asked.passages)
+
+    @cached_property
+    def queries(self) -> QueryStore:
+        """The training queries, whatever is trained on.
+
+        Raises:
+            StorageError: none were prepared.
+        """
+        return open_queries(Path(self.asked.passages.workdir or self.path), self.asked.corpus)
 
     @property
     def test_folder(self) -> Path:
@@ -126,20 +143,27 @@ class Workdir:
         """What `tower` embeds: `source`, what the config names, the held-out test set, or what was prepared.
 
         Spans lack the documents of a single one, and chunks are of several documents: in their place the corpus itself
-        is embedded.
+        is embedded. With queries it is what they are about.
 
         Raises:
             ConfigError: that is more than one source.
         """
         held_out, searched = self.prepared / "test", self.asked.passages.unit is Unit.PASSAGES
         source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
+        if not source and self.asked.passages.unit is Unit.QUERIES:
+            return self.documents_of_queries
         if not source and searched:
-            return Collection("passages", self.passages)
+            return Collection("passages", open_passages(self.prepared, self.asked.passages))
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
         name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
         store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name, split=split)
         return Collection(name, store)
+
+    @property
+    def documents_of_queries(self) -> Collection:
+        """The documents that the training queries are about, each whole."""
+        return Collection("documents", self.queries.documents)
 
     def _only_source(self) -> str:
         first, *others = self.asked.corpus.sources

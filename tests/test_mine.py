@@ -8,9 +8,10 @@ import pytest
 
 from dense_jax.config import Margin, MineConfig, Pick
 from dense_jax.contracts import Candidates, Document, Question
+from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError
 from dense_jax.retrieval.bm25 import BM25
-from dense_jax.retrieval.mine import Found, Words, choose, mine, summary, text_numbers
+from dense_jax.retrieval.mine import Found, Words, choose, mine, summary
 from tests.toys import MemoryStore
 
 TOP = MineConfig(depth=10, negatives=3, pick=Pick.TOP)

@@ -1,13 +1,18 @@
-"""Near-duplicates in a stream of texts: found by MinHash, the first one stays."""
+"""Texts that come again: near-duplicates in a stream, found by MinHash, and equal ones among stored documents."""
 
 import re
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import xxhash
 from datasketch import MinHash, MinHashLSH
 
+from dense_jax.arrays import Int
+from dense_jax.contracts import Passages
+
 _SHINGLE = 3  # words
 _HASHES = 64
+_BLOCK = 4_096  # documents read at once
 _WORD = re.compile(r"\w+")
 
 
@@ -25,6 +30,24 @@ def without_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float)
         if not seen.query(sketch):
             seen.insert(name, sketch, check_duplication=False)
             yield name, text
+
+
+def text_numbers(documents: Passages) -> Int[np.ndarray, " p"]:
+    """A number for each document, the same for equal titles and texts, as far as they are stored."""
+    blocks = (range(i, min(i + _BLOCK, len(documents))) for i in range(0, len(documents), _BLOCK))
+    hashes = (_hash(p.title, p.tokens) for rows in blocks for p in documents.passages(rows))
+    return np.fromiter(hashes, np.uint64, len(documents))
+
+
+def first_of_each_text(documents: Passages) -> Int[np.ndarray, " p"]:
+    """For each document, the first row that has its title and text."""
+    _, first, inverse = np.unique(text_numbers(documents), return_index=True, return_inverse=True)
+    return first[inverse]
+
+
+def _hash(title: Int[np.ndarray, " t"], tokens: Int[np.ndarray, " l"]) -> int:
+    length = np.int32(len(title)).tobytes()  # else a word could move from the title to the text
+    return xxhash.xxh3_64_intdigest(length + title.astype(np.int32).tobytes() + tokens.astype(np.int32).tobytes())
 
 
 def _runs(text: str) -> list[bytes]:

@@ -32,7 +32,7 @@ def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: Passage
             return (_alone(_packed(*document, config)) for document in found)
         case Unit.SPANS:
             return (_alone(_spans(*document, config)) for document in found)
-        case Unit.CHUNKS:
+        case _:
             return chunks(found, config.length, config.titled)
 
 

@@ -6,7 +6,7 @@ restarts or steps. The state of the whole pipeline is the index of the next exam
 
 import functools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ class Examples:
     batch: int  # examples of a step
 
     def __post_init__(self) -> None:
-        self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch)
+        self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch, self._texts)
 
     def __len__(self) -> int:
         return self.length
@@ -64,6 +64,9 @@ class Examples:
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
             "it needs passages of several sentences: look at them with `dense-jax show`"
         )
+
+    def _texts(self, row: int, epoch: int) -> Sequence[int]:
+        return self.objective.texts(self.store.draw(row, epoch, np.random.default_rng(0)))
 
 
 def real_tokens(example: Example | Batch) -> int:

@@ -12,6 +12,8 @@ from dense_jax.config import Config, PassagesConfig, Unit, to_dict
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.entries import entries, split_documents, whole_documents
+from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
+from dense_jax.data.prepare_text import fill, prepare_text, scan
 from dense_jax.data.running_text import ChunkStore
 from dense_jax.data.store import (
     PassageStore,
@@ -24,8 +26,6 @@ from dense_jax.data.store import (
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 
-_COLLECTION_LENGTH = 512  # tokens kept of a document of a collection: no encoder here takes more
-
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     """Fills `workdir`, or `passages.workdir`, with tokenizer, test set, rejects.jsonl and passages; returns counts.
@@ -37,10 +37,13 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         DataError: a source of the corpus cannot be used, or too many of its rows.
     """
     root = Path(config.passages.workdir or workdir)
-    folder = passages_folder(root, config.passages)
-    corpus = open_corpus(config.corpus)
+    asked = config.passages.unit is Unit.QUERIES
+    corpus = open_corpus(config.corpus, asked=asked)
     about = prepare_text(config, corpus, root)
+    if asked:
+        return prepare_queries(config, corpus, root, about)
     passages = replace(config.passages, workdir="")
+    folder = passages_folder(root, config.passages)
     settings = about["settings"] | {"passages": to_dict(passages)}
     check_settings(folder, settings)
     if not started(folder):
@@ -87,13 +90,13 @@ def prepare_collection(
     """
     corpus = open_collection(source, config)
     settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
-    settings |= {"split": split} if split else {"length": _COLLECTION_LENGTH}
+    settings |= {"split": split} if split else {"length": DOCUMENT_LENGTH}
     check_settings(folder, settings)
     if not started(folder):
         claim(folder, settings, scan(corpus, folder / "rejects.jsonl"))
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        arrange, length = (split_documents, split) if split else (whole_documents, _COLLECTION_LENGTH)
+        arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
         fill(writer, corpus, {}, lambda documents: arrange(documents, tokenizer, length))
     return PassageStore(folder)
 

@@ -14,7 +14,7 @@ import xxhash
 from dense_jax.config import Config, CorpusConfig, TokenizerConfig
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
-from dense_jax.data.corpus import CheckedCorpus, Source
+from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
 from dense_jax.data.store import Group, StoreWriter, refuse_other
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ _EXAMPLES = 5  # rejected rows shown in an error
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
-    path, settings = root / "text.json", _settings(config, corpus)
+    path, settings = root / "text.json", _settings(config)
     if path.is_file():
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
@@ -67,13 +67,13 @@ class Documents:
         return held_out.without_queries(documents, self.queries)
 
 
-def _settings(config: Config, corpus: CheckedCorpus) -> dict[str, Any]:
+def _settings(config: Config) -> dict[str, Any]:
     """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
     path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
     return {
-        "corpus": {"source": corpus.fingerprint(), **rows},
+        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are asked for or not
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
     }
 
@@ -185,5 +185,3 @@ def _sample(documents: Iterable[Document], characters: int) -> list[str]:
             kept = [(number, text) for number, text in kept if number % (1 << zeros) == 0]
             size = sum(len(text) for _, text in kept)
     return [text for _, text in kept]
-
-

@@ -42,7 +42,7 @@ class QuestionLayout:
         rows = self.texts(question)
         absent = [-1] * (1 + self.negatives - len(rows))
         found = question.documents.passages(rows)
-        prompt = vocabulary.prompts.get(self.passage_prompt, _NOTHING)
+        prompt = _ids(self.passage_prompt, vocabulary)
         laid = [self._passage(p.title, p.tokens, prompt, vocabulary) for p in found]
         blank = Tokens(*(np.zeros_like(field) for field in laid[0]))  # no token of it is real
         example = {
@@ -55,7 +55,7 @@ class QuestionLayout:
         return example | self._guided(question, rows)
 
     def _query(self, question: Question, vocabulary: Vocabulary) -> Int[np.ndarray, " l"]:
-        return np.concatenate([vocabulary.prompts.get(self.query_prompt, _NOTHING), question.tokens])
+        return np.concatenate([_ids(self.query_prompt, vocabulary), question.tokens])
 
     def _passage(
         self,
@@ -79,6 +79,10 @@ class QuestionLayout:
 
 
 _NOTHING = np.empty(0, np.int32)
+
+
+def _ids(prompt: str, vocabulary: Vocabulary) -> Int[np.ndarray, " n"]:
+    return vocabulary.prompts[prompt] if prompt else _NOTHING
 
 
 def _filled(rows: Int[np.ndarray, " p"], count: int) -> Int[np.ndarray, " k"]:

@@ -6,27 +6,40 @@ in it: within a pass over a source no passage is visited twice, and one that is 
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import xxhash
 
 from dense_jax.arrays import Float, Int
-from dense_jax.config import LoaderConfig, Mixing, Order
+from dense_jax.config import LoaderConfig, Mixing, Order, require
 from dense_jax.contracts import Part
+from dense_jax.errors import DataError
+
+Texts = Callable[[int, int], Sequence[int]]  # row and epoch -> numbers of its texts
 
 
 class Visits:
     """Rows by index. Endless."""
 
-    def __init__(self, parts: Sequence[Part], config: LoaderConfig, seed: int, batch: int) -> None:
-        """`batch` are the examples that have one source where `mixing` says so."""
+    def __init__(
+        self, parts: Sequence[Part], config: LoaderConfig, seed: int, batch: int, texts: Texts = lambda row, _: (row,)
+    ) -> None:
+        """`batch` are the examples that have one source where `mixing` says so, and share no text in a distinct order.
+
+        `texts` says what numbers the texts of a row have in an epoch.
+        """
         self.parts = parts
+        self.order = config.order
         self.seed = seed
         self.together = batch if config.mixing is Mixing.BATCH else 1
         self.shares = shares([part.tokens for part in parts], config.sampling_power)
         self._bounds = np.cumsum(self.shares)[:-1].tolist()
-        self._orders = [_Order(len(part.rows), config, seed) for part in parts]
+        if config.order is Order.DISTINCT:
+            self._orders = [_DistinctOrder(part, seed, batch, texts) for part in parts]
+        else:
+            self._orders = [_Order(len(part.rows), config, seed) for part in parts]
 
     def __getitem__(self, index: int) -> int:
         source = self._source(index)
@@ -37,7 +50,16 @@ class Visits:
         return self._orders[self._source(index)].epoch(index)
 
     def another(self, index: int, rng: np.random.Generator) -> int:
-        """A row drawn at random from the source of `index`."""
+        """A row drawn at random from the source of `index`.
+
+        Raises:
+            ConfigError: the order is distinct, which such a row would break.
+        """
+        require(
+            self.order is not Order.DISTINCT,
+            "loader.order=distinct arranges whole batches, and here an example cannot be made of what was arranged; "
+            "use --config.loader.order=shuffle",
+        )
         rows = self.parts[self._source(index)].rows
         return rows[int(rng.integers(len(rows)))]
 
@@ -56,6 +78,73 @@ def shares(tokens: Sequence[int], power: float) -> Float[np.ndarray, " _"]:
     """
     weights = (np.array(tokens) / sum(tokens)) ** power
     return weights / weights.sum()
+
+
+class _DistinctOrder:
+    """The passages of one source in whole batches, each without a text that comes twice.
+
+    Every epoch is a fresh permutation. A passage that shares a text with a batch waits for a later one; batches that
+    are not full when all passages are placed are not visited in that epoch. Two sources are arranged apart from each
+    other: of several, a batch may hold the same text from two of them.
+    """
+
+    def __init__(self, part: Part, seed: int, batch: int, texts: Texts) -> None:
+        self.part, self.seed, self.batch, self.texts = part, seed, batch, texts
+        self._starts: tuple[int, ...] = (0,)  # of the epochs that are known
+        self._arranged: dict[int, Int[np.ndarray, " p"]] = {}  # of those that are open
+
+    def __getitem__(self, index: int) -> int:
+        epoch = self.epoch(index)
+        return int(self._epoch(epoch)[index - self._starts[epoch]])
+
+    def epoch(self, index: int) -> int:
+        starts = self._starts
+        while index >= starts[-1]:
+            starts = (*starts, starts[-1] + len(self._epoch(len(starts) - 1)))
+        if len(starts) > len(self._starts):
+            self._starts = starts  # at once: another thread may be here too, and finds the same
+        return bisect.bisect(starts, index) - 1
+
+    def _epoch(self, epoch: int) -> Int[np.ndarray, " p"]:
+        found = self._arranged.get(epoch)
+        if found is None:
+            found = self._arrange(epoch)
+            beside = {e: rows for e, rows in self._arranged.items() if abs(e - epoch) == 1}
+            self._arranged = {**beside, epoch: found}
+        return found
+
+    def _arrange(self, epoch: int) -> Int[np.ndarray, " p"]:
+        """
+        Raises:
+            DataError: not one batch can be made.
+        """
+        rows = np.random.default_rng((self.seed, epoch)).permutation(len(self.part.rows))
+        open_batches: list[_OpenBatch] = []
+        full: list[list[int]] = []
+        for row in rows.tolist():
+            texts = frozenset(self.texts(self.part.rows[row], epoch))
+            home = next((one for one in open_batches if one.texts.isdisjoint(texts)), None)
+            if home is None:
+                open_batches.append(home := _OpenBatch([], set()))
+            home.rows.append(row)
+            home.texts.update(texts)
+            if len(home.rows) == self.batch:
+                open_batches.remove(home)
+                full.append(home.rows)
+        if not full:
+            raise DataError(
+                f"{self.part.name or 'the corpus'}: no batch={self.batch} can be made of {len(rows):,} queries in "
+                f"which no text comes twice; the largest has {max(len(one.rows) for one in open_batches)}: "
+                "use a smaller --config.batch, or --config.loader.order=shuffle"
+            )
+        return np.concatenate([np.array(batch, np.uint32) for batch in full])
+
+
+class _OpenBatch(NamedTuple):
+    """A batch that is being filled."""
+
+    rows: list[int]
+    texts: set[int]
 
 
 class _Order:

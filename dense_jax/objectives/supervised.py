@@ -106,8 +106,8 @@ class Supervised(Objective):
         guided = self.false_negatives is FalseNegatives.GUIDE
         require(
             not guided or visit.guide is not None,
-            "objective.false_negatives=guide needs a guide's vectors of queries and passages, and these have none; "
-            "use --config.objective.false_negatives=student",
+            "objective.false_negatives=guide needs a guide's vectors of queries and passages: name what `mine` wrote "
+            "with mine.guide by --config.corpus.guide=FOLDER, or use --config.objective.false_negatives=student",
         )
         found = self._question_layout.example(visit, vocabulary)
         unused = () if guided else ("guide_query", "guide_passages")

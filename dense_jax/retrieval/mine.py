@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
-import xxhash
 
 from dense_jax.arrays import Bool, Float, Int, np
 from dense_jax.config import Margin, MineConfig, Pick, differences, to_dict
 from dense_jax.contracts import Passages, Question, Tower
+from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import bar
@@ -25,7 +25,6 @@ from dense_jax.retrieval.bm25 import BM25, best
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 
-_BLOCK = 4_096  # passages read at once
 _PART = 4_096  # queries: what an interrupted call repeats at most
 _DIGITS = 6  # of scores after the point
 _PLAN = "plan.json"
@@ -148,13 +147,6 @@ def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineCo
     return Negatives(rows[left], scores[left], int((other & ~far).sum()))
 
 
-def text_numbers(documents: Passages) -> Int[np.ndarray, " p"]:
-    """A number for each document, the same for equal titles and texts, as far as they are stored."""
-    blocks = (range(i, min(i + _BLOCK, len(documents))) for i in range(0, len(documents), _BLOCK))
-    hashes = (_hash(p.title, p.tokens) for rows in blocks for p in documents.passages(rows))
-    return np.fromiter(hashes, np.uint64, len(documents))
-
-
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / _PLAN
     if not path.is_file():
@@ -219,8 +211,3 @@ def _first_of_text(texts: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
     first = np.zeros(len(texts), bool)
     first[np.unique(texts, return_index=True)[1]] = True
     return first
-
-
-def _hash(title: Int[np.ndarray, " t"], tokens: Int[np.ndarray, " l"]) -> int:
-    length = np.int32(len(title)).tobytes()  # else a word could move from the title to the text
-    return xxhash.xxh3_64_intdigest(length + title.astype(np.int32).tobytes() + tokens.astype(np.int32).tobytes())

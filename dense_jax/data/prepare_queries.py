@@ -1,0 +1,199 @@
+"""A corpus with queries -> its documents, whole, and what is learned from: questions about them.
+
+ROOT/documents                 every document as one passage
+ROOT/queries-SPLIT...          the queries, of which there may be several kinds: shares, and rounds of mining
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from dense_jax.config import Config, CorpusConfig
+from dense_jax.contracts import Candidates, Reject
+from dense_jax.data.corpus import CheckedCorpus, Source
+from dense_jax.data.duplicates import first_of_each_text
+from dense_jax.data.entries import whole_documents
+from dense_jax.data.judged import JudgedQuery, Scored, merged
+from dense_jax.data.prepare_text import fill
+from dense_jax.data.query_ids import read_queries
+from dense_jax.data.query_store import QueryStore, Stored, write_queries
+from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import DataError
+from dense_jax.files import digest, write_json
+
+DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
+_EXAMPLES = 5  # queries shown in an error
+
+
+def queries_folder(root: Path, config: CorpusConfig) -> Path:
+    """Where the queries are that `config` names, such as queries-train-10-percent."""
+    share = f"-{100 * config.query_share:g}-percent" if config.query_share < 1 else ""
+    named = "".join(digest(path) for path in _files(config))
+    files = f"-{xxhash.xxh3_64_hexdigest(named.encode())[:8]}" if named else ""
+    return root / f"queries-{config.split}{share}{files}"
+
+
+def open_queries(root: Path, config: CorpusConfig) -> QueryStore:
+    """What `prepare_queries` put there.
+
+    Raises:
+        StorageError: it is unfinished, or a file is missing or damaged.
+    """
+    return QueryStore(queries_folder(root, config), PassageStore(root / "documents"), config.guide)
+
+
+def prepare_queries(config: Config, corpus: CheckedCorpus, root: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """Fills ROOT/documents and the queries' folder; returns counts. `about` is what is known of the text.
+
+    Raises:
+        ConfigError: they were prepared with other settings.
+        DataError: more queries than corpus.max_rejects allows cannot be used, or none is left.
+    """
+    documents = _prepare_documents(config, corpus, root, about)
+    chosen, folder = config.corpus, queries_folder(root, config.corpus)
+    own = None if chosen.queries else corpus.fingerprint()
+    asked = {"own": own, "split": chosen.split, "share": chosen.query_share, "max_rejects": chosen.max_rejects}
+    settings = {**about["settings"], "queries": asked, "documents": documents.fingerprint}
+    check_settings(folder, settings)
+    if not is_finished(folder):
+        tokenizer = Tokenizer.load(root / "tokenizer")
+        _write(folder, _Judged(config.corpus, corpus, documents), documents, tokenizer, settings)
+    store = QueryStore(folder, documents)
+    return {"documents": len(documents), **store.manifest["notes"], "folder": str(folder)}
+
+
+def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about: dict[str, Any]) -> PassageStore:
+    folder = root / "documents"
+    settings = {**about["settings"], "length": DOCUMENT_LENGTH}
+    check_settings(folder, settings)
+    if not started(folder):
+        claim(folder, settings, about["notes"])
+    if not is_finished(folder):
+        tokenizer = Tokenizer.load(root / "tokenizer")
+        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
+        fill(writer, corpus, {}, lambda documents: whole_documents(documents, tokenizer, DOCUMENT_LENGTH))
+    return PassageStore(folder)
+
+
+@dataclass
+class _Judged:
+    """The queries of a corpus by rows of its documents, and what cannot be used of them."""
+
+    config: CorpusConfig
+    corpus: CheckedCorpus
+    documents: PassageStore
+    rejects: list[Reject] = field(default_factory=list)
+    unknown: int = 0  # documents that queries name and the corpus lacks
+    _row: dict[str, int] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[tuple[JudgedQuery, Candidates, Candidates]]:
+        """Each query that can be used, with its positives and negatives; equal texts are one row, equal queries one."""
+        same = first_of_each_text(self.documents)
+        self._row = {identifier: int(same[row]) for row, identifier in enumerate(self.documents.ids())}
+        for query in _one_for_each_text(merged(self._all())):
+            if not self._chosen(query.id):
+                continue
+            positives = self._rows(query.positives, without=frozenset())
+            negatives = self._rows(query.negatives, without=frozenset(positives))
+            if positives:
+                yield query, _candidates(positives), _candidates(negatives)
+            else:
+                names = ", ".join(repr(document.id) for document in query.positives[:3])
+                self.rejects.append(Reject(f"query {query.id!r}", f"the corpus has none of its documents: {names}"))
+
+    def _all(self) -> Iterator[JudgedQuery]:
+        for source, rows in self._read():
+            for row in rows:
+                if isinstance(row, Reject):
+                    self.rejects.append(row)
+                else:
+                    yield self._named(source, row)
+
+    def _read(self) -> Iterable[tuple[Source, Iterator[JudgedQuery | Reject]]]:
+        if self.config.queries:
+            first = self.corpus.sources[0]
+            return ((first, read_queries(path, first, self.config)) for path in _files(self.config))
+        return ((source, source.queries()) for source in self.corpus.sources)
+
+    def _named(self, source: Source, query: JudgedQuery) -> JudgedQuery:
+        """`query` by the ids of the whole corpus. Files about several sources have these ids themselves."""
+
+        def named(documents: tuple[Scored, ...]) -> tuple[Scored, ...]:
+            return tuple(one if one.id in self._row else one._replace(id=source.prefix + one.id) for one in documents)
+
+        if not source.prefix:
+            return query
+        known = query.id if self.config.queries else source.prefix + query.id
+        return JudgedQuery(known, query.text, named(query.positives), named(query.negatives))
+
+    def _rows(self, documents: tuple[Scored, ...], without: frozenset[int]) -> dict[int, float]:
+        rows: dict[int, float] = {}
+        for document in documents:
+            row = self._row.get(document.id)
+            self.unknown += row is None
+            if row is not None and row not in without:
+                rows.setdefault(row, document.score)
+        return rows
+
+    def _chosen(self, identifier: str) -> bool:
+        """By the id alone: so a smaller share is part of a larger one."""
+        return xxhash.xxh3_64_intdigest(identifier.encode()) < self.config.query_share * 2**64
+
+
+def _write(
+    folder: Path, judged: _Judged, documents: PassageStore, tokenizer: Tokenizer, settings: dict[str, Any]
+) -> None:
+    found = list(judged)
+    _check(judged, len(found), folder)
+    tokens = tokenizer.encode([query.text for query, _, _ in found])
+    parts: dict[str, list[Stored]] = {part.name: [] for part in documents.parts()}
+    for (query, positives, negatives), ids in zip(found, tokens, strict=True):
+        of = next(part.name for part in documents.parts() if positives.rows[0] in part.rows)
+        parts[of].append(Stored(query.id, query.text, ids, positives, negatives))
+    notes = {
+        "queries": len(found),
+        "positives": sum(len(positives.rows) for _, positives, _ in found),
+        "negatives": sum(len(negatives.rows) for _, _, negatives in found),
+        "rejected queries": len(judged.rejects),
+        "judged documents that the corpus lacks": judged.unknown,
+    }
+    write_queries(folder, parts, {"settings": settings, "notes": notes})
+
+
+def _check(judged: _Judged, usable: int, folder: Path) -> None:
+    """
+    Raises:
+        DataError: too many queries cannot be used; all are listed in the folder's rejects.json.
+    """
+    rejected, allowed = len(judged.rejects), judged.config.max_rejects
+    write_json(folder / "rejects.json", [{"where": one.where, "reason": one.reason} for one in judged.rejects])
+    if usable and rejected <= allowed * (rejected + usable):
+        return
+    shown = "\n".join(f"  {one.where}: {one.reason}" for one in judged.rejects[:_EXAMPLES])
+    if not usable:
+        raise DataError(f"no query is left to learn from; for example\n{shown}\nall are in {folder / 'rejects.json'}")
+    share = min(1.0, rejected / (rejected + usable) + 0.005)
+    raise DataError(
+        f"{rejected:,} of {rejected + usable:,} queries cannot be used (corpus.max_rejects={allowed}); for example\n"
+        f"{shown}\nall are in {folder / 'rejects.json'}; correct them, or skip them by "
+        f"--config.corpus.max_rejects={share:.2f}"
+    )
+
+
+def _one_for_each_text(queries: list[JudgedQuery]) -> list[JudgedQuery]:
+    """Queries of equal text as one, under the first one's id: in a batch they would be negatives of each other."""
+    first: Mapping[str, str] = {query.text: query.id for query in reversed(queries)}
+    return merged(query._replace(id=first[query.text]) for query in queries)
+
+
+def _candidates(rows: dict[int, float]) -> Candidates:
+    return Candidates(np.array(list(rows), np.int32), np.array(list(rows.values()), np.float32))
+
+
+def _files(config: CorpusConfig) -> list[Path]:
+    return [Path(name).expanduser() for name in config.queries]
