@@ -117,6 +117,8 @@ def write_queries(folder: Path, parts: dict[str, list[Stored]], about: dict[str,
         write_ragged(folder, name, columns[name], dtype)
     described, start = [], 0
     for name, part in parts.items():
+        if not part:  # a source of documents alone, or of texts that an earlier one has
+            continue
         tokens = sum(len(query.tokens) for query in part)
         described.append({"name": name, "rows": [start, start + len(part)], "tokens": tokens})
         start += len(part)

@@ -1,0 +1,81 @@
+"""Batches without a text that comes twice."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dense_jax.config import LoaderConfig, Order
+from dense_jax.contracts import Part
+from dense_jax.data.visits import Visits
+from dense_jax.errors import ConfigError, DataError
+
+DISTINCT = LoaderConfig(order=Order.DISTINCT)
+
+
+def visits(texts: list[tuple[int, ...]], batch: int, seed: int = 0) -> Visits:
+    """Queries of which the i-th is made of `texts[i]`, whatever the epoch."""
+    part = Part("train.jsonl", range(len(texts)), 1_000)
+    return Visits([part], DISTINCT, seed, batch, lambda row, epoch: texts[row])
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    texts=st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=3, unique=True).map(tuple), min_size=9),
+    batch=st.integers(1, 4),
+    seed=st.integers(0, 5),
+)
+def test_no_batch_holds_a_text_twice(texts, batch, seed):
+    order = visits(texts, batch, seed)
+    try:
+        rows = [order[i] for i in range(6 * batch)]
+    except DataError:
+        assert batch > 1  # one query is always a batch
+        return
+    for start in range(0, len(rows), batch):
+        held = [text for row in rows[start : start + batch] for text in texts[row]]
+        assert len(held) == len(set(held))
+
+
+PAIRED = [(i // 2,) for i in range(40)]  # every text belongs to two queries
+
+
+def test_an_epoch_visits_no_query_twice_and_leaves_out_less_than_its_open_batches():
+    order = visits(PAIRED, batch=8)
+    first = [order[i] for i in range(40) if order.epoch(i) == 0]
+    assert len(first) == len(set(first)) >= 32
+    assert len(first) % 8 == 0
+
+
+def test_every_epoch_has_an_order_of_its_own_and_any_place_can_be_asked_for_first():
+    order = visits(PAIRED, batch=8)
+    rows = [order[i] for i in range(100)]
+    epochs = [order.epoch(i) for i in range(100)]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] >= 2
+    length = epochs.count(0)
+    assert rows[:length] != rows[length : 2 * length]
+    assert visits(PAIRED, batch=8)[77] == rows[77]
+    assert [order[i] for i in reversed(range(100))][::-1] == rows
+
+
+def test_what_is_taken_of_a_query_may_change_with_the_epoch():
+    part = Part("train.jsonl", range(4), 100)
+    order = Visits([part], DISTINCT, 0, 4, lambda row, epoch: (row if epoch == 0 else row // 2,))
+    assert sorted(order[i] for i in range(4)) == [0, 1, 2, 3]
+    with pytest.raises(DataError, match="the largest has 2"):
+        order[4]
+
+
+def test_texts_that_are_too_few_for_a_batch_are_named():
+    with pytest.raises(DataError) as error:
+        visits([(0,), (0,), (1,)], batch=3)[0]
+    assert str(error.value) == (
+        "train.jsonl: no batch=3 can be made of 3 queries in which no text comes twice; the largest has 2: "
+        "use a smaller --config.batch, or --config.loader.order=shuffle"
+    )
+
+
+def test_a_query_is_not_replaced_by_another():
+    with pytest.raises(ConfigError, match=r"use --config.loader.order=shuffle"):
+        visits(PAIRED, batch=8).another(0, np.random.default_rng(0))
