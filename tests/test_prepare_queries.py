@@ -153,6 +153,11 @@ def test_a_query_without_an_answer_in_the_corpus_is_named(source, tmp_path):
         prepare(config(source, queries=(str(file),)), tmp_path / "work")
 
 
+def test_a_file_of_queries_that_is_not_there_is_named(source, tmp_path):
+    with pytest.raises(DataError, match=r"corpus.queries: mined.jsonl: no such file"):
+        prepare(config(source, queries=("mined.jsonl",)), tmp_path / "work")
+
+
 def test_queries_of_several_sources_are_told_apart(source, tmp_path):
     other = folder(tmp_path / "other", documents=9, first=12)
     store = prepared(config(source, also=(str(other),)), tmp_path / "work")

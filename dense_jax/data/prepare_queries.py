@@ -196,4 +196,11 @@ def _candidates(rows: dict[int, float]) -> Candidates:
 
 
 def _files(config: CorpusConfig) -> list[Path]:
-    return [Path(name).expanduser() for name in config.queries]
+    """
+    Raises:
+        DataError: there is no such file.
+    """
+    paths = [Path(name).expanduser() for name in config.queries]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise DataError(f"corpus.queries: {missing[0]}: no such file; `dense-jax mine` writes WORKDIR/mined/NAME.jsonl")
+    return paths
