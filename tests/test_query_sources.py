@@ -11,6 +11,7 @@ import xxhash
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.corpus import open_corpus
+from dense_jax.data.judged import JudgedQuery, merged
 from dense_jax.errors import DataError, MachineError
 from tests.query_files import ids, read, rejects, scores, source_of, write
 
@@ -144,6 +145,14 @@ def test_two_texts_under_one_document_id_are_rejected(tmp_path):
     assert list(source_of(path))[2:] == [Reject(f"{path}:2", reason)]
 
 
+def test_two_titles_under_one_document_id_are_rejected(tmp_path):
+    rows = [
+        {"query": "who", "positive_passages": [{"docid": "d", "title": title, "text": "one"}]} for title in ("A", "B")
+    ]
+    bad = (2, "the document 'd' has another title or text than where it was given first")
+    assert rejects(source_of(write(tmp_path / "train.jsonl", rows))) == [bad]
+
+
 def test_two_texts_under_one_query_id_are_rejected(tmp_path):
     path = write(tmp_path / "train.jsonl", [TEVATRON, TEVATRON | {"query": "what"}])
     assert rejects(source_of(path).queries()) == [(2, "query id '1' has another text than in an earlier row")]
@@ -269,10 +278,26 @@ def test_an_impossible_question_and_bad_rows_of_squad_are_named_by_their_number(
     bad = (2, "the paragraph has title 'Saint Barthélemy' and text None, not two strings")
     assert rejects(source) == [bad]
     assert rejects(source.queries()) == [
-        (2, "the question is impossible: its paragraph does not answer it, so it has no positive"),
+        (
+            2,
+            "the question is impossible: its paragraph does not answer it, so it has no positive (id 'b', paragraph 1)",
+        ),
         bad,
-        (3, "the query is None, not a string"),
+        (3, "the query is None, not a string (id 'c', paragraph 3)"),
     ]
+
+
+def test_two_texts_under_one_question_id_of_squad_are_rejected(tmp_path):
+    text = squad(
+        paragraph("One.", {"id": "a", "question": "who"}),
+        paragraph("Two.", {"id": "a", "question": "when"}, {"id": "a", "question": "who"}),
+    )
+    source = source_of(write(tmp_path / "train.json", text))
+    assert rejects(source.queries()) == [
+        (2, "question id 'a' has another text than in an earlier row (id 'a', paragraph 2)")
+    ]
+    (query,) = merged(query for query in source.queries() if isinstance(query, JudgedQuery))
+    assert len(query.positives) == 2
 
 
 @pytest.mark.parametrize("text", ['{"data": {}}', '{\n"version": 1}', '{"articles": []}'])

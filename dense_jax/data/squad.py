@@ -43,7 +43,8 @@ def squad_rows(path: Path) -> Iterator[Row | Reject]:
 
 
 def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
-    """The questions, numbered as in the file."""
+    """The questions, numbered as in the file; reasons also name a question's id and the number of its paragraph."""
+    texts: dict[str, str] = {}
     number = 0
     for paragraph in _paragraphs(path):
         if isinstance(paragraph, Reject):
@@ -52,9 +53,17 @@ def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
         for question in paragraph.questions:
             number += 1
             try:
-                yield _query(question, paragraph.document)
+                query = _query(question, paragraph.document)
+                if texts.setdefault(query.id, query.text) != query.text:
+                    raise RowError(f"question id {query.id!r} has another text than in an earlier row")
+                yield query
             except RowError as error:
-                yield Reject(f"{path}:{number}", str(error))
+                yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
+
+
+def _place(question: Any, paragraph: _Paragraph) -> str:
+    identifier = question.get("id") if isinstance(question, dict) else None
+    return f"id {identifier!r:.60}, paragraph {paragraph.number}"
 
 
 def _query(question: Any, paragraph: Told) -> JudgedQuery:
