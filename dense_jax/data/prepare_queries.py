@@ -5,7 +5,7 @@ ROOT/queries-SPLIT...          the queries, of which there may be several kinds:
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,8 @@ class _Judged:
     def _read(self) -> Iterable[tuple[Source, Iterator[JudgedQuery | Reject]]]:
         if self.config.queries:
             first = self.corpus.sources[0]
-            return ((first, read_queries(path, first, self.config)) for path in _files(self.config))
+            bare = replace(first, prefix="")  # ids stay as `mine` wrote them: shares and guides go by them
+            return ((first, read_queries(path, bare, self.config)) for path in _files(self.config))
         return ((source, source.queries()) for source in self.corpus.sources)
 
     def _named(self, source: Source, query: JudgedQuery) -> JudgedQuery:
@@ -153,7 +154,8 @@ def _write(
     tokens = tokenizer.encode([query.text for query, _, _ in found])
     parts: dict[str, list[Stored]] = {part.name: [] for part in documents.parts()}
     for (query, positives, negatives), ids in zip(found, tokens, strict=True):
-        of = next(part.name for part in documents.parts() if positives.rows[0] in part.rows)
+        first = int(positives.rows[0])  # numpy's integers are looked for in a range one by one
+        of = next(part.name for part in documents.parts() if first in part.rows)
         parts[of].append(Stored(query.id, query.text, ids, positives, negatives))
     notes = {
         "queries": len(found),
