@@ -71,7 +71,9 @@ class QueryStore(Passages):
             Candidates(self._lists[f"{side}s"][row].astype(np.int32), np.array(self._lists[f"{side}-scores"][row]))
             for side in ("positive", "negative")
         )
-        guide = Guide(np.array(self._guide.queries[row]), self._guide.documents) if self._guide else None
+        guide = None
+        if self._guide:
+            guide = Guide(np.array(self._guide.queries.values[row]), self._guide.documents.values)
         return Question(row, epoch, self._tokens(row), positives, negatives, self.documents, guide)
 
     def document(self, row: int) -> Document:
@@ -96,9 +98,21 @@ class QueryStore(Passages):
         return self._lists["tokens"][row].astype(np.int32)
 
 
-class _Vectors(NamedTuple):
-    queries: np.ndarray
-    documents: np.ndarray
+class _Vectors:
+    """A file of vectors, mapped into memory, or in other places than there. Travels to other processes by its path."""
+
+    def __init__(self, path: Path, places: list[int] | None) -> None:
+        self.path, self.places = path, places
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+        self.values = mapped if places is None else mapped[places]
+
+    def __reduce__(self) -> tuple[type["_Vectors"], tuple[Path, list[int] | None]]:
+        return _Vectors, (self.path, self.places)
+
+
+class _GuideVectors(NamedTuple):
+    queries: _Vectors
+    documents: _Vectors
 
 
 def write_queries(folder: Path, parts: dict[str, list[Stored]], about: dict[str, Any]) -> None:
@@ -129,14 +143,15 @@ def _bytes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 
 
-def _aligned(folder: Path, queries: list[str], documents: list[str]) -> _Vectors:
+def _aligned(folder: Path, queries: list[str], documents: list[str]) -> _GuideVectors:
     """The guide's vectors in the order of our rows; memory maps where that is their own order."""
-    return _Vectors(_by_id(folder, "queries", queries), _by_id(folder, "documents", documents))
+    return _GuideVectors(_by_id(folder, "queries", queries), _by_id(folder, "documents", documents))
 
 
-def _by_id(folder: Path, name: str, ids: list[str]) -> np.ndarray:
+def _by_id(folder: Path, name: str, ids: list[str]) -> _Vectors:
+    path = folder / f"{name}.npy"
     try:
-        vectors = np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        vectors = _Vectors(path, None)
     except (FileNotFoundError, ValueError, EOFError) as error:
         raise StorageError(
             f"corpus.guide={folder}: {name}.npy cannot be read ({error}); `dense-jax mine --config.mine.guide` makes it"
@@ -150,4 +165,4 @@ def _by_id(folder: Path, name: str, ids: list[str]) -> np.ndarray:
             f"corpus.guide={folder}: has no vector of {len(missing):,} of {len(ids):,} {name}, such as {missing[0]!r}; "
             "mine with the same corpus and all its queries"
         )
-    return vectors[[places[identifier] for identifier in ids]]
+    return _Vectors(path, [places[identifier] for identifier in ids])

@@ -1,0 +1,157 @@
+"""Training queries read by row, and another model's vectors beside them."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+from dense_jax.contracts import Candidates, Document
+from dense_jax.data.query_store import QueryStore, Stored, write_queries
+from dense_jax.data.store import Entry, Group, PassageStore, StoreWriter, claim
+from dense_jax.errors import DataError, StorageError
+
+RNG = np.random.default_rng(0)  # nothing is drawn with it
+
+
+def candidates(*rows, scores=None):
+    return Candidates(np.array(rows, np.int32), np.array(scores or [np.nan] * len(rows), np.float32))
+
+
+QUERIES = [
+    Stored("q0", "wer läutet?", np.array([7, 70_000], np.int32), candidates(1), candidates(2, 3, scores=[0.5, 0.25])),
+    Stored("q1", "oil", np.array([9], np.int32), candidates(4, 5, scores=[2.0, 1.0]), candidates()),
+    Stored("q2", "fog", np.array([8, 6, 5], np.int32), candidates(0), candidates(1)),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The three queries, beside documents doc0 to doc5."""
+    claim(tmp_path / "documents", {}, {})
+    writer = StoreWriter(tmp_path / "documents", shard_size=10, vocab_size=50)
+    writer.begin("")
+    entries = [
+        Entry(np.empty(0, np.int32), np.array([i], np.int32), np.zeros(1, np.int32), Document(name, "", str(i)))
+        for i, name in enumerate(IDS["documents"])
+    ]
+    writer.add(Group(entries, documents=len(entries), left_out=0))
+    writer.finish()
+    write_queries(tmp_path / "queries", {"a": QUERIES[:2], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
+    return tmp_path / "queries"
+
+
+def store(folder, guide=""):
+    return QueryStore(folder, PassageStore(folder.parent / "documents"), guide)
+
+
+def test_a_question_has_its_tokens_and_what_it_was_judged_with(folder):
+    found = store(folder)
+    assert len(found) == 3
+    first, second = (found.draw(row, 3, RNG) for row in (0, 1))
+    assert (first.row, first.epoch, first.tokens.tolist()) == (0, 3, [7, 70_000])
+    assert (first.positives.rows.tolist(), first.negatives.rows.tolist()) == ([1], [2, 3])
+    assert np.isnan(first.positives.scores).all()
+    assert first.negatives.scores.tolist() == [0.5, 0.25]
+    assert (second.positives.scores.tolist(), second.negatives.rows.tolist()) == ([2.0, 1.0], [])
+    assert [p.tokens.tolist() for p in first.documents.passages([3, 2])] == [[3], [2]]
+    assert first.guide is None
+
+
+def test_a_query_can_be_read_as_a_passage_and_shown_as_a_document(folder):
+    found = store(folder)
+    assert found[2].tokens.tolist() == [8, 6, 5]
+    assert [passage.row for passage in found.passages([2, 0])] == [2, 0]
+    assert found.document(0) == Document("q0", "", "wer läutet?")
+    assert found.ids() == ["q0", "q1", "q2"]
+
+
+def test_parts_are_the_sources_with_their_tokens(folder):
+    parts = [(part.name, part.rows, part.tokens) for part in store(folder).parts()]
+    assert parts == [("a", range(2), 3), ("b", range(2, 3), 3)]
+
+
+def test_queries_without_any_negative_can_be_stored(folder, tmp_path):
+    write_queries(tmp_path / "positive", {"": [QUERIES[1]]}, {})
+    assert store(tmp_path / "positive").draw(0, 0, RNG).negatives.rows.tolist() == []
+
+
+def test_the_fingerprint_changes_with_what_is_stored(folder, tmp_path):
+    write_queries(tmp_path / "same", {"a": QUERIES[:2], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
+    write_queries(tmp_path / "other", {"a": QUERIES[:1], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
+    assert store(folder).fingerprint == store(tmp_path / "same").fingerprint != store(tmp_path / "other").fingerprint
+
+
+def test_an_unfinished_folder_is_refused(folder):
+    (folder / "manifest.json").unlink()
+    with pytest.raises(StorageError, match="not prepared to the end"):
+        store(folder)
+
+
+def test_a_changed_file_is_noticed(folder):
+    path = folder / "positives.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x07")
+    with pytest.raises(StorageError, match=r"positives\.npy: digest"):
+        store(folder)
+
+
+def test_a_missing_file_is_named(folder):
+    (folder / "texts-ends.npy").unlink()
+    with pytest.raises(StorageError, match=r"texts-ends\.npy: missing"):
+        store(folder)
+
+
+VECTORS = {"queries": np.arange(6, dtype=np.float32).reshape(3, 2),
+           "documents": np.arange(12, dtype=np.float32).reshape(6, 2)}  # fmt: skip
+IDS = {"queries": ["q0", "q1", "q2"], "documents": [f"doc{i}" for i in range(6)]}
+
+
+def guide(folder, order=slice(None), without=""):
+    """Vectors as `mine` writes them, in another order, or without one id."""
+    folder.mkdir()
+    for name, vectors in VECTORS.items():
+        kept = [i for i in range(len(vectors)) if IDS[name][i] != without][order]
+        np.save(folder / f"{name}.npy", vectors[kept])
+        (folder / f"{name}.json").write_text(json.dumps([IDS[name][i] for i in kept]))
+    return str(folder)
+
+
+def is_mapped(array):
+    while array is not None:
+        if isinstance(array, np.memmap) and array._mmap is not None:  # what was pickled has the class only
+            return True
+        array = array.base
+    return False
+
+
+@pytest.mark.parametrize("order", [slice(None), slice(None, None, -1)])
+def test_a_guide_s_vectors_are_those_of_the_same_ids(folder, tmp_path, order):
+    found = store(folder, guide(tmp_path / "guide", order))
+    for row in range(3):
+        given = found.draw(row, 0, RNG).guide
+        np.testing.assert_array_equal(given.query, VECTORS["queries"][row])
+        np.testing.assert_array_equal(given.documents[[4, 1]], VECTORS["documents"][[4, 1]])
+
+
+def test_a_guide_in_the_same_order_is_not_copied_into_memory(folder, tmp_path):
+    assert is_mapped(store(folder, guide(tmp_path / "guide")).draw(0, 0, RNG).guide.documents)
+
+
+@pytest.mark.parametrize(("missing", "of"), [("q1", "1 of 3 queries"), ("doc5", "1 of 6 documents")])
+def test_a_guide_that_lacks_a_vector_is_refused_by_the_name_of_what_it_lacks(folder, tmp_path, missing, of):
+    with pytest.raises(DataError, match=rf"{of}, such as '{missing}'"):
+        store(folder, guide(tmp_path / "guide", without=missing))
+
+
+def test_a_guide_that_is_not_there_is_an_error_that_names_it(folder, tmp_path):
+    with pytest.raises(StorageError, match=r"nowhere: queries\.npy cannot be read"):
+        store(folder, str(tmp_path / "nowhere"))
+
+
+def test_a_store_travels_to_another_process_by_its_paths(folder, tmp_path):
+    named = guide(tmp_path / "guide")
+    sent = pickle.loads(pickle.dumps(store(folder, named)))
+    question, same = sent.draw(0, 0, RNG), store(folder, named).draw(0, 0, RNG)
+    assert question.tokens.tolist() == same.tokens.tolist()
+    np.testing.assert_array_equal(question.guide.query, same.guide.query)
+    assert is_mapped(question.guide.documents)  # else each worker would hold all vectors
