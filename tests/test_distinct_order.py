@@ -79,3 +79,10 @@ def test_texts_that_are_too_few_for_a_batch_are_named():
 def test_a_query_is_not_replaced_by_another():
     with pytest.raises(ConfigError, match=r"use --config.loader.order=shuffle"):
         visits(PAIRED, batch=8).another(0, np.random.default_rng(0))
+
+
+@pytest.mark.timeout(20)
+def test_a_text_that_all_share_is_found_out_at_once():
+    """Each opens a batch of its own; to look through all of these for each row would take minutes."""
+    with pytest.raises(DataError, match="the largest has 1"):
+        visits([(7,)] * 40_000, batch=64)[0]

@@ -7,7 +7,6 @@ in it: within a pass over a source no passage is visited twice, and one that is 
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import xxhash
@@ -119,32 +118,59 @@ class _DistinctOrder:
             DataError: not one batch can be made.
         """
         rows = np.random.default_rng((self.seed, epoch)).permutation(len(self.part.rows))
-        open_batches: list[_OpenBatch] = []
-        full: list[list[int]] = []
+        filled = _FirstFit(self.batch)
         for row in rows.tolist():
-            texts = frozenset(self.texts(self.part.rows[row], epoch))
-            home = next((one for one in open_batches if one.texts.isdisjoint(texts)), None)
-            if home is None:
-                open_batches.append(home := _OpenBatch([], set()))
-            home.rows.append(row)
-            home.texts.update(texts)
-            if len(home.rows) == self.batch:
-                open_batches.remove(home)
-                full.append(home.rows)
-        if not full:
+            filled.add(row, frozenset(self.texts(self.part.rows[row], epoch)))
+        if not filled.full:
             raise DataError(
                 f"{self.part.name or 'the corpus'}: no batch={self.batch} can be made of {len(rows):,} queries in "
-                f"which no text comes twice; the largest has {max(len(one.rows) for one in open_batches)}: "
+                f"which no text comes twice; the largest has {max(len(rows) for rows in filled.rows)}: "
                 "use a smaller --config.batch, or --config.loader.order=shuffle"
             )
-        return np.concatenate([np.array(batch, np.uint32) for batch in full])
+        return np.concatenate([np.array(batch, np.uint32) for batch in filled.full])
 
 
-class _OpenBatch(NamedTuple):
-    """A batch that is being filled."""
+class _FirstFit:
+    """Batches that are being filled: a row goes to the first one with room for it and none of its texts.
 
-    rows: list[int]
-    texts: set[int]
+    For each text it is kept how far batches are known to be full or to have it, so that the rows of a common text do
+    not look through all of them again.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self.rows: list[list[int]] = []  # of each batch
+        self.full: list[list[int]] = []  # those that are full, in the order in which they became so
+        self._texts: list[set[int]] = []
+        self._from = 0  # batches before it are full
+        self._from_of: dict[int, int] = {}  # text -> batches before it are full or have the text
+
+    def add(self, row: int, texts: frozenset[int]) -> None:
+        place = max((self._first_without(text) for text in texts), default=self._from)
+        while self._begun(place) and not (self._room(place) and self._texts[place].isdisjoint(texts)):
+            place += 1
+        if not self._begun(place):
+            self.rows.append([])
+            self._texts.append(set())
+        self.rows[place].append(row)
+        self._texts[place] |= texts
+        if not self._room(place):
+            self.full.append(self.rows[place])
+        while self._begun(self._from) and not self._room(self._from):
+            self._from += 1
+
+    def _first_without(self, text: int) -> int:
+        place = max(self._from, self._from_of.get(text, 0))
+        while self._begun(place) and (not self._room(place) or text in self._texts[place]):
+            place += 1
+        self._from_of[text] = place
+        return place
+
+    def _begun(self, place: int) -> bool:
+        return place < len(self.rows)
+
+    def _room(self, place: int) -> bool:
+        return len(self.rows[place]) < self.batch
 
 
 class _Order:
