@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.contracts import Tower, Vocabulary
+from dense_jax.data.tokenizer import Tokenizer
 
 CLS, SEP, WORDS, WIDTH, SIZE = 1, 2, 5, 3, 60  # numbers from WORDS on are words
 LENGTH = 40  # tokens: the buckets 32 and 40 are in use
@@ -39,6 +40,8 @@ class WordNumbers:
     """The tokenizer."""
 
     vocabulary = VOCABULARY
+
+    prompt_ids = Tokenizer.prompt_ids
 
     def encode(self, texts):
         return [np.array([int(word) for word in text.split()], np.int32) for text in texts]

@@ -80,9 +80,7 @@ def test_the_prompt_stands_before_the_passage(run, layout):
 
 
 def test_a_prompt_that_changes_the_tokens_after_it_is_refused(run):
-    with pytest.raises(
-        ConfigError, match="the prompt '50 5' changes the tokens of the word after it, and passages are"
-    ):
+    with pytest.raises(ConfigError, match="the prompt '50 5' changes the tokens of the word after it, and texts are"):
         run(Passages(1), prompt="50 5")  # with a 1 after it: 51
 
 

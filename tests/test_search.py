@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.contracts import Document, Passage, Passages, Ranking, Tower, Vocabulary
+from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
@@ -37,6 +38,8 @@ class CountsOfWords:
 
 class Words:
     vocabulary = VOCABULARY
+
+    prompt_ids = Tokenizer.prompt_ids
 
     def encode(self, texts):
         return [np.array([WORDS.index(word) for word in text.split()], np.int32) for text in texts]

@@ -28,7 +28,9 @@ def workdir(tmp_path, **settings):
     """A workdir whose passages and tokenizer need no disk."""
     asked = Config(**({"objective": BagOfTokens(), "steps": 0, "batch": 8, "tokens": 10_000} | settings))
     work = Workdir(tmp_path, asked)
-    work.__dict__["tokenizer"] = SimpleNamespace(size=VOCABULARY.size, vocabulary=VOCABULARY)
+    work.__dict__["tokenizer"] = SimpleNamespace(
+        size=VOCABULARY.size, vocabulary=VOCABULARY, with_prompts=lambda prompts: VOCABULARY
+    )
     work.__dict__["passages"] = MemoryStore()
     return work
 

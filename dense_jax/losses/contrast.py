@@ -135,12 +135,14 @@ def queue_softmax(
 
 
 def _sums(scores: Float[Array, "q p"], hidden: Bool[Array, "q p"] | None, positive: Float[Array, " q"]) -> Sums:
-    visible = jnp.ones(scores.shape, bool) if hidden is None else ~hidden
-    scores = jnp.where(visible, scores, NEVER)
+    total, count = jnp.sum(scores, axis=1), jnp.full(scores.shape[0], scores.shape[1])
+    if hidden is not None:  # else no second matrix is kept for the backward pass
+        total, count = jnp.sum(jnp.where(hidden, 0, scores), axis=1), jnp.sum(~hidden, axis=1)
+        scores = jnp.where(hidden, NEVER, scores)
     return Sums(
         normaliser=jax.nn.logsumexp(scores, axis=1),
-        total=jnp.sum(jnp.where(visible, scores, 0), axis=1),
-        count=jnp.sum(visible, axis=1),
+        total=total,
+        count=count,
         best=jnp.argmax(scores, axis=1),
         above=jnp.sum(scores > positive[:, None], axis=1),
     )
