@@ -105,7 +105,7 @@ def test_several_mistakes_are_all_listed(config_file):
     assert text.splitlines() == [
         "batch=many is not a whole number",
         "unknown setting stepz; did you mean steps?",
-        "loader.order=random is not one of locality, shuffle",
+        "loader.order=random is not one of locality, shuffle, distinct",
     ]
 
 
