@@ -175,7 +175,7 @@ class Layout(enum.Enum):
 
 
 class Similarity(enum.Enum):
-    """What compares a query's vector with a passage's."""
+    """What compares a query's vector with a passage's, or with the best of its views."""
 
     DOT = "dot"
     COSINE = "cosine"  # the encoder already normalises: cosine is the dot product of its vectors
@@ -190,10 +190,15 @@ class Encodes(Protocol):
         """Of the vectors."""
         ...
 
+    @property
+    def views(self) -> int:
+        """Vectors of a text, of which the best counts; as a rule 1."""
+        ...
+
     def init(self, rng: PRNGKeyArray) -> Params: ...
 
-    def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b d"]:
-        """Vectors of `tokens`. With `rng`, dropout is on; without, the result is deterministic."""
+    def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b *n d"]:
+        """Vectors of `tokens`: [b d], or [b n d] of n views. With `rng`, dropout is on; else the result is certain."""
         ...
 
 

@@ -23,6 +23,7 @@ class MeanOfTable:
     """Pads weigh nothing, so the result does not depend on padding, bucket, batch or device."""
 
     width: int = WIDTH
+    views: int = 1
     compiled: list[tuple[int, ...]] = field(default_factory=list)  # shapes of the programs made so far
 
     def init(self, rng):

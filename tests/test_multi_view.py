@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dense_jax import losses
-from dense_jax.losses.multi_view import annealed, best_views, multi_view, viewer_perplexity
+from dense_jax.losses.multi_view import annealed, best_views, multi_view, signs_of_equal_views
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "condenser" / "mvr_loss.npz")
 OUTPUT = "output/tau1.0_lambda1.0/"
@@ -70,15 +70,30 @@ def test_equal_views_are_driven_apart_by_the_local_loss(x64):
 
 def test_what_is_hidden_is_no_negative(x64):
     queries, passages = random(2, 8), random(3, 4, 8, seed=1)
-    hidden = jnp.array([[False, False, True], [False, False, True]])
+    hidden = losses.Hidden(losses.Marks(jnp.array([[0], [1]])), losses.Marks(jnp.array([[0], [1], [-1]])))
     found = multi_view(queries, passages, temperature=1.0, hidden=hidden)
     without = multi_view(queries, passages[:2], temperature=1.0)
     np.testing.assert_allclose(found.contrast.loss, without.contrast.loss, rtol=1e-12)
 
 
 def test_views_that_win_alike_have_a_perplexity_of_their_number(x64):
-    passages = jnp.broadcast_to(jnp.eye(4), (8, 4, 4))
-    queries = jnp.tile(jnp.eye(4), (2, 1))
-    own = jnp.arange(8)
-    assert viewer_perplexity(best_views(queries, passages), own, 4) == pytest.approx(4)
-    assert viewer_perplexity(best_views(queries[:1].repeat(8, 0), passages), own, 4) == pytest.approx(1)
+    own, queries = jnp.broadcast_to(jnp.eye(4), (8, 4, 4)), jnp.tile(jnp.eye(4), (2, 1))
+    assert signs_of_equal_views(queries, own)["viewer_perplexity"] == pytest.approx(4)
+    assert signs_of_equal_views(queries[:1].repeat(8, 0), own)["viewer_perplexity"] == pytest.approx(1)
+
+
+def test_local_variation_is_how_far_the_best_view_stands_out(x64):
+    own = jnp.array([[[5.0, 0.0], [0.0, 2.0], [3.0, 4.0]]])
+    found = signs_of_equal_views(jnp.array([[7.0, 0.0]]), own)
+    assert found["local_variation"] == pytest.approx(1 - (0 + 0.6) / 2)
+    assert signs_of_equal_views(jnp.ones((1, 2)), jnp.ones((1, 3, 2)))["local_variation"] == pytest.approx(0)
+    assert signs_of_equal_views(jnp.ones((1, 2)), jnp.ones((1, 1, 2)))["local_variation"] == 0
+
+
+def test_each_query_may_have_a_temperature_of_its_own(x64):
+    queries, passages, both = random(2, 8), random(2, 4, 8, seed=1), jnp.array([1.0, 0.3])
+    found = multi_view(queries, passages, temperature=both)
+    for i, temperature in enumerate(both):
+        alone = multi_view(queries, passages, temperature=temperature)
+        np.testing.assert_allclose(found.contrast.loss[i], alone.contrast.loss[i], rtol=1e-12)
+        np.testing.assert_allclose(found.local[i], alone.local[i], rtol=1e-12)

@@ -34,6 +34,7 @@ class MeanEmbedding:
 
     vocab_size: int = VOCABULARY.size
     width: int = 4
+    views: int = 1
 
     def init(self, rng):
         return {"embedding": jax.random.normal(rng, (self.vocab_size, self.width))}

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, wide
+from dense_jax.arrays import Array, Float, Int, Metrics, unit, wide
 from dense_jax.losses.contrast import InBatch, in_batch_softmax
+from dense_jax.losses.scores import Hidden
 
 
 class BestViews(NamedTuple):
@@ -45,11 +46,11 @@ def multi_view(
     queries: Float[Array, "q d"],
     passages: Float[Array, "p n d"],
     *,
-    temperature: float | Float[Array, ""],
+    temperature: float | Float[Array, "#q"],
     positives: Int[Array, " q"] | None = None,
-    hidden: Bool[Array, "q p"] | None = None,
+    hidden: Hidden | None = None,
 ) -> MultiView:
-    """The global and the local loss, whose sum, the latter weighted, is the method's.
+    """The global and the local loss, whose sum, the latter weighted, is the method's. T may be each query's own.
 
     global_i = -log(exp(f(q_i, p+) / T) / sum_j exp(f(q_i, p_j) / T)), where f is the score of the best view;
     local_i  = -log(exp(f(q_i, p+) / T) / sum_n exp(q_i p+_n / T)): over the views of its own passage, by default
@@ -62,15 +63,15 @@ def multi_view(
     """
     best = best_views(queries, passages)
     own = jnp.arange(queries.shape[0]) if positives is None else positives
-    views = jnp.einsum("qd,qnd->qn", wide(queries), wide(passages)[own]) / temperature
-    winner = jnp.take_along_axis(best.scores, own[:, None], axis=1)[:, 0] / temperature
-    return MultiView(
-        in_batch_softmax(best.scores / temperature, positives=own, hidden=hidden),
-        jax.nn.logsumexp(views, axis=1) - winner,
-    )
+    scale = jnp.reshape(jnp.asarray(temperature), (-1, 1))
+    views = jnp.einsum("qd,qnd->qn", wide(queries), wide(passages)[own]) / scale
+    scores = best.scores / scale
+    winner = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+    mask = None if hidden is None else hidden.mask(best.scores)
+    return MultiView(in_batch_softmax(scores, positives=own, hidden=mask), jax.nn.logsumexp(views, axis=1) - winner)
 
 
-def annealed(epoch: int | Int[Array, ""], *, rate: float, floor: float) -> Float[Array, ""]:
+def annealed(epoch: int | Int[Array, "*b"], *, rate: float, floor: float) -> Float[Array, "*b"]:
     """The temperature of an epoch, counted from 0: max(floor, exp(-rate epoch)). Equation 8.
 
     >>> round(float(annealed(1, rate=0.1, floor=0.3)), 3), round(float(annealed(13, rate=0.1, floor=0.3)), 3)
@@ -79,11 +80,26 @@ def annealed(epoch: int | Int[Array, ""], *, rate: float, floor: float) -> Float
     return jnp.maximum(jnp.exp(-rate * jnp.asarray(epoch)), floor)
 
 
-def viewer_perplexity(best: BestViews, own: Int[Array, " q"], count: int) -> Float[Array, ""]:
-    """exp of the entropy of which of `count` views wins for the queries' own passages: 1 if it always is the same.
+def signs_of_equal_views(queries: Float[Array, "q d"], own: Float[Array, "q n d"]) -> Metrics:
+    """What is to be watched of the views of the passages that answer `queries`. Section 4.4.
 
-    Over all queries of a batch; the paper takes it over those of one document. Section 4.4.
+    viewer_perplexity: exp of the entropy of which view scores highest, from 1, always the same, to n. (Over all queries
+    of a batch; the paper takes it over those of one document.) local_variation: the highest cosine with the query less
+    the mean of the others', 0 where views are equal.
+
+    >>> import jax.numpy as jnp
+    >>> views = jnp.array([[[3.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [2.0, 0.0]]])
+    >>> found = signs_of_equal_views(jnp.array([[1.0, 0.0], [1.0, 0.0]]), views)
+    >>> {name: round(float(x), 3) for name, x in found.items()}
+    {'viewer_perplexity': 2.0, 'local_variation': 1.0}
     """
-    winners = jnp.take_along_axis(best.views, own[:, None], axis=1)[:, 0]
+    count = own.shape[1]
+    winners = jnp.argmax(jnp.einsum("qd,qnd->qn", wide(queries), wide(own)), axis=1)
     shares = jnp.mean(jax.nn.one_hot(winners, count), axis=0)
-    return jnp.exp(-jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.maximum(shares, 1e-30)), 0.0)))
+    cosines = jnp.einsum("qd,qnd->qn", unit(wide(queries)), unit(wide(own)))
+    highest = jnp.max(cosines, axis=1)
+    others = (jnp.sum(cosines, axis=1) - highest) / max(count - 1, 1)
+    return {
+        "viewer_perplexity": jnp.exp(jnp.sum(jax.scipy.special.entr(shares))),
+        "local_variation": jnp.mean(highest - others) if count > 1 else jnp.zeros(()),
+    }

@@ -175,28 +175,47 @@ class Bert(nn.Module):
         self.layers = [self.param(f"layer_{i}", self._fresh_layer) for i in range(c.layers)]
 
     def __call__(
-        self, tokens: Tokens, positions: Int[Array, "b l"] | None = None, segments: Int[Array, "b l"] | None = None
+        self,
+        tokens: Tokens,
+        positions: Int[Array, "#b l"] | None = None,
+        segments: Int[Array, "b l"] | None = None,
+        viewers: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """The last hidden states. `positions` stand in for 0, 1, 2, ... in every family.
 
-        With `segments`, a token sees those of its own number only.
+        With `segments`, a token sees those of its own number only. `viewers` stand in for the embeddings of the first n
+        words.
         """
-        return self._run(tokens, positions, segments)[0]
+        return self._run(tokens, positions, segments, viewers)[0]
 
     def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
         """H[0] (the embeddings, normalised), H[1] after the first layer, ..., H[n] after the last."""
-        return self._run(tokens, positions, None)[1]
+        return self._run(tokens, positions)[1]
 
-    def embed(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> Float[Array, "b l d"]:
+    def embed(
+        self,
+        tokens: Tokens,
+        positions: Int[Array, "#b l"] | None = None,
+        viewers: Float[Array, "n d"] | None = None,
+    ) -> Float[Array, "b l d"]:
         """H[0] alone."""
-        return self._normed(self.word(tokens.ids), tokens.types, positions)
+        words = self.word(tokens.ids)
+        if viewers is not None:
+            words = words.at[:, : len(viewers)].set(viewers.astype(words.dtype))
+        return self._normed(words, tokens.types, positions)
 
     def embed_vectors(self, vectors: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
         """The same for vectors in the place of word embeddings, in segment 0."""
         return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
 
-    def _run(self, tokens: Tokens, positions: Array | None, segments: Array | None) -> tuple[Array, tuple[Array, ...]]:
-        x = self.embed(tokens, positions)
+    def _run(
+        self,
+        tokens: Tokens,
+        positions: Array | None = None,
+        segments: Array | None = None,
+        viewers: Array | None = None,
+    ) -> tuple[Array, tuple[Array, ...]]:
+        x = self.embed(tokens, positions, viewers)
         layer = self._layer(jnp.asarray(tokens.mask)[:, None, :] if segments is None else segments)
         rng = dropout_rng(self)
         keys = None if rng is None else jax.random.split(rng, self.config.layers)

@@ -35,23 +35,14 @@ class Encoder:
         """Of the vectors."""
         return self.projection or self.bert.width
 
+    @property
+    def views(self) -> int:
+        """Vectors of a text."""
+        return 1
+
     def check_input(self, name: str, length: int, layout: Layout) -> None:
-        """
-        Raises:
-            ConfigError: `length`, the objective's setting `name`, is more than the model takes, or `layout` has more
-                segments than it knows.
-        """
-        bert = self.bert
-        kept = f", {bert.first_position} of which family={bert.family.value} keeps" if bert.first_position else ""
-        require(
-            length <= bert.longest,
-            f"objective.{name}={length} exceeds objective.encoder.bert.positions={bert.positions}{kept}",
-        )
-        require(
-            layout is not Layout.PAIR or bert.types > 1,
-            f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={bert.types}; "
-            "use --config.objective.layout=joined",
-        )
+        """As `check_input` of its BERT."""
+        check_input(self.bert, name, length, layout)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         """Fresh float32 parameters. Pure: runs under `jit` and `eval_shape`."""
@@ -115,6 +106,24 @@ class Encoder:
     @property
     def _projection(self) -> Projection:
         return Projection(self.projection, self.bert.dropout)
+
+
+def check_input(bert: BertConfig, name: str, length: int, layout: Layout) -> None:
+    """
+    Raises:
+        ConfigError: `length`, the objective's setting `name`, is more than the model takes, or `layout` has more
+            segments than it knows.
+    """
+    kept = f", {bert.first_position} of which family={bert.family.value} keeps" if bert.first_position else ""
+    require(
+        length <= bert.longest,
+        f"objective.{name}={length} exceeds objective.encoder.bert.positions={bert.positions}{kept}",
+    )
+    require(
+        layout is not Layout.PAIR or bert.types > 1,
+        f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={bert.types}; "
+        "use --config.objective.layout=joined",
+    )
 
 
 def init_condenser(config: BertConfig, layers: int, rng: PRNGKeyArray) -> Params:

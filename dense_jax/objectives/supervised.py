@@ -5,22 +5,21 @@ are settings: false negatives left out (GISTEmbed, NV-Retriever), a teacher's sc
 """
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, unit
 from dense_jax.config import require
-from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens, Tower, Towers, Vocabulary
-from dense_jax.data.questions import QuestionLayout
+from dense_jax.contracts import Question, Vocabulary
 from dense_jax.diagnostics import signs_of_collapse
-from dense_jax.losses import Directions, Marks, Side
+from dense_jax.losses import Directions, Side
 from dense_jax.models.encoder import Encoder
+from dense_jax.objectives.bi_encoder import BiEncoder, Vectors, in_rounds, marks, metrics_of
 
 
 class FalseNegatives(enum.Enum):
@@ -39,24 +38,8 @@ class Distillation(enum.Enum):
     MARGIN_MSE = "margin_mse"  # by how much the answer scores higher
 
 
-class Vectors(NamedTuple):
-    """Of each query and of its passages, the answer first."""
-
-    queries: Float[Array, "b d"]
-    passages: Float[Array, "b g d"]
-
-
 @dataclass
-class Supervised(Objective):
-    encoder: Encoder
-    query_length: int = 32  # tokens
-    passage_length: int = 128  # tokens
-    layout: Layout = Layout.JOINED  # of passages
-    negatives: int = 7  # passages beside the answer, of each query
-    known: int = 8  # answers of a query that are no negatives of it, whose passages ever they are
-    shared: bool = True  # one encoder for both sides; else two, as in DPR
-    query_prompt: str = ""  # put before a query
-    passage_prompt: str = ""  # put before a passage
+class Supervised(BiEncoder[Encoder]):
     temperature: float = 1.0  # divides the scores
     directions: Directions = Directions.PASSAGES
     label_smoothing: float = 0.0
@@ -72,12 +55,11 @@ class Supervised(Objective):
     matryoshka: tuple[int, ...] = ()  # widths whose first components are to serve alone, the whole width among them
     matryoshka_weights: tuple[float, ...] = ()  # of the loss at each width; empty: all alike
 
-    learns_from = Question
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("temperature", "distillation_temperature"):
             require(getattr(self, name) > 0, f"objective.{name}={getattr(self, name)} must be positive")
-        for name in ("negatives", "known", "margin", "contrast_weight", "distillation_weight"):
+        for name in ("margin", "contrast_weight", "distillation_weight"):
             require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
         require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         require(0 <= self.label_smoothing < 1, f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1)")
@@ -88,65 +70,37 @@ class Supervised(Objective):
             require(effective or value == default, f"objective.{name}={shown} has no effect {reason}")
         self._check_distillation()
         self._check_matryoshka()
-        for name in ("query_length", "passage_length"):
-            self.encoder.check_input(name, getattr(self, name), self.layout)
 
-    def prompts(self) -> Sequence[str]:
-        return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
-
-    def texts(self, visit: Question) -> Sequence[int]:
-        return self._question_layout.texts(visit)
-
-    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages and, where they are used, the teacher's scores and the guide's vectors.
 
         Raises:
             ConfigError: a guide is asked for and the query has none.
         """
-        guided = self.false_negatives is FalseNegatives.GUIDE
         require(
-            not guided or visit.guide is not None,
+            self.false_negatives is not FalseNegatives.GUIDE or visit.guide is not None,
             "objective.false_negatives=guide needs a guide's vectors of queries and passages: name what `mine` wrote "
             "with mine.guide by --config.corpus.guide=FOLDER, or use --config.objective.false_negatives=student",
         )
-        found = self._question_layout.example(visit, vocabulary)
-        unused = () if guided else ("guide_query", "guide_passages")
-        unused = unused if self.distillation is not Distillation.NONE else (*unused, "scores")
-        return {name: value for name, value in found.items() if name not in unused}
-
-    def init(self, rng: PRNGKeyArray) -> Params:
-        if self.shared:
-            return {"encoder": self.encoder.init(rng)}
-        query, passage = jax.random.split(rng)
-        return {"query": self.encoder.init(query), "passage": self.encoder.init(passage)}
-
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        query_params, passage_params = self._sides(params)
-        query_rng, passage_rng = split(rng, 2)
-        b, g = batch["texts"].shape
-        each = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch["passages"])
-        passages = self.encoder.apply(passage_params, each, rng=passage_rng)
-        return Vectors(self.encoder.apply(query_params, batch["query"], rng=query_rng), passages.reshape(b, g, -1))
+        return super().example(visit, vocabulary, rng)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
         """loss = contrast_weight * contrast + distillation_weight * distillation, the mean over widths."""
         loss, metrics = (self._nested if self.matryoshka else self._loss)(encoded, batch)
-        return loss, (metrics | {"query_fill": _fill(batch["query"]), "passage_fill": _fill_present(batch)}, carry)
+        return loss, (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Of queries and what answers them."""
         vectors = self.encode(params, carry, batch, rng=None)
         return signs_of_collapse(vectors.queries, vectors.passages[:, 0])
 
-    def towers(self, params: Params) -> Towers:
-        query, passage = self._sides(params)
-        return Towers(
-            query=Tower(self.encoder, query, self.query_length, prompt=self.query_prompt),
-            passage=Tower(self.encoder, passage, self.passage_length, self.layout, self.passage_prompt),
-            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
-        )
+    def further_inputs(self) -> Iterator[str]:
+        if self.false_negatives is FalseNegatives.GUIDE:
+            yield from ("guide_query", "guide_passages")
+        if self.distillation is not Distillation.NONE:
+            yield "scores"
 
     def _nested(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
         """The weighted mean of the losses at all widths; the other metrics are of the whole width."""
@@ -158,13 +112,7 @@ class Supervised(Objective):
 
     def _loss(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
         result = self._contrast(vectors, batch)
-        passages = jnp.sum(batch["texts"] >= 0)
-        metrics = {
-            "accuracy": jnp.mean(result.correct, dtype=jnp.float32),
-            "mrr": jnp.mean(1 / result.rank, dtype=jnp.float32),
-            "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its answer among them
-            "hidden": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
-        }
+        metrics = metrics_of(result, batch)
         loss = self.contrast_weight * jnp.mean(result.loss) if self.contrast_weight else jnp.zeros(())
         if self.distillation is Distillation.NONE:
             return loss, metrics
@@ -174,15 +122,15 @@ class Supervised(Objective):
         return loss + self.distillation_weight * distilled, metrics
 
     def _contrast(self, vectors: Vectors, batch: Batch) -> losses.InBatch:
-        """All answers come first, then each query's first negative, and so on: the order of the global batch."""
+        queries, passages = marks(batch)
         guides = None
         if self.false_negatives is FalseNegatives.GUIDE:
             guides = Vectors(batch["guide_query"], batch["guide_passages"])
-        known = jnp.concatenate([batch["texts"][:, :1], batch["known"]], axis=1)
-        texts = _in_rounds(batch["texts"][..., None])
+            queries = queries._replace(guide=guides.queries)
+            passages = passages._replace(guide=in_rounds(guides.passages))
         return losses.contrast_pairs(
-            Side(vectors.queries, Marks(known, guides and guides.queries)),
-            Side(_in_rounds(vectors.passages), Marks(texts, guides and _in_rounds(guides.passages))),
+            Side(vectors.queries, queries),
+            Side(in_rounds(vectors.passages), passages),
             directions=self.directions,
             ceiling=self._ceilings(guides or vectors),
             temperature=self.temperature,
@@ -203,23 +151,6 @@ class Supervised(Objective):
         return losses.kl_divergence(
             student, teacher, temperature=self.distillation_temperature, squared=self.distillation_squared
         )
-
-    @property
-    def _question_layout(self) -> QuestionLayout:
-        return QuestionLayout(
-            negatives=self.negatives,
-            query_length=self.query_length,
-            passage_length=self.passage_length,
-            layout=self.layout,
-            query_prompt=self.query_prompt,
-            passage_prompt=self.passage_prompt,
-            known=self.known,
-        )
-
-    def _sides(self, params: Params) -> tuple[Any, Any]:
-        if self.shared:
-            return params["encoder"], params["encoder"]
-        return params["query"], params["passage"]
 
     def _conditions(self) -> Iterator[tuple[str, bool, str]]:
         """Settings, whether they have an effect, and why not."""
@@ -274,22 +205,6 @@ class Supervised(Objective):
         )
 
 
-def _in_rounds(x: Array) -> Array:
-    """[b, g, ...] -> [g b, ...]: the first of each, then the second of each, ..."""
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-
 def _first(vectors: Vectors, width: int) -> Vectors:
     """The first components, at length 1. Kusupati et al. 2022, "Matryoshka Representation Learning"."""
     return jax.tree.map(lambda x: unit(x[..., :width]), vectors)
-
-
-def _fill(tokens: Tokens) -> Array:
-    """Share of positions that hold a real token."""
-    return jnp.mean(tokens.mask, dtype=jnp.float32)
-
-
-def _fill_present(batch: Batch) -> Array:
-    """The same, over the passages that are there."""
-    there = jnp.broadcast_to(batch["texts"][..., None] >= 0, batch["passages"].mask.shape)
-    return losses.weighted_mean(batch["passages"].mask, there)

@@ -1,0 +1,62 @@
+"""MVR (Zhang et al. 2022). Values: the paper's, and DPR's where it refers to them; the local weight is ours.
+
+Learns from judged queries, such as DPR's files: --config.corpus.source=FILE. Starts from BERT or coCondenser, which
+fills both encoders: --config.init_from=FOLDER --config.tokenizer.path=FOLDER.
+"""
+
+from dense_jax.config import (
+    Config,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    Schedule,
+    TokenizerConfig,
+    Unit,
+    choose,
+)
+from dense_jax.contracts import Layout
+from dense_jax.models.bert import bert
+from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.objectives.mvr import MVR
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    return Config(
+        objective=MVR(
+            encoder=MultiViewEncoder(bert("base"), views=8),
+            query_length=256,
+            passage_length=256,
+            layout=Layout.PAIR,
+            negatives=1,
+        ),
+        steps=18_400,  # 40 epochs of 58,880 questions, 128 at a time
+        batch=128,
+        optimizer=OptimizerConfig(learning_rate=2e-5, warmup=1_237, weight_decay=0.0, clip=2.0),
+        passages=PassagesConfig(unit=Unit.QUERIES),
+        loader=LoaderConfig(order=Order.DISTINCT),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
+    return Config(
+        objective=MVR(
+            encoder=MultiViewEncoder(
+                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), views=4, normalize=True
+            ),
+            passage_length=64,
+            negatives=1,
+        ),
+        steps=300,
+        batch=64,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(unit=Unit.QUERIES),
+        loader=LoaderConfig(order=Order.DISTINCT),
+        log_every=50,
+    )

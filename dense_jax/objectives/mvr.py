@@ -1,0 +1,75 @@
+"""MVR: a passage has several vectors, and a query is answered by the best of them.
+
+Zhang et al. 2022, "Multi-View Document Representation Learning for Open-Domain Dense Retrieval".
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params
+from dense_jax.config import require
+from dense_jax.contracts import Question, Vocabulary
+from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.losses import Hidden
+from dense_jax.losses.multi_view import annealed, best_views, multi_view, signs_of_equal_views
+from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.objectives.bi_encoder import BiEncoder, in_rounds, marks, metrics_of
+
+
+@dataclass
+class MVR(BiEncoder[MultiViewEncoder]):
+    """Shared encoders read queries by the first viewer of passages."""
+
+    shared: bool = False
+    local_weight: float = 0.01  # lambda, which the paper does not tell: the value is ours
+    annealing: float = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
+    lowest_temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("local_weight", "annealing"):
+            require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
+        require(
+            0 < self.lowest_temperature <= 1,
+            f"objective.lowest_temperature={self.lowest_temperature} must lie above 0 and up to 1, the first epoch's",
+        )
+
+    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+        """The query, its passages, which they are, and the epoch, which the temperature depends on."""
+        return super().example(visit, vocabulary, rng) | {"epoch": np.int32(visit.epoch)}
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        """loss = global + local_weight * local, the means over queries."""
+        temperature = annealed(batch["epoch"], rate=self.annealing, floor=self.lowest_temperature)
+        passages = in_rounds(self._viewed(encoded.passages))
+        found = multi_view(encoded.queries, passages, temperature=temperature, hidden=Hidden(*marks(batch)))
+        of_all, local = jnp.mean(found.contrast.loss), jnp.mean(found.local)
+        metrics = metrics_of(found.contrast, batch) | {
+            "loss_global": of_all,
+            "loss_local": local,
+            "temperature": jnp.mean(temperature, dtype=jnp.float32),
+        }
+        return of_all + self.local_weight * local, (metrics, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Of queries and the best views of what answers them, and how far the views differ."""
+        vectors = self.encode(params, carry, batch, rng=None)
+        own = self._viewed(vectors.passages)[:, 0]
+        winners = jnp.diagonal(best_views(vectors.queries, own).views)
+        best = jnp.take_along_axis(own, winners[:, None, None], axis=1)[:, 0]
+        return signs_of_collapse(vectors.queries, best) | signs_of_equal_views(vectors.queries, own)
+
+    @property
+    def query_encoder(self) -> MultiViewEncoder:
+        """The same with one viewer."""
+        return dataclasses.replace(self.encoder, views=1)
+
+    def _viewed(self, passages: Array) -> Array:
+        """[b g n d], of a single view too."""
+        b, g = passages.shape[:2]
+        return passages.reshape(b, g, self.encoder.views, self.encoder.width)
