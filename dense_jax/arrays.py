@@ -42,6 +42,15 @@ def split(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]
     return (None,) * count if rng is None else list(jax.random.split(rng, count))
 
 
+def first_places(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """Where each different number stands for the first time, in ascending order.
+
+    >>> first_places(np.array([7, 7, 3, 7, 5, 3])).tolist()
+    [0, 2, 4]
+    """
+    return np.sort(np.unique(numbers, return_index=True)[1])
+
+
 __all__ = [
     "Array",
     "Batch",
@@ -54,6 +63,7 @@ __all__ = [
     "Metrics",
     "PRNGKeyArray",
     "Params",
+    "first_places",
     "np",
     "split",
     "unit",

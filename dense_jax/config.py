@@ -173,7 +173,7 @@ class EmbedConfig:
     step: int = -1  # checkpoint; -1: the newest
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: int = 256  # texts at a time
-    shard_size: int = 8_192  # vectors per file: what an interrupted run repeats at most
+    shard_size: int = 8_192  # passages per file: what an interrupted run repeats at most
 
 
 @dataclass

@@ -38,7 +38,7 @@ def bodies(count: int) -> list[np.ndarray]:
 
 def encoded(texts: list[np.ndarray], mesh, batch: int = 8, **changes) -> np.ndarray:
     tokens = [lay_out(np.array([], int), body, LENGTH, Layout.BODY, VOCABULARY) for body in texts]
-    return TowerOnMesh(tower(**changes), mesh).encode(tokens.__getitem__, [len(body) for body in texts], batch)
+    return TowerOnMesh(tower(**changes), mesh).encode(tokens.__getitem__, [len(body) for body in texts], batch)[:, 0]
 
 
 @pytest.mark.parametrize("count", [1, 8, 21])

@@ -184,9 +184,9 @@ def test_a_query_that_is_not_finite_is_refused(stored, mesh, tmp_path):
 
 
 @pytest.mark.parametrize("k", [0, 601])
-def test_more_results_than_vectors_are_refused_with_both_numbers(stored, mesh, tmp_path, k):
+def test_more_results_than_passages_are_refused_with_both_numbers(stored, mesh, tmp_path, k):
     index = build(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
-    with pytest.raises(ConfigError, match=f"k={k} results were asked of an index with 600 vectors"):
+    with pytest.raises(ConfigError, match=f"k={k} results were asked of an index with 600 passages"):
         index.search(unit_vectors(1), k)
 
 

@@ -94,6 +94,6 @@ def test_each_query_may_have_a_temperature_of_its_own(x64):
     queries, passages, both = random(2, 8), random(2, 4, 8, seed=1), jnp.array([1.0, 0.3])
     found = multi_view(queries, passages, temperature=both)
     for i, temperature in enumerate(both):
-        alone = multi_view(queries, passages, temperature=temperature)
+        alone = multi_view(queries, passages, temperature=float(temperature))
         np.testing.assert_allclose(found.contrast.loss[i], alone.contrast.loss[i], rtol=1e-12)
         np.testing.assert_allclose(found.local[i], alone.local[i], rtol=1e-12)

@@ -168,11 +168,13 @@ def test_the_same_key_gives_the_same_loss_and_another_key_another(case):
     assert loss(2) != case.over_one[0]
 
 
-def test_towers_turn_tokens_into_vectors_of_the_width_they_name(case):
+def test_towers_turn_tokens_into_as_many_vectors_of_the_width_as_they_say(case):
     tokens = Tokens(jnp.full((2, 4), 9), jnp.zeros((2, 4), int), jnp.ones((2, 4), bool))
     towers = case.objective.towers(case.params)
+    assert towers.query.encoder.views == 1
     for tower in (towers.query, towers.passage):
-        assert jax.jit(tower.encoder.apply)(tower.params, tokens).shape == (2, tower.encoder.width)
+        views = (tower.encoder.views,) if tower.encoder.views > 1 else ()
+        assert jax.jit(tower.encoder.apply)(tower.params, tokens).shape == (2, *views, tower.encoder.width)
 
 
 def encoder(**settings) -> Encoder:

@@ -28,6 +28,7 @@ class CountsOfWords:
     """The inner product of two texts is the number of pairs of equal words."""
 
     width: int = len(WORDS)
+    views: int = 1
 
     def init(self, rng):
         return {}

@@ -31,7 +31,7 @@ def embed(
     shard_size: int,
     made_by: dict[str, Any],
 ) -> Vectors:
-    """The passages of `store` through `tower`, as float32 vectors in `folder`.
+    """The passages of `store` through `tower`, as float32 vectors in `folder`, each passage's views one after another.
 
     Finished shards are kept: an interrupted call is continued by the same call. `made_by` says whose vectors these are,
     as JSON values (such as the checkpoint's step and the collection's fingerprint).
@@ -49,7 +49,7 @@ def embed(
         _write_shards(store, TowerOnMesh(tower, mesh), tokenizer, folder, batch, shard_size)
         write_json(folder / IDS, store.ids())
         files = digests(folder, "vectors-*.npy") | digests(folder, IDS)
-        about = {"width": tower.encoder.width, "dtype": "float32", "files": files}
+        about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
         write_json(folder / MANIFEST, plan | about)
     return Vectors(folder)
 
@@ -92,8 +92,8 @@ def _embedded(
     tokenizer: Tokenizes,
     batch: int,
     done: Callable[[int], object],
-) -> Float[np.ndarray, "p d"]:
-    side = tower.tower
+) -> Float[np.ndarray, "_ d"]:
+    side, views = tower.tower, tower.tower.encoder.views
     passages = store.passages(rows)
     prompt = tokenizer.prompt_ids(side.prompt)
 
@@ -101,7 +101,8 @@ def _embedded(
         return _passage_tokens(passages[i], prompt, side, tokenizer.vocabulary)
 
     vectors = tower.encode(tokens, [len(p.title) + len(p.tokens) for p in passages], batch, done)
-    bad = [store.document(rows[i]).id for i in not_finite(vectors)]
+    vectors = vectors.reshape(-1, vectors.shape[-1])
+    bad = list(dict.fromkeys(store.document(rows[i // views]).id for i in not_finite(vectors)))
     if bad:
         raise DataError(
             f"{len(bad)} documents became vectors with NaN or infinity, first {', '.join(map(repr, bad[:5]))}; "

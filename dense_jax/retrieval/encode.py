@@ -52,12 +52,13 @@ class TowerOnMesh:
         lengths: Sequence[int],
         batch: int,
         done: Callable[[int], object] = lambda count: None,
-    ) -> Float[np.ndarray, "b d"]:
-        """The float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each of `lengths`.
+    ) -> Float[np.ndarray, "b n d"]:
+        """The float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each view and each of `lengths`.
 
         `lengths` only brings similar ones together, so it may be rough. `done` is told how many more are finished.
         """
-        vectors = np.empty((len(lengths), self.tower.encoder.width), np.float32)
+        encoder = self.tower.encoder
+        vectors = np.empty((len(lengths), encoder.views, encoder.width), np.float32)
         order = np.argsort(-np.array(lengths), kind="stable")
         groups = [order[start : start + batch] for start in range(0, len(order), batch)]
         dispatched = ((places, self._run([tokens(int(i)) for i in places], batch)) for places in groups)
@@ -66,16 +67,17 @@ class TowerOnMesh:
             done(len(places))
         return vectors
 
-    def _run(self, rows: list[Tokens], batch: int) -> Float[Array, "b d"]:
+    def _run(self, rows: list[Tokens], batch: int) -> Float[Array, "b n d"]:
         with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
             return self._program(self.tower.params, jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh)))
 
-    def _apply(self, params: Params, tokens: Tokens) -> Float[Array, "b d"]:
-        return self.tower.encoder.apply(params, tokens).astype(jnp.float32)
+    def _apply(self, params: Params, tokens: Tokens) -> Float[Array, "b n d"]:
+        encoder = self.tower.encoder
+        return encoder.apply(params, tokens).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
 
 
 def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenizes) -> Float[np.ndarray, "q d"]:
-    """The vectors of `texts`, each put after the tower's prompt.
+    """The vectors of `texts`, each put after the tower's prompt: one of each, the first view.
 
     Raises:
         DataError: a text is empty, or a vector is NaN or infinite.
@@ -88,7 +90,7 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     tokens = [lay_out(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
     batch = math.ceil(rounded / tower.mesh.size) * tower.mesh.size
-    vectors = tower.encode(tokens.__getitem__, [len(body) for body in ids], batch)
+    vectors = tower.encode(tokens.__getitem__, [len(body) for body in ids], batch)[:, 0]
     for i in not_finite(vectors)[:1]:
         raise DataError(f"query {texts[i]!r} became a vector with NaN or infinity; the checkpoint has diverged")
     return vectors

@@ -18,7 +18,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Float, np
+from dense_jax.arrays import Float, first_places, np
 from dense_jax.config import IndexConfig, IndexKind, differences, require
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, MachineError, StorageError
@@ -39,13 +39,27 @@ Find = Callable[[Float[np.ndarray, "q d"], int], Ranking]
 
 
 class Index:
-    """Finds the vectors with the largest inner products."""
+    """Finds the passages with the largest inner products."""
 
     def __init__(self, vectors: Vectors, manifest: dict[str, Any], mesh: Mesh, find: Find) -> None:
         self.vectors, self.manifest, self.mesh = vectors, manifest, mesh
         self._find = find
 
     def search(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
+        """The k best passages for each query, each once and by the best of its views; otherwise as `nearest`.
+
+        Of the best k n vectors at most n are of the same passage: so the result is exact if `nearest` is.
+
+        Raises:
+            ConfigError: k is not in 1..P, or the queries' width is not the index's.
+            DataError: a query is NaN or infinite.
+        """
+        count, views = self.vectors.passages, self.vectors.views
+        require(1 <= k <= count, f"k={k} results were asked of an index with {count} passages; use at most {count}")
+        found = self.nearest(queries, k * views)
+        return found if views == 1 else _by_passage(found, views, k)
+
+    def nearest(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
         """The k best vectors for each query: inner products in float32, best first, ties by lower row.
 
         Raises:
@@ -71,6 +85,15 @@ class Index:
         ]
         low = recall is not None and recall < _LOW
         return ", ".join(parts) + (" (low: raise index.leaves_searched or index.reorder)" if low else "")
+
+
+def _by_passage(found: Ranking, views: int, k: int) -> Ranking:
+    """The first k different passages of each row of vectors."""
+    result = Ranking(np.full((len(found.rows), k), -np.inf, np.float32), np.full((len(found.rows), k), -1))
+    for i, (scores, rows) in enumerate(zip(found.scores, found.rows // views, strict=True)):  # -1 stays -1
+        places = first_places(rows[rows >= 0])[:k]
+        result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
+    return result
 
 
 def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:
@@ -146,7 +169,7 @@ def _exactly(index: Index, sample: int, k: int) -> tuple[Float[np.ndarray, "q d"
 def _share(index: Index, queries: Float[np.ndarray, "q d"], exact: Float[np.ndarray, "q k"]) -> float:
     lowest = exact[:, -1:]
     rounding = 1e-5 * np.maximum(1, abs(lowest))  # the two searches sum in different orders
-    return float((index.search(queries, exact.shape[1]).scores >= lowest - rounding).mean())
+    return float((index.nearest(queries, exact.shape[1]).scores >= lowest - rounding).mean())
 
 
 def _kind(asked: IndexKind, count: int) -> IndexKind:
@@ -164,7 +187,7 @@ def _checked_norms(vectors: Vectors) -> bool:
     unit, bad, start = True, [], 0
     for block in vectors.blocks():
         norms = np.linalg.norm(block, axis=1)
-        bad += [vectors.ids[start + row] for row in np.flatnonzero(~np.isfinite(norms))]
+        bad += [vectors.ids[(start + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
         unit &= bool((abs(norms - 1) < _UNIT).all())
         start += len(block)
     if bad:

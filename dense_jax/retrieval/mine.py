@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from dense_jax.arrays import Bool, Float, Int, np
-from dense_jax.config import Margin, MineConfig, Pick, differences, to_dict
+from dense_jax.arrays import Float, Int, first_places, np
+from dense_jax.config import Margin, MineConfig, Pick, differences, require, to_dict
 from dense_jax.contracts import Passages, Question, Tower
 from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError
@@ -71,12 +71,13 @@ class Meaning:
     def __init__(self, index: Index, tower: Tower, tokenizer: Tokenizes) -> None:
         self.index, self.tokenizer = index, tokenizer
         self.tower = TowerOnMesh(tower, index.mesh)
-        self.documents = index.vectors.array()
+        vectors = index.vectors
+        self.documents = vectors.array().reshape(vectors.passages, vectors.views, vectors.width)
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
         vectors = encode_queries(queries, self.tower, self.tokenizer)
         ranking = self.index.search(vectors, k)
-        own = [self.documents[rows] @ vector for rows, vector in zip(positives, vectors, strict=True)]
+        own = [(self.documents[rows] @ vector).max(1) for rows, vector in zip(positives, vectors, strict=True)]
         return [Found(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
 
 
@@ -123,13 +124,21 @@ def summary(mined: Path, config: MineConfig) -> dict[str, Any]:
 
 
 def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
-    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
+    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them.
+
+    Raises:
+        ConfigError: the documents have several vectors.
+    """
+    views = meaning.index.vectors.views
+    require(
+        views == 1, f"mine.guide=True needs a guide of one vector a passage, and this one has {views}; leave it out"
+    )
     asked = [queries.document(row) for row in range(len(queries))]
     blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
     vectors = [encode_queries([query.text for query in block], meaning.tower, meaning.tokenizer) for block in blocks]
     write_json(folder / "queries.json", [query.id for query in asked])
     write_json(folder / "documents.json", meaning.index.vectors.ids)
-    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.documents)):
+    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.documents[:, 0])):
         with whole_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
             np.save(file, rows, allow_pickle=False)
 
@@ -138,7 +147,8 @@ def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineCo
     """The negatives of query `number`, whose positives are `own`; `texts` tells which documents are the same."""
     count = min(int((found.rows >= 0).sum()), config.depth + len(own))
     rows, scores = found.rows[:count], found.scores[:count]
-    other = ~np.isin(texts[rows], texts[own]) & _first_of_text(texts[rows])
+    other = ~np.isin(texts[rows], texts[own])
+    other &= np.isin(np.arange(count), first_places(texts[rows]))
     far = scores <= _ceiling(found.positives, config)
     left = np.flatnonzero(other & far)[config.skip :]
     if config.pick is Pick.RANDOM and len(left) > config.negatives:
@@ -204,10 +214,3 @@ def _ceiling(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:
             return lowest - config.margin_size
         case Margin.RELATIVE:
             return lowest - abs(lowest) * config.margin_size
-
-
-def _first_of_text(texts: Int[np.ndarray, " k"]) -> Bool[np.ndarray, " k"]:
-    """Whether no place before this one has its text."""
-    first = np.zeros(len(texts), bool)
-    first[np.unique(texts, return_index=True)[1]] = True
-    return first

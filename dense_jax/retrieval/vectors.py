@@ -1,8 +1,10 @@
 """A folder of embeddings on disk: shards of float32 rows, their ids, and what made them.
 
-vectors-00000-of-00003.npy ...  memory-mappable; row r of the corpus stands in shard r // shard_size
-ids.json                        the document id of every row
-manifest.json                   written last: count, width, what made them, and a digest of each file
+vectors-00000-of-00003.npy ...  memory-mappable; passage p stands in shard p // shard_size
+ids.json                        the document id of every passage
+manifest.json                   written last: count, views, width, what made them, and a digest of each file
+
+A passage has one vector, or n views of it: then those of passage p are rows p n to p n + n - 1.
 """
 
 import functools
@@ -32,16 +34,22 @@ class Vectors:
             raise StorageError(f"{folder}: holds no finished embeddings ({MANIFEST} is missing); run `dense-jax embed`")
         self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
         self.width: int = self.manifest["width"]
+        self.views: int = self.manifest.get("views", 1)
         self._shards = [_mapped(folder / name, self.width) for name in sorted(self.manifest["files"]) if name != IDS]
         if (found := sum(map(len, self._shards))) != len(self):
             raise StorageError(f"{folder}: holds {found} vectors but its manifest promises {len(self)}; embed again")
 
     def __len__(self) -> int:
+        return self.passages * self.views
+
+    @property
+    def passages(self) -> int:
+        """How many passages they are of."""
         return self.manifest["count"]
 
     @functools.cached_property
     def ids(self) -> list[str]:
-        """The document id of each row; documents of several passages stand there several times."""
+        """The document id of each passage; documents of several passages stand there several times."""
         return read_json(self.folder / IDS)
 
     @property
