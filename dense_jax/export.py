@@ -5,19 +5,21 @@
            tokenizer.json tokenizer_config.json
            modules.json 1_Pooling ... sentence_bert_config.json config_sentence_transformers.json
 
-Two towers that differ become two such models, in FOLDER/query and FOLDER/passage.
+Two towers that differ become two such models, in FOLDER/query and FOLDER/passage; encoders of several vectors become
+what `export_views` tells.
 """
 
 import contextlib
 import dataclasses
+import functools
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tokenizers
 
 from dense_jax.arrays import Float, np
 from dense_jax.config import require
@@ -25,16 +27,21 @@ from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
 from dense_jax.data.passages import lay_out
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import naming_storage_errors, read_json, write_json
+from dense_jax.export_views import read_views, write_views
+from dense_jax.files import naming_storage_errors, write_json
 from dense_jax.model_card import Card, card_text
 from dense_jax.models import hf
 from dense_jax.models.attention import Attention
 from dense_jax.models.chain import modules_of, read_modules, run_modules, write_modules
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.hf_config import read_config
+from dense_jax.models.hf_inputs import read_tokens
 from dense_jax.models.layers import Dtype
+from dense_jax.models.viewers import MultiViewEncoder
 
 TOLERANCE = 1e-4  # largest difference of a number in a vector
+Reader = Callable[[Sequence[str | tuple[str, str]]], Float[np.ndarray, "b *n d"]]  # texts or pairs -> vectors
+
 _MARKERS = ("modules.json", "query/modules.json")  # of an earlier export, which may be replaced
 
 
@@ -77,14 +84,28 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     # As in searching: prompt and query are one text.
     query, queries = dataclasses.replace(towers.query, prompt=""), [("", towers.query.prompt + q) for _, q in _QUERIES]
     with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
-        for model in _models(towers, shared):
-            _write(model, tokenizer, towers.similarity, partial / model.place)
+        of_query, of_passage = _written(towers, shared, tokenizer, partial)
         (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
         differences = [
-            _difference(query, queries, tokenizer, partial / ("" if shared else "query")),
-            _difference(towers.passage, _PASSAGES, tokenizer, partial / ("" if shared else "passage")),
+            _difference(query, queries, tokenizer, of_query, folder),
+            _difference(towers.passage, _PASSAGES, tokenizer, of_passage, folder),
         ]
     return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
+
+
+def _written(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -> tuple[Reader, Reader]:
+    """Writes `towers` to `folder`; what reads the vectors of queries and of passages out of it."""
+    if isinstance(towers.passage.encoder, MultiViewEncoder):
+        write_views(towers, tokenizer, _prompts(towers), folder)
+        return functools.partial(read_views, folder, "query"), functools.partial(read_views, folder, "document")
+    for model in _models(towers, shared):
+        _write(model, tokenizer, towers.similarity, folder / model.place)
+    places = ("", "") if shared else ("query", "passage")
+    of_query, of_passage = (
+        functools.partial(_their_vectors, folder / place, tower.length)
+        for place, tower in zip(places, (towers.query, towers.passage), strict=True)
+    )
+    return of_query, of_passage
 
 
 def _same_model(a: Tower, b: Tower) -> bool:
@@ -95,20 +116,25 @@ def _same_model(a: Tower, b: Tower) -> bool:
 
 
 def _models(towers: Towers, shared: bool) -> list[_Model]:
-    query, passage = towers.query, towers.passage
-    # A prompt is put before a string; the title of a pair must carry it (the card says so).
-    document = "" if passage.layout is Layout.PAIR else passage.prompt
+    query, passage, prompts = towers.query, towers.passage, _prompts(towers)
     if shared:
-        prompts = {"query": query.prompt, "document": document}
         return [_Model("", query, max(query.length, passage.length), prompts)]
     return [
-        _Model("query", query, query.length, {"query": query.prompt}),
-        _Model("passage", passage, passage.length, {"document": document}),
+        _Model("query", query, query.length, {"query": prompts["query"]}),
+        _Model("passage", passage, passage.length, {"document": prompts["document"]}),
     ]
 
 
+def _prompts(towers: Towers) -> dict[str, str]:
+    """A prompt is put before a string; the title of a pair must carry it (the card says so)."""
+    document = "" if towers.passage.layout is Layout.PAIR else towers.passage.prompt
+    return {"query": towers.query.prompt, "document": document}
+
+
 def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: Path) -> None:
-    encoder, params = _encoder(model.tower), model.tower.params
+    encoder, params = model.tower.encoder, model.tower.params
+    if not isinstance(encoder, Encoder):
+        raise ConfigError(f"{type(encoder).__name__} cannot be exported: only models.encoder.Encoder can")
     parts = {name: params[name] for name in ("bert", "pooler") if name in params}
     vocabulary = tokenizer.vocabulary
     hf.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
@@ -124,12 +150,6 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
             "similarity_fn_name": similarity.value,
         },
     )
-
-
-def _encoder(tower: Tower) -> Encoder:
-    if not isinstance(tower.encoder, Encoder):
-        raise ConfigError(f"{type(tower.encoder).__name__} cannot be exported: only models.encoder.Encoder can")
-    return tower.encoder
 
 
 @contextlib.contextmanager
@@ -155,11 +175,13 @@ _QUERIES = (("", ""), ("", "Who wrote the first program?"), ("", _LONG))
 _PASSAGES = (*_QUERIES, ("Ada Lovelace", ""), ("Ada Lovelace", "She wrote the first program."), ("Ada Lovelace", _LONG))
 
 
-def _difference(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer, folder: Path) -> float:
-    """The largest difference between `tower`'s vectors of the samples and those of what `folder` holds."""
+def _difference(
+    tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer, read: Reader, folder: Path
+) -> float:
+    """The largest difference between `tower`'s vectors of the samples and those that `read` gives."""
     ours = _our_vectors(tower, samples, tokenizer)
-    theirs = _their_vectors(folder, [_their_input(tower, *sample) for sample in samples], tower.length)
-    differences = np.abs(ours - theirs).max(1)
+    theirs = read([_their_input(tower, *sample) for sample in samples])
+    differences = np.abs(ours.reshape(len(samples), -1) - theirs.reshape(len(samples), -1)).max(1)
     worst = int(np.argmax(differences))
     if not differences[worst] <= TOLERANCE:  # NaN is a failure too
         title, text = samples[worst]
@@ -171,10 +193,10 @@ def _difference(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tok
     return float(differences[worst])
 
 
-def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Float[np.ndarray, "b d"]:
+def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Float[np.ndarray, "b *n d"]:
     rows = [_our_tokens(tower, *sample, tokenizer) for sample in samples]
     tokens = Tokens(*(np.stack(field) for field in zip(*rows, strict=True)))
-    return np.asarray(jax.jit(_in_float32(_encoder(tower)).apply)(tower.params, tokens))
+    return np.asarray(jax.jit(_in_float32(tower.encoder).apply)(tower.params, tokens))
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
@@ -195,26 +217,17 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
     return tower.prompt + (" ".join(filter(None, (title, text))) if tower.layout is Layout.JOINED else text)
 
 
-def _their_vectors(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Float[np.ndarray, "b d"]:
+def _their_vectors(folder: Path, length: int, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b d"]:
     """The vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules, each read anew."""
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = hf.load(blank, folder, encoder)
-    tokens = _their_tokens(folder, inputs, length)
+    tokens = read_tokens(folder, inputs, length)
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     return run_modules(read_modules(folder), hidden, np.asarray(tokens.mask))
 
 
-def _their_tokens(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Tokens:
-    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    backend.enable_truncation(length)
-    backend.enable_padding(length=length, pad_id=read_json(folder / "config.json")["pad_token_id"])
-    found = backend.encode_batch(list(inputs))
-    ids, types = (np.array([getattr(x, name) for x in found], np.int32) for name in ("ids", "type_ids"))
-    return Tokens(ids, types, np.array([x.attention_mask for x in found]) == 1)
-
-
-def _in_float32(encoder: Encoder) -> Encoder:
+def _in_float32(encoder: Any) -> Any:
     """Exported models compute in float32, and so does the comparison."""
     bert = dataclasses.replace(encoder.bert, dtype=Dtype.FLOAT32, attention=Attention.XLA)
     return dataclasses.replace(encoder, bert=bert)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dense_jax.contracts import Layout, Similarity, Tower, Towers
+from dense_jax.models.viewers import MultiViewEncoder
 
 _TITLES = {
     Layout.BODY: "Passages are their text; titles were not used.",
@@ -68,24 +69,50 @@ def _introduction(card: Card) -> str:
 
 def _usage(towers: Towers, shared: bool) -> str:
     query, passage = towers.query, towers.passage
-    pair = passage.layout is Layout.PAIR
-    example = '[("A title", "A text that may answer it.")]' if pair else '["A text that may answer it."]'
-    folders = ("PATH", "PATH") if shared else ("PATH/query", "PATH/passage")
+    views = isinstance(passage.encoder, MultiViewEncoder)
     notes = [
         *_prompt_notes(query, passage),
         _TITLES[passage.layout],
         f"Queries were cut to {query.length} tokens and passages to {passage.length}, special tokens included"
         + ("; set `model.max_seq_length` for longer queries." if shared and query.length != passage.length else "."),
+        *(
+            [f"A passage has {passage.encoder.views} vectors, of which the best counts; a query has one."]
+            if views
+            else []
+        ),
         f"Vectors have {passage.encoder.width} numbers and are compared by {_comparison(towers.similarity)}.",
         "sentence-transformers pools as trained. Plain transformers gives hidden states only: see the modules.",
     ]
+    code = _code_of_views(passage) if views else _code(towers, shared)
+    return f"## Use\n\n```python\n{code}\n```\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def _code(towers: Towers, shared: bool) -> str:
+    query, passage = towers.query, towers.passage
+    folders = ("PATH", "PATH") if shared else ("PATH/query", "PATH/passage")
+    prompt = "" if passage.layout is Layout.PAIR else _prompt_argument(passage, "document")
     return (
-        "## Use\n\n```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        "from sentence_transformers import SentenceTransformer\n\n"
         f'queries = SentenceTransformer("{folders[0]}").encode(["A question?"]{_prompt_argument(query, "query")})\n'
         f'model = SentenceTransformer("{folders[1]}")\n'
-        f"passages = model.encode({example}{'' if pair else _prompt_argument(passage, 'document')})\n"
-        "print(model.similarity(queries, passages))\n```\n\n" + "\n".join(f"- {note}" for note in notes)
+        f"passages = model.encode({_example(passage)}{prompt})\n"
+        "print(model.similarity(queries, passages))"
     )
+
+
+def _code_of_views(passage: Tower) -> str:
+    return (
+        "from sentence_transformers import MultiVectorEncoder  # version 6 or newer\n\n"
+        'model = MultiVectorEncoder("PATH")\n'
+        'queries = model.encode_query(["A question?"])\n'
+        f"passages = model.encode_document({_example(passage)})\n"
+        "print(model.similarity(queries, passages))"
+    )
+
+
+def _example(passage: Tower) -> str:
+    pair = passage.layout is Layout.PAIR
+    return '[("A title", "A text that may answer it.")]' if pair else '["A text that may answer it."]'
 
 
 def _prompt_argument(tower: Tower, name: str) -> str:

@@ -1,0 +1,184 @@
+"""Encoders of several vectors a text -> a MultiVectorEncoder of sentence-transformers 6, without code of ours.
+
+    FOLDER/modules.json router_config.json              a query goes through one transformer, a document through another
+           query_0_Transformer document_0_Transformer   each with its tokenizer, which puts the viewers before the text
+           1_Normalize                                  if vectors have length 1
+           2_MultiVectorMask                            of all hidden states those at the viewers count
+
+Its transformers number positions through. So that all viewers stand at position 0, its table of positions begins with
+as many copies of the first row.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+from tokenizers import AddedToken, processors
+
+from dense_jax.arrays import Float, Params, np, unit
+from dense_jax.contracts import Tower, Towers
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.files import read_json, write_json
+from dense_jax.models import hf
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.hf_config import read_config
+from dense_jax.models.hf_inputs import read_tokens
+from dense_jax.models.viewers import MultiViewEncoder
+
+_QUERY_VIEWER = "[VIEQ]"
+_MODULES = "sentence_transformers.base.modules."
+_TRANSFORMER = f"{_MODULES}transformer.Transformer"
+_MASK = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One of the two transformers."""
+
+    name: str  # query or document
+    tower: Tower
+    viewers: list[str]  # tokens
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}_0_Transformer"
+
+    @property
+    def encoder(self) -> MultiViewEncoder:
+        assert isinstance(self.tower.encoder, MultiViewEncoder)
+        return self.tower.encoder
+
+    @property
+    def length(self) -> int:
+        """Tokens, of which the viewers are in the place of one."""
+        return self.tower.length + len(self.viewers) - 1
+
+
+def write_views(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, str], folder: Path) -> None:
+    """Writes the model; `prompts` are those of "query" and "document".
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    views = towers.passage.encoder.views
+    sides = [
+        _Side("query", towers.query, [_QUERY_VIEWER]),
+        _Side("document", towers.passage, [f"[VIE{i + 1}]" for i in range(views)]),
+    ]
+    known = _with_viewers(tokenizer, [viewer for side in sides for viewer in side.viewers])  # the mask knows one only
+    for side in sides:
+        _write_side(side, known, tokenizer, folder / side.folder)
+    normalized = sides[1].encoder.normalize
+    modules = [("", f"{_MODULES}router.Router")]
+    modules += [("1_Normalize", f"{_MODULES}normalize.Normalize")] if normalized else []
+    modules += [("2_MultiVectorMask", _MASK)]
+    write_json(
+        folder / "modules.json",
+        [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(modules)],
+    )
+    if normalized:
+        write_json(folder / "1_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
+    write_json(folder / "2_MultiVectorMask" / "config.json", _mask(known, sides[1].viewers))
+    write_json(folder / "router_config.json", _router(sides))
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "__version__": {"sentence_transformers": "6.0.0"},
+            "model_type": "MultiVectorEncoder",
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": "maxsim",
+        },
+    )
+
+
+def read_views(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b n d"]:
+    """The vectors that the files of `folder` describe for queries or documents, as `side` says, each read anew."""
+    place = folder / f"{side}_0_Transformer"
+    encoder = Encoder(read_config(place))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
+    params, _ = hf.load(blank, place, encoder)
+    tokens = read_tokens(place, inputs, read_json(place / "tokenizer_config.json")["model_max_length"])
+    hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
+    counted = np.isin(tokens.ids, _counted(folder, side)) & tokens.mask
+    vectors = hidden[counted].reshape(len(inputs), -1, hidden.shape[-1])
+    return np.asarray(unit(jnp.asarray(vectors))) if (folder / "1_Normalize").is_dir() else vectors
+
+
+def _counted(folder: Path, side: str) -> list[int]:
+    """The ids of the tokens whose hidden states are vectors of a query or document."""
+    mask = read_json(folder / "2_MultiVectorMask" / "config.json")
+    if side == "document":
+        return mask["keep_only_token_ids"]
+    vocabulary = read_json(folder / f"{side}_0_Transformer" / "tokenizer.json")
+    ids = {token["content"]: token["id"] for token in vocabulary["added_tokens"]} | vocabulary["model"]["vocab"]
+    return [i for token, i in ids.items() if token not in set(mask["skiplist_words"])]
+
+
+def _with_viewers(tokenizer: Tokenizer, viewers: list[str]) -> tokenizers.Tokenizer:
+    """The vocabulary and the viewers after it."""
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.add_special_tokens([AddedToken(viewer, special=True, normalized=False) for viewer in viewers])
+    return backend
+
+
+def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, folder: Path) -> None:
+    bert, vocabulary = side.encoder.bert, tokenizer.vocabulary
+    params, config = _opened(side, known)
+    hf.save(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
+    start, second = " ".join(side.viewers), min(1, bert.types - 1)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {separator}",
+        pair=f"{start} $A {separator} $B:{second} {separator}:{second}",
+        special_tokens=[(token, known.token_to_id(token)) for token in (*side.viewers, separator)],
+    )
+    dataclasses.replace(tokenizer, backend=backend).save(folder, max_length=side.length)
+    path = folder / "tokenizer_config.json"
+    changes = {
+        "tokenizer_class": "PreTrainedTokenizerFast",  # BERT's own puts its [CLS] back
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],  # else pairs lose their types
+        "split_special_tokens": True,  # else a text that spells a viewer would have a vector more
+    }
+    write_json(path, read_json(path) | changes)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": side.length, "do_lower_case": False})
+
+
+def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, BertConfig]:
+    """BERT with the viewers among its words, and with a position 0 for each of them."""
+    bert, params = side.encoder.bert, side.tower.params
+    count, first = len(side.viewers), bert.first_position
+    ids = known.get_vocab()
+    size = max(bert.vocab_size, max(ids.values()) + 1)
+    words, positions = (np.asarray(params["bert"][name]["embedding"]) for name in ("word", "position"))
+    words = np.pad(words, ((0, size - len(words)), (0, 0)))
+    words[[ids[viewer] for viewer in side.viewers]] = np.asarray(params["viewers"]["embedding"])[:count]
+    opened = np.concatenate(
+        [positions[:first], np.repeat(positions[first : first + 1], count, axis=0), positions[first + 1 :]]
+    )
+    changed = {"word": {"embedding": words}, "position": {"embedding": opened}}
+    config = dataclasses.replace(bert, vocab_size=size, positions=len(opened))
+    return {"bert": {**params["bert"], **changed}}, config
+
+
+def _mask(known: tokenizers.Tokenizer, viewers: list[str]) -> dict[str, Any]:
+    """Of queries only words can be named that do not count, so all but the viewer are."""
+    return {
+        "keep_only_token_ids": [known.token_to_id(viewer) for viewer in viewers],
+        "skiplist_words": [word for word in known.get_vocab() if word != _QUERY_VIEWER],
+        "skiplist_tasks": ["query"],
+    }
+
+
+def _router(sides: list[_Side]) -> dict[str, Any]:
+    return {
+        "types": {side.folder: _TRANSFORMER for side in sides},
+        "structure": {side.name: [side.folder] for side in sides},
+        "parameters": {"default_route": "document", "allow_empty_key": True},
+    }

@@ -1,0 +1,74 @@
+"""Export of several vectors a passage: sentence-transformers' own MultiVectorEncoder gives our vectors and scores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dense_jax.contracts import Layout, Similarity, Tower, Towers
+from dense_jax.export import export
+from dense_jax.models.viewers import MultiViewEncoder
+from tests.test_export import CARD, CLOSE, PASSAGES, TITLES, bert, ours, params_of, tokenizer, tokenizer_folder
+
+__all__ = ["bert", "tokenizer", "tokenizer_folder"]  # fixtures
+VIEWS = 3
+QUERIES = ["who wrote the first program?", ""]
+
+
+def towers_of(bert, layout: Layout, *, normalize: bool = False, views: int = VIEWS) -> Towers:
+    encoder = MultiViewEncoder(bert, views=views, normalize=normalize)
+    one = dataclasses.replace(encoder, views=1)
+    return Towers(
+        Tower(one, params_of(one, 1), 12, prompt="query: "),
+        Tower(encoder, params_of(encoder, 2), 32, layout, "passage: "),
+        Similarity.COSINE if normalize else Similarity.DOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def load():
+    judge = pytest.importorskip("sentence_transformers", reason="the judge of exports")
+    return lambda folder: judge.MultiVectorEncoder(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("layout", "normalize", "views"),
+    [(Layout.PAIR, False, VIEWS), (Layout.JOINED, True, VIEWS), (Layout.BODY, False, 1)],
+)
+def test_a_multi_vector_encoder_gives_our_vectors_and_scores(
+    bert, tokenizer, tokenizer_folder, tmp_path, load, layout, normalize, views
+):
+    towers = towers_of(bert, layout, normalize=normalize, views=views)
+    report = export(towers, tokenizer_folder, tmp_path / "model", CARD)
+    assert report.difference < 1e-5
+    model = load(tmp_path / "model")
+    titles = [f"passage: {title}" for title in TITLES]
+    inputs = {
+        Layout.PAIR: list(zip(titles, PASSAGES, strict=True)),
+        Layout.JOINED: [f"{title} {text}" for title, text in zip(TITLES, PASSAGES, strict=True)],
+        Layout.BODY: PASSAGES,
+    }[layout]
+    texts = [f"passage: {text}" for text in PASSAGES] if layout is Layout.BODY else PASSAGES
+    expected = np.asarray(ours(towers.passage, tokenizer, titles, texts)).reshape(len(PASSAGES), views, -1)
+    passages = model.encode_document(inputs)
+    np.testing.assert_allclose(np.stack(passages), expected, **CLOSE)
+    queries = model.encode_query(QUERIES)
+    questions = ours(towers.query, tokenizer, ["", ""], [f"query: {query}" for query in QUERIES])
+    np.testing.assert_allclose(np.concatenate(queries), questions, **CLOSE)
+    best = np.einsum("qd,pnd->qpn", np.asarray(questions), expected).max(2)
+    np.testing.assert_allclose(model.similarity(queries, passages), best, atol=1e-4)  # sums of 16 products up to 10
+
+
+def test_a_text_that_spells_a_viewer_has_no_vector_more(bert, tokenizer, tokenizer_folder, tmp_path, load):
+    export(towers_of(bert, Layout.BODY), tokenizer_folder, tmp_path / "model", CARD)
+    model = load(tmp_path / "model")
+    assert model.encode_document(["what [VIE2] [VIEQ] who"])[0].shape == (VIEWS, 16)
+    assert model.encode_query(["what [VIEQ] who"])[0].shape == (1, 16)
+
+
+def test_the_card_tells_how_to_load_it(bert, tokenizer_folder, tmp_path):
+    export(towers_of(bert, Layout.PAIR), tokenizer_folder, tmp_path / "model", CARD)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert 'model = MultiVectorEncoder("PATH")' in card
+    assert "A passage has 3 vectors, of which the best counts; a query has one." in card
+    assert "SentenceTransformer(" not in card
