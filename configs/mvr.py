@@ -46,9 +46,7 @@ def tiny() -> Config:
     """Minutes on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
     return Config(
         objective=MVR(
-            encoder=MultiViewEncoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), views=4, normalize=True
-            ),
+            encoder=MultiViewEncoder(bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), views=4),
             passage_length=64,
             negatives=1,
         ),
