@@ -22,7 +22,7 @@ from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import seconds
 from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.train.loop import FREE_TO_CHANGE
+from dense_jax.train.same_run import FREE_TO_CHANGE
 
 BM25 = "BM25"
 TESTED = HEADLINE[0]

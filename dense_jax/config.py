@@ -331,8 +331,26 @@ def is_node(value: Any) -> bool:
 
 def to_dict(node: Any) -> dict[str, Any]:
     """The tree as JSON values; a method is named by its class."""
-    named = {"class": type(node).__name__} if type(node).__module__.startswith("dense_jax.objectives") else {}
+    named = {"class": name} if (name := _method(node)) else {}
     return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+
+
+def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
+    """`recorded`, a result of `to_dict`, with the defaults of those settings of `node`'s classes that it lacks.
+
+    Where it names another method, that part is left as it is.
+    """
+    found = dict(recorded)
+    for setting in dataclasses.fields(node):
+        name, value = setting.name, getattr(node, setting.name)
+        if name not in found:
+            if setting.default_factory is not dataclasses.MISSING:
+                found[name] = _plain(setting.default_factory())
+            elif setting.default is not dataclasses.MISSING:
+                found[name] = _plain(setting.default)
+        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
+            found[name] = completed(found[name], value)
+    return found
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -343,6 +361,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Ite
             yield from differences(a, b, f"{path}{key}.")
         elif a != b:
             yield f"{path}{key}: {a} -> {b}"
+
+
+def _method(node: Any) -> str | None:
+    """The name of a method's class; None for other parts of the tree."""
+    return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
 
 
 def _plain(value: Any) -> Any:

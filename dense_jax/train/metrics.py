@@ -13,7 +13,7 @@ import numpy as np
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
 from dense_jax.progress import bar, seconds
-from dense_jax.train.probe import PREFIX
+from dense_jax.train.diagnosis import PREFIX
 
 _NAMED = 10  # examples of a broken batch
 
@@ -21,7 +21,7 @@ _NAMED = 10  # examples of a broken batch
 class MetricsLog:
     """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
 
-    A step with a diagnosis (train/probe.py) is written too.
+    A step with a diagnosis (train/diagnosis.py) is written too.
 
     `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
     """

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from dense_jax.config import Config
 from dense_jax.contracts import Towers
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import check_same_run
+from dense_jax.train.same_run import check_same_run
 from dense_jax.train.sharding import state_sharding
 
 

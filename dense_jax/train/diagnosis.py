@@ -9,10 +9,10 @@ from dense_jax.arrays import Batch, Metrics
 from dense_jax.data.pipeline import Examples, batches
 from dense_jax.train.state import TrainState
 
-PREFIX = "probe/"  # of the names in metrics.jsonl and TensorBoard
+PREFIX = "diagnosis/"  # of the names in metrics.jsonl and TensorBoard
 
 
-class Probe:
+class Diagnosis:
     """An objective's diagnosis of the run's first batch, or of as much of it as is encoded at a time."""
 
     def __init__(self, examples: Examples, size: int, mesh: Mesh, every: int) -> None:
