@@ -1,14 +1,16 @@
 """What a run says of itself: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
@@ -55,6 +57,28 @@ class MetricsLog:
         if step % self.every == 0 or step == self.last or any(name.startswith(PREFIX) for name in values):
             self._write(step, values)
 
+    def add(self, step: int, values: dict[str, float], remark: str) -> None:
+        """Writes what else was found of the state after `step`, and says it with a remark."""
+        passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
+        totals = {name: self._total[name] + more for name, more in passed.items()}
+        self._file.write(json.dumps({"step": step, **values, **totals}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches, above the bar if there is one."""
+        tqdm.write(text, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what the block takes out of speed and seconds."""
+        began = time.monotonic()
+        yield
+        self._since = (self._since[0], self._since[1] + time.monotonic() - began)
+
     def restart_clock(self) -> None:
         """Leaves out of the speed what has passed until now, such as compilation."""
         self._since = (self._since[0], time.monotonic())
@@ -97,9 +121,9 @@ def _continued(path: Path, first: int) -> Path:
 def _totals(path: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines or first == 0:
+    last = json.loads(lines[-1]) if lines else {"step": 0}
+    if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
-    last = json.loads(lines[-1])
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 

@@ -1,0 +1,81 @@
+"""How well a state retrieves, by the same functions as `evaluate`: on a sample of a test collection."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from dense_jax.arrays import Params
+from dense_jax.config import HEADLINE
+from dense_jax.contracts import Objective, Passages, Tower
+from dense_jax.mesh import check_batch
+from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.embed import encode_passages
+from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
+from dense_jax.retrieval.evaluate import DEEPEST, evaluate
+from dense_jax.retrieval.exact import ExactSearch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is searched for and in what."""
+
+    test_set: TestSet
+    store: Passages  # its documents, tokenised
+    tokenizer: Tokenizes
+    fingerprint: str  # other samples' figures do not compare
+
+
+class Probe:
+    """Parameters -> the headline figures on a sample, with programs that are compiled once.
+
+    Every process computes all of it on its own devices, and the figures of the first one count.
+    """
+
+    def __init__(self, sample: Sample, objective: Objective, mesh: Mesh, batch: int) -> None:
+        """`batch` passages are encoded at a time.
+
+        Raises:
+            ConfigError: `batch` does not split over the devices.
+        """
+        self.sample, self.objective, self.mesh, self.batch = sample, objective, mesh.local_mesh, batch
+        check_batch(batch, self.mesh, "embed.batch")
+        self._ids = sample.store.ids()
+        self._programs: dict[str, Program] = {}
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """
+        Raises:
+            DataError: a vector is NaN or infinite.
+        """
+        sample = self.sample
+        with jax.set_mesh(self.mesh):
+            towers = self.objective.towers(_whole(params))
+            passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
+            found = encode_passages(sample.store, range(len(self._ids)), passages, sample.tokenizer, self.batch)
+            corpus = ExactSearch(found, self.mesh)
+            result = evaluate(
+                lambda texts, k: corpus.search(encode_queries(texts, queries, sample.tokenizer), k),
+                self._ids,
+                sample.test_set,
+                DEEPEST,
+            )
+        figures = np.array([result.scores.mean[name] for name in HEADLINE])
+        return dict(zip(HEADLINE, _of_first_process(figures).tolist(), strict=True))
+
+    def _placed(self, side: str, tower: Tower) -> TowerOnMesh:
+        placed = TowerOnMesh(tower, self.mesh, self._programs.get(side))
+        self._programs[side] = placed.program
+        return placed
+
+
+def _whole(params: Params) -> Any:
+    """Parameters that this process can place on its own devices."""
+    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
+
+
+def _of_first_process(figures: np.ndarray) -> np.ndarray:
+    return figures if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(figures)
