@@ -7,13 +7,22 @@ import jax
 import numpy as np
 import pytest
 
-from dense_jax.config import CheckpointConfig, Config, EmbedConfig, OptimizerConfig, ProbeConfig, Select
-from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import read_json
-from dense_jax.retrieval import beir, search
+from dense_jax.compare import grouped, read_run
+from dense_jax.config import (
+    CheckpointConfig,
+    Config,
+    EmbedConfig,
+    IndexConfig,
+    IndexKind,
+    OptimizerConfig,
+    ProbeConfig,
+    Select,
+)
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.files import read_json, write_json
+from dense_jax.retrieval import beir, index, search
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.evaluate import evaluate
-from dense_jax.retrieval.exact import ExactSearch
 from dense_jax.train import loop
 from dense_jax.train.history import FILE, History, read_history, selected
 from dense_jax.train.loop import make_program, train
@@ -23,8 +32,9 @@ from dense_jax.train.warm_start import warm_start
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 STORE = MemoryStore(150)
-QUERIES = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)} | {"doc7": "9 10 11"}
-QRELS = {query: {f"doc{query.strip('qdoc')}": 1} for query in QUERIES}
+QUERIES = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
+QRELS = {query: {query.replace("q", "doc"): 1} for query in QUERIES}
+QUERIES["doc7"], QRELS["doc7"] = " ".join(map(str, STORE.tokens[7])), {"doc8": 1}  # a query that is a document itself
 
 
 class Numbers:
@@ -42,7 +52,7 @@ class Numbers:
 SAMPLE = Sample(beir.TestSet("toys", "dev", QUERIES, QRELS, ()), STORE, Numbers(), "toys")
 
 
-class Scripted:
+class Scripted(Probe):
     """A probe that finds what it is told, step by step."""
 
     def __init__(self, *values):
@@ -89,7 +99,7 @@ def figures(workdir, measure="nDCG@10"):
 
 
 def kept(workdir):
-    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.is_dir())
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def test_a_probe_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
@@ -97,13 +107,13 @@ def test_a_probe_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
     params = program.init()
     found = Probe(SAMPLE, BagOfTokens(), program.mesh, 16)(params)
     towers = BagOfTokens().towers(params)
-    vectors = embed(STORE, towers.passage, Numbers(), program.mesh, tmp_path, batch=16, shard_size=99, made_by={})
-    exact = ExactSearch(vectors.array(), program.mesh)
-    exact.mesh = program.mesh
+    folder, mesh = tmp_path / "embeddings", program.mesh
+    vectors = embed(STORE, towers.passage, Numbers(), mesh, folder, batch=16, shard_size=99, made_by={})
+    exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", mesh)
     result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
     assert found == {name: result.scores.mean[name] for name in ("nDCG@10", "MRR@10", "Recall@100")}
     assert result.counts.identical_ids == 1
-    assert 0.1 < found["nDCG@10"] < 1
+    assert 0.05 < found["nDCG@10"] < 1
 
 
 def test_other_parameters_are_probed_without_compiling_again(monkeypatch):
@@ -162,7 +172,7 @@ def test_an_earlier_best_makes_room(run):
     assert kept(workdir) == [0, 8, 10]
 
 
-def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, monkeypatch):
+def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, monkeypatch, capsys):
     """Broken off with the last save under way."""
     monkeypatch.setattr("dense_jax.train.checkpoint.Checkpoints.close", lambda self: self._manager.close())
     monkeypatch.setattr("dense_jax.train.checkpoint.Checkpoints.poll", lambda self: None)
@@ -171,6 +181,7 @@ def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, monkeypatch):
         run(0.1, 0.2, 0.3, checkpoint=once, select=Select.BEST)
     monkeypatch.undo()
     workdir = run(0.3, 0.2, 0.2, 0.2, checkpoint=once, select=Select.BEST)
+    assert "continuing from step 2" in capsys.readouterr().err
     assert [probe["nDCG@10"] for probe in read_history(workdir).probes] == [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]
     assert selected(workdir, Select.BEST, "nDCG@10", kept(workdir)) == 4
 
@@ -256,6 +267,28 @@ def test_probes_of_another_sample_do_not_count(run):
     history.write(workdir)
     run(0.2, patience=1)
     assert (read_history(workdir).sample, read_history(workdir).probes[0]["nDCG@10"]) == ("toys", 0.2)
+
+
+def evaluated(workdir, step):
+    """What `evaluate` leaves behind."""
+    per_query = {"q0": dict.fromkeys(("nDCG@10", "MRR@10", "Recall@100"), 0.5)}
+    write_json(workdir / "results" / "toys-dev" / "after_training.json", {"step": step, "per_query": per_query})
+    return read_run(workdir)
+
+
+def test_a_run_that_ended_early_is_compared_at_its_end_or_at_its_best(run):
+    workdir = run(0.1, 0.5, 0.4, 0.3, patience=2, select=Select.BEST)
+    assert [evaluated(workdir, step).steps for step in (2, 6)] == [6, 6]
+    with pytest.raises(DataError, match="evaluated at step 4, but training stands at 6"):
+        evaluated(workdir, 4)
+
+
+def test_runs_that_were_chosen_by_other_rules_are_different_rows(run):
+    found = [
+        evaluated(run(*(0.5, 0.1, 0.1, 0.1, 0.1, 0.1), name=name, **settings), 10)
+        for name, settings in {"a": {}, "b": {"select": Select.BEST}, "c": {}}.items()
+    ]
+    assert [[run.path.name for run in row.runs] for row in grouped(found)] == [["a", "c"], ["b"]]
 
 
 @pytest.mark.parametrize(

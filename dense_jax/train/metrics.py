@@ -65,7 +65,7 @@ class MetricsLog:
         self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+        shown = "  ".join(f"{name.rpartition('/')[2]} {value:.3f}" for name, value in values.items())
         self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
 
     def say(self, text: str) -> None:
