@@ -18,11 +18,13 @@ import numpy as np
 from scipy import stats
 
 from dense_jax.arrays import Float
+from dense_jax.config import Select
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import seconds
 from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.train.loop import FREE_TO_CHANGE
+from dense_jax.train.history import History, read_history
+from dense_jax.train.same_run import FREE_TO_CHANGE
 
 BM25 = "BM25"
 TESTED = HEADLINE[0]
@@ -43,6 +45,7 @@ class Run:
     seconds: float  # of training
     results: dict[str, PerQuery]  # evaluation set -> what was found
     words: dict[str, PerQuery]  # the same for BM25
+    chosen_by: str = ""  # the rules of its probes, where they end it or choose its checkpoint
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,22 @@ def read_run(path: Path) -> Run:
     config = read_json(path / "config.json")
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
     last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
-    if last["step"] != config["steps"]:
+    probes = read_history(path)
+    ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]
+    if last["step"] != config["steps"] and not ended:
         raise DataError(
             f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
             "end, and `dense-jax evaluate` after it"
         )
     for name, result in results.items():
-        if result["step"] != last["step"]:
+        if result["step"] not in (last["step"], probes.best if probes is not None else None):
             raise DataError(
                 f"{path}: {name} was evaluated at step {result['step']:,}, but training stands at {last['step']:,}; "
                 "run `dense-jax evaluate` again"
             )
     words = {name: result["per_query"] for name, result in _results(path, _WORDS).items()}
     per_query = {name: result["per_query"] for name, result in results.items()}
-    return Run(path, config, last["step"], last["tokens"], last["seconds"], per_query, words)
+    return Run(path, config, last["step"], last["tokens"], last["seconds"], per_query, words, _rules(probes))
 
 
 def grouped(runs: Sequence[Run]) -> list[Row]:
@@ -131,7 +136,7 @@ def grouped(runs: Sequence[Run]) -> list[Row]:
     rows = [Row(BM25, (), {name: (w,) for name, w in words.items() if w})] if all(words.values()) else []
     by_config: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        by_config[json.dumps(_identity(run.config), sort_keys=True)].append(run)
+        by_config[json.dumps([_identity(run.config), run.chosen_by], sort_keys=True)].append(run)
     groups = list(by_config.values())
     for name, group in zip(_names(groups), groups, strict=True):
         rows.append(Row(name, tuple(group), {s: tuple(run.results[s] for run in group) for s in sets}))
@@ -159,6 +164,12 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
 def _results(path: Path, file: str) -> dict[str, Any]:
     """What `evaluate` left in `file`, for each evaluation set."""
     return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+
+
+def _rules(probes: History | None) -> str:
+    if probes is None or (probes.select is Select.NEWEST and not probes.patience):
+        return ""
+    return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
 
 
 def _has_metrics(path: Path) -> bool:
@@ -203,7 +214,7 @@ def _described(row: Row, reference: Row) -> dict[str, Any]:
         "name": row.name,
         "workdirs": [str(run.path) for run in row.runs],
         "seeds": [run.config["seed"] for run in row.runs],
-        "steps": row.runs[0].steps if row.runs else None,
+        "steps": round(np.mean([run.steps for run in row.runs])) if row.runs else None,
         "tokens": float(np.mean([run.tokens for run in row.runs])) if row.runs else None,
         "seconds": float(np.mean([run.seconds for run in row.runs])) if row.runs else None,
         "sets": sets,

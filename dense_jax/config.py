@@ -13,6 +13,8 @@ from typing import Any
 from dense_jax.contracts import Objective, Question
 from dense_jax.errors import ConfigError
 
+HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
+
 
 class Order(enum.Enum):
     """In which order training visits passages."""
@@ -164,13 +166,49 @@ class MeshConfig:
 @dataclass
 class CheckpointConfig:
     every: int = 1_000  # steps
-    keep: int = 3  # newest checkpoints; the first and the last are kept besides
+    keep: int = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
+
+
+class Select(enum.Enum):
+    """Which checkpoint is meant where none is named."""
+
+    NEWEST = "newest"
+    BEST = "best"  # of those that were probed
+
+
+@dataclass
+class ProbeConfig:
+    """Retrieval while training, on a sample of judged queries."""
+
+    every: int = 0  # steps; the state before the first step and that after the last are probed too; 0: never
+    folder: str = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
+    split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
+    queries: int = 200  # of the sample
+    documents: int = 5_000  # of the sample: all that are relevant, and others up to so many
+    measure: str = HEADLINE[0]  # what the best is best in: nDCG@10, MRR@10 or Recall@100
+    select: Select = Select.NEWEST  # the checkpoint that embed.step=-1 and init_from mean
+    patience: int = 0  # probes in a row without a new best after which training ends; 0: only after the last step
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"probe.every={self.every} must not be negative; 0 means never")
+        require(self.queries > 0, f"probe.queries={self.queries} must be positive")
+        require(self.documents > 0, f"probe.documents={self.documents} must be positive")
+        require(self.patience >= 0, f"probe.patience={self.patience} must not be negative; 0 means no early end")
+        require(self.measure in HEADLINE, f"probe.measure={self.measure} is none of {', '.join(HEADLINE)}")
+        require(
+            self.every > 0 or self.select is Select.NEWEST,
+            f"probe.select={self.select.value} needs probes to choose by; set --config.probe.every=STEPS",
+        )
+        require(
+            self.every > 0 or not self.patience,
+            f"probe.patience={self.patience} needs probes to count; set --config.probe.every=STEPS",
+        )
 
 
 @dataclass
 class EmbedConfig:
     collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
-    step: int = -1  # checkpoint; -1: the newest
+    step: int = -1  # checkpoint; -1: the newest, or what probe.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: int = 256  # texts at a time
     shard_size: int = 8_192  # passages per file: what an interrupted run repeats at most
@@ -269,6 +307,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -331,8 +370,26 @@ def is_node(value: Any) -> bool:
 
 def to_dict(node: Any) -> dict[str, Any]:
     """The tree as JSON values; a method is named by its class."""
-    named = {"class": type(node).__name__} if type(node).__module__.startswith("dense_jax.objectives") else {}
+    named = {"class": name} if (name := _method(node)) else {}
     return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+
+
+def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
+    """`recorded`, a result of `to_dict`, with the defaults of those settings of `node`'s classes that it lacks.
+
+    Where it names another method, that part is left as it is.
+    """
+    found = dict(recorded)
+    for setting in dataclasses.fields(node):
+        name, value = setting.name, getattr(node, setting.name)
+        if name not in found:
+            if setting.default_factory is not dataclasses.MISSING:
+                found[name] = _plain(setting.default_factory())
+            elif setting.default is not dataclasses.MISSING:
+                found[name] = _plain(setting.default)
+        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
+            found[name] = completed(found[name], value)
+    return found
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
@@ -343,6 +400,11 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Ite
             yield from differences(a, b, f"{path}{key}.")
         elif a != b:
             yield f"{path}{key}: {a} -> {b}"
+
+
+def _method(node: Any) -> str | None:
+    """The name of a method's class; None for other parts of the tree."""
+    return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
 
 
 def _plain(value: Any) -> Any:

@@ -64,5 +64,6 @@ def without_folders(config: Config) -> Config:
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
         embed=replace(config.embed, collection=last(config.embed.collection)),
+        probe=replace(config.probe, folder=last(config.probe.folder)),
         evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
     )

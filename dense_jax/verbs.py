@@ -21,7 +21,7 @@ from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.loop import make_program, train
-from dense_jax.train.processes import start_processes
+from dense_jax.train.processes import first_then_all, start_processes
 from dense_jax.train.restore import Trained
 from dense_jax.workdir import Workdir
 
@@ -56,7 +56,8 @@ def _train(work: Workdir, words: list[str]) -> None:
     work.check_init_from()
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    train(work.config, passages, vocabulary, work.path)
+    sample = first_then_all(work.sample) if work.config.probe.every else None
+    train(work.config, passages, vocabulary, work.path, sample)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
 
@@ -112,9 +113,9 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
     test_set = read_test_set(work.test_folder, work.config.evaluate.split)
     bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 else {}
-    newest = work.trained(work.config.embed.step)
-    before = [work.trained(0)] if work.config.evaluate.before and newest.step else []
-    ours = {"after training" if trained.step else "before training": trained for trained in (*before, newest)}
+    chosen = work.trained(work.config.embed.step)
+    before = [work.trained(0)] if work.config.evaluate.before and chosen.step else []
+    ours = {"after training" if trained.step else "before training": trained for trained in (*before, chosen)}
     rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
     for name, result in rows.items():
@@ -123,7 +124,7 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     text = "\n".join([evaluate.table(rows), *notes])
     with whole_file(target / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\nstep {newest.step:,}; all measures and the rankings are in {target}")
+    print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
 
 
 def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Result:

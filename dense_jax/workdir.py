@@ -2,6 +2,7 @@
 
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
+probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
 mined/NAME.jsonl                                      mine
@@ -14,11 +15,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import jax
 from jax.sharding import Mesh
 
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Document, Tower, Vocabulary
+from dense_jax.data.held_out import SPLIT
+from dense_jax.data.judgements import beir_files
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.prepare_queries import open_queries, queries_folder
@@ -26,11 +30,16 @@ from dense_jax.data.query_store import QueryStore
 from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
+from dense_jax.files import digest
 from dense_jax.mesh import make_mesh
 from dense_jax.models.hf_config import check_padding
+from dense_jax.progress import progress
 from dense_jax.retrieval import index
+from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.warm_start import as_run
 
@@ -178,6 +187,44 @@ class Workdir:
         """The documents of `source`, whole."""
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
+    def sample(self) -> Sample:
+        """What a run is probed on, made now if it is not there yet.
+
+        Raises:
+            ConfigError: no test set is named, and `prepare` held none out.
+            DataError: it lacks the split, or has no relevant document.
+        """
+        settings = self.asked.probe
+        folder = Path(settings.folder or self.prepared / "test")
+        require(
+            bool(settings.folder) or folder.is_dir(),
+            f"probe.every={settings.every}, but there are no judged queries; name a BEIR folder by "
+            "--config.probe.folder=DIR, or have `prepare` hold documents out by --config.corpus.held_out=500",
+        )
+        split = settings.split if settings.folder else SPLIT
+        whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
+        name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
+        target = self.path / "probe" / name
+        files = {path.name: digest(path) for path in beir_files(folder, split)}
+        write_sample(
+            target,
+            whole,
+            (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
+            queries=settings.queries,
+            size=settings.documents,
+            made_from={"corpus": corpus.fingerprint(), "files": files},
+        )
+        collection = self.collection(self._passage_tower, str(target))
+        test_set = read_test_set(target, split)
+        fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
+        return Sample(test_set, collection.store, self.tokenizer, fingerprint)
+
+    @property
+    def _passage_tower(self) -> Tower:
+        """With the shapes of its parameters in their place."""
+        objective = self.config.objective
+        return objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).passage
+
     def check_init_from(self) -> None:
         """
         Raises:
@@ -197,7 +244,7 @@ class Workdir:
         self.tokenizer.check_ids(theirs, self.asked.init_from)
 
     def trained(self, step: int) -> Trained:
-        """The towers of checkpoint `step`; -1: of the newest."""
+        """The towers of checkpoint `step`; -1: of the one that probe.select says."""
         return load_trained(self.config, self.path, step, self.mesh)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:

@@ -14,11 +14,12 @@ import orjson
 import xxhash
 
 from dense_jax.contracts import Document
+from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.passages import split_sentences
 from dense_jax.errors import DataError
-from dense_jax.files import whole_file
 from dense_jax.progress import progress
 
+SPLIT = "test"  # what the judgements are called
 _SHORTEST, _LONGEST = 5, 40  # words of a query
 _REST = 10  # words that must be left of the document
 _SPARE = 4  # candidates for each query asked for; those whose sentence stands elsewhere too drop out
@@ -60,25 +61,16 @@ def without_queries(documents: Iterable[Document], queries: Queries) -> Iterator
 
 def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries) -> None:
     """A BEIR folder: `documents` as the corpus, one query and one judgement for each of `queries`."""
-    with whole_file(folder / "corpus.jsonl") as partial, partial.open("wb") as file:
-        for document in documents:
-            file.write(_line({"_id": document.id, "title": document.title, "text": document.text}))
-    with whole_file(folder / "queries.jsonl") as partial, partial.open("wb") as file:
-        file.writelines(_line({"_id": f"q{i}", "text": text}) for i, text in enumerate(queries.values()))
-    with whole_file(folder / "qrels" / "test.tsv") as partial:
-        rows = [f"q{i}\t{identifier}\t1\n" for i, identifier in enumerate(queries)]
-        partial.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
+    texts = {f"q{i}": text for i, text in enumerate(queries.values())}
+    qrels = {f"q{i}": {identifier: 1} for i, identifier in enumerate(queries)}
+    write_beir(folder, documents, texts, qrels, SPLIT)
 
 
 def read_queries(folder: Path) -> Queries:
     """The queries that `write_test_set` wrote."""
     texts = [orjson.loads(line)["text"] for line in (folder / "queries.jsonl").read_bytes().splitlines()]
-    rows = (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = (folder / "qrels" / f"{SPLIT}.tsv").read_text(encoding="utf-8").splitlines()[1:]
     return {row.split("\t")[1]: text for row, text in zip(rows, texts, strict=True)}
-
-
-def _line(row: dict[str, str]) -> bytes:
-    return orjson.dumps(row) + b"\n"
 
 
 def _query(document: Document) -> str:

@@ -80,19 +80,24 @@ def _write_shards(
     missing = {path: rows for path, rows in shards.items() if not path.is_file()}
     with bar("embed", len(store), "passages", initial=len(store) - sum(map(len, missing.values()))) as shown:
         for path, rows in missing.items():
-            vectors = _embedded(store, rows, tower, tokenizer, batch, shown.update)
+            vectors = encode_passages(store, rows, tower, tokenizer, batch, shown.update)
             with whole_file(path) as partial, partial.open("wb") as file:
                 np.save(file, vectors, allow_pickle=False)
 
 
-def _embedded(
+def encode_passages(
     store: Passages,
     rows: range,
     tower: TowerOnMesh,
     tokenizer: Tokenizes,
     batch: int,
-    done: Callable[[int], object],
+    done: Callable[[int], object] = lambda count: None,
 ) -> Float[np.ndarray, "_ d"]:
+    """The float32 vectors of `rows`, each one's views one after another; `done` is told how many more are finished.
+
+    Raises:
+        DataError: vectors are NaN or infinite; names their documents.
+    """
     side, views = tower.tower, tower.tower.encoder.views
     passages = store.passages(rows)
     prompt = tokenizer.prompt_ids(side.prompt)

@@ -6,6 +6,7 @@ while the devices work on the one before.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Float, Int, Params, np
-from dense_jax.contracts import Tokens, Tower, Vocabulary
+from dense_jax.contracts import Encodes, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding, replicated
@@ -24,6 +25,7 @@ _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own 
 _QUERY_BATCH = 128
 
 T = TypeVar("T")
+Program = Callable[[Params, Tokens], Float[Array, "b n d"]]
 
 
 @runtime_checkable
@@ -41,10 +43,11 @@ class Tokenizes(Protocol):
 class TowerOnMesh:
     """A tower whose parameters lie on every device of `mesh`, and its compiled programs: make one, use it often."""
 
-    def __init__(self, tower: Tower, mesh: Mesh) -> None:
+    def __init__(self, tower: Tower, mesh: Mesh, program: Program | None = None) -> None:
+        """`program` is that of an earlier instance, for the same encoder: with it nothing is compiled again."""
         self.tower = dataclasses.replace(tower, params=jax.device_put(tower.params, replicated(mesh)))
         self.mesh = mesh
-        self._program = jax.jit(self._apply)
+        self.program: Program = program or jax.jit(functools.partial(_apply, tower.encoder))
 
     def encode(
         self,
@@ -69,11 +72,7 @@ class TowerOnMesh:
 
     def _run(self, rows: list[Tokens], batch: int) -> Float[Array, "b n d"]:
         with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
-            return self._program(self.tower.params, jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh)))
-
-    def _apply(self, params: Params, tokens: Tokens) -> Float[Array, "b n d"]:
-        encoder = self.tower.encoder
-        return encoder.apply(params, tokens).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
+            return self.program(self.tower.params, jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh)))
 
 
 def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenizes) -> Float[np.ndarray, "q d"]:
@@ -99,6 +98,10 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
 def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
     """The rows that hold NaN or infinity."""
     return np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
+
+
+def _apply(encoder: Encodes, params: Params, tokens: Tokens) -> Float[Array, "b n d"]:
+    return encoder.apply(params, tokens).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
 
 
 def _stacked(rows: list[Tokens], batch: int) -> Tokens:

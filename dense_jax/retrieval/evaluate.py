@@ -13,7 +13,7 @@ from dense_jax.retrieval.metrics import HEADLINE, Scores, score
 from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import Find, by_document
 
-_DEEPEST = 100  # ranks that the measures look at
+DEEPEST = 100  # ranks that the measures look at
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
     Raises:
         ConfigError: `depth` is too small for the measures.
     """
-    require(depth >= _DEEPEST, f"evaluate.depth={depth} is less than the {_DEEPEST} documents that Recall@100 looks at")
+    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
     k = min(len(ids), depth + 1)  # one more, for the query's own document
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
     found = runs.from_ranking(ranking, test_set.queries, ids)

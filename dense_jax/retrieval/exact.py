@@ -5,6 +5,7 @@ devices' bests are merged at the end. No more than queries x block scores exist 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +13,15 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.arrays import Array, Float, Int, np
+from dense_jax.arrays import Array, Float, Int, first_places, np
 from dense_jax.contracts import Ranking
 from dense_jax.mesh import BATCH_AXES, batch_sharding, replicated
 
 _BLOCK = 16_384  # vectors scored at a time on one device
 _QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores
+
+
+Find = Callable[[Float[np.ndarray, "q d"], int], Ranking]  # queries and k -> the k best of each
 
 
 class ExactSearch:
@@ -49,6 +53,26 @@ class ExactSearch:
         everywhere = jax.device_put(padded, replicated(self._mesh))
         scores, rows = _top_k(everywhere, self._corpus, k=k, count=self._count, block=self._block, mesh=self._mesh)
         return np.asarray(scores)[: len(queries)], np.asarray(rows)[: len(queries)]
+
+
+def by_passage(find: Find, views: int) -> Find:
+    """`find` over vectors of which so many, one after another, are of the same passage -> a search for passages.
+
+    Each is found once, by its best view. Of the best k n vectors at most n are of the same passage: so the result is
+    exact if `find` is.
+    """
+    if views == 1:
+        return find
+
+    def search(queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
+        found = find(queries, k * views)
+        result = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+        for i, (scores, rows) in enumerate(zip(found.scores, found.rows // views, strict=True)):  # -1 stays -1
+            places = first_places(rows[rows >= 0])[:k]
+            result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
+        return result
+
+    return search
 
 
 def _placed(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[Array, "padded d"]:

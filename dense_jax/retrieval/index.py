@@ -12,18 +12,17 @@ vectors differ a little.
 import math
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Float, first_places, np
+from dense_jax.arrays import Float, np
 from dense_jax.config import IndexConfig, IndexKind, differences, require
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, MachineError, StorageError
 from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
-from dense_jax.retrieval.exact import ExactSearch
+from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.vectors import IDS, Vectors
 
 _EXACT_BELOW = 20_000  # vectors; ScaNN's authors advise so, and the exact answer takes milliseconds
@@ -34,8 +33,6 @@ _LOW = 0.9  # below, the summary says what to raise
 _SOAR = 1.5  # every vector in a second leaf that errs in another direction (arXiv 2404.00774): more recall per leaf
 _MANIFEST = "manifest.json"
 _FILES = "scann"
-
-Find = Callable[[Float[np.ndarray, "q d"], int], Ranking]
 
 
 class Index:
@@ -48,16 +45,13 @@ class Index:
     def search(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
         """The k best passages for each query, each once and by the best of its views; otherwise as `nearest`.
 
-        Of the best k n vectors at most n are of the same passage: so the result is exact if `nearest` is.
-
         Raises:
             ConfigError: k is not in 1..P, or the queries' width is not the index's.
             DataError: a query is NaN or infinite.
         """
         count, views = self.vectors.passages, self.vectors.views
         require(1 <= k <= count, f"k={k} results were asked of an index with {count} passages; use at most {count}")
-        found = self.nearest(queries, k * views)
-        return found if views == 1 else _by_passage(found, views, k)
+        return by_passage(self.nearest, views)(queries, k)
 
     def nearest(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
         """The k best vectors for each query: inner products in float32, best first, ties by lower row.
@@ -85,15 +79,6 @@ class Index:
         ]
         low = recall is not None and recall < _LOW
         return ", ".join(parts) + (" (low: raise index.leaves_searched or index.reorder)" if low else "")
-
-
-def _by_passage(found: Ranking, views: int, k: int) -> Ranking:
-    """The first k different passages of each row of vectors."""
-    result = Ranking(np.full((len(found.rows), k), -np.inf, np.float32), np.full((len(found.rows), k), -1))
-    for i, (scores, rows) in enumerate(zip(found.scores, found.rows // views, strict=True)):  # -1 stays -1
-        places = first_places(rows[rows >= 0])[:k]
-        result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
-    return result
 
 
 def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:

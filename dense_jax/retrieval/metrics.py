@@ -17,11 +17,11 @@ from dataclasses import dataclass
 
 import ir_measures
 
+from dense_jax.config import HEADLINE
 from dense_jax.errors import DataError
 from dense_jax.retrieval.beir import Qrels
 from dense_jax.retrieval.runs import Run, ordered
 
-HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")
 MEASURES = (*HEADLINE, *(f"{m}@{k}" for m in ("nDCG", "Recall", "MAP", "Success") for k in (1, 5, 10, 100)))
 _IR_NAMES = {"MRR": "RR", "Recall": "R", "MAP": "AP"}  # ours -> ir-measures'; the others are the same
 

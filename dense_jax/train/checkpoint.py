@@ -5,6 +5,7 @@ restores flipped bits silently, and casts a changed dtype silently.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
         self.folder = folder.absolute()
+        self._protected: list[int] = []  # the best step last; before it those kept until its checkpoint is sealed
         options = ocp.CheckpointManagerOptions(
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
             preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(config.keep), policies.CustomSteps([0])]
+                [policies.LatestN(config.keep), policies.CustomSteps([0]), _Protects(self._protected)]
             ),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
@@ -82,6 +84,10 @@ class Checkpoints:
             )
         self._unverified = step
 
+    def protect(self, step: int) -> None:
+        """Keeps the checkpoint of `step`, which is there or is saved next, and lets go of the one kept so before."""
+        self._protected.append(step)
+
     def poll(self) -> None:
         """Seals a save that has come to its end; returns at once if one is still under way."""
         if self._unverified is not None and not self._manager.is_saving_in_progress():
@@ -101,6 +107,8 @@ class Checkpoints:
             if jax.process_index() == 0:
                 write_json(self._digests(step), digests(self.folder / str(step)))
                 self._forget_deleted()
+        if step in self._protected:
+            del self._protected[: self._protected.index(step)]
 
     def preempted(self, step: int) -> bool:
         """True at the step at which all processes agree to stop, after one of them was sent SIGTERM."""
@@ -217,6 +225,16 @@ class Checkpoints:
 
     def _naming(self, step: int) -> "_NamingErrors":
         return _NamingErrors(self.folder / str(step))
+
+
+class _Protects(policies.PreservationPolicy):
+    """Keeps `steps`, whichever they are at the time."""
+
+    def __init__(self, steps: list[int]) -> None:
+        self.steps = steps
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        return [checkpoint.step in self.steps for checkpoint in checkpoints]
 
 
 class _NamingErrors:

@@ -16,24 +16,22 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Int, Metrics
-from dense_jax.config import Config, differences, to_dict
+from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples, Loaded, batches
 from dense_jax.errors import ConfigError, NonFiniteError, Stopped
-from dense_jax.files import read_json, write_json
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.optimizer import make_optimizer
-from dense_jax.train.probe import Probe
+from dense_jax.train.probe import Probe, Sample
+from dense_jax.train.same_run import check_same_run
+from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.warm_start import warm_start
-
-# Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
-                  "loader.workers", "log_every", "mesh.", "mine.", "passages.workdir", "search.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,8 +89,10 @@ def initial_state(program: Program) -> TrainState:
     return program.first(params)
 
 
-def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path) -> None:
+def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path, sample: Sample | None = None) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
+
+    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -119,9 +119,11 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
         )
         try:
             with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                probe = Probe(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
+                diagnosis = Diagnosis(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
                 loaded = batches(examples, config.batch, program.mesh, start=next_index)
-                _run(program, state, loaded, probe, checkpoints, log)
+                probe = Probe(sample, config.objective, program.mesh, config.embed.batch) if sample else None
+                selection = Selection(config, probe, workdir, checkpoints, log, first)
+                _run(program, state, loaded, diagnosis, selection, checkpoints, log)
         except NonFiniteError as error:
             raise _with_advice(error, checkpoints) from None
         finally:
@@ -154,50 +156,42 @@ def _run(
     program: Program,
     state: TrainState,
     loaded: Iterator[Loaded],
-    probe: Probe,
+    diagnosis: Diagnosis,
+    selection: Selection,
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> None:
     config, objective = program.config, program.config.objective
     step, unread = int(state.step), None
     first = step
-    for batch in loaded:
+    if selection.due(step):
+        selection.look(step, state.params)
+    for batch in loaded if not selection.over(step) else ():
         state, metrics = program.step(state, objective.prepare(state.params, batch.batch))
         step += 1
-        metrics |= probe(step, state)
+        metrics |= diagnosis(step, state)
         if unread is not None:
             log.record(unread.step, unread.metrics, unread.rows)
         unread = _Unread(step, metrics, batch.rows)
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()
-        stop = checkpoints.preempted(step)
-        if stop or step == config.steps or step % config.checkpoint.every == 0:
+        stop, due = checkpoints.preempted(step), selection.due(step)
+        save = stop or step == config.steps or step % config.checkpoint.every == 0
+        if save or due:
             log.record(unread.step, unread.metrics, unread.rows)  # raises before a broken state could be saved
             unread = None
+        if due:
+            selection.look(step, state.params)
+        over = due and selection.over(step)
+        if save or over or (due and selection.is_best(step)):
             checkpoints.save(step, state, {"next_index": batch.next_index})
         checkpoints.poll()
+        if over:
+            return
         if stop:
             checkpoints.finish()
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
-
-
-def check_same_run(config: Config, workdir: Path) -> None:
-    """Records `config` in a new workdir; refuses one that was made with another.
-
-    Raises:
-        ConfigError: listing the settings that differ.
-    """
-    path, ours = workdir / "config.json", to_dict(config)
-    if not path.exists():
-        write_json(path, ours)
-        return
-    changed = [line for line in differences(read_json(path), ours) if not line.startswith(FREE_TO_CHANGE)]
-    if changed:
-        raise ConfigError(
-            f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  "
-            + "\n  ".join(changed)
-        )
 
 
 @contextlib.contextmanager

@@ -1,19 +1,21 @@
 """What a run says of itself: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
 from dense_jax.progress import bar, seconds
-from dense_jax.train.probe import PREFIX
+from dense_jax.train.diagnosis import PREFIX
 
 _NAMED = 10  # examples of a broken batch
 
@@ -21,7 +23,7 @@ _NAMED = 10  # examples of a broken batch
 class MetricsLog:
     """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
 
-    A step with a diagnosis (train/probe.py) is written too.
+    A step with a diagnosis (train/diagnosis.py) is written too.
 
     `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
     """
@@ -54,6 +56,28 @@ class MetricsLog:
             self._bar.update()
         if step % self.every == 0 or step == self.last or any(name.startswith(PREFIX) for name in values):
             self._write(step, values)
+
+    def add(self, step: int, values: dict[str, float], remark: str) -> None:
+        """Writes what else was found of the state after `step`, and says it with a remark."""
+        passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
+        totals = {name: self._total[name] + more for name, more in passed.items()}
+        self._file.write(json.dumps({"step": step, **values, **totals}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        shown = "  ".join(f"{name.rpartition('/')[2]} {value:.3f}" for name, value in values.items())
+        self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
+
+    def say(self, text: str) -> None:
+        """A line for whoever watches, above the bar if there is one."""
+        tqdm.write(text, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what the block takes out of speed and seconds."""
+        began = time.monotonic()
+        yield
+        self._since = (self._since[0], self._since[1] + time.monotonic() - began)
 
     def restart_clock(self) -> None:
         """Leaves out of the speed what has passed until now, such as compilation."""
@@ -97,9 +121,9 @@ def _continued(path: Path, first: int) -> Path:
 def _totals(path: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines or first == 0:
+    last = json.loads(lines[-1]) if lines else {"step": 0}
+    if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
-    last = json.loads(lines[-1])
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 

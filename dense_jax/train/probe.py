@@ -1,32 +1,81 @@
-"""The same batch looked at every so often: what shows a collapse before the loss does."""
+"""How well a state retrieves, by the same functions as `evaluate`: on a sample of a test collection."""
 
-import functools
+from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Batch, Metrics
-from dense_jax.data.pipeline import Examples, batches
-from dense_jax.train.state import TrainState
+from dense_jax.arrays import Params
+from dense_jax.config import HEADLINE
+from dense_jax.contracts import Objective, Passages, Tower
+from dense_jax.mesh import check_batch
+from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.embed import encode_passages
+from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
+from dense_jax.retrieval.evaluate import DEEPEST, evaluate
+from dense_jax.retrieval.exact import ExactSearch, by_passage
 
-PREFIX = "probe/"  # of the names in metrics.jsonl and TensorBoard
+
+@dataclass(frozen=True)
+class Sample:
+    """What is searched for and in what."""
+
+    test_set: TestSet
+    store: Passages  # its documents, tokenised
+    tokenizer: Tokenizes
+    fingerprint: str  # other samples' figures do not compare
 
 
 class Probe:
-    """An objective's diagnosis of the run's first batch, or of as much of it as is encoded at a time."""
+    """Parameters -> the headline figures on a sample, with programs that are compiled once.
 
-    def __init__(self, examples: Examples, size: int, mesh: Mesh, every: int) -> None:
-        self.examples, self.size, self.mesh, self.every = examples, size, mesh, every
-        self._diagnose = jax.jit(examples.objective.diagnose)
+    Every process computes all of it on its own devices, and the figures of the first one count.
+    """
 
-    def __call__(self, step: int, state: TrainState) -> Metrics:
-        """What to log of the state after `step`; nothing between the steps that are looked at."""
-        if not self.every or step % self.every:
-            return {}
-        found = self._diagnose(state.params, state.carry, self._batch)
-        return {PREFIX + name: value for name, value in found.items()}
+    def __init__(self, sample: Sample, objective: Objective, mesh: Mesh, batch: int) -> None:
+        """`batch` passages are encoded at a time.
 
-    @functools.cached_property
-    def _batch(self) -> Batch:
-        """Made when it is needed: a run may end before."""
-        return next(batches(self.examples, self.size, self.mesh, start=0)).batch
+        Raises:
+            ConfigError: `batch` does not split over the devices.
+        """
+        self.sample, self.objective, self.mesh, self.batch = sample, objective, mesh.local_mesh, batch
+        check_batch(batch, self.mesh, "embed.batch")
+        self._ids = sample.store.ids()
+        self._programs: dict[str, Program] = {}
+
+    def __call__(self, params: Params) -> dict[str, float]:
+        """
+        Raises:
+            DataError: a vector is NaN or infinite.
+        """
+        sample = self.sample
+        with jax.set_mesh(self.mesh):
+            towers = self.objective.towers(_whole(params))
+            passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
+            found = encode_passages(sample.store, range(len(self._ids)), passages, sample.tokenizer, self.batch)
+            search = by_passage(ExactSearch(found, self.mesh).search, towers.passage.encoder.views)
+            result = evaluate(
+                lambda texts, k: search(encode_queries(texts, queries, sample.tokenizer), k),
+                self._ids,
+                sample.test_set,
+                DEEPEST,
+            )
+        figures = np.array([result.scores.mean[name] for name in HEADLINE])
+        return dict(zip(HEADLINE, _of_first_process(figures).tolist(), strict=True))
+
+    def _placed(self, side: str, tower: Tower) -> TowerOnMesh:
+        placed = TowerOnMesh(tower, self.mesh, self._programs.get(side))
+        self._programs[side] = placed.program
+        return placed
+
+
+def _whole(params: Params) -> Any:
+    """Parameters that this process can place on its own devices."""
+    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
+
+
+def _of_first_process(figures: np.ndarray) -> np.ndarray:
+    return figures if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(figures)

@@ -1,8 +1,13 @@
 """How many processes train together, and how they find each other."""
 
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
+from jax.experimental import multihost_utils
+
+T = TypeVar("T")
 
 
 def start_processes() -> None:
@@ -15,6 +20,16 @@ def start_processes() -> None:
         jax.distributed.initialize()
     except ValueError:  # no cluster was detected
         jax.distributed.initialize(f"localhost:{_free_port()}", num_processes=1, process_id=0)
+
+
+def first_then_all(make: Callable[[], T]) -> T:
+    """What `make` gives, which does its work once on the disk that all processes share: on the first one."""
+    if jax.process_count() == 1:
+        return make()
+    if jax.process_index() == 0:
+        make()
+    multihost_utils.sync_global_devices("made by the first process")
+    return make()
 
 
 def _free_port() -> int:

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from dense_jax.config import Config
 from dense_jax.contracts import Towers
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import check_same_run
+from dense_jax.train.history import selected
+from dense_jax.train.same_run import check_same_run
 from dense_jax.train.sharding import state_sharding
 
 
@@ -25,7 +26,7 @@ class Trained:
 
 
 def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Trained:
-    """The towers of checkpoint `step` (-1: the newest), their parameters on `mesh`.
+    """The towers of checkpoint `step` (-1: the one that probe.select says), their parameters on `mesh`.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
@@ -33,6 +34,8 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     """
     check_same_run(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
+    if step == -1:
+        step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
     step = checkpoints.existing(step)
     towers = config.objective.towers(checkpoints.restore_params(step, _like(config, mesh)))
     return Trained(towers, step, checkpoints.fingerprint(step))

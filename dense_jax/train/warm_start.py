@@ -16,6 +16,7 @@ from dense_jax.files import read_json
 from dense_jax.models import hf
 from dense_jax.models.hf_config import check_same_architecture
 from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.history import read_history, selected
 from dense_jax.train.optimizer import path_name
 
 # The parts of a model. What stands before them in a path is the objective's affair: encoder/, query/, passage/.
@@ -27,7 +28,7 @@ class Run:
     """A checkpoint of a workdir."""
 
     workdir: Path
-    step: int  # -1: the newest
+    step: int  # -1: the one that probe.select said in training
 
     @property
     def config(self) -> dict[str, Any]:
@@ -38,8 +39,9 @@ class Run:
 def warm_start(params: Params, init_from: str, objective: Any) -> tuple[Params, hf.LoadReport]:
     """`params` of `objective` with every part that `init_from` holds too, and a report on each array.
 
-    `init_from` is a workdir (its newest checkpoint), WORKDIR/checkpoints/STEP, or a Hugging Face folder. A part is
-    taken wholly or not at all: encoder, pooler, projection, masked-LM head, Condenser head, decoder.
+    `init_from` is a workdir (its newest checkpoint, or what its probe.select says), WORKDIR/checkpoints/STEP, or a
+    Hugging Face folder. A part is taken wholly or not at all: encoder, pooler, projection, masked-LM head, Condenser
+    head, decoder.
 
     Raises:
         ConfigError: the model there is not the config's; lists what differs.
@@ -63,7 +65,9 @@ def as_run(path: Path) -> Run | None:
 def _from_run(params: Params, run: Run, objective: Any) -> tuple[Params, hf.LoadReport]:
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
-    step = checkpoints.existing(run.step)
+    history = read_history(run.workdir) if run.step == -1 else None
+    step = run.step if history is None else selected(run.workdir, history.select, history.measure, checkpoints.steps())
+    step = checkpoints.existing(step)
     theirs = _by_name(checkpoints.restore_params_as_saved(step))
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {path_name(path): leaf for path, leaf in leaves}

@@ -1,0 +1,32 @@
+"""A workdir belongs to one run: what it was trained with is recorded, and another config is refused."""
+
+from pathlib import Path
+
+from dense_jax.config import Config, completed, differences, to_dict
+from dense_jax.errors import ConfigError
+from dense_jax.files import read_json, write_json
+
+# Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
+FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
+                  "loader.workers", "log_every", "mesh.", "mine.", "passages.workdir", "probe.", "search.")  # fmt: skip
+
+
+def check_same_run(config: Config, workdir: Path) -> None:
+    """Records `config` in a new workdir; refuses one that was made with another.
+
+    A setting that the record lacks, since it is newer, counts as having its default there.
+
+    Raises:
+        ConfigError: listing the settings that differ.
+    """
+    path, ours = workdir / "config.json", to_dict(config)
+    if not path.exists():
+        write_json(path, ours)
+        return
+    lines = differences(completed(read_json(path), config), ours)
+    changed = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  "
+            + "\n  ".join(changed)
+        )
