@@ -94,7 +94,7 @@ def test_empty_places_are_no_hits():
 
 
 def test_more_results_than_passages_are_refused(find):
-    with pytest.raises(ConfigError, match="k=4 results were asked of an index with 3 vectors; use at most 3"):
+    with pytest.raises(ConfigError, match="k=4 results were asked of an index with 3 passages; use at most 3"):
         search(find, Store(), ["tea"], 4)
 
 

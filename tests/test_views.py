@@ -238,5 +238,5 @@ def test_an_answer_scores_by_its_best_view_in_mining(built):
 
 def test_a_guide_of_several_vectors_is_refused(built, tmp_path):
     meaning = Meaning(built, fake_tower.tower(), fake_tower.WordNumbers())
-    with pytest.raises(ConfigError, match=r"mine.guide=True needs one vector of a passage, and this model has 3"):
+    with pytest.raises(ConfigError, match=r"mine.guide=True needs a guide of one vector a passage, and this one has 3"):
         write_guide(Passages(1), meaning, tmp_path)
