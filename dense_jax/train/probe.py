@@ -51,9 +51,8 @@ class Probe:
         Raises:
             DataError: a vector is NaN or infinite.
         """
-        sample = self.sample
+        sample, towers = self.sample, self.objective.towers(_whole(params))
         with jax.set_mesh(self.mesh):
-            towers = self.objective.towers(_whole(params))
             passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
             found = encode_passages(sample.store, range(len(self._ids)), passages, sample.tokenizer, self.batch)
             search = by_passage(ExactSearch(found, self.mesh).search, towers.passage.encoder.views)
