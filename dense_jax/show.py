@@ -161,8 +161,7 @@ def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
 def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str:
     if isinstance(value, Tokens):
         rows = [Tokens(*fields) for fields in zip(*map(_rows, value), strict=True)]
-        texts = (f"{int(row.mask.sum())} tokens: {tokenizer.decode(np.asarray(row.ids)[row.mask])}" for row in rows)
-        return "\n  and ".join(texts)
+        return "\n  and ".join(_text(row, tokenizer) for row in rows)
     if name == "labels":  # of masked positions; unused slots weigh nothing
         rows = zip(_rows(value), _rows(found["weights"]), strict=True)
         return "\n  and ".join(tokenizer.decode(row[weights == 1]) for row, weights in rows)
@@ -171,6 +170,11 @@ def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str
         share = f", {array.mean():.0%} of it true" if array.dtype == bool else ""
         return f"{array.dtype.name} {list(array.shape)}{share}"
     return np.array2string(array, threshold=20)
+
+
+def _text(row: Tokens, tokenizer: Tokenizer) -> str:
+    count = int(row.mask.sum())
+    return f"{count} tokens: {tokenizer.decode(np.asarray(row.ids)[row.mask])}" if count else "none"
 
 
 def _rows(x: Any) -> np.ndarray:

@@ -175,8 +175,9 @@ def test_preparing_again_changes_nothing_and_other_settings_are_refused(source, 
     root = tmp_path / "work"
     before = prepared(config(source), root).fingerprint
     assert prepared(config(source), root).fingerprint == before
-    with pytest.raises(ConfigError, match=r"queries.max_rejects"):
-        prepare(config(source, max_rejects=0.5), root)
+    assert prepared(config(source, max_rejects=0.5), root).fingerprint == before
+    with pytest.raises(ConfigError, match=r"tokenizer.lowercase: True -> False"):
+        prepare(replace(config(source), tokenizer=TokenizerConfig(vocab_size=60, lowercase=False)), root)
 
 
 def test_a_file_that_has_changed_is_not_read(source, tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -29,7 +30,7 @@ from dense_jax.train.loop import make_program, train
 from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.restore import load_trained
 from dense_jax.train.warm_start import warm_start
-from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
+from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
 STORE = MemoryStore(150)
 QUERIES = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
@@ -114,6 +115,37 @@ def test_a_probe_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
     assert found == {name: result.scores.mean[name] for name in ("nDCG@10", "MRR@10", "Recall@100")}
     assert result.counts.identical_ids == 1
     assert 0.05 < found["nDCG@10"] < 1
+
+
+@dataclasses.dataclass
+class Turned(MeanEmbedding):
+    """Three views: the mean with its numbers in three orders."""
+
+    views: int = 3
+
+    def apply(self, params, tokens, *, rng=None):
+        mean = super().apply(params, tokens, rng=rng)
+        return mean if self.views == 1 else jnp.stack([jnp.roll(mean, i, axis=1) for i in range(3)], axis=1)
+
+
+class TurnedBag(BagOfTokens):
+    """A passage has three views."""
+
+    def towers(self, params):
+        towers = super().towers(params)
+        return dataclasses.replace(towers, passage=dataclasses.replace(towers.passage, encoder=Turned()))
+
+
+def test_of_several_views_the_best_counts(tmp_path):
+    program = make_program(config())
+    params = program.init()
+    found = Probe(SAMPLE, TurnedBag(), program.mesh, 16)(params)
+    towers = TurnedBag().towers(params)
+    vectors = embed(STORE, towers.passage, Numbers(), program.mesh, tmp_path / "e", batch=16, shard_size=99, made_by={})
+    exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", program.mesh)
+    result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
+    assert found["nDCG@10"] == result.scores.mean["nDCG@10"]
+    assert found != Probe(SAMPLE, BagOfTokens(), program.mesh, 16)(params)
 
 
 def test_other_parameters_are_probed_without_compiling_again(monkeypatch):

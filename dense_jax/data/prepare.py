@@ -39,6 +39,9 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     root = Path(config.passages.workdir or workdir)
     asked = config.passages.unit is Unit.QUERIES
     corpus = open_corpus(config.corpus, asked=asked)
+    if asked and not config.corpus.queries:
+        for source in corpus.sources:
+            source.queries()  # refuses a source that has none, before its documents are read
     about = prepare_text(config, corpus, root)
     if asked:
         return prepare_queries(config, corpus, root, about)

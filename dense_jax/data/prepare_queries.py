@@ -57,7 +57,7 @@ def prepare_queries(config: Config, corpus: CheckedCorpus, root: Path, about: di
     documents = _prepare_documents(config, corpus, root, about)
     chosen, folder = config.corpus, queries_folder(root, config.corpus)
     own = None if chosen.queries else corpus.fingerprint()
-    asked = {"own": own, "split": chosen.split, "share": chosen.query_share, "max_rejects": chosen.max_rejects}
+    asked = {"own": own, "split": chosen.split, "share": chosen.query_share}
     settings = {**about["settings"], "queries": asked, "documents": documents.fingerprint}
     check_settings(folder, settings)
     if not is_finished(folder):
