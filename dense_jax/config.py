@@ -4,11 +4,9 @@ A config file (`configs/`) builds one `Config` and nothing else. Overrides (`--c
 `flags.py`, then `config_tree.checked` rebuilds the tree, so that each `__post_init__` sees the final values.
 """
 
-import dataclasses
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from dense_jax.contracts import Objective, Question
 from dense_jax.errors import ConfigError
@@ -361,55 +359,3 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
-
-
-def is_node(value: Any) -> bool:
-    """Whether `value` is a part of the tree that has settings of its own."""
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def to_dict(node: Any) -> dict[str, Any]:
-    """The tree as JSON values; a method is named by its class."""
-    named = {"class": name} if (name := _method(node)) else {}
-    return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
-
-
-def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
-    """`recorded`, a result of `to_dict`, with the defaults of those settings of `node`'s classes that it lacks.
-
-    Where it names another method, that part is left as it is.
-    """
-    found = dict(recorded)
-    for setting in dataclasses.fields(node):
-        name, value = setting.name, getattr(node, setting.name)
-        if name not in found:
-            if setting.default_factory is not dataclasses.MISSING:
-                found[name] = _plain(setting.default_factory())
-            elif setting.default is not dataclasses.MISSING:
-                found[name] = _plain(setting.default)
-        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
-            found[name] = completed(found[name], value)
-    return found
-
-
-def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
-    """One line `key: old -> new` for each setting that differs between two results of `to_dict`."""
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from differences(a, b, f"{path}{key}.")
-        elif a != b:
-            yield f"{path}{key}: {a} -> {b}"
-
-
-def _method(node: Any) -> str | None:
-    """The name of a method's class; None for other parts of the tree."""
-    return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
-
-
-def _plain(value: Any) -> Any:
-    if is_node(value):
-        return to_dict(value)
-    if isinstance(value, enum.Enum):
-        return value.value
-    return list(value) if isinstance(value, tuple) else value

@@ -1,10 +1,12 @@
-"""What is done to a config as a whole: checked after overrides, fitted to a tokenizer, made fit to be published."""
+"""What is done to a config as a whole: checked, fitted to a tokenizer, recorded and compared, made fit to be published."""
 
 import dataclasses
+import enum
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from dense_jax.config import Config, is_node, require
+from dense_jax.config import Config, require
 from dense_jax.errors import ConfigError
 
 
@@ -67,3 +69,55 @@ def without_folders(config: Config) -> Config:
         probe=replace(config.probe, folder=last(config.probe.folder)),
         evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
     )
+
+
+def is_node(value: Any) -> bool:
+    """Whether `value` is a part of the tree that has settings of its own."""
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def to_dict(node: Any) -> dict[str, Any]:
+    """The tree as JSON values; a method is named by its class."""
+    named = {"class": name} if (name := _method(node)) else {}
+    return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+
+
+def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
+    """`recorded`, a result of `to_dict`, with the defaults of those settings of `node`'s classes that it lacks.
+
+    Where it names another method, that part is left as it is.
+    """
+    found = dict(recorded)
+    for setting in dataclasses.fields(node):
+        name, value = setting.name, getattr(node, setting.name)
+        if name not in found:
+            if setting.default_factory is not dataclasses.MISSING:
+                found[name] = _plain(setting.default_factory())
+            elif setting.default is not dataclasses.MISSING:
+                found[name] = _plain(setting.default)
+        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
+            found[name] = completed(found[name], value)
+    return found
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
+    """One line `key: old -> new` for each setting that differs between two results of `to_dict`."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{path}{key}.")
+        elif a != b:
+            yield f"{path}{key}: {a} -> {b}"
+
+
+def _method(node: Any) -> str | None:
+    """The name of a method's class; None for other parts of the tree."""
+    return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
+
+
+def _plain(value: Any) -> Any:
+    if is_node(value):
+        return to_dict(value)
+    if isinstance(value, enum.Enum):
+        return value.value
+    return list(value) if isinstance(value, tuple) else value

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Params
-from dense_jax.config import Config, to_dict
+from dense_jax.config import Config
+from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Tokens
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer

@@ -4,18 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dense_jax.config import (
-    Config,
-    CorpusConfig,
-    LoaderConfig,
-    MeshConfig,
-    OptimizerConfig,
-    PassagesConfig,
-    Unit,
-    differences,
-    to_dict,
-)
-from dense_jax.config_tree import checked, with_vocabulary, without_folders
+from dense_jax.config import Config, CorpusConfig, LoaderConfig, MeshConfig, OptimizerConfig, PassagesConfig, Unit
+from dense_jax.config_tree import checked, differences, to_dict, with_vocabulary, without_folders
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
 

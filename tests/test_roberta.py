@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from dense_jax.config import Config, to_dict
+from dense_jax.config import Config
+from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Layout, Tokens
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dense_jax.config import Config, to_dict
+from dense_jax.config import Config
+from dense_jax.config_tree import to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
 from dense_jax.models.bert import BertConfig

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dense_jax.config import CheckpointConfig, Config, to_dict
+from dense_jax.config import CheckpointConfig, Config
+from dense_jax.config_tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import write_json
 from dense_jax.models import hf

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import Config, PassagesConfig, Unit, to_dict
+from dense_jax.config import Config, PassagesConfig, Unit
+from dense_jax.config_tree import to_dict
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.entries import entries, split_documents, whole_documents

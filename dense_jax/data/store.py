@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from dense_jax.arrays import Int
-from dense_jax.config import differences
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Document, Part, Passage, Passages
 from dense_jax.data.records import Records, write_records
 from dense_jax.errors import ConfigError, StorageError

@@ -80,7 +80,7 @@ def check_architecture(objective: Any, folder: Path) -> None:
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
-    """The same against the settings of another objective, as `config.to_dict` gives them; `name` is where it is.
+    """The same against the settings of another objective, as `config_tree.to_dict` gives them; `name` is where it is.
 
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.

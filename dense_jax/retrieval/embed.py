@@ -7,7 +7,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, Int, np
-from dense_jax.config import differences
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError

@@ -18,7 +18,8 @@ from typing import Any
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, np
-from dense_jax.config import IndexConfig, IndexKind, differences, require
+from dense_jax.config import IndexConfig, IndexKind, require
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, MachineError, StorageError
 from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import orjson
 
 from dense_jax.arrays import Float, Int, first_places, np
-from dense_jax.config import Margin, MineConfig, Pick, differences, require, to_dict
+from dense_jax.config import Margin, MineConfig, Pick, require
+from dense_jax.config_tree import differences, to_dict
 from dense_jax.contracts import Passages, Question, Tower
 from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError

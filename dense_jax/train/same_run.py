@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from dense_jax.config import Config, completed, differences, to_dict
+from dense_jax.config import Config
+from dense_jax.config_tree import completed, differences, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
 

@@ -32,7 +32,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What it was trained with, as `config.to_dict` gives it."""
+        """What it was trained with, as `config_tree.to_dict` gives it."""
         return read_json(self.workdir / "config.json")
 
 
