@@ -1,4 +1,4 @@
-"""What is done to a config as a whole: checked, fitted to a tokenizer, recorded and compared, made fit to be published."""
+"""What is done to a config as a whole: checked, fitted to a tokenizer, recorded, compared, made fit to be published."""
 
 import dataclasses
 import enum
