@@ -1,0 +1,139 @@
+"""ORQA's losses: the answer of a question is a span of one of the blocks that were retrieved for it.
+
+Lee et al. 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering". That blocks and spans share
+one softmax is the released code's.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dense_jax.arrays import Array, Bool, Float, Int, np, wide
+
+_EXCLUDED = -10_000.0  # added to a score; finite: infinity would become 0 * infinity where no candidate is right
+
+
+class Candidates(NamedTuple):
+    """Where spans begin and end, both inclusive."""
+
+    starts: Int[np.ndarray, " s"]
+    ends: Int[np.ndarray, " s"]
+
+
+class Answers(NamedTuple):
+    """What each question got; a part of the loss is 0 where nothing in it is right."""
+
+    early: Float[Array, " b"]  # over all blocks retrieved
+    full: Float[Array, " b"]  # over all spans of the blocks that were read
+    correct: Bool[Array, " b"]  # the best span is a right one
+
+    @property
+    def losses(self) -> Float[Array, " b"]:
+        """The sum of both parts."""
+        return self.early + self.full
+
+
+def candidate_spans(length: int, max_width: int) -> Candidates:
+    """All spans of 1 to `max_width` tokens over `length` positions: first those of one token, from left to right.
+
+    >>> spans = candidate_spans(3, max_width=2)
+    >>> spans.starts.tolist(), spans.ends.tolist()
+    ([0, 1, 2, 0, 1], [0, 1, 2, 1, 2])
+    """
+    widths = range(1, min(max_width, length) + 1)
+    starts = np.concatenate([np.arange(length - width + 1) for width in widths])
+    return Candidates(starts, starts + np.repeat(np.array(widths) - 1, [length - width + 1 for width in widths]))
+
+
+def valid_spans(candidates: Candidates, block: Bool[Array, "*b l"]) -> Bool[Array, "*b s"]:
+    """Which candidates begin and end at tokens of the block, rather than of the question or between them.
+
+    >>> import jax.numpy as jnp
+    >>> valid_spans(candidate_spans(3, 2), jnp.array([False, True, True])).tolist()
+    [False, True, True, False, True]
+    """
+    return block[..., candidates.starts] & block[..., candidates.ends]
+
+
+def gold_spans(
+    candidates: Candidates, starts: Int[Array, "*b g"], ends: Int[Array, "*b g"]
+) -> Bool[Array, "*b s"]:
+    """Which candidates are one of the answers from `starts` to `ends`, both inclusive; -1 fills up.
+
+    A wider answer than any candidate is none of them.
+
+    >>> import jax.numpy as jnp
+    >>> gold_spans(candidate_spans(3, 2), jnp.array([1, 0, -1]), jnp.array([2, 2, -1])).tolist()
+    [False, False, False, False, True]
+    """
+
+    def same(candidate: Int[np.ndarray, " s"], gold: Array) -> Array:
+        return gold[..., None] == candidate.reshape(*(1 for _ in gold.shape), -1)
+
+    return jnp.any(same(candidates.starts, starts) & same(candidates.ends, ends), axis=-2)
+
+
+def marginal_loss(scores: Float[Array, "b n"], right: Bool[Array, "b n"]) -> Float[Array, " b"]:
+    """-log of the sum of what softmax(scores) gives to the candidates that are `right`; 0, and no gradient, if none is.
+
+    logsumexp(s) - logsumexp(s + (1 - right) (-10000)). The gradient is softmax(s) less the softmax over right ones.
+
+    >>> import jax.numpy as jnp
+    >>> right = jnp.array([[True, True, False], [False, False, False]])
+    >>> [round(float(x), 4) for x in marginal_loss(jnp.zeros((2, 3)), right)]  # log 3/2
+    [0.4055, 0.0]
+    """
+    scores = wide(scores)
+    among = jnp.where(right, scores, scores + _EXCLUDED)
+    loss = jax.nn.logsumexp(scores, axis=1) - jax.nn.logsumexp(among, axis=1)
+    return jnp.where(jnp.any(right, axis=1), loss, 0)
+
+
+def joint_scores(
+    blocks: Float[Array, "b c"], spans: Float[Array, "b k s"], valid: Bool[Array, "b k s"]
+) -> Float[Array, "b k s"]:
+    """The score of a span and that of its block, for the first k of the c blocks retrieved; 10000 less if not `valid`.
+
+    >>> import jax.numpy as jnp
+    >>> joint_scores(jnp.array([[3.0, 2.0, 1.0]]), jnp.array([[[0.5], [0.0]]]), jnp.ones((1, 2, 1), bool)).tolist()
+    [[[3.5], [2.0]]]
+    """
+    scores = wide(spans) + wide(blocks)[:, : spans.shape[1], None]
+    return jnp.where(valid, scores, scores + _EXCLUDED)
+
+
+def best_span(scores: Float[Array, "b k s"]) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
+    """The block, and the candidate in it, whose `joint_scores` are the highest; of equals the first.
+
+    >>> import jax.numpy as jnp
+    >>> [x.tolist() for x in best_span(jnp.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]]))]
+    [[1], [2]]
+    """
+    best = jnp.argmax(scores.reshape(len(scores), -1), axis=1)
+    return best // scores.shape[2], best % scores.shape[2]
+
+
+def answers(
+    blocks: Float[Array, "b c"],
+    holds_answer: Bool[Array, "b c"],
+    spans: Float[Array, "b k s"],
+    *,
+    valid: Bool[Array, "b k s"],
+    gold: Bool[Array, "b k s"],
+) -> Answers:
+    """The early loss, over the scores of all c blocks, and the full one, over all spans of the first k jointly.
+
+    >>> import jax.numpy as jnp
+    >>> all_of, one = jnp.ones((1, 2, 1), bool), jnp.array([[[True], [False]]])
+    >>> found = answers(jnp.zeros((1, 4)), one[:, :1, 0].repeat(4, 1), jnp.zeros((1, 2, 1)), valid=all_of, gold=one)
+    >>> round(float(found.early[0]), 4), round(float(found.full[0]), 4)  # all of four blocks; one of two spans: log 2
+    (0.0, 0.6931)
+    """
+    scores = joint_scores(blocks, spans, valid)
+    block, span = best_span(scores)
+    return Answers(
+        early=marginal_loss(blocks, holds_answer),
+        full=marginal_loss(scores.reshape(len(scores), -1), gold.reshape(len(gold), -1)),
+        correct=gold[jnp.arange(len(gold)), block, span],
+    )
