@@ -56,9 +56,7 @@ def valid_spans(candidates: Candidates, block: Bool[Array, "*b l"]) -> Bool[Arra
     return block[..., candidates.starts] & block[..., candidates.ends]
 
 
-def gold_spans(
-    candidates: Candidates, starts: Int[Array, "*b g"], ends: Int[Array, "*b g"]
-) -> Bool[Array, "*b s"]:
+def gold_spans(candidates: Candidates, starts: Int[Array, "*b g"], ends: Int[Array, "*b g"]) -> Bool[Array, "*b s"]:
     """Which candidates are one of the answers from `starts` to `ends`, both inclusive; -1 fills up.
 
     A wider answer than any candidate is none of them.
@@ -123,6 +121,8 @@ def answers(
     gold: Bool[Array, "b k s"],
 ) -> Answers:
     """The early loss, over the scores of all c blocks, and the full one, over all spans of the first k jointly.
+
+    A block that is not there is to score `scores.NEVER`, and to hold no answer.
 
     >>> import jax.numpy as jnp
     >>> all_of, one = jnp.ones((1, 2, 1), bool), jnp.array([[[True], [False]]])
