@@ -7,12 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.losses.marginal import Marginal, marginalise, token_log_likelihoods
+from dense_jax.losses import marginal as maths
+from dense_jax.losses.marginal import Marginal
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "realm" / "realm_normal.npz"))
 MASK = GOLDEN["mlm_mask"].astype(float)
 BOTH = pytest.mark.parametrize("marginal", Marginal, ids=lambda marginal: marginal.value)
 close = {"rtol": 1e-9, "atol": 1e-12}
+marginalise = jax.jit(maths.marginalise, static_argnames="marginal")  # one compilation instead of one an operation
+token_log_likelihoods = jax.jit(maths.token_log_likelihoods)
 
 
 def random(*shape, seed=0):
@@ -20,7 +23,11 @@ def random(*shape, seed=0):
 
 
 def likelihoods(*shape, seed=0):
-    return jnp.log(jnp.asarray(np.random.default_rng(seed).uniform(0.01, 1, size=shape)))
+    return jnp.asarray(np.log(np.random.default_rng(seed).uniform(0.01, 1, size=shape)))
+
+
+def with_gradients(loss, *inputs):
+    return jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs)))))(*inputs)
 
 
 def reference(marginal=Marginal.SEQUENCE, **changes):
@@ -36,10 +43,10 @@ def reference(marginal=Marginal.SEQUENCE, **changes):
 def test_loss_and_gradients_are_the_references(marginal, x64):
     names = "query_emb", "doc_emb", "mlm_logits"
 
-    def loss(arrays):
+    def loss(*arrays):
         return reference(marginal, **dict(zip(names, arrays, strict=True))).loss
 
-    found, gradients = jax.value_and_grad(loss)([jnp.asarray(GOLDEN[name]) for name in names])
+    found, gradients = with_gradients(loss, *(jnp.asarray(GOLDEN[name]) for name in names))
     np.testing.assert_allclose(found, GOLDEN[f"loss_{marginal.value}"], **close)
     for name, gradient in zip(("query", "doc", "logits"), gradients, strict=True):
         np.testing.assert_allclose(gradient, GOLDEN[f"grad_{name}_{marginal.value}"], **close)
@@ -85,7 +92,7 @@ def test_of_one_token_both_losses_are_the_same(x64):
 def test_the_gradient_into_scores_is_the_posterior_less_the_prior(x64):
     tokens, weights = likelihoods(4, 3, 5), jnp.ones((4, 5))
     found = marginalise(random(4, 3), tokens, weights)
-    gradient = -jax.grad(lambda scores: marginalise(scores, tokens, weights).losses.sum())(random(4, 3))
+    _, (gradient,) = with_gradients(lambda scores: -marginalise(scores, tokens, weights).losses.sum(), random(4, 3))
     np.testing.assert_allclose(gradient, found.posteriors - jnp.exp(found.log_priors), atol=1e-12)
 
 
@@ -94,7 +101,7 @@ def test_gradients_into_scores_sum_to_nothing_and_reach_every_document(marginal,
     def loss(scores):
         return marginalise(scores, likelihoods(4, 3, 5), jnp.ones((4, 5)), marginal=marginal).loss
 
-    gradient = jax.grad(loss)(random(4, 3))
+    _, (gradient,) = with_gradients(loss, random(4, 3))
     np.testing.assert_allclose(gradient.sum(1), 0, atol=1e-12)
     assert (gradient != 0).all()
 
@@ -124,16 +131,20 @@ def test_absent_candidates_are_as_if_they_were_none(marginal, x64):
     np.testing.assert_allclose(whole.posteriors[:, kept], part.posteriors, rtol=1e-12)
     assert (whole.posteriors[~there] == 0).all()
     assert (jnp.exp(whole.log_priors)[~there] == 0).all()
-    for gradient in jax.grad(loss, (0, 1))(scores, tokens):
+    for gradient in with_gradients(loss, scores, tokens)[1]:
         assert (gradient[~there] == 0).all()
 
 
 @BOTH
 def test_a_document_that_alone_explains_the_text_is_learned_as_if_it_were_the_label(marginal, x64):
     only = jnp.where(jnp.arange(4) == 2, 0.0, -1000.0)[None, :, None].repeat(3, 2)
-    gradient = jax.grad(lambda s: marginalise(s, only, jnp.ones((1, 3)), marginal=marginal).losses.sum())(random(1, 4))
+
+    def loss(scores):
+        return marginalise(scores, only, jnp.ones((1, 3)), marginal=marginal).losses.sum()
+
+    _, (gradient,) = with_gradients(loss, random(1, 4))
+    _, (supervised,) = with_gradients(lambda scores: -jax.nn.log_softmax(scores, axis=1)[0, 2], random(1, 4))
     terms = 1 if marginal is Marginal.SEQUENCE else 3
-    supervised = jax.grad(lambda s: -jax.nn.log_softmax(s, axis=1)[0, 2])(random(1, 4))
     np.testing.assert_allclose(gradient, terms * supervised, atol=1e-12)
 
 
@@ -152,9 +163,9 @@ def test_a_batch_without_masked_tokens_is_nothing_and_teaches_nothing(marginal):
         tokens = token_log_likelihoods(logits, jnp.zeros((2, 4), int))
         return marginalise(scores, tokens, jnp.zeros((2, 4)), marginal=marginal).loss
 
-    inputs = random(2, 3), random(2, 3, 4, 7)
-    assert loss(*inputs) == 0
-    assert all((gradient == 0).all() for gradient in jax.grad(loss, (0, 1))(*inputs))
+    found, gradients = with_gradients(loss, random(2, 3), random(2, 3, 4, 7))
+    assert found == 0
+    assert all((gradient == 0).all() for gradient in gradients)
     found = marginalise(random(2, 3), likelihoods(2, 3, 4), jnp.zeros((2, 4)), marginal=marginal)
     assert found.utility == found.null_mass == 0
     np.testing.assert_allclose(found.posteriors, jnp.exp(found.log_priors), rtol=1e-6)
@@ -189,7 +200,7 @@ def test_scores_in_the_hundreds_and_hopeless_tokens_stay_finite_in_float32(margi
         tokens = token_log_likelihoods(logits, jnp.zeros((1, 6), int))
         return marginalise(scores, tokens, jnp.ones((1, 6)), there=there, marginal=marginal).loss
 
-    found, gradients = jax.value_and_grad(loss, (0, 1))(scores, logits)
+    found, gradients = with_gradients(loss, scores, logits)
     assert np.isfinite(found)
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
