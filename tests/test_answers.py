@@ -101,7 +101,7 @@ def test_answer_recall_reads_passages_up_to_the_first_with_an_answer():
         return texts[row]
 
     questions = [question("a", "paris"), question("b", r"19\d\d", patterns=True), question("c", "Oslo")]
-    scores = answer_recall(questions, {"a": [1, 2, 3], "b": np.array([4])}, text, depths=(1, 2))
+    scores = answer_recall(questions, {"a": [1, 2, 3], "b": [4]}, text, depths=(1, 2))
     assert scores.mean == {"AnswerRecall@1": pytest.approx(1 / 3), "AnswerRecall@2": pytest.approx(2 / 3)}
     assert scores.per_query["c"] == {"AnswerRecall@1": 0.0, "AnswerRecall@2": 0.0}
     assert read == [1, 2, 4]
