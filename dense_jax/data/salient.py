@@ -18,8 +18,9 @@ All are linear in the text, whatever it holds, and the same text always has the 
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -37,10 +38,9 @@ from dense_jax.errors import DataError
 
 Span = tuple[int, int]  # characters of a text, half open
 
-# A word with its inner hyphens and apostrophes, or an acronym with its dots. Neither can backtrack by much.
-WORD = regex.compile(
-    r"(?:\p{Lu}\.){2,8}|[\p{L}\p{N}][\p{L}\p{N}\p{M}]*+(?:[-'’&][\p{L}\p{N}]\p{M}*+[\p{L}\p{N}\p{M}]*+)*+"
-)  # noqa: RUF001
+# An acronym with its dots, or a word with its inner hyphens and apostrophes. Neither can backtrack by much.
+_LETTER = r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*+"
+WORD = regex.compile(rf"(?:\p{{Lu}}\.){{2,8}}|{_LETTER}(?:[-'’&]{_LETTER})*+")  # noqa: RUF001
 
 _LONGEST_LINE = 1 << 26  # bytes
 
@@ -99,11 +99,18 @@ def sentence_ranges(text: str) -> list[Span]:
     return ranges
 
 
+@lru_cache(maxsize=4)  # several taggers read one document in turn
+def sentence_words(text: str) -> tuple[tuple[Span, ...], ...]:
+    """The words of each sentence."""
+    ranges = sentence_ranges(text)
+    return tuple(tuple(match.span() for match in WORD.finditer(text, start, end)) for start, end in ranges)
+
+
 def resolved(spans: Iterable[Span]) -> list[Span]:
     """`spans` in order and without overlaps: of two that overlap the longer stays, of equally long ones the earlier.
 
     >>> resolved([(0, 4), (3, 9), (8, 12), (12, 14), (0, 4)])
-    [(0, 4), (8, 12), (12, 14)]
+    [(3, 9), (12, 14)]
     """
     longest_first = sorted(set(spans), key=lambda span: (span[0] - span[1], span[0]))
     taken = bytearray(max((end for _, end in longest_first), default=0))
@@ -185,8 +192,8 @@ class Precomputed:
         row = self._row.get(document.id)
         if row is None:
             raise DataError(
-                f"{self.path}: has no line for document {document.id!r}; tag the same corpus that is prepared, and give "
-                "documents without spans an empty list"
+                f"{self.path}: has no line for document {document.id!r}; tag the same corpus that is prepared, and "
+                "give documents without spans an empty list"
             )
         spans = [(int(start), int(end)) for start, end in self._spans[self._ends[row] : self._ends[row + 1]]]
         surfaces = self._surfaces.get(row, [None] * len(spans))
@@ -203,8 +210,8 @@ class Precomputed:
         else:
             return
         raise DataError(
-            f"{self.path}: document {document.id!r}: the span [{start}, {end}] {wrong}; spans are counted in characters "
-            "(not bytes) of the text that the corpus gives"
+            f"{self.path}: document {document.id!r}: the span [{start}, {end}] {wrong}; spans are counted in "
+            "characters (not bytes) of the text that the corpus gives"
         )
 
 
@@ -233,9 +240,3 @@ def _pieces(text: str, sentences: Sequence[str]) -> tuple[list[int], list[int], 
             at += len(piece)
             place += len(piece) + 1
     return starts, places, owners
-
-
-def sentence_words(text: str) -> Iterator[list[Span]]:
-    """The words of each sentence."""
-    for start, end in sentence_ranges(text):
-        yield [match.span() for match in WORD.finditer(text, start, end)]

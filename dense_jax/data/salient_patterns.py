@@ -1,4 +1,6 @@
-"""Salient spans that regular expressions find in English text: dates, quantities, money, percentages, numbers.
+"""Salient spans that regular expressions find in English text: dates, quantities, money, percentages and numbers.
+
+A single digit by itself is none.
 
 Every repeat is bounded and every alternative starts at the edge of a word, so that nothing can backtrack for long.
 """
@@ -8,9 +10,9 @@ import re
 from dense_jax.contracts import Document
 from dense_jax.data.salient import Span, resolved
 
-_START = r"(?<![\w.,$€£¥-])"  # not inside a word or a number
+_START = r"(?<![\w.,:/$€£¥-])"  # not inside a word or a number
 _END = r"(?![\w])"
-_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,9})?|\d{1,15}(?:\.\d{1,9})?)(?!\d)(?![,.]\d)"
+_NUMBER = r"(?:\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,9})?|\d{1,15}(?:\.\d{1,9})?)(?!\d)(?![,.:]\d)"
 _SMALL = "two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen"
 _TENS = "(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-(?:one|two|three|four|five|six|seven|eight|nine))?"
 _SPELLED = rf"(?:one|{_SMALL}|{_TENS})"
@@ -27,10 +29,10 @@ _MONTH = (
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?(?!\d)"
 _ERA = r"(?:BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.)"
 _YEAR = r"(?:1\d{3}|20\d{2})(?!\d)"
-_TO = r"(?: ?[-–] ?| to | and )"  # noqa: RUF001
+_TO = r"(?: ?[-–] ?| to )"  # noqa: RUF001
 _UNIT = (
-    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km²?|cm|mm|m²?|"
-    r"mi|miles?|feet|foot|ft|inch(?:es)?|yards?|acres?|hectares?|ha|kilograms?|grams?|kg|mg|tons?|tonnes?|pounds?|lbs?|"
+    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km²?|cm|mm|"
+    r"m²?|mi|miles?|feet|foot|ft|inch(?:es)?|yards?|acres?|hectares?|ha|kilograms?|grams?|kg|mg|tons?|tonnes?|pounds?|lbs?|"
     r"ounces?|lit(?:er|re)s?|gallons?|barrels?|degrees?|°[CF]?|kelvins?|watts?|kilowatts?|megawatts?|MW|kW|volts?|"
     r"hertz|Hz|kHz|MHz|GHz|bytes?|bits?|KB|MB|GB|km/h|mph|knots?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|"
     r"decades?|centuries|century|people|inhabitants|persons|men|women|soldiers|troops|students|members|households)"
@@ -49,13 +51,13 @@ _EDGES = {
         rf"|(?:the )?{_ORDINAL}[ -]century(?: {_ERA})?"
     ),
     "year": (
-        rf"\d{{1,5}}{_TO}\d{{1,5}} {_ERA}|(?:AD|A\.D\.) \d{{1,4}}|\d{{1,5}} {_ERA}"
+        rf"\d{{1,5}}(?:{_TO}| and )\d{{1,5}} {_ERA}|(?:AD|A\.D\.) \d{{1,4}}|\d{{1,5}} {_ERA}"
         rf"|{_YEAR}(?: ?[-–/] ?(?:\d{{4}}|\d{{2}}))?|(?:1\d|20)\d0'?s"  # noqa: RUF001
     ),
     "quantity": rf"{_AMOUNT}(?:{_TO}{_AMOUNT})?[ -]?{_UNIT}",
     "money": rf"{_AMOUNT} {_CURRENCY}",
     "percentage": rf"{_AMOUNT}%?(?:{_TO}{_AMOUNT})? ?(?:percent|per cent|percentage points)",
-    "number": rf"{_NUMBER}(?: {_SCALE}){{0,2}}|{_SPELLED}(?:[ -]{_SCALE}){{1,2}}|{_TENS}",
+    "number": rf"(?!\d(?!\d|[,.]\d)){_NUMBER}|{_NUMBER}(?: {_SCALE}){{1,2}}|{_SPELLED}(?:[ -]{_SCALE}){{1,2}}|{_TENS}",
 }
 _OPEN = {  # those that may end in a sign, or begin with one
     "money": rf"(?<!\w){_SIGN} ?{_NUMBER}(?:[ -]{_SCALE}|[MmBb]n?\b)?(?!\w)",
