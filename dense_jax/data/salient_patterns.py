@@ -31,7 +31,7 @@ _ERA = r"(?:BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.)"
 _YEAR = r"(?:1\d{3}|20\d{2})(?!\d)"
 _TO = r"(?: ?[-–] ?| to )"  # noqa: RUF001
 _UNIT = (
-    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km²?|cm|mm|"
+    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km[²2]?|cm|mm|"
     r"m²?|mi|miles?|feet|foot|ft|inch(?:es)?|yards?|acres?|hectares?|ha|kilograms?|grams?|kg|mg|tons?|tonnes?|pounds?|lbs?|"
     r"ounces?|lit(?:er|re)s?|gallons?|barrels?|degrees?|°[CF]?|kelvins?|watts?|kilowatts?|megawatts?|MW|kW|volts?|"
     r"hertz|Hz|kHz|MHz|GHz|bytes?|bits?|KB|MB|GB|km/h|mph|knots?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|"
