@@ -29,6 +29,7 @@ setup(
         "orjson>=3.10",
         "pystemmer>=2.2",
         "pytrec-eval-terrier>=0.5.7",
+        "regex>=2024.4",
         "safetensors>=0.5",
         "scann>=1.4; python_version < '3.14' and sys_platform == 'linux'",
         "scipy>=1.15",

@@ -100,7 +100,7 @@ def open_table(path: Path, config: CorpusConfig) -> Table:
     Raises:
         DataError: it is another file, or its rows have the names of no form.
     """
-    records = _records(path, longest_line(config))
+    records = table_records(path, longest_line(config))
     names: list[str] = []
     for record in islice(records(), _LOOKED_AT):
         if isinstance(record, Record):
@@ -203,7 +203,12 @@ def _asked(path: Path, table: Table) -> Contents:
     )
 
 
-def _records(path: Path, longest: int) -> Callable[[], Iterator[Record | Reject]]:
+def table_records(path: Path, longest: int) -> Callable[[], Iterator[Record | Reject]]:
+    """The records of a .jsonl, .json or .parquet file, whatever they are; lines of up to `longest` bytes.
+
+    Raises:
+        DataError: it is another file.
+    """
     match form(path):
         case ".jsonl":
             return partial(jsonl_records, path, longest)

@@ -14,7 +14,7 @@ from dense_jax.data.asked import Asked, Told, judged_query, told
 from dense_jax.data.judged import JudgedQuery
 from dense_jax.data.lines import RowError
 from dense_jax.data.rows import Row
-from dense_jax.data.tables import whole_json
+from dense_jax.data.tables import Record, whole_json
 
 
 class _Paragraph(NamedTuple):
@@ -61,16 +61,38 @@ def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
                 yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
 
 
+def squad_answers(path: Path) -> Iterator[Record | Reject]:
+    """`id`, `question` and `answers`, their texts, of each question, numbered as in the file."""
+    number = 0
+    for paragraph in _paragraphs(path):
+        if isinstance(paragraph, Reject):
+            yield paragraph
+            continue
+        for question in paragraph.questions:
+            number += 1
+            try:
+                _check_answered(question)
+                answers = [one.get("text") for one in question.get("answers") or () if isinstance(one, dict)]
+                values = {"id": question.get("id"), "question": question.get("question"), "answers": answers}
+                yield Record(number, values)
+            except RowError as error:
+                yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
+
+
+def _check_answered(question: Any) -> None:
+    if not isinstance(question, dict):
+        raise RowError(f"the question is {question!r:.60}, not an object")
+    if question.get("is_impossible"):
+        raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
+
+
 def _place(question: Any, paragraph: _Paragraph) -> str:
     identifier = question.get("id") if isinstance(question, dict) else None
     return f"id {identifier!r:.60}, paragraph {paragraph.number}"
 
 
 def _query(question: Any, paragraph: Told) -> JudgedQuery:
-    if not isinstance(question, dict):
-        raise RowError(f"the question is {question!r:.60}, not an object")
-    if question.get("is_impossible"):
-        raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
+    _check_answered(question)
     return judged_query(Asked(0, question.get("id"), question.get("question"), (paragraph,), ()))
 
 

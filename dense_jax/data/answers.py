@@ -1,0 +1,140 @@
+"""Answers and texts: whether a prediction is right, whether a passage holds an answer, and where.
+
+Each published figure rests on its own convention, and they disagree at times:
+
+    squad_normalised    lower, ASCII punctuation deleted, the words a, an, the deleted, spaces collapsed: SQuAD
+    nq_open_normalised  the same after NFD, which takes accents off their letters: ORQA, REALM (section 3.1)
+    exact_match         a prediction normalised so is one of the references
+    pattern_match       a reference is a regular expression that matches the prediction from its start: CuratedTREC
+    has_answer          the tokens of an answer stand in a row in a passage, whatever their case: DPR's top-k accuracy
+    has_pattern         a regular expression is found anywhere in a passage: the same for CuratedTREC
+    holds_raw           an answer is a substring of a passage, case and all: the positives of ORQA's early loss
+    occurrences         where the ids of an answer stand in those of a block: the gold spans of ORQA's reader
+
+"caf" + e + a combining accent is "café" here, and "cafe" never is.
+"""
+
+import re
+import string
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+
+import numpy as np
+import regex
+
+from dense_jax.arrays import Int
+
+Normalise = Callable[[str], str]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")  # a word, or one sign
+_PATTERN_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
+
+
+def squad_normalised(text: str) -> str:
+    """`text` as SQuAD compares it.
+
+    >>> squad_normalised("The  U.S.A., twenty-one!")
+    'usa twentyone'
+    """
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_NO_PUNCTUATION)).split())
+
+
+def nq_open_normalised(text: str) -> str:
+    """`text` as NQ-open, WebQuestions and CuratedTREC compare it: both spellings of an accent are one.
+
+    >>> nq_open_normalised("Caf\\u00e9") == nq_open_normalised("the cafe\\u0301")
+    True
+    """
+    return squad_normalised(unicodedata.normalize("NFD", text))
+
+
+def exact_match(prediction: str, references: Iterable[str], normalise: Normalise = nq_open_normalised) -> bool:
+    """Whether `prediction` equals any of `references` once both are normalised.
+
+    >>> exact_match("Beatles, The", ["Wings", "the Beatles"])
+    True
+    """
+    normalised = normalise(prediction)
+    return any(normalise(reference) == normalised for reference in references)
+
+
+def pattern_match(prediction: str, patterns: Iterable[str]) -> bool:
+    """Whether any of `patterns` matches `prediction` from its start; one that is no regular expression never does.
+
+    >>> pattern_match("Oct. 12, 1492", [r"oct\\w*\\.? 12", "("]), pattern_match("on Oct. 12", [r"oct\\w*\\.? 12"])
+    (True, False)
+    """
+    return any(bool((found := _compiled(pattern)) and found.match(prediction)) for pattern in patterns)
+
+
+def answer_tokens(text: str) -> list[str]:
+    """DPR's tokens: words and single signs after NFD, in lower case.
+
+    >>> answer_tokens("the U.S. army")
+    ['the', 'u', '.', 's', '.', 'army']
+    """
+    return [token.lower() for token in _TOKEN.findall(unicodedata.normalize("NFD", text))]
+
+
+def has_answer(text: str, answers: Iterable[str]) -> bool:
+    """Whether the tokens of any of `answers` stand in a row in `text`; those of an empty answer always do.
+
+    >>> has_answer("He lives in paris, France.", ["Paris"]), has_answer("The comparison failed", ["paris"])
+    (True, False)
+    """
+    spaced = _spaced(text)
+    return any(needle in spaced for needle in map(_spaced, answers))
+
+
+def has_pattern(text: str, patterns: Iterable[str]) -> bool:
+    """Whether any of `patterns` is found in `text`, both after NFD; one that is no regular expression never is."""
+    composed = unicodedata.normalize("NFD", text)
+    compiled = (_compiled(unicodedata.normalize("NFD", pattern)) for pattern in patterns)
+    return any(bool(found and found.search(composed)) for found in compiled)
+
+
+def holds_raw(text: str, answers: Iterable[str]) -> bool:
+    """Whether any of `answers` is a substring of `text`: it may hit inside a word, and an empty one always does.
+
+    >>> holds_raw("the particle", ["art"]), holds_raw("the Particle", ["part"])
+    (True, False)
+    """
+    return any(answer in text for answer in answers)
+
+
+def occurrences(
+    block: Int[np.ndarray, " l"], answers: Iterable[Int[np.ndarray, " _"] | Sequence[int]]
+) -> Int[np.ndarray, "n 2"]:
+    """First and last place (inclusive) of every occurrence of any of `answers` in `block`, overlapping ones too.
+
+    Sorted, each once. An answer without ids occurs nowhere.
+
+    >>> occurrences(np.array([7, 7, 7, 2]), [[7, 7], [2], []]).tolist()
+    [[0, 1], [1, 2], [3, 3]]
+    """
+    found: set[tuple[int, int]] = set()
+    for answer in map(np.asarray, answers):
+        if 0 < len(answer) <= len(block):
+            windows = np.lib.stride_tricks.sliding_window_view(block, len(answer))
+            starts = np.flatnonzero((windows == answer).all(axis=1)).tolist()
+            found.update((start, start + len(answer) - 1) for start in starts)
+    return np.array(sorted(found), np.int32).reshape(-1, 2)
+
+
+def _spaced(text: str) -> str:
+    """The tokens of `text`, each between two spaces: no token holds one, so a substring is a run of whole tokens."""
+    return "".join(f" {token} " for token in answer_tokens(text))
+
+
+@lru_cache(maxsize=4_096)  # one question's patterns are tried on many passages
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # "[[a]": it means today what it always meant
+            return re.compile(pattern, _PATTERN_FLAGS)
+    except (re.error, OverflowError, RecursionError):
+        return None

@@ -1,0 +1,143 @@
+"""Questions with their answers and without passages, as the sets of open-domain question answering come.
+
+.jsonl, .json, .parquet     {"question", "answer" or "answers": a text or a list}: NQ-open, DPR;
+                            perhaps with an "_id" or "id"
+                            {"_id", "text", "metadata": {"answers"}}: queries.jsonl of a BEIR folder
+                            "answers_are": "regex" in a row says that its answers are regular expressions
+.json                       SQuAD: those of a question that its paragraph does not answer are rejected
+.tsv, .csv, .txt            question <tab> list of answers, as JSON or as Python spells it: DPR's files
+
+`.gz` and `.xz` are unpacked on the way. A question without an id has that of its text (`asked.text_id`).
+"""
+
+import ast
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from dense_jax.contracts import Reject
+from dense_jax.data.asked import checked_id, query_text, text_id
+from dense_jax.data.lines import RowError, form, has_surrogate
+from dense_jax.data.source_files import holds_squad, table_records
+from dense_jax.data.squad import squad_answers
+from dense_jax.data.tables import Record, tsv_records
+from dense_jax.errors import DataError
+
+_LONGEST = 1 << 24  # bytes of a line: DPR's training rows hold a hundred passages
+_TABLES = (".tsv", ".csv", ".txt")
+_IDS = ("_id", "id")
+_TEXTS = ("question", "text", "query")
+_ANSWERS = ("answers", "answer")
+
+
+class OpenQuestion(NamedTuple):
+    """A question and all that answers it."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...]  # one at least, none empty, each once
+    patterns: bool = False  # the answers are regular expressions
+
+
+def open_questions(path: Path, patterns: bool = False) -> Iterator[OpenQuestion | Reject]:
+    """The questions of `path` in its order; with `patterns`, all answers are regular expressions (CuratedTREC).
+
+    A question may be repeated; an id with another text than before is a bad row.
+
+    Raises:
+        DataError: the form of the file is unknown, or it cannot be read.
+    """
+    texts: dict[str, str] = {}
+    for record in _records(path):
+        if isinstance(record, Reject):
+            yield record
+            continue
+        try:
+            question = _question(record.values, patterns)
+            if texts.setdefault(question.id, question.text) != question.text:
+                raise RowError(f"question id {question.id!r} has another text than in an earlier row")
+            yield question
+        except RowError as error:
+            yield Reject(f"{path}:{record.number}", str(error))
+
+
+def sound_questions(path: Path, patterns: bool = False) -> list[OpenQuestion]:
+    """All questions of `path`: figures on a part of a set are not comparable.
+
+    Raises:
+        DataError: naming file and line of a bad row, or there is no question.
+    """
+    questions: list[OpenQuestion] = []
+    for row in open_questions(path, patterns):
+        if isinstance(row, Reject):
+            raise DataError(f"{row.where}: {row.reason}")
+        questions.append(row)
+    if not questions:
+        raise DataError(f"{path}: holds no question")
+    return questions
+
+
+def _records(path: Path) -> Iterator[Record | Reject]:
+    if form(path) in _TABLES:
+        return _tsv_records(path)
+    return squad_answers(path) if holds_squad(path, _LONGEST) else table_records(path, _LONGEST)()
+
+
+def _tsv_records(path: Path) -> Iterator[Record | Reject]:
+    for row in tsv_records(path, _LONGEST, ("question", "answers"), header=False):
+        if isinstance(row, Reject):
+            yield row
+            continue
+        try:
+            yield Record(row.number, row.values | {"answers": _listed(row.values["answers"])})
+        except RowError as error:
+            yield Reject(f"{path}:{row.number}", str(error))
+
+
+def _listed(cell: str) -> list[Any]:
+    try:
+        value = orjson.loads(cell)
+    except orjson.JSONDecodeError:
+        value = _literal(cell)
+    if not isinstance(value, list):
+        raise RowError(f'the answers are {cell!r:.60}, not a list such as ["Paris"]')
+    return value
+
+
+def _literal(cell: str) -> Any:
+    """The value of a Python literal, which is not executed; None if `cell` is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a regular expression may hold what is no escape of Python's
+            return ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+
+
+def _question(values: dict[str, Any], patterns: bool) -> OpenQuestion:
+    text = query_text(_first(values, _TEXTS))
+    if has_surrogate(text):
+        raise RowError("the question holds half of a UTF-16 pair, which no file can store")
+    given = _first(values, _IDS)
+    identifier = text_id(text) if given is None else checked_id(given, "question id")
+    return OpenQuestion(identifier, text, _answers(values), patterns or values.get("answers_are") == "regex")
+
+
+def _answers(values: dict[str, Any]) -> tuple[str, ...]:
+    value = _first(values, _ANSWERS)
+    if value is None and isinstance(values.get("metadata"), dict):
+        value = _first(values["metadata"], _ANSWERS)
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not listed:
+        raise RowError(f"no answer: the answers are {value!r:.60}, not a text or a list of at least one")
+    for answer in listed:
+        if not isinstance(answer, str) or not answer.strip():
+            raise RowError(f"one of the answers is {answer!r:.60}, not a text; an empty one would be found everywhere")
+    return tuple(dict.fromkeys(listed))
+
+
+def _first(values: dict[str, Any], names: tuple[str, ...]) -> Any:
+    return next((values[name] for name in names if values.get(name) is not None), None)
