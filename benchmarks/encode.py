@@ -113,7 +113,7 @@ class _Ours:
         self.on_mesh, self.tokenizer, self.batch = TowerOnMesh(tower, mesh), tokenizer, batch
 
     def encode(self, rows: Sequence[Tokens]) -> Float[np.ndarray, "b d"]:
-        return self.on_mesh.encode(rows.__getitem__, [len(row.ids) for row in rows], self.batch)
+        return self.on_mesh.encode(rows.__getitem__, [len(row.ids) for row in rows], self.batch)[:, 0]
 
     def laid_out(self, texts: Sequence[str]) -> list[Tokens]:
         side, untitled = self.on_mesh.tower, np.empty(0, np.int32)
