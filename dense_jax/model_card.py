@@ -74,7 +74,11 @@ def _usage(towers: Towers, shared: bool) -> str:
         *_prompt_notes(query, passage),
         _TITLES[passage.layout],
         f"Queries were cut to {query.length} tokens and passages to {passage.length}, special tokens included"
-        + ("; set `model.max_seq_length` for longer queries." if shared and query.length != passage.length else "."),
+        + (
+            "; set `model.max_seq_length` for longer queries."
+            if shared and not views and query.length != passage.length
+            else "."
+        ),
         *(
             [f"A passage has {passage.encoder.views} vectors, of which the best counts; a query has one."]
             if views

@@ -66,6 +66,14 @@ def test_a_text_that_spells_a_viewer_has_no_vector_more(bert, tokenizer, tokeniz
     assert model.encode_query(["what [VIEQ] who"])[0].shape == (1, 16)
 
 
+def test_shared_encoders_read_queries_by_the_first_viewer(bert, tokenizer, tokenizer_folder, tmp_path, load):
+    passage = towers_of(bert, Layout.BODY).passage
+    query = dataclasses.replace(passage, encoder=dataclasses.replace(passage.encoder, views=1), length=12, prompt="")
+    export(Towers(query, passage), tokenizer_folder, tmp_path / "model", CARD)
+    found = np.concatenate(load(tmp_path / "model").encode_query(QUERIES))
+    np.testing.assert_allclose(found, ours(query, tokenizer, ["", ""], QUERIES), **CLOSE)
+
+
 def test_the_card_tells_how_to_load_it(bert, tokenizer_folder, tmp_path):
     export(towers_of(bert, Layout.PAIR), tokenizer_folder, tmp_path / "model", CARD)
     card = (tmp_path / "model" / "README.md").read_text()

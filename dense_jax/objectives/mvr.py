@@ -14,7 +14,7 @@ from dense_jax.config import require
 from dense_jax.contracts import Question, Vocabulary
 from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.losses import Hidden
-from dense_jax.losses.multi_view import annealed, best_views, multi_view, signs_of_equal_views
+from dense_jax.losses.multi_view import annealed, multi_view, signs_of_equal_views
 from dense_jax.models.viewers import MultiViewEncoder
 from dense_jax.objectives.bi_encoder import BiEncoder, in_rounds, marks, metrics_of
 
@@ -60,7 +60,7 @@ class MVR(BiEncoder[MultiViewEncoder]):
         """Of queries and the best views of what answers them, and how far the views differ."""
         vectors = self.encode(params, carry, batch, rng=None)
         own = self._viewed(vectors.passages)[:, 0]
-        winners = jnp.diagonal(best_views(vectors.queries, own).views)
+        winners = jnp.argmax(jnp.einsum("bd,bnd->bn", vectors.queries, own), axis=1)
         best = jnp.take_along_axis(own, winners[:, None, None], axis=1)[:, 0]
         return signs_of_collapse(vectors.queries, best) | signs_of_equal_views(vectors.queries, own)
 
