@@ -4,9 +4,9 @@ Titles are those of Wikipedia's addresses (`Saint_Barth%C3%A9lemy`), which are s
 paragraph does not answer has no positive: it is rejected.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from dense_jax.contracts import Reject
@@ -15,6 +15,9 @@ from dense_jax.data.judged import JudgedQuery
 from dense_jax.data.lines import RowError
 from dense_jax.data.rows import Row
 from dense_jax.data.tables import Record, whole_json
+
+
+T = TypeVar("T")
 
 
 class _Paragraph(NamedTuple):
@@ -45,24 +48,29 @@ def squad_rows(path: Path) -> Iterator[Row | Reject]:
 def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
     """The questions, numbered as in the file; reasons also name a question's id and the number of its paragraph."""
     texts: dict[str, str] = {}
-    number = 0
-    for paragraph in _paragraphs(path):
-        if isinstance(paragraph, Reject):
-            yield paragraph
-            continue
-        for question in paragraph.questions:
-            number += 1
-            try:
-                query = _query(question, paragraph.document)
-                if texts.setdefault(query.id, query.text) != query.text:
-                    raise RowError(f"question id {query.id!r} has another text than in an earlier row")
-                yield query
-            except RowError as error:
-                yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
+
+    def query(number: int, question: Any, paragraph: _Paragraph) -> JudgedQuery:
+        found = _query(question, paragraph.document)
+        if texts.setdefault(found.id, found.text) != found.text:
+            raise RowError(f"question id {found.id!r} has another text than in an earlier row")
+        return found
+
+    return _of_each_question(path, query)
 
 
 def squad_answers(path: Path) -> Iterator[Record | Reject]:
     """`id`, `question` and `answers`, their texts, of each question, numbered as in the file."""
+
+    def answered(number: int, question: Any, paragraph: _Paragraph) -> Record:
+        _check_answered(question)
+        answers = [one.get("text") for one in question.get("answers") or () if isinstance(one, dict)]
+        return Record(number, {"id": question.get("id"), "question": question.get("question"), "answers": answers})
+
+    return _of_each_question(path, answered)
+
+
+def _of_each_question(path: Path, read: Callable[[int, Any, _Paragraph], T]) -> Iterator[T | Reject]:
+    """What `read` makes of each question, of its number and paragraph; a RowError of it becomes a Reject."""
     number = 0
     for paragraph in _paragraphs(path):
         if isinstance(paragraph, Reject):
@@ -71,10 +79,7 @@ def squad_answers(path: Path) -> Iterator[Record | Reject]:
         for question in paragraph.questions:
             number += 1
             try:
-                _check_answered(question)
-                answers = [one.get("text") for one in question.get("answers") or () if isinstance(one, dict)]
-                values = {"id": question.get("id"), "question": question.get("question"), "answers": answers}
-                yield Record(number, values)
+                yield read(number, question, paragraph)
             except RowError as error:
                 yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
 
