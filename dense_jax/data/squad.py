@@ -16,7 +16,6 @@ from dense_jax.data.lines import RowError
 from dense_jax.data.rows import Row
 from dense_jax.data.tables import Record, whole_json
 
-
 T = TypeVar("T")
 
 
