@@ -43,6 +43,7 @@ class IndexKind(enum.Enum):
 
     AUTO = "auto"  # exact below 20,000 vectors, ScaNN from there
     EXACT = "exact"  # all inner products, over all devices
+    APPROXIMATE = "approximate"  # the same, the best of them found by TPUs' own approximate operation
     SCANN = "scann"  # tree, asymmetric hashing, re-ordering
 
 
@@ -226,6 +227,51 @@ class SearchConfig:
     k: int = 5  # results per query
 
 
+class Refresh(enum.Enum):
+    """Who makes the index anew that training looks passages up in."""
+
+    SYNCHRONOUS = "synchronous"  # the trainer, which stops for it
+    ASYNCHRONOUS = "asynchronous"  # another process beside it, `dense-jax refresh`
+
+
+class Stale(enum.Enum):
+    """What the trainer does where the index is older than neighbours.max_staleness."""
+
+    WARN = "warn"  # goes on
+    WAIT = "wait"  # for a newer one, at most neighbours.patience; then as REFRESH
+    REFRESH = "refresh"  # makes one itself, of its newest checkpoint
+
+
+@dataclass
+class NeighboursConfig:
+    """The passages that an objective such as REALM looks up while it trains."""
+
+    kind: IndexKind = IndexKind.EXACT  # other settings of the index: index.*
+    refresh: Refresh = Refresh.SYNCHRONOUS
+    every: int = 500  # steps from one index to the next, or from one snapshot for it; 0: the first one stays
+    max_staleness: int = 5_000  # steps, of an asynchronous index; 0: any
+    stale: Stale = Stale.WAIT
+    patience: float = 3_600.0  # seconds
+    keep: int = 3  # newest versions of the index on disk
+    ahead: int = 2  # batches looked up while the devices work; 0: none
+
+    def __post_init__(self) -> None:
+        require(self.every >= 0, f"neighbours.every={self.every} must not be negative; 0 means that one index is kept")
+        require(self.keep > 0, f"neighbours.keep={self.keep} must be positive: the newest index is in use")
+        require(self.ahead >= 0, f"neighbours.ahead={self.ahead} must not be negative")
+        asynchronous = self.refresh is Refresh.ASYNCHRONOUS
+        require(
+            self.every > 0 or not asynchronous,
+            f"neighbours.every={self.every} saves no snapshot for neighbours.refresh={self.refresh.value}; "
+            "use --config.neighbours.every=500",
+        )
+        require(
+            not asynchronous or not self.max_staleness or self.max_staleness > self.every,
+            f"neighbours.max_staleness={self.max_staleness} is not above neighbours.every={self.every}: every index is "
+            "as old as that before the next snapshot",
+        )
+
+
 class Miner(enum.Enum):
     """What ranks the documents that negatives are taken from."""
 
@@ -296,6 +342,7 @@ class Config:
     chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: int = 0
     init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
+    init_reader_from: str = ""  # the same, for the reader of an objective that has one; empty: init_from
     log_every: int = 10  # steps
     diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
@@ -308,6 +355,7 @@ class Config:
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     embed: EmbedConfig = field(default_factory=EmbedConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
+    neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     mine: MineConfig = field(default_factory=MineConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)

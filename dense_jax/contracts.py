@@ -1,4 +1,4 @@
-"""The nouns and the two protocols: the page to read first.
+"""The nouns and the protocols: the page to read first.
 
     Corpus -> Document -> Passage -> Example -> batch -> Objective.loss -> Params -> Towers -> vectors -> ranking
 
@@ -14,6 +14,8 @@ from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Bool, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
+
+_NO_SPANS = np.empty((0, 2), np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Passage:
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
     sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0, if only its end is there
+    spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: _NO_SPANS)  # salient ones: first token, and one past
 
     def sentence(self, i: int) -> slice:
         """The tokens of sentence `i`."""
@@ -292,9 +295,41 @@ class Objective(Protocol):
         """What encodes queries and what encodes passages."""
         ...
 
-    def prepare(self, params: Params, batch: Batch) -> Batch:
-        """Host work on a batch before its step, such as looking up neighbours. The default is `batch` itself."""
-        return batch
+
+class Found(NamedTuple):
+    """Passages that were looked up for the examples of a batch."""
+
+    rows: Int[np.ndarray, "b k"]  # of all passages, best first; -1 where there are no more
+    vectors: Float[np.ndarray, "b k d"]  # theirs, as they were searched; 0 where there are no more
+
+
+@runtime_checkable
+class Retrieves(Objective, Protocol):
+    """An objective that looks passages up for its examples while it trains (train/neighbours.py).
+
+    Before a step, the passages whose vectors have the largest inner products with those of the batch's questions are
+    found, and `join` makes the batch of them that `encode` is given. `collate` is not used, and `diagnose` is given a
+    batch without passages.
+    """
+
+    fresh: ClassVar[bool] = False
+    """Search with the query tower of the step, dropout on; else with the one that the index was made with, off."""
+
+    @property
+    def depth(self) -> int:
+        """How many passages to look up for each example."""
+        ...
+
+    def question(self, batch: Batch) -> Tokens:
+        """What the query tower is given of `batch`."""
+        ...
+
+    def join(self, batch: Batch, found: Found, passages: "Passages", vocabulary: Vocabulary) -> Batch:
+        """`batch` (stacked examples, each with its "row" of what was visited) with what was found: numpy, fixed shapes.
+
+        `passages` are those that were searched. All arrays of the result have the first axis b.
+        """
+        ...
 
 
 @dataclass(slots=True)

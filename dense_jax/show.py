@@ -14,7 +14,7 @@ import numpy as np
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Params
 from dense_jax.config import Config
 from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Tokens
+from dense_jax.contracts import Found, Retrieves, Tokens
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.models.bert import BertConfig, resolve_attention
@@ -99,10 +99,21 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
 
 def batch_like(examples: Examples, size: int) -> Batch:
     """Shapes and types of a batch of `size` examples, as the objective collates them."""
-    example = {name: value for name, value in examples[0].items() if name != "row"}
-    stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), example)
-    collated = examples.objective.collate(stacked, np.arange(size))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), collated)
+    stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), examples[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _whole_batch(examples, stacked))
+
+
+def _whole_batch(examples: Examples, stacked: dict[str, Any]) -> Batch:
+    """As the objective is given it; passages that it looks up are the first ones here."""
+    objective, size = examples.objective, len(stacked["row"])
+    if not isinstance(objective, Retrieves):
+        del stacked["row"]
+        return objective.collate(stacked, np.arange(size))
+    searched = examples.store if examples.searched is None else examples.searched
+    rows = np.broadcast_to(np.minimum(np.arange(objective.depth), len(searched) - 1), (size, objective.depth))
+    width = objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).query.encoder.width
+    found = Found(rows, np.zeros((*rows.shape, width), np.float32))
+    return objective.join(stacked, found, searched, examples.vocabulary)
 
 
 def _sequences(batch: Batch) -> Iterator[Tokens]:

@@ -57,7 +57,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = first_then_all(work.sample) if work.config.probe.every else None
-    train(work.config, passages, vocabulary, work.path, sample)
+    train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Document, Tower, Vocabulary
+from dense_jax.contracts import Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.judgements import beir_files
 from dense_jax.data.pipeline import Examples, steps_for
@@ -41,6 +41,7 @@ from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
+from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
@@ -83,6 +84,7 @@ class Workdir:
             config.seed,
             length=count,
             batch=config.batch,
+            searched=self.library.passages if self.library else None,
         )
 
     @cached_property
@@ -123,6 +125,14 @@ class Workdir:
         if self.asked.passages.unit is Unit.QUERIES:
             return self.queries
         return open_passages(self.prepared, self.asked.passages)
+
+    @cached_property
+    def library(self) -> Library | None:
+        """What an objective that retrieves looks passages up in; None for the others."""
+        if not isinstance(self.config.objective, Retrieves):
+            return None
+        passages = open_passages(self.prepared, self.asked.passages)
+        return Library(passages, self.tokenizer, f"{passages.fingerprint}-{self.tokenizer.fingerprint}")
 
     @cached_property
     def queries(self) -> QueryStore:

@@ -99,6 +99,11 @@ def lay_out(
     return Tokens(ids, types, np.arange(length) < used)
 
 
+def stacked(rows: Sequence[Tokens]) -> Tokens:
+    """Sequences of one length under one another."""
+    return Tokens(*map(np.stack, zip(*rows, strict=True)))
+
+
 def _units(text: str) -> Iterator[str]:
     """Paragraphs, list items and headings, each with its white space collapsed."""
     unit: list[str] = []

@@ -6,8 +6,8 @@ restarts or steps. The state of the whole pipeline is the index of the next exam
 
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import grain
@@ -38,6 +38,7 @@ class Examples:
     seed: int
     length: int  # what a run of the configured steps needs
     batch: int  # examples of a step
+    searched: Passages | None = None  # what an objective that retrieves looks passages up in; None: the store
 
     def __post_init__(self) -> None:
         self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch, self._texts)
@@ -85,30 +86,46 @@ def steps_for(examples: Examples, tokens: int, batch: int) -> int:
 
 
 @dataclass(frozen=True)
+class Stacked:
+    """This process's examples of a batch, on the host."""
+
+    examples: dict[str, Any]
+    next_index: int  # of the example after the batch
+
+
+@dataclass(frozen=True)
 class Loaded:
     """A batch on the mesh, and where its successor starts."""
 
     batch: Batch
     rows: Int[np.ndarray, " b"]  # passages behind this process's examples
     next_index: int
+    notes: Mapping[str, float] = field(default_factory=dict)  # to be logged with its step
 
 
 def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    iterator = iter(_iterable(examples, batch, start))
-    sharding = batch_sharding(mesh)
-    numbers = _local_rows(sharding, batch)
+    numbers = _local_rows(batch_sharding(mesh), batch)
     ahead: deque[Loaded] = deque()
-    for host_batch in iterator:
-        rows = host_batch.pop("row")
-        start += batch
-        collated = examples.objective.collate(host_batch, numbers)
+    for stacked in stacked_batches(examples, batch, start=start):
+        rows = stacked.examples.pop("row")
+        collated = examples.objective.collate(stacked.examples, numbers)
         _check_rows(collated, batch, mesh)
-        on_mesh = jax.tree.map(functools.partial(jax.make_array_from_process_local_data, sharding), collated)
-        ahead.append(Loaded(on_mesh, rows, start))
+        ahead.append(Loaded(placed(collated, mesh), rows, stacked.next_index))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()
     yield from ahead
+
+
+def stacked_batches(examples: Examples, batch: int, *, start: int) -> Iterator[Stacked]:
+    """The same batches before they are collated, each example with the "row" that was visited."""
+    for number, found in enumerate(host_batches(examples, batch, start=start), start=1):
+        yield Stacked(found, start + number * batch)
+
+
+def placed(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+    """This process's part of a batch, numpy arrays, as its part of global arrays on the mesh."""
+    return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh)), batch)
 
 
 def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:

@@ -122,6 +122,33 @@ def hide(tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: n
     }
 
 
+def mask_span(
+    passage: Passage, length: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator
+) -> Example | None:
+    """The sentence around one salient span of `passage`, drawn uniformly, with all tokens of the span masked.
+
+    The first `slots` of them are labels. None if there is no span, or the chosen one does not fit into `length` tokens.
+    REALM (Guu et al. 2020), section 3.4; the released code.
+    """
+    if not len(passage.spans):
+        return None
+    first, end = passage.spans[rng.integers(len(passage.spans))].tolist()
+    chosen = passage.sentence(int(np.searchsorted(passage.sentences, first, side="right")) - 1)
+    start, end = first - chosen.start, end - chosen.start  # in the sentence
+    if end > length - 2:
+        return None
+    sentence = passage.tokens[chosen]
+    hidden = sentence.copy()
+    hidden[start:end] = vocabulary.mask
+    labels = sentence[start:end][:slots].astype(np.int32)
+    return {
+        "query": lay_out(passage.title[:0], hidden, length, Layout.BODY, vocabulary),
+        "positions": _filled(np.arange(len(labels), dtype=np.int32) + start + 1, slots),  # after [CLS]
+        "labels": _filled(labels, slots),
+        "weights": _filled(np.ones(len(labels), np.float32), slots),
+    }
+
+
 def draw_words(
     ids: Int[np.ndarray, " l"], budget: int, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Int[np.ndarray, " m"]:

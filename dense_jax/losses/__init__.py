@@ -8,12 +8,15 @@ from dense_jax.losses.contrast import InBatch, contrast, in_batch_softmax, log_n
 from dense_jax.losses.directions import Directions, Side, contrast_pairs
 from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
 from dense_jax.losses.language import MaskedLM, bag_of_words, masked_lm, weighted_mean
+from dense_jax.losses.marginal import Marginal, Marginalised, marginalise, token_log_likelihoods
 from dense_jax.losses.scores import Hidden, Marks, ceilings, dot_scores
 
 __all__ = [
     "Directions",
     "Hidden",
     "InBatch",
+    "Marginal",
+    "Marginalised",
     "Marks",
     "MaskedLM",
     "Side",
@@ -27,7 +30,9 @@ __all__ = [
     "kl_divergence",
     "log_normaliser",
     "margin_mse",
+    "marginalise",
     "masked_lm",
     "queue_softmax",
+    "token_log_likelihoods",
     "weighted_mean",
 ]

@@ -27,9 +27,14 @@ Find = Callable[[Float[np.ndarray, "q d"], int], Ranking]  # queries and k -> th
 class ExactSearch:
     """Search in a corpus that lies in the memory of a mesh's devices, in float32."""
 
-    def __init__(self, vectors: Float[np.ndarray, "p d"], mesh: Mesh) -> None:
-        """`vectors` may be a memory map: each device's rows are read once."""
+    def __init__(self, vectors: Float[np.ndarray, "p d"], mesh: Mesh, *, approximate: bool = False) -> None:
+        """`vectors` may be a memory map: each device's rows are read once.
+
+        With `approximate`, TPUs find the best of each block by bins of which they keep one each (Chern et al. 2022,
+        "TPU-KNN"), so that one in twenty of a block may be missed; other devices sort all the same.
+        """
         self._mesh = mesh
+        self._approximate = approximate
         self._count = len(vectors)
         rows = -(-self._count // mesh.size)  # per device
         self._blocks = max(1, -(-rows // _BLOCK))
@@ -51,7 +56,8 @@ class ExactSearch:
         padded = np.zeros((size, queries.shape[1]), np.float32)
         padded[: len(queries)] = queries
         everywhere = jax.device_put(padded, replicated(self._mesh))
-        scores, rows = _top_k(everywhere, self._corpus, k=k, count=self._count, block=self._block, mesh=self._mesh)
+        settings = {"count": self._count, "block": self._block, "approximate": self._approximate}
+        scores, rows = _top_k(everywhere, self._corpus, k=k, mesh=self._mesh, **settings)
         return np.asarray(scores)[: len(queries)], np.asarray(rows)[: len(queries)]
 
 
@@ -87,11 +93,18 @@ def _placed(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[A
     return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
 
 
-@functools.partial(jax.jit, static_argnames=("k", "count", "block", "mesh"))
+@functools.partial(jax.jit, static_argnames=("k", "count", "block", "approximate", "mesh"))
 def _top_k(
-    queries: Float[Array, "q d"], corpus: Float[Array, "p d"], *, k: int, count: int, block: int, mesh: Mesh
+    queries: Float[Array, "q d"],
+    corpus: Float[Array, "p d"],
+    *,
+    k: int,
+    count: int,
+    block: int,
+    approximate: bool,
+    mesh: Mesh,
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
-    local = functools.partial(_top_k_of_shard, k=k, count=count, block=block)
+    local = functools.partial(_top_k_of_shard, k=k, count=count, block=block, approximate=approximate)
     split = P(None, BATCH_AXES)  # the devices' candidates side by side, so that rows ascend from left to right
     candidates = jax.shard_map(local, mesh=mesh, in_specs=(P(), P(BATCH_AXES)), out_specs=(split, split))
     scores, rows = candidates(queries, corpus)
@@ -100,7 +113,7 @@ def _top_k(
 
 
 def _top_k_of_shard(
-    queries: Float[Array, "q d"], shard: Float[Array, "p d"], *, k: int, count: int, block: int
+    queries: Float[Array, "q d"], shard: Float[Array, "p d"], *, k: int, count: int, block: int, approximate: bool
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     first = jax.lax.axis_index(BATCH_AXES) * len(shard)  # row of the corpus at which this shard starts
 
@@ -109,9 +122,13 @@ def _top_k_of_shard(
         part = jax.lax.dynamic_slice_in_dim(shard, i * block, block)
         scores = jnp.einsum("qd,pd->qp", queries, part, precision=jax.lax.Precision.HIGHEST)
         scores = jnp.where((start + jnp.arange(block) < count)[None, :], scores, -jnp.inf)
+        picked = None  # columns of the block that are left, if not all
+        if approximate and k < block:
+            scores, picked = jax.lax.approx_max_k(scores, k, reduction_input_size_override=max(count, block))
         values, columns = jax.lax.top_k(jnp.concatenate([best[0], scores], 1), k)  # as above: lower rows stay left
         kept = jnp.take_along_axis(best[1], jnp.minimum(columns, k - 1), 1)
-        return (values, jnp.where(columns < k, kept, start + columns - k)), None
+        found = columns - k if picked is None else jnp.take_along_axis(picked, jnp.maximum(columns - k, 0), 1)
+        return (values, jnp.where(columns < k, kept, start + found)), None
 
     nothing = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1)
     nothing = jax.lax.pcast(nothing, BATCH_AXES, to="varying")  # the loop's result differs from device to device

@@ -118,7 +118,7 @@ def load(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
     manifest = read_json(folder / _MANIFEST)
     _check_embeddings(folder, manifest, vectors)
     verify(folder, manifest["files"])
-    if manifest["kind"] == IndexKind.EXACT.value:
+    if manifest["kind"] != IndexKind.SCANN.value:
         vectors.verify()
     else:  # ScaNN has its own copy of the vectors
         verify(vectors.folder, {IDS: vectors.manifest["files"][IDS]})
@@ -220,8 +220,8 @@ def _check_embeddings(folder: Path, manifest: dict[str, Any], vectors: Vectors) 
 
 
 def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) -> Find:
-    if manifest["kind"] == IndexKind.EXACT.value:
-        return ExactSearch(vectors.array(), mesh).search
+    if manifest["kind"] != IndexKind.SCANN.value:
+        return ExactSearch(vectors.array(), mesh, approximate=manifest["kind"] == IndexKind.APPROXIMATE.value).search
     if (folder / _FILES / "scann_docids.pkl").exists():  # ScaNN would unpickle it
         raise StorageError(
             f"{folder / _FILES / 'scann_docids.pkl'}: a pickle could run code and is not ours; delete it"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dense_jax.arrays import Float, np
+from dense_jax.arrays import Float, Int, np
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, read_json, verify
 
@@ -64,6 +64,16 @@ class Vectors:
     def array(self) -> Float[np.ndarray, "p d"]:
         """All vectors: a memory map where there is one shard, a copy in memory where there are several."""
         return self._shards[0] if len(self._shards) == 1 else np.concatenate(self._shards)
+
+    def take(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
+        """The vectors of `rows`; zeros for a row of -1."""
+        taken = np.zeros((*rows.shape, self.width), np.float32)
+        start = 0
+        for shard in self._shards:
+            here = (rows >= start) & (rows < start + len(shard))
+            taken[here] = shard[rows[here] - start]
+            start += len(shard)
+        return taken
 
     def verify(self) -> None:
         """Reads every file and compares its digest.

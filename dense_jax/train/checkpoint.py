@@ -5,7 +5,7 @@ restores flipped bits silently, and casts a changed dtype silently.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,17 @@ class Checkpoints:
 
     def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
         self.folder = folder.absolute()
+        self._held: Callable[[], Collection[int]] = tuple
         self._protected: list[int] = []  # the best step last; before it those kept until its checkpoint is sealed
         options = ocp.CheckpointManagerOptions(
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
             preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(config.keep), policies.CustomSteps([0]), _Protects(self._protected)]
+                [
+                    policies.LatestN(config.keep),
+                    policies.CustomSteps([0]),
+                    _Protects(lambda: self._protected),
+                    _Protects(lambda: self._held()),
+                ]
             ),
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
@@ -87,6 +93,10 @@ class Checkpoints:
     def protect(self, step: int) -> None:
         """Keeps the checkpoint of `step`, which is there or is saved next, and lets go of the one kept so before."""
         self._protected.append(step)
+
+    def hold(self, steps: Callable[[], Collection[int]]) -> None:
+        """Keeps the checkpoints that `steps` names whenever one is saved."""
+        self._held = steps
 
     def poll(self) -> None:
         """Seals a save that has come to its end; returns at once if one is still under way."""
@@ -228,13 +238,14 @@ class Checkpoints:
 
 
 class _Protects(policies.PreservationPolicy):
-    """Keeps `steps`, whichever they are at the time."""
+    """Keeps what `steps` names at the time."""
 
-    def __init__(self, steps: list[int]) -> None:
+    def __init__(self, steps: Callable[[], Collection[int]]) -> None:
         self.steps = steps
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        return [checkpoint.step in self.steps for checkpoint in checkpoints]
+        kept = self.steps()
+        return [checkpoint.step in kept for checkpoint in checkpoints]
 
 
 class _NamingErrors:

@@ -18,12 +18,14 @@ from jax.sharding import Mesh
 from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
-from dense_jax.data.pipeline import Examples, Loaded, batches
+from dense_jax.data.pipeline import Examples
 from dense_jax.errors import ConfigError, NonFiniteError, Stopped
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
+from dense_jax.train.feed import Feed, LookedUp
 from dense_jax.train.metrics import MetricsLog
+from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.same_run import check_same_run
@@ -31,6 +33,7 @@ from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.train.versions import VERSIONS, Library, Versions
 from dense_jax.train.warm_start import warm_start
 
 
@@ -89,10 +92,19 @@ def initial_state(program: Program) -> TrainState:
     return program.first(params)
 
 
-def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path, sample: Sample | None = None) -> None:
+def train(
+    config: Config,
+    store: Passages,
+    vocabulary: Vocabulary,
+    workdir: Path,
+    *,
+    sample: Sample | None = None,
+    library: Library | None = None,
+) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
-    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step.
+    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
+    `library` an objective that retrieves looks passages up.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -103,10 +115,16 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
     with only_trainer(workdir):
         check_same_run(config, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
-        state, next_index = _resumed(program, checkpoints)
-        length = config.steps * config.batch
+        state, meta = _resumed(program, checkpoints)
         examples = Examples(
-            store, config.objective, vocabulary, config.loader, config.seed, length=length, batch=config.batch
+            store,
+            config.objective,
+            vocabulary,
+            config.loader,
+            config.seed,
+            length=config.steps * config.batch,
+            batch=config.batch,
+            searched=library.passages if library else None,
         )
         first = int(state.step)
         log = MetricsLog(
@@ -117,30 +135,48 @@ def train(config: Config, store: Passages, vocabulary: Vocabulary, workdir: Path
             batch=config.batch,
             names=lambda row: store.document(row).id,
         )
+        feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
         try:
             with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
                 diagnosis = Diagnosis(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
-                loaded = batches(examples, config.batch, program.mesh, start=next_index)
                 probe = Probe(sample, config.objective, program.mesh, config.embed.batch) if sample else None
                 selection = Selection(config, probe, workdir, checkpoints, log, first)
-                _run(program, state, loaded, diagnosis, selection, checkpoints, log)
+                _run(program, state, feed, diagnosis, selection, checkpoints, log)
         except NonFiniteError as error:
             raise _with_advice(error, checkpoints) from None
         finally:
+            feed.close()
             log.close()
             checkpoints.close()
 
 
-def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The state to go on from and the index of its next example; a new run saves its initial state first."""
+def _feed(
+    program: Program,
+    examples: Examples,
+    library: Library | None,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    log: MetricsLog,
+    meta: dict[str, Any],
+) -> Feed:
+    config, start = program.config, meta["next_index"]
+    if library is None:
+        return Feed(examples, config.batch, program.mesh, start)
+    versions = Versions(workdir / VERSIONS, library, config, program.mesh.local_mesh)
+    neighbours = Neighbours(config, versions, checkpoints, program.like.params, log, meta.get("index", 0))
+    return LookedUp(examples, config.batch, program.mesh, start, neighbours)
+
+
+def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+    """The state to go on from and what its checkpoint says of the feed; a new run saves its initial state first."""
     newest = checkpoints.newest_sound()
     if newest is None:
-        state = initial_state(program)
-        checkpoints.save(0, state, {"next_index": 0})
-        return state, 0
+        state, meta = initial_state(program), {"next_index": 0}
+        checkpoints.save(0, state, meta)
+        return state, meta
     state, meta = checkpoints.restore(newest, program.like)
     print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
-    return state, meta["next_index"]
+    return state, meta
 
 
 @dataclass(frozen=True)
@@ -155,21 +191,22 @@ class _Unread:
 def _run(
     program: Program,
     state: TrainState,
-    loaded: Iterator[Loaded],
+    feed: Feed,
     diagnosis: Diagnosis,
     selection: Selection,
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> None:
-    config, objective = program.config, program.config.objective
+    config = program.config
     step, unread = int(state.step), None
     first = step
     if selection.due(step):
         selection.look(step, state.params)
-    for batch in loaded if not selection.over(step) else ():
-        state, metrics = program.step(state, objective.prepare(state.params, batch.batch))
+    over = selection.over(step)
+    while not over and (batch := feed.next(step, state.params)) is not None:
+        state, metrics = program.step(state, batch.batch)
         step += 1
-        metrics |= diagnosis(step, state)
+        metrics |= {**batch.notes, **diagnosis(step, state)}
         if unread is not None:
             log.record(unread.step, unread.metrics, unread.rows)
         unread = _Unread(step, metrics, batch.rows)
@@ -177,7 +214,7 @@ def _run(
             jax.block_until_ready(metrics)
             log.restart_clock()
         stop, due = checkpoints.preempted(step), selection.due(step)
-        save = stop or step == config.steps or step % config.checkpoint.every == 0
+        save = stop or step == config.steps or step % config.checkpoint.every == 0 or feed.snapshot(step)
         if save or due:
             log.record(unread.step, unread.metrics, unread.rows)  # raises before a broken state could be saved
             unread = None
@@ -185,11 +222,9 @@ def _run(
             selection.look(step, state.params)
         over = due and selection.over(step)
         if save or over or (due and selection.is_best(step)):
-            checkpoints.save(step, state, {"next_index": batch.next_index})
+            checkpoints.save(step, state, {"next_index": batch.next_index, **feed.state})
         checkpoints.poll()
-        if over:
-            return
-        if stop:
+        if stop and not over:
             checkpoints.finish()
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
 

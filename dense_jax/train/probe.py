@@ -1,7 +1,6 @@
 """How well a state retrieves, by the same functions as `evaluate`: on a sample of a test collection."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import numpy as np
@@ -17,6 +16,7 @@ from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
 from dense_jax.retrieval.exact import ExactSearch, by_passage
+from dense_jax.train.processes import whole
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Probe:
         Raises:
             DataError: a vector is NaN or infinite.
         """
-        sample, towers = self.sample, self.objective.towers(_whole(params))
+        sample, towers = self.sample, self.objective.towers(whole(params))
         with jax.set_mesh(self.mesh):
             passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
             found = encode_passages(sample.store, range(len(self._ids)), passages, sample.tokenizer, self.batch)
@@ -69,11 +69,6 @@ class Probe:
         placed = TowerOnMesh(tower, self.mesh, self._programs.get(side))
         self._programs[side] = placed.program
         return placed
-
-
-def _whole(params: Params) -> Any:
-    """Parameters that this process can place on its own devices."""
-    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
 
 
 def _of_first_process(figures: np.ndarray) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 import socket
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
+
+from dense_jax.arrays import Params
 
 T = TypeVar("T")
 
@@ -30,6 +32,11 @@ def first_then_all(make: Callable[[], T]) -> T:
         make()
     multihost_utils.sync_global_devices("made by the first process")
     return make()
+
+
+def whole(params: Params) -> Any:
+    """Parameters that this process can place on its own devices."""
+    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
 
 
 def _free_port() -> int:

@@ -1,0 +1,161 @@
+"""REALM: a masked span is filled in with the help of passages that are looked up for it.
+
+The passages are hidden causes of the words: what is learned is their sum, so that the retriever is paid for passages
+that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Language Model Pre-Training".
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split
+from dense_jax.config import require
+from dense_jax.contracts import (
+    Found,
+    Layout,
+    Passage,
+    Passages,
+    Retrieves,
+    Similarity,
+    Tokens,
+    Tower,
+    Towers,
+    Vocabulary,
+)
+from dense_jax.data.passages import lay_out, stacked
+from dense_jax.data.spans import mask_span
+from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.losses import Marginal, Marginalised
+from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
+
+_SPARE = 8  # passages looked up beyond those used, in the place of the source and of duplicates
+
+
+@dataclass
+class Realm(Retrieves):
+    encoder: Encoder  # of both towers; the reader is its BERT with a masked-language-model head
+    query_length: int = 96  # tokens
+    passage_length: int = 288  # tokens; the reader sees sentence and passage, as many as both
+    layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
+    candidates: int = 8  # of an example: the null document and passages
+    most_masked: int = 10  # tokens of a span that count; those beyond are masked all the same
+    marginal: Marginal = Marginal.SEQUENCE
+    exclude_source: bool = True  # the passage that the sentence is from is no candidate; without, it would be copied
+    temperature: float = 1.0  # divides the scores
+    shared: bool = True  # one encoder for both towers, as released; the paper writes two
+
+    def __post_init__(self) -> None:
+        require(self.candidates > 1, f"objective.candidates={self.candidates} leaves none beside the null document")
+        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
+        require(self.most_masked > 0, f"objective.most_masked={self.most_masked} must be positive")
+        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
+        self.encoder.check_input("passage_length", self.passage_length, self.layout)
+        self.encoder.check_input("query_length + passage_length", self.query_length + self.passage_length, Layout.PAIR)
+
+    def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        return mask_span(passage, self.query_length, self.most_masked, vocabulary, rng)
+
+    @property
+    def depth(self) -> int:
+        return self.candidates - 1 + _SPARE
+
+    def question(self, batch: Batch) -> Tokens:
+        return batch["query"]
+
+    def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
+        sources = batch["row"]
+        joined = []
+        for i, rows in enumerate(found.rows):
+            query = batch["query"].ids[i][batch["query"].mask[i]]
+            chosen = self._chosen(passages[int(sources[i])], passages.passages(rows[rows >= 0].tolist()))
+            joined.append(self._laid_out(query[1:-1], chosen, vocabulary))
+        return {
+            **{name: value for name, value in batch.items() if name != "row"},
+            **jax.tree.map(lambda *of_each: np.stack(of_each), *joined),
+            "source_found": (found.rows == sources[:, None]).any(axis=1),
+        }
+
+    def _chosen(self, source: Passage, found: Sequence[Passage]) -> list[Passage]:
+        """The best that were found, each text once and, as a rule, not that of the source."""
+        seen = {_content(source)} if self.exclude_source else set()
+        chosen: list[Passage] = []
+        for passage in found:
+            if _content(passage) not in seen and len(chosen) < self.candidates - 1:
+                seen.add(_content(passage))
+                chosen.append(passage)
+        return chosen
+
+    def _laid_out(self, sentence: Int[np.ndarray, " l"], chosen: list[Passage], vocabulary: Vocabulary) -> Example:
+        """The null document and `chosen`, for their tower and for the reader; what is missing looks like the null."""
+        null = np.empty(0, np.int32)
+        missing = self.candidates - 1 - len(chosen)
+        texts = [(null, null), *((one.title, one.tokens) for one in chosen), *[(null, null)] * missing]
+        room, longest = self.passage_length - 2, self.query_length + self.passage_length
+        return {
+            "passages": stacked([lay_out(*text, self.passage_length, self.layout, vocabulary) for text in texts]),
+            "read": stacked([lay_out(sentence, body[:room], longest, Layout.PAIR, vocabulary) for _, body in texts]),
+            "there": np.arange(self.candidates) < self.candidates - missing,
+        }
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        query, passage, reader, head = jax.random.split(rng, 4)
+        first = self.encoder.init(query)
+        towers = {"encoder": first} if self.shared else {"query": first, "passage": self.encoder.init(passage)}
+        bert = {"bert": self.encoder.init(reader)["bert"]}
+        return {**towers, "reader": {"encoder": bert, "mlm": init_mlm(self.encoder.bert, head)}}
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        query_params, passage_params = self._sides(params)
+        query_rng, passage_rng, reader_rng = split(rng, 3)
+        queries = self.encoder.apply(query_params, batch["query"], rng=query_rng)
+        count, size = batch["there"].shape
+        passages = self.encoder.apply(passage_params, _flat(batch["passages"]), rng=passage_rng)
+        scores = jnp.einsum("bd,bkd->bk", queries, passages.reshape(count, size, -1)) / self.temperature
+        hidden = self.encoder.hidden_states(params["reader"]["encoder"], _flat(batch["read"]), rng=reader_rng)
+        positions = jnp.repeat(batch["positions"], size, axis=0)
+        logits = mlm_logits(self.encoder.bert, params["reader"], hidden, positions)
+        likelihoods = losses.token_log_likelihoods(logits.reshape(count, size, *logits.shape[1:]), batch["labels"])
+        return losses.marginalise(scores, likelihoods, batch["weights"], there=batch["there"], marginal=self.marginal)
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        result: Marginalised = encoded
+        metrics = {
+            "utility": result.utility,
+            "null_mass": result.null_mass,
+            "candidates": jnp.mean(jnp.sum(batch["there"], axis=1), dtype=jnp.float32),
+            "source_found": jnp.mean(batch["source_found"], dtype=jnp.float32),  # among what was looked up
+        }
+        return result.loss, (metrics, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        queries = self.encoder.apply(self._sides(params)[0], batch["query"])
+        return signs_of_collapse(queries, queries)
+
+    def towers(self, params: Params) -> Towers:
+        query, passage = self._sides(params)
+        return Towers(
+            query=Tower(self.encoder, query, self.query_length),
+            passage=Tower(self.encoder, passage, self.passage_length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )
+
+    def _sides(self, params: Params) -> tuple[Any, Any]:
+        if self.shared:
+            return params["encoder"], params["encoder"]
+        return params["query"], params["passage"]
+
+
+def _content(passage: Passage) -> bytes:
+    return passage.title.tobytes() + b"|" + passage.tokens.tobytes()
+
+
+def _flat(tokens: Tokens) -> Tokens:
+    """The sequences of all examples under one another."""
+    return Tokens(*(field.reshape(-1, field.shape[-1]) for field in tokens))

@@ -1,0 +1,93 @@
+"""The batches of a run, in order, with what is looked up for them."""
+
+import functools
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from dense_jax.arrays import Params
+from dense_jax.contracts import Found, Retrieves
+from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, placed, stacked_batches
+from dense_jax.train.neighbours import Neighbours
+
+_NOISE = 2  # of a step's key: for the query tower that searches
+
+
+class Feed:
+    """Batches that need nothing but the corpus."""
+
+    def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int) -> None:
+        self._loaded = batches(examples, batch, mesh, start=start)
+
+    def next(self, step: int, params: Params) -> Loaded | None:
+        """The batch that is trained on after `step`, with the state's `params`; None after the last."""
+        return next(self._loaded, None)
+
+    def snapshot(self, step: int) -> bool:
+        """Whether the feed needs a checkpoint of the state after `step`."""
+        return False
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must say of it, as JSON values."""
+        return {}
+
+    def close(self) -> None:
+        """Ends what is still under way."""
+
+
+class LookedUp(Feed):
+    """Batches with passages: up to `neighbours.ahead` of them are looked up, on a thread, while the devices work.
+
+    Where the objective searches with the parameters of the step nothing can be looked up ahead.
+    """
+
+    def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int, neighbours: Neighbours) -> None:
+        assert isinstance(examples.objective, Retrieves)
+        self.objective, self.examples, self.mesh, self.neighbours = examples.objective, examples, mesh, neighbours
+        self._searched = neighbours.versions.library.passages
+        self._stacked = stacked_batches(examples, batch, start=start)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbours")
+        self._ahead: deque[tuple[int, Future[Loaded | None]]] = deque()  # with the step of the version
+
+    def next(self, step: int, params: Params) -> Loaded | None:
+        """As of `Feed`; says of which step the index is, and how many steps ago that was.
+
+        Raises:
+            DataError: a question became a vector with NaN or infinity.
+        """
+        self.neighbours.update(step)
+        version = self.neighbours.version
+        if self.objective.fresh:
+            rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.examples.seed), step), _NOISE)
+            find = functools.partial(version.find, query=self.neighbours.placed(params), rng=rng)
+            return self._dated(self._look_up(find), step, version.step)
+        while len(self._ahead) <= min(self.neighbours.settings.ahead, self.neighbours.last(step) - step):
+            self._ahead.append((version.step, self._thread.submit(self._look_up, version.find)))
+        made, loaded = self._ahead.popleft()
+        return self._dated(loaded.result(), step, made)
+
+    def snapshot(self, step: int) -> bool:
+        return self.neighbours.snapshot(step)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {"index": self.neighbours.step}
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _look_up(self, find: Any) -> Loaded | None:
+        stacked: Stacked | None = next(self._stacked, None)
+        if stacked is None:
+            return None
+        found: Found = find(stacked.examples)
+        joined = self.objective.join(stacked.examples, found, self._searched, self.examples.vocabulary)
+        return Loaded(placed(joined, self.mesh), stacked.examples["row"], stacked.next_index)
+
+    def _dated(self, loaded: Loaded | None, step: int, made: int) -> Loaded | None:
+        return loaded and replace(loaded, notes={"index_step": float(made), "staleness": float(step - made)})

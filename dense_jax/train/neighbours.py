@@ -1,0 +1,200 @@
+"""Passages for the examples of an objective that retrieves: in which version of the index they are looked up.
+
+A version is made by the passage tower of a checkpoint and searched with its query tower, so what is found for a batch
+depends on nothing else and can be looked up ahead. Synchronous: the trainer makes one every `every` steps, and a run
+that was interrupted goes on with the same one. Asynchronous: another process makes them (train/refresher.py), and the
+trainer changes to the newest between two steps. REALM (Guu et al. 2020), section 3.3.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from dense_jax.arrays import Array, Batch, Params, PRNGKeyArray, np
+from dense_jax.config import Config, Refresh, Stale
+from dense_jax.contracts import Found, Retrieves, Tokens, Tower
+from dense_jax.errors import StorageError
+from dense_jax.mesh import batch_sharding, replicated
+from dense_jax.retrieval.index import Index
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.metrics import MetricsLog
+from dense_jax.train.processes import first_then_all, whole
+from dense_jax.train.versions import Versions
+
+PREFIX = "index/"  # of the names in metrics.jsonl and TensorBoard
+_LOOK = 10  # steps from one look for a newer version to the next
+_PAUSE = 1.0  # seconds between looks while waiting for one
+
+Encode = Callable[[Params, Tokens, PRNGKeyArray | None], Array]
+
+
+@dataclass(frozen=True)
+class Version:
+    """An index in use, with the query tower of its checkpoint."""
+
+    step: int
+    index: Index
+    query: Params  # on every device of `mesh`
+    encode: Encode
+    objective: Retrieves
+    mesh: Mesh  # of this process's devices
+
+    def find(self, batch: Batch, query: Params | None = None, rng: PRNGKeyArray | None = None) -> Found:
+        """What is nearest to the questions of this process's `batch`, by other parameters of the query tower if given.
+
+        Raises:
+            DataError: a question became a vector with NaN or infinity.
+        """
+        with jax.set_mesh(self.mesh):
+            tokens = jax.device_put(self.objective.question(batch), batch_sharding(self.mesh))
+            vectors = np.asarray(self.encode(self.query if query is None else query, tokens, rng), np.float32)
+        depth, count = self.objective.depth, self.index.vectors.passages
+        rows = self.index.search(vectors, min(depth, count)).rows
+        rows = np.pad(rows, ((0, 0), (0, depth - rows.shape[1])), constant_values=-1)
+        return Found(rows, self.index.vectors.take(rows))
+
+
+class Neighbours:
+    """Which version is in use."""
+
+    def __init__(
+        self, config: Config, versions: Versions, checkpoints: Checkpoints, like: Params, log: MetricsLog, version: int
+    ) -> None:
+        """`like`: shapes and shardings of the parameters. `version`: the step of the one that was last in use."""
+        assert isinstance(config.objective, Retrieves)
+        self.settings, self.objective, self.versions = config.neighbours, config.objective, versions
+        self.checkpoints, self.like, self.log = checkpoints, like, log
+        self._step, self._version = version, None
+        self._refused: set[int] = set()  # damaged ones
+        self._began, self._spent = time.monotonic(), 0.0
+        encoder = self.objective.towers(like).query.encoder
+        self._encode: Encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
+        checkpoints.hold(lambda: {self.step, *versions.begun()})
+
+    @property
+    def step(self) -> int:
+        """That of the version in use."""
+        return self._step
+
+    @property
+    def version(self) -> Version:
+        """The one in use; `update` comes first."""
+        assert self._version is not None
+        return self._version
+
+    def snapshot(self, step: int) -> bool:
+        """Whether an index is to be made of the state after `step`, so that this must be saved."""
+        return self.settings.every > 0 and step % self.settings.every == 0
+
+    def last(self, step: int) -> int:
+        """Up to which step batches may be looked up in the version that is in use at `step`."""
+        every = self.settings.every
+        if self.settings.refresh is Refresh.ASYNCHRONOUS or not every:
+            return step + self.settings.ahead
+        return (step // every + 1) * every - 1
+
+    def update(self, step: int) -> None:
+        """Brings the version into use that the batch after `step` is looked up in.
+
+        Raises:
+            StorageError: a checkpoint that it needs is damaged.
+        """
+        if self.settings.refresh is Refresh.ASYNCHRONOUS:
+            if self._version is None:
+                self._make(self._known(step))
+            if step % _LOOK == 0 or self._is_stale(step):
+                self._catch_up(step)
+        elif self.snapshot(step):
+            if self._version is None or self.step != step:
+                self._make(step)
+        elif self._version is None:
+            self._make(self._known(step))
+
+    def placed(self, params: Params) -> Params:
+        """The query tower's part of `params`, on every device of this process."""
+        return jax.device_put(self.objective.towers(whole(params)).query.params, replicated(self.versions.mesh))
+
+    def _known(self, step: int) -> int:
+        """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
+        steps = [saved for saved in self.checkpoints.steps() if saved <= step]
+        if self.step in steps:
+            return self.step
+        chosen = max((made for made in self.versions.committed() if made in steps), default=steps[-1])
+        self.log.say(f"the checkpoint of the index in use, of step {self.step:,}, is gone; goes on with {chosen:,}")
+        return chosen
+
+    def _make(self, step: int) -> None:
+        """Makes the version of the checkpoint of `step`, as far as it is not there, and uses it."""
+        began = time.monotonic()
+        self.checkpoints.finish()
+        towers = self.objective.towers(whole(self.checkpoints.restore_params(step, self.like)))
+        with self.log.paused():
+            first_then_all(lambda: self.versions.make(step, towers.passage, self.checkpoints.fingerprint(step)))
+            self._use(step, towers.query)
+            self.versions.prune()
+        self._spent += time.monotonic() - began
+        share = self._spent / (time.monotonic() - self._began)
+        figures = {PREFIX + "seconds": time.monotonic() - began, PREFIX + "share": share}
+        self.log.add(step, figures, f"index of step {step:,}")
+
+    def _use(self, step: int, query: Tower) -> None:
+        """
+        Raises:
+            StorageError: the version is not whole.
+        """
+        opened, mesh = self.versions.open(step), self.versions.mesh
+        placed = jax.device_put(query.params, replicated(mesh))
+        self._version = Version(step, opened, placed, self._encode, self.objective, mesh)
+        self._step = step
+
+    def _is_stale(self, step: int) -> bool:
+        return 0 < self.settings.max_staleness < step - self.step
+
+    def _catch_up(self, step: int) -> None:
+        """Changes to the newest version; where that is too old, does what `neighbours.stale` says."""
+        self._change(step)
+        began = time.monotonic()
+        while self._is_stale(step):
+            most = f"neighbours.max_staleness={self.settings.max_staleness}"
+            age = f"the index is {step - self.step:,} steps old ({most})"
+            if self.settings.stale is Stale.WARN:
+                if step % self.settings.every == 0:
+                    self.log.say(f"warning: {age}; is `dense-jax refresh` running?")
+                return
+            patience = self.settings.patience if self.settings.stale is Stale.WAIT else 0
+            if self._agreed(int(time.monotonic() - began >= patience)):
+                self.log.say(f"{age}; the trainer makes one itself")
+                self._make(self.checkpoints.steps()[-1])
+                return
+            time.sleep(_PAUSE)
+            self._change(step)
+
+    def _change(self, step: int) -> None:
+        """Uses the newest version that is whole and of one of our checkpoints up to `step`: all processes the same."""
+        found = self._agreed(self._newest(step))
+        if found <= self.step:
+            return
+        try:
+            with self.log.paused():
+                query = self.objective.towers(whole(self.checkpoints.restore_params(found, self.like))).query
+                self._use(found, query)
+        except StorageError as error:
+            self._refused.add(found)
+            self.log.say(f"warning: the index of step {found:,} is refused, {self.step:,} stays in use: {error}")
+            return
+        self.log.add(step, {PREFIX + "staleness": float(step - found)}, f"changed to the index of step {found:,}")
+
+    def _newest(self, step: int) -> int:
+        self.checkpoints.poll()
+        ours = [saved for saved in self.checkpoints.steps() if self.step < saved <= step]
+        made = set(self.versions.committed()) - self._refused
+        fit = [one for one in ours if one in made and self.versions.belongs(one, self.checkpoints.fingerprint(one))]
+        return max(fit, default=self.step)
+
+    def _agreed(self, value: int) -> int:
+        """The first process's."""
+        return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))

@@ -1,0 +1,116 @@
+"""Versions of the index that training searches in, each made by the passage tower of one checkpoint.
+
+FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
+                vectors index  as `embed` and `index` write them
+                COMMITTED      written last: digests of their manifests; a folder without it is not looked at
+
+Whoever makes one may be killed at any time: the same call goes on shard by shard. The folder of a version also tells
+the trainer to keep the checkpoint that it is of.
+"""
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from dense_jax.config import Config, IndexKind
+from dense_jax.contracts import Passages, Tower
+from dense_jax.errors import StorageError
+from dense_jax.files import digest, read_json, verify, write_json
+from dense_jax.retrieval import index
+from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.encode import Tokenizes
+from dense_jax.retrieval.index import Index
+from dense_jax.retrieval.vectors import Vectors
+
+VERSIONS = "neighbours"  # the folder, in a workdir
+_MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
+_MANIFESTS = ("vectors/manifest.json", "index/manifest.json")
+
+
+class Library(NamedTuple):
+    """Passages that are searched while training."""
+
+    passages: Passages
+    tokenizer: Tokenizes
+    fingerprint: str  # changes with anything in them or in how they are tokenised
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions in a folder, named by the step of their checkpoint."""
+
+    folder: Path
+    library: Library
+    config: Config
+    mesh: Mesh  # of this process's devices
+
+    def begun(self) -> list[int]:
+        """The steps of all there is anything of."""
+        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+
+    def committed(self) -> list[int]:
+        """The steps of those that are complete."""
+        return [step for step in self.begun() if (self._of(step) / _COMMITTED).is_file()]
+
+    def belongs(self, step: int, checkpoint: str) -> bool:
+        """Whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint."""
+        path = self._of(step) / _MADE_BY
+        return path.is_file() and read_json(path) == self._made_by(checkpoint)
+
+    def make(self, step: int, tower: Tower, checkpoint: str) -> None:
+        """Completes the version of `step`; one that is of another checkpoint or of other passages is made anew.
+
+        Raises:
+            DataError: a vector is NaN or infinite.
+            StorageError: the disk refuses.
+        """
+        folder = self._of(step)
+        if not self.belongs(step, checkpoint):
+            self._remove(step)
+            write_json(folder / _MADE_BY, self._made_by(checkpoint))
+        if (folder / _COMMITTED).is_file():
+            return
+        vectors = embed(
+            self.library.passages,
+            tower,
+            self.library.tokenizer,
+            self.mesh,
+            folder / "vectors",
+            batch=self.config.embed.batch,
+            shard_size=self.config.embed.shard_size,
+            made_by=self._made_by(checkpoint),
+        )
+        kind = self.config.neighbours.kind
+        sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # others miss nothing
+        index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
+        write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS})
+
+    def open(self, step: int) -> Index:
+        """The index of a complete version, after reading all of it.
+
+        Raises:
+            StorageError: it is not complete, or a file is missing or changed.
+        """
+        folder = self._of(step)
+        if not (folder / _COMMITTED).is_file():
+            raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
+        verify(folder, read_json(folder / _COMMITTED))
+        return index.load(folder / "index", Vectors(folder / "vectors"), self.mesh)
+
+    def prune(self) -> None:
+        """Removes all complete versions but the newest ones."""
+        for step in self.committed()[: -self.config.neighbours.keep]:
+            self._remove(step)
+
+    def _remove(self, step: int) -> None:
+        (self._of(step) / _COMMITTED).unlink(missing_ok=True)  # first, so that no half of it is ever read
+        shutil.rmtree(self._of(step), ignore_errors=True)
+
+    def _made_by(self, checkpoint: str) -> dict[str, Any]:
+        return {"checkpoint": checkpoint, "passages": self.library.fingerprint}
+
+    def _of(self, step: int) -> Path:
+        return self.folder / f"{step:08d}"
