@@ -16,6 +16,7 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...
   show      the checked config, a decoded example, the parameters, what a run will cost
   prepare   documents -> sentences -> passages -> tokens
   train     pre-train; continues by itself where it was stopped
+  refresh   beside a training that looks passages up: the index of each snapshot
   embed     the collection through the passage tower
   index     nearest-neighbour index over the embeddings
   search    queries, from the arguments or standard input -> score, title, text

@@ -20,9 +20,12 @@ from dense_jax.retrieval import evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
+from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.processes import first_then_all, start_processes
+from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
+from dense_jax.train.versions import VERSIONS, Versions
 from dense_jax.workdir import Workdir
 
 
@@ -59,6 +62,16 @@ def _train(work: Workdir, words: list[str]) -> None:
     sample = first_then_all(work.sample) if work.config.probe.every else None
     train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
+
+
+def _refresh(work: Workdir, words: list[str]) -> None:
+    """The index of each snapshot, beside a training that looks passages up."""
+    library, config = work.library, work.config
+    if library is None:
+        raise ConfigError(f"{type(config.objective).__name__} looks no passages up while it trains")
+    versions = Versions(work.path / VERSIONS, library, config, work.mesh)
+    with only_one(work.path / "refresh.lock", "is being refreshed"):
+        refresh(versions, work.path, config.steps, work.trained)
 
 
 def _embed(work: Workdir, words: list[str]) -> None:
@@ -169,6 +182,7 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
     "show": _show,
     "prepare": _prepare,
     "train": _train,
+    "refresh": _refresh,
     "embed": _embed,
     "index": _index,
     "search": _search,

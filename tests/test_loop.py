@@ -10,7 +10,8 @@ import pytest
 
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.errors import ConfigError, NonFiniteError, StorageError
-from dense_jax.train.loop import initial_state, make_program, only_trainer, train
+from dense_jax.train.lock import only_one
+from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.restore import load_trained
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
@@ -140,7 +141,10 @@ def test_two_trainers_on_one_workdir_are_refused_by_name(tmp_path):
     other = subprocess.Popen([sys.executable, "-c", holder, tmp_path / "train.lock"], stdout=subprocess.PIPE)
     other.stdout.readline()
     try:
-        with pytest.raises(ConfigError, match="is being trained by process 1 on elsewhere"), only_trainer(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="is being trained by process 1 on elsewhere"),
+            only_one(tmp_path / "train.lock", "is being trained"),
+        ):
             pass
     finally:
         other.kill()

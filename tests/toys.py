@@ -17,11 +17,14 @@ from dense_jax.contracts import (
     Passage,
     Passages,
     Question,
+    Retrieves,
     Tokens,
     Tower,
     Towers,
     Vocabulary,
 )
+from dense_jax.data.passages import stacked
+from dense_jax.data.tokenizer import Tokenizer
 
 VOCABULARY = Vocabulary(
     size=50, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(50) < 5, continues=np.zeros(50, bool)
@@ -82,6 +85,41 @@ class BagOfTokens(Objective):
         spare = self.length - len(ids)
         real = np.pad(np.ones(len(ids), bool), (0, spare))
         return Tokens(np.pad(ids.astype(np.int32), (0, spare)), np.zeros(self.length, np.int32), real)
+
+
+@dataclass
+class Borrower(BagOfTokens, Retrieves):
+    """A query gets the tokens of the two passages that are found for it; `seen` has the rows found for each batch."""
+
+    def __post_init__(self):
+        self.seen: list[np.ndarray] = []
+
+    @property
+    def depth(self):
+        return 2
+
+    def question(self, batch):
+        return batch["query"]
+
+    def join(self, batch, found, passages, vocabulary):
+        self.seen.append(found.rows)
+        texts = [np.concatenate([one.tokens for one in passages.passages(rows.tolist())]) for rows in found.rows]
+        laid = [self._tokens(text) for text in texts]
+        return {**{name: batch[name] for name in ("query", "passage")}, "found": stacked(laid)}
+
+    def encode(self, params, carry, batch, *, rng):
+        queries, passages = super().encode(params, carry, batch, rng=rng)
+        return queries + self.encoder.apply(params["encoder"], batch["found"]), passages
+
+
+class ToyTokenizer:
+    """A text is a row of token ids."""
+
+    vocabulary = VOCABULARY
+    prompt_ids = Tokenizer.prompt_ids
+
+    def encode(self, texts):
+        return [np.array(text.split(), np.int32) for text in texts]
 
 
 class MemoryStore(Passages):

@@ -94,7 +94,8 @@ class Realm(Retrieves):
         """The null document and `chosen`, for their tower and for the reader; what is missing looks like the null."""
         null = np.empty(0, np.int32)
         missing = self.candidates - 1 - len(chosen)
-        texts = [(null, null), *((one.title, one.tokens) for one in chosen), *[(null, null)] * missing]
+        real = [(one.title, one.tokens) for one in chosen]
+        texts: list[tuple[np.ndarray, np.ndarray]] = [(null, null), *real, *[(null, null)] * missing]
         room, longest = self.passage_length - 2, self.query_length + self.passage_length
         return {
             "passages": stacked([lay_out(*text, self.passage_length, self.layout, vocabulary) for text in texts]),

@@ -2,6 +2,7 @@
 
 import functools
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Params
+from dense_jax.arrays import Batch, Params
 from dense_jax.contracts import Found, Retrieves
-from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, placed, stacked_batches
+from dense_jax.data.pipeline import Examples, Loaded, batches, placed, stacked_batches
 from dense_jax.train.neighbours import Neighbours
 
 _NOISE = 2  # of a step's key: for the query tower that searches
@@ -23,9 +24,9 @@ class Feed:
     def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int) -> None:
         self._loaded = batches(examples, batch, mesh, start=start)
 
-    def next(self, step: int, params: Params) -> Loaded | None:
-        """The batch that is trained on after `step`, with the state's `params`; None after the last."""
-        return next(self._loaded, None)
+    def next(self, step: int, params: Params) -> Loaded:
+        """The batch that is trained on after `step`, with the state's `params`."""
+        return next(self._loaded)
 
     def snapshot(self, step: int) -> bool:
         """Whether the feed needs a checkpoint of the state after `step`."""
@@ -52,9 +53,9 @@ class LookedUp(Feed):
         self._searched = neighbours.versions.library.passages
         self._stacked = stacked_batches(examples, batch, start=start)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbours")
-        self._ahead: deque[tuple[int, Future[Loaded | None]]] = deque()  # with the step of the version
+        self._ahead: deque[tuple[int, Future[Loaded]]] = deque()  # with the step of the version
 
-    def next(self, step: int, params: Params) -> Loaded | None:
+    def next(self, step: int, params: Params) -> Loaded:
         """As of `Feed`; says of which step the index is, and how many steps ago that was.
 
         Raises:
@@ -66,7 +67,8 @@ class LookedUp(Feed):
             rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.examples.seed), step), _NOISE)
             find = functools.partial(version.find, query=self.neighbours.placed(params), rng=rng)
             return self._dated(self._look_up(find), step, version.step)
-        while len(self._ahead) <= min(self.neighbours.settings.ahead, self.neighbours.last(step) - step):
+        ahead = min(self.neighbours.settings.ahead, self.neighbours.last(step) - step)
+        while len(self._ahead) <= ahead:
             self._ahead.append((version.step, self._thread.submit(self._look_up, version.find)))
         made, loaded = self._ahead.popleft()
         return self._dated(loaded.result(), step, made)
@@ -81,13 +83,11 @@ class LookedUp(Feed):
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _look_up(self, find: Any) -> Loaded | None:
-        stacked: Stacked | None = next(self._stacked, None)
-        if stacked is None:
-            return None
-        found: Found = find(stacked.examples)
+    def _look_up(self, find: Callable[[Batch], Found]) -> Loaded:
+        stacked = next(self._stacked)
+        found = find(stacked.examples)
         joined = self.objective.join(stacked.examples, found, self._searched, self.examples.vocabulary)
         return Loaded(placed(joined, self.mesh), stacked.examples["row"], stacked.next_index)
 
-    def _dated(self, loaded: Loaded | None, step: int, made: int) -> Loaded | None:
-        return loaded and replace(loaded, notes={"index_step": float(made), "staleness": float(step - made)})
+    def _dated(self, loaded: Loaded, step: int, made: int) -> Loaded:
+        return replace(loaded, notes={"index_step": float(made), "staleness": float(step - made)})

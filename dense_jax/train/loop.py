@@ -1,12 +1,7 @@
 """The training loop. It knows the contract, never a method."""
 
-import contextlib
-import fcntl
 import functools
-import os
-import socket
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +14,12 @@ from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples
-from dense_jax.errors import ConfigError, NonFiniteError, Stopped
+from dense_jax.errors import NonFiniteError, Stopped
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.feed import Feed, LookedUp
+from dense_jax.train.lock import only_one
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.optimizer import make_optimizer
@@ -112,7 +108,7 @@ def train(
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
-    with only_trainer(workdir):
+    with only_one(workdir / "train.lock", "is being trained"):
         check_same_run(config, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
         state, meta = _resumed(program, checkpoints)
@@ -203,7 +199,8 @@ def _run(
     if selection.due(step):
         selection.look(step, state.params)
     over = selection.over(step)
-    while not over and (batch := feed.next(step, state.params)) is not None:
+    while step < config.steps and not over:
+        batch = feed.next(step, state.params)
         state, metrics = program.step(state, batch.batch)
         step += 1
         metrics |= {**batch.notes, **diagnosis(step, state)}
@@ -227,28 +224,6 @@ def _run(
         if stop and not over:
             checkpoints.finish()
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
-
-
-@contextlib.contextmanager
-def only_trainer(workdir: Path) -> Iterator[None]:
-    """Holds the workdir for this process; the system lets go of it however the process ends.
-
-    Raises:
-        ConfigError: naming the process that holds it.
-    """
-    if jax.process_index() != 0:  # the lock is the main process's, for all of them
-        yield
-        return
-    with (workdir / "train.lock").open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise ConfigError(f"--workdir={workdir} is being trained by {lock.read().strip()}; use another") from None
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}")
-        lock.flush()
-        yield
 
 
 def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteError:

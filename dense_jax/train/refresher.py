@@ -1,0 +1,63 @@
+"""The process beside an asynchronous training: makes the index of the newest snapshot, again and again.
+
+The trainer saves a checkpoint every `neighbours.every` steps, which is the snapshot; this process reads nothing else of
+it, and the trainer reads nothing of this one but complete versions. Either may be killed and started again.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from dense_jax.config import CheckpointConfig
+from dense_jax.errors import StorageError
+from dense_jax.progress import seconds
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.history import read_history
+from dense_jax.train.restore import Trained
+from dense_jax.train.versions import Versions
+
+_PAUSE = 2.0  # seconds between looks for a newer snapshot
+
+
+def refresh(versions: Versions, workdir: Path, last: int, trained: Callable[[int], Trained]) -> None:
+    """Makes versions of the workdir's checkpoints until that of step `last`, which ends the training, has its own.
+
+    `trained` opens the checkpoint of a step. To be started before, with or after the training.
+
+    Raises:
+        DataError: a vector is NaN or infinite.
+        StorageError: the disk refuses.
+    """
+    while True:
+        step = _newest(workdir)
+        made = versions.committed()
+        if step is None or step in made:
+            if step == last or _ended(workdir):
+                return
+            time.sleep(_PAUSE)
+            continue
+        began = time.monotonic()
+        try:
+            snapshot = trained(step)
+        except StorageError:
+            if _newest(workdir) == step:
+                raise
+            continue  # the trainer has deleted it meanwhile: there is a newer one
+        versions.make(step, snapshot.towers.passage, snapshot.fingerprint)
+        versions.prune()
+        print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
+
+
+def _newest(workdir: Path) -> int | None:
+    """The newest checkpoint that is complete."""
+    if not (workdir / "checkpoints").is_dir():
+        return None
+    steps = Checkpoints(workdir / "checkpoints", CheckpointConfig(), read_only=True).steps()
+    return steps[-1] if steps else None
+
+
+def _ended(workdir: Path) -> bool:
+    """Whether the training has ended before its last step."""
+    history = read_history(workdir)
+    return history is not None and bool(history.ended)

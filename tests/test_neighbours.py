@@ -1,0 +1,367 @@
+"""Passages looked up while training: always in the version of the index that belongs to the step."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+
+from dense_jax import files
+from dense_jax.config import (
+    CheckpointConfig,
+    Config,
+    EmbedConfig,
+    IndexKind,
+    NeighboursConfig,
+    OptimizerConfig,
+    Refresh,
+    Stale,
+)
+from dense_jax.errors import StorageError
+from dense_jax.mesh import make_mesh
+from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.metrics import MetricsLog
+from dense_jax.train.neighbours import Neighbours
+from dense_jax.train.refresher import refresh
+from dense_jax.train.restore import load_trained
+from dense_jax.train.versions import VERSIONS, Library, Versions
+from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
+
+STORE = MemoryStore(60)
+LIBRARY = Library(STORE, ToyTokenizer(), "toys")
+
+
+def config(neighbours: NeighboursConfig | None = None, **settings) -> Config:
+    common = {"objective": Borrower(), "steps": 10, "batch": 8, "log_every": 1, "diagnose_every": 0}
+    rest = {"optimizer": OptimizerConfig(0.1), "embed": EmbedConfig(batch=16, shard_size=25)}
+    return Config(**common | rest | settings, neighbours=neighbours or NeighboursConfig(every=4))
+
+
+def run(workdir, asked) -> list[np.ndarray]:
+    """Trains; the rows found for each batch, in order."""
+    workdir.mkdir(exist_ok=True)
+    train(asked, STORE, VOCABULARY, workdir, library=LIBRARY)
+    return asked.objective.seen
+
+
+def watched(neighbours: NeighboursConfig, **settings) -> tuple[Config, list[list[np.ndarray]]]:
+    """A config whose objective notes the questions of each batch."""
+    questions = []
+
+    class Watched(Borrower):
+        def join(self, batch, found, passages, vocabulary):
+            asked = batch["query"]
+            questions.append([ids[mask] for ids, mask in zip(asked.ids, asked.mask, strict=True)])
+            return super().join(batch, found, passages, vocabulary)
+
+    return config(neighbours, objective=Watched(), **settings), questions
+
+
+def lines(workdir) -> list[dict]:
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if "second" not in k} for row in rows if "loss" in row]
+
+
+def embedding(workdir, asked: Config, step: int = -1) -> np.ndarray:
+    return np.asarray(load_trained(asked, workdir, step, make_mesh(asked.mesh)).towers.query.params["embedding"])
+
+
+def best(table: np.ndarray, questions: list[np.ndarray], k: int) -> np.ndarray:
+    """The rows of the passages with the largest inner products, by numpy; of equal ones the first."""
+    passages = np.stack([table[[VOCABULARY.cls, *tokens, VOCABULARY.sep]].mean(0) for tokens in cut(STORE.tokens)])
+    scores = np.stack([table[tokens].mean(0) for tokens in questions]) @ passages.T
+    return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def cut(texts):
+    """As long as the toy tower takes them, with its special tokens."""
+    return [tokens[: Borrower().length - 2] for tokens in texts]
+
+
+def test_the_index_is_made_anew_every_few_steps(tmp_path):
+    run(tmp_path, config())
+    assert [(row["step"], row["index_step"], row["staleness"]) for row in lines(tmp_path)] == [
+        (1, 0, 0), (2, 0, 1), (3, 0, 2), (4, 0, 3), (5, 4, 0), (6, 4, 1), (7, 4, 2), (8, 4, 3), (9, 8, 0), (10, 8, 1),
+    ]  # fmt: skip
+    made = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if "index/share" in line]
+    assert [row["step"] for row in made] == [0, 4, 8]
+    assert all(0 < row["index/share"] < 1 for row in made)
+
+
+def test_looking_up_ahead_changes_nothing(tmp_path):
+    found = [run(tmp_path / str(ahead), config(NeighboursConfig(every=4, ahead=ahead))) for ahead in (0, 1, 5)]
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+    assert lines(tmp_path / "0") == lines(tmp_path / "1") == lines(tmp_path / "5")
+
+
+def test_an_index_made_before_every_step_gives_the_exact_best_of_the_present_parameters(tmp_path):
+    asked, questions = watched(NeighboursConfig(every=1), checkpoint=CheckpointConfig(keep=20))
+    found = run(tmp_path, asked)
+    for step in range(asked.steps):
+        table = embedding(tmp_path, asked, step)
+        np.testing.assert_array_equal(found[step], best(table, questions[step], 2))
+
+
+class Interrupted(Borrower):
+    """Breaks off when the eighth batch is looked up."""
+
+    def join(self, batch, found, passages, vocabulary):
+        if len(self.seen) == 7:
+            raise KeyboardInterrupt
+        return super().join(batch, found, passages, vocabulary)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the version", "its last word", "a byte"])
+def test_a_restart_between_two_indexes_goes_on_to_the_last_bit(tmp_path, lost):
+    straight = config()
+    run(tmp_path / "straight", straight)
+    broken = config(checkpoint=CheckpointConfig(every=3, keep=1))
+    broken.objective.__class__ = Interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "restarted", broken)  # saved at step 6; in use: the index of step 4
+    (tmp_path / "restarted" / "config.json").unlink()  # it names the class that broke off
+    version = tmp_path / "restarted" / VERSIONS / "00000004"
+    if lost == "the version":
+        files_of = sorted(version.rglob("*"), reverse=True)
+        for path in files_of:
+            path.rmdir() if path.is_dir() else path.unlink()
+    elif lost == "its last word":
+        (version / "COMMITTED").unlink()
+    elif lost == "a byte":
+        shard = next((version / "vectors").glob("*.npy"))
+        shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    again = config(checkpoint=CheckpointConfig(every=3, keep=1))
+    if lost == "a byte":
+        with pytest.raises(StorageError, match="has changed since it was written"):
+            run(tmp_path / "restarted", again)
+        return
+    run(tmp_path / "restarted", again)
+    np.testing.assert_array_equal(embedding(tmp_path / "straight", straight), embedding(tmp_path / "restarted", again))
+    assert lines(tmp_path / "straight") == lines(tmp_path / "restarted")
+
+
+@pytest.mark.parametrize("kind", [IndexKind.EXACT, IndexKind.APPROXIMATE])
+def test_every_kind_of_index_finds_the_same_in_a_small_corpus(tmp_path, kind):
+    exact = run(tmp_path / "exact", config())
+    np.testing.assert_array_equal(run(tmp_path / "other", config(NeighboursConfig(kind=kind, every=4))), exact)
+
+
+def test_the_fresher_the_index_the_more_of_the_present_best_it_finds(tmp_path):
+    """Overlap of what was found with what the parameters of the step would find, over a fast run."""
+    overlaps = []
+    for every in (1, 4, 16):
+        asked, questions = watched(NeighboursConfig(every=every), steps=16, checkpoint=CheckpointConfig(1, keep=20))
+        found = run(tmp_path / str(every), asked)
+        tables = [embedding(tmp_path / str(every), asked, step) for step in range(16)]
+        fresh = [best(table, asked_for, 2) for table, asked_for in zip(tables, questions, strict=True)]
+        shared = [len(set(a) & set(b)) for f, g in zip(found, fresh, strict=True) for a, b in zip(f, g, strict=True)]
+        overlaps.append(np.mean(shared) / 2)
+    assert overlaps[0] == 1
+    assert overlaps[0] > overlaps[1] > overlaps[2]
+
+
+# ---- asynchronous: another process makes the versions
+
+
+class Beside:
+    """A trainer that stands at a step, with the checkpoints of steps 0, 10 and 20, and what is made beside it."""
+
+    def __init__(self, workdir, **settings):
+        defaults = {"refresh": Refresh.ASYNCHRONOUS, "every": 10, "max_staleness": 25, "keep": 2}
+        self.workdir, self.said = workdir, []
+        self.asked = config(NeighboursConfig(**defaults | settings), steps=100)
+        self.program = make_program(self.asked)
+        self.checkpoints = Checkpoints(workdir / "checkpoints", CheckpointConfig(keep=10))
+        state = initial_state(self.program)
+        for step in (0, 10, 20):
+            self.checkpoints.save(step, state, {"next_index": 0})
+            self.checkpoints.finish()
+        self.versions = Versions(workdir / VERSIONS, LIBRARY, self.asked, self.program.mesh)
+        self.log = MetricsLog(workdir, first=0, last=100, every=10, batch=8, names=str)
+        self.log.say = self.said.append  # pyright: ignore[reportAttributeAccessIssue]
+        self.neighbours = self.started(version=0)
+
+    def started(self, version: int) -> Neighbours:
+        like = self.program.like.params
+        return Neighbours(self.asked, self.versions, self.checkpoints, like, self.log, version)
+
+    def make(self, step: int) -> None:
+        self.versions.make(step, self.tower, self.checkpoints.fingerprint(step))
+
+    @property
+    def tower(self):
+        return self.asked.objective.towers(initial_state(self.program).params).passage
+
+    def at(self, step: int) -> int:
+        """The version in use after an update at `step`."""
+        self.neighbours.update(step)
+        return self.neighbours.step
+
+
+@pytest.fixture
+def beside(tmp_path):
+    made = []
+
+    def make(**settings):
+        made.append(Beside(tmp_path, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.log.close()
+        one.checkpoints.close()
+
+
+def test_the_first_index_is_made_by_the_trainer_itself(beside):
+    trainer = beside()
+    assert trainer.at(0) == 0
+    assert trainer.versions.committed() == [0]
+
+
+def test_the_trainer_changes_to_a_newer_version_when_it_looks(beside):
+    trainer = beside()
+    assert trainer.at(10) == 0
+    trainer.make(10)
+    assert trainer.at(13) == 0  # it looks every ten steps
+    assert trainer.at(20) == 10
+
+
+def test_a_version_of_a_later_step_than_the_trainers_is_not_used(beside):
+    trainer = beside()
+    trainer.make(20)  # from before the trainer was set back
+    assert trainer.at(10) == 0
+    assert trainer.at(20) == 20
+
+
+def test_a_version_of_another_checkpoint_of_the_same_step_is_not_used_but_made_anew(beside):
+    trainer = beside()
+    trainer.versions.make(10, trainer.tower, "of a run that is no more")
+    assert trainer.at(20) == 0
+    trainer.make(10)
+    assert trainer.at(20) == 10
+
+
+def test_a_damaged_version_is_refused_with_a_word_and_the_old_one_stays(beside):
+    trainer = beside(max_staleness=0)
+    trainer.make(10)
+    shard = next((trainer.workdir / VERSIONS / "00000010" / "vectors").glob("*.npy"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert trainer.at(20) == 0
+    assert trainer.at(30) == 0  # not read again
+    assert len([text for text in trainer.said if "the index of step 10 is refused, 0 stays in use" in text]) == 1
+
+
+def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees_a_part(beside, monkeypatch):
+    trainer = beside()
+    assert trainer.at(0) == 0
+    whole_file, writes = files.whole_file, itertools.count(1)
+    dies_at = 0
+
+    def dying(path):
+        if next(writes) == dies_at:
+            raise KeyboardInterrupt
+        return whole_file(path)
+
+    for module in ("dense_jax.files", "dense_jax.retrieval.embed"):
+        monkeypatch.setattr(f"{module}.whole_file", dying)
+    for dies_at in itertools.count(1):  # noqa: B007
+        writes = itertools.count(1)
+        try:
+            trainer.make(10)
+            break
+        except KeyboardInterrupt:
+            assert trainer.versions.committed() == [0]
+            assert trainer.at(20) == 0
+    assert dies_at > 6  # made_by, plan, three shards, ids, manifest, the index's manifest, COMMITTED
+    assert trainer.at(20) == 10
+
+
+def test_too_old_an_index_is_said_where_that_is_asked_for(beside):
+    trainer = beside(stale=Stale.WARN)
+    assert trainer.at(25) == 0
+    assert not trainer.said
+    assert trainer.at(30) == 0
+    assert "the index is 30 steps old (neighbours.max_staleness=25)" in trainer.said[-1]
+
+
+def test_too_old_an_index_is_replaced_by_the_trainer_where_that_is_asked_for(beside):
+    trainer = beside(stale=Stale.REFRESH)
+    assert trainer.at(26) == 20
+    assert trainer.versions.committed() == [0, 20]
+
+
+def test_the_trainer_waits_for_a_newer_version_and_then_makes_one_itself(beside, monkeypatch):
+    trainer = beside(patience=3.0)
+    trainer.at(0)
+    pauses = []
+    monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: (pauses.append(1), trainer.make(10)))
+    assert trainer.at(26) == 10
+    assert len(pauses) == 1
+    clock = itertools.count()
+    monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: pauses.append(1))
+    monkeypatch.setattr("dense_jax.train.neighbours.time.monotonic", lambda: float(next(clock)))
+    assert trainer.at(36) == 20
+    assert "the trainer makes one itself" in trainer.said[-1]
+
+
+def test_a_restarted_trainer_goes_on_with_the_version_it_had(beside):
+    trainer = beside()
+    trainer.make(10)
+    trainer.make(20)
+    trainer.neighbours = trainer.started(version=10)
+    assert trainer.at(21) == 10
+
+
+def test_where_the_checkpoint_of_its_version_is_gone_the_newest_complete_one_is_used(beside):
+    trainer = beside()
+    trainer.make(10)
+    trainer.neighbours = trainer.started(version=5)
+    assert trainer.at(21) == 10
+    assert "the checkpoint of the index in use, of step 5, is gone; goes on with 10" in trainer.said[-1]
+
+
+def test_checkpoints_that_a_version_is_made_of_are_kept(beside):
+    trainer = beside()
+    trainer.at(0)
+    trainer.make(10)
+    few = Checkpoints(trainer.workdir / "checkpoints", CheckpointConfig(keep=1))
+    trainer.checkpoints = few
+    trainer.neighbours = trainer.started(version=0)
+    few.save(30, initial_state(trainer.program), {"next_index": 0})
+    few.finish()
+    assert few.steps() == [0, 10, 30]
+    few.close()
+
+
+def test_refresh_makes_the_newest_snapshots_and_ends_with_the_last_step(beside):
+    trainer = beside()
+    mesh = trainer.program.mesh
+    refresh(
+        trainer.versions, trainer.workdir, 20, lambda step: load_trained(trainer.asked, trainer.workdir, step, mesh)
+    )
+    assert trainer.versions.committed() == [20]
+    assert trainer.at(20) == 20
+
+
+def test_old_versions_are_removed(beside):
+    trainer = beside(keep=2)
+    for step in (0, 10, 20):
+        trainer.make(step)
+    trainer.versions.prune()
+    assert trainer.versions.begun() == [10, 20]
+
+
+def test_eight_devices_find_what_one_finds(tmp_path):
+    tower = config().objective.towers(initial_state(make_program(config())).params).passage
+    found = []
+    for count in (1, 8):
+        devices = np.array(jax.devices()[:count]).reshape(count, 1)
+        mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+        versions = Versions(tmp_path / str(count), LIBRARY, config(), mesh)
+        versions.make(0, tower, "a checkpoint")
+        found.append(versions.open(0).search(np.eye(4, dtype=np.float32), 60).rows)
+    np.testing.assert_array_equal(*found)
