@@ -1,0 +1,64 @@
+"""REALM (Guu et al. 2020). Values: the paper and the released code.
+
+First ICT (configs/ict.py), then this with --config.init_from=ITS_WORKDIR; the authors start the reader from
+bert-base-uncased: --config.init_reader_from=FOLDER.
+"""
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    EmbedConfig,
+    LoaderConfig,
+    NeighboursConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    Schedule,
+    TokenizerConfig,
+    choose,
+)
+from dense_jax.models.bert import bert
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.realm import Realm
+
+
+def get_config(variant: str = "base") -> Config:
+    return choose(variant, base=base, tiny=tiny)
+
+
+def base() -> Config:
+    return Config(
+        objective=Realm(encoder=Encoder(bert("base"), pooling=Pooling.POOLER, projection=128)),
+        steps=200_000,
+        batch=512,
+        optimizer=OptimizerConfig(
+            learning_rate=3e-5, warmup=10_000, schedule=Schedule.BERT, epsilon=1e-6, bias_correction=False
+        ),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        neighbours=NeighboursConfig(every=500),
+    )
+
+
+def tiny() -> Config:
+    """Minutes on two CPU cores, on the documentation of the installed packages; after configs/ict.py:tiny."""
+    return Config(
+        objective=Realm(
+            encoder=Encoder(
+                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
+            ),
+            query_length=32,
+            passage_length=64,
+            candidates=4,
+            temperature=0.03,
+        ),
+        steps=500,
+        batch=32,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
+        corpus=CorpusConfig(held_out=500),
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        passages=PassagesConfig(length=64),
+        loader=LoaderConfig(order=Order.SHUFFLE),
+        neighbours=NeighboursConfig(every=250),
+        embed=EmbedConfig(split=True),
+        log_every=50,
+    )
