@@ -45,6 +45,10 @@ class Corpus(Protocol):
         ...
 
 
+NO_SPANS: Int[np.ndarray, "n 2"] = np.empty((0, 2), np.int32)
+NO_SPANS.flags.writeable = False  # all passages without spans share it
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A run of whole sentences of one document, or a window of running text; tokenised without special tokens."""
@@ -53,6 +57,8 @@ class Passage:
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
     sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0, if only its end is there
+    # first token and one past the last of each salient span, in order and apart, each inside one sentence
+    spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: NO_SPANS)
 
     def sentence(self, i: int) -> slice:
         """The tokens of sentence `i`."""
