@@ -114,6 +114,39 @@ class PassagesConfig:
 
 
 @dataclass
+class SpansConfig:
+    """What finds the salient spans of passages, which REALM masks; without any source `prepare` looks for none.
+
+    Several sources are joined; of spans that overlap the longest stays. How good each is: `data/salient.py`.
+    """
+
+    patterns: bool = False  # dates, numbers, money and percentages of English text
+    capitals: bool = False  # names, by their capitals
+    titles: bool = False  # names: the titles of the corpus's documents
+    answers: str = ""  # file of questions with answers, which count as names: of a training split, never of a test
+    precomputed: str = ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    random: float = 0.0  # share of all words that stand in random spans: an ablation, used alone
+    random_mean: float = 3.0  # words of a random span
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.random <= 1, f"spans.random={self.random} is not between 0 and 1")
+        require(self.random_mean >= 1, f"spans.random_mean={self.random_mean} is less than one word")
+        others = [name for name in self.sources if name != "random"]
+        require(
+            not (self.random and others),
+            f"spans.random={self.random} is to show what salient spans are worth, and is not joined with "
+            f"{', '.join(f'spans.{name}' for name in others)}; use one or the other",
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of those that are used."""
+        names = ("patterns", "capitals", "titles", "answers", "precomputed", "random")
+        return tuple(name for name in names if getattr(self, name))
+
+
+@dataclass
 class LoaderConfig:
     order: Order = Order.LOCALITY
     readers: int = 12  # of the locality order, in each source
@@ -348,6 +381,7 @@ class Config:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
+    spans: SpansConfig = field(default_factory=SpansConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -380,6 +414,11 @@ class Config:
             not (self.corpus.held_out and self.passages.unit is Unit.QUERIES),
             f"corpus.held_out={self.corpus.held_out} takes documents out that queries may be about, with "
             "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
+        )
+        require(
+            not self.spans.sources or self.passages.unit is Unit.PASSAGES,
+            f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
+            f"{self.passages.unit.value} are none; use --config.passages.unit=passages",
         )
         asks = self.objective.learns_from is Question
         require(

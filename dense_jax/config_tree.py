@@ -65,6 +65,7 @@ def without_folders(config: Config) -> Config:
         ),
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
+        spans=replace(config.spans, answers=last(config.spans.answers), precomputed=last(config.spans.precomputed)),
         embed=replace(config.embed, collection=last(config.embed.collection)),
         probe=replace(config.probe, folder=last(config.probe.folder)),
         evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),

@@ -15,9 +15,6 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Bool, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
 
-_NO_SPANS = np.empty((0, 2), np.int32)
-
-
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text as its source gives it."""
@@ -47,6 +44,10 @@ class Corpus(Protocol):
         ...
 
 
+NO_SPANS: Int[np.ndarray, "n 2"] = np.empty((0, 2), np.int32)
+NO_SPANS.flags.writeable = False  # all passages without spans share it
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A run of whole sentences of one document, or a window of running text; tokenised without special tokens."""
@@ -55,7 +56,8 @@ class Passage:
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
     sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0, if only its end is there
-    spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: _NO_SPANS)  # salient ones: first token, and one past
+    # first token and one past the last of each salient span, in order and apart, each inside one sentence
+    spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: NO_SPANS)
 
     def sentence(self, i: int) -> slice:
         """The tokens of sentence `i`."""

@@ -44,6 +44,18 @@ def example(examples: Examples, tokenizer: Tokenizer) -> str:
     return "\n".join([*lines, *(f"{name}: {_decoded(name, value, found, tokenizer)}" for name, value in found.items())])
 
 
+def spans(examples: Examples, tokenizer: Tokenizer) -> str:
+    """The passage that the run's first example is made from, decoded, with its salient spans in double brackets."""
+    passage = examples.store[int(examples[0]["row"])]
+    text = tokenizer.decode(passage.tokens)
+    for start, end in passage.spans[::-1]:
+        # what is decoded of the first tokens is how the whole begins
+        before, until = (len(tokenizer.decode(passage.tokens[:place])) for place in (start, end))
+        marked = text[before:until].lstrip()
+        text = f"{text[: until - len(marked)]}[[{marked}]]{text[until:]}"
+    return f"{len(passage.spans)} in {len(passage.tokens)} tokens: {text}"
+
+
 def batch(examples: Examples, config: Config) -> str:
     """The shape and type of each array of a batch."""
     paths = jax.tree_util.tree_leaves_with_path(batch_like(examples, config.batch))

@@ -36,6 +36,7 @@ def _show(work: Workdir, words: list[str]) -> None:
         "settings": show.settings(work.config),
         "attention": show.attention(examples, work.config.batch),
         "example": show.example(examples, work.tokenizer),
+        **({"salient spans": show.spans(examples, work.tokenizer)} if work.config.spans.sources else {}),
         "batch": show.batch(examples, work.config),
         "parameters": show.parameters(program.like.params),
         "memory": show.memory(program, examples),

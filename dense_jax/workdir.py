@@ -99,10 +99,12 @@ class Workdir:
             ConfigError: nothing was prepared there.
         """
         path = Path(self.asked.passages.workdir or self.path)
-        passages = self.asked.passages
+        passages, spans = self.asked.passages, self.asked.spans.sources
         asked = passages.unit is Unit.QUERIES
-        if not is_finished(queries_folder(path, self.asked.corpus) if asked else passages_folder(path, passages)):
+        folder = queries_folder(path, self.asked.corpus) if asked else passages_folder(path, passages, spans)
+        if not is_finished(folder):
             kind = "queries" if asked else f"{passages.unit.value} of {passages.length} tokens"
+            kind += f" with spans.{', spans.'.join(spans)}" if spans else ""
             raise ConfigError(f"{path} holds no prepared {kind}; run `dense-jax prepare` first")
         return path
 
@@ -124,7 +126,7 @@ class Workdir:
         """What is trained on."""
         if self.asked.passages.unit is Unit.QUERIES:
             return self.queries
-        return open_passages(self.prepared, self.asked.passages)
+        return open_passages(self.prepared, self.asked.passages, self.asked.spans.sources)
 
     @cached_property
     def library(self) -> Library | None:
@@ -172,7 +174,7 @@ class Workdir:
         if not source and self.asked.passages.unit is Unit.QUERIES:
             return self.documents_of_queries
         if not source and searched:
-            return Collection("passages", open_passages(self.prepared, self.asked.passages))
+            return Collection("passages", open_passages(self.prepared, self.asked.passages, self.asked.spans.sources))
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
         name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")

@@ -165,7 +165,7 @@ def test_a_bad_line_of_spans_is_told(tmp_path, row, reason):
 def test_sentences_have_the_spans_inside_them_where_white_space_is_collapsed():
     text = "  He saw\n New   York. \n\nIt is big. Paris too."
     spans = [(10, 20), (18, 29), (text.index("Paris") - 1, text.index("Paris") + 6), (0, 2)]
-    sentences = salient_sentences(document(text), lambda _: spans)
+    sentences = salient_sentences(text, spans)
     assert [(one.text, [one.text[start:end] for start, end in one.spans]) for one in sentences] == [
         ("He saw New York.", ["New York"]),
         ("It is big.", []),
@@ -193,4 +193,4 @@ def test_a_long_text_of_any_kind_is_tagged(tagger, unit):
 @pytest.mark.parametrize("text", ["", " \n ", "\ud800 X Y", "Ünïcode Ärger", "e\u0301 E\u0301cole"])
 def test_odd_texts_are_tagged(tagger, text):
     assert all(0 <= start < end <= len(text) for start, end in tagger(document(text)))
-    salient_sentences(document(text), tagger)
+    salient_sentences(text, tagger(document(text)))

@@ -10,6 +10,7 @@ from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
 from dense_jax.data.passages import pack
 from dense_jax.data.running_text import chunks
+from dense_jax.data.salient_tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, tokenised
 from dense_jax.data.store import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
@@ -36,6 +37,12 @@ def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: Passage
             return chunks(found, config.length, config.titled)
 
 
+def salient_entries(documents: Iterable[Tagged], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
+    """The same passages as `entries` makes, with their salient spans."""
+    found = tokenised_spans(documents, tokenizer)
+    return (_alone(_with_spans(_packed(*tokens, config), spans)) for tokens, spans in found)
+
+
 def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[Group]:
     """The first `length` tokens of each document as its one passage; an empty document has an empty one."""
     return (_alone(_whole(*document, length)) for document in tokenised(documents, tokenizer))
@@ -58,6 +65,15 @@ def _packed(document: Document, title: Ids, sentences: list[Sentence], config: P
     title = title[: config.length // _TITLE_SHARE]
     runs = _runs(document, sentences, config, _SPECIAL + len(title) if config.titled else _BARE)
     return [_entry(document, title, sentences[run.start : run.stop]) for run in runs]
+
+
+def _with_spans(of_one_document: list[Entry], spans: list[TokenSpans]) -> list[Entry]:
+    """`spans` are those of each sentence; the entries hold all sentences, in their order."""
+    left = iter(spans)
+    return [
+        entry._replace(spans=np.concatenate([start + next(left) for start in entry.sentences]))
+        for entry in of_one_document
+    ]
 
 
 def _spans(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:

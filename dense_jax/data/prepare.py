@@ -4,19 +4,24 @@ The source is read several times, which is cheap beside tokenising it and keeps 
 the same call goes on where an interrupted one stopped, and does nothing where all is done.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dense_jax.config import Config, PassagesConfig, Unit
 from dense_jax.config_tree import to_dict
+from dense_jax.contracts import Document
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import entries, split_documents, whole_documents
+from dense_jax.data.entries import entries, salient_entries, split_documents, whole_documents
 from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
-from dense_jax.data.prepare_text import fill, prepare_text, scan
+from dense_jax.data.prepare_spans import make_tagger, spans_settings
+from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan
 from dense_jax.data.running_text import ChunkStore
+from dense_jax.data.salient_tokens import tagged
 from dense_jax.data.store import (
+    Group,
     PassageStore,
     StoreWriter,
     check_settings,
@@ -46,39 +51,51 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     about = prepare_text(config, corpus, root)
     if asked:
         return prepare_queries(config, corpus, root, about)
-    passages = replace(config.passages, workdir="")
-    folder = passages_folder(root, config.passages)
+    passages, spans = replace(config.passages, workdir=""), config.spans.sources
+    folder = passages_folder(root, passages, spans)
     settings = about["settings"] | {"passages": to_dict(passages)}
+    settings |= {"spans": spans_settings(config.spans)} if spans else {}
     check_settings(folder, settings)
-    if not started(folder):
-        claim(folder, settings, about["notes"])
     if not is_finished(folder):
-        queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
         tokenizer = Tokenizer.load(root / "tokenizer")
-        writer = StoreWriter(folder, passages.shard_size, tokenizer.size)
-        fill(writer, corpus, queries, lambda documents: entries(documents, tokenizer, passages))
-    store = open_passages(root, passages)
+        arrange = _arrangement(config, corpus, root, tokenizer)
+        if not started(folder):
+            claim(folder, settings, about["notes"])
+        fill(StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans)), corpus, arrange)
+    store = open_passages(root, passages, spans)
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
             raise DataError(f"{source.name}: {_lack(passages)}")
     return _summary(store)
 
 
-def open_passages(root: Path, config: PassagesConfig) -> PassageStore:
-    """What `prepare` put there to be trained on.
+def _arrangement(
+    config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer
+) -> Callable[[Iterable[Document]], Iterator[Group]]:
+    """What makes passages of the usable documents, held-out sentences among them."""
+    queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
+    if not config.spans.sources:
+        return lambda documents: entries(held_out.without_queries(documents, queries), tokenizer, config.passages)
+    tagger = make_tagger(config.spans, Documents(corpus, {}))
+    return lambda documents: salient_entries(tagged(documents, tagger, queries), tokenizer, config.passages)
+
+
+def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> PassageStore:
+    """What `prepare` put there to be trained on, `spans` being the sources of its salient spans.
 
     Raises:
         StorageError: the folder is unfinished, or a file is missing or damaged.
     """
-    folder = passages_folder(root, config)
+    folder = passages_folder(root, config, spans)
     return ChunkStore(folder) if config.unit is Unit.CHUNKS else PassageStore(folder)
 
 
-def passages_folder(root: Path, config: PassagesConfig) -> Path:
-    """Where `prepare` puts such passages, such as passages-288."""
+def passages_folder(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> Path:
+    """Where `prepare` puts such passages, such as passages-288, or passages-288-salient-titles with spans of titles."""
     untitled = "" if config.titled or config.unit is Unit.SPANS else "-untitled"
     short = f"-{100 * config.short_rate:g}-percent-short" if config.short_rate else ""
-    return root / f"{config.unit.value}-{config.length}{untitled}{short}"
+    salient = f"-salient-{'-'.join(spans)}" if spans else ""
+    return root / f"{config.unit.value}-{config.length}{untitled}{short}{salient}"
 
 
 def prepare_collection(
@@ -101,7 +118,7 @@ def prepare_collection(
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-        fill(writer, corpus, {}, lambda documents: arrange(documents, tokenizer, length))
+        fill(writer, corpus, lambda documents: arrange(documents, tokenizer, length))
     return PassageStore(folder)
 
 
@@ -134,5 +151,16 @@ def _summary(store: PassageStore) -> dict[str, Any]:
         "passages": found["count"],
         "tokens": found["tokens"],
         **(of_each if len(of_each) > 1 else {}),
+        **(_yield_of(found["spans"], found["count"]) if "spans" in found else {}),
         "folder": str(store.folder),
+    }
+
+
+def _yield_of(spans: dict[str, int], passages: int) -> dict[str, Any]:
+    """How many salient spans there are, and how long."""
+    return {
+        "salient spans": spans["count"],
+        "spans a passage": f"{spans['count'] / max(passages, 1):.2f}",
+        "wordpieces a span": f"{spans['tokens'] / max(spans['count'], 1):.2f}",
+        "passages with a span": f"{spans['passages'] / max(passages, 1):.1%}",
     }

@@ -76,7 +76,7 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        fill(writer, corpus, {}, lambda documents: whole_documents(documents, tokenizer, DOCUMENT_LENGTH))
+        fill(writer, corpus, lambda documents: whole_documents(documents, tokenizer, DOCUMENT_LENGTH))
     return PassageStore(folder)
 
 

@@ -39,17 +39,12 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     return read_json(path)
 
 
-def fill(
-    writer: StoreWriter,
-    corpus: CheckedCorpus,
-    queries: held_out.Queries,
-    arrange: Callable[[Iterable[Document]], Iterator[Group]],
-) -> None:
+def fill(writer: StoreWriter, corpus: CheckedCorpus, arrange: Callable[[Iterable[Document]], Iterator[Group]]) -> None:
     """Writes what `arrange` makes of the documents of each source that are in no finished shard yet."""
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
             done = writer.begin(source.name)
-            for group in arrange(islice(Documents(source, queries), done, None)):
+            for group in arrange(islice(Documents(source, {}), done, None)):
                 writer.add(group)
                 shown.update(group.documents)
     writer.finish()

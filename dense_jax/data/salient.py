@@ -61,12 +61,11 @@ class Sentence(NamedTuple):
     spans: list[Span]  # in it
 
 
-def salient_sentences(document: Document, tagger: SpanTagger) -> list[Sentence]:
-    """Every sentence of `document` with the spans that lie inside it; one that crosses an end is left out.
+def salient_sentences(text: str, spans: Iterable[Span]) -> list[Sentence]:
+    """Every sentence of `text` with those of its `spans` that lie inside it; one that crosses an end is left out.
 
     White space inside a span is collapsed as in the sentences.
     """
-    text = document.text
     sentences = [Sentence(sentence, []) for sentence in split_sentences(text)]
     starts, places, owners = _pieces(text, [sentence.text for sentence in sentences])
 
@@ -74,7 +73,7 @@ def salient_sentences(document: Document, tagger: SpanTagger) -> list[Sentence]:
         piece = bisect_right(starts, at) - 1
         return owners[piece], places[piece] + at - starts[piece]
 
-    for start, end in tagger(document):
+    for start, end in spans:
         stripped = text[start:end].strip()
         if stripped:
             start = text.index(stripped, start)

@@ -1,7 +1,7 @@
 """Documents -> sentences -> ids, tokenised in batches by the tokenizer's threads."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from dense_jax.contracts import Document
 from dense_jax.data.passages import split_sentences
 from dense_jax.data.tokenizer import Tokenizer
 
+T = TypeVar("T")
 _BATCH = 1 << 20  # characters tokenised together
 
 Ids = Int[np.ndarray, " _"]  # of any length
@@ -26,20 +27,21 @@ class Tokenised(NamedTuple):
 
 def tokenised(documents: Iterable[Document], tokenizer: Tokenizer) -> Iterator[Tokenised]:
     """Each document's title and sentences, with their ids."""
-    for batch in _batches(documents):
+    for batch in batches(documents, lambda document: len(document.text)):
         split = [split_sentences(document.text) for document in batch]
         titles = tokenizer.encode([document.title for document in batch])
-        ids = iter(tokenizer.encode([text for sentences in map(_spaced, batch, split) for text in sentences]))
+        ids = iter(tokenizer.encode([text for sentences in map(spaced, batch, split) for text in sentences]))
         for document, title, texts in zip(batch, titles, split, strict=True):
             yield Tokenised(document, title, [(text, tokens) for text in texts if len(tokens := next(ids))])
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
+def batches(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[list[T]]:
+    """Runs of `documents` of about a million characters."""
+    batch: list[T] = []
     size = 0
     for document in documents:
         batch.append(document)
-        size += len(document.text)
+        size += characters(document)
         if size >= _BATCH:
             yield batch
             batch, size = [], 0
@@ -47,6 +49,6 @@ def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
         yield batch
 
 
-def _spaced(document: Document, sentences: list[str]) -> list[str]:
+def spaced(document: Document, sentences: list[str]) -> list[str]:
     """Sentences with the space that stands before each: byte-level tokenizers see the start of a word by it."""
     return [f" {sentence}" if i or document.title else sentence for i, sentence in enumerate(sentences)]

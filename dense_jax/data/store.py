@@ -2,6 +2,7 @@
 
     FOLDER/passages-00000.array_record   one record a passage: title ids, token ids, where its sentences start
            texts-00000.array_record      one record a passage: id, title and text as JSON, read only to be shown
+           spans-00000.array_record      one record a passage: its salient spans, only where they were asked for
            manifest.json                 written last: counts, digests, and the settings that made the rest
            progress.json                 the same while the writer works; a shard that it does not name does not exist
 
@@ -10,6 +11,7 @@ source to skip.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,13 +21,14 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.config_tree import differences
-from dense_jax.contracts import Document, Part, Passage, Passages
+from dense_jax.contracts import NO_SPANS, Document, Part, Passage, Passages
 from dense_jax.data.records import Records, write_records
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
+_YIELD = ("count", "tokens", "passages")  # of salient spans: how many, of how many tokens, in how many passages
 _HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
 _BLOCK = 4_096  # texts held in memory while their ids are read
 _SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
@@ -38,6 +41,7 @@ class Entry(NamedTuple):
     tokens: Int[np.ndarray, " l"]
     sentences: Int[np.ndarray, " s"]  # where they start; 0 is not among them if a chunk begins within one
     document: Document
+    spans: Int[np.ndarray, "n 2"] = NO_SPANS  # first token and one past the last of each salient span
 
 
 class Group(NamedTuple):
@@ -69,6 +73,8 @@ class PassageStore(Passages):
         self._dtype = np.dtype(self.manifest["dtype"])
         self._passages = Records([_shard(folder, "passages", i) for i in range(len(counts))], counts)
         self._texts = Records([_shard(folder, "texts", i) for i in range(len(counts))], counts)
+        salient = "spans" in self.manifest
+        self._spans = Records([_shard(folder, "spans", i) for i in range(len(counts))], counts) if salient else None
         verify(folder, {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)})
 
     def __len__(self) -> int:
@@ -80,7 +86,11 @@ class PassageStore(Passages):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """The passages of `rows`, in their order; many at once are read some ten times faster than one by one."""
         records = self._passages.read(rows)
-        return [decode(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
+        found = [decode(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
+        if self._spans is None:
+            return found
+        spans = map(decode_spans, self._spans.read(rows))
+        return [replace(passage, spans=own) for passage, own in zip(found, spans, strict=True)]
 
     def document(self, row: int) -> Document:
         """The text of passage `row`, and its id."""
@@ -104,7 +114,8 @@ class PassageStore(Passages):
 class StoreWriter:
     """Writes a claimed folder shard by shard; a new writer goes on after the last finished one."""
 
-    def __init__(self, folder: Path, shard_size: int, vocab_size: int) -> None:
+    def __init__(self, folder: Path, shard_size: int, vocab_size: int, *, salient: bool = False) -> None:
+        """With `salient`, the spans of entries are stored too."""
         self.folder = folder
         self.shard_size = shard_size
         self._part = -1  # the source that is being written
@@ -112,6 +123,7 @@ class StoreWriter:
         self._documents = self._left_out = 0  # added since the last finished shard
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         fresh = {**dict.fromkeys(_COUNTS, 0), "passages_per_shard": [], "files": {}, "dtype": dtype}
+        fresh |= {"spans": dict.fromkeys(_YIELD, 0)} if salient else {}
         self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS)
         self._state["parts"] = _parts(self._state)
 
@@ -161,10 +173,15 @@ class StoreWriter:
     def _write_shard(self) -> None:
         state, entries = self._state, self._entries
         dtype, shard = np.dtype(state["dtype"]), len(state["passages_per_shard"])
-        names = [_shard(self.folder, kind, shard) for kind in ("passages", "texts")]
-        write_records(names[0], (encode(entry, dtype) for entry in entries))
-        write_records(names[1], (orjson.dumps(entry.document) for entry in entries))
-        state["files"] |= {path.name: digest(path) for path in names}
+        kinds = {
+            "passages": (encode(entry, dtype) for entry in entries),
+            "texts": (orjson.dumps(entry.document) for entry in entries),
+        }
+        kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if "spans" in state else {}
+        for kind, records in kinds.items():
+            path = _shard(self.folder, kind, shard)
+            write_records(path, records)
+            state["files"][path.name] = digest(path)
         state["passages_per_shard"].append(len(entries))
         self._count()
         write_json(self.folder / _PROGRESS, state)
@@ -175,7 +192,14 @@ class StoreWriter:
         found = dict(zip(_COUNTS, (len(self._entries), self._documents, self._left_out, tokens), strict=True))
         for counts in (self._state, self._state["parts"][self._part]):
             counts |= {name: counts[name] + number for name, number in found.items()}
+        if "spans" in self._state:
+            self._count_spans(self._state["spans"])
         self._entries, self._documents, self._left_out = [], 0, 0
+
+    def _count_spans(self, counts: dict[str, int]) -> None:
+        for spans in (entry.spans for entry in self._entries):
+            found = (len(spans), int(np.diff(spans).sum()), int(len(spans) > 0))
+            counts |= {name: counts[name] + number for name, number in zip(_YIELD, found, strict=True)}
 
 
 def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
@@ -238,6 +262,16 @@ def decode(record: bytes, row: int, dtype: np.dtype) -> Passage:
     ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)
     starts = np.frombuffer(record, _HEADER, sentences, start + ids.size * dtype.itemsize).astype(np.int32)
     return Passage(row, ids[:title], ids[title:], starts)
+
+
+def encode_spans(spans: Int[np.ndarray, "n 2"]) -> bytes:
+    """The salient spans of a passage as a record."""
+    return spans.astype(_HEADER).tobytes()
+
+
+def decode_spans(record: bytes) -> Int[np.ndarray, "n 2"]:
+    """The spans that `encode_spans` wrote, as int32."""
+    return np.frombuffer(record, _HEADER).astype(np.int32).reshape(-1, 2)
 
 
 def _shard(folder: Path, kind: str, number: int) -> Path:

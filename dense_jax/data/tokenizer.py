@@ -7,10 +7,10 @@ import functools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -33,6 +33,13 @@ _UNSPACED = re.compile(
 )
 _SMALLEST = 32  # trained vocabulary
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
+
+
+class Placed(NamedTuple):
+    """A text as ids, and where they stand in it."""
+
+    ids: Int[np.ndarray, " l"]
+    places: Int[np.ndarray, "l 2"]  # the characters of each, half open, without white space around; of a space none
 
 
 @dataclass(frozen=True)
@@ -109,14 +116,22 @@ class Tokenizer:
         Raises:
             DataError: a text holds a lone surrogate, which is no character.
         """
-        try:
-            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        except TypeError as error:
-            bad = next((text for text in texts if has_surrogate(text)), None)
-            if bad is None:
-                raise
-            raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        encodings = _encoded(self.backend.encode_batch_fast, texts)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def encode_placed(self, texts: Sequence[str]) -> list[Placed]:
+        """What `encode` gives, with the characters that each id stands for.
+
+        A piece that is only the space before a word stands for none. Several pieces of one character, as byte-level
+        tokenizers have them, stand for all of it each.
+
+        Raises:
+            DataError: as `encode`.
+        """
+        mark, starts = self._word_mark
+        space = self.backend.token_to_id(mark) if starts else None  # SentencePiece has it stand for the next character
+        found = zip(texts, _encoded(self.backend.encode_batch, texts), strict=True)
+        return [_placed(text, encoding, space) for text, encoding in found]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " l"]) -> str:
         """Text of `ids`, special tokens shown."""
@@ -180,7 +195,7 @@ class Tokenizer:
     def _vocabulary(self) -> Vocabulary:
         pieces = self.backend.get_vocab()
         size = max(pieces.values()) + 1
-        mark, starts = self._word_mark()
+        mark, starts = self._word_mark
         special, continues = np.zeros(size, bool), np.zeros(size, bool)
         for piece, i in pieces.items():
             # Whole sentences would be one word, too long to be hidden; BERT too takes each such character as a word.
@@ -191,6 +206,7 @@ class Tokenizer:
         special[list(ids.values())] = True
         return Vocabulary(size=size, **ids, special=special, continues=continues & ~special, prompts={})
 
+    @functools.cached_property
     def _word_mark(self) -> tuple[str, bool]:
         """A prefix of pieces, and whether it says that a word starts (or else that it goes on)."""
         description = json.loads(self.backend.to_str())
@@ -241,6 +257,25 @@ def folder_fingerprint(folder: Path) -> str:
         ConfigError: there is none.
     """
     return _hash("".join(f"{path.name} {digest(path)}\n" for path in _files(folder)))
+
+
+def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
+    try:
+        return encode(list(texts), add_special_tokens=False)
+    except TypeError as error:
+        bad = next((text for text in texts if has_surrogate(text)), None)
+        if bad is None:
+            raise
+        raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+
+
+def _placed(text: str, encoding: tokenizers.Encoding, space: int | None) -> Placed:
+    places = []
+    for i, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+        piece = "" if i == space else text[start:end]
+        start += len(piece) - len(piece.lstrip())
+        places.append((start, start + len(piece.strip())))
+    return Placed(np.array(encoding.ids, np.int32), np.array(places, np.int32).reshape(-1, 2))
 
 
 def _files(folder: Path) -> list[Path]:

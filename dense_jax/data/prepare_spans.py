@@ -1,0 +1,74 @@
+"""The taggers that a config names, and what their spans depend on."""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from dense_jax.config import SpansConfig
+from dense_jax.contracts import Document
+from dense_jax.data.open_questions import sound_questions
+from dense_jax.data.salient import Precomputed, RandomSpans, SpanTagger, Union
+from dense_jax.data.salient_names import CapitalisedRuns, Gazetteer
+from dense_jax.data.salient_patterns import Patterns
+from dense_jax.errors import DataError
+from dense_jax.files import digest
+from dense_jax.progress import progress
+
+_FILES = ("answers", "precomputed")
+
+
+def spans_settings(config: SpansConfig) -> dict[str, Any]:
+    """What the spans depend on beside the corpus: the sources that are used, content in the place of paths.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    used = {name: getattr(config, name) for name in config.sources}
+    files = {name: digest(_file(config, name)) for name in _FILES if name in used}
+    drawn = {"random_mean": config.random_mean, "random_seed": config.random_seed} if config.random else {}
+    return used | files | drawn
+
+
+def make_tagger(config: SpansConfig, documents: Iterable[Document]) -> SpanTagger:
+    """All sources of `config` as one. `documents`, the whole corpus, is read for its titles, which stay in memory.
+
+    Spans from a file are compared with all documents at once: else an error would come after hours of work.
+
+    Raises:
+        DataError: a file cannot be used, or belongs to another corpus.
+    """
+    taggers: list[SpanTagger] = []
+    taggers += [Patterns()] if config.patterns else []
+    taggers += [CapitalisedRuns()] if config.capitals else []
+    if config.titles or config.answers:
+        titles = _titles(documents) if config.titles else ()
+        taggers.append(Gazetteer(chain(titles, _answers(config) if config.answers else ())))
+    if config.precomputed:
+        taggers.append(precomputed := Precomputed(_file(config, "precomputed")))
+        for document in progress(documents, "compare precomputed spans", None, "documents"):
+            precomputed(document)
+    taggers += [RandomSpans(config.random, config.random_mean, seed=config.random_seed)] if config.random else []
+    return Union(tuple(taggers))
+
+
+def _titles(documents: Iterable[Document]) -> Iterator[str]:
+    return (document.title for document in progress(documents, "collect titles", None, "documents"))
+
+
+def _answers(config: SpansConfig) -> Iterator[str]:
+    path = _file(config, "answers")
+    for question in sound_questions(path):
+        if question.patterns:
+            raise DataError(
+                f"spans.answers: {path}: the answers of {question.text[:60]!r} are regular expressions, not names; "
+                "name a file whose answers are texts"
+            )
+        yield from question.answers
+
+
+def _file(config: SpansConfig, name: str) -> Path:
+    path = Path(getattr(config, name)).expanduser()
+    if not path.is_file():
+        raise DataError(f"spans.{name}: {path}: no such file")
+    return path

@@ -1,0 +1,80 @@
+"""Documents with salient spans -> sentences -> ids, and the tokens of each span.
+
+A token belongs to a span if all characters that it stands for lie inside: REALM's released code masks these. A span
+without such a token is left out, and so is one that crosses the end of a sentence.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import NO_SPANS, Document
+from dense_jax.data import held_out
+from dense_jax.data.salient import Span, SpanTagger, salient_sentences
+from dense_jax.data.sentences import Tokenised, batches, spaced
+from dense_jax.data.tokenizer import Tokenizer
+
+TokenSpans = Int[np.ndarray, "n 2"]  # first token and one past the last, of a sentence
+
+
+class Tagged(NamedTuple):
+    """A document as it is trained on, and its salient spans in characters of its text."""
+
+    document: Document
+    spans: Sequence[Span]
+
+
+class Salient(NamedTuple):
+    """A document as ids, and the salient spans of each of its sentences."""
+
+    tokens: Tokenised
+    spans: list[TokenSpans]
+
+
+def tagged(documents: Iterable[Document], tagger: SpanTagger, queries: held_out.Queries) -> Iterator[Tagged]:
+    """What is trained on of `documents`, tagged.
+
+    The whole document is shown to the tagger, since spans from a file are counted in it; then the sentence that became
+    a query is taken out of text and spans.
+    """
+    for document in documents:
+        spans = tagger(document)
+        (rest,) = held_out.without_queries([document], queries)
+        gone = len(document.text) - len(rest.text)
+        yield Tagged(rest, [(start - gone, end - gone) for start, end in spans if start >= gone] if gone else spans)
+
+
+def tokenised_spans(documents: Iterable[Tagged], tokenizer: Tokenizer) -> Iterator[Salient]:
+    """What `tokenised` gives of each document, and the spans of its sentences."""
+    for batch in batches(documents, lambda one: len(one.document.text)):
+        split = [salient_sentences(document.text, spans) for document, spans in batch]
+        texts = [spaced(one.document, [text for text, _ in own]) for one, own in zip(batch, split, strict=True)]
+        titles = tokenizer.encode([document.title for document, _ in batch])
+        placed = iter(tokenizer.encode_placed([text for own in texts for text in own]))
+        for (document, _), title, sentences, own in zip(batch, titles, split, texts, strict=True):
+            kept, spans = [], []
+            for sentence, text in zip(sentences, own, strict=True):
+                ids, places = next(placed)
+                if len(ids):
+                    kept.append((sentence.text, ids))
+                    spans.append(covered(sentence.spans, places - (len(text) - len(sentence.text))))
+            yield Salient(Tokenised(document, title, kept), spans)
+
+
+def covered(spans: Sequence[Span], places: Int[np.ndarray, "l 2"]) -> TokenSpans:
+    """The tokens, at `places`, that lie inside each of `spans`; a span without any is left out.
+
+    >>> covered([(0, 3), (4, 8), (9, 12)], np.array([[0, 3], [4, 6], [6, 8], [9, 13]])).tolist()
+    [[0, 1], [1, 3]]
+    """
+    found = [tokens for start, end in spans if (tokens := _inside(places, start, end))]
+    return np.array(found, np.int32) if found else NO_SPANS
+
+
+def _inside(places: Int[np.ndarray, "l 2"], start: int, end: int) -> Span | None:
+    """From the first to one past the last token of those that lie inside, if there are any."""
+    starts, ends = places.T
+    inside = np.flatnonzero((starts >= start) & (ends <= end) & (starts < ends))
+    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else None
