@@ -14,6 +14,7 @@ from dense_jax.config import (
     Order,
     PassagesConfig,
     Schedule,
+    SpansConfig,
     TokenizerConfig,
     choose,
 )
@@ -35,6 +36,7 @@ def base() -> Config:
             learning_rate=3e-5, warmup=10_000, schedule=Schedule.BERT, epsilon=1e-6, bias_correction=False
         ),
         loader=LoaderConfig(order=Order.SHUFFLE),
+        spans=SpansConfig(patterns=True, capitals=True, titles=True),  # the authors': BERT trained on CoNLL-2003
         neighbours=NeighboursConfig(every=500),
     )
 
@@ -58,6 +60,7 @@ def tiny() -> Config:
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64),
         loader=LoaderConfig(order=Order.SHUFFLE),
+        spans=SpansConfig(patterns=True, capitals=True, titles=True),
         neighbours=NeighboursConfig(every=250),
         embed=EmbedConfig(split=True),
         log_every=50,

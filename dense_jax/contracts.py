@@ -15,6 +15,7 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Bool, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
 
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A text as its source gives it."""
