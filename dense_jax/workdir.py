@@ -126,6 +126,11 @@ class Workdir:
         """What is trained on."""
         if self.asked.passages.unit is Unit.QUERIES:
             return self.queries
+        return self._blocks
+
+    @cached_property
+    def _blocks(self) -> PassageStore:
+        """The prepared passages, spans or chunks."""
         return open_passages(self.prepared, self.asked.passages, self.asked.spans.sources)
 
     @cached_property
@@ -133,7 +138,7 @@ class Workdir:
         """What an objective that retrieves looks passages up in; None for the others."""
         if not isinstance(self.config.objective, Retrieves):
             return None
-        passages = open_passages(self.prepared, self.asked.passages)
+        passages = self._blocks
         return Library(passages, self.tokenizer, f"{passages.fingerprint}-{self.tokenizer.fingerprint}")
 
     @cached_property
@@ -174,7 +179,7 @@ class Workdir:
         if not source and self.asked.passages.unit is Unit.QUERIES:
             return self.documents_of_queries
         if not source and searched:
-            return Collection("passages", open_passages(self.prepared, self.asked.passages, self.asked.spans.sources))
+            return Collection("passages", self._blocks)
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
         name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
