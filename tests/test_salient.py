@@ -42,8 +42,9 @@ def names(text):
         ("from 1914-18 to the 1990s, in 44 BC and AD 79", ["1914-18", "1990s", "44 BC", "AD 79"]),
         ("in the nineteenth century or a 12th-century", ["the nineteenth century", "12th-century"]),
         ("it has 1,234,567 and 3.14 but 7 is too small", ["1,234,567", "3.14"]),
-        ("two million and twenty-one of them", ["two million", "twenty-one"]),
+        ("two million, 30 million lines and twenty-one of them", ["two million", "30 million", "twenty-one"]),
         ("5 kilometres, ten years and 3 to 12 hours", ["5 kilometres", "ten years", "3 to 12 hours"]),
+        ("2,100 km/h over 9 km² or 12 km", ["2,100 km/h", "9 km²", "12 km"]),
         ("US$300, £6 million or 40 francs", ["US$300", "£6 million", "40 francs"]),
         ("12%, 5–10% and 25 per cent", ["12%", "5–10%", "25 per cent"]),  # noqa: RUF001
         ("x86, A4000, 1.2.3.4, Luke 12:34 and v2019b", []),

@@ -29,7 +29,7 @@ def recorded(workdir, change) -> None:
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [((), "chunk"), ((), "optimizer"), (("optimizer",), "clip"), (("objective",), "temperature"),
+    [((), "chunk"), ((), "optimizer"), ((), "spans"), (("optimizer",), "clip"), (("objective",), "temperature"),
      (("objective", "encoder", "bert"), "dropout")],
 )  # fmt: skip
 def test_a_setting_that_the_record_lacks_counts_as_its_default(tmp_path, group, name):

@@ -3,15 +3,25 @@ import pickle
 import resource
 import shutil
 import signal
+from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Document, Part
+from dense_jax.contracts import NO_SPANS, Document, Part
 from dense_jax.data import store
-from dense_jax.data.store import Entry, Group, PassageStore, StoreWriter, decode, encode
+from dense_jax.data.store import (
+    Entry,
+    Group,
+    PassageStore,
+    StoreWriter,
+    decode,
+    decode_spans,
+    encode,
+    encode_spans,
+)
 from dense_jax.errors import ConfigError, StorageError
 
 
@@ -79,6 +89,36 @@ def _round_trip(title, tokens, sentences, row, dtype):
     assert passage.tokens.tolist() == tokens
     assert passage.sentences.tolist() == sentences
     assert passage.tokens.dtype == np.int32
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 2**31 - 1), max_size=9))
+def test_salient_spans_survive_the_round_trip_through_a_record(ends):
+    spans = np.array([*pairwise(ends)], np.int32).reshape(-1, 2)
+    found = decode_spans(encode_spans(spans))
+    assert found.tolist() == spans.tolist()
+    assert (found.shape, found.dtype) == (spans.shape, np.int32)
+
+
+def test_spans_are_read_with_their_passages_where_they_were_written(tmp_path):
+    spans = {"a": [[0, 2], [2, 3]], "b": [], "c": [[1, 2]]}
+    store.claim(tmp_path / "p", {}, {})
+    writer = StoreWriter(tmp_path / "p", 2, 100, salient=True)
+    writer.begin("source")
+    for name, own in spans.items():
+        writer.add(alone([entry(name)._replace(spans=np.array(own, np.int32).reshape(-1, 2))]))
+    found = writer.finish()
+    assert [p.spans.tolist() for p in found.passages([2, 0, 1])] == [spans["c"], spans["a"], spans["b"]]
+    assert found.manifest["spans"] == {"count": 3, "tokens": 4, "passages": 2}
+    assert sorted(found.manifest["files"]) == [
+        f"{kind}-0000{i}.array_record" for kind in ("passages", "spans", "texts") for i in range(2)
+    ]
+    assert pickle.loads(pickle.dumps(found))[0].spans.tolist() == spans["a"]
+
+
+def test_passages_without_spans_share_none(folder):
+    assert PassageStore(folder)[0].spans is PassageStore(folder)[1].spans is NO_SPANS
+    assert not list(folder.glob("spans-*"))
 
 
 def test_passages_are_read_by_row_one_by_one_and_many_at_once_in_the_order_asked_for(folder):

@@ -66,6 +66,10 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
             raise DataError(f"{source.name}: {_lack(passages)}")
+    if spans and not store.manifest["spans"]["count"]:
+        raise DataError(
+            f"spans.{', spans.'.join(spans)}: no salient span in {len(store):,} passages; use other sources"
+        )
     return _summary(store)
 
 

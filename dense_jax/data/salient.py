@@ -13,7 +13,16 @@ A `SpanTagger` finds them in a document; any function of that shape is one, so a
     Union            several of them
 
 REALM's published figures rest on a tagger trained on CoNLL-2003 and a regular expression for dates. `Patterns`,
-`CapitalisedRuns` and `Gazetteer` need no model and are less precise.
+`CapitalisedRuns` and `Gazetteer` need no model and are less precise. Against the 77 spans that a person marked in 28
+well-edited English sentences (`tests/salient_sample.txt`), ends and all:
+
+                                        precision   recall
+    Patterns                              0.96       0.32
+    CapitalisedRuns                       0.82       0.55
+    Gazetteer of the sample's titles      1.00       0.10
+    all three                             0.94       0.88
+
+Other text is harder: lists and headings run names together, and other languages than English have other dates.
 All are linear in the text, whatever it holds, and the same text always has the same spans.
 """
 

@@ -31,10 +31,10 @@ _ERA = r"(?:BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.)"
 _YEAR = r"(?:1\d{3}|20\d{2})(?!\d)"
 _TO = r"(?: ?[-–] ?| to )"  # noqa: RUF001
 _UNIT = (
-    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km[²2]?|cm|mm|"
-    r"m²?|mi|miles?|feet|foot|ft|inch(?:es)?|yards?|acres?|hectares?|ha|kilograms?|grams?|kg|mg|tons?|tonnes?|pounds?|lbs?|"
-    r"ounces?|lit(?:er|re)s?|gallons?|barrels?|degrees?|°[CF]?|kelvins?|watts?|kilowatts?|megawatts?|MW|kW|volts?|"
-    r"hertz|Hz|kHz|MHz|GHz|bytes?|bits?|KB|MB|GB|km/h|mph|knots?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|"
+    r"(?:(?:square|cubic) )?(?:kilomet(?:er|re)s?|met(?:er|re)s?|centimet(?:er|re)s?|millimet(?:er|re)s?|km/h|km[²2]?|"
+    r"cm|mm|m²?|mi|miles?|feet|foot|ft|inch(?:es)?|yards?|acres?|hectares?|ha|kilograms?|grams?|kg|mg|tons?|tonnes?|pounds?|"
+    r"lbs?|ounces?|lit(?:er|re)s?|gallons?|barrels?|degrees?|°[CF]?|kelvins?|watts?|kilowatts?|megawatts?|MW|kW|volts?|"
+    r"hertz|Hz|kHz|MHz|GHz|bytes?|bits?|KB|MB|GB|mph|knots?|seconds?|minutes?|hours?|days?|weeks?|months?|years?|"
     r"decades?|centuries|century|people|inhabitants|persons|men|women|soldiers|troops|students|members|households)"
 )
 _CURRENCY = (
@@ -57,7 +57,7 @@ _EDGES = {
     "quantity": rf"{_AMOUNT}(?:{_TO}{_AMOUNT})?[ -]?{_UNIT}",
     "money": rf"{_AMOUNT} {_CURRENCY}",
     "percentage": rf"{_AMOUNT}%?(?:{_TO}{_AMOUNT})? ?(?:percent|per cent|percentage points)",
-    "number": rf"(?!\d(?!\d|[,.]\d)){_NUMBER}|{_NUMBER}(?: {_SCALE}){{1,2}}|{_SPELLED}(?:[ -]{_SCALE}){{1,2}}|{_TENS}",
+    "number": rf"{_NUMBER}(?: {_SCALE}){{1,2}}|(?!\d(?!\d|[,.]\d)){_NUMBER}|{_SPELLED}(?:[ -]{_SCALE}){{1,2}}|{_TENS}",
 }
 _OPEN = {  # those that may end in a sign, or begin with one
     "money": rf"(?<!\w){_SIGN} ?{_NUMBER}(?:[ -]{_SCALE}|[MmBb]n?\b)?(?!\w)",

@@ -16,7 +16,7 @@ from dense_jax.data.salient import Span, SpanTagger, salient_sentences
 from dense_jax.data.sentences import Tokenised, batches, spaced
 from dense_jax.data.tokenizer import Tokenizer
 
-TokenSpans = Int[np.ndarray, "n 2"]  # first token and one past the last, of a sentence
+TokenSpans = Int[np.ndarray, "_ 2"]  # of any number: first token and one past the last, of a sentence
 
 
 class Tagged(NamedTuple):
