@@ -57,7 +57,7 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
 
 def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
-    work.check_init_from()
+    work.check_start()
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = first_then_all(work.sample) if work.config.probe.every else None
