@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dense_jax.contracts import Answered, Objective, Passage, Question, Retrieves
+from dense_jax.contracts import PASSAGE, Answered, Objective, Passage, Question, Retrieves
 from dense_jax.errors import ConfigError
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -463,7 +463,7 @@ class Config:
             f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
         )
         require(
-            not (isinstance(self.objective, Retrieves) and self.objective.frozen and self.neighbours.every),
+            not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
             f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
             "passages as it is; use 0",
         )

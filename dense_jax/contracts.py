@@ -261,6 +261,9 @@ class Reader:
     temperature: float
 
 
+PASSAGE = "passage"  # the part of the parameters that encodes passages, where another encodes queries
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A pre-training method: what an example is, what is trained, and the loss.
@@ -269,7 +272,7 @@ class Objective(Protocol):
     """
 
     learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
-    frozen: ClassVar[tuple[str, ...]] = ()  # the parts of the parameters that training leaves as they are
+    frozen: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that training leaves as they are, such as PASSAGE
 
     def example(self, visit: Visit, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""

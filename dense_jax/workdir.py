@@ -2,11 +2,13 @@
 
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
+questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
 mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate
+results/NAME-answers                                  answer, with answer.questions
 export                                                export
 """
 
@@ -146,6 +148,14 @@ class Workdir:
         )
         return QuestionSet(Path(path), self.tokenizer, self.asked.corpus.max_rejects)
 
+    def check_questions(self) -> None:
+        """
+        Raises:
+            ConfigError: a run that began here learned from other questions.
+        """
+        if path := self.asked.corpus.questions:
+            check_same_questions(Path(path), self.path / "questions.json")
+
     @cached_property
     def library(self) -> Library | None:
         """What an objective that retrieves looks passages up in; None for the others."""
@@ -255,17 +265,15 @@ class Workdir:
         objective = self.config.objective
         return objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).passage
 
-    def check_start(self) -> None:
+    def check_init_from(self) -> None:
         """
         Raises:
             ConfigError: what `init_from` or `init_reader_from` names was trained on other token ids than those of this
-                workdir, or the run began with other questions.
+                workdir.
         """
         for setting in ("init_from", "init_reader_from"):
             if path := getattr(self.asked, setting):
                 self._check_ids(path, setting)
-        if self.asked.corpus.questions:
-            check_same_questions(Path(self.asked.corpus.questions), self.path / "questions.json")
 
     def _check_ids(self, path: str, setting: str) -> None:
         run, folder = as_run(Path(path)), Path(path)
@@ -277,7 +285,7 @@ class Workdir:
             )
             return
         theirs = Tokenizer.load(folder) if run is not None else import_folder(folder)
-        self.tokenizer.check_ids(theirs, path)
+        self.tokenizer.check_ids(theirs, f"{setting}={path}")
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the one that probe.select says."""
@@ -294,7 +302,7 @@ class Workdir:
             self.path / "embeddings" / _named(collection, trained),
             batch=settings.batch,
             shard_size=settings.shard_size,
-            made_by={"checkpoint": trained.fingerprint, "collection": collection.store.fingerprint},
+            made_by={"checkpoint": trained.passage_fingerprint, "collection": collection.store.fingerprint},
         )
 
     def index_folder(self, collection: Collection, trained: Trained) -> Path:
@@ -310,4 +318,4 @@ class Workdir:
 
 
 def _named(collection: Collection, trained: Trained) -> str:
-    return f"{collection.name}-{trained.step:08d}"
+    return f"{collection.name}-{trained.passage_step:08d}"

@@ -100,11 +100,13 @@ def check_same_questions(path: Path, record: Path) -> None:
         )
 
 
+def tokenised_answers(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[list[Int[np.ndarray, " _"]]]:
+    """The ids of each question's answers, as they are within a sentence."""
+    # after a space: byte-level tokenizers see the start of a word by it
+    ids = iter(tokenizer.encode([f" {answer}" for question in questions for answer in question.answers]))
+    return [[next(ids) for _ in question.answers] for question in questions]
+
+
 def _tokenised(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[_Stored]:
     tokens = tokenizer.encode([question.text for question in questions])
-    # after a space, as within a sentence: byte-level tokenizers see the start of a word by it
-    answers = iter(tokenizer.encode([f" {answer}" for question in questions for answer in question.answers]))
-    return [
-        _Stored(question, ids, [next(answers) for _ in question.answers])
-        for question, ids in zip(questions, tokens, strict=True)
-    ]
+    return [_Stored(*of) for of in zip(questions, tokens, tokenised_answers(questions, tokenizer), strict=True)]

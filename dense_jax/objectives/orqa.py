@@ -32,6 +32,7 @@ from dense_jax.arrays import (
 )
 from dense_jax.config import require
 from dense_jax.contracts import (
+    PASSAGE,
     Answered,
     Found,
     Layout,
@@ -84,7 +85,7 @@ class Orqa(Retrieves):
 
     learns_from = Answered
     fresh = True  # as released: the training search has the query tower's dropout
-    frozen = ("passage",)
+    frozen = (PASSAGE,)
 
     def __post_init__(self) -> None:
         require(
@@ -174,7 +175,7 @@ class Orqa(Retrieves):
         bert = {"bert": self.encoder.init(reader)["bert"]}
         return {
             "query": start,
-            "passage": start,
+            PASSAGE: start,
             "reader": {"encoder": bert, "spans": init_span_scorer(self.encoder.bert.width, scorer)},
         }
 
@@ -212,7 +213,7 @@ class Orqa(Retrieves):
     def towers(self, params: Params) -> Towers:
         return Towers(
             query=Tower(self.encoder, params["query"], self.query_length),
-            passage=Tower(self.encoder, params["passage"], self.passage_length, self.layout),
+            passage=Tower(self.encoder, params[PASSAGE], self.passage_length, self.layout),
             similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
         )
 
