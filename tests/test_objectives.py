@@ -48,7 +48,7 @@ def shrunk(node):
 
 
 def sentences_store() -> MemoryStore:
-    """Passages of four sentences of three tokens, under a title of two."""
+    """Passages of four sentences of three tokens, under a title of two, with a salient span in the first two."""
     store = MemoryStore(passages=32)
     rng = np.random.default_rng(0)
     store.tokens = [rng.integers(5, 50, size=12).astype(np.uint16) for _ in range(32)]
@@ -58,7 +58,10 @@ def sentences_store() -> MemoryStore:
         (MemoryStore,),
         {
             "__getitem__": lambda self, row: dataclasses.replace(
-                plain(self, row), title=np.array([7, 8], np.uint16), sentences=np.array([0, 3, 6, 9], np.int32)
+                plain(self, row),
+                title=np.array([7, 8], np.uint16),
+                sentences=np.array([0, 3, 6, 9], np.int32),
+                spans=np.array([[0, 2], [4, 5]], np.int32),
             )
         },
     )
