@@ -28,7 +28,6 @@ from dense_jax.arrays import (
     Params,
     PRNGKeyArray,
     split,
-    wide,
 )
 from dense_jax.config import require
 from dense_jax.contracts import (
@@ -182,7 +181,8 @@ class Orqa(Retrieves):
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         query_rng, reader_rng = split(rng, 2)
         queries = self.encoder.apply(params["query"], batch["query"], rng=query_rng)
-        scores = jnp.einsum("bd,bcd->bc", queries, wide(batch["vectors"])) / self.temperature
+        exact = jax.lax.Precision.HIGHEST  # as the search
+        scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
         flat = Tokens(*(field.reshape(-1, field.shape[-1]) for field in batch["read"]))
         of_spans = self._score(params["reader"], flat, rng=reader_rng)
         return Scores(
