@@ -20,6 +20,7 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...
   embed     the collection through the passage tower
   index     nearest-neighbour index over the embeddings
   search    queries, from the arguments or standard input -> score, title, text
+  answer    questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall
   mine      hard negatives for the training queries, by the trained retriever or by BM25
   evaluate  nDCG@10, MRR@10, Recall@100: BM25, before training, after training
   export    a folder for Hugging Face transformers and sentence-transformers

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from dense_jax.contracts import Objective, Question
+from dense_jax.contracts import PASSAGE, Answered, Objective, Passage, Question, Retrieves
 from dense_jax.errors import ConfigError
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -56,6 +56,7 @@ class CorpusConfig:
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
     queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
     guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
+    questions: str = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
     query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
@@ -88,7 +89,7 @@ class TokenizerConfig:
 class Unit(enum.Enum):
     """What one visit of training sees of the corpus."""
 
-    PASSAGES = "passages"  # a run of whole sentences of one document
+    PASSAGES = "passages"  # a run of whole sentences of one document; for ORQA a question to be answered by them
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
     CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
     QUERIES = "queries"  # a query with what answers it and what does not; for fine-tuning
@@ -111,6 +112,13 @@ class PassagesConfig:
             f"passages.short_rate={self.short_rate} shortens passages and spans, and passages.unit=chunks are all of "
             "one length; set it to 0",
         )
+
+
+_LEARNED_FROM = {  # what an objective learns from -> in words, and the units that have it
+    Passage: ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
+    Question: ("queries", (Unit.QUERIES,)),
+    Answered: ("questions that passages answer", (Unit.PASSAGES,)),
+}
 
 
 @dataclass
@@ -356,6 +364,20 @@ class MineConfig:
 
 
 @dataclass
+class AnswerConfig:
+    questions: str = ""  # file of questions with answers, to be scored on; empty: the questions of the command line
+    patterns: bool = False  # all its answers are regular expressions, as CuratedTREC's
+    batch: int = 16  # questions whose passages are read at a time, over all devices
+
+    def __post_init__(self) -> None:
+        require(self.batch > 0, f"answer.batch={self.batch} must be positive")
+        require(
+            bool(self.questions) or not self.patterns,
+            f"answer.patterns={self.patterns} says what the answers of answer.questions are, which names no file",
+        )
+
+
+@dataclass
 class EvaluateConfig:
     folder: str = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
@@ -392,6 +414,7 @@ class Config:
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     mine: MineConfig = field(default_factory=MineConfig)
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
@@ -420,15 +443,29 @@ class Config:
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
             f"{self.passages.unit.value} are none; use --config.passages.unit=passages",
         )
-        asks = self.objective.learns_from is Question
-        require(
-            asks == (self.passages.unit is Unit.QUERIES),
-            f"passages.unit={self.passages.unit.value} does not fit {type(self.objective).__name__}, which learns from "
-            f"{'queries: use --config.passages.unit=queries' if asks else 'passages, spans or chunks'}",
-        )
         require(
             self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
+        )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Whether the data are what the objective learns from."""
+        method, noun = type(self.objective).__name__, self.objective.learns_from
+        words, units = _LEARNED_FROM[noun]
+        only = f": use --config.passages.unit={units[0].value}" if len(units) == 1 else ""
+        require(
+            self.passages.unit in units,
+            f"passages.unit={self.passages.unit.value} does not fit {method}, which learns from {words}{only}",
+        )
+        require(
+            noun is Answered or not self.corpus.questions,
+            f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
+        )
+        require(
+            not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
+            f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
+            "passages as it is; use 0",
         )
 
 

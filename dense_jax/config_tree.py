@@ -56,18 +56,21 @@ def without_folders(config: Config) -> Config:
     return replace(
         config,
         init_from=last(config.init_from),
+        init_reader_from=last(config.init_reader_from),
         corpus=replace(
             config.corpus,
             source=last(config.corpus.source),
             also=tuple(map(last, config.corpus.also)),
             queries=tuple(map(last, config.corpus.queries)),
             guide=last(config.corpus.guide),
+            questions=last(config.corpus.questions),
         ),
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
         spans=replace(config.spans, answers=last(config.spans.answers), precomputed=last(config.spans.precomputed)),
         embed=replace(config.embed, collection=last(config.embed.collection)),
         probe=replace(config.probe, folder=last(config.probe.folder)),
+        answer=replace(config.answer, questions=last(config.answer.questions)),
         evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
     )
 

@@ -7,7 +7,7 @@ it.
 """
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
@@ -94,6 +94,19 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Answered:
+    """A question to learn from with all that answers it; which passages hold an answer is to be found out."""
+
+    row: int  # its number among the questions
+    tokens: Int[np.ndarray, " l"]  # without special tokens
+    answers: tuple[str, ...]  # one at least, none empty
+    answer_tokens: Sequence[Int[np.ndarray, " _"]]  # of each
+
+
+Visit = Passage | Question | Answered  # what training sees at one row
+
+
+@dataclass(frozen=True, slots=True)
 class Part:
     """The prepared passages of one source."""
 
@@ -114,7 +127,7 @@ class Passages(Protocol):
         """Many at once, which is faster than one by one."""
         ...
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Passage | Question:
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Visit:
         """What one visit of training, after `epoch` others, sees at `row`: as a rule the passage itself.
 
         Where passages are cut from running text it is such a cut, and where queries are learned from it is a question.
@@ -124,6 +137,10 @@ class Passages(Protocol):
     def document(self, row: int) -> Document:
         """Id, title and text of a passage, to be shown."""
         ...
+
+    def texts(self, rows: Sequence[int]) -> list[Document]:
+        """Many at once, which may be faster than one by one."""
+        return [self.document(row) for row in rows]
 
     def ids(self) -> list[str]:
         """The document id of each row."""
@@ -228,6 +245,25 @@ class Towers:
     similarity: Similarity = Similarity.DOT
 
 
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """What looks for the answer to a question in the passages that were found for it.
+
+    A span of a passage scores what the reader gives it and what the retriever gives its passage, divided by
+    `temperature`; all spans of all passages that are read compete.
+    """
+
+    score: Callable[[Params, Tokens], Float[Array, "n s"]]  # of all `losses.spans.candidate_spans` of sequences; pure
+    params: Params
+    length: int  # tokens of question and passage together
+    width: int  # tokens of the widest span
+    passages: int  # read for a question, the best ones
+    temperature: float
+
+
+PASSAGE = "passage"  # the part of the parameters that encodes passages, where another encodes queries
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A pre-training method: what an example is, what is trained, and the loss.
@@ -235,9 +271,10 @@ class Objective(Protocol):
     Implementations are dataclasses: their fields are the method's settings, set by `--config.objective.NAME=value`.
     """
 
-    learns_from: ClassVar[type] = Passage  # or Question: what `example` is given
+    learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
+    frozen: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that training leaves as they are, such as PASSAGE
 
-    def example(self, visit: Passage | Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+    def example(self, visit: Visit, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
         ...
 
@@ -245,7 +282,7 @@ class Objective(Protocol):
         """Texts whose ids `example` needs; it finds them in `vocabulary.prompts`."""
         return ()
 
-    def texts(self, visit: Passage | Question) -> Sequence[int]:
+    def texts(self, visit: Visit) -> Sequence[int]:
         """Numbers of the texts that the example of `visit` is made of: with `loader.order=distinct` no two examples of
         a batch share one."""
         return (visit.row,)
@@ -297,6 +334,10 @@ class Objective(Protocol):
     def towers(self, params: Params) -> Towers:
         """What encodes queries and what encodes passages."""
         ...
+
+    def reader(self, params: Params) -> Reader | None:
+        """What reads answers out of passages; as a rule nothing does."""
+        return None
 
 
 class Found(NamedTuple):

@@ -16,7 +16,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
-from dense_jax.retrieval import evaluate, index, mine, search
+from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
@@ -26,7 +26,7 @@ from dense_jax.train.processes import first_then_all, start_processes
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
 from dense_jax.train.versions import VERSIONS, Versions
-from dense_jax.workdir import Workdir
+from dense_jax.workdir import Collection, Workdir
 
 
 def _show(work: Workdir, words: list[str]) -> None:
@@ -58,6 +58,7 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
 def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
+    work.check_questions()
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = first_then_all(work.sample) if work.config.probe.every else None
@@ -90,16 +91,55 @@ def _index(work: Workdir, words: list[str]) -> None:
 
 
 def _search(work: Workdir, words: list[str]) -> None:
+    queries, columns = _typed(words), shutil.get_terminal_size().columns
+    trained = work.trained(work.config.embed.step)
+    collection = work.collection(trained.towers.passage)
+    dense = _indexed(work, collection, trained)
+    for query, hits in zip(queries, search.search(dense, collection.store, queries, work.config.search.k), strict=True):
+        print(search.render(query, hits, columns), end="\n\n")
+
+
+def _typed(words: list[str]) -> list[str]:
     queries = words or [line.strip() for line in sys.stdin if line.strip()]
     if not queries:
         raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
-    trained = work.trained(work.config.embed.step)
-    collection = work.collection(trained.towers.passage)
+    return queries
+
+
+def _indexed(work: Workdir, collection: Collection, trained: Trained) -> search.Find:
+    """Search in the index that `index` made."""
     found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), work.mesh)
-    dense = search.dense(found, trained.towers.query, work.tokenizer)
-    columns = shutil.get_terminal_size().columns
-    for query, hits in zip(queries, search.search(dense, collection.store, queries, work.config.search.k), strict=True):
-        print(search.render(query, hits, columns), end="\n\n")
+    return search.dense(found, trained.towers.query, work.tokenizer)
+
+
+def _answer(work: Workdir, words: list[str]) -> None:
+    """The questions of the command line, answered; or those of answer.questions, answered and scored."""
+    settings, trained = work.config.answer, work.trained(work.config.embed.step)
+    if words and settings.questions:
+        raise ConfigError(f"answer got {' '.join(words)} and answer.questions={settings.questions}; give one of them")
+    if trained.reader is None and not settings.questions:
+        raise ConfigError(
+            f"{type(work.config.objective).__name__} has no reader, so it finds passages and answers nothing; use "
+            "`dense-jax search`, or measure it by questions with answers, --config.answer.questions=FILE"
+        )
+    collection = work.collection(trained.towers.passage)
+    find = _indexed(work, collection, trained)
+    reader = trained.reader and answer.ReaderOnMesh(
+        trained.reader, work.tokenizer, trained.towers.query.length, work.mesh, settings.batch
+    )
+    if settings.questions:
+        path = Path(settings.questions)
+        asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
+        about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
+        found = answer_report.report(asked, find, collection.store, reader, about)
+        target = work.path / "results" / f"{path.name.partition('.')[0]}-answers"
+        found.write(target)
+        print(f"{found.table()}\nall answers are in {target}")
+    elif reader:
+        questions, columns = _typed(words), shutil.get_terminal_size().columns
+        ranking = find(questions, min(reader.reader.passages, len(collection.store)))
+        for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
+            print(answer.render(question, reading.answer, columns), end="\n\n")
 
 
 def _mine(work: Workdir, words: list[str]) -> None:
@@ -187,6 +227,7 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
     "embed": _embed,
     "index": _index,
     "search": _search,
+    "answer": _answer,
     "mine": _mine,
     "evaluate": _evaluate,
     "export": _export,
@@ -205,7 +246,7 @@ def call(verb: str, argv: list[str]) -> None:
     if verb not in VERBS:
         raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}, compare")
     asked = flags.parse(argv)
-    if asked.words and verb != "search":
+    if asked.words and verb not in ("search", "answer"):
         raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --config.key=value")
     VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 

@@ -2,11 +2,13 @@
 
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
+questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
 mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate
+results/NAME-answers                                  answer, with answer.questions
 export                                                export
 """
 
@@ -20,13 +22,14 @@ from jax.sharding import Mesh
 
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Document, Retrieves, Tower, Vocabulary
+from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.judgements import beir_files
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.prepare_queries import open_queries, queries_folder
 from dense_jax.data.query_store import QueryStore
+from dense_jax.data.question_set import QuestionSet, check_same_questions
 from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
@@ -122,8 +125,10 @@ class Workdir:
         return self.tokenizer.with_prompts(self.asked.objective.prompts())
 
     @cached_property
-    def passages(self) -> PassageStore | QueryStore:
+    def passages(self) -> PassageStore | QueryStore | QuestionSet:
         """What is trained on."""
+        if self.asked.objective.learns_from is Answered:
+            return self.questions
         if self.asked.passages.unit is Unit.QUERIES:
             return self.queries
         return self._blocks
@@ -132,6 +137,29 @@ class Workdir:
     def _blocks(self) -> PassageStore:
         """The prepared passages, spans or chunks."""
         return open_passages(self.prepared, self.asked.passages, self.asked.spans.sources)
+
+    @cached_property
+    def questions(self) -> QuestionSet:
+        """The questions with answers that are learned from.
+
+        Raises:
+            ConfigError: none are named.
+        """
+        path = self.asked.corpus.questions
+        require(
+            bool(path),
+            f"{type(self.asked.objective).__name__} learns from questions with answers; name their file by "
+            "--config.corpus.questions=FILE",
+        )
+        return QuestionSet(Path(path), self.tokenizer, self.asked.corpus.max_rejects)
+
+    def check_questions(self) -> None:
+        """
+        Raises:
+            ConfigError: a run that began here learned from other questions.
+        """
+        if path := self.asked.corpus.questions:
+            check_same_questions(Path(path), self.path / "questions.json")
 
     @cached_property
     def library(self) -> Library | None:
@@ -245,20 +273,24 @@ class Workdir:
     def check_init_from(self) -> None:
         """
         Raises:
-            ConfigError: what `init_from` names was trained on other token ids than those of this workdir.
+            ConfigError: what `init_from` or `init_reader_from` names was trained on other token ids than those of this
+                workdir.
         """
-        if not self.asked.init_from:
-            return
-        run, folder = as_run(Path(self.asked.init_from)), Path(self.asked.init_from)
+        for setting in ("init_from", "init_reader_from"):
+            if path := getattr(self.asked, setting):
+                self._check_ids(path, setting)
+
+    def _check_ids(self, path: str, setting: str) -> None:
+        run, folder = as_run(Path(path)), Path(path)
         if run is not None:
             folder = Path(run.config["passages"]["workdir"] or run.workdir) / "tokenizer"
         if not has_tokenizer(folder):
             print(
-                f"note: {folder} has no tokenizer; are the token ids of init_from those of this run?", file=sys.stderr
+                f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?", file=sys.stderr
             )
             return
         theirs = Tokenizer.load(folder) if run is not None else import_folder(folder)
-        self.tokenizer.check_ids(theirs, self.asked.init_from)
+        self.tokenizer.check_ids(theirs, f"{setting}={path}")
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the one that probe.select says."""
@@ -275,7 +307,7 @@ class Workdir:
             self.path / "embeddings" / _named(collection, trained),
             batch=settings.batch,
             shard_size=settings.shard_size,
-            made_by={"checkpoint": trained.fingerprint, "collection": collection.store.fingerprint},
+            made_by={"checkpoint": trained.passage_fingerprint, "collection": collection.store.fingerprint},
         )
 
     def index_folder(self, collection: Collection, trained: Trained) -> Path:
@@ -291,4 +323,4 @@ class Workdir:
 
 
 def _named(collection: Collection, trained: Trained) -> str:
-    return f"{collection.name}-{trained.step:08d}"
+    return f"{collection.name}-{trained.passage_step:08d}"

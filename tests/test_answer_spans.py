@@ -30,8 +30,8 @@ def reference():
     """Candidates, which are valid and which right, of the golden question, with an axis for the batch."""
     block = jnp.asarray(GOLDEN["block_mask"] == 1)
     candidates = candidate_spans(block.shape[1], int(GOLDEN["max_span_width"]))
-    gold = gold_spans(candidates, jnp.asarray(GOLDEN["gold_starts"]), jnp.asarray(GOLDEN["gold_ends"]))
-    return candidates, valid_spans(candidates, block)[None], gold[None]
+    gold = gold_spans(candidates, GOLDEN["gold_starts"], GOLDEN["gold_ends"])
+    return candidates, valid_spans(candidates, block)[None], jnp.asarray(gold)[None]
 
 
 def reference_answers(blocks, spans):
@@ -79,7 +79,7 @@ def test_no_candidate_is_wider_than_the_text():
 
 def test_answers_wider_than_all_candidates_and_padding_are_none_of_them():
     candidates = candidate_spans(8, 3)
-    gold = gold_spans(candidates, jnp.array([[1, 4, -1], [0, -1, -1]]), jnp.array([[3, 7, -1], [7, -1, -1]]))
+    gold = gold_spans(candidates, np.array([[1, 4, -1], [0, -1, -1]]), np.array([[3, 7, -1], [7, -1, -1]]))
     assert gold.sum(-1).tolist() == [1, 0]
     assert (candidates.starts[gold[0]], candidates.ends[gold[0]]) == (1, 3)
 
@@ -89,7 +89,7 @@ def test_both_ends_must_be_of_the_block_and_of_the_same_answer():
     valid = valid_spans(candidates, jnp.array([False, True, False, True]))
     found = [(int(a), int(b)) for a, b in zip(candidates.starts[valid], candidates.ends[valid], strict=True)]
     assert found == [(1, 1), (3, 3), (1, 3)]  # what lies between is not asked about
-    gold = gold_spans(candidates, jnp.array([0, 2]), jnp.array([1, 3]))
+    gold = gold_spans(candidates, np.array([0, 2]), np.array([1, 3]))
     assert gold.sum() == 2  # from 0 to 3 is neither
 
 

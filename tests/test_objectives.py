@@ -13,7 +13,7 @@ import pytest
 
 from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens
+from dense_jax.contracts import Answered, Found, Layout, Objective, Passage, Question, Retrieves, Similarity, Tokens
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
@@ -24,7 +24,7 @@ from dense_jax.objectives.ict import ICT, Pairs
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
-from tests.toys import VOCABULARY, MemoryStore, QuestionStore
+from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, QuestionStore
 
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
 BATCH = 16
@@ -48,7 +48,7 @@ def shrunk(node):
 
 
 def sentences_store() -> MemoryStore:
-    """Passages of four sentences of three tokens, under a title of two."""
+    """Passages of four sentences of three tokens, under a title of two, with a salient span in the first two."""
     store = MemoryStore(passages=32)
     rng = np.random.default_rng(0)
     store.tokens = [rng.integers(5, 50, size=12).astype(np.uint16) for _ in range(32)]
@@ -58,7 +58,10 @@ def sentences_store() -> MemoryStore:
         (MemoryStore,),
         {
             "__getitem__": lambda self, row: dataclasses.replace(
-                plain(self, row), title=np.array([7, 8], np.uint16), sentences=np.array([0, 3, 6, 9], np.int32)
+                plain(self, row),
+                title=np.array([7, 8], np.uint16),
+                sentences=np.array([0, 3, 6, 9], np.int32),
+                spans=np.array([[0, 2], [4, 5]], np.int32),
             )
         },
     )
@@ -66,11 +69,24 @@ def sentences_store() -> MemoryStore:
 
 
 def batch_of(objective: Objective, size: int = BATCH):
-    store = QuestionStore() if objective.learns_from is Question else sentences_store()
+    of_nouns = {Question: QuestionStore, Answered: AnsweredStore, Passage: sentences_store}
+    store = of_nouns[objective.learns_from]()
     examples = Examples(store, objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
-    del batch["row"]
+    if isinstance(objective, Retrieves):
+        batch = objective.join(batch, found_for(objective, size), sentences_store(), VOCABULARY)
+    else:
+        del batch["row"]
     return jax.tree.map(jnp.asarray, batch)
+
+
+def found_for(objective: Retrieves, size: int) -> Found:
+    """Random passages of `sentences_store` for each of so many questions, with random vectors; not all depths there."""
+    rng, depth = np.random.default_rng(0), objective.depth
+    there = min(depth, 32)
+    rows = np.stack([rng.permutation(32)[:there] for _ in range(size)])
+    vectors = rng.normal(size=(size, depth, objective.encoder.width)).astype(np.float32)
+    return Found(np.pad(rows, ((0, 0), (0, depth - there)), constant_values=-1), vectors)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +162,11 @@ def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(case):
     flat = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)}
     assert all(np.isfinite(leaf).all() for leaf in flat.values())
     still = [name for name, leaf in flat.items() if not np.any(leaf)]
-    # a softmax ignores what is added to all its scores, so attention's key bias has no gradient but rounding
-    assert [name for name in still if "key" not in name] == []
+    frozen = tuple(f"['{part}']" for part in case.objective.frozen)
+    assert [name for name in flat if name.startswith(frozen) and name not in still] == []
+    # a softmax ignores what is added to all its scores: by attention's key bias, or the last one of a span scorer
+    ignored = (*frozen, "['reader']['spans']['score']['bias']")
+    assert [name for name in still if "key" not in name and not name.startswith(ignored)] == []
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["8 data", "2 data x 4 fsdp"])

@@ -181,7 +181,7 @@ def test_a_projection_of_another_width_is_refused_by_its_shapes(tmp_path):
     narrow = replace(SHARED, encoder=Encoder(BERT, Pooling.POOLER, projection=4))
     wide = replace(SHARED, encoder=Encoder(BERT, Pooling.POOLER, projection=6))
     workdir = trained(tmp_path / "ict", narrow, 3)
-    with pytest.raises(StorageError, match=r"projection/dense/bias is \[6\], but \[4\] in "):
+    with pytest.raises(StorageError, match=r"projection/dense/bias is \[6\], but \[4\] there"):
         warm_start(params(wide), workdir, wide)
 
 

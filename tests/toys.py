@@ -9,6 +9,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.contracts import (
+    Answered,
     Candidates,
     Document,
     Guide,
@@ -182,3 +183,11 @@ class QuestionStore(MemoryStore):
         """Lower scores for later passages, where a teacher gave any."""
         rows = np.arange(start, stop, dtype=np.int32)
         return Candidates(rows, np.where(row % 2, np.nan, (row - rows) / 2).astype(np.float32))
+
+
+class AnsweredStore(MemoryStore):
+    """Questions of random tokens, each answered by its own first two and by the last one of the next question."""
+
+    def draw(self, row, epoch, rng):
+        answers = [self.tokens[row][:2], self.tokens[(row + 1) % len(self)][-1:]]
+        return Answered(row, self.tokens[row], tuple(" ".join(map(str, ids)) for ids in answers), answers)

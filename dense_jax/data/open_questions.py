@@ -80,10 +80,15 @@ def sound_questions(path: Path, patterns: bool = False) -> list[OpenQuestion]:
     return questions
 
 
+def is_squad_file(path: Path) -> bool:
+    """Whether the questions of `path` are SQuAD's, which has its own way of comparing answers."""
+    return form(path) not in _TABLES and holds_squad(path, _LONGEST)
+
+
 def _records(path: Path) -> Iterator[Record | Reject]:
     if form(path) in _TABLES:
         return _tsv_records(path)
-    return squad_answers(path) if holds_squad(path, _LONGEST) else table_records(path, _LONGEST)()
+    return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
 
 
 def _tsv_records(path: Path) -> Iterator[Record | Reject]:

@@ -94,7 +94,11 @@ class PassageStore(Passages):
 
     def document(self, row: int) -> Document:
         """The text of passage `row`, and its id."""
-        return Document(**orjson.loads(self._texts.read([row])[0]))
+        return self.texts([row])[0]
+
+    def texts(self, rows: Sequence[int]) -> list[Document]:
+        """The texts of `rows`, in their order; as with `passages`, many at once are read much faster."""
+        return [Document(**orjson.loads(text)) for text in self._texts.read(rows)]
 
     @property
     def fingerprint(self) -> str:

@@ -140,14 +140,14 @@ class Tokenizer:
     def check_ids(self, other: "Tokenizer", name: str) -> None:
         """
         Raises:
-            ConfigError: a piece of `other`, which belongs to the model `name`, has another id here, or none.
+            ConfigError: a piece of `other`, which belongs to what `name` says, has another id here, or none.
         """
         ours = self.backend.get_vocab()
         different = [(p, i) for p, i in other.backend.get_vocab().items() if ours.get(p) != i]
         if different:
             piece, i = min(different, key=lambda found: found[1])
             raise ConfigError(
-                f"init_from={name} was trained on other token ids: {len(different):,} differ, such as {piece!r}, "
+                f"{name} was trained on other token ids: {len(different):,} differ, such as {piece!r}, "
                 f"{i} there and {ours.get(piece, 'unknown')} here; take its tokenizer, "
                 "--config.tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
             )

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Float, Int, np
+from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.models.heads import PROJECTION_EPSILON
-from dense_jax.models.layers import on_rows
+from dense_jax.models.layers import fresh, on_rows, run
 
 
 class SpanScorer(nn.Module):
@@ -27,3 +27,16 @@ class SpanScorer(nn.Module):
         x = nn.relu(first[..., starts, :] + last[..., ends, :])
         x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
         return nn.Dense(1, kernel_init=drawn, name="score")(x)[..., 0]
+
+
+def init_span_scorer(width: int, rng: PRNGKeyArray) -> Params:
+    """Fresh parameters over hidden states of `width`: the subtree "spans" of a reader's parameters."""
+    first = np.zeros(1, np.int32)
+    return fresh(SpanScorer(), rng, jnp.zeros((1, width)), first, first)
+
+
+def score_spans(
+    params: Params, hidden: Float[Array, "n l d"], starts: Int[np.ndarray, " s"], ends: Int[np.ndarray, " s"]
+) -> Float[Array, "n s"]:
+    """The scores by `params["spans"]` of the spans from `starts` to `ends`, both inclusive."""
+    return run(SpanScorer(), params["spans"], hidden, starts, ends)

@@ -81,15 +81,16 @@ def exact_matches(
     if not references:
         raise DataError("there are no questions to score")
     answered = [question for question in references.values() if question.id in predictions]
-    correct = sum(_is_correct(predictions[question.id], question, normalise) for question in answered)
+    correct = sum(is_correct(predictions[question.id], question, normalise) for question in answered)
     return Matched(correct, len(references), len(references) - len(answered))
+
+
+def is_correct(prediction: str, question: OpenQuestion, normalise: Normalise = nq_open_normalised) -> bool:
+    """Whether `prediction` equals an answer, or matches one that is a regular expression."""
+    if question.patterns:
+        return pattern_match(prediction, question.answers)
+    return exact_match(prediction, question.answers, normalise)
 
 
 def _hits(question: OpenQuestion, passages: Sequence[_Passage], text: Callable[[_Passage], str]) -> Iterator[bool]:
     return (answered_in(question, text(passage)) for passage in passages)
-
-
-def _is_correct(prediction: str, question: OpenQuestion, normalise: Normalise) -> bool:
-    if question.patterns:
-        return pattern_match(prediction, question.answers)
-    return exact_match(prediction, question.answers, normalise)

@@ -93,7 +93,11 @@ def write(folder: Path, name: str, result: Result, step: int | None = None) -> N
 
 def table(rows: Mapping[str, Result]) -> str:
     """The headline figures as a Markdown table, a line for each of `rows`."""
-    cells = [["", *HEADLINE], *([name, *_figures(result)] for name, result in rows.items())]
+    return markdown([["", *HEADLINE], *([name, *_figures(result)] for name, result in rows.items())])
+
+
+def markdown(cells: list[list[str]]) -> str:
+    """Rows of cells, the header first, as a Markdown table that is aligned for people too."""
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [_line(row, widths) for row in cells]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -72,7 +72,12 @@ def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[
 def render(query: str, hits: Sequence[Hit], width: int) -> str:
     """The results of one query for a terminal of `width` columns: rank, score, title, and the start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
-    return "\n".join([_printable(query), *(shown or ["  nothing found"])])
+    return "\n".join([printable(query), *(shown or ["  nothing found"])])
+
+
+def printable(text: str) -> str:
+    """One line without control characters: a document must not be able to steer the terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _first_of_each(rows: Int[np.ndarray, " k"], id_of: Callable[[int], str], k: int) -> list[int]:
@@ -91,12 +96,7 @@ def _hit(store: Passages, score: float, row: int) -> Hit:
 
 def _rendered(rank: int, hit: Hit, width: int) -> str:
     room = width - len(_INDENT)
-    title = textwrap.shorten(_printable(hit.title) or _printable(hit.id), room, placeholder=" ...")
-    start = _printable(hit.text[: 4 * _LINES * room])  # a text may be a megabyte, and wrapping reads all of it
+    title = textwrap.shorten(printable(hit.title) or printable(hit.id), room, placeholder=" ...")
+    start = printable(hit.text[: 4 * _LINES * room])  # a text may be a megabyte, and wrapping reads all of it
     body = textwrap.wrap(start, room, max_lines=_LINES, placeholder=" ...")
     return "\n".join([f"{rank:>4}  {hit.score:>6.3f}  {title}", *(_INDENT + line for line in body)])
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: a document must not be able to steer the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())

@@ -30,7 +30,7 @@ from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.versions import VERSIONS, Library, Versions
-from dense_jax.train.warm_start import warm_start
+from dense_jax.train.warm_start import started_from
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def make_program(config: Config) -> Program:
     mesh = make_mesh(config.mesh)
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)
     init = functools.partial(config.objective.init, jax.random.key(config.seed))
     first = functools.partial(
         first_state, objective=config.objective, optimizer=optimizer, batch=config.batch, seed=config.seed
@@ -79,13 +79,11 @@ def make_program(config: Config) -> Program:
 
 
 def initial_state(program: Program) -> TrainState:
-    """The state of step 0 on the mesh: fresh, or with what `init_from` holds."""
-    config, params = program.config, program.init()
-    if config.init_from:
-        params, report = warm_start(params, config.init_from, config.objective)
+    """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
+    params, reports = started_from(program.init(), program.config)
+    for report in reports:
         print(report, file=sys.stderr)
-        params = jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params))
-    return program.first(params)
+    return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))
 
 
 def train(

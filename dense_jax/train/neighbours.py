@@ -120,6 +120,7 @@ class Neighbours:
 
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
+        self.checkpoints.finish()  # that of step 0 may still be under way
         steps = [saved for saved in self.checkpoints.steps() if saved <= step]
         if self.step in steps:
             return self.step

@@ -1,6 +1,7 @@
 """AdamW with the schedules and the decay rules of BERT-style training."""
 
 import re
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -19,18 +20,25 @@ DECAY_RULES = (
 )
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
     """Clipping of the global gradient, Adam, decoupled weight decay, learning rate.
 
-    Clipping comes after the gradient is averaged over all devices. Loshchilov and Hutter 2019; BERT's own optimiser is
-    the one without bias correction (Devlin et al. 2019, released code).
+    Clipping comes after the gradient is averaged over all devices. Parts of the parameters that are `frozen` stay as
+    they are: they have no moments, and no decay. Loshchilov and Hutter 2019; BERT's own optimiser is the one without
+    bias correction (Devlin et al. 2019, released code).
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
-    return optax.chain(
+    trained = optax.chain(
         optax.clip_by_global_norm(config.clip) if config.clip else optax.identity(),
         adam(b1=config.beta1, b2=config.beta2, eps=config.epsilon),
         optax.add_decayed_weights(config.weight_decay, mask=None if config.decay_all else decay_mask),
         optax.scale_by_learning_rate(make_schedule(config, steps)),
+    )
+    if not frozen:
+        return trained
+    return optax.partition(
+        {"trained": trained, "frozen": optax.set_to_zero()},
+        lambda params: {part: "frozen" if part in frozen else "trained" for part in params},
     )
 
 

@@ -1,4 +1,4 @@
-"""Trained towers out of a workdir."""
+"""Trained towers, and a reader, out of a workdir."""
 
 import functools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.config import Config
-from dense_jax.contracts import Towers
+from dense_jax.contracts import PASSAGE, Reader, Towers
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.same_run import check_same_run
@@ -18,15 +18,18 @@ from dense_jax.train.sharding import state_sharding
 
 @dataclass(frozen=True)
 class Trained:
-    """The towers of a checkpoint."""
+    """The towers of a checkpoint, and its reader if the objective has one."""
 
     towers: Towers
+    reader: Reader | None
     step: int
     fingerprint: str  # of the checkpoint: another run's differs, even at the same step
+    passage_step: int  # of the checkpoint that passages are encoded by: 0 where training leaves their tower as it is
+    passage_fingerprint: str
 
 
 def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Trained:
-    """The towers of checkpoint `step` (-1: the one that probe.select says), their parameters on `mesh`.
+    """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on `mesh`.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
@@ -37,8 +40,16 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
     step = checkpoints.existing(step)
-    towers = config.objective.towers(checkpoints.restore_params(step, _like(config, mesh)))
-    return Trained(towers, step, checkpoints.fingerprint(step))
+    params = checkpoints.restore_params(step, _like(config, mesh))
+    passage_step = 0 if PASSAGE in config.objective.frozen else step
+    return Trained(
+        config.objective.towers(params),
+        config.objective.reader(params),
+        step,
+        checkpoints.fingerprint(step),
+        passage_step,
+        checkpoints.fingerprint(passage_step),
+    )
 
 
 def _like(config: Config, mesh: Mesh) -> Any:

@@ -8,7 +8,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
+FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
                   "loader.workers", "log_every", "mesh.", "mine.", "neighbours.ahead", "neighbours.keep",
                   "neighbours.max_staleness", "neighbours.patience", "neighbours.stale", "passages.workdir", "probe.",
                   "search.")  # fmt: skip

@@ -1,7 +1,10 @@
-"""Where parameters come from if not from the random generator: `init_from`, a run of ours or a Hugging Face folder."""
+"""Where parameters come from if not from the random generator: `init_from`, a run of ours or a Hugging Face folder.
+
+The reader of an objective that has one may come from elsewhere, `init_reader_from`.
+"""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Params
-from dense_jax.config import CheckpointConfig
+from dense_jax.config import CheckpointConfig, Config, require
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import read_json
 from dense_jax.models import hf
@@ -20,7 +23,8 @@ from dense_jax.train.history import read_history, selected
 from dense_jax.train.optimizer import path_name
 
 # The parts of a model. What stands before them in a path is the objective's affair: encoder/, query/, passage/.
-_PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|condenser|decoder)/.*)$")
+_PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|spans|condenser|decoder)/.*)$")
+_READER = "reader"  # the part of an objective's parameters that reads passages; the rest is what finds them
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,50 @@ class Run:
         return read_json(self.workdir / "config.json")
 
 
-def warm_start(params: Params, init_from: str, objective: Any) -> tuple[Params, hf.LoadReport]:
-    """`params` of `objective` with every part that `init_from` holds too, and a report on each array.
+def started_from(params: Params, config: Config) -> tuple[Params, list[hf.LoadReport]]:
+    """Fresh `params` of the config's objective with what its init_from and init_reader_from hold, and what was done.
+
+    Raises:
+        ConfigError: init_reader_from is named, and the objective has no reader; or as `warm_start`.
+        StorageError: as `warm_start`.
+    """
+    if not config.init_reader_from:
+        sources = {"init_from": params}
+    else:
+        require(
+            _READER in params,
+            f"init_reader_from={config.init_reader_from} is for the reader of an objective, and "
+            f"{type(config.objective).__name__} has none; leave it out",
+        )
+        towers = {name: part for name, part in params.items() if name != _READER}
+        sources = {"init_from": towers, "init_reader_from": {_READER: params[_READER]}}
+    started, reports = {}, []
+    for setting, part in sources.items():
+        if place := getattr(config, setting):
+            part, report = warm_start(part, place, config.objective, setting)
+            reports.append(report)
+        started |= part
+    return started, reports
+
+
+def warm_start(
+    params: Params, init_from: str, objective: Any, setting: str = "init_from"
+) -> tuple[Params, hf.LoadReport]:
+    """`params` of `objective`, all or some, with every part that `init_from` holds too, and a report on each array.
 
     `init_from` is a workdir (its newest checkpoint, or what its probe.select says), WORKDIR/checkpoints/STEP, or a
-    Hugging Face folder. A part is taken wholly or not at all: encoder, pooler, projection, masked-LM head, Condenser
-    head, decoder.
+    Hugging Face folder; errors call it `setting`. A part is taken wholly or not at all: encoder, pooler, projection,
+    masked-LM head, span scorer, Condenser head, decoder. A reader is filled by the reader there, or else by the one
+    encoder there; what is no reader, never by a reader.
 
     Raises:
         ConfigError: the model there is not the config's; lists what differs.
         StorageError: there is nothing to be loaded, or it is incomplete, damaged or of another shape.
     """
     run = as_run(Path(init_from))
-    return hf.load(params, Path(init_from), objective) if run is None else _from_run(params, run, objective)
+    if run is None:
+        return hf.load(params, Path(init_from), objective)
+    return _from_run(params, run, objective, f"{setting}={run.workdir}")
 
 
 def as_run(path: Path) -> Run | None:
@@ -62,7 +97,7 @@ def as_run(path: Path) -> Run | None:
     return Run(path, -1) if (path / "checkpoints").is_dir() else None
 
 
-def _from_run(params: Params, run: Run, objective: Any) -> tuple[Params, hf.LoadReport]:
+def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
@@ -71,9 +106,9 @@ def _from_run(params: Params, run: Run, objective: Any) -> tuple[Params, hf.Load
     theirs = _by_name(checkpoints.restore_params_as_saved(step))
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {path_name(path): leaf for path, leaf in leaves}
-    taken = {name: found for name in ours if (found := _counterpart(name, theirs, run))}
-    _check_whole(ours, taken, run)
-    _check_shapes(ours, theirs, taken, run)
+    taken = {name: found for name in ours if (found := _counterpart(name, theirs, source))}
+    _check_whole(ours, taken, source)
+    _check_shapes(ours, theirs, taken, source)
     report = hf.LoadReport(
         folder=checkpoints.folder / str(step),
         loaded=list(taken),
@@ -89,18 +124,30 @@ def _by_name(params: Params) -> dict[str, Array]:
     return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
 
-def _counterpart(name: str, theirs: Mapping[str, Array], run: Run) -> str | None:
+def _counterpart(name: str, theirs: Mapping[str, Array], source: str) -> str | None:
     """Their name for our array: the same, or the only one of the same place in the same part."""
     if name in theirs:
         return name
     place = _place(name)
-    found = [other for other in theirs if place and _place(other) == place]
+    found = [other for other in _of_same_kind(name, theirs) if place and _place(other) == place]
     if len(found) > 1:
-        raise ConfigError(
-            f"init_from={run.workdir} has {' and '.join(found)}, and either could become {name}; start from a run with "
-            "one encoder, or train one with two"
+        cure = (
+            "name a run with one encoder, or a Hugging Face folder, by --config.init_reader_from"
+            if _reads(name)
+            else "start from a run with one encoder, or train one with two"
         )
+        raise ConfigError(f"{source} has {' and '.join(found)}, and either could become {name}; {cure}")
     return found[0] if found else None
+
+
+def _of_same_kind(name: str, theirs: Iterable[str]) -> list[str]:
+    """Names of a reader's arrays for one of ours, if there are any; else of all others."""
+    readers = [other for other in theirs if _reads(other)]
+    return readers if readers and _reads(name) else [other for other in theirs if not _reads(other)]
+
+
+def _reads(name: str) -> bool:
+    return name.startswith(f"{_READER}/")
 
 
 def _place(name: str) -> str | None:
@@ -108,21 +155,23 @@ def _place(name: str) -> str | None:
     return found.group(1) if found else None
 
 
-def _check_whole(ours: Mapping[str, Array], taken: Mapping[str, str], run: Run) -> None:
+def _check_whole(ours: Mapping[str, Array], taken: Mapping[str, str], source: str) -> None:
     if not taken:
-        raise StorageError(f"init_from={run.workdir}: nothing in it belongs to the objective's parameters")
+        raise StorageError(f"{source}: nothing in it belongs to the objective's parameters")
     parts = {name: name.removesuffix((_place(name) or name).partition("/")[2]) for name in ours}
     begun = {parts[name] for name in taken}
     missing = [name for name in ours if name not in taken and parts[name] in begun]
     if missing:
-        raise StorageError(f"init_from={run.workdir}: it lacks {', '.join(missing[:5])} of a part that it has")
+        raise StorageError(f"{source}: it lacks {', '.join(missing[:5])} of a part that it has")
 
 
-def _check_shapes(ours: Mapping[str, Array], theirs: Mapping[str, Array], taken: Mapping[str, str], run: Run) -> None:
+def _check_shapes(
+    ours: Mapping[str, Array], theirs: Mapping[str, Array], taken: Mapping[str, str], source: str
+) -> None:
     differ = [
-        f"{name} is {list(ours[name].shape)}, but {list(theirs[found].shape)} in {run.workdir}"
+        f"{name} is {list(ours[name].shape)}, but {list(theirs[found].shape)} there"
         for name, found in taken.items()
         if ours[name].shape != theirs[found].shape
     ]
     if differ:
-        raise StorageError("init_from: " + "\n".join(differ[:20]))
+        raise StorageError(f"{source}: " + "\n".join(differ[:20]))

@@ -1,0 +1,112 @@
+"""Questions with answers to learn from: read and tokenised whenever they are opened, about 20,000 a second."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Reject
+from dense_jax.data.open_questions import OpenQuestion, open_questions
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import ConfigError, DataError
+from dense_jax.files import digest, read_json, write_json
+
+_EXAMPLES = 5  # bad rows shown in an error
+
+
+class _Stored(NamedTuple):
+    question: OpenQuestion
+    tokens: Int[np.ndarray, " l"]
+    answer_tokens: list[Int[np.ndarray, " _"]]
+
+
+class QuestionSet(Passages):
+    """The questions of a file by row, in memory. Those whose answers are regular expressions are left out.
+
+    Which tokens of a passage such an answer stands for, no ids can tell; ORQA's authors did not train on them either.
+    """
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, max_rejects: float = 0.0) -> None:
+        """
+        Raises:
+            DataError: the form of the file is unknown, more of its rows than the share `max_rejects` cannot be used, or
+                no question is left to learn from.
+        """
+        rows = list(open_questions(path))
+        rejects = [row for row in rows if isinstance(row, Reject)]
+        found = [row for row in rows if isinstance(row, OpenQuestion)]
+        if len(rejects) > max_rejects * len(rows):
+            shown = "\n".join(f"  {one.where}: {one.reason}" for one in rejects[:_EXAMPLES])
+            raise DataError(
+                f"{path}: {len(rejects):,} of {len(rows):,} questions cannot be used, which is more than "
+                f"corpus.max_rejects={max_rejects:g} allows:\n{shown}"
+            )
+        usable = [question for question in found if not question.patterns]
+        if not usable:
+            raise DataError(
+                f"{path}: holds no question to learn from; {len(found):,} have regular expressions for answers"
+            )
+        self.path, self._stored = path, _tokenised(usable, tokenizer)
+        self.notes = {
+            "questions": len(usable),
+            "left out, answers are regular expressions": len(found) - len(usable),
+            "rejected questions": len(rejects),
+        }
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+    def __getitem__(self, row: int) -> Passage:
+        """The question as if it were a passage of one sentence."""
+        return Passage(row, np.empty(0, np.int32), self._stored[row].tokens, np.zeros(1, np.int32))
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        return [self[row] for row in rows]
+
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Answered:
+        """The question of `row`, every time the same."""
+        question, tokens, answer_tokens = self._stored[row]
+        return Answered(row, tokens, question.answers, answer_tokens)
+
+    def document(self, row: int) -> Document:
+        """The question's id and text."""
+        question = self._stored[row].question
+        return Document(question.id, "", question.text)
+
+    def ids(self) -> list[str]:
+        """The id of each question."""
+        return [stored.question.id for stored in self._stored]
+
+    def parts(self) -> Sequence[Part]:
+        """All rows: one source."""
+        return [Part(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
+
+
+def check_same_questions(path: Path, record: Path) -> None:
+    """Writes to `record` which questions a run learns from, or refuses others than it says.
+
+    Raises:
+        ConfigError: the file has changed since the run began.
+    """
+    ours = {"digest": digest(path)}
+    if not record.is_file():
+        write_json(record, ours)
+    elif read_json(record) != ours:
+        raise ConfigError(
+            f"corpus.questions={path} has changed since this run began to learn from it ({record}); give it the file "
+            "it had, or use another --workdir"
+        )
+
+
+def tokenised_answers(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[list[Int[np.ndarray, " _"]]]:
+    """The ids of each question's answers, as they are within a sentence."""
+    # after a space: byte-level tokenizers see the start of a word by it
+    ids = iter(tokenizer.encode([f" {answer}" for question in questions for answer in question.answers]))
+    return [[next(ids) for _ in question.answers] for question in questions]
+
+
+def _tokenised(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[_Stored]:
+    tokens = tokenizer.encode([question.text for question in questions])
+    return [_Stored(*of) for of in zip(questions, tokens, tokenised_answers(questions, tokenizer), strict=True)]

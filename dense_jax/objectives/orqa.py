@@ -1,0 +1,230 @@
+"""ORQA: a question is answered by a span of one of the passages that are looked up for it.
+
+What is learned is how questions are encoded, and the reader; passages keep the vectors that pre-training (ICT, REALM)
+gave them. Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering",
+section 5; REALM (Guu et al. 2020) is fine-tuned in the same way. Where paper and released code differ, it is the code.
+"""
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orjson
+
+from dense_jax.arrays import (
+    Array,
+    Batch,
+    Bool,
+    Carry,
+    Encoded,
+    Example,
+    Float,
+    Int,
+    Metrics,
+    Params,
+    PRNGKeyArray,
+    split,
+)
+from dense_jax.config import require
+from dense_jax.contracts import (
+    PASSAGE,
+    Answered,
+    Found,
+    Layout,
+    Passages,
+    Reader,
+    Retrieves,
+    Similarity,
+    Tokens,
+    Tower,
+    Towers,
+    Vocabulary,
+)
+from dense_jax.data.answers import holds_raw
+from dense_jax.data.passages import lay_out, stacked
+from dense_jax.data.reading import answer_places, hold_ids, read_input
+from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.losses import spans
+from dense_jax.losses.scores import NEVER
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.span_scorer import init_span_scorer, score_spans
+
+
+class Positives(enum.Enum):
+    """Which of the passages that were retrieved count as holding an answer, in the early loss."""
+
+    RAW = "raw"  # its text is a substring of theirs, case and all: it may hit inside a word; the released code
+    WORDPIECE = "wordpiece"  # its token ids stand in theirs, as the reader compares them
+
+
+class Scores(NamedTuple):
+    """Of the passages retrieved for each question, and of the spans of those that were read."""
+
+    passages: Float[Array, "b c"]
+    spans: Float[Array, "b k s"]
+
+
+@dataclass
+class Orqa(Retrieves):
+    encoder: Encoder  # of both towers; the reader is a BERT of its own, of the same architecture
+    query_length: int = 64  # tokens of a question, in its tower and in the reader
+    passage_length: int = 288  # tokens of a passage in its tower, title included
+    layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
+    reader_length: int = 320  # tokens of question and passage together
+    retrieved: int = 5_000  # passages of a question that the early loss is over
+    read: int = 5  # of them, the best ones, whose spans compete
+    span_width: int = 10  # tokens of the widest span
+    early: bool = True  # with the early loss, which teaches the retriever where the reader finds nothing
+    positives: Positives = Positives.RAW
+    temperature: float = 1.0  # divides the scores of passages
+
+    learns_from = Answered
+    fresh = True  # as released: the training search has the query tower's dropout
+    frozen = (PASSAGE,)
+
+    def __post_init__(self) -> None:
+        require(
+            1 <= self.read <= self.retrieved,
+            f"objective.read={self.read} passages are not among objective.retrieved={self.retrieved}",
+        )
+        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
+        require(self.span_width > 0, f"objective.span_width={self.span_width} must be positive")
+        require(
+            self.reader_length > self.query_length + 1,
+            f"objective.reader_length={self.reader_length} leaves no room for a passage beside a question of "
+            f"objective.query_length={self.query_length}",
+        )
+        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
+        self.encoder.check_input("passage_length", self.passage_length, self.layout)
+        self.encoder.check_input("reader_length", self.reader_length, Layout.PAIR)
+
+    def example(self, visit: Answered, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+        """The question; its answers as JSON, since they are of any number and length, until `join` needs them."""
+        given = {"texts": visit.answers, "ids": [ids.tolist() for ids in visit.answer_tokens]}
+        no_title = visit.tokens[:0]
+        return {
+            "query": lay_out(no_title, visit.tokens, self.query_length, Layout.BODY, vocabulary),
+            "answers": np.array(orjson.dumps(given).decode()),
+        }
+
+    def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
+        """What `diagnose` is given: text has no place on a device."""
+        return {"query": examples["query"]}
+
+    @property
+    def depth(self) -> int:
+        return self.retrieved
+
+    def question(self, batch: Batch) -> Tokens:
+        return batch["query"]
+
+    def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
+        query: Tokens = batch["query"]
+        each = []
+        for i, rows in enumerate(found.rows):
+            answers = orjson.loads(str(batch["answers"][i]))
+            ids = [np.array(one, np.int32) for one in answers["ids"]]
+            there, question = rows[rows >= 0].tolist(), np.asarray(query.ids[i])[query.mask[i]][1:-1]
+            holds = self._holds(there, answers["texts"], ids, passages)
+            each.append(
+                {
+                    "holds": np.pad(holds, (0, self.retrieved - len(holds))),
+                    **self._read(question, passages.passages(there[: self.read]), ids, vocabulary),
+                }
+            )
+        return {
+            "query": query,
+            "vectors": found.vectors,
+            "there": found.rows >= 0,
+            **jax.tree.map(lambda *of_each: np.stack(of_each), *each),
+        }
+
+    def _holds(
+        self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: Passages
+    ) -> Bool[np.ndarray, " c"]:
+        """Which of the passages of `rows` hold an answer."""
+        if self.positives is Positives.RAW:
+            return np.array([holds_raw(document.text, texts) for document in passages.texts(rows)], bool)
+        return hold_ids([passage.tokens for passage in passages.passages(rows)], ids)
+
+    def _read(
+        self,
+        question: Int[np.ndarray, " q"],
+        found: Sequence[Any],
+        answers: list[Int[np.ndarray, " _"]],
+        vocabulary: Vocabulary,
+    ) -> Example:
+        """The reader's inputs, and which of their spans are answers; a passage that is not there is empty."""
+        bodies = [passage.tokens for passage in found] + [question[:0]] * (self.read - len(found))
+        inputs = [read_input(question, body, self.reader_length, vocabulary) for body in bodies]
+        gold = [spans.gold_spans(self._candidates, *answer_places(one, answers).T) for one in inputs]
+        return {
+            "read": stacked([one.tokens for one in inputs]),
+            "body": np.stack([one.body for one in inputs]),
+            "gold": np.stack(gold),
+        }
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        towers, reader, scorer = jax.random.split(rng, 3)
+        start = self.encoder.init(towers)  # of both towers: two of them would not know each other
+        bert = {"bert": self.encoder.init(reader)["bert"]}
+        return {
+            "query": start,
+            PASSAGE: start,
+            "reader": {"encoder": bert, "spans": init_span_scorer(self.encoder.bert.width, scorer)},
+        }
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        query_rng, reader_rng = split(rng, 2)
+        queries = self.encoder.apply(params["query"], batch["query"], rng=query_rng)
+        exact = jax.lax.Precision.HIGHEST  # as the search
+        scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
+        flat = Tokens(*(field.reshape(-1, field.shape[-1]) for field in batch["read"]))
+        of_spans = self._score(params["reader"], flat, rng=reader_rng)
+        return Scores(
+            jnp.where(batch["there"], scores, NEVER), of_spans.reshape(len(queries), self.read, of_spans.shape[-1])
+        )
+
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
+    ) -> tuple[Array, tuple[Metrics, Carry]]:
+        scores: Scores = encoded
+        holds, gold = batch["holds"], batch["gold"]
+        valid = spans.valid_spans(self._candidates, batch["body"])
+        found = spans.answers(scores.passages, holds, scores.spans, valid=valid, gold=gold)
+        shares = {
+            "answer_retrieved": jnp.any(holds, axis=1),
+            "answer_read": jnp.any(holds[:, : self.read], axis=1),
+            "reader_oracle": jnp.any(gold, axis=(1, 2)),  # a span that is an answer was among those to choose from
+            "exact_match": found.correct,
+        }
+        metrics = {name: jnp.mean(share, dtype=jnp.float32) for name, share in shares.items()}
+        metrics |= {"early_loss": jnp.mean(found.early), "reader_loss": jnp.mean(found.full)}
+        return jnp.mean(found.losses if self.early else found.full), (metrics, carry)
+
+    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        queries = self.encoder.apply(params["query"], batch["query"])
+        return signs_of_collapse(queries, queries)
+
+    def towers(self, params: Params) -> Towers:
+        return Towers(
+            query=Tower(self.encoder, params["query"], self.query_length),
+            passage=Tower(self.encoder, params[PASSAGE], self.passage_length, self.layout),
+            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
+        )
+
+    def reader(self, params: Params) -> Reader:
+        return Reader(self._score, params["reader"], self.reader_length, self.span_width, self.read, self.temperature)
+
+    def _score(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "n s"]:
+        """Of all spans of reader inputs."""
+        hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=rng)
+        return score_spans(params, hidden, *self._candidates)
+
+    @property
+    def _candidates(self) -> spans.Candidates:
+        return spans.candidate_spans(self.reader_length, self.span_width)
