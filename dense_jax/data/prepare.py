@@ -76,7 +76,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
 def _arrangement(
     config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer
 ) -> Callable[[Iterable[Document]], Iterator[Group]]:
-    """What makes passages of the usable documents, held-out sentences among them."""
+    """What takes the held-out sentences out of the usable documents and makes passages of the rest."""
     queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
     if not config.spans.sources:
         return lambda documents: entries(held_out.without_queries(documents, queries), tokenizer, config.passages)
