@@ -463,6 +463,11 @@ class Config:
             f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
         )
         require(
+            not self.objective.masks_spans or bool(self.spans.sources),
+            f"{method} masks salient spans, and nothing says what finds them; use --config.spans.capitals=true, "
+            "spans.patterns, spans.titles, or --config.spans.precomputed=FILE",
+        )
+        require(
             not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
             f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
             "passages as it is; use 0",

@@ -272,6 +272,7 @@ class Objective(Protocol):
     """
 
     learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
+    masks_spans: ClassVar[bool] = False  # `example` needs passages with salient spans
     frozen: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that training leaves as they are, such as PASSAGE
 
     def example(self, visit: Visit, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:

@@ -49,6 +49,8 @@ class Realm(Retrieves):
     temperature: float = 1.0  # divides the scores
     shared: bool = True  # one encoder for both towers, as released; the paper writes two
 
+    masks_spans = True
+
     def __post_init__(self) -> None:
         require(self.candidates > 1, f"objective.candidates={self.candidates} leaves none beside the null document")
         require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
