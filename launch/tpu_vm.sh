@@ -96,7 +96,7 @@ read_arguments() {
     esac
   done
   program=("$@") ready='' stopping='' pretended=MISSING
-  began=$(date +%Y%m%d-%H%M%S)
+  began=$(date +%Y%m%d-%H%M%S)-$$ # the name of this launch
   logs=runs/launch/$name/$began
   place=("--zone=$zone" ${project:+"--project=$project"})
   if [ -n "$dry" ]; then exec 3>&1; else exec 3>&2; fi
