@@ -68,9 +68,10 @@ def _train(work: Workdir, words: list[str]) -> None:
 
 def _refresh(work: Workdir, words: list[str]) -> None:
     """The index of each snapshot, beside a training that looks passages up."""
-    library, config = work.library, work.config
+    library = work.library
     if library is None:
-        raise ConfigError(f"{type(config.objective).__name__} looks no passages up while it trains")
+        raise ConfigError(f"{type(work.asked.objective).__name__} looks no passages up while it trains")
+    config = work.config
     versions = Versions(work.path / VERSIONS, library, config, work.mesh)
     with only_one(work.path / "refresh.lock", "is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)

@@ -164,7 +164,7 @@ class Workdir:
     @cached_property
     def library(self) -> Library | None:
         """What an objective that retrieves looks passages up in; None for the others."""
-        if not isinstance(self.config.objective, Retrieves):
+        if not isinstance(self.asked.objective, Retrieves):
             return None
         passages = self._blocks
         return Library(passages, self.tokenizer, f"{passages.fingerprint}-{self.tokenizer.fingerprint}")

@@ -63,7 +63,7 @@ class Examples:
             row = self.visits.another(index, rng)
         raise DataError(
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
-            "it needs passages of several sentences: look at them with `dense-jax show`"
+            "it needs passages of several sentences, or with salient spans: look at them with `dense-jax show`"
         )
 
     def _texts(self, row: int, epoch: int) -> Sequence[int]:
