@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dense_jax.config import CheckpointConfig, Config
+from dense_jax.config import CheckpointConfig, Config, NeighboursConfig
 from dense_jax.config_tree import to_dict
+from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import write_json
+from dense_jax.losses.spans import candidate_spans
+from dense_jax.mesh import batch_sharding
 from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
@@ -23,11 +26,13 @@ from dense_jax.objectives.cocondenser import CoCondenser
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
+from dense_jax.objectives.orqa import Orqa
+from dense_jax.objectives.realm import Realm
 from dense_jax.objectives.retromae import RetroMAE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.state import TrainState
-from dense_jax.train.warm_start import warm_start
+from dense_jax.train.warm_start import started_from, warm_start
 from tests.bert_folders import flat
 from tests.toys import BagOfTokens
 
@@ -202,6 +207,103 @@ def test_a_damaged_checkpoint_is_refused_by_its_file(tmp_path, name):
     victim.write_bytes(victim.read_bytes()[:-1])
     with pytest.raises(StorageError, match=rf"checkpoint of step 3: .*{victim.name}: digest"):
         warm_start(params(MASKED), str(workdir), MASKED)
+
+
+# A reader
+
+REALM = Realm(ENCODER, query_length=4, passage_length=4)
+ORQA = Orqa(ENCODER, query_length=4, passage_length=8, reader_length=8, retrieved=2, read=1)
+
+
+def begun(objective, **sources):
+    """Parameters that are random where nothing was loaded, the part that was changed of each, and the reports."""
+    before = params(objective)
+    found, reports = started_from(before, Config(objective, steps=10, batch=8, **frozen(objective), **sources))
+    return found, changed(found, before), reports
+
+
+def frozen(objective):
+    return {"neighbours": NeighboursConfig(every=0)} if objective is ORQA else {}
+
+
+def test_orqa_takes_both_towers_and_the_reader_from_the_one_encoder_of_ict(tmp_path):
+    found, loaded, (report,) = begun(ORQA, init_from=trained(tmp_path / "ict", SHARED, 3))
+    assert loaded == {"query", "passage", "reader"}
+    assert values(found["query"]) == values(found["passage"]) == values(found["reader"]["encoder"]) == {3.0}
+    assert {name.partition("/")[2].partition("/")[0] for name in report.initialised} == {"spans"}
+
+
+def test_the_reader_may_come_from_elsewhere_with_a_report_of_its_own(tmp_path):
+    ict, mlm = trained(tmp_path / "ict", TWO, 3), trained(tmp_path / "mlm", MASKED, 5)
+    found, _, (of_towers, of_reader) = begun(ORQA, init_from=ict, init_reader_from=mlm)
+    assert values(found["query"]) == values(found["passage"]) == {3.0}
+    assert values(found["reader"]["encoder"]) == {5.0}
+    assert (of_towers.initialised, of_towers.ignored) == ([], [])
+    assert {name.partition("/")[0] for name in of_reader.ignored} == {"mlm"}
+
+
+def test_the_reader_may_come_from_a_hugging_face_folder_and_the_towers_from_nowhere(tmp_path):
+    folder = published(tmp_path / "hf", MASKED)
+    found, loaded, (report,) = begun(REALM, init_reader_from=str(folder))
+    assert loaded == {"reader"}
+    assert values(found["reader"]) == {1.0}  # its masked-LM head too
+    assert report.initialised == []
+
+
+def test_realms_reader_becomes_orqas_and_its_encoder_both_towers(tmp_path):
+    def other_reader(tree):
+        return {**tree, "reader": jax.tree.map(lambda x: x + 1, tree["reader"])}
+
+    workdir = trained(tmp_path / "realm", REALM, 3, change=other_reader)
+    found, _, (report,) = begun(ORQA, init_from=workdir)
+    assert values(found["query"]) == values(found["passage"]) == {3.0}
+    assert values(found["reader"]["encoder"]) == {4.0}
+    assert {name.partition("/")[2].partition("/")[0] for name in report.ignored} == {"mlm"}
+
+
+def test_what_has_no_reader_takes_nothing_from_one(tmp_path):
+    found, _, (report,) = begun(MASKED, init_from=trained(tmp_path / "realm", REALM, 3))
+    assert values(found["encoder"]) == {3.0}
+    assert {name.partition("/")[0] for name in report.ignored} == {"reader"}
+    assert {name.partition("/")[0] for name in report.initialised} == {"mlm"}
+
+
+def test_which_of_two_towers_becomes_the_reader_is_asked_for(tmp_path):
+    workdir = trained(tmp_path / "ict", TWO, 3)
+    for sources in ({"init_from": workdir}, {"init_reader_from": workdir}):
+        with pytest.raises(ConfigError) as error:
+            begun(ORQA, **sources)
+        assert str(error.value).startswith(f"{next(iter(sources))}={workdir} has passage/bert/layer_0/")
+        assert str(error.value).endswith(
+            "could become reader/encoder/bert/layer_0/attention/key/bias; name a run with one encoder, or a Hugging "
+            "Face folder, by --config.init_reader_from"
+        )
+
+
+def test_a_reader_for_what_has_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"init_reader_from=somewhere is for the reader of .*, and ICT has none"):
+        begun(SHARED, init_reader_from="somewhere")
+
+
+def test_a_run_that_starts_both_towers_from_one_encoder_can_be_trained(tmp_path):
+    """The same array in two places could not give its memory to the next state."""
+    config = Config(
+        ORQA, steps=10, batch=8, init_from=trained(tmp_path / "ict", SHARED, 3), neighbours=NeighboursConfig(every=0)
+    )
+    program = make_program(config)
+    examples = {"query": (4,), "read": (1, 8)}
+    tokens = {name: Tokens(*(jnp.ones((8, *shape), int) for _ in range(2)), jnp.ones((8, *shape), bool))
+              for name, shape in examples.items()}  # fmt: skip
+    spans = len(candidate_spans(8, 10).starts)
+    batch = tokens | {
+        "vectors": jnp.ones((8, 2, 16)),
+        "there": jnp.ones((8, 2), bool),
+        "holds": jnp.ones((8, 2), bool),
+        "body": jnp.ones((8, 1, 8), bool),
+        "gold": jnp.ones((8, 1, spans), bool),
+    }
+    state, _ = program.step(initial_state(program), jax.device_put(batch, batch_sharding(program.mesh)))
+    assert values(state.params["passage"]) == {3.0}
 
 
 # A Hugging Face folder

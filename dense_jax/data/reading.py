@@ -52,8 +52,9 @@ def hold_ids(
     >>> hold_ids([np.array([5, 6]), np.array([7, 5])], [np.array([6, 7]), np.array([7])]).tolist()
     [False, True]
     """
-    joined = np.concatenate([part for passage in passages for part in (passage.astype(np.int32), _BETWEEN)])
-    ends = np.cumsum([len(passage) + 1 for passage in passages])
+    apart = [part for passage in passages for part in (passage.astype(np.int32), _BETWEEN)]
+    joined = np.concatenate([_BETWEEN, *apart])
+    ends = np.cumsum([1, *(len(passage) + 1 for passage in passages)])[1:]
     holds = np.zeros(len(passages), bool)
     holds[np.searchsorted(ends, occurrences(joined, answers)[:, 0], side="right")] = True
     return holds
