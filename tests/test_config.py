@@ -4,8 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from dense_jax.config import Config, CorpusConfig, LoaderConfig, MeshConfig, OptimizerConfig, PassagesConfig, Unit
+from dense_jax.config import (
+    AnswerConfig,
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    MeshConfig,
+    OptimizerConfig,
+    PassagesConfig,
+    Unit,
+)
 from dense_jax.config_tree import checked, differences, to_dict, with_vocabulary, without_folders
+from dense_jax.contracts import Answered
 from dense_jax.errors import ConfigError
 from tests.toys import BagOfTokens, MeanEmbedding
 
@@ -129,10 +139,40 @@ def test_further_sources_are_compared_and_saved_as_a_list():
     assert list(differences(one, two)) == ["corpus.also: ['a.jsonl'] -> ['a.jsonl', 'b.jsonl']"]
 
 
+class OfQuestions(BagOfTokens):
+    learns_from = Answered
+
+
+def test_questions_with_answers_are_asked_of_passages():
+    config(objective=OfQuestions())
+    with pytest.raises(ConfigError) as error:
+        config(objective=OfQuestions(), passages=PassagesConfig(unit=Unit.CHUNKS))
+    assert str(error.value) == (
+        "passages.unit=chunks does not fit OfQuestions, which learns from questions that passages answer: use "
+        "--config.passages.unit=passages"
+    )
+
+
+def test_questions_for_what_does_not_learn_from_them_are_refused():
+    with pytest.raises(ConfigError) as error:
+        config(corpus=CorpusConfig(questions="nq.jsonl"))
+    assert str(error.value) == (
+        "corpus.questions=nq.jsonl is nothing that BagOfTokens learns from, which is passages, spans or chunks"
+    )
+
+
+def test_patterns_without_a_file_are_refused():
+    with pytest.raises(ConfigError, match=r"answer.patterns=True says what the answers of answer.questions are"):
+        AnswerConfig(patterns=True)
+    with pytest.raises(ConfigError, match=r"answer.batch=0 must be positive"):
+        AnswerConfig(batch=0)
+
+
 def test_what_is_published_of_a_config_names_no_folder():
     corpus = CorpusConfig(source="/home/ada/beir/scifact/", also=("/home/ada/news.jsonl", "installed"))
-    config = Config(BagOfTokens(), steps=1, batch=8, init_from="/home/ada/bert", corpus=corpus)
+    files = {"init_reader_from": "/home/ada/reader", "answer": AnswerConfig(questions="/home/ada/nq.jsonl")}
+    config = Config(BagOfTokens(), steps=1, batch=8, init_from="/home/ada/bert", corpus=corpus, **files)
     public = without_folders(config)
-    assert public.init_from == "bert"
+    assert (public.init_from, public.init_reader_from, public.answer.questions) == ("bert", "reader", "nq.jsonl")
     assert public.corpus.sources == ("scifact", "news.jsonl", "installed")
     assert "/home" not in str(to_dict(public))

@@ -115,6 +115,26 @@ def test_search_without_an_index_says_which_verb_makes_it(corpus, trained, capsy
     assert "run `dense-jax index`" in capsys.readouterr().err
 
 
+def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, trained, tmp_path, capsys):
+    questions = tmp_path / "asked.jsonl"
+    questions.write_text('{"question": "what of the rivers", "answer": ["no such answer", "the old bridges"]}\n')
+    assert run(["index", *arguments(corpus, trained)]) == 0
+    capsys.readouterr()
+    assert run(["answer", *arguments(corpus, trained), f"--config.answer.questions={questions}"]) == 0
+    said = capsys.readouterr().out
+    assert "AnswerRecall@20" in said and "exact_match" not in said
+    assert "the retriever alone: this method has no reader, so nothing is answered" in said
+    figures = json.loads((trained / "results" / "asked-answers" / "figures.json").read_text())
+    assert list(figures["figures"]) == [f"AnswerRecall@{k}" for k in (1, 5, 20, 100)]
+
+
+def test_a_method_without_a_reader_answers_no_question(corpus, trained, capsys):
+    assert run(["answer", *arguments(corpus, trained), "what of the rivers"]) == 2
+    assert "ICT has no reader, so it finds passages and answers nothing; use `dense-jax search`" in (
+        capsys.readouterr().err
+    )
+
+
 def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus, trained, capsys):
     assert run(["evaluate", *arguments(corpus, trained)]) == 0
     said = capsys.readouterr().out

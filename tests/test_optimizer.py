@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dense_jax.config import OptimizerConfig, Schedule
 from dense_jax.errors import ConfigError
-from dense_jax.train.optimizer import decay_mask, make_optimizer, make_schedule
+from dense_jax.train.optimizer import decay_mask, make_optimizer, make_schedule, path_name
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "contriever" / "lr_schedule.json").read_text())
 
@@ -63,6 +64,19 @@ def test_weight_decay_reaches_kernels_and_embeddings_but_not_biases_and_scales()
     assert float(updates["dense"]["kernel"][0, 0]) == -0.5
     assert float(updates["dense"]["bias"][0]) == 0
     assert float(updates["norm"]["scale"][0]) == 0
+
+
+def test_what_is_frozen_stays_has_no_moments_and_is_clipped_with_nobody():
+    params = {part: {"kernel": jnp.ones((1, 1))} for part in ("query", "passage")}
+    gradients = {"query": {"kernel": jnp.full((1, 1), 3.0)}, "passage": {"kernel": jnp.full((1, 1), 4.0)}}
+    optimizer = make_optimizer(plain(weight_decay=0.5, clip=1.0, epsilon=1.0), steps=10, frozen=("passage",))
+    state = optimizer.init(params)
+    updates, _ = optimizer.update(gradients, state, params)
+    assert float(updates["passage"]["kernel"][0, 0]) == 0
+    # the gradient of 3 is cut to 1, not to 3 / 5; then 1 / (1 + 1), and the decay
+    assert float(updates["query"]["kernel"][0, 0]) == pytest.approx(-0.5 - 0.5, rel=1e-5)
+    moments = [path for path, _ in jax.tree_util.tree_leaves_with_path(state) if "kernel" in path_name(path)]
+    assert len(moments) == 2 and all("query" in path_name(path) for path in moments)
 
 
 def test_a_parameter_that_no_decay_rule_matches_is_refused_by_name():

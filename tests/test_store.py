@@ -132,6 +132,7 @@ def test_passages_are_read_by_row_one_by_one_and_many_at_once_in_the_order_asked
 def test_the_text_of_a_passage_is_kept_beside_its_tokens(folder):
     passages = PassageStore(folder)
     assert passages.document(3) == Document("b#1", "title of b#1", "text of b#1 é")
+    assert [document.id for document in passages.texts([5, 0, 3, 0])] == ["c#0", "a#0", "b#1", "a#0"]
     assert passages.ids() == IDS
 
 
