@@ -298,7 +298,9 @@ class NeighboursConfig:
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"neighbours.every={self.every} must not be negative; 0 means that one index is kept")
-        require(self.keep > 0, f"neighbours.keep={self.keep} must be positive: the newest index is in use")
+        require(self.keep > 1, f"neighbours.keep={self.keep} is too few: the newest index, and that still in use")
+        require(self.max_staleness >= 0, f"neighbours.max_staleness={self.max_staleness} must not be negative; 0: any")
+        require(self.patience >= 0, f"neighbours.patience={self.patience} must not be negative")
         require(self.ahead >= 0, f"neighbours.ahead={self.ahead} must not be negative")
         asynchronous = self.refresh is Refresh.ASYNCHRONOUS
         require(
@@ -309,7 +311,7 @@ class NeighboursConfig:
         require(
             not asynchronous or not self.max_staleness or self.max_staleness > self.every,
             f"neighbours.max_staleness={self.max_staleness} is not above neighbours.every={self.every}: every index is "
-            "as old as that before the next snapshot",
+            f"as old as that before the next snapshot; use --config.neighbours.max_staleness={4 * self.every}, or 0",
         )
 
 

@@ -353,8 +353,8 @@ class Retrieves(Objective, Protocol):
     """An objective that looks passages up for its examples while it trains (train/neighbours.py).
 
     Before a step, the passages whose vectors have the largest inner products with those of the batch's questions are
-    found, and `join` makes the batch of them that `encode` is given. `collate` is not used, and `diagnose` is given a
-    batch without passages.
+    found, and `join`, in the place of `collate`, makes the batch of them that `encode` is given. `diagnose` is given
+    what `collate` makes: a batch without passages.
     """
 
     fresh: ClassVar[bool] = False

@@ -8,7 +8,7 @@ from typing import Any
 
 from dense_jax import flags, show
 from dense_jax.compare import compare
-from dense_jax.config import Miner
+from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
@@ -72,6 +72,11 @@ def _refresh(work: Workdir, words: list[str]) -> None:
     if library is None:
         raise ConfigError(f"{type(work.asked.objective).__name__} looks no passages up while it trains")
     config = work.config
+    if config.neighbours.refresh is not Refresh.ASYNCHRONOUS:
+        raise ConfigError(
+            f"neighbours.refresh={config.neighbours.refresh.value}: the trainer makes its indexes itself; give both it "
+            "and this --config.neighbours.refresh=asynchronous"
+        )
     versions = Versions(work.path / VERSIONS, library, config, work.mesh)
     with only_one(work.path / "refresh.lock", "is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)

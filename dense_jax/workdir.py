@@ -2,6 +2,7 @@
 
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
+neighbours/STEP                                       train or refresh: the indexes that training searches
 questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME  embeddings/NAME-STEP                embed
@@ -72,6 +73,10 @@ class Workdir:
         config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
         if not config.tokens:
             return config
+        require(
+            not isinstance(config.objective, Retrieves),
+            f"tokens={config.tokens} cannot be counted ahead where passages are looked up; use --config.steps",
+        )
         loader = replace(config.loader, mixing=Mixing.EXAMPLE)  # else few batches, and of them few sources, are seen
         sample = self.examples_of(replace(config, seed=0, loader=loader), _SAMPLE)  # all seeds take as many steps
         steps = steps_for(sample, config.tokens, config.batch)

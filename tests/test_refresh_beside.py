@@ -95,8 +95,8 @@ def test_trainer_and_refresher_may_both_be_killed_and_nothing_is_mixed(prepared,
     assert refresher.returncode == 0, said
     steps = [row["step"] for row in rows(tmp_path)]
     assert steps == list(range(1, 61))
-    assert all(0 <= row["staleness"] == row["step"] - 1 - row["index_step"] for row in rows(tmp_path))
-    assert max(row["index_step"] for row in rows(tmp_path)) >= 20  # max_staleness holds to it
+    assert all(0 <= row["index/staleness"] <= 20 for row in rows(tmp_path))
+    assert max(row["index/step"] for row in rows(tmp_path)) >= 20
 
 
 def made(workdir) -> int:

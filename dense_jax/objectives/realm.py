@@ -71,10 +71,12 @@ class Realm(Retrieves):
 
     def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
         sources = batch["row"]
+        needed = np.unique(np.append(found.rows[found.rows >= 0], sources)).tolist()
+        read = dict(zip(needed, passages.passages(needed), strict=True))  # at once, which is faster
         joined = []
         for i, rows in enumerate(found.rows):
             query = batch["query"].ids[i][batch["query"].mask[i]]
-            chosen = self._chosen(passages[int(sources[i])], passages.passages(rows[rows >= 0].tolist()))
+            chosen = self._chosen(read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()])
             joined.append(self._laid_out(query[1:-1], chosen, vocabulary))
         return {
             **{name: value for name, value in batch.items() if name != "row"},

@@ -30,11 +30,13 @@ def embed(
     batch: int,
     shard_size: int,
     made_by: dict[str, Any],
+    placed: Callable[[Tower, Mesh], TowerOnMesh] = TowerOnMesh,
 ) -> Vectors:
     """The passages of `store` through `tower`, as float32 vectors in `folder`, each passage's views one after another.
 
     Finished shards are kept: an interrupted call is continued by the same call. `made_by` says whose vectors these are,
-    as JSON values (such as the checkpoint's step and the collection's fingerprint).
+    as JSON values (such as the checkpoint's step and the collection's fingerprint). `placed` may give the tower a
+    program that is compiled already.
 
     Raises:
         ConfigError: `folder` holds vectors made otherwise, or `batch` does not split over the devices.
@@ -46,7 +48,7 @@ def embed(
     plan = _plan(len(store), tower, shard_size, made_by)
     _claim(folder, plan)
     if not (folder / MANIFEST).is_file():
-        _write_shards(store, TowerOnMesh(tower, mesh), tokenizer, folder, batch, shard_size)
+        _write_shards(store, placed(tower, mesh), tokenizer, folder, batch, shard_size)
         write_json(folder / IDS, store.ids())
         files = digests(folder, "vectors-*.npy") | digests(folder, IDS)
         about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}

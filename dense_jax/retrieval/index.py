@@ -9,9 +9,11 @@ vectors differ a little.
     INDEX/scann/            ScaNN's own files, by relative paths: the folder may be moved
 """
 
+import functools
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +102,7 @@ def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> In
     if kind is IndexKind.SCANN:
         _build_scann(vectors.array(), settings, folder / _FILES)
     manifest = _manifest(vectors, kind) | {"settings": settings, "files": digests(folder, f"{_FILES}/*")}
-    index = Index(vectors, manifest, mesh, _find(folder, manifest, vectors, mesh))
+    index = Index(vectors, manifest, mesh, _when_asked(functools.partial(_find, folder, manifest, vectors, mesh)))
     manifest["recall@10"] = _measured(index, config) if config.sample else None
     write_json(folder / _MANIFEST, manifest)
     return index
@@ -217,6 +219,12 @@ def _check_embeddings(folder: Path, manifest: dict[str, Any], vectors: Vectors) 
             f"{folder} was built from other embeddings than {vectors.folder}; run `dense-jax index` again"
             + "".join(f"\n  {change}" for change in changes)
         )
+
+
+def _when_asked(opened: Callable[[], Find]) -> Find:
+    """A search that is opened, and takes its memory, when it is first used: whoever only builds need not pay for it."""
+    once = functools.cache(opened)
+    return lambda queries, k: once()(queries, k)
 
 
 def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) -> Find:

@@ -68,11 +68,11 @@ class Vectors:
     def take(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
         """The vectors of `rows`; zeros for a row of -1."""
         taken = np.zeros((*rows.shape, self.width), np.float32)
-        start = 0
-        for shard in self._shards:
-            here = (rows >= start) & (rows < start + len(shard))
-            taken[here] = shard[rows[here] - start]
-            start += len(shard)
+        ends = np.cumsum([len(shard) for shard in self._shards])
+        shards = np.where(rows < 0, -1, np.searchsorted(ends, rows, side="right"))
+        for i in np.unique(shards[shards >= 0]).tolist():
+            here = shards == i
+            taken[here] = self._shards[i][rows[here] - (ends[i] - len(self._shards[i]))]
         return taken
 
     def verify(self) -> None:

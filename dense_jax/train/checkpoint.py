@@ -51,6 +51,7 @@ class Checkpoints:
             "meta": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        self._asked = 0  # how often `preempted` was
         self._unverified: int | None = None  # a step whose save is under way
 
     def steps(self) -> list[int]:
@@ -120,9 +121,13 @@ class Checkpoints:
         if step in self._protected:
             del self._protected[: self._protected.index(step)]
 
-    def preempted(self, step: int) -> bool:
-        """True at the step at which all processes agree to stop, after one of them was sent SIGTERM."""
-        return self._manager.reached_preemption(step)
+    def preempted(self) -> bool:
+        """True at the call at which all processes agree to stop, after one of them was sent SIGTERM.
+
+        They agree on a number that is still to come: so calls are counted, whether steps are done between them or not.
+        """
+        self._asked += 1
+        return self._manager.reached_preemption(self._asked)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of `step`, placed and typed as `like` (shapes, dtypes and shardings), and its meta data.

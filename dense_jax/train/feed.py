@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from dense_jax.arrays import Batch, Params
 from dense_jax.contracts import Found, Retrieves
 from dense_jax.data.pipeline import Examples, Loaded, batches, placed, stacked_batches
-from dense_jax.train.neighbours import Neighbours
+from dense_jax.train.neighbours import PREFIX, Neighbours
 
 _NOISE = 2  # of a step's key: for the query tower that searches
 
@@ -90,4 +90,4 @@ class LookedUp(Feed):
         return Loaded(placed(joined, self.mesh), stacked.examples["row"], stacked.next_index)
 
     def _dated(self, loaded: Loaded, step: int, made: int) -> Loaded:
-        return replace(loaded, notes={"index_step": float(made), "staleness": float(step - made)})
+        return replace(loaded, notes={PREFIX + "step": float(made), PREFIX + "staleness": float(step - made)})

@@ -14,7 +14,7 @@ from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples
-from dense_jax.errors import NonFiniteError, Stopped
+from dense_jax.errors import DataError, NonFiniteError, Stopped
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
@@ -198,7 +198,12 @@ def _run(
         selection.look(step, state.params)
     over = selection.over(step)
     while step < config.steps and not over:
-        batch = feed.next(step, state.params)
+        try:
+            batch = feed.next(step, state.params)
+        except DataError:
+            if unread is not None:
+                log.record(unread.step, unread.metrics, unread.rows)  # if the state is broken, this says it better
+            raise
         state, metrics = program.step(state, batch.batch)
         step += 1
         metrics |= {**batch.notes, **diagnosis(step, state)}
@@ -208,7 +213,7 @@ def _run(
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()
-        stop, due = checkpoints.preempted(step), selection.due(step)
+        stop, due = checkpoints.preempted(), selection.due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or feed.snapshot(step)
         if save or due:
             log.record(unread.step, unread.metrics, unread.rows)  # raises before a broken state could be saved

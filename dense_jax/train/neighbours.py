@@ -8,21 +8,20 @@ trainer changes to the newest between two steps. REALM (Guu et al. 2020), sectio
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Batch, Params, PRNGKeyArray, np
-from dense_jax.config import Config, Refresh, Stale
+from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
-from dense_jax.errors import StorageError
+from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.processes import first_then_all, whole
+from dense_jax.train.processes import agreed, all_agree, first_then_all, together, whole
 from dense_jax.train.versions import Versions
 
 PREFIX = "index/"  # of the names in metrics.jsonl and TensorBoard
@@ -49,17 +48,17 @@ class Version:
         Raises:
             DataError: a question became a vector with NaN or infinity.
         """
-        with jax.set_mesh(self.mesh):
+        depth, count = self.objective.depth, self.index.vectors.passages
+        with jax.set_mesh(self.mesh):  # another one may be in force, that of all processes
             tokens = jax.device_put(self.objective.question(batch), batch_sharding(self.mesh))
             vectors = np.asarray(self.encode(self.query if query is None else query, tokens, rng), np.float32)
-        depth, count = self.objective.depth, self.index.vectors.passages
-        rows = self.index.search(vectors, min(depth, count)).rows
+            rows = self.index.search(vectors, min(depth, count)).rows
         rows = np.pad(rows, ((0, 0), (0, depth - rows.shape[1])), constant_values=-1)
         return Found(rows, self.index.vectors.take(rows))
 
 
 class Neighbours:
-    """Which version is in use."""
+    """Which version is in use. All processes change it at the same step."""
 
     def __init__(
         self, config: Config, versions: Versions, checkpoints: Checkpoints, like: Params, log: MetricsLog, version: int
@@ -72,6 +71,7 @@ class Neighbours:
         self._refused: set[int] = set()  # damaged ones
         self._began, self._spent = time.monotonic(), 0.0
         encoder = self.objective.towers(like).query.encoder
+        require(encoder.views == 1, f"{encoder.views} views of a text cannot be looked up in training; use one")
         self._encode: Encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
         checkpoints.hold(lambda: {self.step, *versions.begun()})
 
@@ -102,58 +102,76 @@ class Neighbours:
 
         Raises:
             StorageError: a checkpoint that it needs is damaged.
+            Stopped: SIGTERM came while it waited for a version.
         """
         if self.settings.refresh is Refresh.ASYNCHRONOUS:
             if self._version is None:
-                self._make(self._known(step))
+                self._make(self._known(step), step)
             if step % _LOOK == 0 or self._is_stale(step):
                 self._catch_up(step)
         elif self.snapshot(step):
             if self._version is None or self.step != step:
-                self._make(step)
+                self._make(step, step)
         elif self._version is None:
-            self._make(self._known(step))
+            self._make(self._known(step), step)
 
     def placed(self, params: Params) -> Params:
         """The query tower's part of `params`, on every device of this process."""
-        return jax.device_put(self.objective.towers(whole(params)).query.params, replicated(self.versions.mesh))
+        return jax.device_put(whole(self.objective.towers(params).query.params), replicated(self.versions.mesh))
 
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
-        self.checkpoints.finish()  # that of step 0 may still be under way
-        steps = [saved for saved in self.checkpoints.steps() if saved <= step]
+        steps = [saved for saved in self._saved() if saved <= step]
         if self.step in steps:
             return self.step
-        chosen = max((made for made in self.versions.committed() if made in steps), default=steps[-1])
+        chosen = agreed(max((made for made in self.versions.committed() if made in steps), default=steps[-1]))
         self.log.say(f"the checkpoint of the index in use, of step {self.step:,}, is gone; goes on with {chosen:,}")
         return chosen
 
-    def _make(self, step: int) -> None:
-        """Makes the version of the checkpoint of `step`, as far as it is not there, and uses it."""
-        began = time.monotonic()
+    def _saved(self) -> list[int]:
+        """The steps of all complete checkpoints, the last one too."""
         self.checkpoints.finish()
-        towers = self.objective.towers(whole(self.checkpoints.restore_params(step, self.like)))
+        together("checkpoints are complete")
+        return self._reading().steps()
+
+    def _reading(self) -> Checkpoints:
+        """What is on the disk now: of a save that is just over only the first process's manager knows all."""
+        return Checkpoints(self.checkpoints.folder, CheckpointConfig(), read_only=True)
+
+    def _make(self, version: int, step: int) -> None:
+        """Makes the version of a checkpoint, as far as it is not there, and uses it; one that is damaged, anew."""
+        began = time.monotonic()
+        self._saved()
+        towers = self.objective.towers(self._reading().restore_params(version, self.like))
+        passage = replace(towers.passage, params=whole(towers.passage.params))
+        checkpoint = self._reading().fingerprint(version)
         with self.log.paused():
-            first_then_all(lambda: self.versions.make(step, towers.passage, self.checkpoints.fingerprint(step)))
-            self._use(step, towers.query)
-            self.versions.prune()
+            try:
+                first_then_all(lambda: self.versions.make(version, passage, checkpoint))
+                opened = self.versions.open(version)
+            except StorageError as error:
+                self.log.say(f"warning: the index of step {version:,} is damaged and made anew: {error}")
+                if jax.process_index() == 0:
+                    self.versions.remove(version)
+                first_then_all(lambda: self.versions.make(version, passage, checkpoint))
+                opened = self.versions.open(version)
+            self._use(version, opened, towers.query)
+            if jax.process_index() == 0:
+                self.versions.prune(in_use=version)
         self._spent += time.monotonic() - began
         share = self._spent / (time.monotonic() - self._began)
         figures = {PREFIX + "seconds": time.monotonic() - began, PREFIX + "share": share}
-        self.log.add(step, figures, f"index of step {step:,}")
+        self.log.add(step, figures, f"index of step {version:,}")
 
-    def _use(self, step: int, query: Tower) -> None:
-        """
-        Raises:
-            StorageError: the version is not whole.
-        """
-        opened, mesh = self.versions.open(step), self.versions.mesh
-        placed = jax.device_put(query.params, replicated(mesh))
-        self._version = Version(step, opened, placed, self._encode, self.objective, mesh)
-        self._step = step
+    def _use(self, version: int, opened: Index, query: Tower) -> None:
+        mesh = self.versions.mesh
+        placed = jax.device_put(whole(query.params), replicated(mesh))
+        self._version = Version(version, opened, placed, self._encode, self.objective, mesh)
+        self._step = version
 
     def _is_stale(self, step: int) -> bool:
-        return 0 < self.settings.max_staleness < step - self.step
+        """Whether the last batch that is looked up now would be trained on with too old an index."""
+        return 0 < self.settings.max_staleness < step + self.settings.ahead - self.step
 
     def _catch_up(self, step: int) -> None:
         """Changes to the newest version; where that is too old, does what `neighbours.stale` says."""
@@ -167,27 +185,36 @@ class Neighbours:
                     self.log.say(f"warning: {age}; is `dense-jax refresh` running?")
                 return
             patience = self.settings.patience if self.settings.stale is Stale.WAIT else 0
-            if self._agreed(int(time.monotonic() - began >= patience)):
+            if agreed(int(time.monotonic() - began >= patience)):
                 self.log.say(f"{age}; the trainer makes one itself")
-                self._make(self.checkpoints.steps()[-1])
+                self._make(agreed(self._saved()[-1]), step)
                 return
+            if self.checkpoints.preempted():
+                raise Stopped(f"stopped while {age}; start the same command to go on from the last checkpoint")
             time.sleep(_PAUSE)
             self._change(step)
 
     def _change(self, step: int) -> None:
-        """Uses the newest version that is whole and of one of our checkpoints up to `step`: all processes the same."""
-        found = self._agreed(self._newest(step))
+        """Uses the newest version that is whole and of one of our checkpoints up to `step`."""
+        found = agreed(self._newest(step))
         if found <= self.step:
             return
+        with self.log.paused():
+            opened = self._opened(found)
+            if not all_agree(opened is not None):
+                self._refused.add(found)
+                return
+            assert opened is not None
+            self._use(found, opened, self.objective.towers(self._reading().restore_params(found, self.like)).query)
+        self.log.add(step, {PREFIX + "step": float(found)}, f"changed to the index of step {found:,}")
+
+    def _opened(self, version: int) -> Index | None:
+        """The index of a version; None, with a word, if it is damaged."""
         try:
-            with self.log.paused():
-                query = self.objective.towers(whole(self.checkpoints.restore_params(found, self.like))).query
-                self._use(found, query)
+            return self.versions.open(version)
         except StorageError as error:
-            self._refused.add(found)
-            self.log.say(f"warning: the index of step {found:,} is refused, {self.step:,} stays in use: {error}")
-            return
-        self.log.add(step, {PREFIX + "staleness": float(step - found)}, f"changed to the index of step {found:,}")
+            self.log.say(f"warning: the index of step {version:,} is refused, {self.step:,} stays in use: {error}")
+            return None
 
     def _newest(self, step: int) -> int:
         self.checkpoints.poll()
@@ -195,7 +222,3 @@ class Neighbours:
         made = set(self.versions.committed()) - self._refused
         fit = [one for one in ours if one in made and self.versions.belongs(one, self.checkpoints.fingerprint(one))]
         return max(fit, default=self.step)
-
-    def _agreed(self, value: int) -> int:
-        """The first process's."""
-        return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))

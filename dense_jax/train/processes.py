@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 
 from dense_jax.arrays import Params
@@ -30,13 +31,29 @@ def first_then_all(make: Callable[[], T]) -> T:
         return make()
     if jax.process_index() == 0:
         make()
-    multihost_utils.sync_global_devices("made by the first process")
+    together("made by the first process")
     return make()
 
 
 def whole(params: Params) -> Any:
     """Parameters that this process can place on its own devices."""
     return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
+
+
+def together(what: str) -> None:
+    """Waits until all processes are here; `what` they have in common is named if they are not."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def agreed(value: int) -> int:
+    """The first process's."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether it is true of all processes."""
+    return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
 def _free_port() -> int:

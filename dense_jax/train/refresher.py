@@ -20,8 +20,15 @@ from dense_jax.train.versions import Versions
 _PAUSE = 2.0  # seconds between looks for a newer snapshot
 
 
-def refresh(versions: Versions, workdir: Path, last: int, trained: Callable[[int], Trained]) -> None:
-    """Makes versions of the workdir's checkpoints until that of step `last`, which ends the training, has its own.
+def refresh(
+    versions: Versions,
+    workdir: Path,
+    last: int,
+    trained: Callable[[int], Trained],
+    *,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Makes a version of the workdir's newest checkpoint, again and again, until that is of step `last`.
 
     `trained` opens the checkpoint of a step. To be started before, with or after the training.
 
@@ -31,11 +38,12 @@ def refresh(versions: Versions, workdir: Path, last: int, trained: Callable[[int
     """
     while True:
         step = _newest(workdir)
-        made = versions.committed()
-        if step is None or step in made:
-            if step == last or _ended(workdir):
+        if step == last:
+            return
+        if step is None or _is_made(versions, workdir, step):
+            if _ended(workdir):
                 return
-            time.sleep(_PAUSE)
+            pause(_PAUSE)
             continue
         began = time.monotonic()
         try:
@@ -51,10 +59,17 @@ def refresh(versions: Versions, workdir: Path, last: int, trained: Callable[[int
 
 def _newest(workdir: Path) -> int | None:
     """The newest checkpoint that is complete."""
-    if not (workdir / "checkpoints").is_dir():
-        return None
-    steps = Checkpoints(workdir / "checkpoints", CheckpointConfig(), read_only=True).steps()
+    steps = _checkpoints(workdir).steps() if (workdir / "checkpoints").is_dir() else []
     return steps[-1] if steps else None
+
+
+def _is_made(versions: Versions, workdir: Path, step: int) -> bool:
+    """Whether the version of the checkpoint of `step` is complete; another one's of the same step does not count."""
+    return step in versions.committed() and versions.belongs(step, _checkpoints(workdir).fingerprint(step))
+
+
+def _checkpoints(workdir: Path) -> Checkpoints:
+    return Checkpoints(workdir / "checkpoints", CheckpointConfig(), read_only=True)
 
 
 def _ended(workdir: Path) -> bool:

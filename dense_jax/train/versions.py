@@ -3,6 +3,7 @@
 FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
                 vectors index  as `embed` and `index` write them
                 COMMITTED      written last: digests of their manifests; a folder without it is not looked at
+FOLDER/00000500.lock           held by the process that makes it; another waits, and then finds it made
 
 Whoever makes one may be killed at any time: the same call goes on shard by shard. The folder of a version also tells
 the trainer to keep the checkpoint that it is of.
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 from jax.sharding import Mesh
 
 from dense_jax.config import Config, IndexKind
@@ -21,9 +23,10 @@ from dense_jax.errors import StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.encode import Tokenizes
+from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train.lock import in_turn, is_held
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -38,7 +41,7 @@ class Library(NamedTuple):
     fingerprint: str  # changes with anything in them or in how they are tokenised
 
 
-@dataclass(frozen=True)
+@dataclass
 class Versions:
     """The versions in a folder, named by the step of their checkpoint."""
 
@@ -47,9 +50,12 @@ class Versions:
     config: Config
     mesh: Mesh  # of this process's devices
 
+    def __post_init__(self) -> None:
+        self._program: Program | None = None  # of the passage tower, compiled once
+
     def begun(self) -> list[int]:
         """The steps of all there is anything of."""
-        return sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
+        return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_MADE_BY}"))
 
     def committed(self) -> list[int]:
         """The steps of those that are complete."""
@@ -65,14 +71,17 @@ class Versions:
 
         Raises:
             DataError: a vector is NaN or infinite.
-            StorageError: the disk refuses.
+            StorageError: the disk refuses, or what is there of it is damaged.
         """
         folder = self._of(step)
-        if not self.belongs(step, checkpoint):
-            self._remove(step)
-            write_json(folder / _MADE_BY, self._made_by(checkpoint))
-        if (folder / _COMMITTED).is_file():
-            return
+        with in_turn(self._lock(step)), jax.set_mesh(self.mesh):
+            if not self.belongs(step, checkpoint):
+                self._remove(step)
+                write_json(folder / _MADE_BY, self._made_by(checkpoint))
+            if not (folder / _COMMITTED).is_file():
+                self._build(folder, tower, checkpoint)
+
+    def _build(self, folder: Path, tower: Tower, checkpoint: str) -> None:
         vectors = embed(
             self.library.passages,
             tower,
@@ -82,11 +91,17 @@ class Versions:
             batch=self.config.embed.batch,
             shard_size=self.config.embed.shard_size,
             made_by=self._made_by(checkpoint),
+            placed=self._placed,
         )
         kind = self.config.neighbours.kind
-        sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # others miss nothing
+        sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
         index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
         write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS})
+
+    def _placed(self, tower: Tower, mesh: Mesh) -> TowerOnMesh:
+        placed = TowerOnMesh(tower, mesh, self._program)
+        self._program = placed.program
+        return placed
 
     def open(self, step: int) -> Index:
         """The index of a complete version, after reading all of it.
@@ -98,15 +113,26 @@ class Versions:
         if not (folder / _COMMITTED).is_file():
             raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
         verify(folder, read_json(folder / _COMMITTED))
-        return index.load(folder / "index", Vectors(folder / "vectors"), self.mesh)
+        with jax.set_mesh(self.mesh):
+            return index.load(folder / "index", Vectors(folder / "vectors"), self.mesh)
 
-    def prune(self) -> None:
-        """Removes all complete versions but the newest ones."""
-        for step in self.committed()[: -self.config.neighbours.keep]:
+    def remove(self, step: int) -> None:
+        """Removes what there is of a version."""
+        with in_turn(self._lock(step)):
             self._remove(step)
 
+    def prune(self, in_use: int = -1) -> None:
+        """Removes what is no longer needed: all but the newest ones and that `in_use`; not what is being made."""
+        complete = self.committed()
+        kept = {in_use, *complete[-self.config.neighbours.keep :]}
+        for step in self.begun():
+            old = step in complete or (complete and step < complete[-1])
+            if old and step not in kept and not is_held(self._lock(step)):
+                self.remove(step)
+
     def _remove(self, step: int) -> None:
-        (self._of(step) / _COMMITTED).unlink(missing_ok=True)  # first, so that no half of it is ever read
+        for name in (_COMMITTED, _MADE_BY):  # in this order, so that no half of it is ever read or gone on with
+            (self._of(step) / name).unlink(missing_ok=True)
         shutil.rmtree(self._of(step), ignore_errors=True)
 
     def _made_by(self, checkpoint: str) -> dict[str, Any]:
@@ -114,3 +140,6 @@ class Versions:
 
     def _of(self, step: int) -> Path:
         return self.folder / f"{step:08d}"
+
+    def _lock(self, step: int) -> Path:
+        return self.folder / f"{step:08d}.lock"
