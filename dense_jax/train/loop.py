@@ -128,6 +128,7 @@ def train(
             every=config.log_every,
             batch=config.batch,
             names=lambda row: store.document(row).id,
+            silent=jax.process_index() != 0,
         )
         feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
         try:

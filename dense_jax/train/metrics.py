@@ -29,16 +29,29 @@ class MetricsLog:
     """
 
     def __init__(
-        self, workdir: Path, *, first: int, last: int, every: int, batch: int, names: Callable[[int], str]
+        self,
+        workdir: Path,
+        *,
+        first: int,
+        last: int,
+        every: int,
+        batch: int,
+        names: Callable[[int], str],
+        silent: bool = False,
     ) -> None:
-        """For the steps after `first` up to `last`; `names` gives the document id of a row, for error messages."""
+        """For the steps after `first` up to `last`; `names` gives the document id of a row, for error messages.
+
+        A `silent` one looks at the losses and writes and says nothing: that of all processes but the first.
+        """
+        self.silent = silent
         self.last, self.every, self.batch, self.names = last, every, batch, names
-        self._file = _continued(workdir / "metrics.jsonl", first).open("a", encoding="utf-8")
-        self._board = _tensorboard(workdir / "tensorboard")
-        self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() else None
+        if not silent:
+            self._file = _continued(workdir / "metrics.jsonl", first).open("a", encoding="utf-8")
+            self._board = _tensorboard(workdir / "tensorboard")
+        self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # since then
-        self._total = _totals(workdir / "metrics.jsonl", first)
+        self._total = {} if silent else _totals(workdir / "metrics.jsonl", first)
 
     def record(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
         """Takes the metrics of `step`, made from the passages `rows`.
@@ -51,6 +64,8 @@ class MetricsLog:
         if broken:
             documents = ", ".join(self.names(int(row)) for row in rows[:_NAMED])
             raise NonFiniteError(f"step {step}: {' and '.join(broken)}; its examples come from {documents}, ...")
+        if self.silent:
+            return
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
@@ -59,6 +74,8 @@ class MetricsLog:
 
     def add(self, step: int, values: dict[str, float], remark: str) -> None:
         """Writes what else was found of the state after `step`, and says it with a remark."""
+        if self.silent:
+            return
         passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
         totals = {name: self._total[name] + more for name, more in passed.items()}
         self._file.write(json.dumps({"step": step, **values, **totals}) + "\n")
@@ -70,7 +87,8 @@ class MetricsLog:
 
     def say(self, text: str) -> None:
         """A line for whoever watches, above the bar if there is one."""
-        tqdm.write(text, file=sys.stderr)
+        if not self.silent:
+            tqdm.write(text, file=sys.stderr)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -84,6 +102,8 @@ class MetricsLog:
         self._since = (self._since[0], time.monotonic())
 
     def close(self) -> None:
+        if self.silent:
+            return
         if self._bar is not None:
             self._bar.close()
         self._file.close()
