@@ -156,7 +156,9 @@ class Workdir:
             f"{type(self.asked.objective).__name__} learns from questions with answers; name their file by "
             "--config.corpus.questions=FILE",
         )
-        return QuestionSet(Path(path), self.tokenizer, self.asked.corpus.max_rejects)
+        questions = QuestionSet(Path(path), self.tokenizer, self.asked.corpus.max_rejects)
+        print(questions, file=sys.stderr)
+        return questions
 
     def check_questions(self) -> None:
         """

@@ -42,11 +42,7 @@ def test_answers_that_are_regular_expressions_are_left_out_and_counted(tmp_path)
     )
     questions = QuestionSet(path, TOKENIZER)
     assert [questions.document(row).text for row in range(len(questions))] == ["where"]
-    assert questions.notes == {
-        "questions": 1,
-        "left out, answers are regular expressions": 1,
-        "rejected questions": 0,
-    }
+    assert str(questions) == f"{path}: 1 questions, 1 left out, whose answers are regular expressions"
 
 
 def test_a_file_of_regular_expressions_alone_is_refused(tmp_path):
@@ -61,7 +57,7 @@ def test_bad_rows_are_refused_up_to_the_share_that_is_allowed(tmp_path):
         QuestionSet(path, TOKENIZER)
     assert "1 of 2 questions cannot be used, which is more than corpus.max_rejects=0 allows" in str(error.value)
     assert f"{path}:2: no answer" in str(error.value)
-    assert QuestionSet(path, TOKENIZER, max_rejects=0.5).notes["rejected questions"] == 1
+    assert QuestionSet(path, TOKENIZER, max_rejects=0.5).notes["rejected"] == 1
 
 
 def test_a_run_keeps_to_the_questions_it_began_with(tmp_path):

@@ -1,4 +1,4 @@
-"""Questions with answers to learn from: read and tokenised whenever they are opened, about 20,000 a second."""
+"""Questions with answers to learn from: read and tokenised whenever they are opened, some 10,000 a second."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +51,12 @@ class QuestionSet(Passages):
         self.path, self._stored = path, _tokenised(usable, tokenizer)
         self.notes = {
             "questions": len(usable),
-            "left out, answers are regular expressions": len(found) - len(usable),
-            "rejected questions": len(rejects),
+            "left out, whose answers are regular expressions": len(found) - len(usable),
+            "rejected": len(rejects),
         }
+
+    def __str__(self) -> str:
+        return f"{self.path}: {', '.join(f'{count:,} {name}' for name, count in self.notes.items() if count)}"
 
     def __len__(self) -> int:
         return len(self._stored)
