@@ -230,6 +230,7 @@ def params(workdir, step: int):
     return jax.tree.map(np.asarray, checkpoints.restore_params_as_saved(step))
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_passage_tower_as_it_was_to_the_last_bit(tmp_path):
     run(tmp_path, config())
     before, after = params(tmp_path, 0), params(tmp_path, 8)
@@ -250,6 +251,7 @@ class Interrupted(Orqa):
         return super().join(batch, found, passages, vocabulary)
 
 
+@pytest.mark.slow
 def test_a_restart_goes_on_to_the_last_bit_dropout_of_the_search_included(tmp_path):
     run(tmp_path / "straight", config())
     every = {"checkpoint": CheckpointConfig(every=3)}

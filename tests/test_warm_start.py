@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dense_jax.config import CheckpointConfig, Config, NeighboursConfig
+from dense_jax.config import CheckpointConfig, Config, NeighboursConfig, SpansConfig
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError, StorageError
@@ -57,7 +57,8 @@ def params(objective, value=None):
 def trained(workdir, objective, *steps, change=lambda tree: tree):
     """A workdir with checkpoints whose parameters are all the number of their step."""
     workdir.mkdir()
-    write_json(workdir / "config.json", to_dict(Config(objective, steps=10, batch=8)))
+    spans = SpansConfig(titles=isinstance(objective, Realm))
+    write_json(workdir / "config.json", to_dict(Config(objective, steps=10, batch=8, spans=spans)))
     checkpoints = Checkpoints(workdir / "checkpoints", CheckpointConfig())
     for step in steps:
         tree = change(params(objective, float(step)))
@@ -218,12 +219,9 @@ ORQA = Orqa(ENCODER, query_length=4, passage_length=8, reader_length=8, retrieve
 def begun(objective, **sources):
     """Parameters that are random where nothing was loaded, the part that was changed of each, and the reports."""
     before = params(objective)
-    found, reports = started_from(before, Config(objective, steps=10, batch=8, **frozen(objective), **sources))
+    rest = {"neighbours": NeighboursConfig(every=0), "spans": SpansConfig(titles=objective is REALM)}
+    found, reports = started_from(before, Config(objective, steps=10, batch=8, **rest, **sources))
     return found, changed(found, before), reports
-
-
-def frozen(objective):
-    return {"neighbours": NeighboursConfig(every=0)} if objective is ORQA else {}
 
 
 def test_orqa_takes_both_towers_and_the_reader_from_the_one_encoder_of_ict(tmp_path):
