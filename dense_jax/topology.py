@@ -17,7 +17,7 @@ from dense_jax.arrays import Batch
 from dense_jax.collectives import Collective, collectives, has_loop, totals
 from dense_jax.config import Config, Order
 from dense_jax.config_tree import with_vocabulary
-from dense_jax.data.pipeline import Examples
+from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.data.stand_in import StandIns, vocabulary
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.model_flops import model_flops
@@ -97,6 +97,7 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
     """
     program = make_program(config, chips)
     examples, batch = batch_of(config)
+    check_rows(batch, config.batch, len(chips))
     print(f"compiling for a batch of {config.batch:,}: minutes", file=sys.stderr)
     try:
         with jax.set_mesh(program.mesh):

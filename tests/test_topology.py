@@ -11,13 +11,14 @@ import jax
 import pytest
 
 from dense_jax import __main__, topology, verbs
-from dense_jax.config import Config, MeshConfig
+from dense_jax.config import Config, MeshConfig, PassagesConfig, Unit
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.flags import parse
 from dense_jax.mesh import platform
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from tests.test_objectives import FILES
 
@@ -66,6 +67,13 @@ def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
         topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
     with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --config.batch=16 or 20"):
         topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)
+
+
+def test_rows_of_several_examples_must_split_over_the_chips_too(chips):
+    method = Contriever(Encoder(BERT), views_per_row=4, view_length=16, row_length=64, query_length=8, passage_length=8)
+    crops = Config(method, steps=10, batch=8, passages=PassagesConfig(unit=Unit.CHUNKS, length=16))
+    with pytest.raises(ConfigError, match=r"batch=8 makes 2 rows of several examples here, which 4 devices do not"):
+        topology.plan(crops, "v5e:2x2", 50)
 
 
 def fake_compiler(monkeypatch, room, rule=10**9):
