@@ -7,17 +7,12 @@ once. One in a loop counts as often as the loop runs.
 
 import math
 import re
-from collections import defaultdict
 from typing import NamedTuple
 
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8,
-          "s64": 8, "u64": 8}  # fmt: skip
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_ARRAY = re.compile(rf"\b({'|'.join(_BYTES)})\[([\d,]*)\]")
+from dense_jax.hlo import computations, sizes
+
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
-_CALLED = re.compile(r"\b(body|condition|calls|to_apply)=%?([\w.\-]+)")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 
 class Collective(NamedTuple):
@@ -43,15 +38,13 @@ class Collective(NamedTuple):
 
 def collectives(text: str, chips: int) -> list[Collective]:
     """Those of a program for `chips` chips, as XLA prints it after all its passes."""
-    bodies, entry = _computations(text)
-    times = _times(bodies, entry)
     found: dict[str, Collective] = {}
-    for name, lines in bodies.items():
-        for line in lines if times[name] else []:
-            if one := _collective(name, line, chips):
+    for part in computations(text):
+        for line in part.lines:
+            if one := _collective(part.name, line, chips):
                 channel = re.search(r"channel_id=(\d+)", line)
                 key = channel[1] if channel else line
-                found[key] = max(found.get(key, one), one._replace(times=times[name]), key=lambda c: c.sent)
+                found[key] = max(found.get(key, one), one._replace(times=part.times), key=lambda c: c.sent)
     return list(found.values())
 
 
@@ -68,45 +61,11 @@ def totals(found: list[Collective]) -> dict[str, tuple[int, int]]:
     return sums
 
 
-def has_loop(text: str) -> bool:
-    """Whether the program runs a part of itself several times, which the compiler's own counts take for once."""
-    return any(int(trips) > 1 for trips in _TRIPS.findall(text))
-
-
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation, and the name of the one that is run."""
-    bodies: dict[str, list[str]] = {}
-    name = entry = ""
-    for line in text.splitlines():
-        if head := _COMPUTATION.match(line):
-            name = head[2]
-            bodies[name] = []
-            entry = name if head[1] else entry
-        elif name:
-            bodies[name].append(line)
-    return bodies, entry
-
-
-def _times(bodies: dict[str, list[str]], entry: str) -> dict[str, int]:
-    """How often a step runs each computation; one that none calls, never. A loop without a known count runs once."""
-    times: dict[str, int] = defaultdict(int)
-
-    def visit(name: str, count: int) -> None:
-        times[name] += count
-        for line in bodies.get(name, []):
-            trips = _TRIPS.search(line)
-            for role, called in _CALLED.findall(line):
-                visit(called, count * int(trips[1]) if trips and role == "body" else count)
-
-    visit(entry, 1)
-    return times
-
-
 def _collective(computation: str, line: str, chips: int) -> Collective | None:
     match = _COLLECTIVE.search(line)
     if not match:
         return None
-    kind, group, size = match["kind"], _group(line, chips), _size(match["shape"])
+    kind, group, size = match["kind"], _group(line, chips), sum(sizes(match["shape"]))
     if kind == "all-gather" and match["start"]:
         size = size * group // (group + 1)  # the parts stand beside the whole
     if kind == "collective-permute" and match["start"]:
@@ -116,12 +75,6 @@ def _collective(computation: str, line: str, chips: int) -> Collective | None:
     if computation.startswith("all-reduce-scatter"):
         kind = "reduce-scatter"  # TPUs' way to write it: of the sum each chip keeps its part
     return Collective(kind, size, group)
-
-
-def _size(shape: str) -> int:
-    return sum(
-        _BYTES[kind] * math.prod(map(int, filter(None, dims.split(",")))) for kind, dims in _ARRAY.findall(shape)
-    )
 
 
 def _group(line: str, chips: int) -> int:

@@ -14,14 +14,15 @@ from jax.experimental import topologies
 
 from dense_jax import show
 from dense_jax.arrays import Batch
-from dense_jax.collectives import Collective, collectives, has_loop, totals
+from dense_jax.collectives import Collective, collectives, totals
 from dense_jax.config import Config, Order
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.data.stand_in import StandIns, vocabulary
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.model_flops import model_flops
-from dense_jax.roofline import Chip, Roofline, chip_of, more_doublings, roofline
+from dense_jax.roofline import Chip, chip_of, more_doublings, roofline
+from dense_jax.traffic import moved
 from dense_jax.train.loop import Program, make_program
 
 _GIB = 2**30
@@ -47,7 +48,6 @@ class Step:
     examples: Examples
     batch: Batch  # shapes of a global batch
     sizes: Any  # the compiler's CompiledMemoryStats, of a chip
-    moved: float  # bytes between a chip and its memory
     text: str  # HLO
 
     @property
@@ -70,8 +70,8 @@ def plan(config: Config, topology: str, words: int) -> str:
     step = compile_step(config, chips)
     found, count = collectives(step.text, len(chips)), len(chips)
     state = step.program.like
-    flops = model_flops(config.objective, state.params, state.carry, step.batch)
-    times = roofline(chip, flops / count, step.moved, sum(one.sent for one in found))
+    flops = model_flops(config.objective, state.params, state.carry, step.batch) / count
+    amounts = flops, float(moved(step.text)), float(sum(one.sent for one in found))
     with jax.set_mesh(step.program.mesh):
         attention = show.attention(step.examples, config.batch)
     sections = {
@@ -82,7 +82,7 @@ def plan(config: Config, topology: str, words: int) -> str:
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),
         "largest batch": largest_batch(config, chips, step.peak, chip.hbm),
-        "a step takes at least": _times(times, chip, flops / count, step, found, config.batch),
+        "a step takes at least": _times(chip, amounts, config.batch),
         "collectives of a step": _sent(found),
     }
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
@@ -106,10 +106,7 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise TooLargeError(config.batch, sizes_of(str(error))) from None
-    counts: Any = compiled.cost_analysis()
-    return Step(
-        program, examples, batch, compiled.memory_analysis(), counts["bytes accessed"], compiled.as_text() or ""
-    )
+    return Step(program, examples, batch, compiled.memory_analysis(), compiled.as_text() or "")
 
 
 def batch_of(config: Config) -> tuple[Examples, Batch]:
@@ -196,12 +193,13 @@ def _memory(step: Step, chip: Chip) -> str:
     return "\n".join([*lines, f"{'all, as the compiler laid it out':48} {step.peak / 2**20:>10,.1f} MiB, {share}"])
 
 
-def _times(times: Roofline, chip: Chip, flops: float, step: Step, found: Sequence[Collective], batch: int) -> str:
-    sent = sum(one.sent for one in found)
-    once = ", each loop taken for one run of it" if has_loop(step.text) else ""
+def _times(chip: Chip, amounts: tuple[float, float, float], batch: int) -> str:
+    """Of a chip's model FLOPs, bytes to and from memory, and bytes sent."""
+    flops, through, sent = amounts
+    times = roofline(chip, *amounts)
     what = {
         "compute": f"{flops / 1e12:,.3f} model TFLOP at {chip.flops / 1e12:,.0f} TFLOP/s",
-        "memory": f"{step.moved / 1e9:,.2f} GB at {chip.bandwidth / 1e9:,.0f} GB/s{once}",
+        "memory": f"{through / 1e9:,.2f} GB at {chip.bandwidth / 1e9:,.0f} GB/s",
         "interconnect": f"{sent / 1e9:,.3f} GB at {chip.links / 1e9:,.0f} GB/s, were the slice a whole torus",
     }
     lines = [f"{name:14} {getattr(times, name) * 1e3:>10,.2f} ms  {text}" for name, text in what.items()]
