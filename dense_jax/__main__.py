@@ -14,6 +14,7 @@ from dense_jax.errors import Stopped, UserError
 USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
 
   show      the checked config, a decoded example, the parameters, what a run will cost
+            with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler
   prepare   documents -> sentences -> passages -> tokens
   train     pre-train; continues by itself where it was stopped
   refresh   beside a training that looks passages up: the index of each snapshot
@@ -28,8 +29,22 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...
 """
 
 
+# What lets libtpu compile beside other processes, on a machine without TPUs or with TPUs that are at work. The last
+# three keep it from asking a metadata server what it runs on.
+COMPILER_ONLY = {
+    "JAX_PLATFORMS": "cpu",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
 def main() -> None:
     """The console script."""
+    if any(arg.startswith("--topology") for arg in sys.argv):
+        os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
     logging.set_verbosity(logging.ERROR)  # what a user must know, the verbs say themselves
     sys.exit(run(sys.argv[1:]))
 

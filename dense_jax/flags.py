@@ -15,7 +15,7 @@ from dense_jax.config import Config
 from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
 
-PLAIN_FLAGS = ("config", "workdir")
+PLAIN_FLAGS = ("config", "workdir", "topology")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Invocation:
     config: Config
     workdir: Path
     words: list[str]  # what is not a flag: the queries of `search`
+    topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
 
 
 def parse(argv: list[str]) -> Invocation:
@@ -51,7 +52,7 @@ def parse(argv: list[str]) -> Invocation:
     if not workdir:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
     words = [arg for arg in argv if not arg.startswith("--")]
-    return Invocation(checked(values.config), Path(workdir), words)
+    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value)
 
 
 def _load(argv: list[str]) -> flags.FlagValues:
@@ -59,6 +60,7 @@ def _load(argv: list[str]) -> flags.FlagValues:
     argv = ["dense-jax", *argv]
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", "", "where everything is written to and read from", flag_values=values)
+    flags.DEFINE_string("topology", "", "TPUs to compile for, such as v5e:16x16", flag_values=values)
     try:
         values(argv)
         _ = values.config

@@ -1,5 +1,8 @@
 """The device mesh, and where batches lie on it."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -11,16 +14,16 @@ from dense_jax.errors import ConfigError
 BATCH_AXES = ("data", "fsdp")  # both split the batch; fsdp splits the parameters besides
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """The mesh over all devices of all processes.
+def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
+    """The mesh over all devices of all processes, or over `chips`, which need not be at hand (topology.py).
 
     Its axes are `Auto`: a loss is written for the global batch and XLA places the collectives. JAX's default,
     `Explicit`, refuses the einsum of sharded queries with sharded passages.
 
     Raises:
-        ConfigError: the axes do not multiply to the number of devices.
+        ConfigError: the axes do not multiply to the number of devices, or do not lie on what links them.
     """
-    devices = jax.device_count()
+    devices = len(chips) or jax.device_count()
     shape = {"data": config.data, "fsdp": config.fsdp}
     open_axes = [name for name, size in shape.items() if size == -1]
     fixed = int(np.prod([size for size in shape.values() if size != -1]))
@@ -30,7 +33,20 @@ def make_mesh(config: MeshConfig) -> Mesh:
             "set one of them to -1 to take what is left"
         )
     sizes = tuple(devices // fixed if size == -1 else size for size in shape.values())
-    return jax.make_mesh(sizes, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+    types = (AxisType.Auto,) * len(shape)
+    try:
+        return jax.make_mesh(sizes, tuple(shape), axis_types=types, devices=chips or None)
+    except NotImplementedError:  # some tori are not cut through; on v5e:16x16, 64 x 4 is laid out, on v6e:16x16 not
+        raise ConfigError(
+            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} would cut through an axis of the torus of {devices} "
+            "chips; make mesh.fsdp 1 or the chips of one or several of its axes"
+        ) from None
+
+
+def platform() -> str:
+    """cpu, gpu or tpu: of the mesh of `jax.set_mesh`, which need not be at hand; without one, of the devices here."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

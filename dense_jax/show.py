@@ -17,6 +17,7 @@ from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Found, Retrieves, Tokens
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.mesh import platform
 from dense_jax.models.bert import BertConfig, resolve_attention
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
@@ -32,8 +33,7 @@ def settings(config: Config) -> str:
 def attention(examples: Examples, size: int) -> str:
     """The attention kernel of each encoder, for each length of sequence in batches of `size`, and why it was chosen."""
     lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
-    platform = jax.default_backend()
-    choices = [(n, resolve_attention(c, platform, n)) for c in _berts(examples.objective) for n in lengths]
+    choices = [(n, resolve_attention(c, platform(), n)) for c in berts(examples.objective) for n in lengths]
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
 
 
@@ -76,10 +76,10 @@ def memory(program: Program, examples: Examples | None) -> str:
     """Bytes that the state, a batch and the activations take on each device."""
     like, devices = program.like, program.mesh.size
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
-    sizes = {name: sum(map(_local_bytes, jax.tree.leaves(tree))) for name, tree in parts.items()}
+    sizes = {name: local_bytes(tree) for name, tree in parts.items()}
     sizes["gradients"] = sizes["parameters"]
     if examples is not None:
-        sizes["batch"] = _bytes(batch_like(examples, program.config.batch)) // devices
+        sizes["batch"] = whole_bytes(batch_like(examples, program.config.batch)) // devices
         sizes |= {name: size // devices for name, size in activations(program, examples).items()}
     lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
     return "\n".join([f"on each of {devices} devices {dict(program.mesh.shape)}", *lines])
@@ -106,7 +106,7 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
         f"activations of {size:,} examples": _saved(encode, params, program.like.carry, part),
         "what they are compared by, such as scores": _saved(combine, encoded, program.like.carry, whole),
     }
-    return sizes | ({"what all are encoded to": _bytes(encoded)} if config.chunk else {})
+    return sizes | ({"what all are encoded to": whole_bytes(encoded)} if config.chunk else {})
 
 
 def batch_like(examples: Examples, size: int) -> Batch:
@@ -141,7 +141,8 @@ def _saved(function: Callable[..., Any], wanted: Any, *rest: Any) -> int:
     return sum(n * math.prod(shape) * dtype.itemsize for (shape, dtype), n in left.items())
 
 
-def _bytes(tree: Any) -> int:
+def whole_bytes(tree: Any) -> int:
+    """Bytes of all arrays of `tree`."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
@@ -165,12 +166,13 @@ def plan(examples: Examples, config: Config) -> str:
     return "\n".join([*lines, *(of_each if len(of_each) > 1 else [])])
 
 
-def _berts(node: Any) -> Iterator[BertConfig]:
+def berts(node: Any) -> Iterator[BertConfig]:
+    """The models of a tree of settings."""
     if isinstance(node, BertConfig):
         yield node
     elif dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):
-            yield from _berts(getattr(node, field.name))
+            yield from berts(getattr(node, field.name))
 
 
 def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:
@@ -206,8 +208,10 @@ def _rows(x: Any) -> np.ndarray:
     return np.atleast_2d(np.asarray(x))
 
 
-def _local_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+def local_bytes(tree: Any) -> int:
+    """Bytes of all arrays of `tree` that lie on one device."""
+    leaves = jax.tree.leaves(tree)
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
 def _count(tree: Params) -> int:

@@ -20,6 +20,7 @@ from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, se
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
+from dense_jax.topology import plan
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.processes import first_then_all, start_processes
@@ -43,6 +44,12 @@ def _show(work: Workdir, words: list[str]) -> None:
         "plan": show.plan(examples, work.config),
     }
     print("\n\n".join(f"== {title}\n{text}" for title, text in sections.items()))
+
+
+def _plan(work: Workdir, topology: str) -> str:
+    """What a step takes of TPUs that are not here; nothing need be prepared."""
+    words, known_by = work.planned_vocabulary()
+    return f"{plan(work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
 
 
 def _prepare(work: Workdir, words: list[str]) -> None:
@@ -254,6 +261,13 @@ def call(verb: str, argv: list[str]) -> None:
     asked = flags.parse(argv)
     if asked.words and verb not in ("search", "answer"):
         raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --config.key=value")
+    if asked.topology:
+        if verb != "show":
+            raise ConfigError(
+                f"{verb} takes no --topology={asked.topology}; `dense-jax show` compiles for TPUs elsewhere"
+            )
+        print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
+        return
     VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 
 

@@ -129,6 +129,15 @@ class Workdir:
         """What the objective must know of the tokenizer."""
         return self.tokenizer.with_prompts(self.asked.objective.prompts())
 
+    def planned_vocabulary(self) -> tuple[int, str]:
+        """How many words the tokenizer has or will have, and how that is known; nothing need be prepared."""
+        prepared, asked = Path(self.asked.passages.workdir or self.path) / "tokenizer", self.asked.tokenizer
+        if has_tokenizer(prepared):
+            return Tokenizer.load(prepared).size, f"of the tokenizer in {prepared}"
+        if asked.path:
+            return import_folder(Path(asked.path)).size, f"of tokenizer.path={asked.path}"
+        return asked.vocab_size, "of tokenizer.vocab_size, since nothing is prepared"
+
     @cached_property
     def passages(self) -> PassageStore | QueryStore | QuestionSet:
         """What is trained on."""

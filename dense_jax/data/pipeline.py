@@ -110,7 +110,7 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     for stacked in stacked_batches(examples, batch, start=start):
         rows = stacked.examples.pop("row")
         collated = examples.objective.collate(stacked.examples, numbers)
-        _check_rows(collated, batch, mesh)
+        check_rows(collated, batch, mesh.local_mesh.size)
         ahead.append(Loaded(placed(collated, mesh), rows, stacked.next_index))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()
@@ -135,12 +135,16 @@ def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, 
     return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
 
 
-def _check_rows(collated: Batch, batch: int, mesh: jax.sharding.Mesh) -> None:
+def check_rows(collated: Batch, batch: int, devices: int) -> None:
+    """
+    Raises:
+        ConfigError: the rows of a batch, each of which may be of several examples, do not split over `devices`.
+    """
     rows = len(jax.tree.leaves(collated)[0])
     require(
-        rows % mesh.local_mesh.size == 0,
-        f"batch={batch} makes {rows} rows of several examples here, which {mesh.local_mesh.size} devices do not share "
-        "evenly; use a larger --config.batch, or fewer examples per row",
+        rows % devices == 0,
+        f"batch={batch} makes {rows} rows of several examples here, which {devices} devices do not share evenly; "
+        "use a larger --config.batch, or fewer examples per row",
     )
 
 

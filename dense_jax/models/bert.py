@@ -19,6 +19,7 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
 from dense_jax.contracts import Tokens
+from dense_jax.mesh import platform
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
 
@@ -127,8 +128,8 @@ def resolve_attention(config: BertConfig, platform: str, length: int) -> Choice:
 
 
 def kernel_for(config: BertConfig, length: int) -> Attention:
-    """The kernel for sequences of `length` tokens on the devices at hand."""
-    return resolve_attention(config, jax.default_backend(), length).attention
+    """The kernel for sequences of `length` tokens on the devices of the mesh."""
+    return resolve_attention(config, platform(), length).attention
 
 
 def _automatic(config: BertConfig, platform: str, length: int) -> Choice:

@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,13 @@ class Program:
     step: Any  # (state, batch) -> (state, metrics); gives the old state's memory to the new one
 
 
-def make_program(config: Config) -> Program:
-    """Everything about a run that can be known before its first batch.
+def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
+    """Everything about a run that can be known before its first batch, on all devices or on `chips`.
 
     Raises:
         ConfigError: the mesh or the batch does not fit the devices, or a parameter has no rule.
     """
-    mesh = make_mesh(config.mesh)
+    mesh = make_mesh(config.mesh, chips)
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
     optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)

@@ -1,0 +1,89 @@
+"""What a compiled program sends between chips, read from its text (HLO).
+
+Text, because the compiler offers nothing better: https://openxla.org/xla/operation_semantics names the operations. A
+collective that runs beside computation is split over several fusions, which repeat it under one channel: it counts
+once. One in a loop counts as often as the loop runs.
+"""
+
+import math
+import re
+from typing import NamedTuple
+
+from dense_jax.hlo import computations, sizes
+
+_KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
+_COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
+
+
+class Collective(NamedTuple):
+    """One collective operation of a step, on each chip."""
+
+    kind: str  # all-reduce, all-gather, reduce-scatter, collective-permute, all-to-all
+    size: int  # bytes of the whole: what is reduced, or what the gathered parts become
+    group: int  # chips that take part
+    times: int = 1  # in a step
+
+    @property
+    def sent(self) -> float:
+        """Bytes that leave a chip when rings do it.
+
+        >>> Collective("all-gather", 1_000, group=4).sent, Collective("all-reduce", 1_000, group=4, times=2).sent
+        (750.0, 3000.0)
+        """
+        if self.kind == "collective-permute":
+            return float(self.size * self.times)
+        rounds = 2 if self.kind == "all-reduce" else 1
+        return rounds * self.size * (self.group - 1) / self.group * self.times
+
+
+def collectives(text: str, chips: int) -> list[Collective]:
+    """Those of a program for `chips` chips, as XLA prints it after all its passes."""
+    found: dict[str, Collective] = {}
+    for part in computations(text):
+        for line in part.lines:
+            if one := _collective(part.name, line, chips):
+                channel = re.search(r"channel_id=(\d+)", line)
+                key = channel[1] if channel else line
+                found[key] = max(found.get(key, one), one._replace(times=part.times), key=lambda c: c.sent)
+    return list(found.values())
+
+
+def totals(found: list[Collective]) -> dict[str, tuple[int, int]]:
+    """How often each kind is run in a step, and the bytes of all of them.
+
+    >>> totals([Collective("all-reduce", 8, 4), Collective("all-reduce", 2, 4, times=3)])
+    {'all-reduce': (4, 14)}
+    """
+    sums: dict[str, tuple[int, int]] = {}
+    for one in sorted(found, key=lambda c: c.kind):
+        count, size = sums.get(one.kind, (0, 0))
+        sums[one.kind] = count + one.times, size + one.size * one.times
+    return sums
+
+
+def _collective(computation: str, line: str, chips: int) -> Collective | None:
+    match = _COLLECTIVE.search(line)
+    if not match:
+        return None
+    kind, group, size = match["kind"], _group(line, chips), sum(sizes(match["shape"]))
+    if kind == "all-gather" and match["start"]:
+        size = size * group // (group + 1)  # the parts stand beside the whole
+    if kind == "collective-permute" and match["start"]:
+        size = (size - 8) // 2  # so does what is sent, with two counters
+    if kind == "reduce-scatter":
+        size *= group
+    if computation.startswith("all-reduce-scatter"):
+        kind = "reduce-scatter"  # TPUs' way to write it: of the sum each chip keeps its part
+    return Collective(kind, size, group)
+
+
+def _group(line: str, chips: int) -> int:
+    """Chips of a group, in any of the forms {{0,1},{2,3}}, [2,2]<=[4], mesh['a'=2,'b'=2] ... {'a'}; none: all."""
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
+        return len(listed[1].split(","))
+    if tiled := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(tiled[1])
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", line):
+        axes = dict(re.findall(r"('\w+')=(\d+)", named[1]))
+        return math.prod(int(axes[axis]) for axis in re.findall(r"'\w+'", named[2]))
+    return chips

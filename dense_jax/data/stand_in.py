@@ -1,0 +1,82 @@
+"""Passages and questions that stand in for prepared ones where only the shapes of examples matter."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dense_jax.config import Config
+from dense_jax.contracts import (
+    Answered,
+    Candidates,
+    Document,
+    Guide,
+    Part,
+    Passage,
+    Passages,
+    Question,
+    Visit,
+    Vocabulary,
+)
+
+_SENTENCE = 16  # tokens
+_FIRST_WORD = 5  # ids below it are special
+
+
+class StandIns(Passages):
+    """As many passages as an example may need, all of `passages.length` tokens, each sentence with a salient span."""
+
+    def __init__(self, config: Config, count: int = 8_192) -> None:
+        self.count, self.length, self.learns_from = count, config.passages.length, config.objective.learns_from
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, row: int) -> Passage:
+        # no two alike, since an objective may leave out a text that it has seen
+        tokens = _FIRST_WORD + (row + np.arange(self.length, dtype=np.int32)) % 64
+        starts = np.arange(0, self.length, _SENTENCE, dtype=np.int32)
+        spans = np.stack([starts, np.minimum(starts + 2, self.length)], axis=1).astype(np.int32)
+        return Passage(row, np.zeros(0, np.int32), tokens, starts, spans)
+
+    def passages(self, rows: Sequence[int]) -> list[Passage]:
+        return [self[row] for row in rows]
+
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Visit:
+        passage = self[row]
+        if self.learns_from is Question:
+            rows = np.arange(self.count // 2, dtype=np.int32)
+            positives, negatives = (Candidates(side, np.zeros(len(side), np.float32)) for side in (rows[:1], rows[1:]))
+            guide = Guide(np.zeros(1, np.float32), np.zeros((self.count, 1), np.float32))
+            return Question(row, epoch, passage.tokens, positives, negatives, self, guide)
+        if self.learns_from is Answered:
+            return Answered(row, passage.tokens, ("word",), [passage.tokens[:1]])
+        return passage
+
+    def document(self, row: int) -> Document:
+        return Document(str(row), "", "word")
+
+    def ids(self) -> list[str]:
+        return [str(row) for row in range(self.count)]
+
+    def parts(self) -> Sequence[Part]:
+        return [Part("stand-ins", range(self.count), self.count * self.length)]
+
+
+def vocabulary(size: int, prompts: Sequence[str]) -> Vocabulary:
+    """A vocabulary of `size` words, the first few of them special.
+
+    >>> vocabulary(30_522, ["query: "]).prompts["query: "].tolist()
+    [5]
+    """
+    words = np.arange(size)
+    return Vocabulary(
+        size,
+        pad=0,
+        unk=1,
+        cls=2,
+        sep=3,
+        mask=4,
+        special=words < _FIRST_WORD,
+        continues=np.zeros(size, bool),
+        prompts={prompt: np.array([_FIRST_WORD], np.int32) for prompt in prompts},
+    )

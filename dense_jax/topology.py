@@ -1,0 +1,211 @@
+"""A training step compiled for TPUs that are not here: what it takes of a chip, by the compiler's own account.
+
+Nothing is run, and no corpus is needed: examples have fixed shapes, whatever they are made of.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from dense_jax import show
+from dense_jax.arrays import Batch
+from dense_jax.collectives import Collective, collectives, totals
+from dense_jax.config import Config, Order
+from dense_jax.config_tree import with_vocabulary
+from dense_jax.data.pipeline import Examples, check_rows
+from dense_jax.data.stand_in import StandIns, vocabulary
+from dense_jax.errors import ConfigError, MachineError
+from dense_jax.model_flops import model_flops
+from dense_jax.roofline import Chip, chip_of, more_doublings, roofline
+from dense_jax.traffic import moved
+from dense_jax.train.loop import Program, make_program
+
+_GIB = 2**30
+_SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+[KMGT])")
+
+
+class TooLargeError(ConfigError):
+    """A step that does not fit into the memory of a chip; `sizes`: what it needs, what there is."""
+
+    def __init__(self, batch: int, sizes: str) -> None:
+        super().__init__(
+            f"a step with batch={batch} takes more memory than a chip has, {sizes}; use a smaller --config.batch, "
+            "--config.chunk, dtype=bfloat16 or remat=true of the model, --config.mesh.fsdp, or more chips"
+        )
+        self.sizes = sizes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled step and what it was compiled from."""
+
+    program: Program
+    examples: Examples
+    batch: Batch  # shapes of a global batch
+    sizes: Any  # the compiler's CompiledMemoryStats, of a chip
+    text: str  # HLO
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a chip's memory: what goes in, what comes out beside it, what is between, and the program."""
+        s = self.sizes
+        results = s.output_size_in_bytes - s.alias_size_in_bytes
+        return s.argument_size_in_bytes + results + s.temp_size_in_bytes + s.generated_code_size_in_bytes
+
+
+def plan(config: Config, topology: str, words: int) -> str:
+    """What a step of `config` with a vocabulary of `words` takes of each chip of `topology`.
+
+    Raises:
+        ConfigError: there is no such topology, its chips do not share mesh or batch, or a step does not fit into them.
+        MachineError: the compiler is not installed.
+    """
+    chip, chips = chip_of(topology), _devices(topology)
+    config = _planned(config, words)
+    step = compile_step(config, chips)
+    found, count = collectives(step.text, len(chips)), len(chips)
+    state = step.program.like
+    flops = model_flops(config.objective, state.params, state.carry, step.batch) / count
+    amounts = flops, float(moved(step.text)), float(sum(one.sent for one in found))
+    with jax.set_mesh(step.program.mesh):
+        attention = show.attention(step.examples, config.batch)
+    sections = {
+        f"{topology}: {count} chips {dict(step.program.mesh.shape)}": (
+            "the TPU compiler's account of a step, none of it measured"
+        ),
+        "attention": attention,
+        "batch": show.batch(step.examples, config),
+        "memory of a chip": _memory(step, chip),
+        "largest batch": largest_batch(config, chips, step.peak, chip.hbm),
+        "a step takes at least": _times(chip, amounts, config.batch),
+        "collectives of a step": _sent(found),
+    }
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
+
+
+def compile_step(config: Config, chips: Sequence[Any]) -> Step:
+    """The step of `config`, whose vocabulary is known, for `chips`.
+
+    Raises:
+        ConfigError: the chips do not share mesh or batch.
+        TooLargeError: it does not fit into a chip.
+    """
+    program = make_program(config, chips)
+    examples, batch = batch_of(config)
+    check_rows(batch, config.batch, len(chips))
+    print(f"compiling for a batch of {config.batch:,}: minutes", file=sys.stderr)
+    try:
+        with jax.set_mesh(program.mesh):
+            compiled = program.step.lower(program.like, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLargeError(config.batch, sizes_of(str(error))) from None
+    return Step(program, examples, batch, compiled.memory_analysis(), compiled.as_text() or "")
+
+
+def batch_of(config: Config) -> tuple[Examples, Batch]:
+    """Examples made of nothing, and the shapes of a batch of them."""
+    objective = config.objective
+    words = vocabulary(max(bert.vocab_size for bert in show.berts(objective)), objective.prompts())
+    loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
+    examples = Examples(
+        StandIns(config), objective, words, loader, config.seed, length=config.batch, batch=config.batch
+    )
+    return examples, show.batch_like(examples, config.batch)
+
+
+def largest_batch(config: Config, chips: Sequence[Any], peak: int, room: float) -> str:
+    """The largest batch that fits into `room` among 1, 2, 4, ..., 64 times that of `config`, which takes `peak` bytes.
+
+    How memory grows is taken from the batch and its double. What follows from it is compiled, and halved until it fits.
+    """
+    needed, refused = {config.batch: peak}, dict[int, str]()
+
+    def fits(batch: int) -> bool:
+        try:
+            needed[batch] = compile_step(replace(config, batch=batch), chips).peak
+        except TooLargeError as error:
+            refused[batch] = error.sizes
+        except ConfigError as error:  # of a rule that larger batches break, such as a queue's
+            refused[batch] = str(error)
+        return batch in needed
+
+    double = 2 * config.batch
+    if fits(double):
+        doublings = more_doublings(*needed.items(), room=room)
+        _ = any(fits(double * 2**n) for n in range(doublings, 0, -1))
+    known = {batch: f"{size / _GIB:.2f} GiB" for batch, size in needed.items()}
+    lines = [f"{batch:>12,}: {known[batch]}" for batch in sorted(known)]
+    return "\n".join([f"{max(known):,}", *lines, *(f"{batch:>12,}: no, {why}" for batch, why in refused.items())])
+
+
+def sizes_of(error: str) -> str:
+    """What a step needs and what a chip has, in the compiler's words.
+
+    >>> sizes_of("RESOURCE_EXHAUSTED: the total memory required for HLO (6.0G) exceeds available HBM (5.7G).")
+    '6.0G of 5.7G'
+    """
+    found = _SIZES.search(error)
+    return f"{found[1]} of {found[2]}" if found else error.partition("\n")[0]
+
+
+def _devices(topology: str) -> Sequence[Any]:
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chip_of(topology).devices)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(
+            f"topology={topology} is none that the TPU compiler knows ({_first_line(error)}); name the chips along "
+            "each axis, 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
+        ) from None
+    except RuntimeError as error:
+        raise MachineError(
+            f"no TPU compiler ({_first_line(error)}); install it by pip install 'dense_jax[tpu]', or name a libtpu.so "
+            "in TPU_LIBRARY_PATH"
+        ) from None
+    return found.devices
+
+
+def _planned(config: Config, words: int) -> Config:
+    """`config` with its vocabulary; how many steps it takes does not matter, but some rules ask for any."""
+    steps = max(config.steps, config.optimizer.warmup + 1)
+    return replace(config, objective=with_vocabulary(config.objective, words), tokens=0, steps=steps)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _memory(step: Step, chip: Chip) -> str:
+    state = step.program.like
+    parts = {"parameters": state.params, "optimizer state": state.optimizer, "carry": state.carry}
+    sizes = {name: show.local_bytes(tree) for name, tree in parts.items()}
+    sizes["batch"] = show.whole_bytes(step.batch) // step.program.mesh.size
+    sizes["activations, gradients and other temporaries"] = step.sizes.temp_size_in_bytes
+    sizes["the program itself"] = step.sizes.generated_code_size_in_bytes
+    lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
+    share = f"{step.peak / chip.hbm:.0%} of {chip.hbm / _GIB:.2f} GiB"
+    return "\n".join([*lines, f"{'all, as the compiler laid it out':48} {step.peak / 2**20:>10,.1f} MiB, {share}"])
+
+
+def _times(chip: Chip, amounts: tuple[float, float, float], batch: int) -> str:
+    """Of a chip's model FLOPs, bytes to and from memory, and bytes sent."""
+    flops, through, sent = amounts
+    times = roofline(chip, *amounts)
+    what = {
+        "compute": f"{flops / 1e12:,.3f} model TFLOP at {chip.flops / 1e12:,.0f} TFLOP/s",
+        "memory": f"{through / 1e9:,.2f} GB at {chip.bandwidth / 1e9:,.0f} GB/s",
+        "interconnect": f"{sent / 1e9:,.3f} GB at {chip.links / 1e9:,.0f} GB/s, were the slice a whole torus",
+    }
+    lines = [f"{name:14} {getattr(times, name) * 1e3:>10,.2f} ms  {text}" for name, text in what.items()]
+    rate = f"{batch / times.seconds:,.0f} examples/s, {times.compute / times.seconds:.0%} of the peak"
+    return "\n".join([*lines, f"bound by {times.bound}: at most {rate}"])
+
+
+def _sent(found: list[Collective]) -> str:
+    return "\n".join(f"{kind:20} {n:>5} x {size / 1e6:>12,.2f} MB in all" for kind, (n, size) in totals(found).items())

@@ -1,0 +1,196 @@
+"""A plan for chips elsewhere: here of CPU devices in their place, and once by the TPU compiler, if it is installed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+from dense_jax import __main__, topology, verbs
+from dense_jax.config import Config, MeshConfig, PassagesConfig, Unit
+from dense_jax.config_tree import with_vocabulary
+from dense_jax.errors import ConfigError, MachineError
+from dense_jax.flags import parse
+from dense_jax.mesh import platform
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objectives.contriever import Contriever
+from dense_jax.objectives.ict import ICT
+from tests.test_objectives import FILES
+
+BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=256)
+METHOD = ICT(Encoder(BERT, pooling=Pooling.MEAN), query_length=8, passage_length=16)
+CONFIG = Config(METHOD, steps=10, batch=16)
+
+
+@pytest.fixture
+def chips(monkeypatch):
+    """Four CPU devices in the place of v5e:2x2."""
+    monkeypatch.setattr(topology, "_devices", lambda name: jax.devices()[:4])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
+    argv = [f"--config={file}:tiny", f"--workdir={tmp_path}", "--config.batch=16", "--config.steps=2"]
+    argv += ["--config.corpus.questions=some"] if file.stem == "orqa" else []
+    config = parse(argv).config
+    config = replace(config, objective=with_vocabulary(config.objective, 100))
+    batch = topology.batch_of(config)[1]
+    assert {len(x) for x in jax.tree.leaves(batch)} <= {16, 8, 4}  # rows, or fewer where several are side by side
+
+
+def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
+    said = topology.plan(CONFIG, "v5e:2x2", 50)
+    assert (
+        "== v5e:2x2: 4 chips {'data': 4, 'fsdp': 1}\nthe TPU compiler's account of a step, none of it measured" in said
+    )
+    parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
+    assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
+    assert "bound by memory" in said
+    assert "all-reduce" in said
+
+
+def test_parameters_that_are_split_take_their_share(chips):
+    whole, split = (
+        topology.compile_step(replace(CONFIG, mesh=MeshConfig(-1, ways)), jax.devices()[:4]) for ways in (1, 4)
+    )
+    arguments = [step.sizes.argument_size_in_bytes for step in (whole, split)]
+    assert arguments[1] < 0.35 * arguments[0]
+
+
+def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
+    with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 does not make 4 devices"):
+        topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
+    with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --config.batch=16 or 20"):
+        topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)
+
+
+def test_rows_of_several_examples_must_split_over_the_chips_too(chips):
+    method = Contriever(Encoder(BERT), views_per_row=4, view_length=16, row_length=64, query_length=8, passage_length=8)
+    crops = Config(method, steps=10, batch=8, passages=PassagesConfig(unit=Unit.CHUNKS, length=16))
+    with pytest.raises(ConfigError, match=r"batch=8 makes 2 rows of several examples here, which 4 devices do not"):
+        topology.plan(crops, "v5e:2x2", 50)
+
+
+def fake_compiler(monkeypatch, room, rule=10**9):
+    """One byte for each example and 100 besides; batches above `rule` break one."""
+    tried = []
+
+    def compile_step(config, chips):
+        tried.append(config.batch)
+        if config.batch > rule:
+            raise ConfigError("a rule")
+        if 100 + config.batch > room:
+            raise topology.TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
+        return SimpleNamespace(peak=100 + config.batch)
+
+    monkeypatch.setattr(topology, "compile_step", compile_step)
+    return tried
+
+
+@pytest.mark.parametrize(("room", "best", "compiled"), [(131, 16, [32]), (140, 32, [32]), (300, 128, [32, 128])])
+def test_the_largest_batch_is_reckoned_from_two_and_verified(monkeypatch, room, best, compiled):
+    tried = fake_compiler(monkeypatch, room)
+    said = topology.largest_batch(CONFIG, [], 116, float(room))
+    assert said.splitlines()[0] == f"{best}"
+    assert tried == compiled
+
+
+def test_where_memory_grows_faster_than_reckoned_the_batch_is_halved_until_it_fits(monkeypatch):
+    tried = fake_compiler(monkeypatch, room=300)
+    said = topology.largest_batch(CONFIG, [], 116, 700.0)
+    assert tried == [32, 512, 256, 128]
+    assert said.splitlines()[0] == "128"
+    assert said.splitlines()[-1] == "         256: no, 356B of 300B"
+
+
+def test_a_rule_that_larger_batches_break_is_told(monkeypatch):
+    fake_compiler(monkeypatch, room=1_000, rule=16)
+    said = topology.largest_batch(CONFIG, [], 116, 1e9)
+    assert said.splitlines()[0] == "16"
+    assert said.splitlines()[-1] == "          32: no, a rule"
+
+
+@pytest.mark.parametrize(
+    ("error", "sizes"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (256.01G) "
+            "exceeds available HBM (15.75G).",
+            "256.01G of 15.75G",
+        ),
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 43.08G of 15.75G hbm.", "43.08G of 15.75G"),
+        ("RESOURCE_EXHAUSTED: something new\nmore", "RESOURCE_EXHAUSTED: something new"),
+    ],
+)
+def test_a_step_that_is_too_large_is_refused_with_both_sizes(error, sizes):
+    assert topology.sizes_of(error) == sizes
+
+
+def test_without_a_compiler_the_extra_is_named(monkeypatch):
+    def missing(**_):
+        raise RuntimeError("JAX TPU support not installed")
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", missing)
+    with pytest.raises(MachineError, match=r"pip install 'dense_jax\[tpu\]'"):
+        topology.plan(CONFIG, "v5e:2x2", 50)
+
+
+def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatch):
+    def refuse(**_):
+        raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: layout "v5e:3x17" is not divisible\nat line 7')
+
+    monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
+    with pytest.raises(ConfigError, match=r'topology=v5e:3x17 is none .*"v5e:3x17" is not divisible\); name the chips'):
+        topology.plan(CONFIG, "v5e:3x17", 50)
+
+
+def test_only_show_compiles_for_chips_elsewhere(tmp_path):
+    argv = [f"--config={FILES[0]}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2"]
+    with pytest.raises(ConfigError, match=r"train takes no --topology=v5e:2x2"):
+        verbs.call("train", argv)
+
+
+def test_nothing_need_be_prepared(chips, tmp_path, capsys):
+    file = next(path for path in FILES if path.stem == "ict")
+    argv = [f"--config={file}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2", "--config.batch=4"]
+    argv += ["--config.objective.encoder.bert.width=16", "--config.tokenizer.vocab_size=300"]
+    assert __main__.run(["show", *argv]) == 0
+    assert "300 words, of tokenizer.vocab_size, since nothing is prepared" in capsys.readouterr().out
+
+
+def test_the_platform_is_that_of_the_mesh():
+    assert platform() == "cpu"
+    with jax.set_mesh(jax.make_mesh((2,), ("data",), devices=jax.devices()[:2])):
+        assert platform() == "cpu"
+
+
+ON_TPUS = """
+from tests.test_topology import CONFIG, METHOD, BERT
+from dataclasses import replace
+from dense_jax import topology
+from dense_jax.models.encoder import Encoder, Pooling
+bert = replace(BERT, width=128)
+method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN), query_length=128, passage_length=256)
+step = topology.compile_step(replace(CONFIG, objective=method), topology._devices("v5e:2x2"))
+print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in topology.collectives(step.text, 4)])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")),
+    reason="the TPU compiler is a download of 200 MB that only this test needs: pip install 'dense_jax[tpu]'",
+)
+def test_a_step_compiles_for_tpus_with_their_attention_kernel():
+    environment = {**os.environ, **__main__.COMPILER_ONLY}
+    command = [sys.executable, "-c", ON_TPUS]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    peak, splash, kinds = said.split(maxsplit=2)
+    assert 2**20 < int(peak) < 2**28
+    assert splash == "True"
+    assert "all-reduce" in kinds
