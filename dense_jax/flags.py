@@ -52,7 +52,7 @@ def parse(argv: list[str]) -> Invocation:
     if not workdir:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
     words = [arg for arg in argv if not arg.startswith("--")]
-    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value)
+    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value or "")
 
 
 def _load(argv: list[str]) -> flags.FlagValues:
