@@ -238,7 +238,7 @@ def test_a_run_leaves_the_passage_tower_as_it_was_to_the_last_bit(tmp_path):
     for part in ("query", "reader"):
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), before[part], after[part])
         assert all(jax.tree.leaves(changed))
-    assert {row["index_step"] for row in lines(tmp_path)} == {0}
+    assert {row["index/step"] for row in lines(tmp_path)} == {0}
 
 
 class Interrupted(Orqa):

@@ -86,7 +86,7 @@ def run(tmp_path, monkeypatch):
             monkeypatch.setattr(loop, "Probe", lambda *_: Scripted(*values))
         workdir = tmp_path / name
         workdir.mkdir(exist_ok=True)
-        train(config(**settings), STORE, VOCABULARY, workdir, sample)
+        train(config(**settings), STORE, VOCABULARY, workdir, sample=sample)
         return workdir
 
     yield run

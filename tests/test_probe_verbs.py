@@ -81,7 +81,7 @@ def opened(*given, **more) -> Workdir:
 
 def trained(*given, **more) -> Workdir:
     work = opened(*given, **more)
-    train(work.config, work.passages, work.vocabulary, work.path, work.sample())
+    train(work.config, work.passages, work.vocabulary, work.path, sample=work.sample())
     return work
 
 

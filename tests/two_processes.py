@@ -1,31 +1,28 @@
 """One of several processes that train a toy together: id, how many, port, workdir, every, fresh."""
 
 import sys
+from pathlib import Path
 
 import jax
 
-number, count, port, workdir, every, fresh = sys.argv[1:]
-jax.config.update("jax_platforms", "cpu")
-jax.config.update("jax_num_cpu_devices", 4 // int(count))
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-if int(count) > 1:
-    jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
-
-from pathlib import Path  # noqa: E402
-
-from dense_jax.config import Config, EmbedConfig, NeighboursConfig, OptimizerConfig  # noqa: E402
-from dense_jax.train.loop import train  # noqa: E402
-from dense_jax.train.versions import Library  # noqa: E402
-from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer  # noqa: E402
+from dense_jax.config import Config, EmbedConfig, NeighboursConfig, OptimizerConfig
+from dense_jax.train.loop import train
+from dense_jax.train.versions import Library
+from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
 
 
 class Fresh(Borrower):
-    fresh = fresh == "fresh"
+    fresh = True
 
 
-train(
-    Config(
-        Fresh(noise=0.0),
+def main(number: str, count: str, port: str, workdir: str, every: str, fresh: str) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 4 // int(count))
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if int(count) > 1:
+        jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
+    config = Config(
+        Fresh(noise=0.0) if fresh == "fresh" else Borrower(noise=0.0),
         steps=6,
         batch=8,
         log_every=1,
@@ -33,9 +30,10 @@ train(
         optimizer=OptimizerConfig(0.1),
         embed=EmbedConfig(batch=16, shard_size=25),
         neighbours=NeighboursConfig(every=int(every)),
-    ),
-    store := MemoryStore(60),
-    VOCABULARY,
-    Path(workdir),
-    library=Library(store, ToyTokenizer(), "toys"),
-)
+    )
+    store = MemoryStore(60)
+    train(config, store, VOCABULARY, Path(workdir), library=Library(store, ToyTokenizer(), "toys"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
