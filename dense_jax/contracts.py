@@ -357,8 +357,7 @@ class Retrieves(Objective, Protocol):
     what `collate` makes: a batch without passages.
     """
 
-    fresh: ClassVar[bool] = False
-    """Search with the query tower of the step, dropout on; else with the one that the index was made with, off."""
+    fresh: ClassVar[bool] = False  # search by the step's query tower, dropout on; else by that of the index, off
 
     @property
     def depth(self) -> int:

@@ -111,21 +111,24 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
 
 def batch_like(examples: Examples, size: int) -> Batch:
     """Shapes and types of a batch of `size` examples, as the objective collates them."""
-    stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), examples[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _whole_batch(examples, stacked))
+    example, objective = examples[0], examples.objective
+    if isinstance(objective, Retrieves):
+        one = jax.tree.map(lambda x: np.asarray(x)[None], example)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), _joined(examples, one))
+    del example["row"]
+    stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), example)
+    collated = objective.collate(stacked, np.arange(size))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), collated)
 
 
-def _whole_batch(examples: Examples, stacked: dict[str, Any]) -> Batch:
-    """As the objective is given it; passages that it looks up are the first ones here."""
-    objective, size = examples.objective, len(stacked["row"])
-    if not isinstance(objective, Retrieves):
-        del stacked["row"]
-        return objective.collate(stacked, np.arange(size))
+def _joined(examples: Examples, one: dict[str, Any]) -> Batch:
+    """A batch of one example with passages, which here are the first ones."""
+    objective = examples.objective
+    assert isinstance(objective, Retrieves)
     searched = examples.store if examples.searched is None else examples.searched
-    rows = np.broadcast_to(np.minimum(np.arange(objective.depth), len(searched) - 1), (size, objective.depth))
+    rows = np.minimum(np.arange(objective.depth), len(searched) - 1)[None]
     width = objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).query.encoder.width
-    found = Found(rows, np.zeros((*rows.shape, width), np.float32))
-    return objective.join(stacked, found, searched, examples.vocabulary)
+    return objective.join(one, Found(rows, np.zeros((*rows.shape, width), np.float32)), searched, examples.vocabulary)
 
 
 def _sequences(batch: Batch) -> Iterator[Tokens]:

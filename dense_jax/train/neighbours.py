@@ -67,18 +67,14 @@ class Neighbours:
         assert isinstance(config.objective, Retrieves)
         self.settings, self.objective, self.versions = config.neighbours, config.objective, versions
         self.checkpoints, self.like, self.log = checkpoints, like, log
-        self._step, self._version = version, None
+        self.step = version  # of the version in use
+        self._version: Version | None = None
         self._refused: set[int] = set()  # damaged ones
         self._began, self._spent = time.monotonic(), 0.0
         encoder = self.objective.towers(like).query.encoder
         require(encoder.views == 1, f"{encoder.views} views of a text cannot be looked up in training; use one")
         self._encode: Encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
         checkpoints.hold(lambda: {self.step, *versions.begun()})
-
-    @property
-    def step(self) -> int:
-        """That of the version in use."""
-        return self._step
 
     @property
     def version(self) -> Version:
@@ -121,41 +117,31 @@ class Neighbours:
 
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
-        steps = [saved for saved in self._saved() if saved <= step]
+        steps = [saved for saved in self._on_disk().steps() if saved <= step]
         if self.step in steps:
             return self.step
         chosen = agreed(max((made for made in self.versions.committed() if made in steps), default=steps[-1]))
         self.log.say(f"the checkpoint of the index in use, of step {self.step:,}, is gone; goes on with {chosen:,}")
         return chosen
 
-    def _saved(self) -> list[int]:
-        """The steps of all complete checkpoints, the last one too."""
+    def _on_disk(self) -> Checkpoints:
+        """All checkpoints, the last one too: of a save just over, the first process's own manager alone knows all."""
         self.checkpoints.finish()
         together("checkpoints are complete")
-        return self._reading().steps()
+        return self._reading()
 
     def _reading(self) -> Checkpoints:
-        """What is on the disk now: of a save that is just over only the first process's manager knows all."""
         return Checkpoints(self.checkpoints.folder, CheckpointConfig(), read_only=True)
 
     def _make(self, version: int, step: int) -> None:
-        """Makes the version of a checkpoint, as far as it is not there, and uses it; one that is damaged, anew."""
+        """Makes the version of a checkpoint, as far as it is not there, and uses it."""
         began = time.monotonic()
-        self._saved()
-        towers = self.objective.towers(self._reading().restore_params(version, self.like))
+        saved = self._on_disk()
+        towers = self.objective.towers(saved.restore_params(version, self.like))
         passage = replace(towers.passage, params=whole(towers.passage.params))
-        checkpoint = self._reading().fingerprint(version)
         with self.log.paused():
-            try:
-                first_then_all(lambda: self.versions.make(version, passage, checkpoint))
-                opened = self.versions.open(version)
-            except StorageError as error:
-                self.log.say(f"warning: the index of step {version:,} is damaged and made anew: {error}")
-                if jax.process_index() == 0:
-                    self.versions.remove(version)
-                first_then_all(lambda: self.versions.make(version, passage, checkpoint))
-                opened = self.versions.open(version)
-            self._use(version, opened, towers.query)
+            first_then_all(lambda: self.versions.make(version, passage, saved.fingerprint(version)))
+            self._use(version, self.versions.open(version), towers.query)
             if jax.process_index() == 0:
                 self.versions.prune(in_use=version)
         self._spent += time.monotonic() - began
@@ -167,7 +153,7 @@ class Neighbours:
         mesh = self.versions.mesh
         placed = jax.device_put(whole(query.params), replicated(mesh))
         self._version = Version(version, opened, placed, self._encode, self.objective, mesh)
-        self._step = version
+        self.step = version
 
     def _is_stale(self, step: int) -> bool:
         """Whether the last batch that is looked up now would be trained on with too old an index."""
@@ -187,7 +173,7 @@ class Neighbours:
             patience = self.settings.patience if self.settings.stale is Stale.WAIT else 0
             if agreed(int(time.monotonic() - began >= patience)):
                 self.log.say(f"{age}; the trainer makes one itself")
-                self._make(agreed(self._saved()[-1]), step)
+                self._make(agreed(self._on_disk().steps()[-1]), step)
                 return
             if self.checkpoints.preempted():
                 raise Stopped(f"stopped while {age}; start the same command to go on from the last checkpoint")

@@ -10,6 +10,7 @@ the trainer to keep the checkpoint that it is of.
 """
 
 import shutil
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -67,19 +68,32 @@ class Versions:
         return path.is_file() and read_json(path) == self._made_by(checkpoint)
 
     def make(self, step: int, tower: Tower, checkpoint: str) -> None:
-        """Completes the version of `step`; one that is of another checkpoint or of other passages is made anew.
+        """Completes the version of `step`.
+
+        One that is of another checkpoint or of other passages is made anew, and so is one that is damaged: says so.
 
         Raises:
             DataError: a vector is NaN or infinite.
-            StorageError: the disk refuses, or what is there of it is damaged.
+            StorageError: the disk refuses.
         """
         folder = self._of(step)
         with in_turn(self._lock(step)), jax.set_mesh(self.mesh):
-            if not self.belongs(step, checkpoint):
+            if not self.belongs(step, checkpoint) or self._is_damaged(folder):
                 self._remove(step)
                 write_json(folder / _MADE_BY, self._made_by(checkpoint))
             if not (folder / _COMMITTED).is_file():
                 self._build(folder, tower, checkpoint)
+
+    def _is_damaged(self, folder: Path) -> bool:
+        """Whether a file of a finished part is missing or changed."""
+        try:
+            for manifest in (folder / name for name in _MANIFESTS):
+                if manifest.is_file():
+                    verify(manifest.parent, read_json(manifest)["files"])
+        except StorageError as error:
+            print(f"warning: {error}; its index is made anew", file=sys.stderr)
+            return True
+        return False
 
     def _build(self, folder: Path, tower: Tower, checkpoint: str) -> None:
         vectors = embed(
@@ -116,11 +130,6 @@ class Versions:
         with jax.set_mesh(self.mesh):
             return index.load(folder / "index", Vectors(folder / "vectors"), self.mesh)
 
-    def remove(self, step: int) -> None:
-        """Removes what there is of a version."""
-        with in_turn(self._lock(step)):
-            self._remove(step)
-
     def prune(self, in_use: int = -1) -> None:
         """Removes what is no longer needed: all but the newest ones and that `in_use`; not what is being made."""
         complete = self.committed()
@@ -128,7 +137,8 @@ class Versions:
         for step in self.begun():
             old = step in complete or (complete and step < complete[-1])
             if old and step not in kept and not is_held(self._lock(step)):
-                self.remove(step)
+                with in_turn(self._lock(step)):
+                    self._remove(step)
 
     def _remove(self, step: int) -> None:
         for name in (_COMMITTED, _MADE_BY):  # in this order, so that no half of it is ever read or gone on with
