@@ -44,3 +44,9 @@ class Stopped(UserError):  # noqa: N818  it is no error
     """Asked to stop, and everything was saved: start the same command again to continue."""
 
     code = 75
+
+
+def require(condition: bool, message: str) -> None:
+    """Raises ConfigError with `message` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(message)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.collectives import Collective, collectives, totals
+from dense_jax.planning.collectives import Collective, collectives, totals
 
 PLAIN = """HloModule step
 

@@ -3,7 +3,7 @@
 import pytest
 
 from dense_jax.errors import ConfigError
-from dense_jax.roofline import CHIPS, chip_of, more_doublings, roofline
+from dense_jax.planning.roofline import CHIPS, chip_of, more_doublings, roofline
 
 
 def test_a_step_takes_as_long_as_the_slowest_of_its_parts():

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from dense_jax import __main__, topology, verbs
+from dense_jax import __main__, verbs
 from dense_jax.config import Config, MeshConfig, PassagesConfig, Unit
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.errors import ConfigError, MachineError
@@ -20,6 +20,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
+from dense_jax.planning import topology
 from tests.test_objectives import FILES
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=256)
@@ -172,7 +173,7 @@ def test_the_platform_is_that_of_the_mesh():
 ON_TPUS = """
 from tests.test_topology import CONFIG, METHOD, BERT
 from dataclasses import replace
-from dense_jax import topology
+from dense_jax.planning import topology
 from dense_jax.models.encoder import Encoder, Pooling
 bert = replace(BERT, width=128)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN), query_length=128, passage_length=256)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.traffic import moved
+from dense_jax.planning.traffic import moved
 
 TEXT = """HloModule step
 

@@ -9,7 +9,7 @@ import math
 import re
 from typing import NamedTuple
 
-from dense_jax.hlo import computations, sizes
+from dense_jax.planning.hlo import computations, sizes
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")

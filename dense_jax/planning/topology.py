@@ -14,15 +14,15 @@ from jax.experimental import topologies
 
 from dense_jax import show
 from dense_jax.arrays import Batch
-from dense_jax.collectives import Collective, collectives, totals
 from dense_jax.config import Config, Order
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
-from dense_jax.data.stand_in import StandIns, vocabulary
 from dense_jax.errors import ConfigError, MachineError
-from dense_jax.model_flops import model_flops
-from dense_jax.roofline import Chip, chip_of, more_doublings, roofline
-from dense_jax.traffic import moved
+from dense_jax.planning.collectives import Collective, collectives, totals
+from dense_jax.planning.model_flops import model_flops
+from dense_jax.planning.roofline import Chip, chip_of, more_doublings, roofline
+from dense_jax.planning.stand_in import StandIns, vocabulary
+from dense_jax.planning.traffic import moved
 from dense_jax.train.loop import Program, make_program
 
 _GIB = 2**30

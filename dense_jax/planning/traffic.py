@@ -6,7 +6,7 @@ stay on the chip (a TPU's vector memory, which the text marks by S(1)), and the 
 
 import re
 
-from dense_jax.hlo import computations, sizes
+from dense_jax.planning.hlo import computations, sizes
 
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>.*?) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")

@@ -1,0 +1,183 @@
+"""Every setting, its default and its unit; the rules that they must keep together.
+
+A config file (`configs/`) builds one `Config` and nothing else; its parts are in `data`, `training` and `retrieval`.
+Overrides (`--config.batch=64`) are applied by `flags.py`, then `config_tree.checked` rebuilds the tree, so that each
+`__post_init__` sees the final values.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dense_jax.config.data import (
+    CorpusConfig,
+    LoaderConfig,
+    Mixing,
+    Order,
+    PassagesConfig,
+    SpansConfig,
+    TokenizerConfig,
+    Unit,
+)
+from dense_jax.config.retrieval import (
+    HEADLINE,
+    AnswerConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    IndexConfig,
+    IndexKind,
+    Margin,
+    MineConfig,
+    Miner,
+    Pick,
+    SearchConfig,
+)
+from dense_jax.config.training import (
+    CheckpointConfig,
+    MeshConfig,
+    NeighboursConfig,
+    OptimizerConfig,
+    ProbeConfig,
+    Refresh,
+    Schedule,
+    Select,
+    Stale,
+)
+from dense_jax.contracts import PASSAGE, Answered, Objective, Passage, Question, Retrieves
+from dense_jax.errors import require
+
+_LEARNED_FROM = {  # what an objective learns from -> in words, and the units that have it
+    Passage: ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
+    Question: ("queries", (Unit.QUERIES,)),
+    Answered: ("questions that passages answer", (Unit.PASSAGES,)),
+}
+
+
+@dataclass
+class Config:
+    objective: Objective
+    steps: int
+    batch: int  # examples per step over all devices
+    tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
+    chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
+    seed: int = 0
+    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
+    init_reader_from: str = ""  # the same, for the reader of an objective that has one; empty: init_from
+    log_every: int = 10  # steps
+    diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    passages: PassagesConfig = field(default_factory=PassagesConfig)
+    spans: SpansConfig = field(default_factory=SpansConfig)
+    loader: LoaderConfig = field(default_factory=LoaderConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    mine: MineConfig = field(default_factory=MineConfig)
+    answer: AnswerConfig = field(default_factory=AnswerConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 0, f"steps={self.steps} must not be negative")
+        require(self.diagnose_every >= 0, f"diagnose_every={self.diagnose_every} must not be negative; 0 means never")
+        require(self.batch > 0, f"batch={self.batch} must be positive")
+        require(self.chunk >= 0, f"chunk={self.chunk} must not be negative; 0 means the whole batch")
+        require(
+            self.chunk == 0 or self.batch % self.chunk == 0,
+            f"chunk={self.chunk} does not divide batch={self.batch}; 0 means the whole batch",
+        )
+        require(
+            self.tokens >= 0, f"tokens={self.tokens} must not be negative; 0 means that steps says how long to train"
+        )
+        require(
+            not (self.tokens and self.steps),
+            f"tokens={self.tokens} and steps={self.steps} both say how long to train; set one of them to 0",
+        )
+        require(
+            not (self.corpus.held_out and self.passages.unit is Unit.QUERIES),
+            f"corpus.held_out={self.corpus.held_out} takes documents out that queries may be about, with "
+            "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
+        )
+        require(
+            not self.spans.sources or self.passages.unit is Unit.PASSAGES,
+            f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
+            f"{self.passages.unit.value} are none; use --config.passages.unit=passages",
+        )
+        require(
+            self.optimizer.warmup <= self.steps or self.steps == 0,
+            f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
+        )
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Whether the data are what the objective learns from."""
+        method, noun = type(self.objective).__name__, self.objective.learns_from
+        words, units = _LEARNED_FROM[noun]
+        only = f": use --config.passages.unit={units[0].value}" if len(units) == 1 else ""
+        require(
+            self.passages.unit in units,
+            f"passages.unit={self.passages.unit.value} does not fit {method}, which learns from {words}{only}",
+        )
+        require(
+            noun is Answered or not self.corpus.questions,
+            f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
+        )
+        require(
+            not self.objective.masks_spans or bool(self.spans.sources),
+            f"{method} masks salient spans, and nothing says what finds them; use --config.spans.capitals=true, "
+            "spans.patterns, spans.titles, or --config.spans.precomputed=FILE",
+        )
+        require(
+            not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
+            f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
+            "passages as it is; use 0",
+        )
+
+
+def choose(variant: str, **variants: Callable[[], Config]) -> Config:
+    """The config that `variants` builds under the name after the colon of `--config=FILE:variant`.
+
+    Raises:
+        ConfigError: there is none of that name; lists those there are.
+    """
+    require(variant in variants, f"no variant {variant!r} in this config file; there are {', '.join(variants)}")
+    return variants[variant]()
+
+
+__all__ = [
+    "HEADLINE",
+    "AnswerConfig",
+    "CheckpointConfig",
+    "Config",
+    "CorpusConfig",
+    "EmbedConfig",
+    "EvaluateConfig",
+    "IndexConfig",
+    "IndexKind",
+    "LoaderConfig",
+    "Margin",
+    "MeshConfig",
+    "MineConfig",
+    "Miner",
+    "Mixing",
+    "NeighboursConfig",
+    "OptimizerConfig",
+    "Order",
+    "PassagesConfig",
+    "Pick",
+    "ProbeConfig",
+    "Refresh",
+    "Schedule",
+    "SearchConfig",
+    "Select",
+    "SpansConfig",
+    "Stale",
+    "TokenizerConfig",
+    "Unit",
+    "choose",
+    "require",
+]

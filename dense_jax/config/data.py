@@ -1,0 +1,134 @@
+"""What is trained on: corpus, tokenizer, passages, salient spans, and the order of visits."""
+
+import enum
+from dataclasses import dataclass
+
+from dense_jax.errors import require
+
+
+class Order(enum.Enum):
+    """In which order training visits passages."""
+
+    LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
+    SHUFFLE = "shuffle"  # a fresh global permutation every epoch
+    DISTINCT = "distinct"  # the same, in whole batches of which none holds a text twice
+
+
+class Mixing(enum.Enum):
+    """What is drawn together from one source, where a corpus has several."""
+
+    EXAMPLE = "example"  # each example by itself, as in Contriever's code
+    BATCH = "batch"  # all examples of a batch, as in Contriever's paper
+
+
+@dataclass
+class CorpusConfig:
+    # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
+    # texts; tfds:NAME; or installed (documentation)
+    source: str = "installed"
+    also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
+    split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
+    queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
+    guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
+    questions: str = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
+    query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
+    id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
+    title_field: str = "title"  # may be absent
+    text_field: str = "text"
+    max_characters: int = 1_000_000  # a longer document is rejected
+    max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
+    held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
+    limit: int = 0  # read at most so many documents of each source; 0: all
+
+    def __post_init__(self) -> None:
+        names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
+        require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
+        require(
+            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are read."""
+        return (self.source, *self.also)
+
+
+@dataclass
+class TokenizerConfig:
+    path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
+    vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
+    lowercase: bool = True  # of a trained vocabulary
+
+
+class Unit(enum.Enum):
+    """What one visit of training sees of the corpus."""
+
+    PASSAGES = "passages"  # a run of whole sentences of one document; for ORQA a question to be answered by them
+    SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
+    CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
+    QUERIES = "queries"  # a query with what answers it and what does not; for fine-tuning
+
+
+@dataclass
+class PassagesConfig:
+    unit: Unit = Unit.PASSAGES
+    length: int = 288  # tokens of a passage or span, special ones and title included; of a chunk, without them
+    titled: bool = True  # passages leave room for their title, chunks have it before the text
+    short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
+    shard_size: int = 32_768  # passages per file
+    workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+
+    def __post_init__(self) -> None:
+        require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
+        require(0 <= self.short_rate <= 1, f"passages.short_rate={self.short_rate} is not between 0 and 1")
+        require(
+            not self.short_rate or self.unit is not Unit.CHUNKS,
+            f"passages.short_rate={self.short_rate} shortens passages and spans, and passages.unit=chunks are all of "
+            "one length; set it to 0",
+        )
+
+
+@dataclass
+class SpansConfig:
+    """What finds the salient spans of passages, which REALM masks; without any source `prepare` looks for none.
+
+    Several sources are joined; of spans that overlap the longest stays. How good each is: `data/salient.py`.
+    """
+
+    patterns: bool = False  # dates, numbers, money and percentages of English text
+    capitals: bool = False  # names, by their capitals
+    titles: bool = False  # names: the titles of the corpus's documents
+    answers: str = ""  # file of questions with answers, which count as names: of a training split, never of a test
+    precomputed: str = ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    random: float = 0.0  # share of all words that stand in random spans: an ablation, used alone
+    random_mean: float = 3.0  # words of a random span
+    random_seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 <= self.random <= 1, f"spans.random={self.random} is not between 0 and 1")
+        require(self.random_mean >= 1, f"spans.random_mean={self.random_mean} is less than one word")
+        others = [name for name in self.sources if name != "random"]
+        require(
+            not (self.random and others),
+            f"spans.random={self.random} is to show what salient spans are worth, and is not joined with "
+            f"{', '.join(f'spans.{name}' for name in others)}; use one or the other",
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The names of those that are used."""
+        names = ("patterns", "capitals", "titles", "answers", "precomputed", "random")
+        return tuple(name for name in names if getattr(self, name))
+
+
+@dataclass
+class LoaderConfig:
+    order: Order = Order.LOCALITY
+    readers: int = 12  # of the locality order, in each source
+    mixing: Mixing = Mixing.EXAMPLE
+    sampling_power: float = 0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
+    workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
+    prefetch: int = 2  # batches held ready on the device
+
+    def __post_init__(self) -> None:
+        require(0 <= self.sampling_power <= 1, f"loader.sampling_power={self.sampling_power} is not between 0 and 1")
