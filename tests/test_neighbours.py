@@ -5,8 +5,10 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, Mesh
@@ -23,12 +25,13 @@ from dense_jax.config import (
     Refresh,
     Stale,
 )
-from dense_jax.errors import Stopped
+from dense_jax.data.passages import stacked
+from dense_jax.errors import NonFiniteError, Stopped
 from dense_jax.mesh import make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.neighbours import Neighbours
+from dense_jax.train.neighbours import Neighbours, Version
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import load_trained
 from dense_jax.train.versions import VERSIONS, Library, Versions
@@ -452,3 +455,34 @@ def test_eight_devices_find_what_one_finds(tmp_path):
         versions.make(0, tower, "a checkpoint")
         found.append(versions.open(0).search(np.eye(4, dtype=np.float32), 60).rows)
     np.testing.assert_array_equal(*found)
+
+
+def test_a_corpus_with_fewer_passages_than_are_wanted_gives_those_it_has(tmp_path):
+    asked, mesh = config(), make_mesh(config().mesh)
+    towers = asked.objective.towers(initial_state(make_program(asked)).params)
+    versions = Versions(tmp_path, Library(MemoryStore(1), ToyTokenizer(), "one"), asked, mesh)
+    versions.make(0, towers.passage, "a checkpoint")
+    encoder = towers.query.encoder
+    encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
+    version = Version(0, versions.open(0), towers.query.params, encode, asked.objective, mesh)
+    question = stacked([asked.objective._tokens(np.array([7, 8]))] * 8)
+    found = version.find({"query": question})
+    assert found.rows.tolist() == [[0, -1]] * 8
+    np.testing.assert_array_equal(found.vectors[:, 0], np.repeat(version.index.vectors.array(), 8, axis=0))
+    assert not found.vectors[:, 1].any()
+
+
+@dataclass
+class Diverging(Borrower):
+    """Its first step makes the parameters NaN, and the second one searches with them."""
+
+    fresh = True
+
+    def combine(self, carry, encoded, batch, *, step):
+        loss, rest = super().combine(carry, encoded, batch, step=step)
+        return loss * jnp.nan, rest
+
+
+def test_a_run_that_diverges_says_so_before_its_search_does(tmp_path):
+    with pytest.raises(NonFiniteError, match="step 1: loss nan"):
+        run(tmp_path, config(NeighboursConfig(every=0), objective=Diverging()))
