@@ -17,13 +17,13 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
+from dense_jax.processes import first_then_all, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
-from dense_jax.train.processes import first_then_all, start_processes
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
 from dense_jax.train.versions import VERSIONS, Versions

@@ -18,10 +18,10 @@ from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
+from dense_jax.processes import agreed, all_agree, first_then_all, together, whole
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.processes import agreed, all_agree, first_then_all, together, whole
 from dense_jax.train.versions import Versions
 
 PREFIX = "index/"  # of the names in metrics.jsonl and TensorBoard

@@ -11,12 +11,12 @@ from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
 from dense_jax.contracts import Objective, Passages, Tower
 from dense_jax.mesh import check_batch
+from dense_jax.processes import whole
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
 from dense_jax.retrieval.exact import ExactSearch, by_passage
-from dense_jax.train.processes import whole
 
 
 @dataclass(frozen=True)
