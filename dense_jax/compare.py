@@ -3,6 +3,7 @@
     dense-jax compare runs/ict-0 runs/ict-1 runs/mlm-0 runs/mlm-1 --against=mlm --workdir=runs/comparison
 
 Runs whose configs differ in the seed only are one row: means over seeds, with the standard deviation of a single run.
+Each test set and each set of questions has a table, and in it the first measure is tested.
 """
 
 import json
@@ -18,34 +19,14 @@ import numpy as np
 from scipy import stats
 
 from dense_jax.arrays import Float
-from dense_jax.config import Select
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import whole_file, write_json
+from dense_jax.finished import Found, Run, read_run
 from dense_jax.progress import seconds
-from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.train.history import History, read_history
 from dense_jax.train.same_run import FREE_TO_CHANGE
 
 BM25 = "BM25"
-TESTED = HEADLINE[0]
 _RESAMPLES = 9_999
-_BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
-
-PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
-
-
-@dataclass(frozen=True)
-class Run:
-    """A workdir that was trained and evaluated."""
-
-    path: Path
-    config: dict[str, Any]
-    steps: int
-    tokens: float  # real ones, seen in training
-    seconds: float  # of training
-    results: dict[str, PerQuery]  # evaluation set -> what was found
-    words: dict[str, PerQuery]  # the same for BM25
-    chosen_by: str = ""  # the rules of its probes, where they end it or choose its checkpoint
 
 
 @dataclass(frozen=True)
@@ -54,16 +35,16 @@ class Row:
 
     name: str
     runs: tuple[Run, ...]
-    results: dict[str, tuple[PerQuery, ...]]  # evaluation set -> one for each run
+    results: dict[str, tuple[Found, ...]]  # by the name of the set, one for each run
 
-    def scores(self, test_set: str, measure: str) -> Float[np.ndarray, " s"]:
-        """The mean over queries, of each run."""
-        return np.array([np.mean([q[measure] for q in found.values()]) for found in self.results[test_set]])
+    def scores(self, name: str, measure: str) -> Float[np.ndarray, " s"]:
+        """The mean over queries of the set `name`, of each run."""
+        return np.array([np.mean([q[measure] for q in found.per_query.values()]) for found in self.results[name]])
 
-    def per_query(self, test_set: str) -> Float[np.ndarray, " q"]:
-        """The tested measure of each query, in their order, as the mean over runs."""
-        found = self.results[test_set]
-        return np.array([[each[q][TESTED] for q in sorted(each)] for each in found]).mean(0)
+    def per_query(self, name: str, measure: str) -> Float[np.ndarray, " q"]:
+        """The measure of each query, in their order, as the mean over runs."""
+        found = [each.per_query for each in self.results[name]]
+        return np.array([[each[q][measure] for q in sorted(each)] for each in found]).mean(0)
 
 
 def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
@@ -79,43 +60,14 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     reference = next((row for row in rows if row.name == against), None) if against else rows[0]
     if reference is None:
         raise ConfigError(f"--against={against} is none of {', '.join(row.name for row in rows)}")
-    found = [_described(row, reference) for row in rows]
-    text = _table(found, reference.name)
+    measures = _measures(rows)
+    found = [_described(row, reference, measures) for row in rows]
+    text = "\n\n".join(_table(found, name, measures[name], reference.name) for name in measures)
     write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
     with whole_file(folder / "comparison.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
-    _draw(rows, folder / "comparison.png")
+    _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
     return text
-
-
-def read_run(path: Path) -> Run:
-    """What training and evaluation left in a workdir.
-
-    Raises:
-        DataError: it was not trained to the end, or not evaluated since.
-    """
-    results = _results(path, _AFTER) or _results(path, _BEFORE)  # of a run of no steps there is nothing after
-    if not (path / "config.json").is_file() or not results:
-        raise DataError(f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` there")
-    config = read_json(path / "config.json")
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
-    last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
-    probes = read_history(path)
-    ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]
-    if last["step"] != config["steps"] and not ended:
-        raise DataError(
-            f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
-            "end, and `dense-jax evaluate` after it"
-        )
-    for name, result in results.items():
-        if result["step"] not in (last["step"], probes.best if probes is not None else None):
-            raise DataError(
-                f"{path}: {name} was evaluated at step {result['step']:,}, but training stands at {last['step']:,}; "
-                "run `dense-jax evaluate` again"
-            )
-    words = {name: result["per_query"] for name, result in _results(path, _WORDS).items()}
-    per_query = {name: result["per_query"] for name, result in results.items()}
-    return Run(path, config, last["step"], last["tokens"], last["seconds"], per_query, words, _rules(probes))
 
 
 def grouped(runs: Sequence[Run]) -> list[Row]:
@@ -127,13 +79,13 @@ def grouped(runs: Sequence[Run]) -> list[Row]:
     sets = {name: run for run in reversed(runs) for name in run.results}  # the first that has it
     for run in runs:
         for name, first in sets.items():
-            if run.results.get(name, {}).keys() != first.results[name].keys():
+            if name not in run.results or run.results[name].per_query.keys() != first.results[name].per_query.keys():
                 raise DataError(
-                    f"{run.path}: not evaluated on the same queries of {name} as {first.path}; evaluate every run on "
+                    f"{run.path}: not measured on the same queries of {name} as {first.path}; measure every run on "
                     "the same sets, and share one preparation by --config.passages.workdir"
                 )
-    words = {name: next((run.words[name] for run in runs if name in run.words), None) for name in sets}
-    rows = [Row(BM25, (), {name: (w,) for name, w in words.items() if w})] if all(words.values()) else []
+    words = {name: (run.words[name],) for run in reversed(runs) for name in run.words}
+    rows = [Row(BM25, (), {name: words[name] for name in sets if name in words})] if words else []
     by_config: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_config[json.dumps([_identity(run.config), run.chosen_by], sort_keys=True)].append(run)
@@ -161,21 +113,6 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
     return float(found.pvalue)
 
 
-def _results(path: Path, file: str) -> dict[str, Any]:
-    """What `evaluate` left in `file`, for each evaluation set."""
-    return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
-
-
-def _rules(probes: History | None) -> str:
-    if probes is None or (probes.select is Select.NEWEST and not probes.patience):
-        return ""
-    return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
-
-
-def _has_metrics(path: Path) -> bool:
-    return (path / "metrics.jsonl").is_file()
-
-
 def _identity(config: dict[str, Any], path: str = "") -> dict[str, Any]:
     """A config without the seed and what may change during a run."""
     kept = {}
@@ -200,16 +137,24 @@ def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
     return names[1:]
 
 
-def _described(row: Row, reference: Row) -> dict[str, Any]:
+def _measures(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """For each set, what all rows that were measured on it have; a run without a reader matches no answer."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        for name, (first, *_) in row.results.items():
+            found[name] = [measure for measure in found.get(name, first.measures) if measure in first.measures]
+    return {name: found[name] for name in rows[-1].results}  # BM25, if any, is the first row and may lack a set
+
+
+def _described(row: Row, reference: Row, measures: dict[str, list[str]]) -> dict[str, Any]:
     sets = {}
-    for name in row.results:
-        measures = {}
-        for measure in HEADLINE:
-            scores = row.scores(name, measure)
-            spread = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
-            measures[measure] = {"mean": float(np.mean(scores)), "sd": spread}
-        p = None if row is reference else randomisation_test(row.per_query(name), reference.per_query(name))
-        sets[name] = {"measures": measures, "p": p, "queries": len(row.results[name][0])}
+    for name, found in row.results.items():
+        scores = {measure: row.scores(name, measure) for measure in measures[name]}
+        tested, p = measures[name][0], None
+        if row is not reference and name in reference.results:
+            p = randomisation_test(row.per_query(name, tested), reference.per_query(name, tested))
+        described = {measure: {"mean": float(np.mean(s)), "sd": _spread(s)} for measure, s in scores.items()}
+        sets[name] = {"measures": described, "p": p, "queries": len(found[0].per_query)}
     return {
         "name": row.name,
         "workdirs": [str(run.path) for run in row.runs],
@@ -221,22 +166,23 @@ def _described(row: Row, reference: Row) -> dict[str, Any]:
     }
 
 
-def _table(found: Sequence[dict[str, Any]], reference: str) -> str:
-    """One table for each evaluation set."""
-    return "\n\n".join(_table_of(found, name, reference) for name in found[0]["sets"])
+def _spread(scores: Float[np.ndarray, " s"]) -> float | None:
+    """The standard deviation of one run, where there are several."""
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def _table_of(found: Sequence[dict[str, Any]], name: str, reference: str) -> str:
-    queries = found[0]["sets"][name]["queries"]
-    header = ["run", "seeds", "steps", "tokens", "time", *HEADLINE, f"p ({TESTED}, against {reference})"]
+def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], reference: str) -> str:
+    """The rows that were measured on the set `name`."""
+    rows = [row for row in found if name in row["sets"]]
+    header = ["run", "seeds", "steps", "tokens", "time", *measures, f"p ({measures[0]}, against {reference})"]
     lines = [
-        f"{name}, {queries:,} queries; mean over seeds ± standard deviation of one run; paired randomisation test, "
-        "not corrected for the number of rows",
+        f"{name}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one run; "
+        "paired randomisation test, not corrected for the number of rows",
         "",
         "| " + " | ".join(header) + " |",
         "| --- |" + " ---: |" * (len(header) - 1),
     ]
-    for row in found:
+    for row in rows:
         here = row["sets"][name]
         cost = ["", "", "", ""]
         if row["seeds"]:
@@ -246,7 +192,7 @@ def _table_of(found: Sequence[dict[str, Any]], name: str, reference: str) -> str
                 f"{row['tokens'] / 1e6:,.1f}M",
                 seconds(row["seconds"]),
             ]
-        figures = [_figure(**here["measures"][measure]) for measure in HEADLINE]
+        figures = [_figure(**here["measures"][measure]) for measure in measures]
         p = "" if here["p"] is None else f"{here['p']:.4f}"
         lines.append("| " + " | ".join([row["name"], *cost, *figures, p]) + " |")
     return "\n".join(lines)
@@ -256,31 +202,33 @@ def _figure(mean: float, sd: float | None) -> str:
     return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
 
 
-def _draw(rows: Sequence[Row], path: Path) -> None:
-    """A panel for each evaluation set: a bar for each row, a dot for each seed."""
+def _draw(rows: Sequence[Row], measures: dict[str, str], path: Path) -> None:
+    """A panel for each set, with its measure: a bar for each row, a dot for each seed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes half a second
     from matplotlib.figure import Figure
 
-    sets, seeds = list(rows[0].results), max(len(row.runs) for row in rows)
-    figure = Figure(figsize=(2.5 + 4 * len(sets), 1.2 + 0.42 * len(rows)), layout="constrained")
+    seeds = max(len(row.runs) for row in rows)
+    figure = Figure(figsize=(2.5 + 4 * len(measures), 1.2 + 0.42 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
-    for panel, name in zip(panels, sets, strict=True):
+    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+    for panel, (name, measure) in zip(panels, measures.items(), strict=True):
         for place, row in enumerate(rows):
-            scores = row.scores(name, TESTED)
-            panel.barh(place, scores.mean(), color="#9a9a9a" if row.name == BM25 else "#4477aa", height=0.7)
-            if len(scores) > 1:
-                dots = {"color": "black", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-                panel.plot(scores, np.full(len(scores), place), "o", **dots)
-            panel.annotate(
-                f"{scores.mean():.3f}", (scores.max(), place), (5, 0), textcoords="offset points", va="center"
-            )
+            if name in row.results:
+                _draw_bar(panel, place, row.scores(name, measure), "#9a9a9a" if row.name == BM25 else "#4477aa")
         panel.set_yticks(range(len(rows)), [row.name for row in rows])
         panel.set_title(name, loc="left")
-        panel.set_xlabel(f"{TESTED}, mean; a dot for each seed" if seeds > 1 else TESTED)
+        panel.set_xlabel(f"{measure}, mean; a dot for each seed" if seeds > 1 else measure)
         panel.tick_params(axis="y", length=0)
         panel.margins(x=0.15)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+
+
+def _draw_bar(panel: Any, place: int, scores: Float[np.ndarray, " s"], colour: str) -> None:
+    panel.barh(place, scores.mean(), color=colour, height=0.7)
+    if len(scores) > 1:
+        dots = {"color": "black", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
+        panel.plot(scores, np.full(len(scores), place), "o", **dots)
+    panel.annotate(f"{scores.mean():.3f}", (scores.max(), place), (5, 0), textcoords="offset points", va="center")

@@ -208,6 +208,9 @@ def test_the_files_hold_every_question_all_figures_and_the_table(tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["step"], figures["count"], figures["convention"]) == (7, 4, "NQ-open")
     assert figures["figures"] == found.figures
+    assert {q: of["exact_match"] for q, of in figures["per_query"].items()} == {"a": 1.0, "b": 0.0, "c": 0.0, "d": 0.0}
+    for name, value in found.figures.items():
+        assert sum(of[name] for of in figures["per_query"].values()) / 4 == value
     assert "| step 7 |         4 |       0.250 |" in (tmp_path / "table.md").read_text()
 
 

@@ -98,9 +98,13 @@ def test_the_chart_is_a_png_that_grows_with_the_rows(runs, tmp_path):
 # What is a row
 
 
-def names(workdirs, tmp_path, against=""):
+def compared(workdirs, tmp_path, against=""):
     compare(workdirs, against, tmp_path / "out")
-    return [row["name"] for row in read_json(tmp_path / "out" / "comparison.json")["rows"]]
+    return read_json(tmp_path / "out" / "comparison.json")["rows"]
+
+
+def names(workdirs, tmp_path, against=""):
+    return [row["name"] for row in compared(workdirs, tmp_path, against)]
 
 
 def test_runs_that_differ_in_the_seed_and_in_what_may_change_during_a_run_are_one_row(tmp_path):
@@ -144,11 +148,57 @@ def test_each_evaluation_set_has_a_table(tmp_path):
     assert text.index("| ict | 1 | 10 | 2.0M | 1m30s | 0.300 |") < text.index("| ict | 1 | 10 | 2.0M | 1m30s | 0.500 |")
 
 
-def test_bm25_is_a_row_only_where_it_was_measured_on_every_set(tmp_path):
+def test_bm25_stands_where_it_was_measured_only(tmp_path):
     path = workdir(tmp_path / "ict-0", [0.5], bm25=[0.4])
     assert names([path], tmp_path) == ["BM25", "ict"]
     evaluated(path, [0.5], test_set="other-dev")
-    assert names([path], tmp_path) == ["ict"]
+    words, ict = compared([path], tmp_path)
+    assert list(words["sets"]) == ["toy-test"]
+    assert ict["sets"]["toy-test"]["p"] is not None
+    assert ict["sets"]["other-dev"]["p"] is None
+
+
+def answered(path, values, *, step=10):
+    """A workdir that was asked questions: `values` are exact match, answer recall of 1 passage and of 5."""
+    measures = ("exact_match", "AnswerRecall@1", "AnswerRecall@5")[-len(values[0]) :]
+    per_query = {f"q{i}": dict(zip(measures, map(float, value), strict=True)) for i, value in enumerate(values)}
+    figures = {measure: float(np.mean([q[measure] for q in per_query.values()])) for measure in measures}
+    write_json(
+        path / "results" / "nq-answers" / "figures.json", {"step": step, "figures": figures, "per_query": per_query}
+    )
+    return path
+
+
+def test_answers_are_compared_by_exact_match_where_all_runs_have_a_reader(tmp_path):
+    """3 of 4 questions answered, and 1: two differences of 1 of one sign, so all but 2 of 4 exchanges are less."""
+    good = answered(workdir(tmp_path / "good-0", [0.5], bm25=[0.4]), [[1, 1, 1], [1, 1, 1], [1, 0, 1], [0, 0, 0]])
+    poor = answered(workdir(tmp_path / "poor-0", [0.5], method="B"), [[1, 1, 1], [0, 0, 0], [0, 0, 1], [0, 0, 0]])
+    text = compare([good, poor], "poor", tmp_path / "out")
+    assert "nq-answers, 4 queries" in text
+    assert "| exact_match | AnswerRecall@1 | AnswerRecall@5 | p (exact_match, against poor) |" in text
+    assert "| good | 1 | 10 | 2.0M | 1m30s | 0.750 | 0.500 | 0.750 | 0.5000 |" in text
+    assert "BM25" not in text[text.index("nq-answers") :].partition("\n\ntoy")[0]
+
+
+def test_a_run_without_a_reader_is_compared_by_answer_recall(tmp_path):
+    reads = answered(workdir(tmp_path / "orqa-0", [0.5]), [[1, 1, 1], [0, 0, 1]])
+    finds = answered(workdir(tmp_path / "ict-0", [0.5], method="B"), [[0, 1], [0, 1]])
+    text = compare([reads, finds], "", tmp_path / "out")
+    assert "| AnswerRecall@1 | AnswerRecall@5 | p (AnswerRecall@1, against orqa) |" in text
+    assert "exact_match" not in text
+
+
+def test_answers_alone_can_be_compared(tmp_path):
+    path = answered(workdir(tmp_path / "orqa-0", [0.5]), [[1, 1, 1]])
+    (path / "results" / "toy-test" / "after_training.json").unlink()
+    (row,) = compared([path], tmp_path)
+    assert list(row["sets"]) == ["nq-answers"]
+
+
+def test_answers_of_an_older_step_are_refused(tmp_path):
+    path = answered(workdir(tmp_path / "orqa-0", [0.5]), [[1, 1, 1]], step=5)
+    with pytest.raises(DataError, match="nq-answers is of step 5, but training stands at 10"):
+        compare([path], "", tmp_path)
 
 
 # More than chance?
@@ -218,21 +268,21 @@ def test_a_run_that_did_not_come_to_its_end_is_refused(runs, tmp_path):
 
 def test_a_run_evaluated_at_an_older_step_is_refused(runs, tmp_path):
     evaluated(runs[2], [0.5, 0.4, 0.6], step=1_000)
-    with pytest.raises(DataError, match=r"toy-test was evaluated at step 1,000, but training stands at 2,000; run"):
+    with pytest.raises(DataError, match=r"toy-test is of step 1,000, but training stands at 2,000; run"):
         compare(runs, "", tmp_path)
 
 
 @pytest.mark.parametrize("values", [[0.5, 0.4], [0.5, 0.4, 0.6, 0.7]], ids=["fewer", "more"])
 def test_runs_evaluated_on_different_queries_are_refused(runs, tmp_path, values):
     evaluated(runs[2], values, step=2_000)
-    with pytest.raises(DataError, match=r"mlm-0: not evaluated on the same queries .* as .*ict-0; .*\.workdir"):
+    with pytest.raises(DataError, match=r"mlm-0: not measured on the same queries .* as .*ict-0; .*\.workdir"):
         compare(runs, "", tmp_path)
 
 
 @pytest.mark.parametrize(("has", "lacks"), [("ict-0", "ict-1"), ("mlm-0", "ict-0")])
 def test_a_run_that_lacks_an_evaluation_set_is_refused(runs, tmp_path, has, lacks):
     evaluated(tmp_path / has, [0.5], test_set="other-dev", step=2_000 if has == "mlm-0" else 10)
-    with pytest.raises(DataError, match=f"{lacks}: not evaluated on the same queries of other-dev as .*{has};"):
+    with pytest.raises(DataError, match=f"{lacks}: not measured on the same queries of other-dev as .*{has};"):
         compare(runs, "", tmp_path)
 
 

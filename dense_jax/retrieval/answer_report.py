@@ -2,7 +2,7 @@
 
     FOLDER/predictions.jsonl   a line for each question: its answers, the rank of the first passage with one, and what
                                the reader said, with its passage
-           figures.json        all figures, and what they are of
+           figures.json        all figures, of each question too, and what they are of
            table.md            the same for people
 
 Exact match and reader oracle need a reader; a run without one is measured as a retriever alone, by answer recall.
@@ -28,8 +28,10 @@ from dense_jax.progress import progress
 from dense_jax.retrieval.answer import ReaderOnMesh, Reading, Seen
 from dense_jax.retrieval.answer_scores import DEPTHS, answered_in, is_correct, top_k_accuracy
 from dense_jax.retrieval.evaluate import markdown
+from dense_jax.retrieval.metrics import Scores
 from dense_jax.retrieval.search import Find
 
+FIGURES = "figures.json"
 Ids = Int[np.ndarray, " _"]
 
 
@@ -66,6 +68,7 @@ class Report:
     about: About
     convention: str
     figures: dict[str, float]
+    per_query: dict[str, dict[str, float]]  # question id -> figure -> value
     lines: list[dict[str, Any]]  # one for each question
 
     def table(self) -> str:
@@ -86,7 +89,7 @@ class Report:
         with whole_file(folder / "predictions.jsonl") as partial:
             partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in self.lines))
         about = {**asdict(self.about), "count": len(self.lines), "convention": self.convention}
-        write_json(folder / "figures.json", {**about, "figures": self.figures})
+        write_json(folder / FIGURES, {**about, "figures": self.figures, "per_query": self.per_query})
         with whole_file(folder / "table.md") as partial:
             partial.write_text(self.table() + "\n", encoding="utf-8")
 
@@ -110,13 +113,14 @@ def report(asked: Asked, find: Find, store: Passages, reader: ReaderOnMesh | Non
         _retrieved(question, rows[rows >= 0].tolist(), store)
         for question, rows in zip(asked.questions, ranking.rows, strict=True)
     ]
-    hits, figures = {line["id"]: _hits(line["rank"]) for line in lines}, {}
+    recall, matched = top_k_accuracy({line["id"]: _hits(line["rank"]) for line in lines}), Scores({}, {})
     if reader:
         readings = progress(reader.read(texts, ranking, store), "read", len(texts), "questions")
         read = zip(lines, asked.questions, asked.answers, readings, strict=True)
         lines = [line | _read(of, reading, ids, asked, reader.reader.width) for line, of, ids, reading in read]
-        figures = {name: _share(lines, of) for name, of in (("exact_match", "correct"), ("reader_oracle", "oracle"))}
-    return Report(about, asked.convention, figures | top_k_accuracy(hits).mean, lines)
+        matched = _matched(lines)
+    per_query = {question: matched.per_query.get(question, {}) | of for question, of in recall.per_query.items()}
+    return Report(about, asked.convention, matched.mean | recall.mean, per_query, lines)
 
 
 def _retrieved(question: OpenQuestion, rows: list[int], store: Passages) -> dict[str, Any]:
@@ -153,5 +157,10 @@ def _answerable(seen: Seen, question: OpenQuestion, answers: Sequence[Ids], widt
     return bool((places[:, 1] - places[:, 0] < width).any())
 
 
-def _share(lines: Sequence[dict[str, Any]], name: str) -> float:
-    return sum(line[name] for line in lines) / len(lines)
+def _matched(lines: Sequence[dict[str, Any]]) -> Scores:
+    """What the reader got right, and what it could have."""
+    per_query = {
+        line["id"]: {"exact_match": float(line["correct"]), "reader_oracle": float(line["oracle"])} for line in lines
+    }
+    names = ("exact_match", "reader_oracle")
+    return Scores({name: sum(of[name] for of in per_query.values()) / len(lines) for name in names}, per_query)

@@ -1,0 +1,102 @@
+"""What training and measuring left in a workdir."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dense_jax.config import Select
+from dense_jax.errors import DataError
+from dense_jax.files import read_json
+from dense_jax.retrieval.answer_report import FIGURES
+from dense_jax.retrieval.metrics import HEADLINE
+from dense_jax.train.history import History, read_history
+
+_BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
+
+PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found on one set of queries."""
+
+    step: int | None  # of the checkpoint; None: of BM25
+    measures: tuple[str, ...]  # those to show, what counts most first
+    per_query: PerQuery
+
+
+@dataclass(frozen=True)
+class Run:
+    """A workdir that was trained, and evaluated or asked questions."""
+
+    path: Path
+    config: dict[str, Any]
+    steps: int
+    tokens: float  # real ones, seen in training
+    seconds: float  # of training
+    results: dict[str, Found]  # by the name of the set
+    words: dict[str, Found]  # the same for BM25
+    chosen_by: str = ""  # the rules of its probes, where they end it or choose its checkpoint
+
+
+def read_run(path: Path) -> Run:
+    """What training, and `evaluate` or `answer`, left in a workdir.
+
+    Raises:
+        DataError: it was not trained to the end, or not measured since.
+    """
+    # Of a run of no steps there is nothing after.
+    results = (_evaluated(path, _AFTER) or _evaluated(path, _BEFORE)) | _answered(path)
+    if not (path / "config.json").is_file() or not results:
+        raise DataError(
+            f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
+        )
+    config = read_json(path / "config.json")
+    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
+    last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
+    probes = read_history(path)
+    ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]
+    if last["step"] != config["steps"] and not ended:
+        raise DataError(
+            f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
+            "end, and `dense-jax evaluate` after it"
+        )
+    for name, found in results.items():
+        if found.step not in (last["step"], probes.best if probes is not None else None):
+            raise DataError(
+                f"{path}: {name} is of step {found.step:,}, but training stands at {last['step']:,}; "
+                "run `dense-jax evaluate` (or `answer`) again"
+            )
+    return Run(
+        path,
+        config,
+        last["step"],
+        last["tokens"],
+        last["seconds"],
+        results,
+        _evaluated(path, _WORDS),
+        _rules(probes),
+    )
+
+
+def _evaluated(path: Path, file: str) -> dict[str, Found]:
+    """What `evaluate` left in `file`, for each test set."""
+    read = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+    return {name: Found(result["step"], HEADLINE, result["per_query"]) for name, result in read.items()}
+
+
+def _answered(path: Path) -> dict[str, Found]:
+    """What `answer` left, for each set of questions."""
+    read = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{FIGURES}"))}
+    return {name: Found(of["step"], tuple(of["figures"]), of["per_query"]) for name, of in read.items()}
+
+
+def _rules(probes: History | None) -> str:
+    if probes is None or (probes.select is Select.NEWEST and not probes.patience):
+        return ""
+    return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
+
+
+def _has_metrics(path: Path) -> bool:
+    return (path / "metrics.jsonl").is_file()
