@@ -32,6 +32,13 @@ def _percent(value: float) -> str:
 _COLUMNS: dict[str, Callable[[Any], str]] = {
     "program": str,
     "stage": str,
+    "config": str,
+    "devices": str,
+    "GFLOP": _number,
+    "MB sent": _number,
+    "MB of state and batch": _number,
+    "MB of temporaries": _number,
+    "collectives": str,
     "ms": _number,
     "p10": _number,
     "p90": _number,

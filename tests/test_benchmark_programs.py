@@ -139,6 +139,18 @@ def test_encoding_compares_ids_with_ids_and_text_with_text():
     assert all(row["max Δcos"] < 1e-5 for row in rows)  # float32 rounding
 
 
+@pytest.mark.slow
+def test_two_devices_have_half_of_the_work_each_and_send_gradients_and_what_fsdp_splits():
+    words = ("benchmarks/scaling.py", "configs/ict.py:tiny", "--devices")
+    one, two = rows_of(*words, 1, 2)
+    (split,) = rows_of(*words, 2, "--fsdp")
+    assert (one["devices"], two["devices"], one["MB sent"]) == (1, 2, 0)
+    assert two["GFLOP"] == pytest.approx(one["GFLOP"] / 2, rel=0.05)  # the optimizer works on all parameters everywhere
+    assert "all-reduce" in two["collectives"]
+    assert two["MB of state and batch"] > 0.9 * one["MB of state and batch"]
+    assert split["MB of state and batch"] < 0.6 * one["MB of state and batch"]
+
+
 def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
     sentences = 9 * "The quick brown fox jumps over the lazy dog. "
     lines = [json.dumps({"_id": str(i), "title": "fox", "text": f"Fox {i}. {sentences}"}) for i in range(40)]

@@ -48,6 +48,7 @@ class Step:
     examples: Examples
     batch: Batch  # shapes of a global batch
     sizes: Any  # the compiler's CompiledMemoryStats, of a chip
+    flops: float  # of a chip, by the compiler, which counts all arithmetic, and the body of a loop for one run of it
     text: str  # HLO
 
     @property
@@ -66,7 +67,7 @@ def plan(config: Config, topology: str, words: int) -> str:
         MachineError: the compiler is not installed.
     """
     chip, chips = chip_of(topology), _devices(topology)
-    config = _planned(config, words)
+    config = planned(config, words)
     step = compile_step(config, chips)
     found, count = collectives(step.text, len(chips)), len(chips)
     state = step.program.like
@@ -106,7 +107,8 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise TooLargeError(config.batch, sizes_of(str(error))) from None
-    return Step(program, examples, batch, compiled.memory_analysis(), compiled.as_text() or "")
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    return Step(program, examples, batch, compiled.memory_analysis(), flops, compiled.as_text() or "")
 
 
 def batch_of(config: Config) -> tuple[Examples, Batch]:
@@ -171,7 +173,7 @@ def _devices(topology: str) -> Sequence[Any]:
     return found.devices
 
 
-def _planned(config: Config, words: int) -> Config:
+def planned(config: Config, words: int) -> Config:
     """`config` with its vocabulary; how many steps it takes does not matter, but some rules ask for any."""
     steps = max(config.steps, config.optimizer.warmup + 1)
     return replace(config, objective=with_vocabulary(config.objective, words), tokens=0, steps=steps)
