@@ -46,9 +46,8 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
 
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     said = topology.plan(CONFIG, "v5e:2x2", 50)
-    assert (
-        "== v5e:2x2: 4 chips {'data': 4, 'fsdp': 1}\nthe TPU compiler's account of a step, none of it measured" in said
-    )
+    mesh = "{'dcn': 1, 'data': 4, 'fsdp': 1, 'tensor': 1}"
+    assert f"== v5e:2x2: 4 chips {mesh}\nthe TPU compiler's account of a step, none of it measured" in said
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
@@ -64,7 +63,7 @@ def test_parameters_that_are_split_take_their_share(chips):
 
 
 def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
-    with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 does not make 4 devices"):
+    with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 x mesh.tensor=1 does not make 4 devices"):
         topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
     with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --config.batch=16 or 20"):
         topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)

@@ -1,0 +1,75 @@
+"""The mesh: its axes, the slices that one of them joins, and into how many parts a batch is split."""
+
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from dense_jax.config import MeshConfig
+from dense_jax.errors import ConfigError
+from dense_jax.mesh import _slices, batch_parts, batch_share, check_batch, make_mesh, over_batch, share_of
+
+
+def shape(**axes) -> tuple[int, ...]:
+    return tuple(make_mesh(MeshConfig(**axes)).shape.values())
+
+
+def test_the_axis_that_is_open_takes_the_devices_that_are_left():
+    assert shape() == (1, 8, 1, 1)
+    assert shape(tensor=2) == (1, 4, 1, 2)
+    assert shape(dcn=2, data=1, fsdp=-1, tensor=2) == (2, 1, 2, 2)
+
+
+@pytest.mark.parametrize("axes", [{"data": 3}, {"fsdp": 3}, {"fsdp": -1}, {"dcn": 0}, {"data": 2, "tensor": 2}])
+def test_axes_that_do_not_make_the_devices_are_refused(axes):
+    with pytest.raises(ConfigError, match=r"does not make 8 devices; set one of them to -1 to take what is left"):
+        shape(**axes)
+
+
+def test_without_slices_dcn_is_the_outermost_axis():
+    numbers = [device.id for device in make_mesh(MeshConfig(dcn=2, fsdp=2, tensor=2)).devices.flat]
+    assert numbers == [device.id for device in jax.devices()]
+
+
+def of_slices(*indices: int) -> list:
+    return [SimpleNamespace(id=number, slice_index=index) for number, index in enumerate(indices)]
+
+
+def test_each_slice_becomes_a_row_of_the_mesh():
+    rows = _slices(of_slices(1, 0, 1, 0), 2)
+    assert [[device.id for device in row] for row in rows] == [[1, 3], [0, 2]]
+
+
+def test_another_number_of_slices_than_dcn_is_refused_with_both():
+    with pytest.raises(ConfigError, match=r"mesh.dcn=1 is not .* of the 4 devices, 2; use --config.mesh.dcn=2"):
+        make_mesh(MeshConfig(), of_slices(0, 0, 1, 1))
+
+
+def test_a_tensor_group_holds_one_part_of_a_batch():
+    mesh = make_mesh(MeshConfig(dcn=2, data=1, fsdp=2, tensor=2))
+    assert batch_parts(mesh) == 4
+    check_batch(4, mesh)
+    with pytest.raises(ConfigError, match="batch=6 is not divisible by 4 data devices; use --config.batch=4 or 8"):
+        check_batch(6, mesh)
+
+
+def test_a_lone_process_reads_all_of_a_batch():
+    assert batch_share(make_mesh(MeshConfig(tensor=2))) == (0, 1)
+
+
+def test_processes_that_a_tensor_group_joins_read_the_same():
+    joined = np.array([[0, 0, 2, 2], [1, 1, 3, 3]])
+    assert [share_of(process, joined) for process in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
+
+
+def test_a_tensor_group_of_parts_of_processes_is_refused():
+    with pytest.raises(ConfigError, match="mesh.tensor=2 joins processes that have other parts of a batch besides"):
+        share_of(0, np.array([[0, 0], [0, 1], [1, 1]]))
+
+
+def test_rows_are_split_over_the_batch_axes_where_they_divide():
+    with jax.set_mesh(make_mesh(MeshConfig(2, 2, 2))):
+        split, whole = (jax.jit(over_batch)(np.zeros((rows, 6), np.float32)) for rows in (8, 3))
+    assert split.sharding.shard_shape((8, 6)) == (2, 6)
+    assert whole.sharding.shard_shape((3, 6)) == (3, 6)
