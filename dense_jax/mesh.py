@@ -9,7 +9,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.arrays import Array, Int, np
+from dense_jax.arrays import Array, np
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError, require
 
@@ -60,7 +60,7 @@ def _product(config: MeshConfig) -> str:
 
 
 def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
-    """The devices of each slice of TPUs or node of GPUs, each of which becomes one row of the mesh; all, if there is one.
+    """The devices of each slice of TPUs, or node of GPUs: one row of the mesh each. All of them, if there is but one.
 
     Raises:
         ConfigError: there are several, and not as many as `dcn`.
@@ -101,33 +101,6 @@ def over_batch(x: Array) -> Array:
     if mesh.empty or x.shape[0] % batch_parts(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
-
-
-def batch_share(mesh: Mesh) -> tuple[int, int]:
-    """Which share of each batch this process reads, and how many there are."""
-    processes = np.vectorize(lambda device: device.process_index)(mesh.devices)
-    return share_of(jax.process_index(), processes.reshape(-1, mesh.shape[TENSOR]))
-
-
-def share_of(process: int, groups: Int[np.ndarray, "n t"]) -> tuple[int, int]:
-    """The same of the processes that the devices of each tensor group belong to: those of a group read the same.
-
-    A group lies on several processes where it is a whole axis of a torus. Here the first two processes have one:
-
-    >>> share_of(1, np.array([[0, 0, 1, 1], [2, 2, 3, 3]])), share_of(2, np.array([[0, 0, 1, 1], [2, 2, 3, 3]]))
-    ((0, 2), (1, 2))
-
-    Raises:
-        ConfigError: processes hold a part of a batch in common, and one of them has others besides.
-    """
-    held = {one: tuple(np.flatnonzero((groups == one).any(1)).tolist()) for one in np.unique(groups).tolist()}
-    shares = sorted(set(held.values()))
-    require(
-        sum(map(len, shares)) == len(groups),
-        f"mesh.tensor={groups.shape[1]} joins processes that have other parts of a batch besides; use a "
-        "--config.mesh.tensor that divides the devices of a process, or is a multiple of them",
-    )
-    return shares.index(held[process]), len(shares)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

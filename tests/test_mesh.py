@@ -8,7 +8,8 @@ import pytest
 
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import _slices, batch_parts, batch_share, check_batch, make_mesh, over_batch, share_of
+from dense_jax.mesh import _slices, batch_parts, check_batch, make_mesh, over_batch
+from tests.tpu_compiler import needs_tpu_compiler, printed
 
 
 def shape(**axes) -> tuple[int, ...]:
@@ -50,22 +51,8 @@ def test_a_tensor_group_holds_one_part_of_a_batch():
     mesh = make_mesh(MeshConfig(dcn=2, data=1, fsdp=2, tensor=2))
     assert batch_parts(mesh) == 4
     check_batch(4, mesh)
-    with pytest.raises(ConfigError, match="batch=6 is not divisible by 4 data devices; use --config.batch=4 or 8"):
+    with pytest.raises(ConfigError, match=r"batch=6 is not divisible by 4 data devices; use --config.batch=4 or 8"):
         check_batch(6, mesh)
-
-
-def test_a_lone_process_reads_all_of_a_batch():
-    assert batch_share(make_mesh(MeshConfig(tensor=2))) == (0, 1)
-
-
-def test_processes_that_a_tensor_group_joins_read_the_same():
-    joined = np.array([[0, 0, 2, 2], [1, 1, 3, 3]])
-    assert [share_of(process, joined) for process in range(4)] == [(0, 2), (1, 2), (0, 2), (1, 2)]
-
-
-def test_a_tensor_group_of_parts_of_processes_is_refused():
-    with pytest.raises(ConfigError, match="mesh.tensor=2 joins processes that have other parts of a batch besides"):
-        share_of(0, np.array([[0, 0], [0, 1], [1, 1]]))
 
 
 def test_rows_are_split_over_the_batch_axes_where_they_divide():
@@ -73,3 +60,29 @@ def test_rows_are_split_over_the_batch_axes_where_they_divide():
         split, whole = (jax.jit(over_batch)(np.zeros((rows, 6), np.float32)) for rows in (8, 3))
     assert split.sharding.shard_shape((8, 6)) == (2, 6)
     assert whole.sharding.shard_shape((3, 6)) == (3, 6)
+
+
+ON_TPUS = """
+from jax.experimental.topologies import get_topology_desc
+from dense_jax.config import MeshConfig
+from dense_jax.errors import ConfigError
+from dense_jax.mesh import make_mesh
+slices = get_topology_desc(platform="tpu", topology_name="v5e:2x4", num_slices=2).devices
+mesh = make_mesh(MeshConfig(dcn=2, fsdp=2, tensor=2), slices)
+print([sorted({chip.slice_index for chip in row.flat}) for row in mesh.devices], dict(mesh.shape))
+try:
+    make_mesh(MeshConfig(tensor=2), get_topology_desc(platform="tpu", topology_name="v6e:16x16").devices)
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_on_tpus_a_slice_is_a_row_and_a_torus_is_not_cut_through():
+    rows, error = printed(ON_TPUS).splitlines()
+    assert rows == "[[0], [1]] {'dcn': 2, 'data': 2, 'fsdp': 2, 'tensor': 2}"
+    assert error == (
+        "mesh.dcn=1 x mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 would cut through an axis of the torus of 256 chips; "
+        "make mesh.fsdp and mesh.tensor 1 or the chips of one or several of its axes"
+    )

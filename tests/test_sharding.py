@@ -1,5 +1,6 @@
 """Where parameters lie, and what a compiled step sends because of it."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -18,6 +19,7 @@ from dense_jax.planning.collectives import collectives
 from dense_jax.train.loop import make_program
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.sharding import state_sharding
+from tests.tpu_compiler import needs_tpu_compiler, printed
 
 BERT = BertConfig(layers=2, width=16, heads=4, feed_forward=64, vocab_size=300, positions=64)
 SPLIT = MeshConfig(data=1, fsdp=2, tensor=4)
@@ -101,3 +103,34 @@ def test_fsdp_gathers_no_more_than_one_kernel_or_table_at_a_time_and_keeps_its_s
     assert gathers.count(kernel) >= 2 * 2  # up and down of two layers
     arguments = [step.sizes.argument_size_in_bytes for step in (whole, split)]
     assert arguments[1] < arguments[0] / 5  # biases, LayerNorm and the batch are as large as before
+
+
+ON_TPUS = """
+import json
+from dataclasses import replace
+from dense_jax.config import MeshConfig
+from dense_jax.planning import topology
+from tests.test_sharding import BERT, config, mlm
+method = replace(mlm(replace(BERT, width=128, feed_forward=512, vocab_size=1_000)), length=64)
+for ways in (1, 4):
+    asked = replace(config(method, MeshConfig(-1, ways)), batch=32)
+    step = topology.compile_step(asked, topology._devices("v5e:2x2"))
+    sent = [(one.kind, one.size, one.times) for one in topology.collectives(step.text, 4)]
+    print(json.dumps([step.sizes.argument_size_in_bytes, sent]))
+"""
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_on_tpus_each_kernel_is_gathered_for_its_layer_and_its_gradient_scattered():
+    (whole, _), (split, sent) = map(json.loads, printed(ON_TPUS).splitlines())
+    assert split < whole / 3.5  # of 4
+    sizes = {kind: sorted(size for k, size, _ in sent if k == kind) for kind in ("all-gather", "reduce-scatter")}
+    table, kernel, square = 1_000 * 128, 128 * 512, 128 * 128  # numbers in each
+    assert sizes["all-gather"][-1] == 2 * table  # bytes: gathered in bfloat16, which TPUs multiply in
+    assert sizes["all-gather"][-2] == 2 * kernel
+    assert sizes["all-gather"].count(2 * kernel) == 2 * 2 * 2  # up and down of two layers, forward and backward
+    kernels = table + square + 2 * (4 * square + 2 * kernel)  # words, the head's kernel, the layers
+    assert sum(sizes["reduce-scatter"]) == 4 * kernels
+    reduced = [size for kind, size, _ in sent if kind == "all-reduce"]
+    assert sum(reduced) < kernels  # biases, LayerNorm, the small tables

@@ -1,9 +1,5 @@
 """A plan for chips elsewhere: here of CPU devices in their place, and once by the TPU compiler, if it is installed."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +18,7 @@ from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.planning import topology
 from tests.test_objectives import FILES
+from tests.tpu_compiler import needs_tpu_compiler, printed
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=256)
 METHOD = ICT(Encoder(BERT, pooling=Pooling.MEAN), query_length=8, passage_length=16)
@@ -182,15 +179,9 @@ print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in topology.c
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")),
-    reason="the TPU compiler is a download of 200 MB that only this test needs: pip install 'dense_jax[tpu]'",
-)
+@needs_tpu_compiler
 def test_a_step_compiles_for_tpus_with_their_attention_kernel():
-    environment = {**os.environ, **__main__.COMPILER_ONLY}
-    command = [sys.executable, "-c", ON_TPUS]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    peak, splash, kinds = said.split(maxsplit=2)
+    peak, splash, kinds = printed(ON_TPUS).split(maxsplit=2)
     assert 2**20 < int(peak) < 2**28
     assert splash == "True"
     assert "all-reduce" in kinds

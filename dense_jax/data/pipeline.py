@@ -21,7 +21,7 @@ from dense_jax.config import LoaderConfig, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.data.visits import Visits
 from dense_jax.errors import DataError
-from dense_jax.mesh import batch_parts, batch_share, batch_sharding
+from dense_jax.mesh import batch_parts, batch_sharding
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -107,7 +107,7 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
     numbers = _local_rows(batch_sharding(mesh), batch)
     ahead: deque[Loaded] = deque()
-    for stacked in stacked_batches(examples, batch, mesh, start=start):
+    for stacked in stacked_batches(examples, batch, start=start):
         rows = stacked.examples.pop("row")
         collated = examples.objective.collate(stacked.examples, numbers)
         check_rows(collated, batch, batch_parts(mesh.local_mesh))
@@ -117,9 +117,9 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     yield from ahead
 
 
-def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:
+def stacked_batches(examples: Examples, batch: int, *, start: int) -> Iterator[Stacked]:
     """The same batches before they are collated, each example with the "row" that was visited."""
-    for number, found in enumerate(host_batches(examples, batch, batch_share(mesh), start=start), start=1):
+    for number, found in enumerate(host_batches(examples, batch, start=start), start=1):
         yield Stacked(found, start + number * batch)
 
 
@@ -135,34 +135,32 @@ def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, 
     return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
 
 
-def check_rows(collated: Batch, batch: int, parts: int) -> None:
+def check_rows(collated: Batch, batch: int, devices: int) -> None:
     """
     Raises:
-        ConfigError: the rows of a batch, each of which may be of several examples, do not split over `parts`.
+        ConfigError: the rows of a batch, each of which may be of several examples, do not split over `devices`.
     """
     rows = len(jax.tree.leaves(collated)[0])
     require(
-        rows % parts == 0,
-        f"batch={batch} makes {rows} rows of several examples here, which {parts} devices do not share evenly; "
+        rows % devices == 0,
+        f"batch={batch} makes {rows} rows of several examples here, which {devices} devices do not share evenly; "
         "use a larger --config.batch, or fewer examples per row",
     )
 
 
-def host_batches(
-    examples: Examples, batch: int, share: tuple[int, int] = (0, 1), *, start: int
-) -> Iterator[dict[str, Any]]:
-    """The same batches as numpy arrays; of each, the first of so many shares, the second, ..."""
-    return iter(_iterable(examples, batch, share, start))
+def host_batches(examples: Examples, batch: int, *, start: int) -> Iterator[dict[str, Any]]:
+    """This process's part of the same batches, as numpy arrays."""
+    return iter(_iterable(examples, batch, start))
 
 
-def _iterable(examples: Examples, batch: int, share: tuple[int, int], start: int) -> ElasticIterator:
+def _iterable(examples: Examples, batch: int, start: int) -> ElasticIterator:
     workers = examples.config.workers
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
     elastic = ElasticIterator(
         grain.MapDataset.source(examples),
         batch,
-        grain.sharding.ShardOptions(*share),
+        grain.sharding.ShardOptions(jax.process_index(), jax.process_count()),
         read_options=grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4),
         multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers) if workers else None,
     )

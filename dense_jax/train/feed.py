@@ -51,7 +51,7 @@ class LookedUp(Feed):
         assert isinstance(examples.objective, Retrieves)
         self.objective, self.examples, self.mesh, self.neighbours = examples.objective, examples, mesh, neighbours
         self._searched = neighbours.versions.library.passages
-        self._stacked = stacked_batches(examples, batch, mesh, start=start)
+        self._stacked = stacked_batches(examples, batch, start=start)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbours")
         self._ahead: deque[tuple[int, Future[Loaded]]] = deque()  # with the step of the version
 
