@@ -39,7 +39,8 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
     rules = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
     def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, rule: P | str) -> NamedSharding:
-        return NamedSharding(mesh, _longest(leaf.shape, mesh) if rule == _LONGEST else _fitting(leaf.shape, rule, mesh))
+        spec = _fitting(leaf.shape, rule, mesh) if isinstance(rule, P) else _longest(leaf.shape, mesh)
+        return NamedSharding(mesh, spec)
 
     return jax.tree.map(sharding, state, rules)
 
