@@ -1,17 +1,21 @@
 """The device mesh, and where batches lie on it."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dense_jax.arrays import Array, np
 from dense_jax.config import MeshConfig
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, require
 
-BATCH_AXES = ("data", "fsdp")  # both split the batch; fsdp splits the parameters besides
+BATCH_AXES = ("dcn", "data", "fsdp")  # all split the batch; fsdp splits the parameters besides
+TENSOR = "tensor"  # splits the parameters alone: innermost, since its chips talk in every layer
+AXES = (*BATCH_AXES, TENSOR)
 
 
 def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
@@ -23,24 +27,53 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
     Raises:
         ConfigError: the axes do not multiply to the number of devices, or do not lie on what links them.
     """
-    devices = len(chips) or jax.device_count()
-    shape = {"data": config.data, "fsdp": config.fsdp}
-    open_axes = [name for name, size in shape.items() if size == -1]
-    fixed = int(np.prod([size for size in shape.values() if size != -1]))
-    if len(open_axes) > 1 or fixed < 1 or devices % fixed or (not open_axes and fixed != devices):
-        raise ConfigError(
-            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} does not make {devices} devices; "
-            "set one of them to -1 to take what is left"
-        )
-    sizes = tuple(devices // fixed if size == -1 else size for size in shape.values())
-    types = (AxisType.Auto,) * len(shape)
+    devices = list(chips) or jax.devices()
+    sizes = _sizes(config, len(devices))
+    slices = _slices(devices, sizes[0])
+    inner = (sizes[0] // len(slices), *sizes[1:])
+    types = (AxisType.Auto,) * len(AXES)
     try:
-        return jax.make_mesh(sizes, tuple(shape), axis_types=types, devices=chips or None)
+        rows = [jax.make_mesh(inner, AXES, axis_types=types, devices=one).devices for one in slices]
     except NotImplementedError:  # some tori are not cut through; on v5e:16x16, 64 x 4 is laid out, on v6e:16x16 not
         raise ConfigError(
-            f"mesh.data={config.data} x mesh.fsdp={config.fsdp} would cut through an axis of the torus of {devices} "
-            "chips; make mesh.fsdp 1 or the chips of one or several of its axes"
+            f"{_product(config)} would cut through an axis of the torus of {len(slices[0])} chips; make mesh.fsdp and "
+            "mesh.tensor 1 or the chips of one or several of its axes"
         ) from None
+    return Mesh(np.concatenate(rows), AXES, axis_types=types)
+
+
+def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """Of the axes, the open one filled in."""
+    asked = [getattr(config, axis) for axis in AXES]
+    open_axes = asked.count(-1)
+    fixed = math.prod(size for size in asked if size != -1)
+    fits = open_axes < 2 and min(size for size in (1, *asked) if size != -1) > 0 and devices % fixed == 0
+    if not fits or (not open_axes and fixed != devices):
+        raise ConfigError(
+            f"{_product(config)} does not make {devices} devices; set one of them to -1 to take what is left"
+        )
+    return tuple(devices // fixed if size == -1 else size for size in asked)
+
+
+def _product(config: MeshConfig) -> str:
+    return " x ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in AXES)
+
+
+def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
+    """The devices of each slice of TPUs, or node of GPUs: one row of the mesh each. All of them, if there is but one.
+
+    Raises:
+        ConfigError: there are several, and not as many as `dcn`.
+    """
+    slices = defaultdict(list)
+    for device in devices:
+        slices[getattr(device, "slice_index", None)].append(device)
+    require(
+        len(slices) in (1, dcn),
+        f"mesh.dcn={dcn} is not the number of slices (of GPUs: nodes) of the {len(devices)} devices, {len(slices)}; "
+        f"use --config.mesh.dcn={len(slices)}",
+    )
+    return [slices[index] for index in sorted(slices, key=lambda index: index or 0)]
 
 
 def platform() -> str:
@@ -49,9 +82,25 @@ def platform() -> str:
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
+def batch_parts(mesh: Mesh | AbstractMesh) -> int:
+    """Into how many parts a batch is split: the devices of `mesh`, those of a tensor group counted once."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis of every array of a batch is split over all devices."""
+    """The first axis of every array of a batch is split over all devices, but for those of a tensor group."""
     return NamedSharding(mesh, P(BATCH_AXES))
+
+
+def over_batch(x: Array) -> Array:
+    """`x` [b ...] split as a batch is, on the mesh of `jax.set_mesh`.
+
+    As it is without a mesh, or where the rows do not split: of what only shows shapes, or of few packed rows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % batch_parts(mesh):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -60,11 +109,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
-    """Raises ConfigError unless `batch` rows split evenly over the devices of `mesh`."""
-    devices = mesh.size
-    if batch % devices:
-        nearest = [n for n in (batch // devices * devices, -(-batch // devices) * devices) if n]
+    """Raises ConfigError unless `batch` rows split evenly over the parts that `mesh` makes of them."""
+    parts = batch_parts(mesh)
+    if batch % parts:
+        nearest = [n for n in (batch // parts * parts, -(-batch // parts) * parts) if n]
         raise ConfigError(
-            f"{name}={batch} is not divisible by {devices} data devices; "
+            f"{name}={batch} is not divisible by {parts} data devices; "
             f"use --config.{name}={' or '.join(map(str, nearest))}"
         )

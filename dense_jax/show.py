@@ -1,6 +1,5 @@
 """What a config will do, before it is paid for: settings, one example in words, shapes, parameters, memory, tokens."""
 
-import dataclasses
 import math
 import re
 from collections import Counter
@@ -17,8 +16,8 @@ from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Found, Retrieves, Tokens
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.mesh import platform
-from dense_jax.models.bert import BertConfig, resolve_attention
+from dense_jax.mesh import batch_parts, platform
+from dense_jax.models.bert import berts, resolve_attention
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
 
@@ -74,15 +73,15 @@ def parameters(params: Params) -> str:
 
 def memory(program: Program, examples: Examples | None) -> str:
     """Bytes that the state, a batch and the activations take on each device."""
-    like, devices = program.like, program.mesh.size
+    like, shares = program.like, batch_parts(program.mesh)
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
     sizes = {name: local_bytes(tree) for name, tree in parts.items()}
     sizes["gradients"] = sizes["parameters"]
     if examples is not None:
-        sizes["batch"] = whole_bytes(batch_like(examples, program.config.batch)) // devices
-        sizes |= {name: size // devices for name, size in activations(program, examples).items()}
+        sizes["batch"] = whole_bytes(batch_like(examples, program.config.batch)) // shares
+        sizes |= {name: size // shares for name, size in activations(program, examples).items()}
     lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
-    return "\n".join([f"on each of {devices} devices {dict(program.mesh.shape)}", *lines])
+    return "\n".join([f"on each of {program.mesh.size} devices {dict(program.mesh.shape)}", *lines])
 
 
 def activations(program: Program, examples: Examples) -> dict[str, int]:
@@ -167,15 +166,6 @@ def plan(examples: Examples, config: Config) -> str:
         for part, share in sources
     ]
     return "\n".join([*lines, *(of_each if len(of_each) > 1 else [])])
-
-
-def berts(node: Any) -> Iterator[BertConfig]:
-    """The models of a tree of settings."""
-    if isinstance(node, BertConfig):
-        yield node
-    elif dataclasses.is_dataclass(node):
-        for field in dataclasses.fields(node):
-            yield from berts(getattr(node, field.name))
 
 
 def _settings(tree: dict[str, Any], indent: int) -> Iterator[str]:

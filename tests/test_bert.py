@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import AxisType
 
+from dense_jax.config import MeshConfig
 from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError
+from dense_jax.mesh import make_mesh
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.bert import Bert, BertConfig, bert, layer_norm, resolve_attention
 from dense_jax.models.layers import Dtype, Gelu, dropout, fresh, gelu, run
@@ -212,12 +213,12 @@ def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted)
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # another order of float32 sums
 
 
-def test_the_splash_kernel_runs_on_each_devices_rows(interpreted):
-    mesh = jax.make_mesh((4, 2), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+def test_the_splash_kernel_runs_on_each_devices_rows_and_heads(interpreted):
+    mesh = make_mesh(MeshConfig(2, 2, tensor=2))
     inputs, mask = random_heads(length=128, rows=8), jnp.ones((8, 1, 128), bool)
     with jax.set_mesh(mesh):
         found = jax.jit(lambda *x: attend(*x, kernel=Attention.SPLASH))(*inputs, mask)
-    assert found.sharding.shard_shape(found.shape)[0] == 1
+    assert found.sharding.shard_shape(found.shape)[::2] == (2, 1)
     np.testing.assert_allclose(found, attend(*inputs, mask, kernel=Attention.XLA), rtol=1e-4, atol=1e-5)
 
 

@@ -3,19 +3,19 @@
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
+from dense_jax.config import MeshConfig
+from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import exact
 from dense_jax.retrieval.exact import ExactSearch
 
-MESHES = {"1 device": (1, 1), "8 devices": (4, 2)}
+MESHES = {"1 device": MeshConfig(1), "8 devices": MeshConfig(4, 2), "2 devices of each part": MeshConfig(2, 2, 2)}
 
 
 @pytest.fixture(params=MESHES)
 def mesh(request):
-    data, fsdp = MESHES[request.param]
-    devices = np.array(jax.devices()[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    asked = MESHES[request.param]
+    return make_mesh(asked, jax.devices()[: asked.data * asked.fsdp * asked.tensor])
 
 
 def whole_numbers(count: int, seed: int, width: int = 4) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Training: resumes to the last bit, refuses what it must, stops when it should."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,9 @@ import pytest
 
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.errors import ConfigError, NonFiniteError, StorageError
+from dense_jax.models.bert import BertConfig
+from dense_jax.models.encoder import Encoder
+from dense_jax.objectives.mlm import MLM
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.restore import load_trained
@@ -88,8 +92,17 @@ def test_loss_and_gradient_norm_do_not_depend_on_the_mesh(tmp_path):
 
 
 def test_a_run_continues_on_another_mesh(tmp_path):
-    run(tmp_path / "a", steps=10, mesh=MeshConfig(8, 1))
-    run(tmp_path / "a", steps=10, mesh=MeshConfig(2, 4))
+    """From the fourth of eight steps, on devices that hold some heads each."""
+    bert = BertConfig(layers=1, width=16, heads=2, feed_forward=32, vocab_size=VOCABULARY.size, positions=16)
+    settings = {"objective": MLM(Encoder(bert), length=12), "steps": 8, "checkpoint": CheckpointConfig(every=4)}
+    run(tmp_path, **settings, mesh=MeshConfig(8))
+    straight = lines(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    run(tmp_path, **settings, mesh=MeshConfig(2, 2, tensor=2))
+    assert [row["step"] for row in lines(tmp_path)] == list(range(1, 9))
+    # float32 sums in another order, over four steps
+    for a, b in zip(straight, lines(tmp_path), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
 
 
 def test_the_initial_state_is_saved_for_the_comparison_with_no_training(tmp_path):
@@ -129,7 +142,7 @@ def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_do(tmp_pat
 
 
 def test_a_mesh_of_another_size_is_refused():
-    with pytest.raises(ConfigError, match=r"mesh.data=3 x mesh.fsdp=1 does not make 8 devices"):
+    with pytest.raises(ConfigError, match=r"mesh.data=3 x mesh.fsdp=1 x mesh.tensor=1 does not make 8 devices"):
         make_program(config(mesh=MeshConfig(3, 1)))
 
 

@@ -96,8 +96,8 @@ def test_masked_lm_without_any_masked_position_is_zero_and_has_finite_gradients(
     assert not gradient.any()
 
 
-def test_batches_are_split_over_both_axes_of_the_mesh():
-    assert batch_sharding(make_mesh(MeshConfig(2, 4))).spec == P(("data", "fsdp"))
+def test_batches_are_split_over_all_axes_of_the_mesh_but_tensor():
+    assert batch_sharding(make_mesh(MeshConfig(2, 4))).spec == P(("dcn", "data", "fsdp"))
 
 
 # The softmax in chunks

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, Mesh
 
 from dense_jax import files
 from dense_jax.config import (
@@ -20,6 +19,7 @@ from dense_jax.config import (
     EmbedConfig,
     IndexConfig,
     IndexKind,
+    MeshConfig,
     NeighboursConfig,
     OptimizerConfig,
     Refresh,
@@ -449,8 +449,7 @@ def test_eight_devices_find_what_one_finds(tmp_path):
     tower = config().objective.towers(initial_state(make_program(config())).params).passage
     found = []
     for count in (1, 8):
-        devices = np.array(jax.devices()[:count]).reshape(count, 1)
-        mesh = Mesh(devices, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+        mesh = make_mesh(MeshConfig(), jax.devices()[:count])
         versions = Versions(tmp_path / str(count), LIBRARY, config(), mesh)
         versions.make(0, tower, "a checkpoint")
         found.append(versions.open(0).search(np.eye(4, dtype=np.float32), 60).rows)

@@ -169,16 +169,30 @@ def test_loss_is_a_finite_number_with_a_gradient_for_every_parameter(case):
     assert [name for name in still if "key" not in name and not name.startswith(ignored)] == []
 
 
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["8 data", "2 data x 4 fsdp"])
-def test_loss_and_gradients_over_eight_devices_equal_one_device(case, shape):
-    mesh = make_mesh(MeshConfig(*shape))
+def check_equal_on(case: Case, asked: MeshConfig) -> None:
+    mesh = make_mesh(asked)
     start = case.params, case.carry
     spread = jax.device_put(start, state_sharding(start, mesh))
     batch = jax.device_put(case.batch, batch_sharding(mesh))
-    over_eight = case.gradients(*spread, batch, jax.random.key(1))
+    with jax.set_mesh(mesh):
+        over_eight = case.gradients(*spread, batch, jax.random.key(1))
     assert {leaf.dtype for leaf in jax.tree.leaves(over_eight)} == {np.dtype("float64")}
     # float64 sums in another order
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), case.over_one, over_eight)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [MeshConfig(8), MeshConfig(1, 8), MeshConfig(4, tensor=2)],
+    ids=["8 data", "8 fsdp", "4 data x 2 tensor"],
+)
+def test_loss_and_gradients_over_eight_devices_equal_one_device(case, asked):
+    check_equal_on(case, asked)
+
+
+@pytest.mark.parametrize("name", ["contriever", "ict"])
+def test_so_they_do_over_slices(cases, x64, name):
+    check_equal_on(cases(FILES[0].with_stem(name)), MeshConfig(dcn=2, data=2, fsdp=2))
 
 
 def test_the_same_key_gives_the_same_loss_and_another_key_another(case):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dense_jax import show
-from dense_jax.config import Config, LoaderConfig
+from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.data.pipeline import Examples
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
@@ -75,5 +75,13 @@ def test_the_memory_is_that_of_one_device_of_all():
     program, examples = prepared(chunk=64)
     said = show.memory(program, examples)
     share = activations(chunk=64)["activations of 64 examples"] / 8 / 2**20
-    assert "on each of 8 devices {'data': 8, 'fsdp': 1}" in said
+    assert "on each of 8 devices {'dcn': 1, 'data': 8, 'fsdp': 1, 'tensor': 1}" in said
     assert f"activations of 64 examples {share:>32,.1f} MiB" in said
+
+
+def test_of_what_is_split_over_fsdp_and_tensor_a_device_counts_its_own():
+    program, _ = prepared(mesh=MeshConfig(2, 2, tensor=2))
+    quarters = 50 * 16 + (4 + 2) * 16 * 16  # words and kernels
+    halves = (2 + 8) * 16 + (3 + 1) * 16  # types and positions; biases of query, key, value and up
+    whole = 2 * 16 + 3 * 2 * 16  # other biases, layer normalisation
+    assert show.local_bytes(program.like.params) == 4 * (quarters // 4 + halves // 2 + whole)

@@ -1,9 +1,5 @@
 """A plan for chips elsewhere: here of CPU devices in their place, and once by the TPU compiler, if it is installed."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -22,6 +18,7 @@ from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.planning import topology
 from tests.test_objectives import FILES
+from tests.tpu_compiler import needs_tpu_compiler, printed
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=256)
 METHOD = ICT(Encoder(BERT, pooling=Pooling.MEAN), query_length=8, passage_length=16)
@@ -46,9 +43,8 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
 
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     said = topology.plan(CONFIG, "v5e:2x2", 50)
-    assert (
-        "== v5e:2x2: 4 chips {'data': 4, 'fsdp': 1}\nthe TPU compiler's account of a step, none of it measured" in said
-    )
+    mesh = "{'dcn': 1, 'data': 4, 'fsdp': 1, 'tensor': 1}"
+    assert f"== v5e:2x2: 4 chips {mesh}\nthe TPU compiler's account of a step, none of it measured" in said
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
@@ -64,7 +60,7 @@ def test_parameters_that_are_split_take_their_share(chips):
 
 
 def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
-    with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 does not make 4 devices"):
+    with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 x mesh.tensor=1 does not make 4 devices"):
         topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
     with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --config.batch=16 or 20"):
         topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)
@@ -183,15 +179,9 @@ print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in topology.c
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not (os.environ.get("TPU_LIBRARY_PATH") or importlib.util.find_spec("libtpu")),
-    reason="the TPU compiler is a download of 200 MB that only this test needs: pip install 'dense_jax[tpu]'",
-)
+@needs_tpu_compiler
 def test_a_step_compiles_for_tpus_with_their_attention_kernel():
-    environment = {**os.environ, **__main__.COMPILER_ONLY}
-    command = [sys.executable, "-c", ON_TPUS]
-    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    peak, splash, kinds = said.split(maxsplit=2)
+    peak, splash, kinds = printed(ON_TPUS).split(maxsplit=2)
     assert 2**20 < int(peak) < 2**28
     assert splash == "True"
     assert "all-reduce" in kinds

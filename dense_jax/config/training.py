@@ -1,7 +1,7 @@
 """How it is trained: optimiser, mesh, checkpoints, probes, and the passages that are looked up meanwhile."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dense_jax.config.retrieval import HEADLINE, IndexKind
 from dense_jax.errors import require
@@ -46,10 +46,12 @@ class OptimizerConfig:
 
 @dataclass
 class MeshConfig:
-    """Devices along each axis; -1 for one axis: all that are left."""
+    """Devices along each axis, the outermost first; -1 for one axis: all that are left."""
 
+    dcn: int = field(default=1, kw_only=True)  # batch; slices (of GPUs: nodes) that the data-centre network joins
     data: int = -1  # batch
-    fsdp: int = 1  # batch, and parameters
+    fsdp: int = 1  # batch, and parameters, which are gathered layer by layer
+    tensor: int = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
 
 
 @dataclass

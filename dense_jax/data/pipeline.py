@@ -21,7 +21,7 @@ from dense_jax.config import LoaderConfig, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.data.visits import Visits
 from dense_jax.errors import DataError
-from dense_jax.mesh import batch_sharding
+from dense_jax.mesh import batch_parts, batch_sharding
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -110,7 +110,7 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     for stacked in stacked_batches(examples, batch, start=start):
         rows = stacked.examples.pop("row")
         collated = examples.objective.collate(stacked.examples, numbers)
-        check_rows(collated, batch, mesh.local_mesh.size)
+        check_rows(collated, batch, batch_parts(mesh.local_mesh))
         ahead.append(Loaded(placed(collated, mesh), rows, stacked.next_index))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()

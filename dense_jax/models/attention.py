@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Array, Bool, Float, Int, PRNGKeyArray
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import BATCH_AXES
+from dense_jax.mesh import BATCH_AXES, TENSOR
 from dense_jax.models.layers import dropout
 
 _MASKED = -1e9  # a score whose exponential is 0 beside any other; finite, so that no gradient is NaN
@@ -46,7 +46,7 @@ def attend(
         ConfigError: the splash kernel is asked for a mask that differs from query to query.
     """
     if kernel is Attention.SPLASH:
-        return _over_batch_shards(_splash, query, key, value, _segments(mask, query))
+        return _over_shards(_splash, query, key, value, _segments(mask, query))
     if mask.dtype != jnp.bool_:
         mask = mask[:, :, None] == mask[:, None, :]
     mask = mask | ~mask.any(-1, keepdims=True)
@@ -107,13 +107,16 @@ def _largest_block(length: int) -> int:
     return max(block for block in range(_LANES, min(length, 512) + 1, _LANES) if length % block == 0)
 
 
-def _over_batch_shards(kernel, *arrays: Array) -> Array:
-    """`kernel` on each device's rows: the compiler does not split a Pallas call by itself.
+def _over_shards(kernel, query: Array, key: Array, value: Array, segments: Array) -> Array:
+    """`kernel` on each device's rows and heads: the compiler does not split a Pallas call by itself.
 
     The mesh is the one of `jax.set_mesh`; without one the call is not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return kernel(*arrays)
-    rows = P(tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names))
-    return jax.shard_map(kernel, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(*arrays)
+        return kernel(query, key, value, segments)
+    heads = P(BATCH_AXES, None, TENSOR)
+    split = jax.shard_map(
+        kernel, mesh=mesh, in_specs=(heads, heads, heads, P(BATCH_AXES)), out_specs=heads, check_vma=False
+    )
+    return split(query, key, value, segments)

@@ -8,8 +8,8 @@ Parameters are float32, whatever the compute type. Their tree is the same with u
 """
 
 import enum
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,7 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
 from dense_jax.contracts import Tokens
-from dense_jax.mesh import platform
+from dense_jax.mesh import over_batch, platform
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
 
@@ -101,6 +101,15 @@ def bert(size: str, **overrides: Any) -> BertConfig:
     """
     require(size in SIZES, f"there is no BERT size {size!r}; use one of {', '.join(SIZES)}")
     return replace(SIZES[size], **overrides)
+
+
+def berts(node: Any) -> Iterator[BertConfig]:
+    """The models of a tree of settings."""
+    if isinstance(node, BertConfig):
+        yield node
+    elif is_dataclass(node):
+        for field in fields(node):
+            yield from berts(getattr(node, field.name))
 
 
 class Choice(NamedTuple):
@@ -238,7 +247,8 @@ class Bert(nn.Module):
         position = rows[None] if positions is None else self.position(positions + first)
         exact = jnp.promote_types(c.dtype.value, jnp.float32)
         summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
-        return dropout(self.norm(summed), c.dropout, dropout_rng(self))
+        # The tables may be split along the width, as activations never are: all later ones take after these.
+        return over_batch(dropout(self.norm(summed), c.dropout, dropout_rng(self)))
 
     def _layer(self, mask: Array) -> Callable[[Array, Params, PRNGKeyArray | None], Array]:
         """One layer as a pure function of its input, parameters and dropout key."""

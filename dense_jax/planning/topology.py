@@ -18,6 +18,8 @@ from dense_jax.config import Config, Order
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.errors import ConfigError, MachineError
+from dense_jax.mesh import batch_parts
+from dense_jax.models.bert import berts
 from dense_jax.planning.collectives import Collective, collectives, totals
 from dense_jax.planning.model_flops import model_flops
 from dense_jax.planning.roofline import Chip, chip_of, more_doublings, roofline
@@ -98,7 +100,7 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
     """
     program = make_program(config, chips)
     examples, batch = batch_of(config)
-    check_rows(batch, config.batch, len(chips))
+    check_rows(batch, config.batch, batch_parts(program.mesh))
     print(f"compiling for a batch of {config.batch:,}: minutes", file=sys.stderr)
     try:
         with jax.set_mesh(program.mesh):
@@ -114,7 +116,7 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
 def batch_of(config: Config) -> tuple[Examples, Batch]:
     """Examples made of nothing, and the shapes of a batch of them."""
     objective = config.objective
-    words = vocabulary(max(bert.vocab_size for bert in show.berts(objective)), objective.prompts())
+    words = vocabulary(max(bert.vocab_size for bert in berts(objective)), objective.prompts())
     loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
     examples = Examples(
         StandIns(config), objective, words, loader, config.seed, length=config.batch, batch=config.batch
@@ -187,7 +189,7 @@ def _memory(step: Step, chip: Chip) -> str:
     state = step.program.like
     parts = {"parameters": state.params, "optimizer state": state.optimizer, "carry": state.carry}
     sizes = {name: show.local_bytes(tree) for name, tree in parts.items()}
-    sizes["batch"] = show.whole_bytes(step.batch) // step.program.mesh.size
+    sizes["batch"] = show.whole_bytes(step.batch) // batch_parts(step.program.mesh)
     sizes["activations, gradients and other temporaries"] = step.sizes.temp_size_in_bytes
     sizes["the program itself"] = step.sizes.generated_code_size_in_bytes
     lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]

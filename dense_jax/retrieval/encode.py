@@ -19,7 +19,7 @@ from dense_jax.arrays import Array, Float, Int, Params, np
 from dense_jax.contracts import Encodes, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import DataError
-from dense_jax.mesh import batch_sharding, replicated
+from dense_jax.mesh import batch_parts, batch_sharding, replicated
 
 _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length comes last
 _QUERY_BATCH = 128
@@ -88,7 +88,8 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     ids = tokenizer.encode([side.prompt + text for text in texts])
     tokens = [lay_out(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
-    batch = math.ceil(rounded / tower.mesh.size) * tower.mesh.size
+    parts = batch_parts(tower.mesh)
+    batch = math.ceil(rounded / parts) * parts
     vectors = tower.encode(tokens.__getitem__, [len(body) for body in ids], batch)[:, 0]
     for i in not_finite(vectors)[:1]:
         raise DataError(f"query {texts[i]!r} became a vector with NaN or infinity; the checkpoint has diverged")

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Array, Float, Int, first_places, np
 from dense_jax.contracts import Ranking
-from dense_jax.mesh import BATCH_AXES, batch_sharding, replicated
+from dense_jax.mesh import BATCH_AXES, batch_parts, batch_sharding, replicated
 
 _BLOCK = 16_384  # vectors scored at a time on one device
 _QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores
@@ -36,7 +36,7 @@ class ExactSearch:
         self._mesh = mesh
         self._approximate = approximate
         self._count = len(vectors)
-        rows = -(-self._count // mesh.size)  # per device
+        rows = -(-self._count // batch_parts(mesh))  # per device
         self._blocks = max(1, -(-rows // _BLOCK))
         self._block = max(1, -(-rows // self._blocks))
         self._corpus = _placed(vectors, self._blocks * self._block, mesh)
@@ -83,7 +83,7 @@ def by_passage(find: Find, views: int) -> Find:
 
 def _placed(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[Array, "padded d"]:
     """`vectors` with `rows` rows on each device, zeros after the last."""
-    shape = (rows * mesh.size, vectors.shape[1])
+    shape = (rows * batch_parts(mesh), vectors.shape[1])
 
     def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(shape[0])

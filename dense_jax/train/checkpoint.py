@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dense_jax.config import CheckpointConfig, MeshConfig
+from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
-from dense_jax.mesh import make_mesh, replicated
+from dense_jax.mesh import replicated
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -164,7 +165,7 @@ class Checkpoints:
             StorageError: a file is damaged.
         """
         self.verify(step)
-        everywhere = replicated(make_mesh(MeshConfig()))
+        everywhere = replicated(Mesh(jax.devices(), ("devices",)))
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
             dict(self._manager.item_metadata(step)["params"]),

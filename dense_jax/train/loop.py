@@ -27,7 +27,7 @@ from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.same_run import check_same_run
 from dense_jax.train.selection import Selection
-from dense_jax.train.sharding import state_sharding
+from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.versions import VERSIONS, Library, Versions
@@ -50,11 +50,12 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
     """Everything about a run that can be known before its first batch, on all devices or on `chips`.
 
     Raises:
-        ConfigError: the mesh or the batch does not fit the devices, or a parameter has no rule.
+        ConfigError: mesh, batch or model do not fit the devices, or a parameter has no rule.
     """
     mesh = make_mesh(config.mesh, chips)
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
+    check_models(config.objective, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)
     init = functools.partial(config.objective.init, jax.random.key(config.seed))
     first = functools.partial(

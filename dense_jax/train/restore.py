@@ -13,7 +13,7 @@ from dense_jax.contracts import PASSAGE, Reader, Towers
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.same_run import check_same_run
-from dense_jax.train.sharding import state_sharding
+from dense_jax.train.sharding import check_models, state_sharding
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,11 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on `mesh`.
 
     Raises:
-        ConfigError: the workdir was trained with other settings.
+        ConfigError: the workdir was trained with other settings, or the mesh does not fit the model.
         StorageError: there is no such checkpoint, or it is damaged.
     """
     check_same_run(config, workdir)
+    check_models(config.objective, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())

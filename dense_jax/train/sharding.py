@@ -1,42 +1,83 @@
 """Where the training state lies on the mesh."""
 
+import math
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.mesh import BATCH_AXES
+from dense_jax.config import require
+from dense_jax.contracts import Objective
+from dense_jax.mesh import BATCH_AXES, TENSOR
+from dense_jax.models.bert import berts
 from dense_jax.train.optimizer import by_rule
 
+_BY_OUTPUT, _BY_INPUT = P("fsdp", TENSOR), P(TENSOR, "fsdp")  # of a kernel [i o]
+_LONGEST = "longest"  # axis that fsdp divides
+
 # The first pattern that a leaf's path matches decides; the leaves of the optimizer state end in their parameter's path.
+# Of each pair of kernels the first gives a chip of a tensor group some heads or units, which are all that the second
+# needs there: one sum over the group for each pair (Shoeybi et al. 2019, "Megatron-LM", section 3).
 SHARDING_RULES = (
-    (r"(^|/)(kernel|embedding)$", "split"),  # along its longest axis over fsdp
-    (r"(^|/)(bias|scale|step|count|filled|next)$", "whole"),
-    (r"(^|/)queue$", "by batch"),  # [k b d]: each device holds the keys that its part of each batch gave
+    (r"(^|/)(attention/(query|key|value)|up)/kernel$", _BY_OUTPUT),
+    (r"(^|/)(attention/(query|key|value)|up)/bias$", P(TENSOR)),
+    (r"(^|/)(attention/output|down)/kernel$", _BY_INPUT),
+    (r"(^|/)word/embedding$", _BY_INPUT),  # [v d]: the scores of masked words, which are many, are split like it
+    (r"(^|/)(kernel|embedding)$", _LONGEST),
+    (r"(^|/)(bias|scale|step|count|filled|next)$", P()),
+    (r"(^|/)queue$", P(None, BATCH_AXES)),  # [k b d]: each device holds the keys that its part of each batch gave
 )
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
-    """A sharding for each leaf of `state`: large matrices are split over the `fsdp` axis, the rest is on every device.
+    """A sharding for each leaf of `state`: large matrices are split over `fsdp` and `tensor`, the rest is whole.
 
     Raises:
         ConfigError: a leaf that no rule of SHARDING_RULES matches; all of them are listed.
     """
-    kinds = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
+    rules = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
-    def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, kind: str) -> NamedSharding:
-        if kind == "by batch":
-            return NamedSharding(mesh, P(None, BATCH_AXES))
-        return NamedSharding(mesh, _split(leaf.shape, mesh.shape["fsdp"]) if kind == "split" else P())
+    def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, rule: P | str) -> NamedSharding:
+        spec = _fitting(leaf.shape, rule, mesh) if isinstance(rule, P) else _longest(leaf.shape, mesh)
+        return NamedSharding(mesh, spec)
 
-    return jax.tree.map(sharding, state, kinds)
+    return jax.tree.map(sharding, state, rules)
 
 
-def _split(shape: tuple[int, ...], ways: int) -> P:
-    """The longest axis that `ways` divides is split; a shape without one stays whole."""
-    divisible = [axis for axis, size in enumerate(shape) if ways > 1 and size % ways == 0]
+def check_models(objective: Objective, mesh: Mesh) -> None:
+    """
+    Raises:
+        ConfigError: heads or widths of a model of `objective` do not split over `mesh`.
+    """
+    for bert in berts(objective):
+        for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
+            size, ways = getattr(bert, name), mesh.shape[axis]
+            fitting = [n for n in range(1, ways) if size % n == 0]
+            require(
+                size % ways == 0,
+                f"mesh.{axis}={ways} does not divide bert.{name}={size}; use a --config.mesh.{axis} that does, such as "
+                f"{max(fitting, default=1)}",
+            )
+
+
+def _fitting(shape: tuple[int, ...], rule: P, mesh: Mesh) -> P:
+    """`rule` for an array of `shape`: an axis that it does not divide, such as a vocabulary, stays whole."""
+    axes = zip(rule, shape, strict=False)
+    return P(*(axis if _splits(axis, size, mesh) else None for axis, size in axes))
+
+
+def _longest(shape: tuple[int, ...], mesh: Mesh) -> P:
+    """The longest axis that `fsdp` divides is split; a shape without one stays whole."""
+    divisible = [axis for axis, size in enumerate(shape) if _splits("fsdp", size, mesh)]
     if not divisible:
         return P()
     longest = max(divisible, key=lambda axis: shape[axis])
     return P(*("fsdp" if axis == longest else None for axis in range(len(shape))))
+
+
+def _splits(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> bool:
+    """Whether there is more than one device along `axes`, and their number divides `size`."""
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    ways = math.prod(mesh.shape[name] for name in names)
+    return ways > 1 and size % ways == 0
