@@ -1,18 +1,17 @@
-"""How many processes work together, and how they find each other and agree."""
+"""How many processes work together, and how they find each other."""
 
-import json
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dense_jax.agreement import all_or_none, is_first
 from dense_jax.arrays import Params
-from dense_jax.errors import UserError
 
 T = TypeVar("T")
 
@@ -30,84 +29,26 @@ def start_processes() -> None:
 
 
 def join_processes() -> None:
-    """Joins the processes of a cluster, if this is one of them; another one stays alone, which starts faster.
+    """As `start_processes`, where this may be one of several; a process alone starts faster without.
 
     SIGTERM stays what it was: what is joined so has nothing to save that is not on the disk already.
     """
-    if jax.distributed.is_initialized() or not among_several(os.environ):
+    if jax.distributed.is_initialized() or not may_be_several(os.environ):
         return
     before = signal.getsignal(signal.SIGTERM)
-    jax.distributed.initialize()
+    start_processes()
     signal.signal(signal.SIGTERM, before)
 
 
-def among_several(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as one of several.
+def may_be_several(environment: Mapping[str, str]) -> bool:
+    """Whether a launcher started this process as one of several, or it has TPUs, whose hosts JAX alone can find.
 
-    >>> among_several({"SLURM_NTASKS": "4"}), among_several({"SLURM_NTASKS": "1"}), among_several({})
+    >>> may_be_several({"SLURM_NTASKS": "4"}), may_be_several({"SLURM_NTASKS": "1"}), may_be_several({})
     (True, False, False)
     """
     counts = (environment.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    return any(int(count) > 1 for count in counts) or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-
-
-def is_first() -> bool:
-    """Whether this is the process that writes and says what is the same for all."""
-    return jax.process_index() == 0
-
-
-def share(items: Sequence[T]) -> Sequence[T]:
-    """Those that this process sees to: every n-th where there are n processes."""
-    return items[jax.process_index() :: jax.process_count()]
-
-
-def all_or_none(work: Callable[[], T]) -> T:
-    """What `work` gives. If it fails on one process it fails on all, so that none waits for one that is gone.
-
-    `work` must not wait for other processes itself.
-
-    Raises:
-        UserError: another process's, with its exit status. An error of this process is raised as it is.
-    """
-    if jax.process_count() == 1:
-        return work()
-    result, failed = None, None
-    try:
-        result = work()
-    except Exception as error:
-        failed = error
-    said = everyones(failed and _said(failed))
-    if failed is not None:
-        raise failed
-    kinds = {kind.code: kind for kind in UserError.__subclasses__()}
-    for number, error in enumerate(said):
-        if error is not None:
-            raise kinds.get(error["code"], UserError)(f"process {number}: {error['text']}")
-    return cast(T, result)
-
-
-def of_first(work: Callable[[], T]) -> T:
-    """What `work` gives, a JSON value, which the first process does for all.
-
-    Raises:
-        UserError: on all processes, if it fails.
-    """
-    return everyones(all_or_none(lambda: work() if is_first() else None))[0]
-
-
-def everyones(value: Any) -> list[Any]:
-    """The JSON value that each process has, in the order of the processes."""
-    if jax.process_count() == 1:
-        return [value]
-    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = gathered(np.array(len(text), np.int32))
-    texts = gathered(np.pad(text, (0, int(sizes.max()) - len(text))))
-    return [json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes.tolist(), strict=True)]
-
-
-def gathered(array: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, which are of one shape and of 32 bits or less, along a new first axis."""
-    return array[None] if jax.process_count() == 1 else multihost_utils.process_allgather(array)
+    hosts, tpus = environment.get("TPU_WORKER_HOSTNAMES", ""), environment.get("TPU_ML_PLATFORM", "")
+    return any(int(count) > 1 for count in counts) or "," in hosts or tpus == "JAX"  # which JAX sets where it finds any
 
 
 def first_then_all(make: Callable[[], T]) -> T:
@@ -136,12 +77,6 @@ def agreed(value: int) -> int:
 def all_agree(value: bool) -> bool:
     """Whether it is true of all processes."""
     return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
-
-
-def _said(error: Exception) -> dict[str, Any]:
-    if isinstance(error, UserError):
-        return {"code": error.code, "text": str(error)}
-    return {"code": 1, "text": f"{type(error).__name__}: {error}"}
 
 
 def _free_port() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, is_first, of_first, share
 from dense_jax.arrays import Float, Int, np
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
@@ -20,7 +21,6 @@ from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.mesh import check_batch
-from dense_jax.processes import all_or_none, is_first, of_first, share
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, not_finite
 from dense_jax.retrieval.shared import digests_in_shares

@@ -21,13 +21,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, of_first, share
 from dense_jax.arrays import Float, np
 from dense_jax.config import IndexConfig, IndexKind, require
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.files import read_json, write_json
-from dense_jax.processes import all_agree, all_or_none, of_first, share
+from dense_jax.processes import all_agree
 from dense_jax.retrieval import trees
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
@@ -197,7 +198,7 @@ def _checked_share(vectors: Vectors) -> bool:
 def _parts(config: IndexConfig, vectors: Vectors) -> int:
     """How many ScaNN's index is built in: as asked, or one for each process if that leaves each enough vectors."""
     if config.parts:
-        fewest = min(vectors.sizes(config.parts))
+        fewest = min(vectors.sizes(config.parts), default=0)
         require(
             fewest >= _FEWEST,
             f"index.parts={config.parts} leaves {fewest} vectors to one of them, and ScaNN needs {_FEWEST}: a part is "

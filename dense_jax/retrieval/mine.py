@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
+from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Float, Int, first_places, np
 from dense_jax.config import Margin, MineConfig, Pick, require
 from dense_jax.config_tree import differences, to_dict
@@ -22,7 +23,6 @@ from dense_jax.contracts import Passages, Question, Tower
 from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, whole_file, write_json
-from dense_jax.processes import is_first, of_first
 from dense_jax.progress import bar
 from dense_jax.retrieval.bm25 import BM25, best
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries

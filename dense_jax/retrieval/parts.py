@@ -6,9 +6,9 @@ how many there are, or on which process has which.
 
 from collections.abc import Sequence
 
+from dense_jax.agreement import all_or_none, gathered
 from dense_jax.arrays import Float, Int, np
 from dense_jax.contracts import Ranking
-from dense_jax.processes import all_or_none, gathered
 from dense_jax.retrieval.exact import Find
 
 
@@ -20,7 +20,8 @@ def merged(found: Sequence[Ranking], k: int) -> Ranking:
     >>> merged([first, second], 3).rows.tolist()
     [[2, 4, 0]]
     """
-    scores, rows = (np.concatenate(parts, axis=1) for parts in zip(*found, strict=True))
+    scores = np.concatenate([one.scores for one in found], axis=1)
+    rows = np.concatenate([one.rows for one in found], axis=1)
     order = np.lexsort((rows, -scores), axis=1)[:, :k]
     return Ranking(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
 

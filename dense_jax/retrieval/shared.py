@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from dense_jax.agreement import all_or_none, everyones, share
 from dense_jax.files import digest, verify
-from dense_jax.processes import all_or_none, everyones, share
 
 
 def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:

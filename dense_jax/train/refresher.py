@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dense_jax.agreement import is_first, of_first
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
-from dense_jax.processes import is_first, of_first
 from dense_jax.progress import seconds
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import read_history

@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, is_first, of_first
 from dense_jax.config import Config, IndexKind
 from dense_jax.contracts import Passages, Tower
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, read_json, verify, write_json
-from dense_jax.processes import all_or_none, is_first, of_first
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
