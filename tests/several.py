@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dense_jax import verbs
 from dense_jax.agreement import is_first
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.contracts import Tower
@@ -79,6 +78,8 @@ def probe(folder: Path, mesh) -> None:
 
 def call_verbs(folder: Path, mesh) -> None:
     """Those of FOLDER/commands.json, one after another."""
+    from dense_jax import verbs  # here, since it imports everything
+
     for verb, *argv in read_json(folder / "commands.json"):
         verbs.call(verb, argv)
 

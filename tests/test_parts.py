@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
+from dense_jax.config import MeshConfig
 from dense_jax.contracts import Ranking
+from dense_jax.mesh import make_mesh
+from dense_jax.retrieval.exact import ExactSearch
 from dense_jax.retrieval.parts import in_all, merged, of_rows
 
 NOTHING = -np.inf
@@ -54,6 +57,12 @@ def test_a_part_finds_rows_of_the_whole_and_says_where_it_has_no_more():
 def test_an_empty_part_finds_nothing():
     part = of_rows(lambda queries, k: ranking([(NOTHING, -1)]), np.arange(0))
     assert pairs(part(np.zeros((1, 2), np.float32), 2)) == [[(NOTHING, -1), (NOTHING, -1)]]
+
+
+def test_an_exact_search_in_no_vectors_at_all_finds_nothing():
+    """There may be more processes than files of vectors."""
+    search = ExactSearch(np.empty((0, 2), np.float32), make_mesh(MeshConfig())).search
+    assert pairs(search(np.ones((1, 2), np.float32), 2)) == [[(NOTHING, -1), (NOTHING, -1)]]
 
 
 @pytest.mark.parametrize("parts", [1, 2, 5, 9])

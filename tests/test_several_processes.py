@@ -1,10 +1,12 @@
 """Real processes embed and search together: what they write and find is what one writes and finds, and none hangs."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,14 +17,22 @@ from dense_jax.files import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors
-from tests.several import DEVICES, EXACT, QUERIES, K, embedded
+from tests.several import DEVICES, EXACT, QUERIES, K, embedded, mined, probed
 
 ROOT = Path(__file__).parent.parent
 FILES, COUNT, WIDTH = 6, 600, 8
 
 
-def run(folder: Path, count: int, *tasks: str) -> list[tuple[int, str]]:
-    """How each process ended, and what it said."""
+class Ended(NamedTuple):
+    """How a process ended, and what it said."""
+
+    status: int
+    out: str
+    error: str
+
+
+def run(folder: Path, count: int, *tasks: str) -> list[Ended]:
+    """So many processes that do `tasks` together."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -30,13 +40,14 @@ def run(folder: Path, count: int, *tasks: str) -> list[tuple[int, str]]:
         subprocess.Popen(
             [sys.executable, "-m", "tests.several", *map(str, (number, count, port, folder, *tasks))],
             cwd=ROOT,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for number in range(count)
     ]
-    said = [one.communicate(timeout=250)[1] for one in running]
-    return [(one.returncode, text) for one, text in zip(running, said, strict=True)]
+    said = [one.communicate(timeout=800) for one in running]
+    return [Ended(one.returncode, *texts) for one, texts in zip(running, said, strict=True)]
 
 
 def write_vectors(folder: Path, array: np.ndarray) -> Vectors:
@@ -66,8 +77,8 @@ def two(tmp_path_factory):
     """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
     folder = tmp_path_factory.mktemp("two")
     write_vectors(folder / "vectors", np.random.default_rng(0).integers(-1, 2, (COUNT, WIDTH)).astype(np.float32))
-    ends = run(folder, 2, "embed", "search", "fail")
-    assert [code for code, _ in ends] == [0, 0], ends
+    ends = run(folder, 2, "embed", "search", "mine", "probe", "fail")
+    assert [one.status for one in ends] == [0, 0], ends
     return folder
 
 
@@ -101,6 +112,25 @@ def test_scann_in_two_parts_finds_what_exact_search_finds_and_one_process_finds_
 
 
 @pytest.mark.slow
+def test_two_processes_mine_the_negatives_that_one_mines(two, mesh, tmp_path):
+    ours, theirs = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (mined(tmp_path, mesh), two / "mined.jsonl")
+    )
+    assert len(ours) == 52
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("negative_scores", "positive_scores"):
+            assert other.pop(name) == pytest.approx(one.pop(name), abs=2e-6)  # rounded to six digits
+        assert other == one
+
+
+@pytest.mark.slow
+def test_a_probe_in_two_processes_finds_what_one_finds(two, mesh):
+    first, second = (json.loads((two / f"figures-{i}.json").read_text()) for i in range(2))
+    assert first == second == pytest.approx(probed(mesh))
+
+
+@pytest.mark.slow
 def test_an_error_of_one_process_ends_both_with_its_words(two):
     (nan, full), (own_nan, own_full) = (json.loads((two / f"said-{i}.json").read_text()) for i in range(2))
     diverged = "2 documents became vectors with NaN or infinity, first 'doc11', 'doc12'"
@@ -115,8 +145,8 @@ def test_an_error_of_one_process_ends_both_with_its_words(two):
 @pytest.mark.slow
 def test_one_process_goes_on_where_one_of_two_was_killed(tmp_path, mesh, alone):
     ends = run(tmp_path, 2, "die")
-    assert all(code != 0 for code, _ in ends), ends
-    assert ends[1][0] == -9
+    assert all(one.status for one in ends), ends
+    assert ends[1].status == -signal.SIGKILL
     left = sorted(path.name for path in (tmp_path / "killed").glob("*.npy"))
     assert 2 <= len(left) < 9
     before = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in left}
