@@ -14,8 +14,8 @@ _FORMAT = (
 _OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # where the total is not known
 
 
-def bar(label: str, total: int | None, unit: str, *, initial: int = 0) -> tqdm:
-    """A tqdm bar on standard error for a stage that the caller advances itself."""
+def bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: bool = False) -> tqdm:
+    """A tqdm bar on standard error for a stage that the caller advances itself; a `silent` one is not seen."""
     terminal = sys.stderr.isatty()
     return tqdm(
         desc=label,
@@ -29,6 +29,7 @@ def bar(label: str, total: int | None, unit: str, *, initial: int = 0) -> tqdm:
         maxinterval=0.2 if terminal else _LINE_EVERY,
         bar_format=_FORMAT if total else _OPEN_FORMAT,
         file=sys.stderr if terminal else _Lines(),
+        disable=silent,
     )
 
 

@@ -1,12 +1,15 @@
 """What each verb does: opens the parts of a workdir, calls the stage, prints the result."""
 
+import contextlib
+import io
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from dense_jax import flags, show
+from dense_jax.agreement import is_first, of_first
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
@@ -17,7 +20,7 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
-from dense_jax.processes import first_then_all, start_processes
+from dense_jax.processes import join_processes, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
@@ -68,7 +71,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     work.check_questions()
     start_processes()
     print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    sample = first_then_all(work.sample) if work.config.probe.every else None
+    sample = work.sample() if work.config.probe.every else None
     train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
     print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
@@ -84,7 +87,7 @@ def _refresh(work: Workdir, words: list[str]) -> None:
             f"neighbours.refresh={config.neighbours.refresh.value}: the trainer makes its indexes itself; give both it "
             "and this --config.neighbours.refresh=asynchronous"
         )
-    versions = Versions(work.path / VERSIONS, library, config, work.mesh)
+    versions = Versions(work.path / VERSIONS, library, config, work.own_mesh)
     with only_one(work.path / "refresh.lock", "is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)
 
@@ -100,7 +103,7 @@ def _index(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
-    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), work.mesh).summary)
+    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), work.own_mesh).summary)
 
 
 def _search(work: Workdir, words: list[str]) -> None:
@@ -113,7 +116,7 @@ def _search(work: Workdir, words: list[str]) -> None:
 
 
 def _typed(words: list[str]) -> list[str]:
-    queries = words or [line.strip() for line in sys.stdin if line.strip()]
+    queries = words or of_first(lambda: [line.strip() for line in sys.stdin if line.strip()])
     if not queries:
         raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
     return queries
@@ -121,7 +124,7 @@ def _typed(words: list[str]) -> list[str]:
 
 def _indexed(work: Workdir, collection: Collection, trained: Trained) -> search.Find:
     """Search in the index that `index` made."""
-    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), work.mesh)
+    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), work.own_mesh)
     return search.dense(found, trained.towers.query, work.tokenizer)
 
 
@@ -138,7 +141,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
     collection = work.collection(trained.towers.passage)
     find = _indexed(work, collection, trained)
     reader = trained.reader and answer.ReaderOnMesh(
-        trained.reader, work.tokenizer, trained.towers.query.length, work.mesh, settings.batch
+        trained.reader, work.tokenizer, trained.towers.query.length, work.own_mesh, settings.batch
     )
     if settings.questions:
         path = Path(settings.questions)
@@ -146,7 +149,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
         about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
         found = answer_report.report(asked, find, collection.store, reader, about)
         target = work.path / "results" / f"{path.name.partition('.')[0]}-answers"
-        found.write(target)
+        of_first(lambda: found.write(target))
         print(f"{found.table()}\nall answers are in {target}")
     elif reader:
         questions, columns = _typed(words), shutil.get_terminal_size().columns
@@ -172,25 +175,29 @@ def _mine(work: Workdir, words: list[str]) -> None:
         made_by |= {"checkpoint": trained.fingerprint}
         mined = mine.mine(queries, queries.documents, meaning, config, target, made_by)
         if config.guide:
-            mine.write_guide(queries, meaning, target)
+            of_first(lambda: mine.write_guide(queries, meaning, target))
     _print_counts(mine.summary(mined, config))
 
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
     test_set = read_test_set(work.test_folder, work.config.evaluate.split)
-    bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 else {}
+    bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 and is_first() else {}
     chosen = work.trained(work.config.embed.step)
     before = [work.trained(0)] if work.config.evaluate.before and chosen.step else []
     ours = {"after training" if trained.step else "before training": trained for trained in (*before, chosen)}
     rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
-    for name, result in rows.items():
-        evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
     notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
     text = "\n".join([evaluate.table(rows), *notes])
-    with whole_file(target / "table.md") as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
+
+    def write() -> None:
+        for name, result in rows.items():
+            evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
+        with whole_file(target / "table.md") as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+
+    of_first(write)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
 
 
@@ -246,6 +253,8 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
     "export": _export,
 }
 
+_TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
+
 
 def call(verb: str, argv: list[str]) -> None:
     """Runs `verb` with the arguments that follow it.
@@ -268,7 +277,19 @@ def call(verb: str, argv: list[str]) -> None:
             )
         print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
         return
-    VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+    if verb in _TOGETHER:
+        join_processes()
+        with _only_the_first_speaks():
+            VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+    else:
+        VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+
+
+@contextlib.contextmanager
+def _only_the_first_speaks() -> Iterator[None]:
+    """Of several processes, which all find the same: the others print nothing but errors."""
+    with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
+        yield
 
 
 def _compare(argv: list[str]) -> str:

@@ -15,12 +15,13 @@ export                                                export
 
 import sys
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
@@ -37,6 +38,7 @@ from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest
 from dense_jax.mesh import make_mesh
 from dense_jax.models.hf_config import check_padding
+from dense_jax.processes import first_then_all
 from dense_jax.progress import progress
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import read_test_set
@@ -97,7 +99,13 @@ class Workdir:
 
     @cached_property
     def mesh(self) -> Mesh:
+        """Of all processes."""
         return make_mesh(self.asked.mesh)
+
+    @property
+    def own_mesh(self) -> Mesh:
+        """Of this process's devices: what it embeds and searches with."""
+        return self.mesh.local_mesh
 
     @property
     def prepared(self) -> Path:
@@ -227,8 +235,9 @@ class Workdir:
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
         name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
-        store = prepare_collection(source, self.asked, self.tokenizer, self.path / "collections" / name, split=split)
-        return Collection(name, store)
+        folder = self.path / "collections" / name
+        make = partial(prepare_collection, source, self.asked, self.tokenizer, folder, split=split)
+        return Collection(name, first_then_all(make))
 
     @property
     def documents_of_queries(self) -> Collection:
@@ -249,7 +258,7 @@ class Workdir:
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
     def sample(self) -> Sample:
-        """What a run is probed on, made now if it is not there yet.
+        """What a run is probed on, made now if it is not there yet; all processes ask for it together.
 
         Raises:
             ConfigError: no test set is named, and `prepare` held none out.
@@ -263,6 +272,15 @@ class Workdir:
             "--config.probe.folder=DIR, or have `prepare` hold documents out by --config.corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
+        target = Path(of_first(lambda: self._write_sample(folder, split)))
+        collection = self.collection(self._passage_tower, str(target))
+        test_set = read_test_set(target, split)
+        fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
+        return Sample(test_set, collection.store, self.tokenizer, fingerprint)
+
+    def _write_sample(self, folder: Path, split: str) -> str:
+        """Where it is."""
+        settings = self.asked.probe
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
         target = self.path / "probe" / name
@@ -275,10 +293,7 @@ class Workdir:
             size=settings.documents,
             made_from={"corpus": corpus.fingerprint(), "files": files},
         )
-        collection = self.collection(self._passage_tower, str(target))
-        test_set = read_test_set(target, split)
-        fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
-        return Sample(test_set, collection.store, self.tokenizer, fingerprint)
+        return str(target)
 
     @property
     def _passage_tower(self) -> Tower:
@@ -319,7 +334,7 @@ class Workdir:
             collection.store,
             trained.towers.passage,
             self.tokenizer,
-            self.mesh,
+            self.own_mesh,
             self.path / "embeddings" / _named(collection, trained),
             batch=settings.batch,
             shard_size=settings.shard_size,
@@ -333,9 +348,9 @@ class Workdir:
         """The index over the vectors of `collection`, built now if it is not there yet."""
         vectors, folder = self.embeddings(collection, trained), self.index_folder(collection, trained)
         try:
-            return index.load(folder, vectors, self.mesh)
+            return index.load(folder, vectors, self.own_mesh)
         except StorageError:
-            return index.build(vectors, self.asked.index, folder, self.mesh)
+            return index.build(vectors, self.asked.index, folder, self.own_mesh)
 
 
 def _named(collection: Collection, trained: Trained) -> str:

@@ -78,9 +78,13 @@ check_program() {
   done
   [ -n "$workdir" ] || fail 2 "no command with a workdir; it stands at the end: -- train --config=FILE --workdir=DIR"
   [[ $workdir == "/mnt/$bucket/"?* ]] || fail 2 "--workdir=$workdir is not in the bucket; use --workdir=/mnt/$bucket/..."
-  [ "${program[0]}" = train ] || [ "$hosts" = 1 ] ||
+  ! is_one_process "${program[0]}" || [ "$hosts" = 1 ] ||
     fail 2 "${program[0]} is one process, and --topology=$topology has $hosts hosts; use a smaller one, such as 2x2"
   variables=("JAX_COMPILATION_CACHE_DIR=${workdir%/*}/compiled" "${variables[@]}") # so that a restart compiles nothing
+}
+
+is_one_process() { # VERB
+  case $1 in prepare | show | export | compare) true ;; *) false ;; esac
 }
 
 quoted() { # TEXT: as a JSON string, which is YAML too

@@ -161,9 +161,13 @@ find_workers() { # sets `workers`, those to use
   if [ -n "$only" ]; then
     [[ " ${workers[*]} " == *" $only "* ]] || fail 2 "--worker=$only is none of the workers of $name: ${workers[*]}"
     workers=("$only")
-  elif [ "$action" = run ] && [ "${program[0]}" != train ] && [ "$count" != 1 ] && [ -z "$dry" ]; then
+  elif [ "$action" = run ] && is_one_process "${program[0]}" && [ "$count" != 1 ] && [ -z "$dry" ]; then
     fail 2 "${program[0]} is one process, and $name has $count workers; use --worker=0"
   fi
+}
+
+is_one_process() { # VERB
+  case $1 in prepare | show | export | compare) true ;; *) false ;; esac
 }
 
 logged() { # FILE COMMAND ...; a dry run has no logs

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
+from tests.test_several_processes import run as run_together
 
 ROOT = Path(__file__).parent.parent
 TOPICS = ["rivers", "engines", "violins", "planets", "bridges", "glaciers", "markets", "forests", "poems", "harbours"]
@@ -149,6 +151,23 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     steps = {name: json.loads((results / f"{name}.json").read_text())["step"] for name in ("BM25", "before_training")}
     assert (steps, figures["step"]) == ({"BM25": None, "before_training": 0}, 20)
     assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_finds_and_only_the_first_one_says_it(corpus, trained, tmp_path):
+    assert run(["evaluate", *arguments(corpus, trained)]) == 0
+    made = shutil.ignore_patterns("embeddings", "index", "results", "collections")
+    shutil.copytree(trained, tmp_path / "two", ignore=made)
+    argv = arguments(corpus, tmp_path / "two", "--config.embed.shard_size=64")
+    commands = [["embed", *argv], ["index", *argv], ["evaluate", *argv], ["search", *argv, "The old planets follow"]]
+    (tmp_path / "commands.json").write_text(json.dumps(commands))
+    first, second = run_together(tmp_path, 2, "verbs")
+    assert (first.status, second.status) == (0, 0), first.error + second.error
+    one, two = (workdir / "results" / "test-test" / "after_training.json" for workdir in (trained, tmp_path / "two"))
+    assert json.loads(two.read_text())["mean"] == pytest.approx(json.loads(one.read_text())["mean"], abs=1e-3)
+    said = ("300 vectors of width 32", "exact index", "BM25", "The old planets follow")
+    assert all(text in first.out for text in said)
+    assert not any(text in second.out for text in (*said, "after training"))
 
 
 @pytest.mark.slow

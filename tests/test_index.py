@@ -16,6 +16,7 @@ from dense_jax.retrieval.vectors import Vectors
 COUNT, WIDTH = 600, 8
 EXACT = IndexConfig(kind=IndexKind.EXACT, sample=0)
 SCANN = IndexConfig(kind=IndexKind.SCANN, sample=0)
+PARTS = IndexConfig(kind=IndexKind.SCANN, parts=2, leaves=24, leaves_searched=24, reorder=COUNT, sample=50)
 EVERYTHING = IndexConfig(kind=IndexKind.SCANN, leaves=24, leaves_searched=24, reorder=COUNT, sample=0)
 
 
@@ -60,7 +61,7 @@ def flip_a_bit(path) -> None:
 # Results
 
 
-@pytest.mark.parametrize("config", [EXACT, EVERYTHING], ids=["exact", "scann, all leaves"])
+@pytest.mark.parametrize("config", [EXACT, EVERYTHING, PARTS], ids=["exact", "scann, all leaves", "scann, two parts"])
 def test_an_exhaustive_search_equals_numpy(stored, mesh, tmp_path, config):
     vectors, queries = unit_vectors(), unit_vectors(20, seed=1)
     found = build(stored(vectors), config, tmp_path / "index", mesh).search(queries, 10)
@@ -75,7 +76,7 @@ def test_scann_orders_equal_scores_by_row(stored, mesh, tmp_path):
     assert found.rows.tolist() == [[40, 41, 42, 43]]
 
 
-@pytest.mark.parametrize("config", [EXACT, SCANN], ids=["exact", "scann, few leaves"])
+@pytest.mark.parametrize("config", [EXACT, SCANN, PARTS], ids=["exact", "scann, few leaves", "scann, two parts"])
 def test_the_whole_corpus_can_be_asked_for(stored, mesh, tmp_path, config):
     index = build(stored(unit_vectors()), config, tmp_path / "index", mesh)
     assert sorted(index.search(unit_vectors(1, seed=1), COUNT).rows[0]) == list(range(COUNT))
@@ -138,6 +139,15 @@ def test_the_summary_tells_kind_size_settings_and_recall(stored, mesh, tmp_path)
     )
 
 
+def test_an_index_in_parts_says_so_and_its_recall_is_that_of_all_parts(stored, mesh, tmp_path):
+    index = build(stored(unit_vectors()), PARTS, tmp_path / "index", mesh)
+    assert "600 vectors of width 8, 2 parts, leaves 24" in index.summary
+    assert index.manifest["recall@10"] == 1.0
+    assert sorted(path.name for path in (tmp_path / "index").glob("scann*")) == [
+        "scann-00000-of-00002", "scann-00001-of-00002",
+    ]  # fmt: skip
+
+
 def test_the_summary_says_what_to_raise_where_recall_is_low(stored, mesh, tmp_path):
     config = IndexConfig(kind=IndexKind.SCANN, leaves_searched=1, sample=100)
     summary = build(stored(unit_vectors()), config, tmp_path / "index", mesh).summary
@@ -151,6 +161,10 @@ def test_the_summary_says_what_to_raise_where_recall_is_low(stored, mesh, tmp_pa
         (
             IndexConfig(kind=IndexKind.SCANN, leaves_searched=25),
             "index.leaves_searched=25 is more than the 24 leaves",
+        ),
+        (
+            IndexConfig(kind=IndexKind.SCANN, parts=3),  # there are two files
+            "index.parts=3 leaves 0 vectors to one of them, and ScaNN needs 256: a part is made of whole files",
         ),
     ],
 )
@@ -199,7 +213,7 @@ def test_queries_of_another_width_are_refused(stored, mesh, tmp_path):
 # On disk
 
 
-@pytest.mark.parametrize("config", [EXACT, SCANN], ids=["exact", "scann"])
+@pytest.mark.parametrize("config", [EXACT, SCANN, PARTS], ids=["exact", "scann", "scann, two parts"])
 def test_a_moved_index_finds_the_same(stored, mesh, tmp_path, config):
     vectors, queries = stored(unit_vectors()), unit_vectors(5, seed=1)
     before = build(vectors, config, tmp_path / "index", mesh).search(queries, 10)
@@ -217,7 +231,9 @@ def test_recall_is_written_in_the_manifest(stored, mesh, tmp_path):
 
 def test_a_rebuilt_index_leaves_nothing_of_the_old_one(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
+    build(vectors, PARTS, tmp_path / "index", mesh)
     build(vectors, SCANN, tmp_path / "index", mesh)
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "scann"]
     build(vectors, EXACT, tmp_path / "index", mesh)
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["manifest.json"]
 

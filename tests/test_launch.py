@@ -105,7 +105,7 @@ def test_a_dry_run_of_a_job_prints_its_commands(world):
     [
         ("train", {}, "this is no SLURM job; submit it by sbatch"),
         ("train", SLURM | {"SLURM_GPUS_ON_NODE": "8"}, "--ntasks-per-node=2 for 8 GPUs"),
-        ("embed", SLURM, "embed is one process, and this job has 2; use sbatch --nodes=1 --ntasks-per-node=1"),
+        ("export", SLURM, "export is one process, and this job has 2; use sbatch --nodes=1 --ntasks-per-node=1"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(world, verb, variables, message):
@@ -216,7 +216,7 @@ def test_what_a_dry_run_prints_is_what_is_applied(world):
         (("ict", *GKE[2:], "--", "train", "--workdir=runs/a"), "--workdir=runs/a is not in the bucket"),
         (("ict", *GKE[2:], "--topology=16", *TRAIN), "--topology=16 is none; they look like 4x4 or 2x2x4"),
         (("ict", *GKE[2:], "--topology=1x2", *TRAIN), "--topology=1x2 has 2 chips, which do not fill hosts of 4"),
-        (("ict", *GKE[2:], "--", "embed", "--workdir=/mnt/b/a"), "embed is one process, and --topology=4x4 has 4"),
+        (("ict", *GKE[2:], "--", "export", "--workdir=/mnt/b/a"), "export is one process, and --topology=4x4 has 4"),
     ],
 )  # fmt: skip
 def test_a_manifest_that_cannot_be_is_refused(world, arguments, message):

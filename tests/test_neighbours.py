@@ -311,7 +311,16 @@ def test_of_two_makers_of_a_version_one_waits_and_finds_it_made(beside, monkeypa
         makers = [threads.submit(one.make, 10, tower, checkpoint) for one in (trainer.versions, other)]
         for maker in makers:
             maker.result()
-    assert len(written) == len(set(written)) == 9
+    assert len(written) == len(set(written)) == 10  # with the ids of the library
+
+
+def test_the_ids_of_the_library_are_read_from_its_texts_once(beside, monkeypatch):
+    trainer, read = beside(), []
+    monkeypatch.setattr(STORE, "ids", lambda: read.append(1) or MemoryStore.ids(STORE))
+    for step in (0, 10):
+        trainer.make(step)
+    assert len(read) == 1
+    assert trainer.versions.open(10).vectors.ids == MemoryStore.ids(STORE)
 
 
 def test_too_old_an_index_is_said_where_that_is_asked_for(beside):

@@ -22,7 +22,7 @@ class EmbedConfig:
     collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
     step: int = -1  # checkpoint; -1: the newest, or what probe.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
-    batch: int = 256  # texts at a time
+    batch: int = 256  # texts at a time, of each process
     shard_size: int = 8_192  # passages per file: what an interrupted run repeats at most
 
 
@@ -32,6 +32,7 @@ class IndexConfig:
     leaves: int = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
     leaves_searched: int = 0  # 0: a tenth of the leaves, doubled until recall@10 on the sample is 0.99
     reorder: int = 100  # candidates scored again exactly
+    parts: int = 0  # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
     sample: int = 1_000  # vectors used as queries to measure recall@10 against exact search; 0: not measured
 
 

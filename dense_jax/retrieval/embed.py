@@ -1,20 +1,29 @@
-"""A corpus of passages -> a folder of vectors, shard by shard."""
+"""A corpus of passages -> a folder of vectors, shard by shard.
 
-from collections.abc import Callable
+Shards do not depend on each other, so processes share them out: the folder is the same, byte for byte, for any number
+of processes that have as many devices each.
+"""
+
+import functools
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, is_first, of_first, share
 from dense_jax.arrays import Float, Int, np
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import digests, read_json, whole_file, write_json
+from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.mesh import check_batch
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, not_finite
+from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 
 _PLAN = "plan.json"
@@ -31,12 +40,14 @@ def embed(
     shard_size: int,
     made_by: dict[str, Any],
     placed: Callable[[Tower, Mesh], TowerOnMesh] = TowerOnMesh,
+    ids: Path | None = None,
 ) -> Vectors:
     """The passages of `store` through `tower`, as float32 vectors in `folder`, each passage's views one after another.
 
-    Finished shards are kept: an interrupted call is continued by the same call. `made_by` says whose vectors these are,
-    as JSON values (such as the checkpoint's step and the collection's fingerprint). `placed` may give the tower a
-    program that is compiled already.
+    All processes call it; `mesh` is of this one's devices. Finished shards are kept: an interrupted call is continued
+    by the same call, of any number of processes. `made_by` says whose vectors these are, as JSON values (such as the
+    checkpoint's step and the collection's fingerprint). `placed` may give the tower a program that is compiled already,
+    and `ids` be a file of the store's, which takes minutes to read from its texts.
 
     Raises:
         ConfigError: `folder` holds vectors made otherwise, or `batch` does not split over the devices.
@@ -46,14 +57,15 @@ def embed(
     if not len(store):
         raise DataError("the collection holds no passage to embed")
     plan = _plan(len(store), tower, shard_size, made_by)
-    _claim(folder, plan)
-    if not (folder / MANIFEST).is_file():
-        _write_shards(store, placed(tower, mesh), tokenizer, folder, batch, shard_size)
-        write_json(folder / IDS, store.ids())
-        files = digests(folder, "vectors-*.npy") | digests(folder, IDS)
+    of_first(lambda: _claim(folder, plan))
+    if not of_first((folder / MANIFEST).is_file):
+        shards = _shards(len(store), shard_size)
+        _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards)
+        of_first(lambda: _write_ids(folder / IDS, store, ids))
+        files = digests_in_shares(folder, [*shards, IDS])
         about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
-        write_json(folder / MANIFEST, plan | about)
-    return Vectors(folder)
+        of_first(lambda: write_json(folder / MANIFEST, plan | about))
+    return all_or_none(lambda: Vectors(folder))
 
 
 def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) -> dict[str, Any]:
@@ -70,21 +82,47 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
         raise ConfigError(f"{folder} holds embeddings made otherwise; delete it or name another folder:\n  {changed}")
 
 
-def _write_shards(
-    store: Passages, tower: TowerOnMesh, tokenizer: Tokenizes, folder: Path, batch: int, shard_size: int
-) -> None:
-    """Writes the shards that are missing. They do not depend on each other: several hosts could share them."""
-    starts = range(0, len(store), shard_size)
-    shards = {
-        folder / f"vectors-{i:05}-of-{len(starts):05}.npy": range(start, min(start + shard_size, len(store)))
+def _shards(count: int, shard_size: int) -> dict[str, range]:
+    """The file of each shard, and its passages."""
+    starts = range(0, count, shard_size)
+    return {
+        f"vectors-{i:05}-of-{len(starts):05}.npy": range(start, min(start + shard_size, count))
         for i, start in enumerate(starts)
     }
-    missing = {path: rows for path, rows in shards.items() if not path.is_file()}
-    with bar("embed", len(store), "passages", initial=len(store) - sum(map(len, missing.values()))) as shown:
-        for path, rows in missing.items():
-            vectors = encode_passages(store, rows, tower, tokenizer, batch, shown.update)
-            with whole_file(path) as partial, partial.open("wb") as file:
-                np.save(file, vectors, allow_pickle=False)
+
+
+def _write_shards(
+    store: Passages,
+    tower: TowerOnMesh,
+    tokenizer: Tokenizes,
+    folder: Path,
+    batch: int,
+    shards: dict[str, range],
+) -> None:
+    """Writes the shards that are missing, one of each process at a time: so an error of one soon ends all."""
+    missing: list[str] = of_first(lambda: [name for name in shards if not (folder / name).is_file()])
+    done = len(store) - sum(len(shards[name]) for name in missing)
+    with bar("embed", len(store), "passages", initial=done, silent=not is_first()) as shown:
+
+        def write(names: Sequence[str]) -> None:
+            for name in names:
+                vectors = encode_passages(store, shards[name], tower, tokenizer, batch, shown.update)
+                with whole_file(folder / name) as partial, partial.open("wb") as file:
+                    np.save(file, vectors, allow_pickle=False)
+
+        for start in range(0, len(missing), jax.process_count()):
+            at_once = missing[start : start + jax.process_count()]
+            own = share(at_once)
+            all_or_none(functools.partial(write, own))
+            shown.update(sum(len(shards[name]) for name in at_once if name not in own))
+
+
+def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
+    if known is None:
+        write_json(path, store.ids())
+        return
+    with whole_file(path) as partial:
+        shutil.copyfile(known, partial)
 
 
 def encode_passages(

@@ -1,31 +1,38 @@
-"""Nearest-neighbour index over embeddings: ScaNN for many vectors, exact search for few. The only importer of scann.
+"""Nearest-neighbour index over embeddings: ScaNN for many vectors, exact search for few.
 
-ScaNN has three stages: a tree of about sqrt(N) leaves of which some are searched, asymmetric hashing that scores what
-is in them from 4-bit codes, and an exact second scoring of the best. It ends the process at a NaN, answers a NaN query
-with row 0, and needs more points than leaves, so everything is checked before it sees a vector. Two builds of the same
-vectors differ a little.
+ScaNN ends the process at a NaN, answers a NaN query with row 0, and needs more points than leaves, so everything is
+checked before it sees a vector. Two builds of the same vectors differ a little.
 
     INDEX/manifest.json     written last: kind, settings, whose embeddings, recall@10, a digest of each file
     INDEX/scann/            ScaNN's own files, by relative paths: the folder may be moved
+    INDEX/scann-00000-of-00004/ ...   the same in parts: part j of m has files j, j + m, ... of the embeddings
+
+All processes build, load and search together. Part j of ScaNN's index is process j modulo n's; exact search needs no
+files and has as many parts as there are processes. What is found does not depend on how many processes search.
 """
 
 import functools
 import math
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, of_first, share
 from dense_jax.arrays import Float, np
 from dense_jax.config import IndexConfig, IndexKind, require
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Ranking
-from dense_jax.errors import ConfigError, DataError, MachineError, StorageError
-from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.files import read_json, write_json
+from dense_jax.processes import all_agree
+from dense_jax.retrieval import trees
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
+from dense_jax.retrieval.parts import in_all, of_rows
+from dense_jax.retrieval.shared import digests_in_shares, verify_in_shares
 from dense_jax.retrieval.vectors import IDS, Vectors
 
 _EXACT_BELOW = 20_000  # vectors; ScaNN's authors advise so, and the exact answer takes milliseconds
@@ -33,7 +40,6 @@ _FEWEST = 256  # vectors that ScaNN can be trained on sensibly; below 16 it fail
 _UNIT = 1e-3  # how far norms may be from 1 for vectors to count as normalised
 _AIM = 0.99  # recall@10 at which no more leaves are added; text queries lie further off than the sample: about .97
 _LOW = 0.9  # below, the summary says what to raise
-_SOAR = 1.5  # every vector in a second leaf that errs in another direction (arXiv 2404.00774): more recall per leaf
 _MANIFEST = "manifest.json"
 _FILES = "scann"
 
@@ -42,6 +48,7 @@ class Index:
     """Finds the passages with the largest inner products."""
 
     def __init__(self, vectors: Vectors, manifest: dict[str, Any], mesh: Mesh, find: Find) -> None:
+        """`mesh` is of this process's devices. All processes search together, for the same queries."""
         self.vectors, self.manifest, self.mesh = vectors, manifest, mesh
         self._find = find
 
@@ -74,14 +81,15 @@ class Index:
     @property
     def summary(self) -> str:
         """Kind, size, settings and recall in one line, for people."""
-        recall = self.manifest["recall@10"]
-        parts = [
+        recall, parts = self.manifest["recall@10"], self.manifest.get("parts", 1)
+        said = [
             f"{self.manifest['kind']} index: {len(self.vectors):,} vectors of width {self.vectors.width}",
+            *([f"{parts} parts"] if parts > 1 else []),
             *(f"{name} {value}" for name, value in self.manifest["settings"].items()),
             f"recall@10 {'not measured' if recall is None else f'{recall:.3f}'}",
         ]
         low = recall is not None and recall < _LOW
-        return ", ".join(parts) + (" (low: raise index.leaves_searched or index.reorder)" if low else "")
+        return ", ".join(said) + (" (low: raise index.leaves_searched or index.reorder)" if low else "")
 
 
 def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:
@@ -95,16 +103,17 @@ def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> In
     vectors.verify()
     kind = _kind(config.kind, len(vectors))
     unit = _checked_norms(vectors)
-    settings = _settings(config, len(vectors), unit) if kind is IndexKind.SCANN else {}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder / _FILES, ignore_errors=True)
+    parts = _parts(config, vectors) if kind is IndexKind.SCANN else 1
+    settings = _settings(config, min(vectors.sizes(parts)), unit) if kind is IndexKind.SCANN else {}
+    of_first(lambda: _clear(folder))
     if kind is IndexKind.SCANN:
-        _build_scann(vectors.array(), settings, folder / _FILES)
-    manifest = _manifest(vectors, kind) | {"settings": settings, "files": digests(folder, f"{_FILES}/*")}
+        all_or_none(lambda: _build_parts(vectors, settings, folder, parts))
+    made = of_first(lambda: sorted(str(path.relative_to(folder)) for path in folder.glob(f"{_FILES}*/*")))
+    files = digests_in_shares(folder, made)
+    manifest = _manifest(vectors, kind) | {"settings": settings, "parts": parts, "files": files}
     index = Index(vectors, manifest, mesh, _when_asked(functools.partial(_find, folder, manifest, vectors, mesh)))
     manifest["recall@10"] = _measured(index, config) if config.sample else None
-    write_json(folder / _MANIFEST, manifest)
+    of_first(lambda: write_json(folder / _MANIFEST, manifest))
     return index
 
 
@@ -115,15 +124,12 @@ def load(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
         StorageError: there is no finished index, or a file changed since it was written.
         ConfigError: it was built from other embeddings.
     """
-    if not (folder / _MANIFEST).is_file():
-        raise StorageError(f"{folder}: holds no finished index ({_MANIFEST} is missing); run `dense-jax index`")
-    manifest = read_json(folder / _MANIFEST)
-    _check_embeddings(folder, manifest, vectors)
-    verify(folder, manifest["files"])
+    manifest = all_or_none(lambda: _read_manifest(folder, vectors))
+    verify_in_shares(folder, manifest["files"])
     if manifest["kind"] != IndexKind.SCANN.value:
         vectors.verify()
     else:  # ScaNN has its own copy of the vectors
-        verify(vectors.folder, {IDS: vectors.manifest["files"][IDS]})
+        verify_in_shares(vectors.folder, {IDS: vectors.manifest["files"][IDS]})
     return Index(vectors, manifest, mesh, _find(folder, manifest, vectors, mesh))
 
 
@@ -148,10 +154,10 @@ def _measured(index: Index, config: IndexConfig) -> float:
 
 def _exactly(index: Index, sample: int, k: int) -> tuple[Float[np.ndarray, "q d"], Float[np.ndarray, "q k"]]:
     """Vectors of the corpus as queries, and the scores of their exact k best."""
-    vectors = index.vectors.array()
+    vectors = index.vectors
     rows = np.random.default_rng(0).choice(len(vectors), min(sample, len(vectors)), replace=False)
-    queries = np.asarray(vectors[np.sort(rows)])
-    return queries, ExactSearch(vectors, index.mesh).search(queries, k).scores
+    queries = vectors.take(np.sort(rows))
+    return queries, _find_exactly(vectors, index.mesh, approximate=False)(queries, k).scores
 
 
 def _share(index: Index, queries: Float[np.ndarray, "q d"], exact: Float[np.ndarray, "q k"]) -> float:
@@ -172,12 +178,16 @@ def _kind(asked: IndexKind, count: int) -> IndexKind:
 
 def _checked_norms(vectors: Vectors) -> bool:
     """Whether all vectors have length 1; refuses those that are not finite."""
-    unit, bad, start = True, [], 0
-    for block in vectors.blocks():
+    return all_agree(all_or_none(lambda: _checked_share(vectors)))
+
+
+def _checked_share(vectors: Vectors) -> bool:
+    """The same of those that this process reads."""
+    unit, bad = True, []
+    for start, block in share(list(zip(vectors.starts, vectors.blocks(), strict=True))):
         norms = np.linalg.norm(block, axis=1)
         bad += [vectors.ids[(start + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
         unit &= bool((abs(norms - 1) < _UNIT).all())
-        start += len(block)
     if bad:
         raise DataError(
             f"{len(bad)} embeddings are NaN or infinite, of documents {', '.join(map(repr, bad[:5]))}; embed again"
@@ -185,7 +195,21 @@ def _checked_norms(vectors: Vectors) -> bool:
     return unit
 
 
+def _parts(config: IndexConfig, vectors: Vectors) -> int:
+    """How many ScaNN's index is built in: as asked, or one for each process if that leaves each enough vectors."""
+    if config.parts:
+        fewest = min(vectors.sizes(config.parts), default=0)
+        require(
+            fewest >= _FEWEST,
+            f"index.parts={config.parts} leaves {fewest} vectors to one of them, and ScaNN needs {_FEWEST}: a part is "
+            "made of whole files of embeddings; use fewer, or embed with a smaller embed.shard_size",
+        )
+        return config.parts
+    return next((n for n in range(jax.process_count(), 1, -1) if min(vectors.sizes(n)) >= _FEWEST), 1)
+
+
 def _settings(config: IndexConfig, count: int, unit: bool) -> dict[str, Any]:
+    """Of each part; `count` is of the smallest one."""
     leaves = config.leaves or round(math.sqrt(count))
     searched = config.leaves_searched or max(1, leaves // 10)
     require(1 < leaves <= count // 2, f"index.leaves={leaves} must be from 2 to half of the {count} vectors")
@@ -193,18 +217,22 @@ def _settings(config: IndexConfig, count: int, unit: bool) -> dict[str, Any]:
     return {"leaves": leaves, "leaves_searched": searched, "reorder": config.reorder, "spherical": unit}
 
 
-def _build_scann(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], folder: Path) -> None:
-    builder = _scann().builder(np.ascontiguousarray(vectors), 10, "dot_product")
-    builder = builder.set_n_training_threads(os.cpu_count() or 1).tree(
-        num_leaves=settings["leaves"],
-        num_leaves_to_search=settings["leaves_searched"],
-        spherical=settings["spherical"],
-        soar_lambda=_SOAR,
-    )
-    searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(settings["reorder"]).build()
-    with naming_storage_errors(folder):
-        folder.mkdir()
-        searcher.serialize(str(folder), relative_path=True)
+def _clear(folder: Path) -> None:
+    """Removes an index that is there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    for old in folder.glob(f"{_FILES}*"):
+        shutil.rmtree(old)
+
+
+def _build_parts(vectors: Vectors, settings: dict[str, Any], folder: Path, parts: int) -> None:
+    """Those of this process."""
+    for number in share(range(parts)):
+        trees.build(vectors.part(number, parts), settings, _part_folder(folder, number, parts))
+
+
+def _part_folder(folder: Path, number: int, parts: int) -> Path:
+    return folder / (_FILES if parts == 1 else f"{_FILES}-{number:05}-of-{parts:05}")
 
 
 def _manifest(vectors: Vectors, kind: IndexKind) -> dict[str, Any]:
@@ -212,13 +240,18 @@ def _manifest(vectors: Vectors, kind: IndexKind) -> dict[str, Any]:
     return {"kind": kind.value, "count": len(vectors), "width": vectors.width} | made
 
 
-def _check_embeddings(folder: Path, manifest: dict[str, Any], vectors: Vectors) -> None:
+def _read_manifest(folder: Path, vectors: Vectors) -> dict[str, Any]:
+    """That of an index over `vectors`."""
+    if not (folder / _MANIFEST).is_file():
+        raise StorageError(f"{folder}: holds no finished index ({_MANIFEST} is missing); run `dense-jax index`")
+    manifest = read_json(folder / _MANIFEST)
     if manifest["embeddings"] != vectors.fingerprint:
         changes = list(differences(manifest["made_by"], vectors.manifest["made_by"], "made_by."))
         raise ConfigError(
             f"{folder} was built from other embeddings than {vectors.folder}; run `dense-jax index` again"
             + "".join(f"\n  {change}" for change in changes)
         )
+    return manifest
 
 
 def _when_asked(opened: Callable[[], Find]) -> Find:
@@ -229,34 +262,22 @@ def _when_asked(opened: Callable[[], Find]) -> Find:
 
 def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) -> Find:
     if manifest["kind"] != IndexKind.SCANN.value:
-        return ExactSearch(vectors.array(), mesh, approximate=manifest["kind"] == IndexKind.APPROXIMATE.value).search
-    if (folder / _FILES / "scann_docids.pkl").exists():  # ScaNN would unpickle it
-        raise StorageError(
-            f"{folder / _FILES / 'scann_docids.pkl'}: a pickle could run code and is not ours; delete it"
-        )
-    searcher, settings = _scann().load_searcher(str(folder / _FILES)), manifest["settings"]
-    return lambda queries, k: _search_scann(searcher, settings, queries, k)
+        return _find_exactly(vectors, mesh, approximate=manifest["kind"] == IndexKind.APPROXIMATE.value)
+    parts = manifest.get("parts", 1)
+
+    def opened() -> list[Find]:
+        own = share(range(parts))
+        finds = [trees.load(_part_folder(folder, part, parts), manifest["settings"]) for part in own]
+        return [of_rows(find, vectors.rows(part, parts)) for find, part in zip(finds, own, strict=True)]
+
+    return in_all(all_or_none(opened))
 
 
-def _search_scann(searcher: Any, settings: dict[str, Any], queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
-    """At least 3 k candidates are scored again exactly; more leaves are opened until every query has k results."""
-    leaves = settings["leaves_searched"]
-    while True:
-        rows, scores = searcher.search_batched_parallel(queries, k, max(settings["reorder"], 3 * k), leaves)
-        if leaves == settings["leaves"] or not np.isnan(scores).any():  # NaN: nothing found for this place
-            break
-        leaves = min(2 * leaves, settings["leaves"])
-    rows, scores = rows.astype(np.int64), np.where(np.isnan(scores), -np.inf, scores)
-    order = np.lexsort((rows, -scores), axis=1)
-    rows = np.where(np.isinf(scores), -1, rows)
-    return Ranking(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
+def _find_exactly(vectors: Vectors, mesh: Mesh, *, approximate: bool) -> Find:
+    """Each process has a part on its devices."""
 
+    def placed() -> Find:
+        part = jax.process_index(), jax.process_count()
+        return of_rows(ExactSearch(vectors.part(*part), mesh, approximate=approximate).search, vectors.rows(*part))
 
-def _scann() -> Any:
-    try:
-        from scann import scann_ops_pybind
-    except ImportError:
-        raise MachineError(
-            "the package scann is not installed; `pip install scann`, or use --config.index.kind=exact"
-        ) from None
-    return scann_ops_pybind
+    return in_all([all_or_none(placed)])

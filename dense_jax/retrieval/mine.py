@@ -7,13 +7,15 @@ close to the lowest of them, then the best few of what is left; of the rest the 
     FOLDER.jsonl                  all of them, written last: Tevatron's form with ids, and the scores beside them
 """
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
+from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Float, Int, first_places, np
 from dense_jax.config import Margin, MineConfig, Pick, require
 from dense_jax.config_tree import differences, to_dict
@@ -72,14 +74,17 @@ class Meaning:
     def __init__(self, index: Index, tower: Tower, tokenizer: Tokenizes) -> None:
         self.index, self.tokenizer = index, tokenizer
         self.tower = TowerOnMesh(tower, index.mesh)
-        vectors = index.vectors
-        self.documents = vectors.array().reshape(vectors.passages, vectors.views, vectors.width)
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
         vectors = encode_queries(queries, self.tower, self.tokenizer)
         ranking = self.index.search(vectors, k)
-        own = [(self.documents[rows] @ vector).max(1) for rows, vector in zip(positives, vectors, strict=True)]
+        own = [(self._views(rows) @ vector).max(1) for rows, vector in zip(positives, vectors, strict=True)]
         return [Found(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
+
+    def _views(self, documents: Rows) -> Float[np.ndarray, "r n d"]:
+        """The vectors of each document, which several processes hold in parts: these are read from the disk."""
+        vectors = self.index.vectors
+        return vectors.take(documents[:, None] * vectors.views + np.arange(vectors.views))
 
 
 def mine(
@@ -87,27 +92,25 @@ def mine(
 ) -> Path:
     """Writes `folder`.jsonl, each query with its positives and the negatives that were chosen for it; its path.
 
-    `queries` draws questions about `documents`. What is taken at random depends on a query's number only. `made_by`
-    says what ranked them, as JSON values.
+    All processes search together, and the first one writes. `queries` draws questions about `documents`. What is taken
+    at random depends on a query's number only. `made_by` says what ranked them, as JSON values.
 
     Raises:
         ConfigError: `folder` was begun with other settings, or from something else than `made_by` says.
     """
-    _claim(folder, {"settings": to_dict(config), "made_by": made_by})
+    of_first(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
     starts = range(0, len(queries), _PART)
     parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
-    with bar("mine", len(queries), "queries") as shown:
+    with bar("mine", len(queries), "queries", silent=not is_first()) as shown:
         ids, texts = documents.ids(), text_numbers(documents)
         for path, start in parts.items():
             rows = range(start, min(start + _PART, len(queries)))
-            if not path.is_file():
-                with whole_file(path) as partial:
-                    partial.write_bytes(b"".join(_mined(queries, rows, retriever, config, ids, texts)))
+            if not of_first(path.is_file):
+                lines = b"".join(_mined(queries, rows, retriever, config, ids, texts))
+                of_first(functools.partial(_write, path, [lines]))
             shown.update(len(rows))
     result = folder.with_suffix(".jsonl")
-    with whole_file(result) as partial, partial.open("wb") as file:
-        for path in parts:
-            file.write(path.read_bytes())
+    of_first(lambda: _write(result, (path.read_bytes() for path in parts)))
     return result
 
 
@@ -139,7 +142,7 @@ def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
     vectors = [encode_queries([query.text for query in block], meaning.tower, meaning.tokenizer) for block in blocks]
     write_json(folder / "queries.json", [query.id for query in asked])
     write_json(folder / "documents.json", meaning.index.vectors.ids)
-    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.documents[:, 0])):
+    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.index.vectors.array())):
         with whole_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
             np.save(file, rows, allow_pickle=False)
 
@@ -156,6 +159,11 @@ def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineCo
         left = np.sort(np.random.default_rng(number).choice(left, config.negatives, replace=False))
     left = left[: config.negatives]
     return Negatives(rows[left], scores[left], int((other & ~far).sum()))
+
+
+def _write(path: Path, blocks: Iterable[bytes]) -> None:
+    with whole_file(path) as partial, partial.open("wb") as file:
+        file.writelines(blocks)
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, read_json, verify
+from dense_jax.files import digest, read_json
+from dense_jax.retrieval.shared import verify_in_shares
 
 MANIFEST = "manifest.json"
 IDS = "ids.json"
@@ -61,14 +62,38 @@ class Vectors:
         """The shards in the order of rows, as memory maps."""
         return iter(self._shards)
 
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each shard."""
+        return [0, *self._ends[:-1].tolist()]
+
     def array(self) -> Float[np.ndarray, "p d"]:
         """All vectors: a memory map where there is one shard, a copy in memory where there are several."""
-        return self._shards[0] if len(self._shards) == 1 else np.concatenate(self._shards)
+        return self.part(0, 1)
+
+    def part(self, number: int, of: int) -> Float[np.ndarray, "p d"]:
+        """The vectors of shards `number`, `number` + `of`, ..., as `array` gives all."""
+        own = self._shards[number::of]
+        return own[0] if len(own) == 1 else np.concatenate([np.empty((0, self.width), np.float32), *own])
+
+    def rows(self, number: int, of: int) -> Int[np.ndarray, " p"]:
+        """The rows of a part's vectors."""
+        shards = zip(self.starts[number::of], self._shards[number::of], strict=True)
+        return np.concatenate([np.arange(0), *(np.arange(start, start + len(shard)) for start, shard in shards)])
+
+    def sizes(self, parts: int) -> list[int]:
+        """How many vectors each of so many parts has."""
+        return [sum(map(len, self._shards[number::parts])) for number in range(parts)]
+
+    @functools.cached_property
+    def _ends(self) -> Int[np.ndarray, " s"]:
+        """One past the last row of each shard."""
+        return np.cumsum([len(shard) for shard in self._shards])
 
     def take(self, rows: Int[np.ndarray, "*n"]) -> Float[np.ndarray, "*n d"]:
         """The vectors of `rows`; zeros for a row of -1."""
         taken = np.zeros((*rows.shape, self.width), np.float32)
-        ends = np.cumsum([len(shard) for shard in self._shards])
+        ends = self._ends
         shards = np.where(rows < 0, -1, np.searchsorted(ends, rows, side="right"))
         for i in np.unique(shards[shards >= 0]).tolist():
             here = shards == i
@@ -76,12 +101,12 @@ class Vectors:
         return taken
 
     def verify(self) -> None:
-        """Reads every file and compares its digest.
+        """Reads every file and compares its digest; of several processes each reads its share.
 
         Raises:
-            StorageError: naming the first file that has changed since it was written.
+            StorageError: naming a file that has changed since it was written.
         """
-        verify(self.folder, self.manifest["files"])
+        verify_in_shares(self.folder, self.manifest["files"])
 
 
 def _mapped(path: Path, width: int) -> Float[np.ndarray, "p d"]:

@@ -44,7 +44,8 @@ class Feed:
 class LookedUp(Feed):
     """Batches with passages: up to `neighbours.ahead` of them are looked up, on a thread, while the devices work.
 
-    Where the objective searches with the parameters of the step nothing can be looked up ahead.
+    Where the objective searches with the parameters of the step nothing can be looked up ahead. Several processes
+    search together, and must do so in the same order as they take steps: there it is done between the steps.
     """
 
     def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int, neighbours: Neighbours) -> None:
@@ -69,7 +70,7 @@ class LookedUp(Feed):
             return self._dated(self._look_up(find), step, version.step)
         ahead = min(self.neighbours.settings.ahead, self.neighbours.last(step) - step)
         while len(self._ahead) <= ahead:
-            self._ahead.append((version.step, self._thread.submit(self._look_up, version.find)))
+            self._ahead.append((version.step, self._submitted(version.find)))
         made, loaded = self._ahead.popleft()
         return self._dated(loaded.result(), step, made)
 
@@ -82,6 +83,13 @@ class LookedUp(Feed):
 
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
+
+    def _submitted(self, find: Callable[[Batch], Found]) -> Future[Loaded]:
+        if jax.process_count() == 1:
+            return self._thread.submit(self._look_up, find)
+        done: Future[Loaded] = Future()
+        done.set_result(self._look_up(find))
+        return done
 
     def _look_up(self, find: Callable[[Batch], Found]) -> Loaded:
         stacked = next(self._stacked)

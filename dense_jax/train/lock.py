@@ -36,7 +36,10 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Holds the lock file `path` for this process, after waiting for another one to let go of it."""
+    """Holds the lock file `path`, after waiting for another process to let go of it."""
+    if jax.process_index() != 0:  # the lock is the main process's, for all of them
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Array, Batch, Params, PRNGKeyArray, np
+from dense_jax.agreement import gathered, is_first
+from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
-from dense_jax.processes import agreed, all_agree, first_then_all, together, whole
+from dense_jax.processes import agreed, together, whole
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
@@ -52,9 +53,15 @@ class Version:
         with jax.set_mesh(self.mesh):  # another one may be in force, that of all processes
             tokens = jax.device_put(self.objective.question(batch), batch_sharding(self.mesh))
             vectors = np.asarray(self.encode(self.query if query is None else query, tokens, rng), np.float32)
-            rows = self.index.search(vectors, min(depth, count)).rows
+            rows = _searched(self.index, vectors, min(depth, count))
         rows = np.pad(rows, ((0, 0), (0, depth - rows.shape[1])), constant_values=-1)
         return Found(rows, self.index.vectors.take(rows))
+
+
+def _searched(index: Index, vectors: Float[np.ndarray, "q d"], k: int) -> Int[np.ndarray, "q k"]:
+    """The k best rows for each of this process's vectors: all processes search their parts for those of all."""
+    rows = index.search(gathered(vectors).reshape(-1, vectors.shape[1]), k).rows
+    return rows.reshape(-1, len(vectors), k)[jax.process_index()]
 
 
 class Neighbours:
@@ -140,9 +147,9 @@ class Neighbours:
         towers = self.objective.towers(saved.restore_params(version, self.like))
         passage = replace(towers.passage, params=whole(towers.passage.params))
         with self.log.paused():
-            first_then_all(lambda: self.versions.make(version, passage, saved.fingerprint(version)))
+            self.versions.make(version, passage, saved.fingerprint(version))
             self._use(version, self.versions.open(version), towers.query)
-            if jax.process_index() == 0:
+            if is_first():
                 self.versions.prune(in_use=version)
         self._spent += time.monotonic() - began
         share = self._spent / (time.monotonic() - self._began)
@@ -187,10 +194,9 @@ class Neighbours:
             return
         with self.log.paused():
             opened = self._opened(found)
-            if not all_agree(opened is not None):
+            if opened is None:
                 self._refused.add(found)
                 return
-            assert opened is not None
             self._use(found, opened, self.objective.towers(self._reading().restore_params(found, self.like)).query)
         self.log.add(step, {PREFIX + "step": float(found)}, f"changed to the index of step {found:,}")
 

@@ -7,6 +7,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, share
 from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
 from dense_jax.contracts import Objective, Passages, Tower
@@ -16,7 +17,8 @@ from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
-from dense_jax.retrieval.exact import ExactSearch, by_passage
+from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
+from dense_jax.retrieval.parts import in_all, of_rows
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Sample:
 class Probe:
     """Parameters -> the headline figures on a sample, with programs that are compiled once.
 
-    Every process computes all of it on its own devices, and the figures of the first one count.
+    Every process embeds its share of the documents on its own devices, and searches in it; the figures of the first one
+    count.
     """
 
     def __init__(self, sample: Sample, objective: Objective, mesh: Mesh, batch: int) -> None:
@@ -54,8 +57,7 @@ class Probe:
         sample, towers = self.sample, self.objective.towers(whole(params))
         with jax.set_mesh(self.mesh):
             passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
-            found = encode_passages(sample.store, range(len(self._ids)), passages, sample.tokenizer, self.batch)
-            search = by_passage(ExactSearch(found, self.mesh).search, towers.passage.encoder.views)
+            search = by_passage(in_all([all_or_none(lambda: self._embedded(passages))]), towers.passage.encoder.views)
             result = evaluate(
                 lambda texts, k: search(encode_queries(texts, queries, sample.tokenizer), k),
                 self._ids,
@@ -64,6 +66,13 @@ class Probe:
             )
         figures = np.array([result.scores.mean[name] for name in HEADLINE])
         return dict(zip(HEADLINE, _of_first_process(figures).tolist(), strict=True))
+
+    def _embedded(self, tower: TowerOnMesh) -> Find:
+        """Search in this process's share."""
+        rows, views = share(range(len(self._ids))), tower.tower.encoder.views
+        vectors = encode_passages(self.sample.store, rows, tower, self.sample.tokenizer, self.batch)
+        places = np.array(rows, np.int64)[:, None] * views + np.arange(views)
+        return of_rows(ExactSearch(vectors, self.mesh).search, places.reshape(-1))
 
     def _placed(self, side: str, tower: Tower) -> TowerOnMesh:
         placed = TowerOnMesh(tower, self.mesh, self._programs.get(side))

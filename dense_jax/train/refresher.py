@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from dense_jax.agreement import is_first, of_first
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.progress import seconds
@@ -30,18 +31,19 @@ def refresh(
 ) -> None:
     """Makes a version of the workdir's newest checkpoint, again and again, until that is of step `last`.
 
-    `trained` opens the checkpoint of a step. To be started before, with or after the training.
+    Several processes do so together; what is on the disk the first one says. `trained` opens the checkpoint of a step.
+    To be started before, with or after the training.
 
     Raises:
         DataError: a vector is NaN or infinite.
         StorageError: the disk refuses.
     """
     while True:
-        step = _newest(workdir)
+        step = of_first(lambda: _newest(workdir))
         if step == last:
             return
-        if step is None or _is_made(versions, workdir, step):
-            if _ended(workdir):
+        if step is None or of_first(lambda made=step: _is_made(versions, workdir, made)):
+            if of_first(lambda: _ended(workdir)):
                 return
             pause(_PAUSE)
             continue
@@ -49,12 +51,13 @@ def refresh(
         try:
             snapshot = trained(step)
         except StorageError:
-            if _newest(workdir) == step:
+            if of_first(lambda: _newest(workdir)) == step:
                 raise
             continue  # the trainer has deleted it meanwhile: there is a newer one
         versions.make(step, snapshot.towers.passage, snapshot.fingerprint)
-        versions.prune()
-        print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
+        if is_first():
+            versions.prune()
+            print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
 
 
 def _newest(workdir: Path) -> int | None:

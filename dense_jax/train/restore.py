@@ -8,8 +8,10 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import of_first
 from dense_jax.config import Config
 from dense_jax.contracts import PASSAGE, Reader, Towers
+from dense_jax.processes import whole
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.same_run import check_same_run
@@ -31,6 +33,8 @@ class Trained:
 def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Trained:
     """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on `mesh`.
 
+    Where that is of several processes, each gets all of them, as numpy arrays.
+
     Raises:
         ConfigError: the workdir was trained with other settings, or the mesh does not fit the model.
         StorageError: there is no such checkpoint, or it is damaged.
@@ -40,8 +44,8 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
-    step = checkpoints.existing(step)
-    params = checkpoints.restore_params(step, _like(config, mesh))
+    step = of_first(lambda: checkpoints.existing(step))
+    params = whole(checkpoints.restore_params(step, _like(config, mesh)))
     passage_step = 0 if PASSAGE in config.objective.frozen else step
     return Trained(
         config.objective.towers(params),

@@ -3,10 +3,12 @@
 FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
                 vectors index  as `embed` and `index` write them
                 COMMITTED      written last: digests of their manifests; a folder without it is not looked at
-FOLDER/00000500.lock           held by the process that makes it; another waits, and then finds it made
+FOLDER/00000500.lock           held by whoever makes it; another waits, and then finds it made
+FOLDER/ids-FINGERPRINT.json    the ids of the library's passages, read from their texts once for all versions
 
-Whoever makes one may be killed at any time: the same call goes on shard by shard. The folder of a version also tells
-the trainer to keep the checkpoint that it is of.
+All processes of a trainer, or of what runs beside it, make one together and search in it together. They may be killed
+at any time: the same call goes on shard by shard. The folder of a version also tells the trainer to keep the checkpoint
+that it is of.
 """
 
 import shutil
@@ -18,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.agreement import all_or_none, is_first, of_first
 from dense_jax.config import Config, IndexKind
 from dense_jax.contracts import Passages, Tower
 from dense_jax.errors import StorageError
@@ -26,6 +29,7 @@ from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
+from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.lock import in_turn, is_held
 
@@ -68,7 +72,7 @@ class Versions:
         return path.is_file() and read_json(path) == self._made_by(checkpoint)
 
     def make(self, step: int, tower: Tower, checkpoint: str) -> None:
-        """Completes the version of `step`.
+        """Completes the version of `step`, all processes together.
 
         One that is of another checkpoint or of other passages is made anew, and so is one that is damaged: says so.
 
@@ -78,20 +82,24 @@ class Versions:
         """
         folder = self._of(step)
         with in_turn(self._lock(step)), jax.set_mesh(self.mesh):
-            if not self.belongs(step, checkpoint) or self._is_damaged(folder):
-                self._remove(step)
-                write_json(folder / _MADE_BY, self._made_by(checkpoint))
-            if not (folder / _COMMITTED).is_file():
+            if not of_first(lambda: self.belongs(step, checkpoint)) or self._is_damaged(folder):
+                of_first(lambda: self._begin(step, checkpoint))
+            if not of_first((folder / _COMMITTED).is_file):
                 self._build(folder, tower, checkpoint)
+
+    def _begin(self, step: int, checkpoint: str) -> None:
+        self._remove(step)
+        write_json(self._of(step) / _MADE_BY, self._made_by(checkpoint))
 
     def _is_damaged(self, folder: Path) -> bool:
         """Whether a file of a finished part is missing or changed."""
         try:
             for manifest in (folder / name for name in _MANIFESTS):
-                if manifest.is_file():
-                    verify(manifest.parent, read_json(manifest)["files"])
+                if of_first(manifest.is_file):
+                    verify_in_shares(manifest.parent, of_first(lambda path=manifest: read_json(path)["files"]))
         except StorageError as error:
-            print(f"warning: {error}; its index is made anew", file=sys.stderr)
+            if is_first():
+                print(f"warning: {error}; its index is made anew", file=sys.stderr)
             return True
         return False
 
@@ -106,11 +114,20 @@ class Versions:
             shard_size=self.config.embed.shard_size,
             made_by=self._made_by(checkpoint),
             placed=self._placed,
+            ids=Path(of_first(self._ids)),
         )
         kind = self.config.neighbours.kind
         sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
         index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
-        write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS})
+        of_first(lambda: write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS}))
+
+    def _ids(self) -> str:
+        """The file of the library's ids, written now if it is not there yet."""
+        path = self.folder / f"ids-{self.library.fingerprint}.json"
+        with in_turn(self.folder / "ids.lock"):
+            if not path.is_file():
+                write_json(path, self.library.passages.ids())
+        return str(path)
 
     def _placed(self, tower: Tower, mesh: Mesh) -> TowerOnMesh:
         placed = TowerOnMesh(tower, mesh, self._program)
@@ -118,17 +135,21 @@ class Versions:
         return placed
 
     def open(self, step: int) -> Index:
-        """The index of a complete version, after reading all of it.
+        """The index of a complete version, opened by all processes together, after reading all of it.
 
         Raises:
-            StorageError: it is not complete, or a file is missing or changed.
+            StorageError: on all of them: it is not complete, or a file is missing or changed.
         """
         folder = self._of(step)
+        vectors = all_or_none(lambda: self._vectors(folder))
+        with jax.set_mesh(self.mesh):
+            return index.load(folder / "index", vectors, self.mesh)
+
+    def _vectors(self, folder: Path) -> Vectors:
         if not (folder / _COMMITTED).is_file():
             raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
         verify(folder, read_json(folder / _COMMITTED))
-        with jax.set_mesh(self.mesh):
-            return index.load(folder / "index", Vectors(folder / "vectors"), self.mesh)
+        return Vectors(folder / "vectors")
 
     def prune(self, in_use: int = -1) -> None:
         """Removes what is no longer needed: all but the newest ones and that `in_use`; not what is being made."""

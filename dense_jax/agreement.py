@@ -1,0 +1,83 @@
+"""What several processes share out, and what they tell each other, so that all go the same way.
+
+A process that fails where others wait for it would leave them waiting. So what may fail on one, such as reading a file,
+is done in `all_or_none` or `of_first`, and whoever waits learns of it. One process alone has nobody to tell: there all
+of these do nothing.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dense_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and says what is the same for all."""
+    return jax.process_index() == 0
+
+
+def share(items: Sequence[T]) -> Sequence[T]:
+    """Those that this process sees to: every n-th where there are n processes."""
+    return items[jax.process_index() :: jax.process_count()]
+
+
+def all_or_none(work: Callable[[], T]) -> T:
+    """What `work` gives. If it fails on one process it fails on all, so that none waits for one that is gone.
+
+    `work` must not wait for other processes itself.
+
+    Raises:
+        UserError: another process's, with its exit status. An error of this process is raised as it is.
+    """
+    if jax.process_count() == 1:
+        return work()
+    result, failed = None, None
+    try:
+        result = work()
+    except Exception as error:
+        failed = error
+    said = everyones(failed and _said(failed))
+    if failed is not None:
+        raise failed
+    kinds = {kind.code: kind for kind in UserError.__subclasses__()}
+    for number, error in enumerate(said):
+        if error is not None:
+            raise kinds.get(error["code"], UserError)(f"process {number}: {error['text']}")
+    return cast(T, result)
+
+
+def of_first(work: Callable[[], T]) -> T:
+    """What `work` gives, a JSON value, which the first process does for all.
+
+    Raises:
+        UserError: on all processes, if it fails.
+    """
+    return everyones(all_or_none(lambda: work() if is_first() else None))[0]
+
+
+def everyones(value: Any) -> list[Any]:
+    """The JSON value that each process has, in the order of the processes."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = gathered(np.array(len(text), np.int32))
+    texts = gathered(np.pad(text, (0, int(sizes.max()) - len(text))))
+    return [json.loads(text[:size].tobytes()) for text, size in zip(texts, sizes.tolist(), strict=True)]
+
+
+def gathered(array: np.ndarray) -> np.ndarray:
+    """The arrays of all processes, which are of one shape and of 32 bits or less, along a new first axis."""
+    return array[None] if jax.process_count() == 1 else multihost_utils.process_allgather(array)
+
+
+def _said(error: Exception) -> dict[str, Any]:
+    if isinstance(error, UserError):
+        return {"code": error.code, "text": str(error)}
+    return {"code": 1, "text": f"{type(error).__name__}: {error}"}

@@ -1,0 +1,27 @@
+"""Files that several processes read in shares, each every n-th of them: a corpus's vectors take minutes to read."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from dense_jax.agreement import all_or_none, everyones, share
+from dense_jax.files import digest, verify
+
+
+def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Name -> digest of each file, in the order of `names`, on all processes.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    own = all_or_none(lambda: {name: digest(folder / name) for name in share(names)})
+    found = {name: known for part in everyones(own) for name, known in part.items()}
+    return {name: found[name] for name in names}
+
+
+def verify_in_shares(folder: Path, expected: dict[str, str]) -> None:
+    """Checks every file of `expected` against its digest.
+
+    Raises:
+        StorageError: on all processes, naming a file that is missing or changed.
+    """
+    all_or_none(lambda: verify(folder, dict(share(list(expected.items())))))

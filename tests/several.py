@@ -1,0 +1,151 @@
+"""One of several processes that embed and search a toy together: its number, how many, port, folder, what to do."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dense_jax.agreement import is_first
+from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
+from dense_jax.contracts import Tower
+from dense_jax.errors import UserError
+from dense_jax.files import naming_storage_errors, read_json, whole_file, write_json
+from dense_jax.mesh import make_mesh, replicated
+from dense_jax.retrieval import embed as embedding
+from dense_jax.retrieval import index
+from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.mine import Meaning, mine
+from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train.probe import Probe, Sample
+from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
+
+DEVICES = 2  # of each process
+STORE = MemoryStore(60)
+EXACT = IndexConfig(kind=IndexKind.EXACT, sample=0)
+LEAVES = IndexConfig(kind=IndexKind.SCANN, leaves=4, leaves_searched=4, reorder=600, sample=50)
+QUERIES = np.random.default_rng(1).integers(-3, 4, (20, 8)).astype(np.float32)
+K = 30
+
+
+def table() -> dict[str, np.ndarray]:
+    return {"embedding": np.random.default_rng(2).normal(size=(50, 4)).astype(np.float32)}
+
+
+def embedded(folder: Path, mesh, **changes) -> Vectors:
+    """The toy's passages in nine files."""
+    tower = Tower(MeanEmbedding(), table() | changes, 6)
+    return embed(STORE, tower, ToyTokenizer(), mesh, folder, batch=8, shard_size=7, made_by={"step": 7})
+
+
+def build_and_search(folder: Path, mesh) -> None:
+    """An exact and an approximate index over FOLDER/vectors, and what is found in them."""
+    found = {}
+    for name, config in {"exact": EXACT, "leaves": LEAVES}.items():
+        index.build(Vectors(folder / "vectors"), config, folder / name, mesh)
+        ranking = index.load(folder / name, Vectors(folder / "vectors"), mesh).search(QUERIES, K)
+        found |= {f"{name}_rows": ranking.rows, f"{name}_scores": ranking.scores}
+    if is_first():
+        np.savez(folder / "found.npz", **found)
+
+
+def mined(folder: Path, mesh) -> Path:
+    """Negatives for 52 questions about 60 documents, by a retriever that is not trained."""
+    questions, tower = QuestionStore(52), Tower(MeanEmbedding(), table(), 6)
+    vectors = embed(
+        questions.documents, tower, ToyTokenizer(), mesh, folder / "documents", batch=8, shard_size=7, made_by={}
+    )
+    meaning = Meaning(index.build(vectors, EXACT, folder / "documents-index", mesh), tower, ToyTokenizer())
+    return mine(questions, questions.documents, meaning, MineConfig(depth=10, negatives=5), folder / "mined", {})
+
+
+def probed(mesh) -> dict[str, float]:
+    """Every third passage is found by every second one of its tokens: how well, with a table that is not trained."""
+    queries = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
+    judged = TestSet("toys", "dev", queries, {query: {query.replace("q", "doc"): 1} for query in queries}, ())
+    params = jax.device_put({"encoder": table()}, replicated(mesh))
+    return Probe(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), mesh, 8)(params)
+
+
+def probe(folder: Path, mesh) -> None:
+    write_json(folder / f"figures-{jax.process_index()}.json", probed(make_mesh(MeshConfig())))
+
+
+def call_verbs(folder: Path, mesh) -> None:
+    """Those of FOLDER/commands.json, one after another."""
+    from dense_jax import verbs  # here, since it imports everything
+
+    for verb, *argv in read_json(folder / "commands.json"):
+        verbs.call(verb, argv)
+
+
+def fail(folder: Path, mesh) -> None:
+    """Token 21 becomes NaN, first met by the second process; then its disk is full. Notes what each process says."""
+    broken = table()["embedding"]
+    broken[21] = np.nan  # in passages 11 and 12, of the second file, and in passage 15
+    said = [_error(lambda: embedded(folder / "broken", mesh, embedding=broken))]
+    if not is_first():
+        embedding.whole_file = _full
+    said.append(_error(lambda: embedded(folder / "full", mesh)))
+    embedding.whole_file = whole_file
+    write_json(folder / f"said-{jax.process_index()}.json", said)
+
+
+def die(folder: Path, mesh) -> None:
+    """The second process is killed while it writes its second file."""
+    written = []
+
+    def deadly(path: Path):
+        written.append(path)
+        if len(written) == 2 and not is_first():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole_file(path)
+
+    embedding.whole_file = deadly
+    embedded(folder / "killed", mesh)
+
+
+def _error(work) -> list:
+    try:
+        work()
+    except UserError as error:
+        return [type(error).__name__, str(error)]
+    return []
+
+
+@contextlib.contextmanager
+def _full(path: Path):
+    with naming_storage_errors(path):
+        raise OSError(errno.ENOSPC, "")
+    yield path
+
+
+TASKS = {
+    "embed": lambda folder, mesh: embedded(folder / "embedded", mesh),
+    "search": build_and_search,
+    "mine": mined,
+    "probe": probe,
+    "verbs": call_verbs,
+    "fail": fail,
+    "die": die,
+}
+
+
+def main(number: str, count: str, port: str, folder: str, *tasks: str) -> None:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_default_matmul_precision", "highest")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"localhost:{port}", int(count), int(number), heartbeat_timeout_seconds=20)
+    mesh = make_mesh(MeshConfig()).local_mesh
+    for task in tasks:
+        TASKS[task](Path(folder), mesh)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

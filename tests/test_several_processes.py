@@ -1,0 +1,154 @@
+"""Real processes embed and search together: what they write and find is what one writes and finds, and none hangs."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+from dense_jax.config import MeshConfig
+from dense_jax.files import digests
+from dense_jax.mesh import make_mesh
+from dense_jax.retrieval import index
+from dense_jax.retrieval.vectors import Vectors
+from tests.several import DEVICES, EXACT, QUERIES, K, embedded, mined, probed
+
+ROOT = Path(__file__).parent.parent
+FILES, COUNT, WIDTH = 6, 600, 8
+
+
+class Ended(NamedTuple):
+    """How a process ended, and what it said."""
+
+    status: int
+    out: str
+    error: str
+
+
+def run(folder: Path, count: int, *tasks: str) -> list[Ended]:
+    """So many processes that do `tasks` together."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.several", *map(str, (number, count, port, folder, *tasks))],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    said = [one.communicate(timeout=800) for one in running]
+    return [Ended(one.returncode, *texts) for one, texts in zip(running, said, strict=True)]
+
+
+def write_vectors(folder: Path, array: np.ndarray) -> Vectors:
+    """Vectors in six files; row r is document `doc{r}`."""
+    folder.mkdir()
+    for i, part in enumerate(np.split(array, FILES)):
+        np.save(folder / f"vectors-{i:05}-of-{FILES:05}.npy", part)
+    (folder / "ids.json").write_text(json.dumps([f"doc{row}" for row in range(len(array))]))
+    manifest = {"count": len(array), "width": WIDTH, "made_by": {}, "files": digests(folder)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return Vectors(folder)
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh(MeshConfig(), jax.devices()[:DEVICES])
+
+
+@pytest.fixture(scope="module")
+def alone(mesh, tmp_path_factory):
+    """What one process makes of the toy's passages."""
+    return digests(embedded(tmp_path_factory.mktemp("alone") / "embedded", mesh).folder)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
+    folder = tmp_path_factory.mktemp("two")
+    write_vectors(folder / "vectors", np.random.default_rng(0).integers(-1, 2, (COUNT, WIDTH)).astype(np.float32))
+    ends = run(folder, 2, "embed", "search", "mine", "probe", "fail")
+    assert [one.status for one in ends] == [0, 0], ends
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_embed_what_one_embeds_byte_for_byte(two, alone):
+    assert digests(two / "embedded") == alone
+    assert len([name for name in alone if name.endswith(".npy")]) == 9
+
+
+@pytest.mark.slow
+def test_an_exact_search_in_two_parts_is_that_in_one_with_its_ties(two, mesh, tmp_path):
+    vectors, found = Vectors(two / "vectors"), np.load(two / "found.npz")
+    one = index.build(vectors, EXACT, tmp_path / "index", mesh).search(QUERIES, K)
+    np.testing.assert_array_equal(found["exact_rows"], one.rows)
+    np.testing.assert_array_equal(found["exact_scores"], one.scores)  # of whole numbers, so no sum is rounded
+    by_numpy = np.argsort(-(QUERIES @ vectors.array().T), axis=1, kind="stable")[:, :K]
+    np.testing.assert_array_equal(one.rows, by_numpy)
+    equal = np.diff(one.scores, axis=1) == 0
+    assert (np.diff(one.rows // (COUNT // FILES) % 2, axis=1)[equal] != 0).any()  # ties lie in both parts
+
+
+@pytest.mark.slow
+def test_scann_in_two_parts_finds_what_exact_search_finds_and_one_process_finds_the_same(two, mesh):
+    found = np.load(two / "found.npz")
+    np.testing.assert_array_equal(found["leaves_scores"], found["exact_scores"])  # all leaves are searched
+    opened = index.load(two / "leaves", Vectors(two / "vectors"), mesh)
+    assert (opened.manifest["parts"], opened.manifest["recall@10"]) == (2, 1.0)
+    alone = opened.search(QUERIES, K)
+    np.testing.assert_array_equal(found["leaves_rows"], alone.rows)
+    np.testing.assert_array_equal(found["leaves_scores"], alone.scores)
+
+
+@pytest.mark.slow
+def test_two_processes_mine_the_negatives_that_one_mines(two, mesh, tmp_path):
+    ours, theirs = (
+        [json.loads(line) for line in path.read_text().splitlines()]
+        for path in (mined(tmp_path, mesh), two / "mined.jsonl")
+    )
+    assert len(ours) == 52
+    for one, other in zip(ours, theirs, strict=True):
+        for name in ("negative_scores", "positive_scores"):
+            assert other.pop(name) == pytest.approx(one.pop(name), abs=2e-6)  # rounded to six digits
+        assert other == one
+
+
+@pytest.mark.slow
+def test_a_probe_in_two_processes_finds_what_one_finds(two, mesh):
+    first, second = (json.loads((two / f"figures-{i}.json").read_text()) for i in range(2))
+    assert first == second == pytest.approx(probed(mesh))
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_both_with_its_words(two):
+    (nan, full), (own_nan, own_full) = (json.loads((two / f"said-{i}.json").read_text()) for i in range(2))
+    diverged = "2 documents became vectors with NaN or infinity, first 'doc11', 'doc12'"
+    assert own_nan == ["DataError", f"{diverged}; the checkpoint has diverged: embed an earlier one"]
+    assert nan == ["DataError", f"process 1: {own_nan[1]}"]
+    assert own_full[1].endswith(
+        "vectors-00001-of-00009.npy: the disk is full; free some space and start again, finished parts stay"
+    )
+    assert full == ["StorageError", f"process 1: {own_full[1]}"]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_one_of_two_was_killed(tmp_path, mesh, alone):
+    ends = run(tmp_path, 2, "die")
+    assert all(one.status for one in ends), ends
+    assert ends[1].status == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "killed").glob("*.npy"))
+    assert 2 <= len(left) < 9
+    before = {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in left}
+    assert digests(embedded(tmp_path / "killed", mesh).folder) == alone
+    assert {name: (tmp_path / "killed" / name).stat().st_mtime_ns for name in left} == before
