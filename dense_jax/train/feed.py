@@ -88,7 +88,10 @@ class LookedUp(Feed):
         if jax.process_count() == 1:
             return self._thread.submit(self._look_up, find)
         done: Future[Loaded] = Future()
-        done.set_result(self._look_up(find))
+        try:
+            done.set_result(self._look_up(find))
+        except Exception as error:  # raised when the batch is asked for, if ever: after the last one there are none
+            done.set_exception(error)
         return done
 
     def _look_up(self, find: Callable[[Batch], Found]) -> Loaded:
