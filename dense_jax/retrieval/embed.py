@@ -127,7 +127,7 @@ def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
 
 def encode_passages(
     store: Passages,
-    rows: range,
+    rows: Sequence[int],
     tower: TowerOnMesh,
     tokenizer: Tokenizes,
     batch: int,
