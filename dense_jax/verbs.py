@@ -1,10 +1,13 @@
 """What each verb does: opens the parts of a workdir, calls the stage, prints the result."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from dense_jax import flags, show
 from dense_jax.compare import compare
@@ -17,7 +20,7 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
-from dense_jax.processes import first_then_all, start_processes
+from dense_jax.processes import first_then_all, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
@@ -65,12 +68,14 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
 def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
-    work.check_questions()
-    start_processes()
-    print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
+    start_processes(os.environ, polls=True)
+    first_then_all(work.check_questions)
+    if jax.process_index() == 0:
+        print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = first_then_all(work.sample) if work.config.probe.every else None
     train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
-    print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
+    if jax.process_index() == 0:
+        print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
 
 def _refresh(work: Workdir, words: list[str]) -> None:
@@ -268,7 +273,8 @@ def call(verb: str, argv: list[str]) -> None:
             )
         print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
         return
-    VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+    with leaving_at_once(verb, polls=verb == "train"):
+        VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 
 
 def _compare(argv: list[str]) -> str:
