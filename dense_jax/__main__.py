@@ -1,15 +1,12 @@
 """The verbs: `dense-jax VERB --config=FILE[:variant] --config.key=value --workdir=DIR`."""
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from types import FrameType
 
 from absl import logging
 
-from dense_jax.errors import Stopped, UserError
+from dense_jax.errors import UserError
+from dense_jax.stopping import stopping_on_sigterm
 
 USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
 
@@ -65,20 +62,6 @@ def run(argv: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
-
-
-@contextlib.contextmanager
-def stopping_on_sigterm() -> Iterator[None]:
-    """SIGTERM ends the stage at hand; what it has finished is on disk. `train` replaces this by JAX's own handling."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped("stopped; finished parts are kept, start the same command to continue")
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

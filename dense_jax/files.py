@@ -103,7 +103,7 @@ def writable(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial.write_bytes(b"")
-        trial.unlink()
+        trial.unlink(missing_ok=True)  # several processes may try at once
     except OSError as error:
         raise ConfigError(f"--workdir={folder} is not writable ({error.strerror}); name another folder") from None
     return folder

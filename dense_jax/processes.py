@@ -1,54 +1,94 @@
-"""How many processes work together, and how they find each other."""
+"""How many processes work together, how they find each other, and what one does that fails or is left alone."""
 
+import contextlib
 import os
-import signal
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dense_jax.agreement import all_or_none, is_first
 from dense_jax.arrays import Params
+from dense_jax.cluster import by_hand, check_count, may_be_several
+from dense_jax.errors import MachineError, Stopped, UserError
+
+HEARTBEAT = 60  # seconds without a sign of life after which a process counts as lost; JAX's own choice is 100
+PATIENCE = 300  # seconds for all processes to come, and for their first sum
+_MARGIN = 10  # seconds until JAX acts on a lost process
 
 T = TypeVar("T")
 
 
-def start_processes() -> None:
-    """Joins the processes of the cluster that JAX detects (Cloud TPU, SLURM, Kubernetes, MPI), or forms one of its own.
+def start_processes(
+    environment: Mapping[str, str], *, polls: bool = False, heartbeat: int = HEARTBEAT, patience: int = PATIENCE
+) -> None:
+    """Joins the processes of the cluster that JAX detects (Cloud TPU, SLURM, Kubernetes, Open MPI), or those that
+    `environment` names by hand (cluster.py), or forms a cluster of one; checks that they are all, and can sum.
 
-    Even a lone process does so, since JAX notices SIGTERM, and agrees on the step to stop at, only after this. To be
-    called before the first use of a device.
+    To be called before the first use of a device. A caller that `polls` leaves SIGTERM to JAX, which sees to it that
+    all processes stop at the same step (Checkpoints.preempted); even a lone process must join for that. For others
+    SIGTERM stays what it was.
+
+    Raises:
+        MachineError: there are other processes than `environment` announces, with unequal devices, or they sum wrongly.
+            Where one does not come within `patience` seconds, this process ends, with the status of that error.
+    """
+    jax.config.update("jax_enable_preemption_service", polls)
+    with _at_most(patience, "not all processes came; see what the others say, and whether they reach the first one"):
+        _join(environment, heartbeat, 2 * patience)  # JAX's own limit aborts without a word to the user
+    check_count(jax.process_count(), environment)
+    with _at_most(patience, "the processes met, but have no sum over their devices; can they reach all ports?"):
+        check_devices([device.process_index for device in jax.devices()])
+        _check_sum(len(jax.devices()))
+    if jax.process_index() == 0:
+        of_each = _many(jax.local_device_count(), f"{jax.default_backend()} device")
+        print(f"{_many(jax.process_count(), 'process')} x {of_each}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def leaving_at_once(what: str, *, polls: bool, heartbeat: int = HEARTBEAT) -> Iterator[None]:
+    """Ends one of several processes at once if the block, named by `what`, fails in it: with its message and status.
+
+    `polls` and `heartbeat` are those of start_processes: where the block polls, all are stopped together.
+
+    Python's own way out would wait for the others, which wait for this one, until JAX aborts all of them. An error that
+    another process's end may have caused is first given the time in which JAX finds that out: then JAX aborts this
+    process (status 134) and names the one that is gone.
     """
     try:
-        jax.distributed.initialize()
-    except ValueError:  # no cluster was detected
-        jax.distributed.initialize(f"localhost:{_free_port()}", num_processes=1, process_id=0)
+        yield
+    except UserError as error:
+        if are_several() and not (polls and isinstance(error, Stopped)):
+            _end(f"dense-jax {what}: {error}", error.code)
+        raise
+    except Exception:
+        if are_several():
+            print(f"{traceback.format_exc()}waiting whether another process is gone", file=sys.stderr, flush=True)
+            time.sleep(heartbeat + _MARGIN)
+            _end("all other processes are there: the error above is this one's own", 1)
+        raise
 
 
-def join_processes() -> None:
-    """As `start_processes`, where this may be one of several; a process alone starts faster without.
-
-    SIGTERM stays what it was: what is joined so has nothing to save that is not on the disk already.
-    """
-    if jax.distributed.is_initialized() or not may_be_several(os.environ):
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    start_processes()
-    signal.signal(signal.SIGTERM, before)
+def are_several() -> bool:
+    """Whether processes were joined, and more than this one."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
-def may_be_several(environment: Mapping[str, str]) -> bool:
-    """Whether a launcher started this process as one of several, or it has TPUs, whose hosts JAX alone can find.
-
-    >>> may_be_several({"SLURM_NTASKS": "4"}), may_be_several({"SLURM_NTASKS": "1"}), may_be_several({})
-    (True, False, False)
-    """
-    counts = (environment.get(name, "1") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    hosts, tpus = environment.get("TPU_WORKER_HOSTNAMES", ""), environment.get("TPU_ML_PLATFORM", "")
-    return any(int(count) > 1 for count in counts) or "," in hosts or tpus == "JAX"  # which JAX sets where it finds any
+def join_processes(environment: Mapping[str, str]) -> None:
+    """As `start_processes`, where this may be one of several; a process alone starts faster without."""
+    if not jax.distributed.is_initialized() and may_be_several(environment):
+        start_processes(environment)
 
 
 def first_then_all(make: Callable[[], T]) -> T:
@@ -77,6 +117,72 @@ def agreed(value: int) -> int:
 def all_agree(value: bool) -> bool:
     """Whether it is true of all processes."""
     return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
+
+
+def check_devices(owners: Sequence[int]) -> None:
+    """`owners`: the process of each device.
+
+    Raises:
+        MachineError: they have unequal numbers of devices, so that a batch would be split unevenly.
+    """
+    counts = Counter(owners)
+    usual = max(counts.values())
+    if odd := {process: count for process, count in counts.items() if count != usual}:
+        said = ", ".join(f"process {process} has {count}" for process, count in sorted(odd.items()))
+        raise MachineError(f"{said} of the {usual} devices that the others have; all need the same number")
+
+
+def _join(environment: Mapping[str, str], heartbeat: int, limit: int) -> None:
+    settings: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": limit}
+    if named := by_hand(environment):
+        jax.distributed.initialize(*named, **settings)
+        return
+    try:
+        jax.distributed.initialize(**settings)
+    except ValueError:  # no cluster was detected
+        jax.distributed.initialize(f"localhost:{_free_port()}", num_processes=1, process_id=0, **settings)
+
+
+def _check_sum(devices: int) -> None:
+    """
+    Raises:
+        MachineError: the sum of 1, 2, ... over all devices is wrong.
+    """
+    split = NamedSharding(Mesh(np.array(jax.devices()), ("all",)), P("all"))
+    numbers = np.arange(1, devices + 1, dtype=np.int32)
+    spread = jax.make_array_from_callback((devices,), split, lambda index: numbers[index])
+    found, right = int(jax.jit(jnp.sum, out_shardings=NamedSharding(split.mesh, P()))(spread)), int(numbers.sum())
+    if found != right:
+        raise MachineError(
+            f"1 + ... + {devices} over all devices is {found}, not {right}; a device or a link is broken"
+        )
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, message: str) -> Iterator[None]:
+    """Ends this process with `message` and the status of MachineError if the block, which may hang, takes longer."""
+
+    def end() -> None:
+        _end(f"{message} (waited for {seconds} seconds)", MachineError.code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(message: str, status: int) -> NoReturn:
+    """Ends this process whatever its other threads do."""
+    print(message, file=sys.stderr, flush=True)
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _many(count: int, thing: str) -> str:
+    return f"{count:,} {thing}{'es' if thing.endswith('s') else 's'}" if count > 1 else f"{count} {thing}"
 
 
 def _free_port() -> int:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
-from dense_jax.processes import join_processes, start_processes
+from dense_jax.processes import first_then_all, join_processes, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
@@ -68,12 +69,14 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
 def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
-    work.check_questions()
-    start_processes()
-    print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
+    start_processes(os.environ, polls=True)
+    first_then_all(work.check_questions)
+    if is_first():
+        print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
     train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
-    print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
+    if is_first():
+        print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
 
 def _refresh(work: Workdir, words: list[str]) -> None:
@@ -277,12 +280,13 @@ def call(verb: str, argv: list[str]) -> None:
             )
         print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
         return
-    if verb in _TOGETHER:
-        join_processes()
-        with _only_the_first_speaks():
+    with leaving_at_once(verb, polls=verb == "train"):
+        if verb in _TOGETHER:
+            join_processes(os.environ)
+            with _only_the_first_speaks():
+                VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+        else:
             VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
-    else:
-        VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
+from dense_jax.files import digests
 from tests.test_several_processes import run as run_together
 
 ROOT = Path(__file__).parent.parent
@@ -234,6 +235,47 @@ def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(
     assert run(["embed", *arguments(corpus, tmp_path / "killed", *more)]) == 0
     vectors = [np.load(next((tmp_path / name / "embeddings").rglob("*.npy"))) for name in ("straight", "killed")]
     np.testing.assert_array_equal(*vectors)
+
+
+def test_one_process_of_a_job_of_four_does_not_train_alone(corpus, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    done = train(corpus, tmp_path, f"--config.passages.workdir={trained}")
+    assert done.returncode == 6, done.stderr
+    assert "dense-jax train: SLURM_NTASKS=4 says that this is one of 4 processes, but 1 is together" in done.stderr
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def told_to_stop(function: str, call: int, verb: str, argv: list[str]) -> None:
+    """A verb that gets SIGTERM at a call of one of its functions."""
+    module, _, name = function.rpartition(".")
+    command = [sys.executable, "-m", "tests.told_to_stop", module, name, str(call), verb, *argv]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == 75, done.stderr
+    assert f"dense-jax {verb}: stopped; finished parts are kept, start the same command to continue" in done.stderr
+
+
+@pytest.mark.slow
+def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
+    more = ("--config.passages.shard_size=50",)
+    told_to_stop("dense_jax.data.store.write_records", 4, "prepare", arguments(corpus, tmp_path / "stopped", *more))
+    assert not list(tmp_path.rglob("passages-*/manifest.json"))
+    for workdir in (tmp_path / "stopped", tmp_path / "straight"):
+        assert run(["prepare", *arguments(corpus, workdir, *more)]) == 0
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "straight")
+
+
+@pytest.mark.slow
+def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
+    others = shutil.copy(corpus, tmp_path / "others.jsonl")
+    argv = arguments(corpus, trained, f"--config.embed.collection={others}", "--config.embed.shard_size=64")
+    told_to_stop("dense_jax.retrieval.embed.encode_passages", 3, "embed", argv)
+    (made,) = (trained / "embeddings").glob("others-*")
+    assert len(list(made.glob("vectors-*.npy"))) == 2 and not (made / "manifest.json").is_file()
+    assert run(["embed", *argv]) == 0
+    continued = digests(made)
+    shutil.rmtree(made)
+    assert run(["embed", *argv]) == 0
+    assert digests(made) == continued
 
 
 def test_a_verb_before_its_turn_names_the_one_to_run_first(corpus, tmp_path, capsys):

@@ -471,7 +471,7 @@ def test_a_corpus_with_fewer_passages_than_are_wanted_gives_those_it_has(tmp_pat
     versions = Versions(tmp_path, Library(MemoryStore(1), ToyTokenizer(), "one"), asked, mesh)
     versions.make(0, towers.passage, "a checkpoint")
     encoder = towers.query.encoder
-    encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
+    encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
     version = Version(0, versions.open(0), towers.query.params, encode, asked.objective, mesh)
     question = stacked([asked.objective._tokens(np.array([7, 8]))] * 8)
     found = version.find({"query": question})

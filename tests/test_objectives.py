@@ -39,12 +39,12 @@ def load(path: Path, variant: str) -> Config:
     return checked(module.get_config(variant))
 
 
-def shrunk(node):
+def shrunk(node, dtype=Dtype.FLOAT64):
     """The same method on a model of a few thousand parameters, computed in float64."""
     if isinstance(node, BertConfig):
-        return dataclasses.replace(node, **EXACT)
+        return dataclasses.replace(node, **EXACT | {"dtype": dtype})
     nodes = {f.name: v for f in dataclasses.fields(node) if dataclasses.is_dataclass(v := getattr(node, f.name))}
-    return dataclasses.replace(node, **{name: shrunk(value) for name, value in nodes.items()})
+    return dataclasses.replace(node, **{name: shrunk(value, dtype) for name, value in nodes.items()})
 
 
 def sentences_store() -> MemoryStore:

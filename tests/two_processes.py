@@ -8,7 +8,15 @@ import jax
 from dense_jax.config import Config, EmbedConfig, NeighboursConfig, OptimizerConfig
 from dense_jax.train.loop import train
 from dense_jax.train.versions import Library
-from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
+from tests.toys import VOCABULARY, Borrower, MeanEmbedding, MemoryStore, ToyTokenizer
+
+
+class Noisy(MeanEmbedding):
+    """With noise where it is asked for, as dropout is."""
+
+    def apply(self, params, tokens, *, rng=None):
+        vectors = super().apply(params, tokens)
+        return vectors if rng is None else vectors + jax.random.normal(rng, vectors.shape)
 
 
 class Fresh(Borrower):
@@ -22,7 +30,7 @@ def main(number: str, count: str, port: str, workdir: str, every: str, fresh: st
     if int(count) > 1:
         jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
     config = Config(
-        Fresh(noise=0.0) if fresh == "fresh" else Borrower(noise=0.0),
+        Fresh(Noisy()) if fresh == "fresh" else Borrower(),
         steps=6,
         batch=8,
         log_every=1,

@@ -13,8 +13,9 @@ _MOST = 2  # times the mean: texts in a row
 def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: int) -> Packed:
     """`texts` in rows of `length` tokens, `per_row` of them in a row on average.
 
-    Where the texts of a row are longer than it, the longest is cut before its last token. `numbers` says which text of
-    the global batch each is; every `per_row` of that batch make a row of the global result.
+    Which texts share a row depends on which this process holds, and so on the number of processes. Where the texts of a
+    row are longer than it, the longest is cut before its last token. `numbers` says which text of the global batch each
+    is; every `per_row` of that batch make a row of the global result.
     """
     of_ids, of_types, mask = (np.asarray(x) for x in texts)
     lengths, most = mask.sum(axis=1), _MOST * per_row

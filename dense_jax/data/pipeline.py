@@ -14,7 +14,6 @@ import grain
 import jax
 import numpy as np
 from absl import flags
-from grain.experimental import ElasticIterator
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, require
@@ -105,9 +104,9 @@ class Loaded:
 
 def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    numbers = _local_rows(batch_sharding(mesh), batch)
+    numbers = held_rows(batch_sharding(mesh), batch)
     ahead: deque[Loaded] = deque()
-    for stacked in stacked_batches(examples, batch, start=start):
+    for stacked in stacked_batches(examples, batch, mesh, start=start):
         rows = stacked.examples.pop("row")
         collated = examples.objective.collate(stacked.examples, numbers)
         check_rows(collated, batch, batch_parts(mesh.local_mesh))
@@ -117,9 +116,10 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
     yield from ahead
 
 
-def stacked_batches(examples: Examples, batch: int, *, start: int) -> Iterator[Stacked]:
+def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:
     """The same batches before they are collated, each example with the "row" that was visited."""
-    for number, found in enumerate(host_batches(examples, batch, start=start), start=1):
+    held = held_rows(batch_sharding(mesh), batch)
+    for number, found in enumerate(host_batches(examples, batch, start=start, held=held), start=1):
         yield Stacked(found, start + number * batch)
 
 
@@ -128,7 +128,13 @@ def placed(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
     return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh)), batch)
 
 
-def _local_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
+def held(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split over the mesh as batches are; the reverse of `placed`."""
+    parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([parts[start] for start in sorted(parts)])
+
+
+def held_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
     """Which rows of a global batch this process holds, in their order."""
     held = sharding.addressable_devices_indices_map((batch,)).values()
     slices = {index[0].indices(batch)[:2] for index in held if index is not None}
@@ -148,21 +154,34 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
     )
 
 
-def host_batches(examples: Examples, batch: int, *, start: int) -> Iterator[dict[str, Any]]:
-    """This process's part of the same batches, as numpy arrays."""
-    return iter(_iterable(examples, batch, start))
-
-
-def _iterable(examples: Examples, batch: int, start: int) -> ElasticIterator:
-    workers = examples.config.workers
+def host_batches(
+    examples: Examples, batch: int, *, start: int, held: Int[np.ndarray, " b"] | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows `held` of each batch, or all of them, as numpy arrays."""
+    rows, workers = np.arange(batch) if held is None else held, examples.config.workers
+    made = grain.MapDataset.source(_Held(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
+    read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
-    elastic = ElasticIterator(
-        grain.MapDataset.source(examples),
-        batch,
-        grain.sharding.ShardOptions(jax.process_index(), jax.process_count()),
-        read_options=grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4),
-        multiprocessing_options=grain.MultiprocessingOptions(num_workers=workers) if workers else None,
-    )
-    elastic.set_state({"global_next_index": start})
-    return elastic
+    return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)) if workers else read)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """The examples of some rows of each batch, one batch after the other.
+
+    Row r of a batch always has its r-th example, however many processes share it: so the noise of a row is that of the
+    same example everywhere. Grain's own sharding deals examples out in turn, which puts them into other rows.
+    """
+
+    examples: Examples
+    batch: int
+    start: int  # example that the first batch begins with
+    rows: Int[np.ndarray, " b"]
+
+    def __len__(self) -> int:
+        return (len(self.examples) - self.start) // self.batch * len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        number, place = divmod(index, len(self.rows))
+        return self.examples[self.start + number * self.batch + int(self.rows[place])]

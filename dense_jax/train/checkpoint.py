@@ -18,9 +18,11 @@ from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
 from dense_jax.mesh import replicated
+from dense_jax.processes import agreed, together
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
+_NONE = -1  # in place of a step
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
@@ -187,19 +189,18 @@ class Checkpoints:
     def newest_sound(self) -> int | None:
         """The newest step that verifies, or None if none was ever saved. Damaged ones go to `quarantine/`, with a word.
 
+        The first process looks, for all of them.
+
         Raises:
             StorageError: there are checkpoints, and not one is sound.
         """
         found = sorted(self._manager.all_steps(), reverse=True)
-        for step in found:
-            try:
-                self.verify(step)
-                return step
-            except StorageError as error:
-                self._quarantine(step, error)
-        if found:
+        together("checkpoints are listed")
+        step = agreed(self._newest_that_verifies(found) if jax.process_index() == 0 else 0)
+        self._manager.reload()
+        if found and step == _NONE:
             raise StorageError(f"{self.folder}: none of the checkpoints {found} is sound; they are in quarantine/")
-        return None
+        return None if step == _NONE else step
 
     def close(self) -> None:
         """Waits for what is under way."""
@@ -213,6 +214,15 @@ class Checkpoints:
     def _digests(self, step: int) -> Path:
         return self.folder / f"digests-{step}.json"
 
+    def _newest_that_verifies(self, steps: Sequence[int]) -> int:
+        for step in steps:
+            try:
+                self.verify(step)
+                return step
+            except StorageError as error:
+                self._quarantine(step, error)
+        return _NONE
+
     def _quarantine(self, step: int, error: StorageError) -> None:
         target = self.folder / "quarantine" / str(step)
         target.parent.mkdir(exist_ok=True)
@@ -220,7 +230,6 @@ class Checkpoints:
             target = target.with_name(target.name + "_")
         (self.folder / str(step)).rename(target)
         self._digests(step).unlink(missing_ok=True)
-        self._manager.reload()
         print(f"warning: {error}; moved to {target}", file=sys.stderr)
 
     def _forget_deleted(self) -> None:

@@ -52,7 +52,7 @@ class LookedUp(Feed):
         assert isinstance(examples.objective, Retrieves)
         self.objective, self.examples, self.mesh, self.neighbours = examples.objective, examples, mesh, neighbours
         self._searched = neighbours.versions.library.passages
-        self._stacked = stacked_batches(examples, batch, start=start)
+        self._stacked = stacked_batches(examples, batch, mesh, start=start)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbours")
         self._ahead: deque[tuple[int, Future[Loaded]]] = deque()  # with the step of the version
 
@@ -66,7 +66,7 @@ class LookedUp(Feed):
         version = self.neighbours.version
         if self.objective.fresh:
             rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.examples.seed), step), _NOISE)
-            find = functools.partial(version.find, query=self.neighbours.placed(params), rng=rng)
+            find = functools.partial(self.neighbours.find_anew, params=params, rng=rng, mesh=self.mesh)
             return self._dated(self._look_up(find), step, version.step)
         ahead = min(self.neighbours.settings.ahead, self.neighbours.last(step) - step)
         while len(self._ahead) <= ahead:

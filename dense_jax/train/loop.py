@@ -83,7 +83,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
 def initial_state(program: Program) -> TrainState:
     """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
     params, reports = started_from(program.init(), program.config)
-    for report in reports:
+    for report in reports if jax.process_index() == 0 else ():
         print(report, file=sys.stderr)
     return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))
 
@@ -172,7 +172,8 @@ def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, di
         checkpoints.save(0, state, meta)
         return state, meta
     state, meta = checkpoints.restore(newest, program.like)
-    print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
+    if jax.process_index() == 0:
+        print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
     return state, meta
 
 

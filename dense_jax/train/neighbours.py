@@ -17,6 +17,7 @@ from dense_jax.agreement import gathered, is_first
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
+from dense_jax.data.pipeline import held, placed
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.processes import agreed, together, whole
@@ -29,7 +30,7 @@ PREFIX = "index/"  # of the names in metrics.jsonl and TensorBoard
 _LOOK = 10  # steps from one look for a newer version to the next
 _PAUSE = 1.0  # seconds between looks while waiting for one
 
-Encode = Callable[[Params, Tokens, PRNGKeyArray | None], Array]
+Encode = Callable[[Params, Tokens], Array]
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,25 @@ class Version:
     objective: Retrieves
     mesh: Mesh  # of this process's devices
 
-    def find(self, batch: Batch, query: Params | None = None, rng: PRNGKeyArray | None = None) -> Found:
-        """What is nearest to the questions of this process's `batch`, by other parameters of the query tower if given.
+    def find(self, batch: Batch) -> Found:
+        """What is nearest to the questions of this process's `batch`.
 
         Raises:
             DataError: a question became a vector with NaN or infinity.
         """
-        depth, count = self.objective.depth, self.index.vectors.passages
         with jax.set_mesh(self.mesh):  # another one may be in force, that of all processes
             tokens = jax.device_put(self.objective.question(batch), batch_sharding(self.mesh))
-            vectors = np.asarray(self.encode(self.query if query is None else query, tokens, rng), np.float32)
+            vectors = np.asarray(self.encode(self.query, tokens), np.float32)
+        return self.nearest(vectors)
+
+    def nearest(self, vectors: Float[np.ndarray, "q d"]) -> Found:
+        """What is nearest to each vector of this process; all search together.
+
+        Raises:
+            DataError: one is NaN or infinite.
+        """
+        depth, count = self.objective.depth, self.index.vectors.passages
+        with jax.set_mesh(self.mesh):
             rows = _searched(self.index, vectors, min(depth, count))
         rows = np.pad(rows, ((0, 0), (0, depth - rows.shape[1])), constant_values=-1)
         return Found(rows, self.index.vectors.take(rows))
@@ -80,7 +90,13 @@ class Neighbours:
         self._began, self._spent = time.monotonic(), 0.0
         encoder = self.objective.towers(like).query.encoder
         require(encoder.views == 1, f"{encoder.views} views of a text cannot be looked up in training; use one")
-        self._encode: Encode = jax.jit(lambda params, tokens, rng: encoder.apply(params, tokens, rng=rng))
+        self._encode: Encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
+        self._encode_anew = jax.jit(
+            lambda params, tokens, rng, rows: jax.lax.with_sharding_constraint(
+                encoder.apply(params, tokens, rng=rng), rows
+            ),
+            static_argnums=3,
+        )
         checkpoints.hold(lambda: {self.step, *versions.begun()})
 
     @property
@@ -118,9 +134,16 @@ class Neighbours:
         elif self._version is None:
             self._make(self._known(step), step)
 
-    def placed(self, params: Params) -> Params:
-        """The query tower's part of `params`, on every device of this process."""
-        return jax.device_put(whole(self.objective.towers(params).query.params), replicated(self.versions.mesh))
+    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray, mesh: Mesh) -> Found:
+        """What is nearest to the questions of this process's `batch` by the query tower of `params`, dropout on.
+
+        All processes encode the batch together, on their `mesh`: so a question's dropout is not that of another one,
+        and the same for any number of processes.
+        """
+        query = self.objective.towers(params).query.params
+        asked = placed({"question": self.objective.question(batch)}, mesh)["question"]
+        vectors = self._encode_anew(query, asked, rng, batch_sharding(mesh))
+        return self.version.nearest(held(vectors).astype(np.float32))
 
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
@@ -158,8 +181,8 @@ class Neighbours:
 
     def _use(self, version: int, opened: Index, query: Tower) -> None:
         mesh = self.versions.mesh
-        placed = jax.device_put(whole(query.params), replicated(mesh))
-        self._version = Version(version, opened, placed, self._encode, self.objective, mesh)
+        everywhere = jax.device_put(whole(query.params), replicated(mesh))
+        self._version = Version(version, opened, everywhere, self._encode, self.objective, mesh)
         self.step = version
 
     def _is_stale(self, step: int) -> bool:

@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import jax
+
 from dense_jax.config import Config
 from dense_jax.config_tree import completed, differences, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
+from dense_jax.processes import together
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
@@ -15,7 +18,7 @@ FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluat
 
 
 def check_same_run(config: Config, workdir: Path) -> None:
-    """Records `config` in a new workdir; refuses one that was made with another.
+    """Records `config` in a new workdir; refuses one that was made with another. To be called by all processes.
 
     A setting that the record lacks, since it is newer, counts as having its default there.
 
@@ -23,9 +26,9 @@ def check_same_run(config: Config, workdir: Path) -> None:
         ConfigError: listing the settings that differ.
     """
     path, ours = workdir / "config.json", to_dict(config)
-    if not path.exists():
+    if jax.process_index() == 0 and not path.exists():
         write_json(path, ours)
-        return
+    together("config.json is written")
     lines = differences(completed(read_json(path), config), ours)
     changed = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
     if changed:

@@ -1,0 +1,110 @@
+"""What the environment announces is what must meet."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dense_jax.cluster import announced, by_hand, check_count
+from dense_jax.errors import MachineError
+from dense_jax.processes import check_devices
+
+ROOT = Path(__file__).parent.parent
+HAND = {"JAX_COORDINATOR_ADDRESS": "localhost:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({}, 1),
+        (HAND, 4),
+        ({"SLURM_NTASKS": "8"}, 8),
+        ({"SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "1"}, 1),  # one alone by srun, in a job of eight
+        ({"SLURM_NTASKS": "1", "OMPI_COMM_WORLD_SIZE": "4"}, 4),  # mpirun in a SLURM job
+        ({"PMI_SIZE": "2"}, 2),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
+        ({"TPU_WORKER_HOSTNAMES": "t-0,t-1,t-2,t-3"}, 4),
+        ({"TPU_WORKER_HOSTNAMES": "t-0,t-1", "MEGASCALE_NUM_SLICES": "3"}, 6),
+        ({"JOB_COMPLETION_INDEX": "2"}, 3),
+    ],
+)
+def test_as_many_processes_are_announced_as_the_launcher_started(environment, count):
+    assert announced(environment).count == count
+    check_count(count, environment)
+
+
+@pytest.mark.parametrize(
+    ("joined", "environment", "message"),
+    [
+        (1, {"SLURM_NTASKS": "8"}, r"SLURM_NTASKS=8 says that this is one of 8 processes, but 1 is together.* by srun"),
+        (2, {"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE=4 says .* but 2 are together.*mpirun"),
+        (4, {"SLURM_NTASKS": "2"}, "one of 2 processes, but 4 are"),
+        (1, {"TPU_WORKER_HOSTNAMES": "a,b"}, "one of 2 processes.*start the same command on all hosts of the slice"),
+        (1, {"JOB_COMPLETION_INDEX": "1"}, r"one of 2 processes.*install jax\[k8s\]"),
+        (1, {"JAX_COORDINATOR_ADDRESS": "h:1"}, "h:1 names where processes meet, but not how many.*JAX_NUM_PROCESSES"),
+        (1, {"SLURM_NTASKS": "all"}, "SLURM_NTASKS=all is no whole number"),
+    ],
+)
+def test_others_than_are_announced_are_refused_with_the_cure(joined, environment, message):
+    with pytest.raises(MachineError, match=message):
+        check_count(joined, environment)
+
+
+def test_a_pod_of_an_indexed_job_knows_only_how_many_are_before_it():
+    check_count(4, {"JOB_COMPLETION_INDEX": "0"})
+
+
+def test_three_variables_join_processes_without_a_launcher():
+    assert by_hand({}) is None
+    assert by_hand({"JAX_COORDINATOR_ADDRESS": "h:1"}) is None  # JAX's own; the launcher may say the rest
+    assert by_hand(HAND) == ("localhost:1234", 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4 is not from 0 to JAX_NUM_PROCESSES=4 less one"),
+        ({"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID=first is no whole number"),
+        ({"JAX_COORDINATOR_ADDRESS": None}, "JAX_NUM_PROCESSES=4 without JAX_COORDINATOR_ADDRESS; set all of"),
+    ],
+)
+def test_three_variables_that_do_not_go_together_are_refused(change, message):
+    environment = {name: value for name, value in (HAND | change).items() if value is not None}
+    with pytest.raises(MachineError, match=message):
+        by_hand(environment)
+
+
+def test_processes_with_other_numbers_of_devices_are_named():
+    check_devices([0, 0, 1, 1])
+    with pytest.raises(MachineError, match="process 2 has 1 of the 2 devices that the others have"):
+        check_devices([0, 0, 1, 1, 2, 3, 3])
+
+
+START = """
+import json, sys
+from dense_jax.errors import UserError
+from dense_jax.processes import start_processes
+try:
+    start_processes(json.loads(sys.argv[1]), patience=int(sys.argv[2]))
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.code)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "patience", "status", "message"),
+    [
+        ({}, 300, 0, "1 process x 1 cpu device\n"),
+        ({"SLURM_NTASKS": "2"}, 300, 6, "SLURM_NTASKS=2 says that this is one of 2 processes, but 1 is together"),
+        (HAND | {"JAX_PROCESS_ID": "1"}, 3, 6, "not all processes came; see what the others say"),
+    ],
+)
+def test_a_process_starts_alone_only_where_it_is_alone(environment, patience, status, message):
+    command = [sys.executable, "-c", START, json.dumps(environment), str(patience)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800, check=False)
+    assert done.returncode == status, done.stderr
+    assert message in done.stderr
