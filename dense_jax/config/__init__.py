@@ -103,6 +103,11 @@ class Config:
             "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
         )
         require(
+            not (self.corpus.near_duplicates and self.passages.unit is Unit.QUERIES),
+            f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, with "
+            "passages.unit=queries; use 0.0",
+        )
+        require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
             f"{self.passages.unit.value} are none; use --config.passages.unit=passages",

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from dense_jax.errors import require
 
 
+_FINEST = 0.98  # similarity that MinHash tells from equality
+
+
 class Order(enum.Enum):
     """In which order training visits passages."""
 
@@ -39,10 +42,18 @@ class CorpusConfig:
     max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
     held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
     limit: int = 0  # read at most so many documents of each source; 0: all
+    # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
+    # the literature; 1.0: those of the same words; 0.0: none
+    near_duplicates: float = 0.0
 
     def __post_init__(self) -> None:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
         require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
+        require(
+            0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
+            f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, or "
+            "1.0 for equal words, or 0.0",
+        )
         require(
             names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
         )

@@ -37,6 +37,7 @@ class Source:
     config: CorpusConfig
     prefix: str = ""  # of the ids of its documents
     judged: Judged | None = None  # its training queries, if it has any
+    left_out: frozenset[str] = frozenset()  # ids of documents that count as read, and are not given
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """
@@ -49,7 +50,8 @@ class Source:
             result = row if isinstance(row, Reject) else self._document(row, first_seen)
             found += isinstance(result, Document)
             rejected += isinstance(result, Reject)
-            yield result
+            if isinstance(result, Reject) or result.id not in self.left_out:
+                yield result
             if found == self.config.limit > 0:
                 return
         if not found + rejected:
@@ -100,6 +102,10 @@ class CheckedCorpus:
         """What tells this content from another's, wherever it lies: JSON values."""
         first, *others = (source.fingerprint() for source in self.sources)
         return first | ({"also": {str(i): other for i, other in enumerate(others, start=1)}} if others else {})
+
+    def without(self, ids: frozenset[str]) -> "CheckedCorpus":
+        """The same corpus without some of its documents."""
+        return CheckedCorpus(tuple(replace(source, left_out=ids) for source in self.sources))
 
 
 def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:

@@ -15,9 +15,10 @@ from dense_jax.contracts import Document
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.entries import entries, salient_entries, split_documents, whole_documents
+from dense_jax.data.near_duplicates import NAME
 from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
 from dense_jax.data.prepare_spans import make_tagger, spans_settings
-from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan
+from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan, without_duplicates
 from dense_jax.data.running_text import ChunkStore
 from dense_jax.data.salient_tokens import tagged
 from dense_jax.data.store import (
@@ -51,6 +52,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     about = prepare_text(config, corpus, root)
     if asked:
         return prepare_queries(config, corpus, root, about)
+    corpus = without_duplicates(corpus, root, about["notes"])
     passages, spans = replace(config.passages, workdir=""), config.spans.sources
     folder = passages_folder(root, passages, spans)
     settings = about["settings"] | {"passages": to_dict(passages)}
@@ -65,7 +67,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     store = open_passages(root, passages, spans)
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
-            raise DataError(f"{source.name}: {_lack(passages)}")
+            raise DataError(f"{source.name}: {_lack(passages)}{_or_all_are_copies(root, about['notes'])}")
     if spans and not store.manifest["spans"]["count"]:
         raise DataError(
             f"spans.{', spans.'.join(spans)}: no salient span in {len(store):,} passages; use other sources"
@@ -141,6 +143,10 @@ def _lack(config: PassagesConfig) -> str:
     return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
 
 
+def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:
+    return f"; or all are near-duplicates: see {root / NAME}" if notes.get("near_duplicates") else ""
+
+
 def _summary(store: PassageStore) -> dict[str, Any]:
     """What `prepare` reports."""
     found = store.manifest
@@ -150,6 +156,7 @@ def _summary(store: PassageStore) -> dict[str, Any]:
         "documents": found["documents"],
         "of fewer than two spans" if spans else "without text": found["left_out"],
         "rejected rows": found["notes"]["rejected"],
+        **({"near-duplicates": copies} if (copies := found["notes"].get("near_duplicates")) is not None else {}),
         "held-out queries": found["settings"]["corpus"]["held_out"],
         "vocabulary": found["notes"]["vocabulary"],
         "passages": found["count"],

@@ -15,6 +15,7 @@ from dense_jax.config import Config, CorpusConfig, TokenizerConfig
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.near_duplicates import NAME, alike, first_of_each, list_duplicates, read_duplicates
 from dense_jax.data.store import Group, StoreWriter, refuse_other
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
@@ -32,6 +33,10 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
     notes = scan(corpus, root / "rejects.jsonl")
+    if similarity := config.corpus.near_duplicates:
+        notes["near_duplicates"] = _find_duplicates(corpus, similarity, notes["usable"], root / NAME)
+        notes["usable"] -= notes["near_duplicates"]
+    corpus = without_duplicates(corpus, root, notes)
     documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
     tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
@@ -48,6 +53,16 @@ def fill(writer: StoreWriter, corpus: CheckedCorpus, arrange: Callable[[Iterable
                 writer.add(group)
                 shown.update(group.documents)
     writer.finish()
+
+
+def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any]) -> CheckedCorpus:
+    """`corpus` as it is prepared: without the near-duplicates that `notes` counts, if they were looked for.
+
+    Raises:
+        StorageError: their list is missing or damaged.
+    """
+    count = notes.get("near_duplicates", 0)
+    return corpus.without(read_duplicates(root / NAME, count)) if count else corpus
 
 
 @dataclass(frozen=True)
@@ -67,6 +82,7 @@ def _settings(config: Config) -> dict[str, Any]:
     path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
+    rows |= {"near_duplicates": chosen.near_duplicates} if chosen.near_duplicates else {}
     return {
         "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are asked for or not
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
@@ -137,6 +153,14 @@ def _too_many(found: _Scanned, file: Path) -> str:
             f"all are in {file}; {fix if found.documents else 'no document is left'}",
         ]
     )
+
+
+def _find_duplicates(corpus: CheckedCorpus, similarity: float, count: int, path: Path) -> int:
+    """Lists those of the `count` usable documents that come again, and returns how many they are."""
+    documents = Documents(corpus, {})
+    shown = progress(documents, "compare documents", count, "documents")
+    edges = alike((document.text for document in shown), similarity)
+    return list_duplicates(documents, first_of_each(edges, count), path)
 
 
 def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
