@@ -57,6 +57,7 @@ setup(
             "torch>=2.2",
         ],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
+        "beam": ["apache-beam>=2.70"],  # prepare.runner=beam; in an environment of its own, by constraints-beam.txt
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -12,7 +12,8 @@ from dense_jax.data import prepare as module
 from dense_jax.data.prepare import open_passages, prepare
 from dense_jax.data.running_text import ChunkStore, chunks, cut
 from dense_jax.data.sentences import Tokenised
-from dense_jax.data.store import Group, StoreWriter, claim
+from dense_jax.data.shards import Group
+from dense_jax.data.store import StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from tests.sources import KilledError, config, contents, rows, sentence, write

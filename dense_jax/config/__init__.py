@@ -14,6 +14,8 @@ from dense_jax.config.data import (
     Mixing,
     Order,
     PassagesConfig,
+    PrepareConfig,
+    Runner,
     SpansConfig,
     TokenizerConfig,
     Unit,
@@ -67,6 +69,7 @@ class Config:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     spans: SpansConfig = field(default_factory=SpansConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -104,8 +107,13 @@ class Config:
         )
         require(
             not (self.corpus.near_duplicates and self.passages.unit is Unit.QUERIES),
-            f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, with "
-            "passages.unit=queries; use 0.0",
+            f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, "
+            "with passages.unit=queries; use 0.0",
+        )
+        require(
+            not (self.prepare.runner is Runner.BEAM and self.passages.unit is Unit.CHUNKS),
+            "prepare.runner=beam makes no passages.unit=chunks yet, which run on from document to document; use "
+            "--config.prepare.runner=local",
         )
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
@@ -174,8 +182,10 @@ __all__ = [
     "Order",
     "PassagesConfig",
     "Pick",
+    "PrepareConfig",
     "ProbeConfig",
     "Refresh",
+    "Runner",
     "Schedule",
     "SearchConfig",
     "Select",

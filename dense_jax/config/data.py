@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from dense_jax.errors import require
 
-
 _FINEST = 0.98  # similarity that MinHash tells from equality
 
 
@@ -51,8 +50,8 @@ class CorpusConfig:
         require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
         require(
             0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
-            f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, or "
-            "1.0 for equal words, or 0.0",
+            f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, "
+            "or 1.0 for equal words, or 0.0",
         )
         require(
             names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
@@ -69,6 +68,29 @@ class TokenizerConfig:
     path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
     vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
+
+
+class Runner(enum.Enum):
+    """What does the work of `prepare`; the result is the same to the last byte."""
+
+    LOCAL = "local"  # this process
+    BEAM = "beam"  # the workers of an Apache Beam pipeline; extra `beam`
+
+
+@dataclass
+class PrepareConfig:
+    """Where a corpus is prepared."""
+
+    runner: Runner = Runner.LOCAL
+    options: str = ""  # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
+    staging: str = ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+
+    def __post_init__(self) -> None:
+        beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
+        require(
+            self.runner is Runner.BEAM or not beam,
+            f"{' and '.join(beam)} can be given to a Beam pipeline alone; use --config.prepare.runner=beam",
+        )
 
 
 class Unit(enum.Enum):

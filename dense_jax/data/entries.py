@@ -12,7 +12,7 @@ from dense_jax.data.passages import pack
 from dense_jax.data.running_text import chunks
 from dense_jax.data.salient_tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, tokenised
-from dense_jax.data.store import Entry, Group
+from dense_jax.data.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 
 _SPECIAL = 3  # tokens that frame a passage and its title

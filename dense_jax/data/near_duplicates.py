@@ -1,10 +1,10 @@
 """Documents that come again, word for word or nearly: all but the first of each kind are left out of a corpus.
 
-Two texts are alike if the sets of their three-word runs have a Jaccard similarity of about `similarity` or more, told by
-MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets, chapter 3): a text falls
-into several buckets, and those that share one are alike. At 1.0 they have the same words in the same order. Case and
-punctuation do not count, titles neither; a text without a word is like no other. Whatever alike texts join is one kind,
-as in the large de-duplication tools, so the result depends on the order of the corpus only in which text is the first.
+Two texts are alike if the sets of their three-word runs have a Jaccard similarity of about `similarity` or more, told
+by MinHash and locality-sensitive hashing (Broder 1997; Leskovec et al., Mining of Massive Datasets, chapter 3): a text
+falls into several buckets, and those that share one are alike. At 1.0 they have the same words in the same order. Case
+and punctuation do not count, titles neither; a text without a word is like no other. Whatever alike texts join is one
+kind, as in the large de-duplication tools, so it depends on the order of the corpus only which text is the first.
 
 It is documents that are compared, not passages: before anything is drawn from the corpus, so that no copy of a test
 document stays, a vocabulary is not trained on copies, and all kinds and lengths of passages are of the same text.

@@ -4,8 +4,9 @@ The source is read several times, which is cheap beside tokenising it and keeps 
 the same call goes on where an interrupted one stopped, and does nothing where all is done.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,10 @@ from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
 from dense_jax.data.prepare_spans import make_tagger, spans_settings
 from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan, without_duplicates
 from dense_jax.data.running_text import ChunkStore
+from dense_jax.data.salient import SpanTagger
 from dense_jax.data.salient_tokens import tagged
+from dense_jax.data.shards import Group
 from dense_jax.data.store import (
-    Group,
     PassageStore,
     StoreWriter,
     check_settings,
@@ -63,7 +65,8 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         arrange = _arrangement(config, corpus, root, tokenizer)
         if not started(folder):
             claim(folder, settings, about["notes"])
-        fill(StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans)), corpus, arrange)
+        writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans))
+        fill(writer, corpus, arrange, config.prepare)
     store = open_passages(root, passages, spans)
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
@@ -75,15 +78,25 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     return _summary(store)
 
 
-def _arrangement(
-    config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer
-) -> Callable[[Iterable[Document]], Iterator[Group]]:
+@dataclass(frozen=True)
+class _Arrangement:
     """What takes the held-out sentences out of the usable documents and makes passages of the rest."""
+
+    queries: held_out.Queries
+    tagger: SpanTagger | None  # of salient spans, if there are to be any
+    tokenizer: Tokenizer
+    passages: PassagesConfig
+
+    def __call__(self, documents: Iterable[Document]) -> Iterator[Group]:
+        if self.tagger is None:
+            return entries(held_out.without_queries(documents, self.queries), self.tokenizer, self.passages)
+        return salient_entries(tagged(documents, self.tagger, self.queries), self.tokenizer, self.passages)
+
+
+def _arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
     queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
-    if not config.spans.sources:
-        return lambda documents: entries(held_out.without_queries(documents, queries), tokenizer, config.passages)
-    tagger = make_tagger(config.spans, Documents(corpus, {}))
-    return lambda documents: salient_entries(tagged(documents, tagger, queries), tokenizer, config.passages)
+    tagger = make_tagger(config.spans, Documents(corpus, {})) if config.spans.sources else None
+    return _Arrangement(queries, tagger, tokenizer, config.passages)
 
 
 def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> PassageStore:
@@ -124,7 +137,7 @@ def prepare_collection(
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-        fill(writer, corpus, lambda documents: arrange(documents, tokenizer, length))
+        fill(writer, corpus, partial(arrange, tokenizer=tokenizer, length=length), config.prepare)
     return PassageStore(folder)
 
 

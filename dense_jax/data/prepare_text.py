@@ -11,12 +11,13 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
-from dense_jax.config import Config, CorpusConfig, TokenizerConfig
+from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
-from dense_jax.data.near_duplicates import NAME, alike, first_of_each, list_duplicates, read_duplicates
-from dense_jax.data.store import Group, StoreWriter, refuse_other
+from dense_jax.data.near_duplicates import NAME, Edges, alike, first_of_each, list_duplicates, read_duplicates
+from dense_jax.data.shards import Group
+from dense_jax.data.store import StoreWriter, refuse_other
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
@@ -33,8 +34,10 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
     notes = scan(corpus, root / "rejects.jsonl")
-    if similarity := config.corpus.near_duplicates:
-        notes["near_duplicates"] = _find_duplicates(corpus, similarity, notes["usable"], root / NAME)
+    if config.corpus.near_duplicates:
+        edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
+        first = first_of_each(edges, notes["usable"])
+        notes["near_duplicates"] = list_duplicates(Documents(corpus, {}), first, root / NAME)
         notes["usable"] -= notes["near_duplicates"]
     corpus = without_duplicates(corpus, root, notes)
     documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
@@ -44,8 +47,25 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     return read_json(path)
 
 
-def fill(writer: StoreWriter, corpus: CheckedCorpus, arrange: Callable[[Iterable[Document]], Iterator[Group]]) -> None:
-    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet."""
+def fill(
+    writer: StoreWriter,
+    corpus: CheckedCorpus,
+    arrange: Callable[[Iterable[Document]], Iterator[Group]],
+    settings: PrepareConfig,
+) -> None:
+    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
+
+    Workers of a pipeline give it any run of documents of a source, so there it may depend on one document at a time
+    only, and it is pickled.
+
+    Raises:
+        MachineError: it is to be done by Beam, which is missing or fails.
+    """
+    if settings.runner is Runner.BEAM:
+        from dense_jax.data.prepare_beam import fill_by_beam  # imported here: an extra
+
+        fill_by_beam(writer, [(source.name, Documents(source, {})) for source in corpus.sources], arrange, settings)
+        return
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
             done = writer.begin(source.name)
@@ -155,12 +175,15 @@ def _too_many(found: _Scanned, file: Path) -> str:
     )
 
 
-def _find_duplicates(corpus: CheckedCorpus, similarity: float, count: int, path: Path) -> int:
-    """Lists those of the `count` usable documents that come again, and returns how many they are."""
-    documents = Documents(corpus, {})
+def _alike(config: Config, documents: Documents, count: int, root: Path) -> Edges:
+    """Pairs of near-duplicates among `documents`."""
+    similarity = config.corpus.near_duplicates
+    if config.prepare.runner is Runner.BEAM:
+        from dense_jax.data.prepare_beam import alike_by_beam  # imported here: an extra
+
+        return alike_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
     shown = progress(documents, "compare documents", count, "documents")
-    edges = alike((document.text for document in shown), similarity)
-    return list_duplicates(documents, first_of_each(edges, count), path)
+    return alike((document.text for document in shown), similarity)
 
 
 def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:

@@ -13,7 +13,8 @@ import numpy as np
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document, Passage
 from dense_jax.data.sentences import Ids, Tokenised
-from dense_jax.data.store import Entry, Group, PassageStore
+from dense_jax.data.shards import Entry, Group
+from dense_jax.data.store import PassageStore
 
 _GROUP = 1 << 20  # tokens that are cut together
 
