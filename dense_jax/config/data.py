@@ -26,7 +26,7 @@ class Mixing(enum.Enum):
 @dataclass
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
-    # texts; tfds:NAME; or installed (documentation)
+    # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
     source: str = "installed"
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
@@ -49,12 +49,12 @@ class CorpusConfig:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
         require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
         require(
+            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+        )
+        require(
             0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
             f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, "
             "or 1.0 for equal words, or 0.0",
-        )
-        require(
-            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
         )
 
     @property

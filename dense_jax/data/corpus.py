@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from dense_jax.config import CorpusConfig
@@ -20,6 +19,7 @@ from dense_jax.data.lines import RowError, has_surrogate
 from dense_jax.data.rows import Fields, Row, open_tfds, tfds_rows
 from dense_jax.data.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError
+from dense_jax.files import located
 
 INSTALLED = "installed"
 _TFDS = "tfds:"
@@ -138,11 +138,11 @@ def _open_source(config: CorpusConfig, asked: bool) -> Source:
         return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     if config.source.startswith(_TFDS):
         return _open_tfds_source(config, Fields(config.id_field, config.title_field, config.text_field))
-    path = Path(config.source).expanduser()
+    path = located(config.source)
     if not path.exists():
         raise DataError(f"corpus source {config.source}: no such file or folder; name {FORMS}")
     found = open_path(path, config, asked)
-    name = Path(config.source).name
+    name = path.name
     return Source(name, str(found.place), found.rows, found.identify, config, judged=found.judged)
 
 

@@ -28,13 +28,11 @@ def small_bundles(monkeypatch):
 def sources(tmp_path):
     """Forty documents, of which five come again and two have no text, and a source of nine others."""
     found = rows(40)
-    found[11:11] = [{"_id": "title alone", "title": "Storm", "text": ""}]
+    found[11:11] = [{"_id": "title alone", "title": "storm lamp", "text": ""}]
     found += [{**row, "_id": f"again {row['_id']}"} for row in found[3:8]]
     found += [{"_id": "last", "title": "Nothing more", "text": ""}]
-    first = write(tmp_path / "in" / "rows.jsonl", found)
-    return first, write(
-        tmp_path / "in" / "others.jsonl", [{**row, "text": row["text"] + " Lamp oil."} for row in rows(9)]
-    )
+    others = rows(69)[60:]
+    return [write(tmp_path / "in" / name, of) for name, of in (("rows.jsonl", found), ("others.jsonl", others))]
 
 
 def asked(source, *also, near_duplicates=0.0, spans=None, options="", staging="", runner=Runner.LOCAL, **settings):
