@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.config import PrepareConfig, Runner, Unit
+from dense_jax.config import PrepareConfig, Runner
 from dense_jax.contracts import Document
-from dense_jax.data.bundles import bundles, counted, pack_documents, shard_ends, slices, unpack_documents
+from dense_jax.data.bundles import bundles, counted, full_ends, pack_documents, slices, unpack_documents
 from dense_jax.data.prepare import prepare
 from dense_jax.data.shards import Group
 from dense_jax.errors import ConfigError, MachineError
@@ -30,7 +30,7 @@ def written_in_one_go(passages, shard_size):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30), st.integers(1, 12))
 def test_shards_end_where_one_writer_ends_them(passages, shard_size):
-    assert shard_ends(np.array(passages, np.int64), shard_size) == written_in_one_go(passages, shard_size)
+    assert full_ends(np.array(passages, np.int64), shard_size) == written_in_one_go(passages, shard_size)
 
 
 @settings(max_examples=200, deadline=None)
@@ -56,7 +56,7 @@ def test_documents_come_out_of_a_bundle_as_they_went_in():
 
 def test_what_is_counted_of_groups_is_passages_documents_and_those_left_out():
     groups = [Group([], documents=1, left_out=1), Group([], documents=3, left_out=2)]
-    assert [part.tolist() for part in counted(groups)] == [[0, 0], [1, 3], [1, 2]]
+    assert [part.tolist() for part in counted(groups)] == [[0, 0], [1, 3], [1, 2], [0, 0]]
 
 
 def test_without_beam_the_extra_is_named(tmp_path, monkeypatch):
@@ -65,14 +65,6 @@ def test_without_beam_the_extra_is_named(tmp_path, monkeypatch):
     settings.prepare = PrepareConfig(Runner.BEAM)
     with pytest.raises(MachineError, match=r"prepare.runner=beam needs Apache Beam; .* 'dense_jax\[beam\]'"):
         prepare(settings, tmp_path / "work")
-
-
-def test_chunks_are_refused_before_anything_is_read(tmp_path):
-    settings = config(tmp_path / "absent.jsonl")
-    settings.prepare = PrepareConfig(Runner.BEAM)
-    settings.passages.unit = Unit.CHUNKS
-    with pytest.raises(ConfigError, match=r"prepare.runner=beam makes no passages.unit=chunks yet"):
-        settings.__post_init__()
 
 
 @pytest.mark.parametrize("settings", [{"options": "--runner=DataflowRunner"}, {"staging": "gs://bucket/staging"}])

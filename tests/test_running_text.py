@@ -67,7 +67,7 @@ def test_a_document_of_a_title_alone_is_left_out_and_counted():
 
 
 def test_documents_are_cut_together_until_they_have_enough_tokens(monkeypatch):
-    monkeypatch.setattr(running_text, "_GROUP", 5)
+    monkeypatch.setattr(running_text, "GROUP", 5)
     groups = list(chunks(DOCUMENTS * 2, 4, titled=True))
     assert [(len(g.entries), g.documents) for g in groups] == [(2, 1), (2, 2), (2, 1), (2, 2)]
     assert lists(groups[1].entries) == [([7, 8, 9, 10], [0, 2]), ([11], [])]
@@ -113,7 +113,7 @@ def test_a_corpus_of_titles_alone_is_refused(tmp_path):
 
 @pytest.mark.parametrize("groups", [0, 1, 4, 7])
 def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, groups, monkeypatch):
-    monkeypatch.setattr(running_text, "_GROUP", 100)  # tokens, of three documents or so
+    monkeypatch.setattr(running_text, "GROUP", 100)  # tokens, of three documents or so
     asked = config(source, vocab_size=200, held_out=4, unit=Unit.CHUNKS, length=16, shard_size=10)
     prepare(asked, tmp_path / "whole")
 

@@ -111,11 +111,6 @@ class Config:
             "with passages.unit=queries; use 0.0",
         )
         require(
-            not (self.prepare.runner is Runner.BEAM and self.passages.unit is Unit.CHUNKS),
-            "prepare.runner=beam makes no passages.unit=chunks yet, which run on from document to document; use "
-            "--config.prepare.runner=local",
-        )
-        require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
             f"{self.passages.unit.value} are none; use --config.passages.unit=passages",

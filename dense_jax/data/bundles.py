@@ -4,6 +4,8 @@ documents              -> bundles of consecutive documents of one source
 bundle                 -> its groups, and how many passages each has
 counts of all bundles  -> where the shards of each source end, by the rule of `StoreWriter`
 slices of bundles      -> shard
+
+Running text is arranged as the lines of each document, and cut into chunks when a shard is made.
 """
 
 import pickle
@@ -16,6 +18,7 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document
+from dense_jax.data import running_text
 from dense_jax.data.shards import Group
 
 Counts = Int[np.ndarray, " g"]  # passages of each group
@@ -29,12 +32,16 @@ class Slice(NamedTuple):
     stop: int
 
 
+Texts = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks by itself; or one run of all
+
+
 class Arranged(NamedTuple):
     """What was made of a bundle."""
 
     passages: Counts
     documents: Counts
     left_out: Counts
+    tokens: Counts
 
 
 def bundles(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
@@ -63,8 +70,11 @@ def unpack_documents(packed: bytes) -> list[Document]:
 
 def counted(groups: Sequence[Group]) -> Arranged:
     """What the plan of shards needs to know of a bundle."""
-    rows = [(len(group.entries), group.documents, group.left_out) for group in groups]
-    return Arranged(*np.array(rows, np.int64).reshape(-1, 3).T)
+    rows = [
+        (len(group.entries), group.documents, group.left_out, sum(len(entry.tokens) for entry in group.entries))
+        for group in groups
+    ]
+    return Arranged(*np.array(rows, np.int64).reshape(-1, 4).T)
 
 
 def pack_groups(groups: Sequence[Group]) -> bytes:
@@ -77,12 +87,26 @@ def unpack_groups(packed: bytes) -> list[Group]:
     return pickle.loads(packed)
 
 
-def shard_ends(passages: Counts, shard_size: int) -> list[int]:
+def plan_shards(made: Sequence[Arranged], shard_size: int, chunk: int = 0) -> list[Texts]:
+    """What goes into each shard of a source of which bundles were `made`; cut every `chunk` tokens, if it is not 0."""
+    if not made:
+        return []
+    sizes = [len(one.passages) for one in made]
+    if not chunk:
+        return [[run] for run in slices(sizes, full_ends(np.concatenate([one.passages for one in made]), shard_size))]
+    tokens = np.concatenate([one.tokens for one in made])
+    ends = full_ends(tokens, running_text.GROUP)
+    of_each = np.diff(np.cumsum([0, *tokens])[[0, *ends]])
+    texts = slices(sizes, ends)
+    return [texts[start:stop] for start, stop in pairwise([0, *full_ends(-(-of_each // chunk), shard_size)])]
+
+
+def full_ends(passages: Counts, shard_size: int) -> list[int]:
     """One past the last group of each shard: the first with which the shard has `shard_size` passages, or the last.
 
     Groups without a passage after the last shard are in none.
 
-    >>> shard_ends(np.array([3, 0, 2, 0, 4, 1, 0]), shard_size=4)
+    >>> full_ends(np.array([3, 0, 2, 0, 4, 1, 0]), shard_size=4)
     [3, 5, 7]
     """
     total = np.cumsum(passages)

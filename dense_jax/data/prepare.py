@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import Config, PassagesConfig, Unit
+from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import entries, salient_entries, split_documents, whole_documents
+from dense_jax.data.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
 from dense_jax.data.near_duplicates import NAME
 from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
 from dense_jax.data.prepare_spans import make_tagger, spans_settings
@@ -66,7 +66,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         if not started(folder):
             claim(folder, settings, about["notes"])
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans))
-        fill(writer, corpus, arrange, config.prepare)
+        fill(writer, corpus, arrange, config.prepare, chunk=_chunk(config))
     store = open_passages(root, passages, spans)
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
@@ -86,17 +86,25 @@ class _Arrangement:
     tagger: SpanTagger | None  # of salient spans, if there are to be any
     tokenizer: Tokenizer
     passages: PassagesConfig
+    by_line: bool  # whether workers will cut chunks of the lines
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Group]:
         if self.tagger is None:
-            return entries(held_out.without_queries(documents, self.queries), self.tokenizer, self.passages)
+            arrange = lines_of_text if self.by_line else entries
+            return arrange(held_out.without_queries(documents, self.queries), self.tokenizer, self.passages)
         return salient_entries(tagged(documents, self.tagger, self.queries), self.tokenizer, self.passages)
 
 
 def _arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
     queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
     tagger = make_tagger(config.spans, Documents(corpus, {})) if config.spans.sources else None
-    return _Arrangement(queries, tagger, tokenizer, config.passages)
+    return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_chunk(config) > 0)
+
+
+def _chunk(config: Config) -> int:
+    """Tokens of the chunks that workers cut; 0: passages are made of one document at a time."""
+    chunks = config.passages.unit is Unit.CHUNKS and config.prepare.runner is Runner.BEAM
+    return config.passages.length if chunks else 0
 
 
 def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> PassageStore:

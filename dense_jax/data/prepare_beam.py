@@ -29,17 +29,18 @@ from dense_jax.config import PrepareConfig
 from dense_jax.contracts import Document
 from dense_jax.data.bundles import (
     Slice,
+    Texts,
     bundles,
     counted,
     pack_documents,
     pack_groups,
-    shard_ends,
-    slices,
+    plan_shards,
     unpack_documents,
     unpack_groups,
 )
 from dense_jax.data.near_duplicates import Edges, buckets
-from dense_jax.data.shards import Form, Group, Shard, write_shard
+from dense_jax.data.running_text import cut_lines
+from dense_jax.data.shards import Entry, Form, Group, Shard, write_shard
 from dense_jax.data.store import StoreWriter
 from dense_jax.data.workers import Staging, beam, run
 from dense_jax.files import whole_file
@@ -47,11 +48,17 @@ from dense_jax.progress import progress
 
 _BUNDLE = 1 << 23  # characters of the documents that one worker does at a time
 
+_Plain = list[list[tuple[int, ...]]]  # the slices of a shard's texts, as Beam can carry them
+
 Arrange = Callable[[Iterable[Document]], Iterator[Group]]  # can be pickled
 
 
 def fill_by_beam(
-    writer: StoreWriter, sources: Sequence[tuple[str, Iterable[Document]]], arrange: Arrange, settings: PrepareConfig
+    writer: StoreWriter,
+    sources: Sequence[tuple[str, Iterable[Document]]],
+    arrange: Arrange,
+    settings: PrepareConfig,
+    chunk: int,
 ) -> None:
     """What `fill` does. `sources` are their names and documents.
 
@@ -65,8 +72,8 @@ def fill_by_beam(
     staging.dump("arrangement", arrange)
     numbers = [number for number in range(sum(map(len, sizes))) if not staging.has(_file("counts", number))]
     run(settings.options, numbers, beam.Map(_arrange, staging))
-    plan = _Plan(staging, start, sizes, writer.shard_size)
-    run(settings.options, plan.missing(writer.next_shard), beam.Map(_write, staging, writer.form))
+    plan = _Plan(staging, start, sizes, writer.shard_size, chunk)
+    run(settings.options, plan.missing(writer.next_shard), beam.Map(_write, staging, writer.form, chunk))
     for i, (name, _) in enumerate(sources):
         writer.begin(name)
         plan.record(i, writer)
@@ -108,43 +115,40 @@ def _started(staging: Staging, writer: StoreWriter, sources: int) -> _Start:
 class _Plan:
     """Which groups of which bundles make each shard."""
 
-    def __init__(self, staging: Staging, start: _Start, sizes: list[list[int]], shard_size: int) -> None:
+    def __init__(self, staging: Staging, start: _Start, sizes: list[list[int]], shard_size: int, chunk: int) -> None:
         self.staging = staging
         self.start = start
         numbers = iter(range(sum(map(len, sizes))))
         self._bundles = [list(islice(numbers, len(own))) for own in sizes]  # of each source
         self._made = {n: staging.load(_file("counts", n)) for n in chain.from_iterable(self._bundles)}
-        self._shards = [self._planned(own, shard_size) for own in self._bundles]
+        self._shards = [self._planned(own, shard_size, chunk) for own in self._bundles]
         self._first = [start.shards, *(start.shards + np.cumsum(list(map(len, self._shards)))).tolist()]
 
-    def missing(self, recorded: int) -> list[tuple[int, list[tuple[int, ...]]]]:
-        """Number and slices, as plain tuples, of each shard that is not written yet and not among those `recorded`."""
-        tasks = islice(
-            enumerate(chain.from_iterable(self._shards), self.start.shards), recorded - self.start.shards, None
-        )
-        return [(n, list(map(tuple, parts))) for n, parts in tasks if not self.staging.has(_file("written", n))]
+    def missing(self, recorded: int) -> list[tuple[int, _Plain]]:
+        """Number and texts of each shard that is not written yet and not among those `recorded`."""
+        shards = enumerate(chain.from_iterable(self._shards), self.start.shards)
+        left = (shard for shard in shards if shard[0] >= recorded and not self.staging.has(_file("written", shard[0])))
+        return [(number, [[tuple(part) for part in text] for text in texts]) for number, texts in left]
 
     def record(self, source: int, writer: StoreWriter) -> None:
         """Takes the shards of `source` over, now that all are there."""
-        for number, parts in enumerate(self._shards[source], self._first[source]):
+        for number, texts in enumerate(self._shards[source], self._first[source]):
             if number < writer.next_shard:
                 continue
             written: Shard = self.staging.load(_file("written", number))
             for name in written.files:
                 with whole_file(writer.folder / name) as copy:
                     copy.write_bytes(self.staging.read(name))
-            writer.shard(written, *self._count(parts))
+            writer.shard(written, *self._count(chain.from_iterable(texts)))
         whole = [Slice(n, 0, len(self._made[n].passages)) for n in self._bundles[source]]
         totals = zip(self.start.read[source], self._count(whole), writer.read_of(source), strict=True)
         writer.count(*(before + more - now for before, more, now in totals))  # those after the last shard
 
-    def _planned(self, own: list[int], shard_size: int) -> list[list[Slice]]:
-        passages = [self._made[number].passages for number in own]
-        ends = shard_ends(np.concatenate([np.empty(0, np.int64), *passages]), shard_size)
-        runs = slices(list(map(len, passages)), ends)
-        return [[part._replace(bundle=own[part.bundle]) for part in parts] for parts in runs]
+    def _planned(self, own: list[int], shard_size: int, chunk: int) -> list[Texts]:
+        shards = plan_shards([self._made[number] for number in own], shard_size, chunk)
+        return [[[part._replace(bundle=own[part.bundle]) for part in text] for text in shard] for shard in shards]
 
-    def _count(self, parts: list[Slice]) -> tuple[int, int]:
+    def _count(self, parts: Iterable[Slice]) -> tuple[int, int]:
         """How many documents are in `parts`, and of how many of them nothing is stored."""
         rows = [(self._made[n].documents[start:stop], self._made[n].left_out[start:stop]) for n, start, stop in parts]
         return sum(int(documents.sum()) for documents, _ in rows), sum(int(out.sum()) for _, out in rows)
@@ -182,15 +186,20 @@ def _arrangement(staging: Staging) -> Arrange:
     return staging.load("arrangement")
 
 
-def _write(task: tuple[int, list[tuple[int, ...]]], staging: Staging, form: Form) -> None:
-    number, parts = task[0], [Slice(*part) for part in task[1]]
-    groups = (unpack_groups(staging.read(_file("arranged", part.bundle)))[part.start : part.stop] for part in parts)
-    entries = [entry for group in chain.from_iterable(groups) for entry in group.entries]
+def _write(task: tuple[int, _Plain], staging: Staging, form: Form, chunk: int) -> None:
+    number, texts = task
+    stored = (_entries([Slice(*part) for part in text], staging) for text in texts)
+    entries = [entry for text in stored for entry in (cut_lines(text, chunk) if chunk else text)]
     with TemporaryDirectory() as folder:
         written = write_shard(Path(folder), number, entries, form)
         for name in written.files:
             staging.write(name, (Path(folder) / name).read_bytes())
     staging.dump(_file("written", number), written)
+
+
+def _entries(parts: list[Slice], staging: Staging) -> list[Entry]:
+    groups = (unpack_groups(staging.read(_file("arranged", part.bundle)))[part.start : part.stop] for part in parts)
+    return [entry for group in chain.from_iterable(groups) for entry in group.entries]
 
 
 def _members(numbered: tuple[int, int], staging: Staging, similarity: float) -> Iterator[tuple[bytes, int]]:

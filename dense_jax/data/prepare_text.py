@@ -52,11 +52,13 @@ def fill(
     corpus: CheckedCorpus,
     arrange: Callable[[Iterable[Document]], Iterator[Group]],
     settings: PrepareConfig,
+    *,
+    chunk: int = 0,
 ) -> None:
     """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
 
-    Workers of a pipeline give it any run of documents of a source, so there it may depend on one document at a time
-    only, and it is pickled.
+    Workers of a pipeline give it any run of documents of a source, so there it must go by single documents, and is
+    pickled; with `chunk`, it gives lines, which they cut every so many tokens.
 
     Raises:
         MachineError: it is to be done by Beam, which is missing or fails.
@@ -64,7 +66,8 @@ def fill(
     if settings.runner is Runner.BEAM:
         from dense_jax.data.prepare_beam import fill_by_beam  # imported here: an extra
 
-        fill_by_beam(writer, [(source.name, Documents(source, {})) for source in corpus.sources], arrange, settings)
+        sources = [(source.name, Documents(source, {})) for source in corpus.sources]
+        fill_by_beam(writer, sources, arrange, settings, chunk)
         return
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:

@@ -7,7 +7,7 @@ import pytest
 
 from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data import entries, prepare_beam, store
+from dense_jax.data import entries, prepare_beam, running_text, store
 from dense_jax.data import prepare as module
 from dense_jax.data.prepare import prepare, prepare_collection
 from dense_jax.data.store import PassageStore
@@ -73,6 +73,13 @@ def test_test_sets_salient_spans_and_near_duplicates_are_the_same(sources, tmp_p
 def test_documents_as_spans_are_the_same(sources, tmp_path):
     here, _ = check(sources, tmp_path, unit=Unit.SPANS)
     assert here["of fewer than two spans"] > 0
+
+
+@pytest.mark.parametrize(("group", "shard_size"), [(100, 8), (330, 20), (1 << 20, 1_000)])
+def test_running_text_is_cut_at_the_same_places(sources, tmp_path, group, shard_size, monkeypatch):
+    monkeypatch.setattr(running_text, "GROUP", group)  # tokens that are cut together: some documents
+    here, _ = check(sources, tmp_path, unit=Unit.CHUNKS, length=24, shard_size=shard_size, held_out=3)
+    assert here["without text"] == 2
 
 
 def test_workers_in_processes_of_their_own_do_the_same(sources, tmp_path):
