@@ -72,3 +72,8 @@ def test_settings_of_a_pipeline_without_one_are_refused(settings):
     (name,) = settings
     with pytest.raises(ConfigError, match=rf"prepare.{name} can be given to a Beam pipeline alone"):
         PrepareConfig(**settings)
+
+
+def test_options_of_a_pipeline_name_what_runs_it():
+    with pytest.raises(ConfigError, match=r"prepare.options=--project=p names no runner, such as --runner="):
+        PrepareConfig(Runner.BEAM, options="--project=p")

@@ -91,6 +91,10 @@ class PrepareConfig:
             self.runner is Runner.BEAM or not beam,
             f"{' and '.join(beam)} can be given to a Beam pipeline alone; use --config.prepare.runner=beam",
         )
+        require(
+            not self.options or "--runner=" in self.options,
+            f"prepare.options={self.options} names no runner, such as --runner=DataflowRunner",
+        )
 
 
 class Unit(enum.Enum):

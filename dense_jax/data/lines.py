@@ -5,6 +5,7 @@ import gzip
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from io import BufferedIOBase
 from typing import IO
 
 from dense_jax.errors import DataError
@@ -102,7 +103,7 @@ def _naming_damage(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: AnyPath) -> Iterator[IO[bytes]]:
+def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     with path.open("rb") as file:
         match path.suffix:
             case ".gz":
@@ -115,6 +116,6 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes]]:
                 yield file
 
 
-def _skip_line(file: IO[bytes], read: bytes, step: int) -> None:
+def _skip_line(file: IO[bytes] | BufferedIOBase, read: bytes, step: int) -> None:
     while read and not read.endswith(b"\n"):
         read = file.readline(step)

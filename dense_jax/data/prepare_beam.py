@@ -142,7 +142,8 @@ class _Plan:
             writer.shard(written, *self._count(chain.from_iterable(texts)))
         whole = [Slice(n, 0, len(self._made[n].passages)) for n in self._bundles[source]]
         totals = zip(self.start.read[source], self._count(whole), writer.read_of(source), strict=True)
-        writer.count(*(before + more - now for before, more, now in totals))  # those after the last shard
+        documents, left_out = (before + more - now for before, more, now in totals)
+        writer.count(documents, left_out)  # those after the last shard
 
     def _planned(self, own: list[int], shard_size: int, chunk: int) -> list[Texts]:
         shards = plan_shards([self._made[number] for number in own], shard_size, chunk)
