@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on the documentation of the installed packages; CONFIG=configs/x.py:tiny for a method
 # make test   the tests
+# make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
 # make check  style, types and the direction of imports
 # make bench  every figure of the README
 PYTHON ?= python3
@@ -7,13 +8,16 @@ CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-beam check bench clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/local.sh $(CONFIG) $(WORKDIR)
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+test-beam: .venv-beam/installed
+	.venv-beam/bin/python -m pytest -o filterwarnings=default tests/beam $(ARGS)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -38,5 +42,11 @@ bench: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+.venv-beam/installed: setup.py constraints-beam.txt
+	$(PYTHON) -m venv .venv-beam
+	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-beam.txt \
+	  --editable '.[beam]' beartype pytest pytest-timeout
+	touch $@
+
 clean:
-	rm -rf .venv runs *.egg-info
+	rm -rf .venv .venv-beam runs *.egg-info

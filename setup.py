@@ -14,6 +14,7 @@ setup(
         "array-record>=0.8",
         "bm25s>=0.2",
         "datasketch>=1.6",
+        "etils[epath]>=1.9",
         "flax>=0.12.8",
         "grain>=0.2.18",
         "huggingface_hub>=1.3",
@@ -57,6 +58,9 @@ setup(
             "torch>=2.2",
         ],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
+        "gs": ["gcsfs>=2024.6"],  # gs:// as a source
+        "s3": ["s3fs>=2024.6"],  # s3:// as a source
+        "beam": ["apache-beam>=2.70"],  # prepare.runner=beam; in an environment of its own, by constraints-beam.txt
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from dense_jax.config import Config, require
+from dense_jax.config import Config, PrepareConfig, require
 from dense_jax.errors import ConfigError
 
 
@@ -67,6 +67,7 @@ def without_folders(config: Config) -> Config:
         ),
         tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
         passages=replace(config.passages, workdir=last(config.passages.workdir)),
+        prepare=PrepareConfig(),  # projects and buckets
         spans=replace(config.spans, answers=last(config.spans.answers), precomputed=last(config.spans.precomputed)),
         embed=replace(config.embed, collection=last(config.embed.collection)),
         probe=replace(config.probe, folder=last(config.probe.folder)),

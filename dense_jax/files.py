@@ -1,17 +1,35 @@
-"""Files that are either whole or absent, and their digests."""
+"""Files that are either whole or absent, their digests, and those that are read from a bucket."""
 
 import contextlib
 import errno
+import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import xxhash
+from etils import epath
 
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.errors import ConfigError, MachineError, StorageError
 
+AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
 _CHUNK = 1 << 22  # bytes read at a time
+_BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
+
+
+def located(name: str) -> AnyPath:
+    """The path that a person means by `name`: gs://BUCKET/..., s3://BUCKET/..., or one of this machine.
+
+    Raises:
+        MachineError: the package that reads such a bucket is missing.
+    """
+    found = next((start for start in _BUCKETS if name.startswith(start)), None)
+    if found is None:
+        return Path(name).expanduser()
+    if importlib.util.find_spec(_BUCKETS[found]) is None:
+        raise MachineError(f"{name}: needs {_BUCKETS[found]}; pip install 'dense_jax[{found[:2]}]'")
+    return epath.Path(name)
 
 
 @contextlib.contextmanager
@@ -63,7 +81,7 @@ def read_json(path: Path) -> Any:
         raise StorageError(f"{path}: damaged ({error})") from None
 
 
-def digest(path: Path) -> str:
+def digest(path: AnyPath) -> str:
     """The xxh3-128 of a file's bytes, in hex."""
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:

@@ -83,8 +83,8 @@ def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path,
     arguments = (str(tmp_path / "beir"), config("unused", shard_size=4), tokenizer)
     prepare_collection(*arguments, tmp_path / "whole")
 
-    def interrupted(*given):
-        for i, group in enumerate(entries.whole_documents(*given)):
+    def interrupted(*given, **settings):
+        for i, group in enumerate(entries.whole_documents(*given, **settings)):
             if i == 17:
                 raise KilledError
             yield group

@@ -90,7 +90,7 @@ def test_an_interrupted_preparation_ends_with_the_same_files(tmp_path, monkeypat
     asked = config(beir(tmp_path / "source"))
     prepare(asked, tmp_path / "whole")
 
-    def kill(*arguments):
+    def kill(*arguments, **settings):
         raise KilledError
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
@@ -105,8 +105,8 @@ def test_documents_of_finished_shards_are_not_read_again(tmp_path, monkeypatch):
     prepare(asked, tmp_path / "whole")
     seen = []
 
-    def interrupted(documents, *arguments):
-        for i, group in enumerate(whole((seen.append(d.id) or d for d in documents), *arguments)):
+    def interrupted(documents, **settings):
+        for i, group in enumerate(whole((seen.append(d.id) or d for d in documents), **settings)):
             if i == 3:
                 raise KilledError
             yield group

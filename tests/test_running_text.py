@@ -12,7 +12,8 @@ from dense_jax.data import prepare as module
 from dense_jax.data.prepare import open_passages, prepare
 from dense_jax.data.running_text import ChunkStore, chunks, cut
 from dense_jax.data.sentences import Tokenised
-from dense_jax.data.store import Group, StoreWriter, claim
+from dense_jax.data.shards import Group
+from dense_jax.data.store import StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from tests.sources import KilledError, config, contents, rows, sentence, write
@@ -66,7 +67,7 @@ def test_a_document_of_a_title_alone_is_left_out_and_counted():
 
 
 def test_documents_are_cut_together_until_they_have_enough_tokens(monkeypatch):
-    monkeypatch.setattr(running_text, "_GROUP", 5)
+    monkeypatch.setattr(running_text, "GROUP", 5)
     groups = list(chunks(DOCUMENTS * 2, 4, titled=True))
     assert [(len(g.entries), g.documents) for g in groups] == [(2, 1), (2, 2), (2, 1), (2, 2)]
     assert lists(groups[1].entries) == [([7, 8, 9, 10], [0, 2]), ([11], [])]
@@ -112,7 +113,7 @@ def test_a_corpus_of_titles_alone_is_refused(tmp_path):
 
 @pytest.mark.parametrize("groups", [0, 1, 4, 7])
 def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, groups, monkeypatch):
-    monkeypatch.setattr(running_text, "_GROUP", 100)  # tokens, of three documents or so
+    monkeypatch.setattr(running_text, "GROUP", 100)  # tokens, of three documents or so
     asked = config(source, vocab_size=200, held_out=4, unit=Unit.CHUNKS, length=16, shard_size=10)
     prepare(asked, tmp_path / "whole")
 

@@ -156,7 +156,7 @@ def test_no_chunk_crosses_from_one_source_into_the_next(wiki, news, tmp_path):
 @pytest.mark.parametrize("unit", [Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS])
 @pytest.mark.parametrize("groups", [0, 5, 19, 20, 21, 29])
 def test_an_interrupted_preparation_ends_with_the_same_files(wiki, news, tmp_path, unit, groups, monkeypatch):
-    monkeypatch.setattr(running_text, "_GROUP", 1)  # every document is a group of chunks
+    monkeypatch.setattr(running_text, "GROUP", 1)  # every document is a group of chunks
     asked = of_both(wiki, news, held_out=4, shard_size=12, unit=unit, length=20)
     prepare(asked, tmp_path / "whole")
     left = groups

@@ -14,6 +14,8 @@ from dense_jax.config.data import (
     Mixing,
     Order,
     PassagesConfig,
+    PrepareConfig,
+    Runner,
     SpansConfig,
     TokenizerConfig,
     Unit,
@@ -67,6 +69,7 @@ class Config:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig)
     spans: SpansConfig = field(default_factory=SpansConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -101,6 +104,11 @@ class Config:
             not (self.corpus.held_out and self.passages.unit is Unit.QUERIES),
             f"corpus.held_out={self.corpus.held_out} takes documents out that queries may be about, with "
             "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
+        )
+        require(
+            not (self.corpus.near_duplicates and self.passages.unit is Unit.QUERIES),
+            f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, "
+            "with passages.unit=queries; use 0.0",
         )
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
@@ -169,8 +177,10 @@ __all__ = [
     "Order",
     "PassagesConfig",
     "Pick",
+    "PrepareConfig",
     "ProbeConfig",
     "Refresh",
+    "Runner",
     "Schedule",
     "SearchConfig",
     "Select",

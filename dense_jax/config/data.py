@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from dense_jax.errors import require
 
+_FINEST = 0.98  # similarity that MinHash tells from equality
+
 
 class Order(enum.Enum):
     """In which order training visits passages."""
@@ -24,7 +26,7 @@ class Mixing(enum.Enum):
 @dataclass
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
-    # texts; tfds:NAME; or installed (documentation)
+    # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
     source: str = "installed"
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
@@ -39,12 +41,20 @@ class CorpusConfig:
     max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
     held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
     limit: int = 0  # read at most so many documents of each source; 0: all
+    # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
+    # the literature; 1.0: those of the same words; 0.0: none
+    near_duplicates: float = 0.0
 
     def __post_init__(self) -> None:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
         require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
         require(
             names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+        )
+        require(
+            0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
+            f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, "
+            "or 1.0 for equal words, or 0.0",
         )
 
     @property
@@ -58,6 +68,33 @@ class TokenizerConfig:
     path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
     vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
+
+
+class Runner(enum.Enum):
+    """What does the work of `prepare`; the result is the same to the last byte."""
+
+    LOCAL = "local"  # this process
+    BEAM = "beam"  # the workers of an Apache Beam pipeline; extra `beam`
+
+
+@dataclass
+class PrepareConfig:
+    """Where a corpus is prepared."""
+
+    runner: Runner = Runner.LOCAL
+    options: str = ""  # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
+    staging: str = ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+
+    def __post_init__(self) -> None:
+        beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
+        require(
+            self.runner is Runner.BEAM or not beam,
+            f"{' and '.join(beam)} can be given to a Beam pipeline alone; use --config.prepare.runner=beam",
+        )
+        require(
+            not self.options or "--runner=" in self.options,
+            f"prepare.options={self.options} names no runner, such as --runner=DataflowRunner",
+        )
 
 
 class Unit(enum.Enum):

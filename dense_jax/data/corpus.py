@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from dense_jax.config import CorpusConfig
@@ -20,6 +19,7 @@ from dense_jax.data.lines import RowError, has_surrogate
 from dense_jax.data.rows import Fields, Row, open_tfds, tfds_rows
 from dense_jax.data.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError
+from dense_jax.files import located
 
 INSTALLED = "installed"
 _TFDS = "tfds:"
@@ -37,6 +37,7 @@ class Source:
     config: CorpusConfig
     prefix: str = ""  # of the ids of its documents
     judged: Judged | None = None  # its training queries, if it has any
+    left_out: frozenset[str] = frozenset()  # ids of documents that count as read, and are not given
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """
@@ -49,7 +50,8 @@ class Source:
             result = row if isinstance(row, Reject) else self._document(row, first_seen)
             found += isinstance(result, Document)
             rejected += isinstance(result, Reject)
-            yield result
+            if isinstance(result, Reject) or result.id not in self.left_out:
+                yield result
             if found == self.config.limit > 0:
                 return
         if not found + rejected:
@@ -101,6 +103,10 @@ class CheckedCorpus:
         first, *others = (source.fingerprint() for source in self.sources)
         return first | ({"also": {str(i): other for i, other in enumerate(others, start=1)}} if others else {})
 
+    def without(self, ids: frozenset[str]) -> "CheckedCorpus":
+        """The same corpus without some of its documents."""
+        return CheckedCorpus(tuple(replace(source, left_out=ids) for source in self.sources))
+
 
 def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
     """The corpus of `config.source` and `config.also`; `asked` for its training queries, or for its documents only.
@@ -132,11 +138,11 @@ def _open_source(config: CorpusConfig, asked: bool) -> Source:
         return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     if config.source.startswith(_TFDS):
         return _open_tfds_source(config, Fields(config.id_field, config.title_field, config.text_field))
-    path = Path(config.source).expanduser()
+    path = located(config.source)
     if not path.exists():
         raise DataError(f"corpus source {config.source}: no such file or folder; name {FORMS}")
     found = open_path(path, config, asked)
-    name = Path(config.source).name
+    name = path.name
     return Source(name, str(found.place), found.rows, found.identify, config, judged=found.judged)
 
 

@@ -26,10 +26,21 @@ def without_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float)
     empty = MinHash(num_perm=_HASHES, hashfunc=xxhash.xxh32_intdigest)
     for name, text in texts:
         sketch = empty.copy()  # a new one would draw its hash functions again, which takes longer than all else
-        sketch.update_batch(_runs(text))
+        sketch.update_batch(runs(text))
         if not seen.query(sketch):
             seen.insert(name, sketch, check_duplication=False)
             yield name, text
+
+
+def words(text: str) -> list[str]:
+    """The words of `text`, in lower case."""
+    return _WORD.findall(text.lower())
+
+
+def runs(text: str) -> list[bytes]:
+    """The three-word runs of `text`; of a shorter one all its words."""
+    found = words(text)
+    return [" ".join(found[i : i + _SHINGLE]).encode() for i in range(max(1, len(found) - _SHINGLE + 1))]
 
 
 def text_numbers(documents: Passages) -> Int[np.ndarray, " p"]:
@@ -48,9 +59,3 @@ def first_of_each_text(documents: Passages) -> Int[np.ndarray, " p"]:
 def _hash(title: Int[np.ndarray, " t"], tokens: Int[np.ndarray, " l"]) -> int:
     length = np.int32(len(title)).tobytes()  # else a word could move from the title to the text
     return xxhash.xxh3_64_intdigest(length + title.astype(np.int32).tobytes() + tokens.astype(np.int32).tobytes())
-
-
-def _runs(text: str) -> list[bytes]:
-    """The three-word runs of `text`."""
-    words = _WORD.findall(text.lower())
-    return [" ".join(words[i : i + _SHINGLE]).encode() for i in range(max(1, len(words) - _SHINGLE + 1))]

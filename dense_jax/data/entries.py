@@ -9,10 +9,10 @@ import xxhash
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
 from dense_jax.data.passages import pack
-from dense_jax.data.running_text import chunks
+from dense_jax.data.running_text import chunks, text_lines
 from dense_jax.data.salient_tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, tokenised
-from dense_jax.data.store import Entry, Group
+from dense_jax.data.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 
 _SPECIAL = 3  # tokens that frame a passage and its title
@@ -35,6 +35,11 @@ def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: Passage
             return (_alone(_spans(*document, config)) for document in found)
         case _:
             return chunks(found, config.length, config.titled)
+
+
+def lines_of_text(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
+    """The lines that chunks are cut from, document by document."""
+    return text_lines(tokenised(documents, tokenizer), config.titled)
 
 
 def salient_entries(documents: Iterable[Tagged], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:

@@ -8,7 +8,6 @@ Judgements may also be separated by spaces, lack the header, or have TREC's four
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,6 +16,7 @@ from dense_jax.contracts import Reject
 from dense_jax.data.judged import JudgedQuery, Scored
 from dense_jax.data.lines import RowError, decoded, form, lines
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
 _HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
@@ -40,7 +40,7 @@ class Judgement(NamedTuple):
     grade: int  # relevant from 1
 
 
-def query_rows(path: Path) -> Iterator[QueryRow | Reject]:
+def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
     """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
     parse = _tsv_query if form(path) == ".tsv" else _jsonl_query
     first: dict[str, int] = {}
@@ -55,7 +55,7 @@ def query_rows(path: Path) -> Iterator[QueryRow | Reject]:
             yield QueryRow(number, query, text)
 
 
-def judgement_rows(path: Path) -> Iterator[Judgement | Reject]:
+def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     """The judgements of a file in its order. One may be repeated with the same grade; with another, it is a bad row."""
     seen: dict[tuple[str, str], Judgement] = {}
     columns = 0
@@ -81,7 +81,7 @@ def judgement_rows(path: Path) -> Iterator[Judgement | Reject]:
             yield row
 
 
-def judged_queries(queries: Path, judgements: Path) -> Iterator[JudgedQuery | Reject]:
+def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The queries that `judgements` judges, in the order of their file: from grade 1 a document is a positive."""
     found: dict[str, dict[str, Judgement]] = {}
     for row in judgement_rows(judgements):
@@ -101,7 +101,7 @@ def judged_queries(queries: Path, judgements: Path) -> Iterator[JudgedQuery | Re
         yield Reject(_where(judgements, own), f"no text: query {query!r} has no usable row in {queries.name}")
 
 
-def beir_files(folder: Path, split: str) -> tuple[Path, Path]:
+def beir_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
     """Queries and judgements of a BEIR folder.
 
     Raises:
@@ -116,7 +116,7 @@ def beir_files(folder: Path, split: str) -> tuple[Path, Path]:
     return queries, splits[split]
 
 
-def ms_marco_files(folder: Path, split: str) -> tuple[Path, Path]:
+def ms_marco_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
     """Queries and judgements of an MS MARCO folder.
 
     Raises:
@@ -125,7 +125,7 @@ def ms_marco_files(folder: Path, split: str) -> tuple[Path, Path]:
     return _existing(folder, f"queries.{split}.tsv"), _existing(folder, f"qrels.{split}.tsv")
 
 
-def folder_queries(folder: Path, split: str) -> Path:
+def folder_queries(folder: AnyPath, split: str) -> AnyPath:
     """The queries of an MS MARCO or BEIR folder, for whatever judges them.
 
     Raises:
@@ -134,18 +134,18 @@ def folder_queries(folder: Path, split: str) -> Path:
     return packed(folder, "queries.jsonl") or _existing(folder, f"queries.{split}.tsv")
 
 
-def packed(folder: Path, name: str) -> Path | None:
+def packed(folder: AnyPath, name: str) -> AnyPath | None:
     """`name` in `folder`, plain or packed, if it is there."""
     return next((path for end in _PACKED if (path := folder / f"{name}{end}").is_file()), None)
 
 
-def _existing(folder: Path, name: str) -> Path:
+def _existing(folder: AnyPath, name: str) -> AnyPath:
     if path := packed(folder, name):
         return path
     raise DataError(f"{folder / name}: no such file, nor {name}.gz or {name}.xz")
 
 
-def _where(path: Path, own: dict[str, Judgement]) -> str:
+def _where(path: AnyPath, own: dict[str, Judgement]) -> str:
     return f"{path}:{next(iter(own.values())).number}"
 
 

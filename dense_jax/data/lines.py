@@ -6,9 +6,10 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
-from pathlib import Path
+from typing import IO
 
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz")
@@ -19,7 +20,7 @@ class RowError(Exception):
     """What is wrong with one line."""
 
 
-def lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
+def lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]:
     """(number from 1, content) of each line of `path` that is not blank; None for one of more than `longest` bytes.
 
     Line ends of Windows and a byte order mark are taken off. `.gz` and `.xz` files are unpacked on the way.
@@ -40,7 +41,7 @@ def lines(path: Path, longest: int) -> Iterator[tuple[int, bytes | None]]:
                 yield number, raw.rstrip(b"\r\n")
 
 
-def content(path: Path) -> bytes:
+def content(path: AnyPath) -> bytes:
     """All of `path`, unpacked, without a byte order mark.
 
     Raises:
@@ -50,7 +51,7 @@ def content(path: Path) -> bytes:
         return file.read().removeprefix(_BOM)
 
 
-def first_byte(path: Path) -> bytes:
+def first_byte(path: AnyPath) -> bytes:
     """The first byte of `path` that is no white space; none if there is no such.
 
     Raises:
@@ -60,7 +61,7 @@ def first_byte(path: Path) -> bytes:
         return file.read(_LOOKED_AT).removeprefix(_BOM).lstrip()[:1]
 
 
-def form(path: Path) -> str:
+def form(path: AnyPath) -> str:
     """The end of a file's name, before that of its compression: `.jsonl`."""
     return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
 
@@ -89,7 +90,7 @@ def has_surrogate(text: str) -> bool:
 
 
 @contextlib.contextmanager
-def _naming_damage(path: Path, number: Callable[[], int]) -> Iterator[None]:
+def _naming_damage(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
     """Turns what reading can raise into a DataError; `number` gives the last line that was read."""
     try:
         yield
@@ -101,16 +102,20 @@ def _naming_damage(path: Path, number: Callable[[], int]) -> Iterator[None]:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
 
-def _opened(path: Path) -> BufferedIOBase:
-    match path.suffix:
-        case ".gz":
-            return gzip.open(path)
-        case ".xz":
-            return lzma.open(path)
-        case _:
-            return path.open("rb")
+@contextlib.contextmanager
+def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
+    with path.open("rb") as file:
+        match path.suffix:
+            case ".gz":
+                with gzip.open(file) as unpacked:
+                    yield unpacked
+            case ".xz":
+                with lzma.open(file) as unpacked:
+                    yield unpacked
+            case _:
+                yield file
 
 
-def _skip_line(file: BufferedIOBase, read: bytes, step: int) -> None:
+def _skip_line(file: IO[bytes] | BufferedIOBase, read: bytes, step: int) -> None:
     while read and not read.endswith(b"\n"):
         read = file.readline(step)

@@ -4,24 +4,27 @@ The source is read several times, which is cheap beside tokenising it and keeps 
 the same call goes on where an interrupted one stopped, and does nothing where all is done.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import Config, PassagesConfig, Unit
+from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import entries, salient_entries, split_documents, whole_documents
+from dense_jax.data.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
+from dense_jax.data.near_duplicates import NAME
 from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
 from dense_jax.data.prepare_spans import make_tagger, spans_settings
-from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan
+from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan, without_duplicates
 from dense_jax.data.running_text import ChunkStore
+from dense_jax.data.salient import SpanTagger
 from dense_jax.data.salient_tokens import tagged
+from dense_jax.data.shards import Group
 from dense_jax.data.store import (
-    Group,
     PassageStore,
     StoreWriter,
     check_settings,
@@ -51,6 +54,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     about = prepare_text(config, corpus, root)
     if asked:
         return prepare_queries(config, corpus, root, about)
+    corpus = without_duplicates(corpus, root, about["notes"])
     passages, spans = replace(config.passages, workdir=""), config.spans.sources
     folder = passages_folder(root, passages, spans)
     settings = about["settings"] | {"passages": to_dict(passages)}
@@ -61,11 +65,12 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         arrange = _arrangement(config, corpus, root, tokenizer)
         if not started(folder):
             claim(folder, settings, about["notes"])
-        fill(StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans)), corpus, arrange)
+        writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans))
+        fill(writer, corpus, arrange, config.prepare, chunk=_chunk(config))
     store = open_passages(root, passages, spans)
     for source, part in zip(corpus.sources, store.parts(), strict=True):
         if not part.rows:
-            raise DataError(f"{source.name}: {_lack(passages)}")
+            raise DataError(f"{source.name}: {_lack(passages)}{_or_all_are_copies(root, about['notes'])}")
     if spans and not store.manifest["spans"]["count"]:
         raise DataError(
             f"spans.{', spans.'.join(spans)}: no salient span in {len(store):,} passages; use other sources"
@@ -73,15 +78,33 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     return _summary(store)
 
 
-def _arrangement(
-    config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer
-) -> Callable[[Iterable[Document]], Iterator[Group]]:
+@dataclass(frozen=True)
+class _Arrangement:
     """What takes the held-out sentences out of the usable documents and makes passages of the rest."""
+
+    queries: held_out.Queries
+    tagger: SpanTagger | None  # of salient spans, if there are to be any
+    tokenizer: Tokenizer
+    passages: PassagesConfig
+    by_line: bool  # whether workers will cut chunks of the lines
+
+    def __call__(self, documents: Iterable[Document]) -> Iterator[Group]:
+        if self.tagger is None:
+            arrange = lines_of_text if self.by_line else entries
+            return arrange(held_out.without_queries(documents, self.queries), self.tokenizer, self.passages)
+        return salient_entries(tagged(documents, self.tagger, self.queries), self.tokenizer, self.passages)
+
+
+def _arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
     queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
-    if not config.spans.sources:
-        return lambda documents: entries(held_out.without_queries(documents, queries), tokenizer, config.passages)
-    tagger = make_tagger(config.spans, Documents(corpus, {}))
-    return lambda documents: salient_entries(tagged(documents, tagger, queries), tokenizer, config.passages)
+    tagger = make_tagger(config.spans, Documents(corpus, {})) if config.spans.sources else None
+    return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_chunk(config) > 0)
+
+
+def _chunk(config: Config) -> int:
+    """Tokens of the chunks that workers cut; 0: passages are made of one document at a time."""
+    chunks = config.passages.unit is Unit.CHUNKS and config.prepare.runner is Runner.BEAM
+    return config.passages.length if chunks else 0
 
 
 def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> PassageStore:
@@ -122,7 +145,7 @@ def prepare_collection(
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-        fill(writer, corpus, lambda documents: arrange(documents, tokenizer, length))
+        fill(writer, corpus, partial(arrange, tokenizer=tokenizer, length=length), config.prepare)
     return PassageStore(folder)
 
 
@@ -141,6 +164,10 @@ def _lack(config: PassagesConfig) -> str:
     return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
 
 
+def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:
+    return f"; or all are near-duplicates: see {root / NAME}" if notes.get("near_duplicates") else ""
+
+
 def _summary(store: PassageStore) -> dict[str, Any]:
     """What `prepare` reports."""
     found = store.manifest
@@ -150,6 +177,7 @@ def _summary(store: PassageStore) -> dict[str, Any]:
         "documents": found["documents"],
         "of fewer than two spans" if spans else "without text": found["left_out"],
         "rejected rows": found["notes"]["rejected"],
+        **({"near-duplicates": copies} if (copies := found["notes"].get("near_duplicates")) is not None else {}),
         "held-out queries": found["settings"]["corpus"]["held_out"],
         "vocabulary": found["notes"]["vocabulary"],
         "passages": found["count"],

@@ -6,6 +6,7 @@ ROOT/queries-SPLIT...          the queries, of which there may be several kinds:
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        fill(writer, corpus, lambda documents: whole_documents(documents, tokenizer, DOCUMENT_LENGTH))
+        arrange = partial(whole_documents, tokenizer=tokenizer, length=DOCUMENT_LENGTH)
+        fill(writer, corpus, arrange, config.prepare)
     return PassageStore(folder)
 
 

@@ -11,11 +11,13 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
-from dense_jax.config import Config, CorpusConfig, TokenizerConfig
+from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
-from dense_jax.data.store import Group, StoreWriter, refuse_other
+from dense_jax.data.near_duplicates import NAME, Edges, alike, first_of_each, list_duplicates, read_duplicates
+from dense_jax.data.shards import Group
+from dense_jax.data.store import StoreWriter, refuse_other
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
@@ -32,6 +34,12 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
     notes = scan(corpus, root / "rejects.jsonl")
+    if config.corpus.near_duplicates:
+        edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
+        first = first_of_each(edges, notes["usable"])
+        notes["near_duplicates"] = list_duplicates(Documents(corpus, {}), first, root / NAME)
+        notes["usable"] -= notes["near_duplicates"]
+    corpus = without_duplicates(corpus, root, notes)
     documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
     tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
@@ -39,8 +47,28 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     return read_json(path)
 
 
-def fill(writer: StoreWriter, corpus: CheckedCorpus, arrange: Callable[[Iterable[Document]], Iterator[Group]]) -> None:
-    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet."""
+def fill(
+    writer: StoreWriter,
+    corpus: CheckedCorpus,
+    arrange: Callable[[Iterable[Document]], Iterator[Group]],
+    settings: PrepareConfig,
+    *,
+    chunk: int = 0,
+) -> None:
+    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
+
+    Workers of a pipeline give it any run of documents of a source, so there it must go by single documents, and is
+    pickled; with `chunk`, it gives lines, which they cut every so many tokens.
+
+    Raises:
+        MachineError: it is to be done by Beam, which is missing or fails.
+    """
+    if settings.runner is Runner.BEAM:
+        from dense_jax.data.prepare_beam import fill_by_beam  # imported here: an extra
+
+        sources = [(source.name, Documents(source, {})) for source in corpus.sources]
+        fill_by_beam(writer, sources, arrange, settings, chunk)
+        return
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
             done = writer.begin(source.name)
@@ -48,6 +76,16 @@ def fill(writer: StoreWriter, corpus: CheckedCorpus, arrange: Callable[[Iterable
                 writer.add(group)
                 shown.update(group.documents)
     writer.finish()
+
+
+def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any]) -> CheckedCorpus:
+    """`corpus` as it is prepared: without the near-duplicates that `notes` counts, if they were looked for.
+
+    Raises:
+        StorageError: their list is missing or damaged.
+    """
+    count = notes.get("near_duplicates", 0)
+    return corpus.without(read_duplicates(root / NAME, count)) if count else corpus
 
 
 @dataclass(frozen=True)
@@ -67,6 +105,7 @@ def _settings(config: Config) -> dict[str, Any]:
     path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
+    rows |= {"near_duplicates": chosen.near_duplicates} if chosen.near_duplicates else {}
     return {
         "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are asked for or not
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
@@ -137,6 +176,17 @@ def _too_many(found: _Scanned, file: Path) -> str:
             f"all are in {file}; {fix if found.documents else 'no document is left'}",
         ]
     )
+
+
+def _alike(config: Config, documents: Documents, count: int, root: Path) -> Edges:
+    """Pairs of near-duplicates among `documents`."""
+    similarity = config.corpus.near_duplicates
+    if config.prepare.runner is Runner.BEAM:
+        from dense_jax.data.prepare_beam import alike_by_beam  # imported here: an extra
+
+        return alike_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
+    shown = progress(documents, "compare documents", count, "documents")
+    return alike((document.text for document in shown), similarity)
 
 
 def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:

@@ -14,6 +14,7 @@ from dense_jax.contracts import Reject
 from dense_jax.data.lines import RowError, decoded
 from dense_jax.data.tables import Record, tsv_cells
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 _ID_COLUMNS = {"id", "_id", "pid", "docid", "doc_id"}
 _BLOCK = 256  # examples read from TFDS at once: one by one is several times slower
@@ -60,7 +61,7 @@ def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -
             yield Reject(f"{place}:{record.number}", str(error))
 
 
-def tsv_rows(path: Path, longest: int) -> Iterator[Row | Reject]:
+def tsv_rows(path: AnyPath, longest: int) -> Iterator[Row | Reject]:
     """A row for each line of `path`; the first line says how many columns there are, and which if it is a header.
 
     Raises:

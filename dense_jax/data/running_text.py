@@ -12,10 +12,11 @@ import numpy as np
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document, Passage
-from dense_jax.data.sentences import Ids, Tokenised
-from dense_jax.data.store import Entry, Group, PassageStore
+from dense_jax.data.sentences import Ids, Sentence, Tokenised
+from dense_jax.data.shards import Entry, Group
+from dense_jax.data.store import PassageStore
 
-_GROUP = 1 << 20  # tokens that are cut together
+GROUP = 1 << 20  # tokens that are cut together
 
 Line = tuple[Document, str, Ids]  # a sentence or a title, and the document that it is of
 
@@ -29,15 +30,35 @@ def chunks(documents: Iterable[Tokenised], length: int, titled: bool) -> Iterato
     lines: list[Line] = []
     count = left_out = size = 0
     for document, title, sentences in documents:
-        own = [(document, document.title, title)] if titled and sentences and len(title) else []
-        own += [(document, text, ids) for text, ids in sentences]
+        own = _lines(document, title, sentences, titled)
         lines += own
         count, left_out, size = count + 1, left_out + (not own), size + sum(len(ids) for *_, ids in own)
-        if size >= _GROUP:
+        if size >= GROUP:
             yield Group(cut(lines, length), count, left_out)
             lines, count, left_out, size = [], 0, 0, 0
     if count:
         yield Group(cut(lines, length), count, left_out)
+
+
+def text_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
+    """The lines of each document, stored like passages: what workers pass on until `cut_lines` makes chunks of it."""
+    for document in documents:
+        own = [
+            Entry(ids[:0], ids, np.zeros(1, np.int32), Document(of.id, of.title, text))
+            for of, text, ids in _lines(*document, titled)
+        ]
+        yield Group(own, documents=1, left_out=int(not own))
+
+
+def cut_lines(stored: Iterable[Entry], length: int) -> list[Entry]:
+    """`cut` for lines that `text_lines` stored, of whole documents that are cut together."""
+    return cut([(entry.document, entry.document.text, entry.tokens) for entry in stored], length)
+
+
+def _lines(document: Document, title: Ids, sentences: list[Sentence], titled: bool) -> list[Line]:
+    """The title, if it is wanted and not all there is, and the sentences."""
+    own = [(document, document.title, title)] if titled and sentences and len(title) else []
+    return own + [(document, text, ids) for text, ids in sentences]
 
 
 def cut(lines: Sequence[Line], length: int) -> list[Entry]:

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from dense_jax.config import CorpusConfig
@@ -40,7 +39,7 @@ from dense_jax.data.tables import (
     whole_json,
 )
 from dense_jax.errors import DataError
-from dense_jax.files import digest
+from dense_jax.files import AnyPath, digest
 
 FORMS = (
     "a BEIR or MS MARCO folder, a .jsonl, .json, .tsv or .parquet file of documents, or of queries with texts "
@@ -59,7 +58,7 @@ Judged = Callable[[], Iterator[JudgedQuery | Reject]]
 class Contents:
     """What a file or folder holds."""
 
-    place: Path  # the file that has the documents
+    place: AnyPath  # the file that has the documents
     rows: Callable[[], Iterator[Row | Reject]]
     identify: Callable[[], dict[str, Any]]
     judged: Judged | None = None
@@ -73,7 +72,7 @@ class Table:
     form: Form
 
 
-def open_path(path: Path, config: CorpusConfig, asked: bool) -> Contents:
+def open_path(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     """What `path` holds; `asked` for its queries, or its documents only.
 
     Raises:
@@ -94,7 +93,7 @@ def open_path(path: Path, config: CorpusConfig, asked: bool) -> Contents:
     return _asked(path, table)
 
 
-def open_table(path: Path, config: CorpusConfig) -> Table:
+def open_table(path: AnyPath, config: CorpusConfig) -> Table:
     """The records of a .jsonl, .json or .parquet file.
 
     Raises:
@@ -115,7 +114,7 @@ def open_table(path: Path, config: CorpusConfig) -> Table:
     return Table(records, Form.DOCUMENTS)  # nothing to be read: each row says why
 
 
-def holds_squad(path: Path, longest: int) -> bool:
+def holds_squad(path: AnyPath, longest: int) -> bool:
     """Whether a file is SQuAD's."""
     if form(path) != ".json" or first_byte(path) != b"{":
         return False  # without reading all of a large array
@@ -127,7 +126,7 @@ def longest_line(config: CorpusConfig) -> int:
     return config.max_characters * _BYTES_PER_CHARACTER + _REST_OF_LINE
 
 
-def tsv_names(path: Path, longest: int) -> tuple[str, ...] | None:
+def tsv_names(path: AnyPath, longest: int) -> tuple[str, ...] | None:
     """The columns of a TSV file of pairs by its header; None: it has no such header.
 
     Raises:
@@ -142,12 +141,12 @@ def tsv_names(path: Path, longest: int) -> tuple[str, ...] | None:
     return names
 
 
-def asked_tsv(path: Path, longest: int, names: tuple[str, ...], header: bool) -> Contents:
+def asked_tsv(path: AnyPath, longest: int, names: tuple[str, ...], header: bool) -> Contents:
     """A TSV file of pairs or triplets."""
     return _asked(path, Table(partial(tsv_records, path, longest, names, header), Form.PAIRS))
 
 
-def _folder(path: Path, config: CorpusConfig, asked: bool) -> Contents:
+def _folder(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     longest = longest_line(config)
     if corpus := packed(path, "corpus.jsonl"):
         queries, read_as = partial(beir_files, path, config.split), {"fields": asdict(_BEIR)}
@@ -165,7 +164,7 @@ def _folder(path: Path, config: CorpusConfig, asked: bool) -> Contents:
     return Contents(corpus, rows, identify, lambda: judged_queries(*queries()))
 
 
-def _tsv(path: Path, config: CorpusConfig, asked: bool) -> Contents:
+def _tsv(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     longest = longest_line(config)
     if names := tsv_names(path, longest):
         return asked_tsv(path, longest, names, header=True)
@@ -175,7 +174,7 @@ def _tsv(path: Path, config: CorpusConfig, asked: bool) -> Contents:
     return Contents(path, partial(tsv_rows, path, longest), _identify(path, {"fields": {}}))
 
 
-def _asked(path: Path, table: Table) -> Contents:
+def _asked(path: AnyPath, table: Table) -> Contents:
     """Documents and queries of rows that hold both.
 
     Raises:
@@ -203,7 +202,7 @@ def _asked(path: Path, table: Table) -> Contents:
     )
 
 
-def table_records(path: Path, longest: int) -> Callable[[], Iterator[Record | Reject]]:
+def table_records(path: AnyPath, longest: int) -> Callable[[], Iterator[Record | Reject]]:
     """The records of a .jsonl, .json or .parquet file, whatever they are; lines of up to `longest` bytes.
 
     Raises:
@@ -220,15 +219,17 @@ def table_records(path: Path, longest: int) -> Callable[[], Iterator[Record | Re
             raise DataError(f"corpus source {path}: unknown form {other!r}; name {FORMS}")
 
 
-def _of_lines(path: Path, longest: int) -> bool:
+def _of_lines(path: AnyPath, longest: int) -> bool:
     """Whether a .json file has a row on each line: its first line is an object by itself."""
     first = next(jsonl_records(path, longest), None)
     return isinstance(first, Record) and not is_squad(first.values)
 
 
-def _documents(records: Callable[[], Iterator[Record | Reject]], fields: Fields, path: Path) -> Iterator[Row | Reject]:
+def _documents(
+    records: Callable[[], Iterator[Record | Reject]], fields: Fields, path: AnyPath
+) -> Iterator[Row | Reject]:
     return named_rows(records(), fields, str(path))
 
 
-def _identify(path: Path, read_as: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+def _identify(path: AnyPath, read_as: dict[str, Any]) -> Callable[[], dict[str, Any]]:
     return lambda: {"digest": digest(path), **read_as}

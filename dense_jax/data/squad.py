@@ -5,7 +5,6 @@ paragraph does not answer has no positive: it is rejected.
 """
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
@@ -15,6 +14,7 @@ from dense_jax.data.judged import JudgedQuery
 from dense_jax.data.lines import RowError
 from dense_jax.data.rows import Row
 from dense_jax.data.tables import Record, whole_json
+from dense_jax.files import AnyPath
 
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ def is_squad(value: Any) -> bool:
     )
 
 
-def squad_rows(path: Path) -> Iterator[Row | Reject]:
+def squad_rows(path: AnyPath) -> Iterator[Row | Reject]:
     """The distinct paragraphs, numbered as in the file."""
     seen: set[str] = set()
     for paragraph in _paragraphs(path):
@@ -44,7 +44,7 @@ def squad_rows(path: Path) -> Iterator[Row | Reject]:
             yield Row(paragraph.number, document.id, document.title, document.text)
 
 
-def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
+def squad_queries(path: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The questions, numbered as in the file; reasons also name a question's id and the number of its paragraph."""
     texts: dict[str, str] = {}
 
@@ -57,7 +57,7 @@ def squad_queries(path: Path) -> Iterator[JudgedQuery | Reject]:
     return _of_each_question(path, query)
 
 
-def squad_answers(path: Path) -> Iterator[Record | Reject]:
+def squad_answers(path: AnyPath) -> Iterator[Record | Reject]:
     """`id`, `question` and `answers`, their texts, of each question, numbered as in the file."""
 
     def answered(number: int, question: Any, paragraph: _Paragraph) -> Record:
@@ -68,7 +68,7 @@ def squad_answers(path: Path) -> Iterator[Record | Reject]:
     return _of_each_question(path, answered)
 
 
-def _of_each_question(path: Path, read: Callable[[int, Any, _Paragraph], T]) -> Iterator[T | Reject]:
+def _of_each_question(path: AnyPath, read: Callable[[int, Any, _Paragraph], T]) -> Iterator[T | Reject]:
     """What `read` makes of each question, of its number and paragraph; a RowError of it becomes a Reject."""
     number = 0
     for paragraph in _paragraphs(path):
@@ -100,7 +100,7 @@ def _query(question: Any, paragraph: Told) -> JudgedQuery:
     return judged_query(Asked(0, question.get("id"), question.get("question"), (paragraph,), ()))
 
 
-def _paragraphs(path: Path) -> Iterator[_Paragraph | Reject]:
+def _paragraphs(path: AnyPath) -> Iterator[_Paragraph | Reject]:
     number = 0
     for article in whole_json(path)["data"]:
         title = unquote(str(article.get("title") or "")).replace("_", " ")

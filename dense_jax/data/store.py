@@ -14,42 +14,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import orjson
 
-from dense_jax.arrays import Int
 from dense_jax.config_tree import differences
-from dense_jax.contracts import NO_SPANS, Document, Part, Passage, Passages
-from dense_jax.data.records import Records, write_records
+from dense_jax.contracts import Document, Part, Passage, Passages
+from dense_jax.data.records import Records
+from dense_jax.data.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
 _YIELD = ("count", "tokens", "passages")  # of salient spans: how many, of how many tokens, in how many passages
-_HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
 _BLOCK = 4_096  # texts held in memory while their ids are read
 _SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
-
-
-class Entry(NamedTuple):
-    """What is stored of one passage."""
-
-    title: Int[np.ndarray, " t"]
-    tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]  # where they start; 0 is not among them if a chunk begins within one
-    document: Document
-    spans: Int[np.ndarray, "n 2"] = NO_SPANS  # first token and one past the last of each salient span
-
-
-class Group(NamedTuple):
-    """Documents that are stored together, and the passages made of them."""
-
-    entries: list[Entry]
-    documents: int
-    left_out: int  # of the documents, those of which nothing is stored
 
 
 class PassageStore(Passages):
@@ -71,10 +52,10 @@ class PassageStore(Passages):
         ]
         counts = self.manifest["passages_per_shard"]
         self._dtype = np.dtype(self.manifest["dtype"])
-        self._passages = Records([_shard(folder, "passages", i) for i in range(len(counts))], counts)
-        self._texts = Records([_shard(folder, "texts", i) for i in range(len(counts))], counts)
+        self._passages = Records([shard_path(folder, "passages", i) for i in range(len(counts))], counts)
+        self._texts = Records([shard_path(folder, "texts", i) for i in range(len(counts))], counts)
         salient = "spans" in self.manifest
-        self._spans = Records([_shard(folder, "spans", i) for i in range(len(counts))], counts) if salient else None
+        self._spans = Records([shard_path(folder, "spans", i) for i in range(len(counts))], counts) if salient else None
         verify(folder, {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)})
 
     def __len__(self) -> int:
@@ -136,6 +117,26 @@ class StoreWriter:
         """How many documents are in finished shards."""
         return self._state["documents"]
 
+    def read_of(self, source: int) -> tuple[int, int]:
+        """How many documents of a source, by its number, are done; of how many of them nothing is stored."""
+        parts = self._state["parts"]
+        return (parts[source]["documents"], parts[source]["left_out"]) if source < len(parts) else (0, 0)
+
+    @property
+    def next_shard(self) -> int:
+        """The number of the shard that is written next."""
+        return len(self._state["passages_per_shard"])
+
+    @property
+    def form(self) -> Form:
+        """How passages are written."""
+        return Form(self._state["dtype"], "spans" in self._state)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the claim says that the store is made with."""
+        return self._state["settings"]
+
     @property
     def notes(self) -> dict[str, Any]:
         """What the claim noted."""
@@ -169,41 +170,35 @@ class StoreWriter:
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
 
+    def shard(self, written: Shard, documents: int, left_out: int) -> None:
+        """The next shard of the source is written, of so many `documents`."""
+        state = self._state
+        state["files"] |= written.files
+        state["passages_per_shard"].append(written.passages)
+        self.count(documents, left_out, written)
+        write_json(self.folder / _PROGRESS, state)
+
+    def count(self, documents: int, left_out: int, written: Shard | None = None) -> None:
+        """So many more documents of the source were read; without a shard, nothing is stored of them."""
+        passages, tokens = (written.passages, written.tokens) if written else (0, 0)
+        found = dict(zip(_COUNTS, (passages, documents, left_out, tokens), strict=True))
+        for counts in (self._state, self._state["parts"][self._part]):
+            counts |= {name: counts[name] + number for name, number in found.items()}
+        if "spans" in self._state and written:
+            counts = self._state["spans"]
+            counts |= {name: counts[name] + number for name, number in zip(_YIELD, written.spans, strict=True)}
+
     def _end_part(self) -> None:
         if self._entries:
             self._write_shard()
-        self._count()
+        elif self._documents:
+            self.count(self._documents, self._left_out)
+            self._documents = self._left_out = 0
 
     def _write_shard(self) -> None:
-        state, entries = self._state, self._entries
-        dtype, shard = np.dtype(state["dtype"]), len(state["passages_per_shard"])
-        kinds = {
-            "passages": (encode(entry, dtype) for entry in entries),
-            "texts": (orjson.dumps(entry.document) for entry in entries),
-        }
-        kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if "spans" in state else {}
-        for kind, records in kinds.items():
-            path = _shard(self.folder, kind, shard)
-            write_records(path, records)
-            state["files"][path.name] = digest(path)
-        state["passages_per_shard"].append(len(entries))
-        self._count()
-        write_json(self.folder / _PROGRESS, state)
-
-    def _count(self) -> None:
-        """What was unwritten is written, or holds no passage."""
-        tokens = sum(len(entry.tokens) for entry in self._entries)
-        found = dict(zip(_COUNTS, (len(self._entries), self._documents, self._left_out, tokens), strict=True))
-        for counts in (self._state, self._state["parts"][self._part]):
-            counts |= {name: counts[name] + number for name, number in found.items()}
-        if "spans" in self._state:
-            self._count_spans(self._state["spans"])
+        written = write_shard(self.folder, self.next_shard, self._entries, self.form)
+        self.shard(written, self._documents, self._left_out)
         self._entries, self._documents, self._left_out = [], 0, 0
-
-    def _count_spans(self, counts: dict[str, int]) -> None:
-        for spans in (entry.spans for entry in self._entries):
-            found = (len(spans), int(np.diff(spans).sum()), int(len(spans) > 0))
-            counts |= {name: counts[name] + number for name, number in zip(_YIELD, found, strict=True)}
 
 
 def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
@@ -249,37 +244,6 @@ def is_finished(folder: Path) -> bool:
 def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """The counts of each source. Stores that do not say have one."""
     return manifest.get("parts", [{"name": "", **{name: manifest[name] for name in _COUNTS}}])
-
-
-def encode(entry: Entry, dtype: np.dtype) -> bytes:
-    """A passage as a record: three lengths, then title, tokens (as `dtype`) and sentence starts, little-endian."""
-    lengths = np.array([len(entry.title), len(entry.sentences), len(entry.tokens)], _HEADER)
-    little = dtype.newbyteorder("<")
-    parts = (entry.title.astype(little), entry.tokens.astype(little), entry.sentences.astype(_HEADER))
-    return b"".join([lengths.tobytes(), *(part.tobytes() for part in parts)])
-
-
-def decode(record: bytes, row: int, dtype: np.dtype) -> Passage:
-    """The passage that `encode` wrote; its ids are int32."""
-    title, sentences, tokens = np.frombuffer(record, _HEADER, 3).tolist()
-    little, start = dtype.newbyteorder("<"), 3 * _HEADER.itemsize
-    ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)
-    starts = np.frombuffer(record, _HEADER, sentences, start + ids.size * dtype.itemsize).astype(np.int32)
-    return Passage(row, ids[:title], ids[title:], starts)
-
-
-def encode_spans(spans: Int[np.ndarray, "n 2"]) -> bytes:
-    """The salient spans of a passage as a record."""
-    return spans.astype(_HEADER).tobytes()
-
-
-def decode_spans(record: bytes) -> Int[np.ndarray, "n 2"]:
-    """The spans that `encode_spans` wrote, as int32."""
-    return np.frombuffer(record, _HEADER).astype(np.int32).reshape(-1, 2)
-
-
-def _shard(folder: Path, kind: str, number: int) -> Path:
-    return folder / f"{kind}-{number:05d}.array_record"
 
 
 def _is_small(path: Path) -> bool:

@@ -1,7 +1,6 @@
 """Files whose rows are values by name: JSONL, an array in a JSON file, TSV with a header, Parquet."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -9,6 +8,7 @@ import orjson
 from dense_jax.contracts import Reject
 from dense_jax.data.lines import RowError, content, decoded, lines
 from dense_jax.errors import DataError, MachineError
+from dense_jax.files import AnyPath
 
 _BATCH = 1_024  # rows of a Parquet file held at once
 
@@ -20,7 +20,7 @@ class Record(NamedTuple):
     values: dict[str, Any]
 
 
-def jsonl_records(path: Path, longest: int) -> Iterator[Record | Reject]:
+def jsonl_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
     """A record for each line of `path`; lines of more than `longest` bytes are not parsed."""
     for number, raw in lines(path, longest):
         try:
@@ -29,7 +29,7 @@ def jsonl_records(path: Path, longest: int) -> Iterator[Record | Reject]:
             yield Reject(f"{path}:{number}", str(error))
 
 
-def json_records(path: Path) -> Iterator[Record | Reject]:
+def json_records(path: AnyPath) -> Iterator[Record | Reject]:
     """A record for each entry of the array in `path`, which is held in memory.
 
     Raises:
@@ -45,7 +45,7 @@ def json_records(path: Path) -> Iterator[Record | Reject]:
             yield Reject(f"{path}:{number}", f"is not a JSON object but {str(entry)[:40]!r}")
 
 
-def whole_json(path: Path) -> Any:
+def whole_json(path: AnyPath) -> Any:
     """The value in a JSON file.
 
     Raises:
@@ -57,7 +57,7 @@ def whole_json(path: Path) -> Any:
         raise DataError(f"{path}: is not JSON ({error}); a file with an object on each line is named .jsonl") from None
 
 
-def tsv_cells(path: Path, longest: int) -> Iterator[tuple[int, list[str]] | Reject]:
+def tsv_cells(path: AnyPath, longest: int) -> Iterator[tuple[int, list[str]] | Reject]:
     """The cells of each line of `path`, without the quotes of CSV."""
     for number, raw in lines(path, longest):
         try:
@@ -68,7 +68,7 @@ def tsv_cells(path: Path, longest: int) -> Iterator[tuple[int, list[str]] | Reje
             yield number, cells
 
 
-def tsv_records(path: Path, longest: int, names: Sequence[str], header: bool) -> Iterator[Record | Reject]:
+def tsv_records(path: AnyPath, longest: int, names: Sequence[str], header: bool) -> Iterator[Record | Reject]:
     """A record for each line of `path`, its columns called `names`; the first line is none if it is a `header`."""
     for row in tsv_cells(path, longest):
         if isinstance(row, Reject):
@@ -82,7 +82,7 @@ def tsv_records(path: Path, longest: int, names: Sequence[str], header: bool) ->
             yield Record(row[0], dict(zip(names, row[1], strict=True)))
 
 
-def parquet_records(path: Path) -> Iterator[Record]:
+def parquet_records(path: AnyPath) -> Iterator[Record]:
     """A record for each row of a Parquet file.
 
     Raises:
@@ -94,7 +94,7 @@ def parquet_records(path: Path) -> Iterator[Record]:
         raise MachineError(f"{path}: Parquet files need pyarrow; pip install 'dense_jax[parquet]'") from None
     number = 0
     try:
-        with parquet.ParquetFile(path) as file:
+        with path.open("rb") as opened, parquet.ParquetFile(opened) as file:
             for batch in file.iter_batches(_BATCH):
                 for values in batch.to_pylist():
                     number += 1

@@ -14,6 +14,7 @@ from typing import TypeVar
 from dense_jax.contracts import Reject
 from dense_jax.data.judgements import beir_files, judgement_rows, query_rows
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 Queries = dict[str, str]  # id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade; relevant from 1
@@ -57,7 +58,7 @@ def read_test_set(folder: Path, split: str) -> TestSet:
     return TestSet(folder.name, split, queries, {query: qrels[query] for query in queries}, unknown)
 
 
-def read_queries(path: Path) -> Queries:
+def read_queries(path: AnyPath) -> Queries:
     """Id -> text, in the file's order; integer ids become strings.
 
     Raises:
@@ -68,7 +69,7 @@ def read_queries(path: Path) -> Queries:
     return queries
 
 
-def read_qrels(path: Path) -> Qrels:
+def read_qrels(path: AnyPath) -> Qrels:
     """Query id -> document id -> grade. A repeated judgement is accepted if its grade is the same.
 
     Raises:

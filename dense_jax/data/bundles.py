@@ -1,0 +1,136 @@
+"""Work on a corpus in parts that know nothing of each other, with the result of doing it in one go.
+
+documents              -> bundles of consecutive documents of one source
+bundle                 -> its groups, and how many passages each has
+counts of all bundles  -> where the shards of each source end, by the rule of `StoreWriter`
+slices of bundles      -> shard
+
+Running text is arranged as the lines of each document, and cut into chunks when a shard is made.
+"""
+
+import pickle
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import Document
+from dense_jax.data import running_text
+from dense_jax.data.shards import Group
+
+Counts = Int[np.ndarray, " g"]  # passages of each group
+
+
+class Slice(NamedTuple):
+    """Groups of one bundle."""
+
+    bundle: int
+    start: int
+    stop: int
+
+
+Texts = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks by itself; or one run of all
+
+
+class Arranged(NamedTuple):
+    """What was made of a bundle."""
+
+    passages: Counts
+    documents: Counts
+    left_out: Counts
+    tokens: Counts
+
+
+def bundles(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
+    """Runs of `documents` with at least so many characters; the last may have fewer."""
+    bundle: list[Document] = []
+    size = 0
+    for document in documents:
+        bundle.append(document)
+        size += len(document.title) + len(document.text)
+        if size >= characters:
+            yield bundle
+            bundle, size = [], 0
+    if bundle:
+        yield bundle
+
+
+def pack_documents(documents: Sequence[Document]) -> bytes:
+    """A bundle as bytes: a line for each document."""
+    return b"\n".join(orjson.dumps([document.id, document.title, document.text]) for document in documents)
+
+
+def unpack_documents(packed: bytes) -> list[Document]:
+    """What `pack_documents` packed."""
+    return [Document(*orjson.loads(line)) for line in packed.split(b"\n")]
+
+
+def counted(groups: Sequence[Group]) -> Arranged:
+    """What the plan of shards needs to know of a bundle."""
+    rows = [
+        (len(group.entries), group.documents, group.left_out, sum(len(entry.tokens) for entry in group.entries))
+        for group in groups
+    ]
+    return Arranged(*np.array(rows, np.int64).reshape(-1, 4).T)
+
+
+def pack_groups(groups: Sequence[Group]) -> bytes:
+    """Groups as bytes, for workers of the same version."""
+    return pickle.dumps(list(groups), pickle.HIGHEST_PROTOCOL)
+
+
+def unpack_groups(packed: bytes) -> list[Group]:
+    """What `pack_groups` packed."""
+    return pickle.loads(packed)
+
+
+def plan_shards(made: Sequence[Arranged], shard_size: int, chunk: int = 0) -> list[Texts]:
+    """What goes into each shard of a source of which bundles were `made`; cut every `chunk` tokens, if it is not 0."""
+    if not made:
+        return []
+    sizes = [len(one.passages) for one in made]
+    if not chunk:
+        return [[run] for run in slices(sizes, full_ends(np.concatenate([one.passages for one in made]), shard_size))]
+    tokens = np.concatenate([one.tokens for one in made])
+    ends = full_ends(tokens, running_text.GROUP)
+    of_each = np.diff(np.cumsum([0, *tokens])[[0, *ends]])
+    texts = slices(sizes, ends)
+    return [texts[start:stop] for start, stop in pairwise([0, *full_ends(-(-of_each // chunk), shard_size)])]
+
+
+def full_ends(passages: Counts, shard_size: int) -> list[int]:
+    """One past the last group of each shard: the first with which the shard has `shard_size` passages, or the last.
+
+    Groups without a passage after the last shard are in none.
+
+    >>> full_ends(np.array([3, 0, 2, 0, 4, 1, 0]), shard_size=4)
+    [3, 5, 7]
+    """
+    total = np.cumsum(passages)
+    ends: list[int] = []
+    written = 0
+    while written < total[-1:].sum():
+        end = min(int(np.searchsorted(total, written + shard_size)) + 1, len(total))
+        ends.append(end)
+        written = int(total[end - 1])
+    return ends
+
+
+def slices(sizes: Sequence[int], ends: Sequence[int]) -> list[list[Slice]]:
+    """Consecutive runs of groups, given by their `ends`, as slices of bundles of `sizes` groups.
+
+    >>> [[tuple(part) for part in run] for run in slices([2, 3], [1, 4, 5])]
+    [[(0, 0, 1)], [(0, 1, 2), (1, 0, 2)], [(1, 2, 3)]]
+    """
+    first = np.cumsum([0, *sizes]).tolist()
+    return [
+        [
+            Slice(bundle, max(start - first[bundle], 0), min(stop, first[bundle + 1]) - first[bundle])
+            for bundle in range(len(sizes))
+            if start < first[bundle + 1] and first[bundle] < stop
+        ]
+        for start, stop in pairwise([0, *ends])
+    ]

@@ -1,0 +1,221 @@
+"""The long parts of a preparation by the workers of an Apache Beam pipeline: the result is the same to the last byte.
+
+The calling process reads the sources, as only one can who compares all ids, and passes the documents on in bundles. It
+also chooses the test set and trains the tokenizer. Workers compare, tokenise, arrange and write. All pass through
+files of a folder that everyone reaches, so what was done is not done again when an interrupted preparation goes on.
+
+    STAGING/KEY/start              what an interrupted preparation had already
+                bundles            how many documents each bundle has, source by source; written last of the first step
+                documents-00000    a bundle
+                alike-...          pairs of documents in one bucket of near-duplicates
+                arranged-00000     the groups that are made of a bundle
+                counts-00000       how many passages these have
+                *.array_record     a finished shard
+                written-00000      what the manifest says of it
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+
+from dense_jax.config import PrepareConfig
+from dense_jax.contracts import Document
+from dense_jax.data.bundles import (
+    Slice,
+    Texts,
+    bundles,
+    counted,
+    pack_documents,
+    pack_groups,
+    plan_shards,
+    unpack_documents,
+    unpack_groups,
+)
+from dense_jax.data.near_duplicates import Edges, buckets
+from dense_jax.data.running_text import cut_lines
+from dense_jax.data.shards import Entry, Form, Group, Shard, write_shard
+from dense_jax.data.store import StoreWriter
+from dense_jax.data.workers import Staging, beam, run
+from dense_jax.files import whole_file
+from dense_jax.progress import progress
+
+_BUNDLE = 1 << 23  # characters of the documents that one worker does at a time
+
+_Plain = list[list[tuple[int, ...]]]  # the slices of a shard's texts, as Beam can carry them
+
+Arrange = Callable[[Iterable[Document]], Iterator[Group]]  # can be pickled
+
+
+def fill_by_beam(
+    writer: StoreWriter,
+    sources: Sequence[tuple[str, Iterable[Document]]],
+    arrange: Arrange,
+    settings: PrepareConfig,
+    chunk: int,
+) -> None:
+    """What `fill` does. `sources` are their names and documents.
+
+    Raises:
+        MachineError: the pipeline failed; what was done so far stays, and the same call goes on.
+    """
+    staging = _staging(settings, writer.folder, {"store": writer.settings})
+    start = _started(staging, writer, len(sources))
+    left = [islice(documents, done, None) for (_, documents), (done, _) in zip(sources, start.read, strict=True)]
+    sizes = _bundled(staging, left)
+    staging.dump("arrangement", arrange)
+    numbers = [number for number in range(sum(map(len, sizes))) if not staging.has(_file("counts", number))]
+    run(settings.options, numbers, beam.Map(_arrange, staging))
+    plan = _Plan(staging, start, sizes, writer.shard_size, chunk)
+    run(settings.options, plan.missing(writer.next_shard), beam.Map(_write, staging, writer.form, chunk))
+    for i, (name, _) in enumerate(sources):
+        writer.begin(name)
+        plan.record(i, writer)
+    writer.finish()
+    staging.remove()
+
+
+def alike_by_beam(
+    documents: Iterable[Document], similarity: float, settings: PrepareConfig, root: Path, made_for: dict[str, Any]
+) -> Edges:
+    """What `near_duplicates.alike` gives for the texts of `documents`, in any order; `made_for` tells them from others.
+
+    Raises:
+        MachineError: the pipeline failed.
+    """
+    staging = _staging(settings, root, {"alike": made_for})
+    (sizes,) = _bundled(staging, [documents])
+    numbered = list(enumerate(np.cumsum([0, *sizes])[:-1].tolist()))
+    members = beam.FlatMap(_members, staging, similarity) | beam.GroupByKey()
+    run(settings.options, numbered, members | beam.FlatMap(_pairs) | beam.io.WriteToText(staging.prefix("alike")))
+    pairs = np.array(staging.read_all("alike").split(), np.int64).reshape(-1, 2)
+    staging.remove()
+    return pairs
+
+
+class _Start(NamedTuple):
+    """What a store had before the workers began."""
+
+    shards: int
+    read: list[tuple[int, int]]  # of each source: documents, and of how many of them nothing is stored
+
+
+def _started(staging: Staging, writer: StoreWriter, sources: int) -> _Start:
+    if not staging.has("start"):
+        staging.dump("start", _Start(writer.next_shard, [writer.read_of(i) for i in range(sources)]))
+    return staging.load("start")
+
+
+class _Plan:
+    """Which groups of which bundles make each shard."""
+
+    def __init__(self, staging: Staging, start: _Start, sizes: list[list[int]], shard_size: int, chunk: int) -> None:
+        self.staging = staging
+        self.start = start
+        numbers = iter(range(sum(map(len, sizes))))
+        self._bundles = [list(islice(numbers, len(own))) for own in sizes]  # of each source
+        self._made = {n: staging.load(_file("counts", n)) for n in chain.from_iterable(self._bundles)}
+        self._shards = [self._planned(own, shard_size, chunk) for own in self._bundles]
+        self._first = [start.shards, *(start.shards + np.cumsum(list(map(len, self._shards)))).tolist()]
+
+    def missing(self, recorded: int) -> list[tuple[int, _Plain]]:
+        """Number and texts of each shard that is not written yet and not among those `recorded`."""
+        shards = enumerate(chain.from_iterable(self._shards), self.start.shards)
+        left = (shard for shard in shards if shard[0] >= recorded and not self.staging.has(_file("written", shard[0])))
+        return [(number, [[tuple(part) for part in text] for text in texts]) for number, texts in left]
+
+    def record(self, source: int, writer: StoreWriter) -> None:
+        """Takes the shards of `source` over, now that all are there."""
+        for number, texts in enumerate(self._shards[source], self._first[source]):
+            if number < writer.next_shard:
+                continue
+            written: Shard = self.staging.load(_file("written", number))
+            for name in written.files:
+                with whole_file(writer.folder / name) as copy:
+                    copy.write_bytes(self.staging.read(name))
+            writer.shard(written, *self._count(chain.from_iterable(texts)))
+        whole = [Slice(n, 0, len(self._made[n].passages)) for n in self._bundles[source]]
+        totals = zip(self.start.read[source], self._count(whole), writer.read_of(source), strict=True)
+        documents, left_out = (before + more - now for before, more, now in totals)
+        writer.count(documents, left_out)  # those after the last shard
+
+    def _planned(self, own: list[int], shard_size: int, chunk: int) -> list[Texts]:
+        shards = plan_shards([self._made[number] for number in own], shard_size, chunk)
+        return [[[part._replace(bundle=own[part.bundle]) for part in text] for text in shard] for shard in shards]
+
+    def _count(self, parts: Iterable[Slice]) -> tuple[int, int]:
+        """How many documents are in `parts`, and of how many of them nothing is stored."""
+        rows = [(self._made[n].documents[start:stop], self._made[n].left_out[start:stop]) for n, start, stop in parts]
+        return sum(int(documents.sum()) for documents, _ in rows), sum(int(out.sum()) for _, out in rows)
+
+
+def _staging(settings: PrepareConfig, folder: Path, made_for: dict[str, Any]) -> Staging:
+    """Where the files are that belong to such a step and to no other."""
+    key = xxhash.xxh3_128_hexdigest(json.dumps(made_for, sort_keys=True).encode())
+    given = settings.staging.rstrip("/")
+    return Staging(f"{given}/{key}" if given else str(folder.absolute() / f"staging-{key}"))
+
+
+def _bundled(staging: Staging, sources: Sequence[Iterable[Document]]) -> list[list[int]]:
+    """Writes the documents of `sources`, if that was not done; how many each bundle of each source has."""
+    if staging.has("bundles"):
+        return staging.load("bundles")
+    sizes: list[list[int]] = []
+    for documents in sources:
+        sizes.append([])
+        for bundle in bundles(progress(documents, "pass on to the workers", None, "documents"), _BUNDLE):
+            staging.write(_file("documents", sum(map(len, sizes))), pack_documents(bundle))
+            sizes[-1].append(len(bundle))
+    staging.dump("bundles", sizes)
+    return sizes
+
+
+def _arrange(number: int, staging: Staging) -> None:
+    groups = list(_arrangement(staging)(unpack_documents(staging.read(_file("documents", number)))))
+    staging.write(_file("arranged", number), pack_groups(groups))
+    staging.dump(_file("counts", number), counted(groups))
+
+
+@lru_cache(maxsize=1)  # a tokenizer, and all titles perhaps: once for each worker
+def _arrangement(staging: Staging) -> Arrange:
+    return staging.load("arrangement")
+
+
+def _write(task: tuple[int, _Plain], staging: Staging, form: Form, chunk: int) -> None:
+    number, texts = task
+    stored = (_entries([Slice(*part) for part in text], staging) for text in texts)
+    entries = [entry for text in stored for entry in (cut_lines(text, chunk) if chunk else text)]
+    with TemporaryDirectory() as folder:
+        written = write_shard(Path(folder), number, entries, form)
+        for name in written.files:
+            staging.write(name, (Path(folder) / name).read_bytes())
+    staging.dump(_file("written", number), written)
+
+
+def _entries(parts: list[Slice], staging: Staging) -> list[Entry]:
+    groups = (unpack_groups(staging.read(_file("arranged", part.bundle)))[part.start : part.stop] for part in parts)
+    return [entry for group in chain.from_iterable(groups) for entry in group.entries]
+
+
+def _members(numbered: tuple[int, int], staging: Staging, similarity: float) -> Iterator[tuple[bytes, int]]:
+    """(bucket, number) for each document of a bundle and each bucket that it falls into."""
+    bundle, first = numbered
+    of = buckets(similarity)
+    for number, document in enumerate(unpack_documents(staging.read(_file("documents", bundle))), first):
+        yield from ((bucket.to_bytes(8, "big"), number) for bucket in of(document.text))
+
+
+def _pairs(bucket: tuple[bytes, Iterable[int]]) -> Iterator[str]:
+    """The first document of a bucket with each of the others, a line for each."""
+    first, *others = sorted(set(bucket[1]))
+    return (f"{first} {other}" for other in others)
+
+
+def _file(kind: str, number: int) -> str:
+    return f"{kind}-{number:05d}"

@@ -1,0 +1,103 @@
+"""A shard of prepared passages: what it is made of, and how that is written as records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import orjson
+
+from dense_jax.arrays import Int
+from dense_jax.contracts import NO_SPANS, Document, Passage
+from dense_jax.data.records import write_records
+from dense_jax.files import digest
+
+_HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
+
+
+class Entry(NamedTuple):
+    """What is stored of one passage."""
+
+    title: Int[np.ndarray, " t"]
+    tokens: Int[np.ndarray, " l"]
+    sentences: Int[np.ndarray, " s"]  # where they start; 0 is not among them if a chunk begins within one
+    document: Document
+    spans: Int[np.ndarray, "n 2"] = NO_SPANS  # first token and one past the last of each salient span
+
+
+class Group(NamedTuple):
+    """Documents that are stored together, and the passages made of them."""
+
+    entries: list[Entry]
+    documents: int
+    left_out: int  # of the documents, those of which nothing is stored
+
+
+class Form(NamedTuple):
+    """How passages are written."""
+
+    dtype: str  # of token ids
+    salient: bool  # whether with their spans
+
+
+class Shard(NamedTuple):
+    """What a manifest says of a shard."""
+
+    files: dict[str, str]  # name -> digest
+    passages: int
+    tokens: int
+    spans: tuple[int, int, int]  # of salient ones, how many, of how many tokens, in how many passages
+
+
+def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: Form) -> Shard:
+    """Writes the files of shard `number` to `folder`.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    dtype = np.dtype(form.dtype)
+    kinds = {
+        "passages": (encode(entry, dtype) for entry in entries),
+        "texts": (orjson.dumps(entry.document) for entry in entries),
+    }
+    kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if form.salient else {}
+    files: dict[str, str] = {}
+    for kind, records in kinds.items():
+        path = shard_path(folder, kind, number)
+        write_records(path, records)
+        files[path.name] = digest(path)
+    spans = [entry.spans for entry in entries]
+    found = sum(map(len, spans)), sum(int(np.diff(own).sum()) for own in spans), sum(len(own) > 0 for own in spans)
+    return Shard(files, len(entries), sum(len(entry.tokens) for entry in entries), found)
+
+
+def encode(entry: Entry, dtype: np.dtype) -> bytes:
+    """A passage as a record: three lengths, then title, tokens (as `dtype`) and sentence starts, little-endian."""
+    lengths = np.array([len(entry.title), len(entry.sentences), len(entry.tokens)], _HEADER)
+    little = dtype.newbyteorder("<")
+    parts = (entry.title.astype(little), entry.tokens.astype(little), entry.sentences.astype(_HEADER))
+    return b"".join([lengths.tobytes(), *(part.tobytes() for part in parts)])
+
+
+def decode(record: bytes, row: int, dtype: np.dtype) -> Passage:
+    """The passage that `encode` wrote; its ids are int32."""
+    title, sentences, tokens = np.frombuffer(record, _HEADER, 3).tolist()
+    little, start = dtype.newbyteorder("<"), 3 * _HEADER.itemsize
+    ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)
+    starts = np.frombuffer(record, _HEADER, sentences, start + ids.size * dtype.itemsize).astype(np.int32)
+    return Passage(row, ids[:title], ids[title:], starts)
+
+
+def encode_spans(spans: Int[np.ndarray, "n 2"]) -> bytes:
+    """The salient spans of a passage as a record."""
+    return spans.astype(_HEADER).tobytes()
+
+
+def decode_spans(record: bytes) -> Int[np.ndarray, "n 2"]:
+    """The spans that `encode_spans` wrote, as int32."""
+    return np.frombuffer(record, _HEADER).astype(np.int32).reshape(-1, 2)
+
+
+def shard_path(folder: Path, kind: str, number: int) -> Path:
+    """Where a shard has its `passages`, `texts` or `spans`."""
+    return folder / f"{kind}-{number:05d}.array_record"
