@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from dense_jax.arrays import Params
 from dense_jax.errors import UserError
 
 T = TypeVar("T")
@@ -75,6 +76,34 @@ def everyones(value: Any) -> list[Any]:
 def gathered(array: np.ndarray) -> np.ndarray:
     """The arrays of all processes, which are of one shape and of 32 bits or less, along a new first axis."""
     return array[None] if jax.process_count() == 1 else multihost_utils.process_allgather(array)
+
+
+def first_then_all(make: Callable[[], T]) -> T:
+    """What `make` gives, which does its work once on the disk that all processes share: on the first one."""
+    if jax.process_count() > 1:
+        all_or_none(lambda: make() if is_first() else None)
+    return all_or_none(make)
+
+
+def whole(params: Params) -> Any:
+    """Parameters that this process can place on its own devices."""
+    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
+
+
+def together(what: str) -> None:
+    """Waits until all processes are here; `what` they have in common is named if they are not."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def agreed(value: int) -> int:
+    """The first process's."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def all_agree(value: bool) -> bool:
+    """Whether it is true of all processes."""
+    return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
 def _said(error: Exception) -> dict[str, Any]:

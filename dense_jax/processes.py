@@ -1,4 +1,4 @@
-"""How many processes work together, how they find each other, and what one does that fails or is left alone."""
+"""How processes find each other, and what one does that fails or is left alone. What they agree on: agreement.py."""
 
 import contextlib
 import os
@@ -8,26 +8,21 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.agreement import all_or_none, is_first
-from dense_jax.arrays import Params
 from dense_jax.cluster import by_hand, check_count, may_be_several
 from dense_jax.errors import MachineError, Stopped, UserError
 
 HEARTBEAT = 60  # seconds without a sign of life after which a process counts as lost; JAX's own choice is 100
 PATIENCE = 300  # seconds for all processes to come, and for their first sum
 _MARGIN = 10  # seconds until JAX acts on a lost process
-
-T = TypeVar("T")
 
 
 def start_processes(
@@ -89,34 +84,6 @@ def join_processes(environment: Mapping[str, str]) -> None:
     """As `start_processes`, where this may be one of several; a process alone starts faster without."""
     if not jax.distributed.is_initialized() and may_be_several(environment):
         start_processes(environment)
-
-
-def first_then_all(make: Callable[[], T]) -> T:
-    """What `make` gives, which does its work once on the disk that all processes share: on the first one."""
-    if jax.process_count() > 1:
-        all_or_none(lambda: make() if is_first() else None)
-    return all_or_none(make)
-
-
-def whole(params: Params) -> Any:
-    """Parameters that this process can place on its own devices."""
-    return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
-
-
-def together(what: str) -> None:
-    """Waits until all processes are here; `what` they have in common is named if they are not."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
-
-
-def agreed(value: int) -> int:
-    """The first process's."""
-    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
-def all_agree(value: bool) -> bool:
-    """Whether it is true of all processes."""
-    return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
 def check_devices(owners: Sequence[int]) -> None:

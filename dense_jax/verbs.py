@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax import flags, show
-from dense_jax.agreement import is_first, of_first
+from dense_jax.agreement import first_then_all, is_first, of_first
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
@@ -21,7 +21,7 @@ from dense_jax.export import export
 from dense_jax.files import read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
-from dense_jax.processes import first_then_all, join_processes, leaving_at_once, start_processes
+from dense_jax.processes import join_processes, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25

@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import of_first
+from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
@@ -38,7 +38,6 @@ from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest
 from dense_jax.mesh import make_mesh
 from dense_jax.models.hf_config import check_padding
-from dense_jax.processes import first_then_all
 from dense_jax.progress import progress
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import read_test_set

@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import xxhash
 
+from dense_jax.agreement import together
 from dense_jax.cluster import BY_HAND
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.config_tree import with_vocabulary
@@ -27,7 +28,7 @@ from dense_jax.data.pipeline import Examples, batches, held, held_rows, stacked_
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
-from dense_jax.processes import leaving_at_once, start_processes, together
+from dense_jax.processes import leaving_at_once, start_processes
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.feed import Feed
 from dense_jax.train.loop import initial_state, make_program, train

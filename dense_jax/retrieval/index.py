@@ -21,14 +21,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import all_or_none, of_first, share
+from dense_jax.agreement import all_agree, all_or_none, of_first, share
 from dense_jax.arrays import Float, np
 from dense_jax.config import IndexConfig, IndexKind, require
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.files import read_json, write_json
-from dense_jax.processes import all_agree
 from dense_jax.retrieval import trees
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows

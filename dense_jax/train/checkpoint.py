@@ -14,11 +14,11 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
+from dense_jax.agreement import agreed, is_first, together
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
 from dense_jax.mesh import replicated
-from dense_jax.processes import agreed, together
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -118,7 +118,7 @@ class Checkpoints:
             return
         with self._naming(step):
             self._manager.wait_until_finished()
-            if jax.process_index() == 0:
+            if is_first():
                 write_json(self._digests(step), digests(self.folder / str(step)))
                 self._forget_deleted()
         if step in self._protected:
@@ -196,7 +196,7 @@ class Checkpoints:
         """
         found = sorted(self._manager.all_steps(), reverse=True)
         together("checkpoints are listed")
-        step = agreed(self._newest_that_verifies(found) if jax.process_index() == 0 else 0)
+        step = agreed(self._newest_that_verifies(found) if is_first() else 0)
         self._manager.reload()
         if found and step == _NONE:
             raise StorageError(f"{self.folder}: none of the checkpoints {found} is sound; they are in quarantine/")

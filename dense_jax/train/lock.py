@@ -7,8 +7,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
-
+from dense_jax.agreement import is_first
 from dense_jax.errors import ConfigError
 
 
@@ -19,7 +18,7 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
     Raises:
         ConfigError: naming the process that holds it; `doing` says what it does, such as "is being trained".
     """
-    if jax.process_index() != 0:  # the lock is the main process's, for all of them
+    if not is_first():  # the lock is the main process's, for all of them
         yield
         return
     with path.open("a+", encoding="utf-8") as lock:
@@ -37,7 +36,7 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, after waiting for another process to let go of it."""
-    if jax.process_index() != 0:  # the lock is the main process's, for all of them
+    if not is_first():  # the lock is the main process's, for all of them
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from dense_jax.agreement import is_first
 from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
@@ -83,7 +84,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
 def initial_state(program: Program) -> TrainState:
     """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
     params, reports = started_from(program.init(), program.config)
-    for report in reports if jax.process_index() == 0 else ():
+    for report in reports if is_first() else ():
         print(report, file=sys.stderr)
     return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))
 
@@ -130,7 +131,7 @@ def train(
             every=config.log_every,
             batch=config.batch,
             names=lambda row: store.document(row).id,
-            silent=jax.process_index() != 0,
+            silent=not is_first(),
         )
         feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
         try:
@@ -172,7 +173,7 @@ def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, di
         checkpoints.save(0, state, meta)
         return state, meta
     state, meta = checkpoints.restore(newest, program.like)
-    if jax.process_index() == 0:
+    if is_first():
         print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
     return state, meta
 

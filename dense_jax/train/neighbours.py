@@ -13,14 +13,13 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import gathered, is_first
+from dense_jax.agreement import agreed, gathered, is_first, together, whole
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
 from dense_jax.data.pipeline import held, placed
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
-from dense_jax.processes import agreed, together, whole
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog

@@ -7,12 +7,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dense_jax.agreement import all_or_none, share
+from dense_jax.agreement import all_or_none, share, whole
 from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
 from dense_jax.contracts import Objective, Passages, Tower
 from dense_jax.mesh import check_batch
-from dense_jax.processes import whole
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import of_first
+from dense_jax.agreement import of_first, whole
 from dense_jax.config import Config
 from dense_jax.contracts import PASSAGE, Reader, Towers
-from dense_jax.processes import whole
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.same_run import check_same_run

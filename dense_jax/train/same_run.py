@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import jax
-
+from dense_jax.agreement import is_first, together
 from dense_jax.config import Config
 from dense_jax.config_tree import completed, differences, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
-from dense_jax.processes import together
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
@@ -26,7 +24,7 @@ def check_same_run(config: Config, workdir: Path) -> None:
         ConfigError: listing the settings that differ.
     """
     path, ours = workdir / "config.json", to_dict(config)
-    if jax.process_index() == 0 and not path.exists():
+    if is_first() and not path.exists():
         write_json(path, ours)
     together("config.json is written")
     lines = differences(completed(read_json(path), config), ours)

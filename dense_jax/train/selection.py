@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import jax
-
+from dense_jax.agreement import is_first
 from dense_jax.arrays import Params
 from dense_jax.config import Config, Select
 from dense_jax.train.checkpoint import Checkpoints
@@ -57,7 +56,7 @@ class Selection:
         return True
 
     def _remember(self) -> None:
-        if jax.process_index() == 0:
+        if is_first():
             self.history.write(self.workdir)
         if self.config.probe.select is Select.BEST and self.history.best is not None:
             self.checkpoints.protect(self.history.best)
