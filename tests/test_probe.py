@@ -311,7 +311,7 @@ def evaluated(workdir, step):
 def test_a_run_that_ended_early_is_compared_at_its_end_or_at_its_best(run):
     workdir = run(0.1, 0.5, 0.4, 0.3, patience=2, select=Select.BEST)
     assert [evaluated(workdir, step).steps for step in (2, 6)] == [6, 6]
-    with pytest.raises(DataError, match="evaluated at step 4, but training stands at 6"):
+    with pytest.raises(DataError, match="toys-dev is of step 4, but training stands at 6"):
         evaluated(workdir, 4)
 
 
