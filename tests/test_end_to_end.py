@@ -15,7 +15,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.files import digests
-from tests.test_several_processes import run as run_together
+from tests.test_search_together import run as run_together
 
 ROOT = Path(__file__).parent.parent
 TOPICS = ["rivers", "engines", "violins", "planets", "bridges", "glaciers", "markets", "forests", "poems", "harbours"]

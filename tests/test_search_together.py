@@ -17,7 +17,7 @@ from dense_jax.files import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors
-from tests.several import DEVICES, EXACT, QUERIES, K, embedded, mined, probed
+from tests.search_together import DEVICES, EXACT, QUERIES, K, embedded, mined, probed
 
 ROOT = Path(__file__).parent.parent
 FILES, COUNT, WIDTH = 6, 600, 8
@@ -38,7 +38,7 @@ def run(folder: Path, count: int, *tasks: str) -> list[Ended]:
         port = free.getsockname()[1]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.several", *map(str, (number, count, port, folder, *tasks))],
+            [sys.executable, "-m", "tests.search_together", *map(str, (number, count, port, folder, *tasks))],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -19,7 +19,7 @@ def losses(workdir: Path, processes: int, every: int, fresh: str) -> list[tuple[
         port = free.getsockname()[1]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.two_processes", *map(str, (i, processes, port, workdir, every, fresh))],
+            [sys.executable, "-m", "tests.neighbours_together", *map(str, (i, processes, port, workdir, every, fresh))],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,

@@ -21,7 +21,7 @@ from dense_jax.config import CheckpointConfig
 from dense_jax.train.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parent.parent
-PROGRAM = "tests.several_processes"
+PROGRAM = "tests.train_together"
 
 
 def ended(program: str, count: int, folder: Path, *more: str) -> list[tuple[int, str]]:
