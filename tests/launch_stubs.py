@@ -153,8 +153,9 @@ class World:
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         environment = {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "HOME": str(self.folder)}
+        # a shell's background jobs ignore ctrl-c, and so does what they start, unless it is set back
         return subprocess.Popen(
-            [self.checkout / "launch" / command[0], *command[1:]],
+            ["env", "--default-signal=INT", self.checkout / "launch" / command[0], *command[1:]],
             cwd=self.checkout, env=environment | {"WORLD": str(self.folder)} | variables, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
         )  # fmt: skip

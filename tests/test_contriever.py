@@ -9,12 +9,12 @@ import numpy as np
 import optax
 import pytest
 
-from dense_jax.config import LoaderConfig, OptimizerConfig
+from dense_jax.config import LoaderConfig, MeshConfig, OptimizerConfig
 from dense_jax.contracts import Layout, Packed, Passage, Similarity
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.data.spans import Noise
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import batch_sharding
+from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
@@ -236,8 +236,7 @@ def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
     method = contriever(exact, views_per_row=2, row_length=24, queue_warmup=False)
     (params, carry), batch = in_float64(start(method)), jax.tree.map(jnp.asarray, batch_of(method))
-    auto = (jax.sharding.AxisType.Auto,) * 2
-    mesh = jax.make_mesh(shape, ("data", "fsdp"), devices=jax.devices()[:4], axis_types=auto)
+    mesh = make_mesh(MeshConfig(*shape), jax.devices()[:4])
     loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, carry, batch, **STEP)[0]))
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, **EXACT),
