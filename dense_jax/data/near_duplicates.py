@@ -80,16 +80,17 @@ def first_of_each(edges: Edges, count: int) -> Int[np.ndarray, " p"]:
 def list_duplicates(documents: Iterable[Document], first: Int[np.ndarray, " p"], path: Path) -> int:
     """Writes those `documents` that are not the first of their kind, with the id of that; returns how many they are."""
     numbers = np.arange(len(first))
-    kept, copies = set(first[first != numbers].tolist()), 0  # of which there are copies
+    copies = first != numbers
+    kept = set(first[copies].tolist())  # of which there are copies
     names: dict[int, str] = {}
     with whole_file(path) as partial, partial.open("wb") as file:
         for number, document in enumerate(progress(documents, "list near-duplicates", len(first), "documents")):
             if number in kept:
                 names[number] = document.id
-            elif first[number] != number:
+            elif copies[number]:
                 line = {"id": document.id, "duplicate_of": names[int(first[number])]}
-                copies += file.write(orjson.dumps(line) + b"\n") > 0
-    return copies
+                file.write(orjson.dumps(line) + b"\n")
+    return int(copies.sum())
 
 
 def read_duplicates(path: Path, count: int) -> frozenset[str]:
