@@ -18,7 +18,7 @@ from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import read_json, whole_file, writable
+from dense_jax.files import located, read_json, whole_file, writable
 from dense_jax.model_card import Card, Result
 from dense_jax.planning.topology import plan
 from dense_jax.processes import join_processes, leaving_at_once, start_processes
@@ -147,7 +147,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
         trained.reader, work.tokenizer, trained.towers.query.length, work.own_mesh, settings.batch
     )
     if settings.questions:
-        path = Path(settings.questions)
+        path = located(settings.questions)
         asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
         about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
         found = answer_report.report(asked, find, collection.store, reader, about)

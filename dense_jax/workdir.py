@@ -35,7 +35,7 @@ from dense_jax.data.question_set import QuestionSet, check_same_questions
 from dense_jax.data.store import PassageStore, is_finished
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest
+from dense_jax.files import AnyPath, digest, located
 from dense_jax.mesh import make_mesh
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
@@ -172,7 +172,7 @@ class Workdir:
             f"{type(self.asked.objective).__name__} learns from questions with answers; name their file by "
             "--config.corpus.questions=FILE",
         )
-        questions = QuestionSet(Path(path), self.tokenizer, self.asked.corpus.max_rejects)
+        questions = QuestionSet(located(path), self.tokenizer, self.asked.corpus.max_rejects)
         print(questions, file=sys.stderr)
         return questions
 
@@ -182,7 +182,7 @@ class Workdir:
             ConfigError: a run that began here learned from other questions.
         """
         if path := self.asked.corpus.questions:
-            check_same_questions(Path(path), self.path / "questions.json")
+            check_same_questions(located(path), self.path / "questions.json")
 
     @cached_property
     def library(self) -> Library | None:
@@ -202,13 +202,14 @@ class Workdir:
         return open_queries(Path(self.asked.passages.workdir or self.path), self.asked.corpus)
 
     @property
-    def test_folder(self) -> Path:
+    def test_folder(self) -> AnyPath:
         """The BEIR folder that `evaluate` works on.
 
         Raises:
             ConfigError: none is named, and `prepare` held none out.
         """
-        folder = Path(self.asked.evaluate.folder or self.prepared / "test")
+        named = self.asked.evaluate.folder
+        folder = located(named) if named else self.prepared / "test"
         if not folder.is_dir():
             raise ConfigError(
                 f"there is no test set at {folder}; name a BEIR folder by --config.evaluate.folder=DIR, "
@@ -233,7 +234,7 @@ class Workdir:
             return Collection("passages", self._blocks)
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
-        name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
+        name = source.rstrip("/").rpartition("/")[2].partition(".")[0] + (f"-{split}" if split else "")
         folder = self.path / "collections" / name
         make = partial(prepare_collection, source, self.asked, self.tokenizer, folder, split=split)
         return Collection(name, first_then_all(make))
@@ -264,7 +265,7 @@ class Workdir:
             DataError: it lacks the split, or has no relevant document.
         """
         settings = self.asked.probe
-        folder = Path(settings.folder or self.prepared / "test")
+        folder = located(settings.folder) if settings.folder else self.prepared / "test"
         require(
             bool(settings.folder) or folder.is_dir(),
             f"probe.every={settings.every}, but there are no judged queries; name a BEIR folder by "
@@ -277,7 +278,7 @@ class Workdir:
         fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
         return Sample(test_set, collection.store, self.tokenizer, fingerprint)
 
-    def _write_sample(self, folder: Path, split: str) -> str:
+    def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""
         settings = self.asked.probe
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)

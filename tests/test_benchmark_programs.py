@@ -22,6 +22,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
 from dense_jax.train.optimizer import make_optimizer
+from tests.tpu_compiler import needs_tpu_compiler
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its files import each other by their plain names, being scripts
@@ -149,6 +150,16 @@ def test_two_devices_have_half_of_the_work_each_and_send_gradients_and_what_fsdp
     assert "all-reduce" in two["collectives"]
     assert two["MB of state and batch"] > 0.9 * one["MB of state and batch"]
     assert split["MB of state and batch"] < 0.6 * one["MB of state and batch"]
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_a_config_has_a_row_for_each_topology():
+    words = ("benchmarks/topology.py", "configs/ict.py:tiny", "--topologies", "v5e:2x2", "v5e:2x4")
+    few, many = rows_of(*words, "--config.batch=64")
+    assert (few["config"], few["batch"], few["topology"], many["topology"]) == ("ict.py:tiny", 64, "v5e:2x2", "v5e:2x4")
+    assert few["compute ms"] == pytest.approx(2 * many["compute ms"])
+    assert "all-reduce" in few["sent"]
 
 
 def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):

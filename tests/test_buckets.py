@@ -1,7 +1,8 @@
-"""Sources are read where they lie in a bucket; here a folder, in the place of the network's file system, is one."""
+"""What is named is read where it lies in a bucket; here a folder, in the place of the network's file system, is one."""
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,39 @@ from etils import epath
 from fsspec.implementations.local import LocalFileSystem
 
 from dense_jax import files
-from dense_jax.contracts import Document
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    EvaluateConfig,
+    PassagesConfig,
+    ProbeConfig,
+    SpansConfig,
+    TokenizerConfig,
+    Unit,
+)
+from dense_jax.contracts import Answered, Document, Question
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.corpus import open_corpus
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import DataError, MachineError
+from dense_jax.retrieval.beir import read_test_set
+from dense_jax.workdir import Workdir
 from tests.sources import config, contents, rows, write
+from tests.toys import BagOfTokens, MeanEmbedding
+
+OF_QUERIES = PassagesConfig(unit=Unit.QUERIES)
+
+
+class Asks(BagOfTokens):
+    """Stands for any objective that learns from queries."""
+
+    learns_from = Question
+
+
+class Answers(BagOfTokens):
+    """Stands for any objective that learns from questions with answers."""
+
+    learns_from = Answered
 
 
 @pytest.fixture
@@ -66,6 +94,47 @@ def test_bad_rows_are_listed_under_the_name_in_the_bucket(bucket, tmp_path):
 def test_what_is_not_in_the_bucket_is_named(bucket):
     with pytest.raises(DataError, match=r"corpus source s3://bucket/absent.jsonl: no such file or folder"):
         open_corpus(config("s3://bucket/absent.jsonl").corpus)
+
+
+def test_training_queries_are_read_from_a_bucket(bucket, tmp_path):
+    source = write(tmp_path / "rows.jsonl", rows(9))
+    row = {"query_id": "q", "query_text": "the sea", "positive_document_ids": ["d1"]}
+    mined = write(bucket / "mined.jsonl", [row])
+    for name, queries in (("there", "s3://bucket/mined.jsonl"), ("here", str(mined))):
+        corpus = CorpusConfig(source=str(source), queries=(queries,))
+        asked = Config(Asks(), 1, 1, corpus=corpus, tokenizer=TokenizerConfig(vocab_size=80), passages=OF_QUERIES)
+        prepare(asked, tmp_path / name)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_salient_spans_are_read_from_a_bucket(bucket, tmp_path):
+    source = write(tmp_path / "rows.jsonl", rows(9))
+    spans = write(bucket / "spans.jsonl", [{"id": f"d{i}", "spans": [[0, 5]]} for i in range(9)])
+    answers = write(bucket / "answers.jsonl", [{"question": "what shines?", "answer": ["lamp"]}])
+    for name, at in (("there", "s3://bucket"), ("here", str(bucket))):
+        tagged = SpansConfig(precomputed=f"{at}/{spans.name}", answers=f"{at}/{answers.name}")
+        prepare(replace(config(source), spans=tagged), tmp_path / name)
+    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+
+
+def test_a_test_set_and_questions_are_read_from_a_bucket(bucket, tmp_path):
+    write_beir(bucket / "fiqa", [Document("a", "", "The sea.")], {"q": "what?"}, {"q": {"a": 1}}, "test")
+    write(bucket / "nq.jsonl", [{"question": "what shines?", "answer": ["lamp"]}])
+    asked = config(write(tmp_path / "rows.jsonl", rows(9)))
+    asked = replace(
+        asked,
+        objective=Answers(MeanEmbedding(vocab_size=0)),
+        corpus=replace(asked.corpus, questions="s3://bucket/nq.jsonl"),
+        evaluate=EvaluateConfig(folder="s3://bucket/fiqa"),
+        probe=ProbeConfig(every=1, folder="s3://bucket/fiqa", split="test"),
+    )
+    prepare(asked, tmp_path / "work")
+    work = Workdir(tmp_path / "work", asked)
+    assert read_test_set(work.test_folder, "test").queries == {"q": "what?"}
+    assert [document.text for document in work.documents(str(work.test_folder))] == ["The sea."]
+    assert work.sample().test_set.queries == {"q": "what?"}
+    assert work.questions.document(0).text == "what shines?"
+    work.check_questions()
 
 
 @pytest.mark.parametrize(("name", "package"), [("gs://b/x.jsonl", "gcsfs"), ("s3://b/x.jsonl", "s3fs")])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.planning.collectives import Collective, collectives, totals
+from dense_jax.planning.collectives import Collective, Handed, collectives, handed_over, totals
 
 PLAIN = """HloModule step
 
@@ -100,3 +100,16 @@ def test_a_sum_of_which_each_chip_keeps_its_part_is_a_reduce_scatter():
     (one,) = collectives(SCATTER, 4)
     assert one == Collective("reduce-scatter", 32, 4)
     assert one.sent == 24  # three quarters of 32 bytes leave a chip; of an all-reduce it would be twice as much
+
+
+def test_what_goes_between_slices_is_what_chips_hand_to_their_hosts():
+    sent = (
+        "  %send.1 = (f32[4,8]{1,0:T(8,128)}, u32[], token[]) send(%x, %after), channel_id=5, is_host_transfer=true, "
+        'frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.52_0",_xla_megascale_transfer_type="ALL_REDUCE"}'
+    )
+    received = sent.replace("%send.1", "%recv.1").replace("send(%x, %after)", "recv(%after)")
+    other = "  %send.2 = (f32[4,8]{1,0}, u32[], token[]) send(%x, %after), channel_id=6, is_host_transfer=true"
+    text = PLAIN.replace("LINES", f"{sent}\n{received}\n{other}")
+    assert handed_over(text) == [Handed("all-reduce", 128, 1)]
+    assert totals(handed_over(text)) == {"all-reduce": (1, 128)}
+    assert handed_over(PLAIN) == []

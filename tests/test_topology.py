@@ -28,7 +28,7 @@ CONFIG = Config(METHOD, steps=10, batch=16)
 @pytest.fixture
 def chips(monkeypatch):
     """Four CPU devices in the place of v5e:2x2."""
-    monkeypatch.setattr(topology, "_devices", lambda name: jax.devices()[:4])
+    monkeypatch.setattr(topology, "devices", lambda name, slices: jax.devices()[: 4 * slices])
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -49,6 +49,13 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
     assert "all-reduce" in said
+
+
+def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
+    said = topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
+    assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
+    assert "== handed to the hosts, for the network between slices, by a chip" in said
+    assert "between slices" not in topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=-1, data=4)), "v5e:2x2", 50)
 
 
 def test_parameters_that_are_split_take_their_share(chips):
@@ -173,8 +180,20 @@ from dense_jax.planning import topology
 from dense_jax.models.encoder import Encoder, Pooling
 bert = replace(BERT, width=128)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN), query_length=128, passage_length=256)
-step = topology.compile_step(replace(CONFIG, objective=method), topology._devices("v5e:2x2"))
-print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in topology.collectives(step.text, 4)])
+step = topology.compile_step(replace(CONFIG, objective=method), topology.devices("v5e:2x2"))
+print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in step.sent])
+"""
+ON_TWO_SLICES = """
+from tests.test_topology import BERT, CONFIG, METHOD
+from dataclasses import replace
+from dense_jax.config import MeshConfig
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.planning import topology
+bert = replace(BERT, width=128, feed_forward=512, vocab_size=2_000)
+method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN))
+config = replace(CONFIG, objective=method, mesh=MeshConfig(dcn=2))
+step = topology.compile_step(config, topology.devices("v5e:2x2", 2))
+print(sum(one.size for one in topology.handed_over(step.text)), topology.show.whole_bytes(step.program.like.params))
 """
 
 
@@ -185,3 +204,10 @@ def test_a_step_compiles_for_tpus_with_their_attention_kernel():
     assert 2**20 < int(peak) < 2**28
     assert splash == "True"
     assert "all-reduce" in kinds
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_between_two_slices_goes_each_chips_share_of_the_gradients():
+    handed, parameters = map(int, printed(ON_TWO_SLICES).split())
+    assert parameters / 4 <= handed < parameters / 2  # small arrays are not shared out, and there are vectors too

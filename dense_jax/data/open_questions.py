@@ -13,7 +13,6 @@
 import ast
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
@@ -25,6 +24,7 @@ from dense_jax.data.source_files import holds_squad, table_records
 from dense_jax.data.squad import squad_answers
 from dense_jax.data.tables import Record, tsv_records
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 _LONGEST = 1 << 24  # bytes of a line: DPR's training rows hold a hundred passages
 _TABLES = (".tsv", ".csv", ".txt")
@@ -42,7 +42,7 @@ class OpenQuestion(NamedTuple):
     patterns: bool = False  # the answers are regular expressions
 
 
-def open_questions(path: Path, patterns: bool = False) -> Iterator[OpenQuestion | Reject]:
+def open_questions(path: AnyPath, patterns: bool = False) -> Iterator[OpenQuestion | Reject]:
     """The questions of `path` in its order; with `patterns`, all answers are regular expressions (CuratedTREC).
 
     A question may be repeated; an id with another text than before is a bad row.
@@ -64,7 +64,7 @@ def open_questions(path: Path, patterns: bool = False) -> Iterator[OpenQuestion 
             yield Reject(f"{path}:{record.number}", str(error))
 
 
-def sound_questions(path: Path, patterns: bool = False) -> list[OpenQuestion]:
+def sound_questions(path: AnyPath, patterns: bool = False) -> list[OpenQuestion]:
     """All questions of `path`: figures on a part of a set are not comparable.
 
     Raises:
@@ -80,18 +80,18 @@ def sound_questions(path: Path, patterns: bool = False) -> list[OpenQuestion]:
     return questions
 
 
-def is_squad_file(path: Path) -> bool:
+def is_squad_file(path: AnyPath) -> bool:
     """Whether the questions of `path` are SQuAD's, which has its own way of comparing answers."""
     return form(path) not in _TABLES and holds_squad(path, _LONGEST)
 
 
-def _records(path: Path) -> Iterator[Record | Reject]:
+def _records(path: AnyPath) -> Iterator[Record | Reject]:
     if form(path) in _TABLES:
         return _tsv_records(path)
     return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
 
 
-def _tsv_records(path: Path) -> Iterator[Record | Reject]:
+def _tsv_records(path: AnyPath) -> Iterator[Record | Reject]:
     for row in tsv_records(path, _LONGEST, ("question", "answers"), header=False):
         if isinstance(row, Reject):
             yield row

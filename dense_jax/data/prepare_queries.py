@@ -25,7 +25,7 @@ from dense_jax.data.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.files import digest, write_json
+from dense_jax.files import AnyPath, digest, located, write_json
 
 DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
 _EXAMPLES = 5  # queries shown in an error
@@ -199,12 +199,12 @@ def _candidates(rows: dict[int, float]) -> Candidates:
     return Candidates(np.array(list(rows), np.int32), np.array(list(rows.values()), np.float32))
 
 
-def _files(config: CorpusConfig) -> list[Path]:
+def _files(config: CorpusConfig) -> list[AnyPath]:
     """
     Raises:
         DataError: there is no such file.
     """
-    paths = [Path(name).expanduser() for name in config.queries]
+    paths = [located(name) for name in config.queries]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"corpus.queries: {missing[0]}: no such file; `dense-jax mine` writes WORKDIR/mined/NAME.jsonl")
     return paths

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from dense_jax.config import SpansConfig
@@ -12,7 +11,7 @@ from dense_jax.data.salient import Precomputed, RandomSpans, SpanTagger, Union
 from dense_jax.data.salient_names import CapitalisedRuns, Gazetteer
 from dense_jax.data.salient_patterns import Patterns
 from dense_jax.errors import DataError
-from dense_jax.files import digest
+from dense_jax.files import AnyPath, digest, located
 from dense_jax.progress import progress
 
 _FILES = ("answers", "precomputed")
@@ -67,8 +66,8 @@ def _answers(config: SpansConfig) -> Iterator[str]:
         yield from question.answers
 
 
-def _file(config: SpansConfig, name: str) -> Path:
-    path = Path(getattr(config, name)).expanduser()
+def _file(config: SpansConfig, name: str) -> AnyPath:
+    path = located(getattr(config, name))
     if not path.is_file():
         raise DataError(f"spans.{name}: {path}: no such file")
     return path

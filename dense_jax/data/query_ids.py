@@ -10,7 +10,6 @@ All other names are ignored. Whether the source has the documents is not looked 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from dense_jax.config import CorpusConfig
@@ -24,11 +23,12 @@ from dense_jax.data.lines import RowError, form
 from dense_jax.data.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
 from dense_jax.data.tables import Record, tsv_cells
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath, located
 
 _TRIPLE = 3
 
 
-def read_queries(path: Path, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+def read_queries(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
     """The queries in `path` about documents of `source`; ids lose the prefix of `source` where they have it.
 
     Raises:
@@ -38,7 +38,7 @@ def read_queries(path: Path, source: Source, config: CorpusConfig) -> Iterator[J
         yield query if isinstance(query, Reject) or not source.prefix else _without(source.prefix, query)
 
 
-def _read(path: Path, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+def _read(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
     longest = longest_line(config)
     if form(path) == ".tsv":
         if not tsv_names(path, longest):
@@ -95,9 +95,9 @@ def _scored(values: Mapping[str, Any], side: str) -> tuple[Scored, ...]:
     )
 
 
-def _triples(path: Path, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+def _triples(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
     """A query for each triple of ids."""
-    folder = Path(source.config.source).expanduser()
+    folder = located(source.config.source)
     if not folder.is_dir():
         raise DataError(
             f"corpus.queries: {path} has no header, so it holds triples of ids, and corpus.source={folder} is no "

@@ -11,7 +11,7 @@ from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Rej
 from dense_jax.data.open_questions import OpenQuestion, open_questions
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import digest, read_json, write_json
+from dense_jax.files import AnyPath, digest, read_json, write_json
 
 _EXAMPLES = 5  # bad rows shown in an error
 
@@ -28,7 +28,7 @@ class QuestionSet(Passages):
     Which tokens of a passage such an answer stands for, no ids can tell; ORQA's authors did not train on them either.
     """
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, max_rejects: float = 0.0) -> None:
+    def __init__(self, path: AnyPath, tokenizer: Tokenizer, max_rejects: float = 0.0) -> None:
         """
         Raises:
             DataError: the form of the file is unknown, more of its rows than the share `max_rejects` cannot be used, or
@@ -87,7 +87,7 @@ class QuestionSet(Passages):
         return [Part(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
 
 
-def check_same_questions(path: Path, record: Path) -> None:
+def check_same_questions(path: AnyPath, record: Path) -> None:
     """Writes to `record` which questions a run learns from, or refuses others than it says.
 
     Raises:

@@ -30,7 +30,6 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -44,6 +43,7 @@ from dense_jax.data.lines import RowError
 from dense_jax.data.passages import split_sentences
 from dense_jax.data.tables import jsonl_records
 from dense_jax.errors import DataError
+from dense_jax.files import AnyPath
 
 Span = tuple[int, int]  # characters of a text, half open
 
@@ -175,7 +175,7 @@ class Precomputed:
             ends beyond its text or holds another text than the file says.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._row: dict[str, int] = {}
         self._surfaces: dict[int, list[str | None]] = {}  # of rows that have any

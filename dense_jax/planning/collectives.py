@@ -7,12 +7,14 @@ once. One in a loop counts as often as the loop runs.
 
 import math
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from dense_jax.planning.hlo import computations, sizes
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
+_OVER_SLICES = re.compile(r' = \((?P<shape>.*?), u32\[\], token\[\]\) send\(.*_megascale_transfer_type="(?P<kind>\w+)"')
 
 
 class Collective(NamedTuple):
@@ -48,7 +50,28 @@ def collectives(text: str, chips: int) -> list[Collective]:
     return list(found.values())
 
 
-def totals(found: list[Collective]) -> dict[str, tuple[int, int]]:
+class Handed(NamedTuple):
+    """What a chip hands to its host, for the hosts of all slices to finish a collective over the network between them.
+
+    XLA does the part within a slice first: what is handed over is a chip's share of a sum over its slice.
+    """
+
+    kind: str  # all-reduce, all-gather, ...
+    size: int  # bytes
+    times: int  # in a step
+
+
+def handed_over(text: str) -> list[Handed]:
+    """What goes between the slices of a program for several of them; of a program for one, nothing."""
+    return [
+        Handed(match["kind"].lower().replace("_", "-"), sum(sizes(match["shape"])), part.times)
+        for part in computations(text)
+        for line in part.lines
+        if (match := _OVER_SLICES.search(line))
+    ]
+
+
+def totals(found: Sequence[Collective | Handed]) -> dict[str, tuple[int, int]]:
     """How often each kind is run in a step, and the bytes of all of them.
 
     >>> totals([Collective("all-reduce", 8, 4), Collective("all-reduce", 2, 4, times=3)])

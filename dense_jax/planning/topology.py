@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -14,13 +15,13 @@ from jax.experimental import topologies
 
 from dense_jax import show
 from dense_jax.arrays import Batch
-from dense_jax.config import Config, Order
+from dense_jax.config import Config, MeshConfig, Order
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.mesh import batch_parts
 from dense_jax.models.bert import berts
-from dense_jax.planning.collectives import Collective, collectives, totals
+from dense_jax.planning.collectives import Collective, Handed, collectives, handed_over, totals
 from dense_jax.planning.model_flops import model_flops
 from dense_jax.planning.roofline import Chip, chip_of, more_doublings, roofline
 from dense_jax.planning.stand_in import StandIns, vocabulary
@@ -53,6 +54,11 @@ class Step:
     flops: float  # of a chip, by the compiler, which counts all arithmetic, and the body of a loop for one run of it
     text: str  # HLO
 
+    @cached_property
+    def sent(self) -> list[Collective]:
+        """The collectives of a chip, those within its slice only."""
+        return collectives(self.text, self.program.mesh.size)
+
     @property
     def peak(self) -> int:
         """Bytes of a chip's memory: what goes in, what comes out beside it, what is between, and the program."""
@@ -68,26 +74,25 @@ def plan(config: Config, topology: str, words: int) -> str:
         ConfigError: there is no such topology, its chips do not share mesh or batch, or a step does not fit into them.
         MachineError: the compiler is not installed.
     """
-    chip, chips = chip_of(topology), _devices(topology)
+    chip, slices = chip_of(topology), slices_of(config.mesh)
+    chips = devices(topology, slices)
     config = planned(config, words)
     step = compile_step(config, chips)
-    found, count = collectives(step.text, len(chips)), len(chips)
-    state = step.program.like
-    flops = model_flops(config.objective, state.params, state.carry, step.batch) / count
-    amounts = flops, float(moved(step.text)), float(sum(one.sent for one in found))
     with jax.set_mesh(step.program.mesh):
         attention = show.attention(step.examples, config.batch)
     sections = {
-        f"{topology}: {count} chips {dict(step.program.mesh.shape)}": (
+        f"{topology}{f', {slices} slices' if slices > 1 else ''}: {len(chips)} chips {dict(step.program.mesh.shape)}": (
             "the TPU compiler's account of a step, none of it measured"
         ),
         "attention": attention,
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),
         "largest batch": largest_batch(config, chips, step.peak, chip.hbm),
-        "a step takes at least": _times(chip, amounts, config.batch),
-        "collectives of a step": _sent(found),
+        "a step takes at least": _times(chip, amounts(step, config.objective), config.batch),
+        "collectives of a step": _sent(step.sent),
     }
+    if slices > 1:
+        sections["handed to the hosts, for the network between slices, by a chip"] = _sent(handed_over(step.text))
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
 
 
@@ -111,6 +116,18 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
         raise TooLargeError(config.batch, sizes_of(str(error))) from None
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
     return Step(program, examples, batch, compiled.memory_analysis(), flops, compiled.as_text() or "")
+
+
+def slices_of(mesh: MeshConfig) -> int:
+    """How many slices a mesh is of; -1 takes what there is, which is one."""
+    return max(mesh.dcn, 1)
+
+
+def amounts(step: Step, objective: Any) -> tuple[float, float, float]:
+    """What a step takes of a chip: model FLOPs, bytes to and from its memory, bytes sent within its slice."""
+    state = step.program.like
+    flops = model_flops(objective, state.params, state.carry, step.batch) / step.program.mesh.size
+    return flops, float(moved(step.text)), float(sum(one.sent for one in step.sent))
 
 
 def batch_of(config: Config) -> tuple[Examples, Batch]:
@@ -159,9 +176,16 @@ def sizes_of(error: str) -> str:
     return f"{found[1]} of {found[2]}" if found else error.partition("\n")[0]
 
 
-def _devices(topology: str) -> Sequence[Any]:
+def devices(topology: str, slices: int = 1) -> Sequence[Any]:
+    """The chips of `slices` slices of `topology`, which are not here.
+
+    Raises:
+        ConfigError: there is no such topology.
+        MachineError: the compiler is not installed.
+    """
+    settings = chip_of(topology).devices | ({"num_slices": slices} if slices > 1 else {})
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **chip_of(topology).devices)
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
             f"topology={topology} is none that the TPU compiler knows ({_first_line(error)}); name the chips along "
@@ -197,10 +221,10 @@ def _memory(step: Step, chip: Chip) -> str:
     return "\n".join([*lines, f"{'all, as the compiler laid it out':48} {step.peak / 2**20:>10,.1f} MiB, {share}"])
 
 
-def _times(chip: Chip, amounts: tuple[float, float, float], batch: int) -> str:
-    """Of a chip's model FLOPs, bytes to and from memory, and bytes sent."""
-    flops, through, sent = amounts
-    times = roofline(chip, *amounts)
+def _times(chip: Chip, taken: tuple[float, float, float], batch: int) -> str:
+    """Of what `amounts` says."""
+    flops, through, sent = taken
+    times = roofline(chip, *taken)
     what = {
         "compute": f"{flops / 1e12:,.3f} model TFLOP at {chip.flops / 1e12:,.0f} TFLOP/s",
         "memory": f"{through / 1e9:,.2f} GB at {chip.bandwidth / 1e9:,.0f} GB/s",
@@ -211,5 +235,5 @@ def _times(chip: Chip, amounts: tuple[float, float, float], batch: int) -> str:
     return "\n".join([*lines, f"bound by {times.bound}: at most {rate}"])
 
 
-def _sent(found: list[Collective]) -> str:
+def _sent(found: Sequence[Collective | Handed]) -> str:
     return "\n".join(f"{kind:20} {n:>5} x {size / 1e6:>12,.2f} MB in all" for kind, (n, size) in totals(found).items())

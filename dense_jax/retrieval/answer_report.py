@@ -23,7 +23,7 @@ from dense_jax.data.open_questions import OpenQuestion, is_squad_file, sound_que
 from dense_jax.data.question_set import tokenised_answers
 from dense_jax.data.reading import answer_places
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.files import whole_file, write_json
+from dense_jax.files import AnyPath, whole_file, write_json
 from dense_jax.progress import progress
 from dense_jax.retrieval.answer import ReaderOnMesh, Reading, Seen
 from dense_jax.retrieval.answer_scores import DEPTHS, answered_in, is_correct, top_k_accuracy
@@ -94,7 +94,7 @@ class Report:
             partial.write_text(self.table() + "\n", encoding="utf-8")
 
 
-def read_asked(path: Path, tokenizer: Tokenizer, patterns: bool) -> Asked:
+def read_asked(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> Asked:
     """The questions of `path`, each id once; with `patterns`, all answers are regular expressions.
 
     Raises:

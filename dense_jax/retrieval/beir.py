@@ -8,7 +8,6 @@ Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack 
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 from dense_jax.contracts import Reject
@@ -38,7 +37,7 @@ class TestSet:
         return sorted({document for grades in self.qrels.values() for document in grades} - known)
 
 
-def read_test_set(folder: Path, split: str) -> TestSet:
+def read_test_set(folder: AnyPath, split: str) -> TestSet:
     """The queries of `split` in the order of the queries file, with their judgements.
 
     Raises:

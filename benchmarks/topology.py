@@ -1,0 +1,111 @@
+"""What a training step takes of each chip of TPU slices that are not here: the tables of docs/topology.md.
+
+    python benchmarks/topology.py                                all published configs, each on a slice for its batch
+    python benchmarks/topology.py configs/ict.py --topologies v4:4x4x8 v6e:16x16 --largest
+    python benchmarks/topology.py configs/ict.py --config.mesh.fsdp=16 --config.chunk=64
+
+The TPU compiler (pip install 'dense_jax[tpu]') compiles the step, BERT-base in three minutes, and nothing is run: no
+figure is a speed. `dense-jax show --topology` says more of one config, docs/topology.md where each figure comes from. A
+row goes to standard error as soon as it is known; at the end all are a Markdown table, and one JSON line each.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import arguments
+import jax
+import report
+from machine import provenance, set_up
+
+from dense_jax import flags
+from dense_jax.__main__ import COMPILER_ONLY
+from dense_jax.config import Config
+from dense_jax.planning.collectives import totals
+from dense_jax.planning.roofline import chip_of, roofline
+from dense_jax.planning.topology import (
+    TooLargeError,
+    amounts,
+    compile_step,
+    devices,
+    largest_batch,
+    planned,
+    slices_of,
+)
+
+WORDS = 30_522  # BERT's vocabulary
+SLICES = {  # over which the published batch spreads without leaving a chip next to nothing
+    "configs/mlm.py": "v5e:16x16",
+    "configs/ict.py": "v5e:16x16",
+    "configs/condenser.py": "v5e:16x16",
+    "configs/cocondenser.py": "v5e:16x16",
+    "configs/contriever.py": "v5e:16x16",
+    "configs/retromae.py": "v5e:4x4",
+    "configs/realm.py": "v5e:8x8",
+    "configs/orqa.py": "v5e:1x1",  # one question at a time
+    "configs/finetune_dpr.py": "v5e:2x4",
+    "configs/finetune_cocondenser.py:round1": "v5e:2x4",
+    "configs/finetune_contriever.py": "v5e:8x8",
+    "configs/mvr.py": "v5e:2x4",
+}
+_MIB = 2**20
+
+
+def main() -> None:
+    asked, settings = _parser().parse_known_args()
+    os.environ.update(COMPILER_ONLY)
+    jax.config.update("jax_platforms", "cpu")  # imported before, so it no longer reads its variable
+    here = set_up(0, "float32")
+    cases = [(name, topology) for name in asked.configs for topology in asked.topologies] or list(SLICES.items())
+    rows = []
+    for name, topology in cases:
+        rows.append(_row(name, topology, settings, asked.largest))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    report.publish("A training step on TPUs that are not here", rows, vars(asked) | provenance(here))
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=arguments.Formatter)
+    made.add_argument("configs", nargs="*", help="such as configs/ict.py; none: all, each on its own slice")
+    made.add_argument("--topologies", nargs="+", default=["v5e:16x16"], help="of the configs that are named")
+    made.add_argument("--largest", action="store_true", help="look for the largest batch too: three times as long")
+    return made
+
+
+def _row(name: str, topology: str, settings: list[str], largest: bool) -> report.Row:
+    argv = [f"--config={name}", "--workdir=.", *settings]
+    argv += ["--config.corpus.questions=any"] if "orqa" in name else []  # it must have some; none are read
+    config = planned(flags.parse(argv).config, WORDS)
+    row = {"config": Path(name).name, "batch": config.batch, "topology": topology}
+    try:
+        return row | _figures(config, topology, largest)
+    except TooLargeError as error:
+        return row | {"all": f"too large: {error.sizes}"}
+
+
+def _figures(config: Config, topology: str, largest: bool) -> dict[str, Any]:
+    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
+    step = compile_step(config, chips)
+    times = roofline(chip, *amounts(step, config.objective))
+    found = {
+        "state and batch": step.sizes.argument_size_in_bytes / _MIB,
+        "temporaries": step.sizes.temp_size_in_bytes / _MIB,
+        "all": f"{step.peak / _MIB:,.0f} MiB, {step.peak / chip.hbm:.0%}",
+        "compute ms": 1e3 * times.compute,
+        "memory ms": 1e3 * times.memory,
+        "interconnect ms": 1e3 * times.interconnect,
+        "bound by": times.bound,
+        "sent": ", ".join(f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals(step.sent).items()),
+    }
+    return found | ({"largest batch": _first(largest_batch(config, chips, step.peak, chip.hbm))} if largest else {})
+
+
+def _first(lines: str) -> str:
+    return lines.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    arguments.run(main)
