@@ -1,8 +1,11 @@
 """Texts of a few dozen words, the configs that prepare them, and what to look at afterwards."""
 
+import contextlib
+import itertools
 import json
 
 import numpy as np
+import pytest
 
 from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig
 from tests.toys import BagOfTokens
@@ -13,6 +16,22 @@ WORDS += ["ship", "rock", "wave", "tide", "fog", "bell", "stair", "tower"]
 
 class KilledError(Exception):
     """In the place of a kill -9."""
+
+
+@contextlib.contextmanager
+def killed_at(module, function, count):
+    """The block, killed once the generator `function` of `module` has yielded `count` times, in all calls together."""
+    called, yielded = getattr(module, function), itertools.count()
+
+    def killed(*arguments, **settings):
+        for value in called(*arguments, **settings):
+            if next(yielded) == count:
+                raise KilledError
+            yield value
+
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(module, function, killed)
+        yield
 
 
 def sentence(seed):

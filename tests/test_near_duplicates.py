@@ -9,13 +9,13 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data import entries, prepare_text
 from dense_jax.data import prepare as module
+from dense_jax.data import prepare_text
 from dense_jax.data.near_duplicates import alike, first_of_each
 from dense_jax.data.prepare import prepare
 from dense_jax.data.store import PassageStore
 from dense_jax.errors import ConfigError, DataError, StorageError
-from tests.sources import KilledError, config, contents, rows, write
+from tests.sources import config, contents, killed_at, rows, write
 
 PASSAGES = "passages-32"
 LONG = " ".join(f"word{i}" for i in range(200))
@@ -129,14 +129,7 @@ def test_an_interrupted_preparation_goes_on_without_comparing_again(source, tmp_
     settings = asked(source, 0.5, shard_size=8)
     prepare(settings, tmp_path / "whole")
 
-    def interrupted(*arguments):
-        for i, group in enumerate(entries.entries(*arguments)):
-            if i == 7:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "entries", interrupted)
+    with killed_at(module, "entries", 7):
         prepare(settings, tmp_path / "again")
     monkeypatch.setattr(prepare_text, "alike", None)
     prepare(settings, tmp_path / "again")

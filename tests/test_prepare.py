@@ -11,7 +11,7 @@ from dense_jax.data.prepare import prepare
 from dense_jax.data.store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
-from tests.sources import WORDS, KilledError, config, contents, rows, write
+from tests.sources import WORDS, KilledError, config, contents, killed_at, rows, write
 
 PASSAGES = "passages-32"  # the folder of passages of 32 tokens
 
@@ -61,17 +61,10 @@ def test_the_result_depends_on_nothing_but_the_text_and_the_settings(source, tmp
 
 
 @pytest.mark.parametrize("documents", [0, 1, 7, 17, 29])
-def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents, monkeypatch):
+def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents):
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "whole")
 
-    def interrupted(*arguments):
-        for i, group in enumerate(entries.entries(*arguments)):
-            if i == documents:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "entries", interrupted)
+    with killed_at(module, "entries", documents):
         prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")
     assert not store.is_finished(tmp_path / "again" / PASSAGES)
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")

@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dense_jax.data import entries
 from dense_jax.data import prepare as module
 from dense_jax.data.prepare import prepare_collection
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
-from tests.sources import KilledError, config, contents, rows, sentence, write
+from tests.sources import config, contents, killed_at, rows, sentence, write
 
 
 @pytest.fixture
@@ -78,19 +77,12 @@ def test_a_changed_collection_or_tokenizer_is_noticed(tokenizer, tmp_path):
         prepare_collection(*arguments, tokenizer, tmp_path / "collection")
 
 
-def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path, monkeypatch):
+def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path):
     write(tmp_path / "beir" / "corpus.jsonl", rows(30))
     arguments = (str(tmp_path / "beir"), config("unused", shard_size=4), tokenizer)
     prepare_collection(*arguments, tmp_path / "whole")
 
-    def interrupted(*given, **settings):
-        for i, group in enumerate(entries.whole_documents(*given, **settings)):
-            if i == 17:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "whole_documents", interrupted)
+    with killed_at(module, "whole_documents", 17):
         prepare_collection(*arguments, tmp_path / "again")
     prepare_collection(*arguments, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")

@@ -11,14 +11,14 @@ from dense_jax import show
 from dense_jax.config import PassagesConfig, SpansConfig, Unit
 from dense_jax.config_tree import checked, without_folders
 from dense_jax.contracts import NO_SPANS, Tower
-from dense_jax.data import entries, store
 from dense_jax.data import prepare as module
+from dense_jax.data import store
 from dense_jax.data.prepare import open_passages, passages_folder, prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.flags import parse
 from dense_jax.workdir import Workdir
-from tests.sources import KilledError, config, contents, write
+from tests.sources import config, contents, killed_at, write
 from tests.test_flags import config_file  # noqa: F401  a fixture
 from tests.toys import MeanEmbedding
 
@@ -127,18 +127,11 @@ def test_passages_and_texts_are_those_of_a_preparation_without_spans(source, tmp
 
 
 @pytest.mark.parametrize("documents", [0, 1, 5, 11])
-def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents, monkeypatch):
+def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents):
     settings = asked(source, ALL, held_out=3, shard_size=4)
     prepare(settings, tmp_path / "whole")
 
-    def interrupted(*arguments):
-        for i, group in enumerate(entries.salient_entries(*arguments)):
-            if i == documents:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "salient_entries", interrupted)
+    with killed_at(module, "salient_entries", documents):
         prepare(settings, tmp_path / "again")
     prepare(settings, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")

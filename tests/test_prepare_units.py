@@ -11,7 +11,7 @@ from dense_jax.data.prepare import passages_folder, prepare
 from dense_jax.data.store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from tests.sources import WORDS, KilledError, config, contents, rows, sentence, write
+from tests.sources import WORDS, config, contents, killed_at, rows, sentence, write
 
 WHOLE_WORDS = 200  # entries of a vocabulary that holds every word, so that a sentence is nine tokens
 
@@ -119,17 +119,10 @@ def test_without_room_for_the_title_a_passage_holds_more_and_keeps_its_title(sou
     assert most == {True: 18, False: 27}  # 30 less 3 and the title; 30 less 2
 
 
-def test_short_passages_are_the_same_in_a_second_preparation_and_after_an_interruption(source, tmp_path, monkeypatch):
+def test_short_passages_are_the_same_in_a_second_preparation_and_after_an_interruption(source, tmp_path):
     asked = config(source, vocab_size=WHOLE_WORDS, unit=Unit.SPANS, short_rate=0.5, length=60, shard_size=4)
 
-    def interrupted(*arguments):
-        for i, group in enumerate(entries.entries(*arguments)):
-            if i == 17:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "entries", interrupted)
+    with killed_at(module, "entries", 17):
         prepare(asked, tmp_path / "interrupted")
     for name in ("one", "two", "interrupted"):
         counts = prepare(asked, tmp_path / name)

@@ -7,8 +7,8 @@ import pytest
 
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
-from dense_jax.data import entries, running_text
 from dense_jax.data import prepare as module
+from dense_jax.data import running_text
 from dense_jax.data.prepare import open_passages, prepare
 from dense_jax.data.running_text import ChunkStore, chunks, cut
 from dense_jax.data.sentences import Tokenised
@@ -16,7 +16,7 @@ from dense_jax.data.shards import Group
 from dense_jax.data.store import StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from tests.sources import KilledError, config, contents, rows, sentence, write
+from tests.sources import config, contents, killed_at, rows, sentence, write
 
 A, B, C = (Document(name, name.upper(), "") for name in "abc")
 
@@ -117,14 +117,7 @@ def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, g
     asked = config(source, vocab_size=200, held_out=4, unit=Unit.CHUNKS, length=16, shard_size=10)
     prepare(asked, tmp_path / "whole")
 
-    def interrupted(*arguments):
-        for i, group in enumerate(entries.entries(*arguments)):
-            if i == groups:
-                raise KilledError
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "entries", interrupted)
+    with killed_at(module, "entries", groups):
         prepare(asked, tmp_path / "again")
     prepare(asked, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")

@@ -8,8 +8,8 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.contracts import Document, Reject, Tower
-from dense_jax.data import entries, running_text
 from dense_jax.data import prepare as module
+from dense_jax.data import running_text
 from dense_jax.data.corpus import open_corpus
 from dense_jax.data.prepare import open_collection, open_passages, prepare
 from dense_jax.data.store import PassageStore, StoreWriter, claim
@@ -18,7 +18,7 @@ from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.workdir import Workdir
-from tests.sources import KilledError, config, contents, rows, sentence, write
+from tests.sources import config, contents, killed_at, rows, sentence, write
 from tests.toys import MeanEmbedding
 
 
@@ -159,18 +159,7 @@ def test_an_interrupted_preparation_ends_with_the_same_files(wiki, news, tmp_pat
     monkeypatch.setattr(running_text, "GROUP", 1)  # every document is a group of chunks
     asked = of_both(wiki, news, held_out=4, shard_size=12, unit=unit, length=20)
     prepare(asked, tmp_path / "whole")
-    left = groups
-
-    def interrupted(*arguments):
-        nonlocal left
-        for group in entries.entries(*arguments):
-            if not left:
-                raise KilledError
-            left -= 1
-            yield group
-
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(module, "entries", interrupted)
+    with killed_at(module, "entries", groups):
         prepare(asked, tmp_path / "again")
     prepare(asked, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
