@@ -8,7 +8,9 @@ from typing import Any
 from dense_jax.config import Select
 from dense_jax.errors import DataError
 from dense_jax.files import read_json
+from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
+from dense_jax.retrieval.answer_scores import RECALL
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.history import History, read_history
 
@@ -80,16 +82,41 @@ def read_run(path: Path) -> Run:
     )
 
 
+def measured(path: Path, step: int) -> tuple[Result, ...]:
+    """What `evaluate` and `answer` found of the towers of checkpoint `step`, wherever they were run.
+
+    What a reader made of the passages is left out, since it is no part of the towers.
+    """
+    evaluated, answered = _read(path, _AFTER).values(), _read(path, FIGURES).values()
+    ranked = [
+        Result(found["collection"].rpartition("/")[0], found["split"], name, found["mean"][name])
+        for found in evaluated
+        if found["step"] == step
+        for name in HEADLINE
+    ]
+    asked = [
+        Result(found["questions"], "", name, value)
+        for found in answered
+        if found["step"] == step
+        for name, value in found["figures"].items()
+        if name.startswith(RECALL)
+    ]
+    return tuple(ranked + asked)
+
+
 def _evaluated(path: Path, file: str) -> dict[str, Found]:
     """What `evaluate` left in `file`, for each test set."""
-    read = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
-    return {name: Found(result["step"], HEADLINE, result["per_query"]) for name, result in read.items()}
+    return {name: Found(of["step"], HEADLINE, of["per_query"]) for name, of in _read(path, file).items()}
 
 
 def _answered(path: Path) -> dict[str, Found]:
     """What `answer` left, for each set of questions."""
-    read = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{FIGURES}"))}
-    return {name: Found(of["step"], tuple(of["figures"]), of["per_query"]) for name, of in read.items()}
+    return {name: Found(of["step"], tuple(of["figures"]), of["per_query"]) for name, of in _read(path, FIGURES).items()}
+
+
+def _read(path: Path, file: str) -> dict[str, Any]:
+    """Each `file` in the results of a workdir, by the name of the set of queries or questions."""
+    return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
 
 
 def _rules(probes: History | None) -> str:

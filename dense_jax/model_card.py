@@ -20,7 +20,7 @@ class Result:
     """One measured number."""
 
     dataset: str
-    split: str
+    split: str  # empty: it has none
     metric: str  # such as nDCG@10
     value: float
 
@@ -50,7 +50,7 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
         tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "dense_jax"],
         model_name=card.name,
         eval_results=[
-            EvalResult("text-retrieval", r.dataset, r.dataset, r.metric, r.value, dataset_split=r.split)
+            EvalResult("text-retrieval", r.dataset, r.dataset, r.metric, r.value, dataset_split=r.split or None)
             for r in card.results
         ]
         or None,

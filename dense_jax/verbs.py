@@ -18,14 +18,14 @@ from dense_jax.data.pipeline import Examples
 from dense_jax.data.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import located, read_json, whole_file, writable
-from dense_jax.model_card import Card, Result
+from dense_jax.files import located, whole_file, writable
+from dense_jax.finished import measured
+from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
 from dense_jax.processes import join_processes, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
-from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
@@ -226,20 +226,9 @@ def _export(work: Workdir, words: list[str]) -> None:
         steps=trained.step,
         batch=work.config.batch,
         settings=show.settings(public),
-        results=_results(work, trained.step),
+        results=measured(work.path, trained.step),
     )
     print(export(trained.towers, work.tokenizer_folder, work.path / "export", card))
-
-
-def _results(work: Workdir, step: int) -> tuple[Result, ...]:
-    """What `evaluate` found of these towers, wherever it was run."""
-    files = sorted((work.path / "results").glob("*/after_training.json"))
-    found = [result for result in map(read_json, files) if result["step"] == step]
-    return tuple(
-        Result(result["collection"].rpartition("/")[0], result["split"], name, result["mean"][name])
-        for result in found
-        for name in HEADLINE
-    )
 
 
 VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {

@@ -22,6 +22,13 @@ def test_the_card_carries_results_as_metadata_and_as_a_table():
     assert "| toy | test | nDCG@10 | 0.2500 |" in card.text
 
 
+def test_a_result_of_questions_has_no_split():
+    found = ModelCard(
+        card_text(replace(CARD, results=(Result("nq.jsonl", "", "AnswerRecall@5", 0.5),)), PLAIN, shared=True)
+    )
+    assert (found.data.eval_results[0].dataset_name, found.data.eval_results[0].dataset_split) == ("nq.jsonl", None)
+
+
 def test_the_card_says_how_the_model_was_made():
     text = card_text(CARD, PLAIN, shared=True)
     assert "trained with the inverse cloze task on two sentences: 7,000 steps of 8 examples" in text

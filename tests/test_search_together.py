@@ -21,6 +21,7 @@ from tests.search_together import DEVICES, EXACT, QUERIES, K, embedded, mined, p
 
 ROOT = Path(__file__).parent.parent
 FILES, COUNT, WIDTH = 6, 600, 8
+WITH_TIES = np.random.default_rng(0).integers(-1, 2, (COUNT, WIDTH)).astype(np.float32)
 
 
 class Ended(NamedTuple):
@@ -61,6 +62,11 @@ def write_vectors(folder: Path, array: np.ndarray) -> Vectors:
     return Vectors(folder)
 
 
+def best_by_numpy() -> np.ndarray:
+    """The rows that a search finds, of equal ones the lower first."""
+    return np.argsort(-(QUERIES @ WITH_TIES.T), axis=1, kind="stable")[:, :K]
+
+
 @pytest.fixture(scope="module")
 def mesh():
     return make_mesh(MeshConfig(), jax.devices()[:DEVICES])
@@ -76,7 +82,7 @@ def alone(mesh, tmp_path_factory):
 def two(tmp_path_factory):
     """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
     folder = tmp_path_factory.mktemp("two")
-    write_vectors(folder / "vectors", np.random.default_rng(0).integers(-1, 2, (COUNT, WIDTH)).astype(np.float32))
+    write_vectors(folder / "vectors", WITH_TIES)
     ends = run(folder, 2, "embed", "search", "mine", "probe", "fail")
     assert [one.status for one in ends] == [0, 0], ends
     return folder
@@ -94,10 +100,18 @@ def test_an_exact_search_in_two_parts_is_that_in_one_with_its_ties(two, mesh, tm
     one = index.build(vectors, EXACT, tmp_path / "index", mesh).search(QUERIES, K)
     np.testing.assert_array_equal(found["exact_rows"], one.rows)
     np.testing.assert_array_equal(found["exact_scores"], one.scores)  # of whole numbers, so no sum is rounded
-    by_numpy = np.argsort(-(QUERIES @ vectors.array().T), axis=1, kind="stable")[:, :K]
-    np.testing.assert_array_equal(one.rows, by_numpy)
+    np.testing.assert_array_equal(one.rows, best_by_numpy())
     equal = np.diff(one.scores, axis=1) == 0
     assert (np.diff(one.rows // (COUNT // FILES) % 2, axis=1)[equal] != 0).any()  # ties lie in both parts
+
+
+@pytest.mark.slow
+def test_four_processes_embed_and_search_as_one_does(tmp_path, alone):
+    write_vectors(tmp_path / "vectors", WITH_TIES)
+    ends = run(tmp_path, 4, "embed", "search")
+    assert [one.status for one in ends] == [0, 0, 0, 0], ends
+    assert digests(tmp_path / "embedded") == alone
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npz")["exact_rows"], best_by_numpy())
 
 
 @pytest.mark.slow

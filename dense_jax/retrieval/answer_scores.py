@@ -10,6 +10,7 @@ from dense_jax.errors import DataError
 from dense_jax.retrieval.metrics import Scores
 
 DEPTHS = (1, 5, 20, 100)
+RECALL = "AnswerRecall"
 
 _Passage = TypeVar("_Passage")
 
@@ -62,8 +63,8 @@ def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] =
     if not hits:
         raise DataError("there are no questions to score")
     ranks = {query: next((rank for rank, hit in enumerate(own, 1) if hit), math.inf) for query, own in hits.items()}
-    per_query = {query: {f"AnswerRecall@{k}": float(rank <= k) for k in depths} for query, rank in ranks.items()}
-    names = (f"AnswerRecall@{k}" for k in depths)
+    per_query = {query: {f"{RECALL}@{k}": float(rank <= k) for k in depths} for query, rank in ranks.items()}
+    names = (f"{RECALL}@{k}" for k in depths)
     return Scores({name: sum(own[name] for own in per_query.values()) / len(hits) for name in names}, per_query)
 
 
