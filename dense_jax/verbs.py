@@ -15,7 +15,7 @@ from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
-from dense_jax.data.prepare import prepare
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import located, whole_file, writable

@@ -26,13 +26,13 @@ from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
-from dense_jax.data.judgements import beir_files
 from dense_jax.data.pipeline import Examples, steps_for
-from dense_jax.data.prepare import open_collection, open_passages, passages_folder, prepare_collection
-from dense_jax.data.prepare_queries import open_queries, queries_folder
-from dense_jax.data.query_store import QueryStore
-from dense_jax.data.question_set import QuestionSet, check_same_questions
-from dense_jax.data.store import PassageStore, is_finished
+from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
+from dense_jax.data.preparation.queries import open_queries, queries_folder
+from dense_jax.data.sources.judgements import beir_files
+from dense_jax.data.stores.passage_store import PassageStore, is_finished
+from dense_jax.data.stores.query_store import QueryStore
+from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import AnyPath, digest, located

@@ -6,7 +6,7 @@ import lzma
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Reject
-from dense_jax.data.corpus import open_corpus
+from dense_jax.data.sources.corpus import open_corpus
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 

@@ -11,8 +11,8 @@ import pytest
 from dense_jax.config import MeshConfig
 from dense_jax.contracts import Document, Passage, Passages, Ranking, Reader
 from dense_jax.data.answers import nq_open_normalised, squad_normalised
-from dense_jax.data.open_questions import OpenQuestion
-from dense_jax.data.question_set import tokenised_answers
+from dense_jax.data.sources.open_questions import OpenQuestion
+from dense_jax.data.stores.question_set import tokenised_answers
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.losses.spans import candidate_spans

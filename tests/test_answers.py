@@ -15,7 +15,7 @@ from dense_jax.data.answers import (
     pattern_match,
     squad_normalised,
 )
-from dense_jax.data.open_questions import OpenQuestion
+from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.errors import DataError
 from dense_jax.retrieval.answer_scores import answer_recall, exact_matches, top_k_accuracy
 

@@ -16,7 +16,7 @@ import transformers
 
 from dense_jax import flags
 from dense_jax.config import OptimizerConfig, Schedule
-from dense_jax.data.prepare import prepare
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder

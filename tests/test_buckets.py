@@ -22,8 +22,8 @@ from dense_jax.config import (
 )
 from dense_jax.contracts import Answered, Document, Question
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.data.corpus import open_corpus
-from dense_jax.data.prepare import prepare
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.errors import DataError, MachineError
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.workdir import Workdir

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from dense_jax.config import PrepareConfig, Runner
 from dense_jax.contracts import Document
-from dense_jax.data.bundles import bundles, counted, full_ends, pack_documents, slices, unpack_documents
-from dense_jax.data.prepare import prepare
-from dense_jax.data.shards import Group
+from dense_jax.data.preparation.bundles import bundles, counted, full_ends, pack_documents, slices, unpack_documents
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.stores.shards import Group
 from dense_jax.errors import ConfigError, MachineError
 from tests.sources import config, rows, write
 

@@ -9,8 +9,8 @@ import tensorflow_datasets as tfds
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
-from dense_jax.data.corpus import open_corpus
-from dense_jax.data.lines import lines
+from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.sources.lines import lines
 from dense_jax.errors import DataError
 
 

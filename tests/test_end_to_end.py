@@ -257,7 +257,9 @@ def told_to_stop(function: str, call: int, verb: str, argv: list[str]) -> None:
 @pytest.mark.slow
 def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
     more = ("--config.passages.shard_size=50",)
-    told_to_stop("dense_jax.data.shards.write_records", 4, "prepare", arguments(corpus, tmp_path / "stopped", *more))
+    told_to_stop(
+        "dense_jax.data.stores.shards.write_records", 4, "prepare", arguments(corpus, tmp_path / "stopped", *more)
+    )
     assert not list(tmp_path.rglob("passages-*/manifest.json"))
     for workdir in (tmp_path / "stopped", tmp_path / "straight"):
         assert run(["prepare", *arguments(corpus, workdir, *more)]) == 0

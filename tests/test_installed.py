@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data import installed
-from dense_jax.data.corpus import open_corpus
-from dense_jax.data.docstrings import documented, is_english_prose, readable
 from dense_jax.data.duplicates import without_near_duplicates
+from dense_jax.data.sources import installed
+from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.sources.docstrings import documented, is_english_prose, readable
 
 
 def found(source, module="pkg.module"):

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from dense_jax.data.judged import JudgedQuery, Scored, merged
+from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
 from dense_jax.errors import DataError
 
 

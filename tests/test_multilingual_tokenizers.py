@@ -6,8 +6,8 @@ import tokenizers
 from transformers import AutoTokenizer
 
 from dense_jax.contracts import Document, Layout
-from dense_jax.data.entries import whole_documents
 from dense_jax.data.passages import lay_out
+from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.spans import word_groups
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer

@@ -9,11 +9,11 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data import prepare as module
-from dense_jax.data import prepare_text
-from dense_jax.data.near_duplicates import alike, first_of_each
-from dense_jax.data.prepare import prepare
-from dense_jax.data.store import PassageStore
+from dense_jax.data.preparation import common as prepare_text
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.near_duplicates import alike, first_of_each
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, StorageError
 from tests.sources import config, contents, killed_at, rows, write
 

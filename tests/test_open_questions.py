@@ -4,8 +4,8 @@ import json
 import pytest
 
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import text_id
-from dense_jax.data.open_questions import OpenQuestion, open_questions, sound_questions
+from dense_jax.data.sources.asked import text_id
+from dense_jax.data.sources.open_questions import OpenQuestion, open_questions, sound_questions
 from dense_jax.errors import DataError
 
 

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.contracts import Document
-from dense_jax.data import entries, prepare_text, store
-from dense_jax.data import prepare as module
-from dense_jax.data.prepare import prepare
-from dense_jax.data.store import PassageStore
+from dense_jax.data.preparation import common as prepare_text
+from dense_jax.data.preparation import entries
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.stores import passage_store as store
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from tests.sources import WORDS, KilledError, config, contents, killed_at, rows, write

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dense_jax.data import prepare as module
-from dense_jax.data.prepare import prepare_collection
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.prepare import prepare_collection
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from tests.sources import config, contents, killed_at, rows, sentence, write

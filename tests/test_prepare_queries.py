@@ -10,8 +10,8 @@ import pytest
 from dense_jax.config import Config, CorpusConfig, LoaderConfig, Order, PassagesConfig, TokenizerConfig, Unit
 from dense_jax.contracts import Question
 from dense_jax.data.pipeline import Examples, host_batches
-from dense_jax.data.prepare import prepare
-from dense_jax.data.prepare_queries import open_queries
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.preparation.queries import open_queries
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.models.bert import bert

@@ -8,9 +8,9 @@ import pytest
 
 from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig, Unit
 from dense_jax.contracts import Question
-from dense_jax.data import prepare_queries as module
-from dense_jax.data.prepare import prepare
-from dense_jax.data.prepare_queries import open_queries, queries_folder
+from dense_jax.data.preparation import queries as module
+from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.errors import DataError
 from tests.query_files import write
 from tests.sources import KilledError, contents

@@ -11,9 +11,9 @@ from dense_jax import show
 from dense_jax.config import PassagesConfig, SpansConfig, Unit
 from dense_jax.config_tree import checked, without_folders
 from dense_jax.contracts import NO_SPANS, Tower
-from dense_jax.data import prepare as module
-from dense_jax.data import store
-from dense_jax.data.prepare import open_passages, passages_folder, prepare
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.prepare import open_passages, passages_folder, prepare
+from dense_jax.data.stores import passage_store as store
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.flags import parse

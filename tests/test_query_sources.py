@@ -10,8 +10,8 @@ import xxhash
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
-from dense_jax.data.corpus import open_corpus
-from dense_jax.data.judged import JudgedQuery, merged
+from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.sources.judged import JudgedQuery, merged
 from dense_jax.errors import DataError, MachineError
 from tests.query_files import ids, read, rejects, scores, source_of, write
 

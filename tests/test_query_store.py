@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dense_jax.contracts import Candidates, Document
-from dense_jax.data.query_store import QueryStore, Stored, write_queries
-from dense_jax.data.shards import Entry, Group
-from dense_jax.data.store import PassageStore, StoreWriter, claim
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
+from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
+from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.errors import DataError, StorageError
 
 RNG = np.random.default_rng(0)  # nothing is drawn with it

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dense_jax.contracts import Answered
-from dense_jax.data.question_set import QuestionSet, check_same_questions
+from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 

@@ -7,13 +7,13 @@ import pytest
 
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
-from dense_jax.data import prepare as module
-from dense_jax.data import running_text
-from dense_jax.data.prepare import open_passages, prepare
-from dense_jax.data.running_text import ChunkStore, chunks, cut
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation import running_text
+from dense_jax.data.preparation.prepare import open_passages, prepare
+from dense_jax.data.preparation.running_text import ChunkStore, chunks, cut
 from dense_jax.data.sentences import Tokenised
-from dense_jax.data.shards import Group
-from dense_jax.data.store import StoreWriter, claim
+from dense_jax.data.stores.passage_store import StoreWriter, claim
+from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from tests.sources import config, contents, killed_at, rows, sentence, write

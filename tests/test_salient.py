@@ -5,7 +5,9 @@ from itertools import pairwise
 import pytest
 
 from dense_jax.contracts import Document
-from dense_jax.data.salient import (
+from dense_jax.data.salient.names import CapitalisedRuns, Gazetteer
+from dense_jax.data.salient.patterns import Patterns
+from dense_jax.data.salient.taggers import (
     Precomputed,
     RandomSpans,
     SpanTagger,
@@ -14,8 +16,6 @@ from dense_jax.data.salient import (
     salient_sentences,
     sentence_ranges,
 )
-from dense_jax.data.salient_names import CapitalisedRuns, Gazetteer
-from dense_jax.data.salient_patterns import Patterns
 from dense_jax.errors import DataError
 
 TITLES = ["Paris", "Mercury (planet)", "Art", "Art of War", "The", "X", "42", "New York"]

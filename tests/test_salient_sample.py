@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.config import SpansConfig
 from dense_jax.contracts import Document
-from dense_jax.data.prepare_spans import make_tagger
+from dense_jax.data.salient.chosen import make_tagger
 
 SAMPLE = Path(__file__).parent / "salient_sample.txt"  # documents: a title, then a sentence a line, [[spans]] marked
 
@@ -45,7 +45,7 @@ def test_the_sample_has_as_many_sentences_and_spans_as_is_said_of_it(sample):
     ],
 )
 def test_precision_and_recall_are_those_of_the_documentation(sample, sources, precision, recall):
-    """Whoever changes a tagger says in `data/salient.py` what it is worth now."""
+    """Whoever changes a tagger says in `data/salient/taggers.py` what it is worth now."""
     tagger = make_tagger(replace(SpansConfig(), **dict.fromkeys(sources, True)), [document for document, _ in sample])
     found = [(set(tagger(document)), spans) for document, spans in sample]
     right = sum(len(ours & theirs) for ours, theirs in found)

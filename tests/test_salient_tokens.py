@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from dense_jax.contracts import Document
 from dense_jax.data.passages import split_sentences
-from dense_jax.data.salient import resolved
-from dense_jax.data.salient_tokens import Tagged, covered, tagged, tokenised_spans
+from dense_jax.data.salient.taggers import resolved
+from dense_jax.data.salient.tokens import Tagged, covered, tagged, tokenised_spans
 from dense_jax.data.sentences import tokenised
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer

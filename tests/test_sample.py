@@ -4,7 +4,7 @@ import pytest
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document
-from dense_jax.data.corpus import open_corpus
+from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json
 from dense_jax.retrieval import beir

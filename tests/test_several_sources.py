@@ -8,11 +8,11 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.contracts import Document, Reject, Tower
-from dense_jax.data import prepare as module
-from dense_jax.data import running_text
-from dense_jax.data.corpus import open_corpus
-from dense_jax.data.prepare import open_collection, open_passages, prepare
-from dense_jax.data.store import PassageStore, StoreWriter, claim
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation import running_text
+from dense_jax.data.preparation.prepare import open_collection, open_passages, prepare
+from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set

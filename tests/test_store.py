@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dense_jax.contracts import NO_SPANS, Document, Part
-from dense_jax.data import store
-from dense_jax.data.shards import Entry, Group, decode, decode_spans, encode, encode_spans
-from dense_jax.data.store import PassageStore, StoreWriter
+from dense_jax.data.stores import passage_store as store
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
+from dense_jax.data.stores.shards import Entry, Group, decode, decode_spans, encode, encode_spans
 from dense_jax.errors import ConfigError, StorageError
 
 

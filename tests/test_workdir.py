@@ -17,7 +17,7 @@ from dense_jax.config import (
     Unit,
 )
 from dense_jax.contracts import Tower
-from dense_jax.data.prepare import prepare
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.workdir import Workdir

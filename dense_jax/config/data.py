@@ -129,7 +129,7 @@ class PassagesConfig:
 class SpansConfig:
     """What finds the salient spans of passages, which REALM masks; without any source `prepare` looks for none.
 
-    Several sources are joined; of spans that overlap the longest stays. How good each is: `data/salient.py`.
+    Several sources are joined; of spans that overlap the longest stays. How good each is: `data/salient/taggers.py`.
     """
 
     patterns: bool = False  # dates, numbers, money and percentages of English text

@@ -20,7 +20,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from dense_jax.arrays import Int
 from dense_jax.config import require
 from dense_jax.contracts import Vocabulary
-from dense_jax.data.lines import has_surrogate
+from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.files import digest, read_json, whole_file, write_json
 

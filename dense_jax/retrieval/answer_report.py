@@ -19,9 +19,9 @@ import orjson
 from dense_jax.arrays import Int
 from dense_jax.contracts import Passages
 from dense_jax.data.answers import Normalise, nq_open_normalised, pattern_match, squad_normalised
-from dense_jax.data.open_questions import OpenQuestion, is_squad_file, sound_questions
-from dense_jax.data.question_set import tokenised_answers
 from dense_jax.data.reading import answer_places
+from dense_jax.data.sources.open_questions import OpenQuestion, is_squad_file, sound_questions
+from dense_jax.data.stores.question_set import tokenised_answers
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.files import AnyPath, whole_file, write_json
 from dense_jax.progress import progress

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from typing import NamedTuple, TypeVar
 
 from dense_jax.data.answers import Normalise, exact_match, has_answer, has_pattern, nq_open_normalised, pattern_match
-from dense_jax.data.open_questions import OpenQuestion
+from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.errors import DataError
 from dense_jax.retrieval.metrics import Scores
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from dense_jax.contracts import Reject
-from dense_jax.data.judgements import beir_files, judgement_rows, query_rows
+from dense_jax.data.sources.judgements import beir_files, judgement_rows, query_rows
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 

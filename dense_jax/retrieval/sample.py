@@ -16,7 +16,7 @@ import xxhash
 
 from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.data.store import refuse_other
+from dense_jax.data.stores.passage_store import refuse_other
 from dense_jax.errors import DataError
 from dense_jax.files import read_json, write_json
 from dense_jax.retrieval.beir import TestSet

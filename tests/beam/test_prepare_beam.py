@@ -7,10 +7,12 @@ import pytest
 
 from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data import entries, prepare_beam, running_text, store
-from dense_jax.data import prepare as module
-from dense_jax.data.prepare import prepare, prepare_collection
-from dense_jax.data.store import PassageStore
+from dense_jax.data.preparation import by_beam as prepare_beam
+from dense_jax.data.preparation import entries, running_text
+from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.prepare import prepare, prepare_collection
+from dense_jax.data.stores import passage_store as store
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import MachineError
 from tests.sources import KilledError, config, contents, rows, write

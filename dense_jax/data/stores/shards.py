@@ -9,7 +9,7 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import NO_SPANS, Document, Passage
-from dense_jax.data.records import write_records
+from dense_jax.data.stores.records import write_records
 from dense_jax.files import digest
 
 _HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens

@@ -12,7 +12,7 @@ import numpy as np
 from dense_jax.arrays import Int
 from dense_jax.contracts import NO_SPANS, Document
 from dense_jax.data import held_out
-from dense_jax.data.salient import Span, SpanTagger, salient_sentences
+from dense_jax.data.salient.taggers import Span, SpanTagger, salient_sentences
 from dense_jax.data.sentences import Tokenised, batches, spaced
 from dense_jax.data.tokenizer import Tokenizer
 

@@ -14,17 +14,16 @@ from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
-from dense_jax.data.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
-from dense_jax.data.near_duplicates import NAME
-from dense_jax.data.prepare_queries import DOCUMENT_LENGTH, prepare_queries
-from dense_jax.data.prepare_spans import make_tagger, spans_settings
-from dense_jax.data.prepare_text import Documents, fill, prepare_text, scan, without_duplicates
-from dense_jax.data.running_text import ChunkStore
-from dense_jax.data.salient import SpanTagger
-from dense_jax.data.salient_tokens import tagged
-from dense_jax.data.shards import Group
-from dense_jax.data.store import (
+from dense_jax.data.preparation.common import Documents, fill, prepare_text, scan, without_duplicates
+from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
+from dense_jax.data.preparation.near_duplicates import NAME
+from dense_jax.data.preparation.queries import DOCUMENT_LENGTH, prepare_queries
+from dense_jax.data.preparation.running_text import ChunkStore
+from dense_jax.data.salient.chosen import make_tagger, spans_settings
+from dense_jax.data.salient.taggers import SpanTagger
+from dense_jax.data.salient.tokens import tagged
+from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
+from dense_jax.data.stores.passage_store import (
     PassageStore,
     StoreWriter,
     check_settings,
@@ -32,6 +31,7 @@ from dense_jax.data.store import (
     is_finished,
     started,
 )
+from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 

@@ -14,14 +14,14 @@ from typing import Any
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import checked_id, checked_score, query_text
-from dense_jax.data.asked_forms import Form
-from dense_jax.data.corpus import Source
-from dense_jax.data.judged import JudgedQuery, Scored
-from dense_jax.data.judgements import folder_queries, query_rows
-from dense_jax.data.lines import RowError, form
-from dense_jax.data.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
-from dense_jax.data.tables import Record, tsv_cells
+from dense_jax.data.sources.asked import checked_id, checked_score, query_text
+from dense_jax.data.sources.asked_forms import Form
+from dense_jax.data.sources.corpus import Source
+from dense_jax.data.sources.judged import JudgedQuery, Scored
+from dense_jax.data.sources.judgements import folder_queries, query_rows
+from dense_jax.data.sources.lines import RowError, form
+from dense_jax.data.sources.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
+from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath, located
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Reject
-from dense_jax.data.open_questions import OpenQuestion, open_questions
+from dense_jax.data.sources.open_questions import OpenQuestion, open_questions
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import AnyPath, digest, read_json, write_json

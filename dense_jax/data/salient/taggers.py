@@ -38,10 +38,10 @@ import xxhash
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document, Reject
-from dense_jax.data.asked import checked_id
-from dense_jax.data.lines import RowError
 from dense_jax.data.passages import split_sentences
-from dense_jax.data.tables import jsonl_records
+from dense_jax.data.sources.asked import checked_id
+from dense_jax.data.sources.lines import RowError
+from dense_jax.data.sources.tables import jsonl_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 

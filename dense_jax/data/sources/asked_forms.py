@@ -17,9 +17,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import Asked, Told, checked_score, told
-from dense_jax.data.lines import RowError
-from dense_jax.data.tables import Record
+from dense_jax.data.sources.asked import Asked, Told, checked_score, told
+from dense_jax.data.sources.lines import RowError
+from dense_jax.data.sources.tables import Record
 
 _QUERY = ("query", "anchor", "question")
 _POSITIVE = ("positive", "pos", "document", "passage", "answer")

@@ -13,11 +13,11 @@ from typing import Any
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
-from dense_jax.data.installed import installed_rows, installed_versions
-from dense_jax.data.judged import JudgedQuery
-from dense_jax.data.lines import RowError, has_surrogate
-from dense_jax.data.rows import Fields, Row, open_tfds, tfds_rows
-from dense_jax.data.source_files import FORMS, Judged, open_path
+from dense_jax.data.sources.installed import installed_rows, installed_versions
+from dense_jax.data.sources.judged import JudgedQuery
+from dense_jax.data.sources.lines import RowError, has_surrogate
+from dense_jax.data.sources.rows import Fields, Row, open_tfds, tfds_rows
+from dense_jax.data.sources.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import located
 

@@ -22,14 +22,14 @@ from typing import Any
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import Asked, documents, judged
-from dense_jax.data.asked_forms import Form, asked_rows, form_of, is_pairs
-from dense_jax.data.judged import JudgedQuery
-from dense_jax.data.judgements import beir_files, judged_queries, ms_marco_files, packed
-from dense_jax.data.lines import first_byte, form
-from dense_jax.data.rows import Fields, Row, is_header, named_rows, tsv_rows
-from dense_jax.data.squad import is_squad, squad_queries, squad_rows
-from dense_jax.data.tables import (
+from dense_jax.data.sources.asked import Asked, documents, judged
+from dense_jax.data.sources.asked_forms import Form, asked_rows, form_of, is_pairs
+from dense_jax.data.sources.judged import JudgedQuery
+from dense_jax.data.sources.judgements import beir_files, judged_queries, ms_marco_files, packed
+from dense_jax.data.sources.lines import first_byte, form
+from dense_jax.data.sources.rows import Fields, Row, is_header, named_rows, tsv_rows
+from dense_jax.data.sources.squad import is_squad, squad_queries, squad_rows
+from dense_jax.data.sources.tables import (
     Record,
     json_records,
     jsonl_records,

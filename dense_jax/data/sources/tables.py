@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.lines import RowError, content, decoded, lines
+from dense_jax.data.sources.lines import RowError, content, decoded, lines
 from dense_jax.errors import DataError, MachineError
 from dense_jax.files import AnyPath
 

@@ -15,14 +15,14 @@ import xxhash
 
 from dense_jax.config import Config, CorpusConfig
 from dense_jax.contracts import Candidates, Reject
-from dense_jax.data.corpus import CheckedCorpus, Source
 from dense_jax.data.duplicates import first_of_each_text
-from dense_jax.data.entries import whole_documents
-from dense_jax.data.judged import JudgedQuery, Scored, merged
-from dense_jax.data.prepare_text import fill
-from dense_jax.data.query_ids import read_queries
-from dense_jax.data.query_store import QueryStore, Stored, write_queries
-from dense_jax.data.store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
+from dense_jax.data.preparation.common import fill
+from dense_jax.data.preparation.entries import whole_documents
+from dense_jax.data.sources.corpus import CheckedCorpus, Source
+from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
+from dense_jax.data.sources.query_ids import read_queries
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
+from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath, digest, located, write_json

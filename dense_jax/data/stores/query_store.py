@@ -15,8 +15,8 @@ import numpy as np
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Candidates, Document, Guide, Part, Passage, Passages, Question
-from dense_jax.data.ragged import Ragged, write_ragged
-from dense_jax.data.store import PassageStore, is_finished
+from dense_jax.data.stores.passage_store import PassageStore, is_finished
+from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
 from dense_jax.files import digest, digests, read_json, verify, write_json
 

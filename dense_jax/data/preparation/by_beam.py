@@ -27,7 +27,7 @@ import xxhash
 
 from dense_jax.config import PrepareConfig
 from dense_jax.contracts import Document
-from dense_jax.data.bundles import (
+from dense_jax.data.preparation.bundles import (
     Slice,
     Texts,
     bundles,
@@ -38,11 +38,11 @@ from dense_jax.data.bundles import (
     unpack_documents,
     unpack_groups,
 )
-from dense_jax.data.near_duplicates import Edges, buckets
-from dense_jax.data.running_text import cut_lines
-from dense_jax.data.shards import Entry, Form, Group, Shard, write_shard
-from dense_jax.data.store import StoreWriter
-from dense_jax.data.workers import Staging, beam, run
+from dense_jax.data.preparation.near_duplicates import Edges, buckets
+from dense_jax.data.preparation.running_text import cut_lines
+from dense_jax.data.preparation.workers import Staging, beam, run
+from dense_jax.data.stores.passage_store import StoreWriter
+from dense_jax.data.stores.shards import Entry, Form, Group, Shard, write_shard
 from dense_jax.files import whole_file
 from dense_jax.progress import progress
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import Asked, Told, judged_query, told
-from dense_jax.data.judged import JudgedQuery
-from dense_jax.data.lines import RowError
-from dense_jax.data.rows import Row
-from dense_jax.data.tables import Record, whole_json
+from dense_jax.data.sources.asked import Asked, Told, judged_query, told
+from dense_jax.data.sources.judged import JudgedQuery
+from dense_jax.data.sources.lines import RowError
+from dense_jax.data.sources.rows import Row
+from dense_jax.data.sources.tables import Record, whole_json
 from dense_jax.files import AnyPath
 
 T = TypeVar("T")

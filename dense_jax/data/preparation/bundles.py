@@ -18,8 +18,8 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document
-from dense_jax.data import running_text
-from dense_jax.data.shards import Group
+from dense_jax.data.preparation import running_text
+from dense_jax.data.stores.shards import Group
 
 Counts = Int[np.ndarray, " g"]  # passages of each group
 

@@ -9,10 +9,10 @@ import xxhash
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.contracts import Document
 from dense_jax.data.passages import pack
-from dense_jax.data.running_text import chunks, text_lines
-from dense_jax.data.salient_tokens import Tagged, TokenSpans, tokenised_spans
+from dense_jax.data.preparation.running_text import chunks, text_lines
+from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, tokenised
-from dense_jax.data.shards import Entry, Group
+from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 
 _SPECIAL = 3  # tokens that frame a passage and its title

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import xxhash
 
 from dense_jax.contracts import Reject
-from dense_jax.data.judged import JudgedQuery, Scored
-from dense_jax.data.lines import RowError
-from dense_jax.data.rows import Row
+from dense_jax.data.sources.judged import JudgedQuery, Scored
+from dense_jax.data.sources.lines import RowError
+from dense_jax.data.sources.rows import Row
 
 _DOCUMENT_IDS = ("docid", "passage_id", "psg_id", "id", "_id")
 

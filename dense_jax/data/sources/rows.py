@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.contracts import Reject
-from dense_jax.data.lines import RowError, decoded
-from dense_jax.data.tables import Record, tsv_cells
+from dense_jax.data.sources.lines import RowError, decoded
+from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.judged import JudgedQuery, Scored
-from dense_jax.data.lines import RowError, decoded, form, lines
+from dense_jax.data.sources.judged import JudgedQuery, Scored
+from dense_jax.data.sources.lines import RowError, decoded, form, lines
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 

@@ -13,8 +13,8 @@ import numpy as np
 from dense_jax.arrays import Int
 from dense_jax.contracts import Document, Passage
 from dense_jax.data.sentences import Ids, Sentence, Tokenised
-from dense_jax.data.shards import Entry, Group
-from dense_jax.data.store import PassageStore
+from dense_jax.data.stores.passage_store import PassageStore
+from dense_jax.data.stores.shards import Entry, Group
 
 GROUP = 1 << 20  # tokens that are cut together
 

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.asked import checked_id, query_text, text_id
-from dense_jax.data.lines import RowError, form, has_surrogate
-from dense_jax.data.source_files import holds_squad, table_records
-from dense_jax.data.squad import squad_answers
-from dense_jax.data.tables import Record, tsv_records
+from dense_jax.data.sources.asked import checked_id, query_text, text_id
+from dense_jax.data.sources.lines import RowError, form, has_surrogate
+from dense_jax.data.sources.source_files import holds_squad, table_records
+from dense_jax.data.sources.squad import squad_answers
+from dense_jax.data.sources.tables import Record, tsv_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 

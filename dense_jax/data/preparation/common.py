@@ -14,10 +14,17 @@ import xxhash
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
-from dense_jax.data.corpus import CheckedCorpus, Source, open_corpus
-from dense_jax.data.near_duplicates import NAME, Edges, alike, first_of_each, list_duplicates, read_duplicates
-from dense_jax.data.shards import Group
-from dense_jax.data.store import StoreWriter, refuse_other
+from dense_jax.data.preparation.near_duplicates import (
+    NAME,
+    Edges,
+    alike,
+    first_of_each,
+    list_duplicates,
+    read_duplicates,
+)
+from dense_jax.data.sources.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
+from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
@@ -64,7 +71,7 @@ def fill(
         MachineError: it is to be done by Beam, which is missing or fails.
     """
     if settings.runner is Runner.BEAM:
-        from dense_jax.data.prepare_beam import fill_by_beam  # imported here: an extra
+        from dense_jax.data.preparation.by_beam import fill_by_beam  # imported here: an extra
 
         sources = [(source.name, Documents(source, {})) for source in corpus.sources]
         fill_by_beam(writer, sources, arrange, settings, chunk)
@@ -182,7 +189,7 @@ def _alike(config: Config, documents: Documents, count: int, root: Path) -> Edge
     """Pairs of near-duplicates among `documents`."""
     similarity = config.corpus.near_duplicates
     if config.prepare.runner is Runner.BEAM:
-        from dense_jax.data.prepare_beam import alike_by_beam  # imported here: an extra
+        from dense_jax.data.preparation.by_beam import alike_by_beam  # imported here: an extra
 
         return alike_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
     shown = progress(documents, "compare documents", count, "documents")

@@ -21,8 +21,8 @@ import orjson
 
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Document, Part, Passage, Passages
-from dense_jax.data.records import Records
-from dense_jax.data.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
+from dense_jax.data.stores.records import Records
+from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, read_json, verify, write_json
 
