@@ -9,7 +9,7 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data.preparation import common as prepare_text
+from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.near_duplicates import alike, first_of_each
 from dense_jax.data.preparation.prepare import prepare
@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_without_comparing_again(source, tmp_
 
     with killed_at(module, "entries", 7):
         prepare(settings, tmp_path / "again")
-    monkeypatch.setattr(prepare_text, "alike", None)
+    monkeypatch.setattr(common, "alike", None)
     prepare(settings, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 

@@ -7,8 +7,7 @@ import pytest
 
 from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
 from dense_jax.config_tree import checked
-from dense_jax.data.preparation import by_beam as prepare_beam
-from dense_jax.data.preparation import entries, running_text
+from dense_jax.data.preparation import by_beam, entries, running_text
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import prepare, prepare_collection
 from dense_jax.data.stores import passage_store as store
@@ -23,7 +22,7 @@ PASSAGES = "passages-32"
 
 @pytest.fixture(autouse=True)
 def small_bundles(monkeypatch):
-    monkeypatch.setattr(prepare_beam, "_BUNDLE", 1_500)  # characters: some six documents
+    monkeypatch.setattr(by_beam, "_BUNDLE", 1_500)  # characters: some six documents
 
 
 @pytest.fixture
@@ -44,14 +43,14 @@ def asked(source, *also, near_duplicates=0.0, spans=None, options="", staging=""
     return checked(replace(found, corpus=corpus, spans=spans or SpansConfig(), prepare=where))
 
 
-def by_beam(*sources, options=HERE, **settings):
+def on_workers(*sources, options=HERE, **settings):
     return asked(*sources, runner=Runner.BEAM, options=options, **settings)
 
 
 def check(sources, tmp_path, **settings):
     """Prepares both ways, and returns the counts of both."""
     here = prepare(asked(*sources, **settings), tmp_path / "here")
-    there = prepare(by_beam(*sources, **settings), tmp_path / "there")
+    there = prepare(on_workers(*sources, **settings), tmp_path / "there")
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert not list((tmp_path / "there").rglob("staging*"))
     return here, there
@@ -87,21 +86,21 @@ def test_running_text_is_cut_at_the_same_places(sources, tmp_path, group, shard_
 def test_workers_in_processes_of_their_own_do_the_same(sources, tmp_path):
     options = "--runner=FnApiRunner --direct_running_mode=multi_processing --direct_num_workers=2"
     prepare(asked(*sources), tmp_path / "here")
-    prepare(by_beam(*sources, options=options), tmp_path / "there")
+    prepare(on_workers(*sources, options=options), tmp_path / "there")
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_a_collection_is_the_same(sources, tmp_path):
     prepare(asked(sources[0]), tmp_path / "work")
     tokenizer = Tokenizer.load(tmp_path / "work" / "tokenizer")
-    for name, settings in (("here", asked(sources[0])), ("there", by_beam(sources[0]))):
+    for name, settings in (("here", asked(sources[0])), ("there", on_workers(sources[0]))):
         prepare_collection(str(sources[0]), settings, tokenizer, tmp_path / name, split=24)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
 def test_files_in_passing_may_lie_elsewhere_and_are_gone_afterwards(sources, tmp_path):
     prepare(asked(*sources), tmp_path / "here")
-    prepare(by_beam(*sources, staging=f"{tmp_path}/staging/"), tmp_path / "there")
+    prepare(on_workers(*sources, staging=f"{tmp_path}/staging/"), tmp_path / "there")
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     assert contents(tmp_path / "staging") == {}
 
@@ -114,12 +113,12 @@ def killed(*arguments):
 def test_an_interrupted_pipeline_goes_on_with_what_is_there(sources, tmp_path, step, monkeypatch):
     prepare(asked(*sources), tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        place = store.StoreWriter if step == "record" else prepare_beam
+        place = store.StoreWriter if step == "record" else by_beam
         patched.setattr(place, "finish" if step == "record" else step, killed)
-        prepare(by_beam(*sources), tmp_path / "again")
+        prepare(on_workers(*sources), tmp_path / "again")
     if step != "_bundled":
         monkeypatch.setattr(entries, "tokenised", killed)  # nothing is tokenised a second time
-    prepare(by_beam(*sources), tmp_path / "again")
+    prepare(on_workers(*sources), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
@@ -136,19 +135,19 @@ def test_what_one_process_began_workers_finish(sources, tmp_path, monkeypatch):
         patched.setattr(module, "entries", interrupted)
         prepare(asked(*sources), tmp_path / "again")
     assert json.loads((tmp_path / "again" / PASSAGES / "progress.json").read_text())["documents"] > 0
-    prepare(by_beam(*sources), tmp_path / "again")
+    prepare(on_workers(*sources), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
 def test_a_pipeline_that_breaks_says_so_and_how_to_go_on(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(prepare_beam, "unpack_documents", killed)
+    monkeypatch.setattr(by_beam, "unpack_documents", killed)
     with pytest.raises(
         MachineError, match=r"the Beam pipeline failed; the same command goes on where it was(?s:.*)Killed"
     ):
-        prepare(by_beam(*sources), tmp_path / "work")
+        prepare(on_workers(*sources), tmp_path / "work")
 
 
 def test_nothing_of_the_pipeline_is_recorded(sources, tmp_path):
-    prepare(by_beam(*sources), tmp_path / "work")
-    assert prepare(asked(*sources), tmp_path / "work") == prepare(by_beam(*sources), tmp_path / "work")
+    prepare(on_workers(*sources), tmp_path / "work")
+    assert prepare(asked(*sources), tmp_path / "work") == prepare(on_workers(*sources), tmp_path / "work")
     assert len(PassageStore(tmp_path / "work" / PASSAGES)) > 0
