@@ -1,7 +1,8 @@
 """Rows of figures: one Markdown table for people, one JSON line a row for programs."""
 
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,15 @@ def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: flo
         "drift": timing.drift,
     }
     return row | ({"MFU": rate / peaks.datasheet} if peaks.datasheet else {})
+
+
+def kept(rows: Iterable[Row]) -> list[Row]:
+    """All `rows`; each goes to standard error as soon as it is there, since others may take long or fail."""
+    found = []
+    for row in rows:
+        print(json.dumps(row), file=sys.stderr)
+        found.append(row)
+    return found
 
 
 def publish(title: str, rows: Sequence[Row], about: dict[str, Any]) -> None:

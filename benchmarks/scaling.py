@@ -5,12 +5,12 @@
     python benchmarks/scaling.py configs/mlm.py:tiny --devices 1 8
 
 The batch stays the same, so each device should have its share of the work, and only what must be sent is sent. The step
-is compiled and not run: nothing here is a speed. Prints a Markdown table and one JSON line a row; README.md beside this
-file says what the columns mean.
+is compiled and not run: nothing here is a speed. Every row goes to standard error as soon as it is known; at the end all
+are a Markdown table, and one JSON line each. README.md beside this file says what the columns mean.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ def main() -> None:
     jax.config.update("jax_num_cpu_devices", max(asked.counts))
     here = set_up(0, "float32")
     names = asked.configs or [f"{path}:tiny" for path in sorted(CONFIGS.glob("[!_]*.py")) if path.stem != "pretrained"]
-    rows = [row for name in names for row in _rows(name, asked.counts, asked.fsdp)]
+    rows = report.kept(row for name in names for row in _rows(name, asked.counts, asked.fsdp))
     report.publish("A training step on simulated devices", rows, vars(asked) | provenance(here))
 
 
@@ -47,10 +47,10 @@ def _parser() -> argparse.ArgumentParser:
     return made
 
 
-def _rows(name: str, counts: Sequence[int], fsdp: bool) -> list[report.Row]:
+def _rows(name: str, counts: Sequence[int], fsdp: bool) -> Iterator[report.Row]:
     config = planned(flags.parse([f"--config={name}", "--workdir=."]).config, WORDS)
     label = Path(name.partition(":")[0]).stem
-    return [{"config": label, **_row(config, count, fsdp)} for count in counts]
+    yield from ({"config": label, **_row(config, count, fsdp)} for count in counts)
 
 
 def _row(config: Config, count: int, fsdp: bool) -> dict[str, Any]:

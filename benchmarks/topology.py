@@ -10,9 +10,7 @@ row goes to standard error as soon as it is known; at the end all are a Markdown
 """
 
 import argparse
-import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +58,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu")  # imported before, so it no longer reads its variable
     here = set_up(0, "float32")
     cases = [(name, topology) for name in asked.configs for topology in asked.topologies] or list(SLICES.items())
-    rows = []
-    for name, topology in cases:
-        rows.append(_row(name, topology, settings, asked.largest))
-        print(json.dumps(rows[-1]), file=sys.stderr)
+    rows = report.kept(_row(*case, settings, asked.largest) for case in cases)
     report.publish("A training step on TPUs that are not here", rows, vars(asked) | provenance(here))
 
 
