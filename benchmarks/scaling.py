@@ -5,8 +5,8 @@
     python benchmarks/scaling.py configs/mlm.py:tiny --devices 1 8
 
 The batch stays the same, so each device should have its share of the work, and only what must be sent is sent. The step
-is compiled and not run: nothing here is a speed. A row goes to standard error as soon as it is known; at the end all are
-a Markdown table, and one JSON line each. README.md beside this file says what the columns mean.
+is compiled and not run: nothing here is a speed. A row goes to standard error once it is known; at the end all are a
+Markdown table, and one JSON line each. README.md beside this file says what the columns mean.
 """
 
 import argparse
