@@ -220,7 +220,8 @@ def test_a_moved_index_finds_the_same(stored, mesh, tmp_path, config):
     shutil.move(tmp_path / "index", tmp_path / "elsewhere")
     after = load(tmp_path / "elsewhere", vectors, mesh).search(queries, 10)
     np.testing.assert_array_equal(after.rows, before.rows)
-    np.testing.assert_array_equal(after.scores, before.scores)
+    # Where a candidate stands in its leaf decides in which order ScaNN adds up its score, and that may differ.
+    np.testing.assert_allclose(after.scores, before.scores, rtol=0 if config is EXACT else 3e-7)
 
 
 def test_recall_is_written_in_the_manifest(stored, mesh, tmp_path):

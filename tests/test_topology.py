@@ -27,8 +27,9 @@ CONFIG = Config(METHOD, steps=10, batch=16)
 
 @pytest.fixture
 def chips(monkeypatch):
-    """Four CPU devices in the place of v5e:2x2."""
+    """Four CPU devices in the place of v5e:2x2; the largest batch, three compilations, is not looked for."""
     monkeypatch.setattr(topology, "devices", lambda name, slices: jax.devices()[: 4 * slices])
+    monkeypatch.setattr(topology, "largest_batch", lambda config, chips, peak, room: f"any in {room / 2**30} GiB")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -48,6 +49,8 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
+    assert "== largest batch\nany in 15.75 GiB" in said
+    assert "between slices" not in said
     assert "all-reduce" in said
 
 
@@ -55,7 +58,7 @@ def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     said = topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
     assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
     assert "== handed to the hosts, for the network between slices, by a chip" in said
-    assert "between slices" not in topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=-1, data=4)), "v5e:2x2", 50)
+    assert topology.slices_of(MeshConfig(dcn=-1)) == 1
 
 
 def test_parameters_that_are_split_take_their_share(chips):
