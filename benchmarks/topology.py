@@ -1,7 +1,7 @@
 """What a training step takes of each chip of TPU slices that are not here: the tables of docs/topology.md.
 
     python benchmarks/topology.py                                all published configs, each on a slice for its batch
-    python benchmarks/topology.py configs/ict.py --topologies v4:4x4x8 v6e:16x16 --largest
+    python benchmarks/topology.py configs/ict.py --topology v4:4x4x8 v6e:16x16 --largest
     python benchmarks/topology.py configs/ict.py --config.mesh.fsdp=16 --config.chunk=64
 
 The TPU compiler (pip install 'dense_jax[tpu]') compiles the step, BERT-base in three minutes, and nothing is run: no
@@ -49,23 +49,27 @@ SLICES = {  # over which the published batch spreads without leaving a chip next
     "configs/finetune_contriever.py": "v5e:8x8",
     "configs/mvr.py": "v5e:2x4",
 }
-_MIB = 2**20
 
 
 def main() -> None:
-    asked, settings = _parser().parse_known_args()
+    parser = _parser()
+    asked, settings = parser.parse_known_args()
+    if unknown := [word for word in settings if not word.startswith("--config.")]:
+        parser.error(f"unknown: {' '.join(unknown)}; settings are --config.key=value")
+    if other := [name for name in asked.configs if name not in SLICES and not asked.topology]:
+        parser.error(f"{other[0]} is none of {', '.join(SLICES)}; say for which --topology")
     os.environ.update(COMPILER_ONLY)
     jax.config.update("jax_platforms", "cpu")  # imported before, so it no longer reads its variable
     here = set_up(0, "float32")
-    cases = [(name, topology) for name in asked.configs for topology in asked.topologies] or list(SLICES.items())
+    cases = [(name, one) for name in asked.configs or SLICES for one in asked.topology or [SLICES[name]]]
     rows = report.kept(_row(*case, settings, asked.largest) for case in cases)
     report.publish("A training step on TPUs that are not here", rows, vars(asked) | provenance(here))
 
 
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=arguments.Formatter)
-    made.add_argument("configs", nargs="*", help="such as configs/ict.py; none: all, each on its own slice")
-    made.add_argument("--topologies", nargs="+", default=["v5e:16x16"], help="of the configs that are named")
+    made.add_argument("configs", nargs="*", help="such as configs/ict.py; none: all published ones")
+    made.add_argument("--topology", nargs="+", help="such as v5e:16x16; none: a slice for the published batch")
     made.add_argument("--largest", action="store_true", help="look for the largest batch too: three times as long")
     return made
 
@@ -84,14 +88,14 @@ def _figures(config: Config, topology: str, largest: bool) -> dict[str, Any]:
     step = compile_step(config, chips)
     times = roofline(chip, *amounts(step, config.objective))
     found = {
-        "state and batch": step.sizes.argument_size_in_bytes / _MIB,
-        "temporaries": step.sizes.temp_size_in_bytes / _MIB,
-        "all": f"{step.peak / _MIB:,.0f} MiB, {step.peak / chip.hbm:.0%}",
+        "MB of state and batch": step.sizes.argument_size_in_bytes / 1e6,
+        "MB of temporaries": step.sizes.temp_size_in_bytes / 1e6,
+        "all": f"{step.peak / 1e6:,.0f} MB, {step.peak / chip.hbm:.0%}",
         "compute ms": 1e3 * times.compute,
         "memory ms": 1e3 * times.memory,
         "interconnect ms": 1e3 * times.interconnect,
         "bound by": times.bound,
-        "sent": ", ".join(f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals(step.sent).items()),
+        "collectives": ", ".join(f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals(step.sent).items()),
     }
     return found | ({"largest batch": _first(largest_batch(config, chips, step.peak, chip.hbm))} if largest else {})
 

@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 from etils import epath
 
-from dense_jax.errors import ConfigError, MachineError, StorageError
+from dense_jax.errors import ConfigError, MachineError, StorageError, require
 
 AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
 _CHUNK = 1 << 22  # bytes read at a time
@@ -30,6 +30,18 @@ def located(name: str) -> AnyPath:
     if importlib.util.find_spec(_BUCKETS[found]) is None:
         raise MachineError(f"{name}: needs {_BUCKETS[found]}; pip install 'dense_jax[{found[:2]}]'")
     return epath.Path(name)
+
+
+def check_on_disk(name: str, setting: str) -> None:
+    """
+    Raises:
+        ConfigError: `setting` names a place in a bucket, where only data are read from.
+    """
+    require(
+        not name.startswith(tuple(_BUCKETS)),
+        f"{setting}={name} lies in a bucket, from which data are read, but no models and workdirs; mount the bucket "
+        "and name the folder there",
+    )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from dense_jax.config import Config
 from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
+from dense_jax.files import check_on_disk
 
 PLAIN_FLAGS = ("config", "workdir", "topology")
 
@@ -51,6 +52,7 @@ def parse(argv: list[str]) -> Invocation:
     workdir = values["workdir"].value
     if not workdir:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
+    check_on_disk(workdir, "--workdir")
     words = [arg for arg in argv if not arg.startswith("--")]
     return Invocation(checked(values.config), Path(workdir), words, values["topology"].value or "")
 

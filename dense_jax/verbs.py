@@ -18,7 +18,7 @@ from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import located, whole_file, writable
+from dense_jax.files import check_on_disk, located, whole_file, writable
 from dense_jax.finished import measured
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
@@ -294,6 +294,7 @@ def _compare(argv: list[str]) -> str:
         raise ConfigError(f"compare takes --against=NAME and --workdir=DIR, not --{', --'.join(sorted(unknown))}")
     if not folders or not given.get("workdir"):
         raise ConfigError("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
+    check_on_disk(given["workdir"], "--workdir")
     return compare(folders, given.get("against", ""), writable(Path(given["workdir"])))
 
 

@@ -234,7 +234,7 @@ class Workdir:
             return Collection("passages", self._blocks)
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
-        name = source.rstrip("/").rpartition("/")[2].partition(".")[0] + (f"-{split}" if split else "")
+        name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
         folder = self.path / "collections" / name
         make = partial(prepare_collection, source, self.asked, self.tokenizer, folder, split=split)
         return Collection(name, first_then_all(make))

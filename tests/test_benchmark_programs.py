@@ -155,11 +155,11 @@ def test_two_devices_have_half_of_the_work_each_and_send_gradients_and_what_fsdp
 @pytest.mark.slow
 @needs_tpu_compiler
 def test_a_config_has_a_row_for_each_topology():
-    words = ("benchmarks/topology.py", "configs/ict.py:tiny", "--topologies", "v5e:2x2", "v5e:2x4")
+    words = ("benchmarks/topology.py", "configs/ict.py:tiny", "--topology", "v5e:2x2", "v5e:2x4")
     few, many = rows_of(*words, "--config.batch=64")
     assert (few["config"], few["batch"], few["topology"], many["topology"]) == ("ict.py:tiny", 64, "v5e:2x2", "v5e:2x4")
     assert few["compute ms"] == pytest.approx(2 * many["compute ms"])
-    assert "all-reduce" in few["sent"]
+    assert "all-reduce" in few["collectives"]
 
 
 def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):

@@ -235,3 +235,14 @@ def test_without_pytorch_there_are_no_peers_and_a_note_says_so(monkeypatch, caps
     monkeypatch.setitem(sys.modules, "torch", None)
     assert arguments.peer_kinds("both") == []
     assert "torch is not installed: our own rows only; `pip install torch` for the others" in capsys.readouterr().err
+
+
+def test_rows_are_told_one_by_one_so_that_a_failure_loses_none(capsys):
+    def rows():
+        yield {"config": "ict"}
+        raise ValueError
+
+    with pytest.raises(ValueError):
+        report.kept(rows())
+    assert capsys.readouterr().err == '{"config": "ict"}\n'
+    assert report.kept([{"config": "mlm"}]) == [{"config": "mlm"}]

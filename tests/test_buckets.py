@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from etils import epath
-from fsspec.implementations.local import LocalFileSystem
 
 from dense_jax import files
 from dense_jax.config import (
@@ -24,12 +22,17 @@ from dense_jax.contracts import Answered, Document, Question
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.errors import DataError, MachineError
+from dense_jax.data.sources.query_ids import read_queries
+from dense_jax.errors import ConfigError, DataError, MachineError
+from dense_jax.files import located
+from dense_jax.flags import parse
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.workdir import Workdir
+from tests.buckets import bucket_in
 from tests.sources import config, contents, rows, write
 from tests.toys import BagOfTokens, MeanEmbedding
 
+ROOT = Path(__file__).parent.parent
 OF_QUERIES = PassagesConfig(unit=Unit.QUERIES)
 
 
@@ -47,22 +50,7 @@ class Answers(BagOfTokens):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """The folder that s3://bucket is."""
-
-    class Bucket(LocalFileSystem):
-        protocol = "s3"
-        cachable = False
-
-        @classmethod
-        def _strip_protocol(cls, path):
-            return str(path).replace("s3:/", str(tmp_path), 1).rstrip("/")
-
-        def glob(self, path, **settings):
-            return [found.removeprefix(f"{tmp_path}/") for found in super().glob(path, **settings)]
-
-    monkeypatch.setitem(files._BUCKETS, "s3://", "fsspec")
-    monkeypatch.setattr(epath.backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
-    return tmp_path / "bucket"
+    return bucket_in(tmp_path, monkeypatch)
 
 
 def test_a_file_in_a_bucket_is_prepared_as_the_same_file_on_a_disk_is(bucket, tmp_path):
@@ -107,6 +95,15 @@ def test_training_queries_are_read_from_a_bucket(bucket, tmp_path):
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 
+def test_triples_of_ids_have_the_texts_of_a_folder_in_a_bucket(bucket):
+    write_beir(bucket / "fiqa", [Document("a", "", "The sea.")], {"q": "what?"}, {"q": {"a": 1}}, "train")
+    bucket.joinpath("triples.tsv").write_text("q\ta\tb\n")
+    asked = CorpusConfig(source="s3://bucket/fiqa", queries=("s3://bucket/triples.tsv",))
+    (source,) = open_corpus(asked, asked=True).sources
+    (query,) = read_queries(located("s3://bucket/triples.tsv"), source, asked)
+    assert (query.id, query.text) == ("q", "what?")
+
+
 def test_salient_spans_are_read_from_a_bucket(bucket, tmp_path):
     source = write(tmp_path / "rows.jsonl", rows(9))
     spans = write(bucket / "spans.jsonl", [{"id": f"d{i}", "spans": [[0, 5]]} for i in range(9)])
@@ -142,6 +139,16 @@ def test_a_bucket_that_cannot_be_read_names_the_extra(name, package, monkeypatch
     monkeypatch.setattr(files.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MachineError, match=rf"{name}: needs {package}; pip install 'dense_jax\[{name[:2]}\]'"):
         open_corpus(config(name).corpus)
+
+
+@pytest.mark.parametrize(
+    "setting", ["--workdir", "--config.passages.workdir", "--config.tokenizer.path", "--config.corpus.guide",
+                "--config.init_from", "--config.init_reader_from"],
+)  # fmt: skip
+def test_models_and_workdirs_in_buckets_are_refused(setting, tmp_path):
+    argv = [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={tmp_path}", f"{setting}=gs://bucket/run"]
+    with pytest.raises(ConfigError, match=rf"{setting.removeprefix('--config.')}=gs://bucket/run lies in a bucket"):
+        parse(argv)
 
 
 def test_other_names_are_of_this_machine():

@@ -107,7 +107,7 @@ def test_what_goes_between_slices_is_what_chips_hand_to_their_hosts():
         "  %send.1 = (f32[4,8]{1,0:T(8,128)}, u32[], token[]) send(%x, %after), channel_id=5, is_host_transfer=true, "
         'frontend_attributes={_xla_host_transfer_rendezvous="all-reduce.52_0",_xla_megascale_transfer_type="ALL_REDUCE"}'
     )
-    received = sent.replace("%send.1", "%recv.1").replace("send(%x, %after)", "recv(%after)")
+    received = sent.replace("%send.1", "%recv.1").replace("send(%x, %after)", "recv(%after)").replace("[4,8]", "[8,8]")
     other = "  %send.2 = (f32[4,8]{1,0}, u32[], token[]) send(%x, %after), channel_id=6, is_host_transfer=true"
     text = PLAIN.replace("LINES", f"{sent}\n{received}\n{other}")
     assert handed_over(text) == [Handed("all-reduce", 128, 1)]

@@ -8,6 +8,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.files import read_json
+from tests.buckets import bucket_in
 from tests.test_end_to_end import ROOT, process
 
 NAMES = [a + b for a in ("ka", "lo", "mi", "nu", "pe", "ro") for b in ("dan", "fel", "gor", "hin", "jas", "kel")]
@@ -81,6 +82,16 @@ def test_training_answers_questions_that_it_did_not_learn_from(world, trained, c
     said = capsys.readouterr().out
     assert "test.jsonl, answered from 36 passages of passages\nanswers compared as NQ-open" in said
     assert (trained / "results" / "test-answers" / "table.md").read_text() in said
+
+
+@pytest.mark.slow
+def test_questions_in_a_bucket_are_answered(world, trained, tmp_path, monkeypatch, capsys):
+    questions = bucket_in(tmp_path, monkeypatch) / "asked.jsonl"
+    questions.parent.mkdir()
+    questions.write_bytes((world / "test.jsonl").read_bytes())
+    assert run(["answer", *arguments(world, trained, "--config.answer.questions=s3://bucket/asked.jsonl")]) == 0
+    assert "asked.jsonl, answered from 36 passages" in capsys.readouterr().out
+    assert read_json(trained / "results" / "asked-answers" / "figures.json")["count"] == 12
 
 
 @pytest.mark.slow

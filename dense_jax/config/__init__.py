@@ -46,6 +46,7 @@ from dense_jax.config.training import (
 )
 from dense_jax.contracts import PASSAGE, Answered, Objective, Passage, Question, Retrieves
 from dense_jax.errors import require
+from dense_jax.files import check_on_disk
 
 _LEARNED_FROM = {  # what an objective learns from -> in words, and the units that have it
     Passage: ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
@@ -119,7 +120,16 @@ class Config:
             self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
         )
+        self._check_folders()
         self._check_objective()
+
+    def _check_folders(self) -> None:
+        """Whether what is more than data lies on a disk."""
+        check_on_disk(self.passages.workdir, "passages.workdir")
+        check_on_disk(self.tokenizer.path, "tokenizer.path")
+        check_on_disk(self.corpus.guide, "corpus.guide")
+        check_on_disk(self.init_from, "init_from")
+        check_on_disk(self.init_reader_from, "init_reader_from")
 
     def _check_objective(self) -> None:
         """Whether the data are what the objective learns from."""

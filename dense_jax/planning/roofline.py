@@ -1,7 +1,7 @@
 """The least time that a step can take on a kind of chip, by its published peaks."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from dense_jax.errors import ConfigError
 
@@ -14,7 +14,7 @@ class Chip:
     hbm: float  # bytes that a program may fill, as the compiler says: a little less than is published
     bandwidth: float  # bytes/s between chip and HBM
     links: float  # bytes/s that leave a chip over all its links: half of what is published for both directions
-    devices: dict[str, Any]  # what makes the compiler take a chip for one device
+    devices: dict[str, str]  # what makes the compiler take a chip for one device
 
 
 _GIB = 2**30

@@ -183,7 +183,7 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
         ConfigError: there is no such topology.
         MachineError: the compiler is not installed.
     """
-    settings = chip_of(topology).devices | ({"num_slices": slices} if slices > 1 else {})
+    settings: dict[str, Any] = {**chip_of(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
     except jax.errors.JaxRuntimeError as error:
