@@ -56,12 +56,12 @@ def main() -> None:
     asked, settings = parser.parse_known_args()
     if unknown := [word for word in settings if not word.startswith("--config.")]:
         parser.error(f"unknown: {' '.join(unknown)}; settings are --config.key=value")
-    if other := [name for name in asked.configs if name not in SLICES and not asked.topology]:
+    if other := [name for name in asked.configs if name not in SLICES and not asked.topologies]:
         parser.error(f"{other[0]} is none of {', '.join(SLICES)}; say for which --topology")
     os.environ.update(COMPILER_ONLY)
     jax.config.update("jax_platforms", "cpu")  # imported before, so it no longer reads its variable
     here = set_up(0, "float32")
-    cases = [(name, one) for name in asked.configs or SLICES for one in asked.topology or [SLICES[name]]]
+    cases = [(name, one) for name in asked.configs or SLICES for one in asked.topologies or [SLICES[name]]]
     rows = report.kept(_row(*case, settings, asked.largest) for case in cases)
     report.publish("A training step on TPUs that are not here", rows, vars(asked) | provenance(here))
 
@@ -69,7 +69,9 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=arguments.Formatter)
     made.add_argument("configs", nargs="*", help="such as configs/ict.py; none: all published ones")
-    made.add_argument("--topology", nargs="+", help="such as v5e:16x16; none: a slice for the published batch")
+    made.add_argument(
+        "--topology", dest="topologies", nargs="+", help="such as v5e:16x16; none: a slice for the published batch"
+    )
     made.add_argument("--largest", action="store_true", help="look for the largest batch too: three times as long")
     return made
 
