@@ -143,9 +143,10 @@ def _answer(work: Workdir, words: list[str]) -> None:
         )
     collection = work.collection(trained.towers.passage)
     find = _indexed(work, collection, trained)
-    reader = trained.reader and answer.ReaderOnMesh(
-        trained.reader, work.tokenizer, trained.towers.query.length, work.own_mesh, settings.batch
-    )
+    reader = None
+    if trained.reader and settings.read:
+        length = trained.towers.query.length
+        reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, work.own_mesh, settings.batch)
     if settings.questions:
         path = located(settings.questions)
         asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)

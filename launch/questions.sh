@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# What does a pre-training do for open-domain question answering? Every start is asked as it is, then learns to answer.
+# What does a pre-training do for open-domain question answering? Every start looks for answers as it is, then learns to
+# answer.
 #
-#   launch/questions.sh WORKDIR CONFIG "SEEDS" START ... [--config.key=value ...]
+#   launch/questions.sh WORKDIR CONFIG "SEEDS" START[,READER] ... [--config.key=value ...]
 #
-#   launch/questions.sh runs/questions configs/orqa.py:tiny "0 1 2" runs/ict runs/realm --config.corpus.source=squad-passages \
-#     --config.corpus.questions=train-v1.1.json --config.answer.questions=dev-v1.1.json --config.tokenizer.path=runs/ict/tokenizer
+#   launch/questions.sh runs/questions configs/orqa.py:tiny "0 1 2" runs/ict,runs/mlm runs/realm \
+#     --config.corpus.source=squad-passages --config.corpus.questions=train-v1.1.json \
+#     --config.answer.questions=dev-v1.1.json --config.tokenizer.path=runs/ict/tokenizer
 #
-# A START is what `init_from` takes, such as a run of pre-training; all have one tokenizer. What is finished is not done
-# again: start the same command to continue.
+# A START is what `init_from` takes, such as a run of pre-training, a READER what `init_reader_from` takes; all have one
+# tokenizer. What is finished is not done again: start the same command to continue.
 set -euo pipefail
 
 workdir=$1 config=$2 seeds=$3
@@ -20,14 +22,13 @@ for argument; do
   esac
 done
 
-runs=()
 measure() { # NAME START SEED [--config.key=value ...]
-  local run=$workdir/$1 start=$2 seed=$3 verb
+  local run=$workdir/$1 start=${2%%,*} seed=$3 verb
+  local reader=${2#"$start"}
   shift 3
-  runs+=("$run")
   [ -e "$run/done" ] && return
   local common=("--config=$config" "--workdir=$run" "--config.passages.workdir=$workdir/data" "--config.seed=$seed"
-    "--config.init_from=$start" "${settings[@]}" "$@")
+    "--config.init_from=$start" ${reader:+"--config.init_reader_from=${reader#,}"} "${settings[@]}" "$@")
   printf '\n== %s\n' "$run"
   for verb in prepare train embed index answer; do
     dense-jax "$verb" "${common[@]}"
@@ -35,12 +36,19 @@ measure() { # NAME START SEED [--config.key=value ...]
   touch "$run/done"
 }
 
+as_they_are=() learned=()
 for start in "${starts[@]}"; do
-  measure "$(basename "$start")-as-it-is" "$start" 0 --config.steps=0
+  name=$(basename "${start%%,*}")-as-it-is
+  measure "$name" "$start" 0 --config.steps=0 --config.answer.read=false
+  as_they_are+=("$workdir/$name")
 done
 for seed in $seeds; do
   for start in "${starts[@]}"; do
-    measure "$(basename "$start")-$seed" "$start" "$seed"
+    name=$(basename "${start%%,*}")-$seed
+    measure "$name" "$start" "$seed"
+    learned+=("$workdir/$name")
   done
 done
-dense-jax compare "${runs[@]}" "--against=$(basename "${starts[0]}")" "--workdir=$workdir"
+first=$(basename "${starts[0]%%,*}")
+dense-jax compare "${as_they_are[@]}" "--against=$first-as-it-is" "--workdir=$workdir/compared-as-it-is"
+dense-jax compare "${learned[@]}" "--against=$first" "--workdir=$workdir/compared"

@@ -195,7 +195,7 @@ def test_without_a_reader_the_retriever_alone_is_measured_and_the_table_says_so(
     found = reported(None, *QUESTIONS)
     assert list(found.figures) == [f"AnswerRecall@{k}" for k in (1, 5, 20, 100)]
     assert "prediction" not in found.lines[0]
-    assert "the retriever alone: this method has no reader, so nothing is answered" in found.table()
+    assert "the retriever alone: nothing is read" in found.table()
     assert "exact_match" not in found.table()
 
 

@@ -166,6 +166,8 @@ def test_patterns_without_a_file_are_refused():
         AnswerConfig(patterns=True)
     with pytest.raises(ConfigError, match=r"answer.batch=0 must be positive"):
         AnswerConfig(batch=0)
+    with pytest.raises(ConfigError, match=r"answer.read=False leaves answer recall, which takes answer.questions"):
+        AnswerConfig(read=False)
 
 
 def test_what_is_published_of_a_config_names_no_folder():

@@ -85,6 +85,17 @@ def test_training_answers_questions_that_it_did_not_learn_from(world, trained, c
 
 
 @pytest.mark.slow
+def test_the_retriever_alone_is_measured_where_nothing_is_to_be_read(world, trained, tmp_path):
+    test = tmp_path / "unread.jsonl"
+    test.write_bytes((world / "test.jsonl").read_bytes())
+    alone = (f"--config.answer.questions={test}", "--config.embed.step=80", "--config.answer.read=false")
+    assert run(["answer", *arguments(world, trained, *alone)]) == 0
+    found = read_json(trained / "results" / "unread-answers" / "figures.json")["figures"]
+    both = figures(world, trained, 80)["figures"]
+    assert found == {name: value for name, value in both.items() if name.startswith("AnswerRecall")}
+
+
+@pytest.mark.slow
 def test_questions_in_a_bucket_are_answered(world, trained, tmp_path, monkeypatch, capsys):
     questions = bucket_in(tmp_path, monkeypatch) / "asked.jsonl"
     questions.parent.mkdir()

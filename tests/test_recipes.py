@@ -43,8 +43,8 @@ def labels(recipe):
 
 @pytest.fixture
 def questions(recipe):
-    """Two starts under two seeds."""
-    arguments = ["runs", "config.py:tiny", "0 1", "pre/ict", "pre/realm", "--config.answer.questions=dev.json"]
+    """Two starts, one of them with a reader, under two seeds."""
+    arguments = ["runs", "config.py:tiny", "0 1", "pre/ict,pre/mlm", "pre/realm", "--config.answer.questions=dev.json"]
     return lambda fails="nothing": recipe("questions.sh", arguments, fails)
 
 
@@ -85,8 +85,14 @@ def test_every_start_is_asked_as_it_is_and_after_it_has_learned_to_answer(questi
     runs = ["ict-as-it-is", "realm-as-it-is", "ict-0", "realm-0", "ict-1", "realm-1"]
     assert [call[2] for call in asked] == [f"--workdir=runs/{run}" for run in runs]
     assert ["--config.steps=0" in call for call in asked] == [True, True, False, False, False, False]
+    assert {"--config.init_from=pre/ict", "--config.init_reader_from=pre/mlm", "--config.seed=1"} <= {*asked[-2]}
     assert {"--config.init_from=pre/realm", "--config.seed=1"} <= {*asked[-1]}
-    assert calls[-1] == f"compare {' '.join(f'runs/{run}' for run in runs)} --against=ict --workdir=runs"
+    assert not any("init_reader_from" in argument for argument in asked[-1])
+    assert ["--config.answer.read=false" in call for call in asked] == [True, True, False, False, False, False]
+    assert [call for call in calls if call.startswith("compare")] == [
+        "compare runs/ict-as-it-is runs/realm-as-it-is --against=ict-as-it-is --workdir=runs/compared-as-it-is",
+        "compare runs/ict-0 runs/realm-0 runs/ict-1 runs/realm-1 --against=ict --workdir=runs/compared",
+    ]
 
 
 def test_a_start_that_was_asked_is_not_asked_again(questions):

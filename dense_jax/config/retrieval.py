@@ -95,6 +95,7 @@ class MineConfig:
 class AnswerConfig:
     questions: str = ""  # file of questions with answers, to be scored on; empty: the questions of the command line
     patterns: bool = False  # all its answers are regular expressions, as CuratedTREC's
+    read: bool = True  # false: the retriever alone is measured, though the run has a reader
     batch: int = 16  # questions whose passages are read at a time, over all devices
 
     def __post_init__(self) -> None:
@@ -102,6 +103,11 @@ class AnswerConfig:
         require(
             bool(self.questions) or not self.patterns,
             f"answer.patterns={self.patterns} says what the answers of answer.questions are, which names no file",
+        )
+        require(
+            bool(self.questions) or self.read,
+            f"answer.read={self.read} leaves answer recall, which takes answer.questions; without a file there is "
+            "nothing to do but to read: use `dense-jax search`",
         )
 
 

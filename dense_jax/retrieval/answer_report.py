@@ -80,7 +80,7 @@ class Report:
             f"{self.about.questions}, answered from {self.about.passages:,} passages of {self.about.collection}",
             f"answers compared as {self.convention}"
             if reads
-            else "the retriever alone: this method has no reader, so nothing is answered",
+            else "the retriever alone: nothing is read",
         ]
         return "\n".join([markdown([names, row]), "", *notes])
 
