@@ -280,6 +280,27 @@ def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
     assert digests(made) == continued
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "function", "call", "made"),
+    [
+        ("index", "dense_jax.retrieval.index._measured", 1, "index"),
+        ("evaluate", "dense_jax.retrieval.evaluate.evaluate", 3, "results"),  # after BM25 and before training
+    ],
+)
+def test_what_sigterm_stopped_is_not_taken_for_finished_and_is_made_again(
+    corpus, trained, tmp_path, verb, function, call, made
+):
+    for workdir in (tmp_path / "stopped", tmp_path / "straight"):
+        shutil.copytree(trained, workdir, ignore=shutil.ignore_patterns("index", "results"))
+    assert run(["embed", *arguments(corpus, tmp_path / "stopped")]) == 0
+    told_to_stop(function, call, verb, arguments(corpus, tmp_path / "stopped"))
+    assert not [path for name in ("manifest.json", "table.md") for path in (tmp_path / "stopped" / made).rglob(name)]
+    for workdir in (tmp_path / "stopped", tmp_path / "straight"):
+        assert run([verb, *arguments(corpus, workdir)]) == 0
+    assert digests(tmp_path / "stopped" / made) == digests(tmp_path / "straight" / made)
+
+
 def test_a_verb_before_its_turn_names_the_one_to_run_first(corpus, tmp_path, capsys):
     assert run(["train", *arguments(corpus, tmp_path)]) == 2
     assert "run `dense-jax prepare` first" in capsys.readouterr().err
