@@ -22,6 +22,7 @@ from dense_jax.errors import MachineError, Stopped, UserError
 
 HEARTBEAT = 60  # seconds without a sign of life after which a process counts as lost; JAX's own choice is 100
 PATIENCE = 300  # seconds for all processes to come, and for their first sum
+LOST = 134  # the status by which JAX aborts a process that lost another; launchers start all of them again
 _MARGIN = 10  # seconds until JAX acts on a lost process
 
 
@@ -37,13 +38,16 @@ def start_processes(
 
     Raises:
         MachineError: there are other processes than `environment` announces, with unequal devices, or they sum wrongly.
-            Where one does not come within `patience` seconds, this process ends, with the status of that error.
+            Where they have no sum within `patience` seconds, this process ends, with the status of that error; where
+            one does not come within as many, with that of a lost process: the next start may find all of them.
     """
     jax.config.update("jax_enable_preemption_service", polls)
-    with _at_most(patience, "not all processes came; see what the others say, and whether they reach the first one"):
+    with _at_most(patience, LOST, "not all processes came; see what the others say, and if they reach the first one"):
         _join(environment, heartbeat, 2 * patience)  # JAX's own limit aborts without a word to the user
     check_count(jax.process_count(), environment)
-    with _at_most(patience, "the processes met, but have no sum over their devices; can they reach all ports?"):
+    with _at_most(
+        patience, MachineError.code, "the processes met, but have no sum over their devices; can they reach all ports?"
+    ):
         check_devices([device.process_index for device in jax.devices()])
         _check_sum(len(jax.devices()))
     if jax.process_index() == 0:
@@ -59,7 +63,7 @@ def leaving_at_once(what: str, *, polls: bool, heartbeat: int = HEARTBEAT) -> It
 
     Python's own way out would wait for the others, which wait for this one, until JAX aborts all of them. An error that
     another process's end may have caused is first given the time in which JAX finds that out: then JAX aborts this
-    process (status 134) and names the one that is gone.
+    process (LOST) and names the one that is gone.
     """
     try:
         yield
@@ -126,11 +130,11 @@ def _check_sum(devices: int) -> None:
 
 
 @contextlib.contextmanager
-def _at_most(seconds: float, message: str) -> Iterator[None]:
-    """Ends this process with `message` and the status of MachineError if the block, which may hang, takes longer."""
+def _at_most(seconds: float, status: int, message: str) -> Iterator[None]:
+    """Ends this process with `message` and `status` if the block, which may hang, takes longer."""
 
     def end() -> None:
-        _end(f"{message} (waited for {seconds} seconds)", MachineError.code)
+        _end(f"{message} (waited for {seconds} seconds)", status)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

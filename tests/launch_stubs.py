@@ -59,7 +59,10 @@ case $kind-$action in
   tpu-vm-scp) mkdir -p "$disk" && cp "$3" "$disk/${4#*:}" ;;
   tpu-vm-ssh)
     mkdir -p "$disk"
-    [ ! -e "$WORLD/unreachable" ] || [[ $command != *"worker.sh run"* ]] || exit 255
+    if [[ $command == *"worker.sh run"* ]] && [ -s "$WORLD/unreachable-${disk##*-}" ]; then # a line for each time
+      sed -i 1d "$WORLD/unreachable-${disk##*-}"
+      exit 255
+    fi
     cd "$disk" && HOME=$disk exec bash -c "$command" ;;
 esac
 """

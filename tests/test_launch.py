@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from dense_jax.errors import Stopped, UserError
+from dense_jax.processes import LOST
 from tests.launch_stubs import ROOT, World, finish
 
 SCRIPTS = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
@@ -184,7 +185,7 @@ def test_75_and_disruptions_restart_the_jobset_named_errors_fail_it_and_kills_ar
     assert fate(manifest, Stopped.code) == "RestartJobSetAndIgnoreMaxRestarts"
     assert {fate(manifest, code) for code in NAMED | {UserError.code}} == {"FailJobSet"}
     assert fate(manifest, 4, disrupted=True) == "RestartJobSetAndIgnoreMaxRestarts"
-    assert {fate(manifest, code) for code in (134, 137, 139)} == {"RestartJobSet"}
+    assert {fate(manifest, code) for code in (LOST, 137, 139)} == {"RestartJobSet"}
     assert manifest["spec"]["failurePolicy"]["maxRestarts"] > 0
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert job["backoffLimit"] == 0

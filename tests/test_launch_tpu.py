@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dense_jax.processes import LOST
 from tests.launch_stubs import World, await_true, finish
 
 PLACE = ("--zone=z", "--poll=0")
@@ -144,8 +145,17 @@ def test_a_killed_worker_on_a_sound_slice_is_tried_three_times_in_a_row(world):
     assert world.attempts(0) == 2 + 1 + 3
 
 
+def test_a_worker_that_one_connection_did_not_reach_is_started_with_the_others_again(world):
+    world.plan(f"{LOST} 0", "0 0")  # the first worker waits for the second in vain
+    world.set("unreachable-1", "no\n")
+    done = world.run(*RUN, *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert (world.attempts(0), world.attempts(1)) == (2, 1)
+
+
 def test_workers_without_an_answer_end_with_6(world):
-    world.set("unreachable")
+    for worker in (0, 1):
+        world.set(f"unreachable-{worker}", "no\n" * 99)
     done = world.run(*RUN, *TRAIN)
     assert done.returncode == 6
     assert "no connection to the workers of ict, 3 times in a row" in done.stderr
