@@ -18,7 +18,7 @@
 #   --setup=COMMAND    to run on all workers before the program, such as one that mounts another disk which they share
 #   --commit=COMMIT    install this one; unless named, the files of this checkout as they are
 #   --env=NAME=VALUE   for the program, such as LIBTPU_INIT_ARGS; any number of them
-#   --worker=N         this worker alone
+#   --worker=N         this worker alone; `prepare`, `show` and `export` run on its CPU
 #   --delete           delete the slice when the program has ended, well or not
 #   --poll=SECONDS     from one look at a slice to the next: 30, unless named
 #   --dry-run          only print the commands, as for a slice that is not there yet and has two workers
@@ -128,6 +128,8 @@ check_program() { # that what it leaves is on a disk which all workers see, and 
     fail 2 "--workdir=$workdir is not in the bucket; use --workdir=/mnt/$bucket/..."
   [[ $workdir == /* ]] || fail 2 "--workdir=$workdir is not absolute; name the place where --setup mounts the disk"
   variables=("JAX_COMPILATION_CACHE_DIR=${workdir%/*}/compiled" "${variables[@]}") # so that a restart compiles nothing
+  # one worker's TPUs start only together with those of the others
+  [ -z "$only" ] || ! is_one_process "${program[0]}" || variables=(JAX_PLATFORMS=cpu "${variables[@]}")
 }
 
 # --- the workers

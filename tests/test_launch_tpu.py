@@ -231,6 +231,13 @@ def test_one_worker_alone_runs_what_is_one_process(world):
     assert world.run(*RUN, *prepare, HOSTS="1").returncode == 0  # nothing to choose from
 
 
+def test_one_worker_alone_waits_for_no_others_tpus(world):
+    alone = ("--worker=0", "--dry-run", "--", "export", "--config=c.py", "--workdir=/mnt/b/ict")
+    assert " JAX_PLATFORMS=cpu JAX_COMPILATION_CACHE_DIR=/mnt/b/compiled export " in world.run(*RUN, *alone).stdout
+    assert " JAX_PLATFORMS=tpu export " in world.run(*RUN, "--env=JAX_PLATFORMS=tpu", *alone).stdout
+    assert "JAX_PLATFORMS" not in world.run(*RUN, "--dry-run", *TRAIN).stdout
+
+
 def test_a_commit_is_installed_as_it_was_and_a_checkout_as_it_is(world):
     (world.checkout / "constraints.txt").write_text("second\n")
     (world.checkout / "new.py").write_text("untracked\n")
