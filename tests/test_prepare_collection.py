@@ -7,8 +7,10 @@ import pytest
 
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import prepare_collection
-from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError
+from dense_jax.files import write_json
+from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 from tests.sources import config, contents, killed_at, rows, sentence, write
 
 
@@ -95,3 +97,40 @@ def test_a_sentence_longer_than_a_passage_is_divided_and_nothing_of_it_is_lost(t
     passages = found.passages(range(len(found)))
     assert max(len(passage.tokens) for passage in passages) <= 32 - 3
     assert np.concatenate([passage.tokens for passage in passages]).tolist() == tokenizer.encode([text])[0].tolist()
+    texts = [document.text for document in found.texts(range(len(found)))]
+    assert "".join(texts).replace(" ", "") == "word" * 100  # a piece may end within a word
+
+
+def test_the_text_of_a_piece_of_a_sentence_says_what_its_tokens_say(tmp_path):
+    tokenizer = Tokenizer.train([sentence(i) for i in range(20)], 300, lowercase=True)  # each word is a token
+    words = " ".join(sentence(i) for i in range(20)).replace(".", ",").lower()
+    text = f"Light. A {words} \u2014 the end\u200b"  # the last character has no token
+    write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "Light", "text": text}])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    texts = [document.text for document in found.texts(range(len(found)))]
+    assert len(texts) > 6 and " ".join(texts) == text
+    assert [ids.tolist() for ids in tokenizer.encode(texts)] == [
+        passage.tokens.tolist() for passage in found.passages(range(len(found)))
+    ]
+
+
+@pytest.mark.parametrize("make", [xlm_roberta_tokenizer, roberta_tokenizer, multilingual_bert_tokenizer])
+def test_a_sentence_is_divided_alike_whatever_marks_the_start_of_a_word(make, tmp_path):
+    tokenizer = import_folder(make(tmp_path / "tokenizer"))
+    first, long = "The keeper sleeps.", "Das Licht hütet den Wärter in São Paulo, " * 9 + "unlighted."
+    write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "", "text": f"{first} {long}"}])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    tokens = np.concatenate([passage.tokens for passage in found.passages(range(len(found)))])
+    assert tokens.tolist() == np.concatenate(tokenizer.encode([first, f" {long}"])).tolist()
+    texts = [document.text for document in found.texts(range(len(found)))]
+    assert "".join(texts).replace(" ", "") == f"{first}{long}".replace(" ", "")
+
+
+def test_a_split_collection_whose_pieces_have_the_text_of_their_sentence_is_refused(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", rows(2))
+    arguments = (str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts")
+    manifest = prepare_collection(*arguments, split=64).manifest
+    del manifest["settings"]["texts"]  # as stores were before pieces had texts of their own
+    write_json(tmp_path / "parts" / "manifest.json", manifest)
+    with pytest.raises(ConfigError, match=r"parts was prepared with other settings:\n  texts: None -> split\n"):
+        prepare_collection(*arguments, split=64)

@@ -1,7 +1,7 @@
 """Tokenised documents -> what the store keeps of them."""
 
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import xxhash
@@ -11,7 +11,7 @@ from dense_jax.contracts import Document
 from dense_jax.data.passages import pack
 from dense_jax.data.preparation.running_text import chunks, text_lines
 from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
-from dense_jax.data.sentences import Ids, Sentence, tokenised
+from dense_jax.data.sentences import Ids, Sentence, Tokenised, spaced, tokenised
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 
@@ -56,10 +56,10 @@ def whole_documents(documents: Iterable[Document], tokenizer: Tokenizer, length:
 def split_documents(documents: Iterable[Document], tokenizer: Tokenizer, length: int) -> Iterator[Group]:
     """Each document as passages of up to `length` tokens, title included; an empty document has an empty one.
 
-    A sentence that is longer than a passage is divided, so that nothing of it is cut.
+    A sentence that is longer than a passage is divided, its text like its tokens, so that nothing of it is cut.
     """
     config = PassagesConfig(length=length)
-    return (_alone(_split(*document, config)) for document in tokenised(documents, tokenizer))
+    return (_alone(_split(document, tokenizer, config)) for document in tokenised(documents, tokenizer))
 
 
 def _alone(of_one_document: list[Entry]) -> Group:
@@ -109,10 +109,24 @@ def _whole(document: Document, title: Ids, sentences: list[Sentence], length: in
     return [entry._replace(tokens=tokens, sentences=starts)]
 
 
-def _split(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
+def _split(found: Tokenised, tokenizer: Tokenizer, config: PassagesConfig) -> list[Entry]:
+    document, title, sentences = found
     room = config.length - _SPECIAL - min(len(title), config.length // _TITLE_SHARE)
-    pieces = [(text, ids[i : i + room]) for text, ids in sentences for i in range(0, len(ids), room)]
-    return _packed(document, title, pieces, config) or _whole(document, title, sentences, config.length)
+    texts = spaced(document, [text for text, _ in sentences])
+    pieces = [
+        piece
+        for sentence, text in zip(sentences, texts, strict=True)
+        for piece in ([sentence] if len(sentence[1]) <= room else _pieces(text, tokenizer, room))
+    ]
+    return _packed(document, title, pieces, config) or _whole(*found, config.length)
+
+
+def _pieces(text: str, tokenizer: Tokenizer, room: int) -> list[Sentence]:
+    """A sentence in pieces of `room` tokens; characters without a token go with what stands before them."""
+    ((ids, places),) = tokenizer.encode_placed([text])
+    cuts = [0, *places[room::room, 0].tolist(), len(text)]
+    parts = [text[start:end].strip() for start, end in pairwise(cuts)]
+    return [(part, ids[i * room : (i + 1) * room]) for i, part in enumerate(parts)]
 
 
 def _entry(document: Document, title: Ids, sentences: list[Sentence]) -> Entry:

@@ -138,7 +138,8 @@ def prepare_collection(
     """
     corpus = open_collection(source, config)
     settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
-    settings |= {"split": split} if split else {"length": DOCUMENT_LENGTH}
+    # Stores that do not say what is split of texts have the whole sentence as the text of each of its pieces.
+    settings |= {"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH}
     check_settings(folder, settings)
     if not started(folder):
         claim(folder, settings, scan(corpus, folder / "rejects.jsonl"))
