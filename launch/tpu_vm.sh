@@ -19,7 +19,7 @@
 #   --commit=COMMIT    install this one; unless named, the files of this checkout as they are
 #   --env=NAME=VALUE   for the program, such as LIBTPU_INIT_ARGS; any number of them
 #   --worker=N         this worker alone; `prepare`, `show` and `export` run on its CPU
-#   --delete           delete the slice when the program has ended, well or not
+#   --delete           delete the slice when the program is known to have ended, well or not
 #   --poll=SECONDS     from one look at a slice to the next: 30, unless named
 #   --dry-run          only print the commands, as for a slice that is not there yet and has two workers
 #
@@ -29,6 +29,8 @@
 set -euo pipefail
 
 PATIENCE=3 # attempts in a row that may end by a killed or lost worker though the slice is sound
+SILENCE=10 # attempts in a row that may bring no word of the workers: it may be the way to them that is broken
+LONG=900   # seconds of an attempt that ends such a row: more than processes wait for each other
 
 main() {
   cd "$(dirname "$0")/.."
@@ -205,10 +207,11 @@ complaint() { echo "the workers of $name could not be set up; $logs/install-*.lo
 # --- the program
 
 run_until_done() {
-  local attempt=0 lost=0 state
+  local attempt=0 lost=0 silent=0 began_at state
   while true; do
     ensure
     find_workers
+    began_at=$SECONDS
     if install_everywhere; then
       run_once $((++attempt))
     else
@@ -218,22 +221,27 @@ run_until_done() {
     [ -z "$stopping" ] || fail 75 "stopped; the same command continues"
     [ "$status" != 0 ] || break
     [ "$status" -lt 75 ] || sleep "$poll" # that a slice was taken away shows later than that its workers have ended
+    ((SECONDS - began_at < LONG)) || lost=0 silent=0
+    [ "$status" = 255 ] || silent=0
     state=$(ask tpu-vm state)
     if [ "$state" != READY ]; then
-      lost=0
+      lost=0 silent=0
       say "$name is $state: again, from the last checkpoint"
     elif [ "$status" = 75 ]; then
       lost=0
       say "stopped after saving: again"
-    elif [ "$status" -gt 75 ] && ((++lost < PATIENCE)); then
+    elif ((status == 255 && ++silent < SILENCE)); then
+      say "no word from the workers, $silent in a row: again, in case they are at work"
+    elif ((status > 75 && status < 255 && ++lost < PATIENCE)); then
       say "a worker was lost or killed, $lost in a row: again, from the last checkpoint"
     else
       break
     fi
   done
   say "ended with exit status $status${dry:+, in a dry run}; what the workers print is in $logs"
+  [ "$status" != 255 ] ||
+    fail 6 "no word from the workers of $name, $SILENCE times in a row: they may be at work, and are left alone"
   [ -z "$delete_after" ] || remove
-  [ "$status" != 255 ] || fail 6 "no connection to the workers of $name, $PATIENCE times in a row"
   exit "$status"
 }
 

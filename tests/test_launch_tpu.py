@@ -153,12 +153,35 @@ def test_a_worker_that_one_connection_did_not_reach_is_started_with_the_others_a
     assert (world.attempts(0), world.attempts(1)) == (2, 1)
 
 
-def test_workers_without_an_answer_end_with_6(world):
-    for worker in (0, 1):
-        world.set(f"unreachable-{worker}", "no\n" * 99)
+def test_only_killed_workers_in_a_row_count_and_a_long_attempt_ends_the_row(world):
+    script = world.checkout / "launch/tpu_vm.sh"
+    script.write_text(re.sub("^LONG=.*", "LONG=0", script.read_text(), flags=re.MULTILINE))
+    world.plan(*["137 134"] * 5, "0 0")
     done = world.run(*RUN, *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert world.attempts(0) == 6
+
+
+def unreachable(world: World, times: int) -> None:
+    for worker in (0, 1):
+        world.set(f"unreachable-{worker}", "no\n" * times)
+
+
+def test_workers_without_an_answer_may_be_at_work_and_are_asked_again_for_long(world):
+    unreachable(world, 9)
+    world.plan("137 137", "137 137", "0 0")  # these are counted by themselves
+    done = world.run(*RUN, "--delete", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert "no word from the workers, 9 in a row" in done.stderr
+    assert world.called("tpu-vm delete") == 1
+
+
+def test_workers_without_an_answer_end_with_6_and_are_never_deleted(world):
+    unreachable(world, 99)
+    done = world.run(*RUN, "--delete", *TRAIN)
     assert done.returncode == 6
-    assert "no connection to the workers of ict, 3 times in a row" in done.stderr
+    assert "no word from the workers of ict, 10 times in a row: they may be at work, and are left alone" in done.stderr
+    assert world.called("tpu-vm delete") == 0
 
 
 def test_an_installation_that_fails_names_its_logs(world):
