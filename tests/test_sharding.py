@@ -114,7 +114,7 @@ from tests.test_sharding import BERT, config, mlm
 method = replace(mlm(replace(BERT, width=128, feed_forward=512, vocab_size=1_000)), length=64)
 for ways in (1, 4):
     asked = replace(config(method, MeshConfig(-1, ways)), batch=32)
-    step = topology.compile_step(asked, topology._devices("v5e:2x2"))
+    step = topology.compile_step(asked, topology.devices("v5e:2x2"))
     sent = [(one.kind, one.size, one.times) for one in topology.collectives(step.text, 4)]
     print(json.dumps([step.sizes.argument_size_in_bytes, sent]))
 """
