@@ -23,7 +23,7 @@ from machine import provenance, set_up
 from dense_jax import flags
 from dense_jax.config import Config
 from dense_jax.planning.collectives import collectives, totals
-from dense_jax.planning.topology import compile_step, planned
+from dense_jax.planning.compiled_step import compile_step, planned
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = 8_192  # of the vocabulary: that of the tiny configs

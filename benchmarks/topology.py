@@ -23,16 +23,9 @@ from dense_jax import flags
 from dense_jax.__main__ import COMPILER_ONLY
 from dense_jax.config import Config
 from dense_jax.planning.collectives import totals
+from dense_jax.planning.compiled_step import TooLargeError, amounts, compile_step, devices, planned, slices_of
 from dense_jax.planning.roofline import chip_of, roofline
-from dense_jax.planning.topology import (
-    TooLargeError,
-    amounts,
-    compile_step,
-    devices,
-    largest_batch,
-    planned,
-    slices_of,
-)
+from dense_jax.planning.topology import largest_batch
 
 WORDS = 30_522  # BERT's vocabulary
 SLICES = {  # over which the published batch spreads without leaving a chip next to nothing

@@ -14,8 +14,8 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.mlm import MLM
-from dense_jax.planning import topology
 from dense_jax.planning.collectives import collectives
+from dense_jax.planning.compiled_step import Step, compile_step
 from dense_jax.train.loop import make_program
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.sharding import state_sharding
@@ -90,8 +90,8 @@ def test_a_model_that_does_not_split_is_refused_with_a_mesh_on_which_it_does(cha
         make_program(config(mlm(replace(BERT, **changes)), mesh))
 
 
-def step_on(mesh: MeshConfig) -> topology.Step:
-    return topology.compile_step(config(mesh=mesh), jax.devices())
+def step_on(mesh: MeshConfig) -> Step:
+    return compile_step(config(mesh=mesh), jax.devices())
 
 
 def test_fsdp_gathers_no_more_than_one_kernel_or_table_at_a_time_and_keeps_its_share():
@@ -109,13 +109,13 @@ ON_TPUS = """
 import json
 from dataclasses import replace
 from dense_jax.config import MeshConfig
-from dense_jax.planning import topology
+from dense_jax.planning.compiled_step import compile_step, devices
 from tests.test_sharding import BERT, config, mlm
 method = replace(mlm(replace(BERT, width=128, feed_forward=512, vocab_size=1_000)), length=64)
 for ways in (1, 4):
     asked = replace(config(method, MeshConfig(-1, ways)), batch=32)
-    step = topology.compile_step(asked, topology.devices("v5e:2x2"))
-    sent = [(one.kind, one.size, one.times) for one in topology.collectives(step.text, 4)]
+    step = compile_step(asked, devices("v5e:2x2"))
+    sent = [(one.kind, one.size, one.times) for one in step.sent]
     print(json.dumps([step.sizes.argument_size_in_bytes, sent]))
 """
 

@@ -16,7 +16,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
-from dense_jax.planning import topology
+from dense_jax.planning import compiled_step, topology
 from tests.test_objectives import FILES
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
@@ -38,7 +38,7 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
     argv += ["--config.corpus.questions=some"] if file.stem == "orqa" else []
     config = parse(argv).config
     config = replace(config, objective=with_vocabulary(config.objective, 100))
-    batch = topology.batch_of(config)[1]
+    batch = compiled_step.batch_of(config)[1]
     assert {len(x) for x in jax.tree.leaves(batch)} <= {16, 8, 4}  # rows, or fewer where several are side by side
 
 
@@ -58,12 +58,12 @@ def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     said = topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
     assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
     assert "== handed to the hosts, for the network between slices, by a chip" in said
-    assert topology.slices_of(MeshConfig(dcn=-1)) == 1
+    assert compiled_step.slices_of(MeshConfig(dcn=-1)) == 1
 
 
 def test_parameters_that_are_split_take_their_share(chips):
     whole, split = (
-        topology.compile_step(replace(CONFIG, mesh=MeshConfig(-1, ways)), jax.devices()[:4]) for ways in (1, 4)
+        compiled_step.compile_step(replace(CONFIG, mesh=MeshConfig(-1, ways)), jax.devices()[:4]) for ways in (1, 4)
     )
     arguments = [step.sizes.argument_size_in_bytes for step in (whole, split)]
     assert arguments[1] < 0.35 * arguments[0]
@@ -92,7 +92,7 @@ def fake_compiler(monkeypatch, room, rule=10**9):
         if config.batch > rule:
             raise ConfigError("a rule")
         if 100 + config.batch > room:
-            raise topology.TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
+            raise compiled_step.TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
         return SimpleNamespace(peak=100 + config.batch)
 
     monkeypatch.setattr(topology, "compile_step", compile_step)
@@ -135,14 +135,14 @@ def test_a_rule_that_larger_batches_break_is_told(monkeypatch):
     ],
 )
 def test_a_step_that_is_too_large_is_refused_with_both_sizes(error, sizes):
-    assert topology.sizes_of(error) == sizes
+    assert compiled_step.sizes_of(error) == sizes
 
 
 def test_without_a_compiler_the_extra_is_named(monkeypatch):
     def missing(**_):
         raise RuntimeError("JAX TPU support not installed")
 
-    monkeypatch.setattr(topology.topologies, "get_topology_desc", missing)
+    monkeypatch.setattr(compiled_step.topologies, "get_topology_desc", missing)
     with pytest.raises(MachineError, match=r"pip install 'dense_jax\[tpu\]'"):
         topology.plan(CONFIG, "v5e:2x2", 50)
 
@@ -151,7 +151,7 @@ def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatc
     def refuse(**_):
         raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: layout "v5e:3x17" is not divisible\nat line 7')
 
-    monkeypatch.setattr(topology.topologies, "get_topology_desc", refuse)
+    monkeypatch.setattr(compiled_step.topologies, "get_topology_desc", refuse)
     with pytest.raises(ConfigError, match=r'topology=v5e:3x17 is none .*"v5e:3x17" is not divisible\); name the chips'):
         topology.plan(CONFIG, "v5e:3x17", 50)
 
@@ -179,11 +179,11 @@ def test_the_platform_is_that_of_the_mesh():
 ON_TPUS = """
 from tests.test_topology import CONFIG, METHOD, BERT
 from dataclasses import replace
-from dense_jax.planning import topology
+from dense_jax.planning.compiled_step import compile_step, devices
 from dense_jax.models.encoder import Encoder, Pooling
 bert = replace(BERT, width=128)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN), query_length=128, passage_length=256)
-step = topology.compile_step(replace(CONFIG, objective=method), topology.devices("v5e:2x2"))
+step = compile_step(replace(CONFIG, objective=method), devices("v5e:2x2"))
 print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in step.sent])
 """
 ON_TWO_SLICES = """
@@ -191,12 +191,14 @@ from tests.test_topology import BERT, CONFIG, METHOD
 from dataclasses import replace
 from dense_jax.config import MeshConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.planning import topology
+from dense_jax.planning.collectives import handed_over
+from dense_jax.planning.compiled_step import compile_step, devices
+from dense_jax.show import whole_bytes
 bert = replace(BERT, width=128, feed_forward=512, vocab_size=2_000)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN))
 config = replace(CONFIG, objective=method, mesh=MeshConfig(dcn=2))
-step = topology.compile_step(config, topology.devices("v5e:2x2", 2))
-print(sum(one.size for one in topology.handed_over(step.text)), topology.show.whole_bytes(step.program.like.params))
+step = compile_step(config, devices("v5e:2x2", 2))
+print(sum(one.size for one in handed_over(step.text)), whole_bytes(step.program.like.params))
 """
 
 

@@ -1,0 +1,154 @@
+"""A training step compiled for TPUs that are not here.
+
+Nothing is run, and no corpus is needed: examples have fixed shapes, whatever they are made of.
+"""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from dense_jax import show
+from dense_jax.arrays import Batch
+from dense_jax.config import Config, MeshConfig, Order
+from dense_jax.config_tree import with_vocabulary
+from dense_jax.data.pipeline import Examples, check_rows
+from dense_jax.errors import ConfigError, MachineError
+from dense_jax.mesh import batch_parts
+from dense_jax.models.bert import berts
+from dense_jax.planning.collectives import Collective, collectives
+from dense_jax.planning.model_flops import model_flops
+from dense_jax.planning.roofline import chip_of
+from dense_jax.planning.stand_in import StandIns, vocabulary
+from dense_jax.planning.traffic import moved
+from dense_jax.train.loop import Program, make_program
+
+_SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+[KMGT])")
+
+
+class TooLargeError(ConfigError):
+    """A step that does not fit into the memory of a chip; `sizes`: what it needs, what there is."""
+
+    def __init__(self, batch: int, sizes: str) -> None:
+        super().__init__(
+            f"a step with batch={batch} takes more memory than a chip has, {sizes}; use a smaller --config.batch, "
+            "--config.chunk, dtype=bfloat16 or remat=true of the model, --config.mesh.fsdp, or more chips"
+        )
+        self.sizes = sizes
+
+
+@dataclass(frozen=True)
+class Step:
+    """A compiled step and what it was compiled from."""
+
+    program: Program
+    examples: Examples
+    batch: Batch  # shapes of a global batch
+    sizes: Any  # the compiler's CompiledMemoryStats, of a chip
+    flops: float  # of a chip, by the compiler, which counts all arithmetic, and the body of a loop for one run of it
+    text: str  # HLO
+
+    @cached_property
+    def sent(self) -> list[Collective]:
+        """The collectives of a chip, those within its slice only."""
+        return collectives(self.text, self.program.mesh.size)
+
+    @property
+    def peak(self) -> int:
+        """Bytes of a chip's memory: what goes in, what comes out beside it, what is between, and the program."""
+        s = self.sizes
+        results = s.output_size_in_bytes - s.alias_size_in_bytes
+        return s.argument_size_in_bytes + results + s.temp_size_in_bytes + s.generated_code_size_in_bytes
+
+
+def compile_step(config: Config, chips: Sequence[Any]) -> Step:
+    """The step of `config`, whose vocabulary is known, for `chips`.
+
+    Raises:
+        ConfigError: the chips do not share mesh or batch.
+        TooLargeError: it does not fit into a chip.
+    """
+    program = make_program(config, chips)
+    examples, batch = batch_of(config)
+    check_rows(batch, config.batch, batch_parts(program.mesh))
+    print(f"compiling for a batch of {config.batch:,}: minutes", file=sys.stderr)
+    try:
+        with jax.set_mesh(program.mesh):
+            compiled = program.step.lower(program.like, batch).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLargeError(config.batch, sizes_of(str(error))) from None
+    flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
+    return Step(program, examples, batch, compiled.memory_analysis(), flops, compiled.as_text() or "")
+
+
+def amounts(step: Step, objective: Any) -> tuple[float, float, float]:
+    """What a step takes of a chip: model FLOPs, bytes to and from its memory, bytes sent within its slice."""
+    state = step.program.like
+    flops = model_flops(objective, state.params, state.carry, step.batch) / step.program.mesh.size
+    return flops, float(moved(step.text)), float(sum(one.sent for one in step.sent))
+
+
+def devices(topology: str, slices: int = 1) -> Sequence[Any]:
+    """The chips of `slices` slices of `topology`, which are not here.
+
+    Raises:
+        ConfigError: there is no such topology.
+        MachineError: the compiler is not installed.
+    """
+    settings: dict[str, Any] = {**chip_of(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(
+            f"topology={topology} is none that the TPU compiler knows ({_first_line(error)}); name the chips along "
+            "each axis, 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
+        ) from None
+    except RuntimeError as error:
+        raise MachineError(
+            f"no TPU compiler ({_first_line(error)}); install it by pip install 'dense_jax[tpu]', or name a libtpu.so "
+            "in TPU_LIBRARY_PATH"
+        ) from None
+    return found.devices
+
+
+def slices_of(mesh: MeshConfig) -> int:
+    """How many slices a mesh is of; -1 takes what there is, which is one."""
+    return max(mesh.dcn, 1)
+
+
+def planned(config: Config, words: int) -> Config:
+    """`config` with its vocabulary; how many steps it takes does not matter, but some rules ask for any."""
+    steps = max(config.steps, config.optimizer.warmup + 1)
+    return replace(config, objective=with_vocabulary(config.objective, words), tokens=0, steps=steps)
+
+
+def batch_of(config: Config) -> tuple[Examples, Batch]:
+    """Examples made of nothing, and the shapes of a batch of them."""
+    objective = config.objective
+    words = vocabulary(max(bert.vocab_size for bert in berts(objective)), objective.prompts())
+    loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
+    examples = Examples(
+        StandIns(config), objective, words, loader, config.seed, length=config.batch, batch=config.batch
+    )
+    return examples, show.batch_like(examples, config.batch)
+
+
+def sizes_of(error: str) -> str:
+    """What a step needs and what a chip has, in the compiler's words.
+
+    >>> sizes_of("RESOURCE_EXHAUSTED: the total memory required for HLO (6.0G) exceeds available HBM (5.7G).")
+    '6.0G of 5.7G'
+    """
+    found = _SIZES.search(error)
+    return f"{found[1]} of {found[2]}" if found else error.partition("\n")[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
