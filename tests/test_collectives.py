@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.planning.collectives import Collective, Handed, collectives, handed_over, totals
+from dense_jax.planning.collectives import Collective, Handed, collectives, distinct, handed_over, totals
 
 PLAIN = """HloModule step
 
@@ -57,6 +57,18 @@ def test_pieces_that_share_a_channel_are_one_collective():
     piece = "  %p = f32[8]{0} all-gather(%x), channel_id=7, replica_groups={{0,1}}"
     other = "  %q = f32[8]{0} all-gather(%x), channel_id=8, replica_groups={{0,1}}"
     assert totals(found(f"{piece}\n{piece}\n{other}")) == {"all-gather": (2, 64)}
+
+
+def test_collectives_alike_are_told_once_with_how_often_they_run_and_the_most_bytes_of_a_step_first():
+    once, often = Collective("all-reduce", 100, 4), Collective("all-gather", 10, 4, times=6)
+    other_group, other_size = often._replace(group=2), often._replace(size=9)
+    assert distinct([other_size, other_group, often, once, often]) == [
+        often._replace(times=12),  # 120 bytes
+        once,
+        other_group,  # 60
+        other_size,
+    ]
+    assert distinct([Handed("all-reduce", 8, 1), Handed("all-reduce", 8, 2)]) == [Handed("all-reduce", 8, 3)]
 
 
 LOOP = """HloModule step

@@ -17,6 +17,7 @@ from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.planning import compiled_step, topology
+from dense_jax.planning.collectives import Collective
 from tests.test_objectives import FILES
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
@@ -51,7 +52,17 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     assert "bound by memory" in said
     assert "== largest batch\nany in 15.75 GiB" in said
     assert "between slices" not in said
-    assert "all-reduce" in said
+
+
+def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(chips, monkeypatch):
+    large = [Collective("all-gather", 2_000_000, 2, times=24), Collective("all-reduce", 1_000_000, 4)]
+    small = [Collective("all-reduce", size, 4) for size in range(1, 101)]
+    monkeypatch.setattr(compiled_step, "collectives", lambda text, chips: [*small, *large])
+    section = topology.plan(CONFIG, "v5e:2x2", 50).partition("== collectives of a step\n")[2].splitlines()
+    assert section[0] == "all-gather of 2 chips               24 x       2,000,000 bytes =        48.00 MB"
+    assert section[1] == "all-reduce of 4 chips                1 x       1,000,000 bytes =         1.00 MB"
+    assert section[2] == "all-reduce of 4 chips                1 x             100 bytes =         0.00 MB"
+    assert section[16:] == ["smaller ones, all-reduce            86 x                       =         0.00 MB"]
 
 
 def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):

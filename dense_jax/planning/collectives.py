@@ -7,8 +7,9 @@ once. One in a loop counts as often as the loop runs.
 
 import math
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from dense_jax.planning.hlo import computations, sizes
 
@@ -37,6 +38,9 @@ class Collective(NamedTuple):
         rounds = 2 if self.kind == "all-reduce" else 1
         return rounds * self.size * (self.group - 1) / self.group * self.times
 
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.group} chips"
+
 
 def collectives(text: str, chips: int) -> list[Collective]:
     """Those of a program for `chips` chips, as XLA prints it after all its passes."""
@@ -60,6 +64,12 @@ class Handed(NamedTuple):
     size: int  # bytes
     times: int  # in a step
 
+    def __str__(self) -> str:
+        return self.kind
+
+
+_Sent = TypeVar("_Sent", bound=Collective | Handed)
+
 
 def handed_over(text: str) -> list[Handed]:
     """What goes between the slices of a program for several of them; of a program for one, nothing."""
@@ -69,6 +79,19 @@ def handed_over(text: str) -> list[Handed]:
         for line in part.lines
         if (match := _OVER_SLICES.search(line))
     ]
+
+
+def distinct(found: Sequence[_Sent]) -> list[_Sent]:
+    """Those that differ in no more than how often they run are one; first what has the most bytes in a step.
+
+    >>> distinct([Collective("all-reduce", 8, 4), Collective("all-gather", 5, 4), Collective("all-gather", 5, 4)])
+    [Collective(kind='all-gather', size=5, group=4, times=2), Collective(kind='all-reduce', size=8, group=4, times=1)]
+    """
+    times: Counter[_Sent] = Counter()
+    for one in found:
+        times[one._replace(times=1)] += one.times
+    joined = [one._replace(times=count) for one, count in times.items()]
+    return sorted(joined, key=lambda one: (-one.size * one.times, one))
 
 
 def totals(found: Sequence[Collective | Handed]) -> dict[str, tuple[int, int]]:

@@ -10,11 +10,12 @@ from dense_jax import show
 from dense_jax.config import Config
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_parts
-from dense_jax.planning.collectives import Collective, Handed, handed_over, totals
+from dense_jax.planning.collectives import Collective, Handed, distinct, handed_over, totals
 from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
 from dense_jax.planning.roofline import Chip, chip_of, more_doublings, roofline
 
 _GIB = 2**30
+_LINES = 16  # of collectives, before those that send little are summed up by their kind
 
 
 def plan(config: Config, topology: str, words: int) -> str:
@@ -98,4 +99,13 @@ def _times(chip: Chip, taken: tuple[float, float, float], batch: int) -> str:
 
 
 def _sent(found: Sequence[Collective | Handed]) -> str:
-    return "\n".join(f"{kind:20} {n:>5} x {size / 1e6:>12,.2f} MB in all" for kind, (n, size) in totals(found).items())
+    ordered = distinct(found)
+    lines = [
+        f"{one!s:32} {one.times:>5} x {one.size:>15,} bytes = {one.size * one.times / 1e6:>12,.2f} MB"
+        for one in ordered[:_LINES]
+    ]
+    rest = [
+        f"{f'smaller ones, {kind}':32} {count:>5} x {'':21} = {size / 1e6:>12,.2f} MB"
+        for kind, (count, size) in totals(ordered[_LINES:]).items()
+    ]
+    return "\n".join([*lines, *rest])
