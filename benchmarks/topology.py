@@ -21,11 +21,10 @@ from machine import provenance, set_up
 
 from dense_jax import flags
 from dense_jax.__main__ import COMPILER_ONLY
-from dense_jax.config import Config
 from dense_jax.planning.collectives import totals
-from dense_jax.planning.compiled_step import TooLargeError, amounts, compile_step, devices, planned, slices_of
-from dense_jax.planning.roofline import chip_of, roofline
-from dense_jax.planning.topology import largest_batch
+from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
+from dense_jax.planning.largest_batch import Tries, doubled, halved
+from dense_jax.planning.roofline import Chip, chip_of, roofline
 
 WORDS = 30_522  # BERT's vocabulary
 SLICES = {  # over which the published batch spreads without leaving a chip next to nothing
@@ -65,24 +64,29 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--topology", dest="topologies", nargs="+", help="such as v5e:16x16; none: a slice for the published batch"
     )
-    made.add_argument("--largest", action="store_true", help="look for the largest batch too: three times as long")
+    made.add_argument(
+        "--largest",
+        action="store_true",
+        help="look for the largest batch too: three times as long, or until a half fits of a batch that does not",
+    )
     return made
 
 
 def _row(name: str, topology: str, settings: list[str], largest: bool) -> report.Row:
     config = planned(flags.parse([f"--config={name}", "--workdir=.", *settings]).config, WORDS)
+    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
     row = {"config": Path(name).name, "batch": config.batch, "topology": topology}
     try:
-        return row | _figures(config, topology, largest)
+        step = compile_step(config, chips)
     except TooLargeError as error:
-        return row | {"all": f"too large: {error.sizes}"}
+        row |= {"all": f"too large: {error.sizes}"}
+        return row | (_largest(halved(config, chips, error.sizes)) if largest else {})
+    return row | _figures(step, chip) | (_largest(doubled(config, chips, step, chip.hbm)) if largest else {})
 
 
-def _figures(config: Config, topology: str, largest: bool) -> dict[str, Any]:
-    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
-    step = compile_step(config, chips)
-    times = roofline(chip, *amounts(step, config.objective))
-    found = {
+def _figures(step: Step, chip: Chip) -> dict[str, Any]:
+    times = roofline(chip, *amounts(step, step.program.config.objective))
+    return {
         "MB of state and batch": step.sizes.argument_size_in_bytes / 1e6,
         "MB of temporaries": step.sizes.temp_size_in_bytes / 1e6,
         "all": f"{step.peak / 1e6:,.0f} MB, {step.peak / chip.hbm:.0%}",
@@ -92,11 +96,10 @@ def _figures(config: Config, topology: str, largest: bool) -> dict[str, Any]:
         "bound by": times.bound,
         "collectives": ", ".join(f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals(step.sent).items()),
     }
-    return found | ({"largest batch": _first(largest_batch(config, chips, step.peak, chip.hbm))} if largest else {})
 
 
-def _first(lines: str) -> str:
-    return lines.partition("\n")[0]
+def _largest(tries: Tries) -> dict[str, str]:
+    return {"largest batch": f"{tries.largest:,}" if tries.largest else "no half of it fits"}
 
 
 if __name__ == "__main__":

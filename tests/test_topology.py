@@ -16,21 +16,29 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
-from dense_jax.planning import compiled_step, topology
+from dense_jax.planning import compiled_step, largest_batch, topology
 from dense_jax.planning.collectives import Collective
+from dense_jax.planning.compiled_step import Step, TooLargeError
+from dense_jax.planning.largest_batch import Tries
 from tests.test_objectives import FILES
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=256)
 METHOD = ICT(Encoder(BERT, pooling=Pooling.MEAN), query_length=8, passage_length=16)
 CONFIG = Config(METHOD, steps=10, batch=16)
+ICT_FILE = next(path for path in FILES if path.stem == "ict")
 
 
 @pytest.fixture
 def chips(monkeypatch):
-    """Four CPU devices in the place of v5e:2x2; the largest batch, three compilations, is not looked for."""
+    """Four CPU devices in the place of v5e:2x2; larger batches, three compilations, are not tried."""
     monkeypatch.setattr(topology, "devices", lambda name, slices: jax.devices()[: 4 * slices])
-    monkeypatch.setattr(topology, "largest_batch", lambda config, chips, peak, room: f"any in {room / 2**30} GiB")
+    monkeypatch.setattr(topology, "doubled", lambda config, chips, step, room: untried(step, f"{room / 2**30} GiB"))
+
+
+def untried(step, room):
+    """As if the double did not fit into `room`."""
+    return Tries(CONFIG, [], {CONFIG.batch: step}, {2 * CONFIG.batch: room})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -50,7 +58,7 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
-    assert "== largest batch\nany in 15.75 GiB" in said
+    assert "== largest batch\n16\n          16: 0.00 GiB\n          32: no, 15.75 GiB\n\n== a step" in said
     assert "between slices" not in said
 
 
@@ -94,6 +102,15 @@ def test_rows_of_several_examples_must_split_over_the_chips_too(chips):
         topology.plan(crops, "v5e:2x2", 50)
 
 
+def step_of(peak):
+    """A step of which only the bytes are known."""
+    kinds = ("argument", "output", "alias", "temp", "generated_code")
+    step = object.__new__(Step)
+    object.__setattr__(step, "sizes", SimpleNamespace(**{f"{kind}_size_in_bytes": 0 for kind in kinds}))
+    step.sizes.temp_size_in_bytes = peak
+    return step
+
+
 def fake_compiler(monkeypatch, room, rule=10**9):
     """One byte for each example and 100 besides; batches above `rule` break one."""
     tried = []
@@ -103,34 +120,94 @@ def fake_compiler(monkeypatch, room, rule=10**9):
         if config.batch > rule:
             raise ConfigError("a rule")
         if 100 + config.batch > room:
-            raise compiled_step.TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
-        return SimpleNamespace(peak=100 + config.batch)
+            raise TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
+        return step_of(100 + config.batch)
 
-    monkeypatch.setattr(topology, "compile_step", compile_step)
+    monkeypatch.setattr(largest_batch, "compile_step", compile_step)
     return tried
 
 
 @pytest.mark.parametrize(("room", "best", "compiled"), [(131, 16, [32]), (140, 32, [32]), (300, 128, [32, 128])])
 def test_the_largest_batch_is_reckoned_from_two_and_verified(monkeypatch, room, best, compiled):
     tried = fake_compiler(monkeypatch, room)
-    said = topology.largest_batch(CONFIG, [], 116, float(room))
-    assert said.splitlines()[0] == f"{best}"
+    assert largest_batch.doubled(CONFIG, [], step_of(116), float(room)).largest == best
     assert tried == compiled
 
 
 def test_where_memory_grows_faster_than_reckoned_the_batch_is_halved_until_it_fits(monkeypatch):
     tried = fake_compiler(monkeypatch, room=300)
-    said = topology.largest_batch(CONFIG, [], 116, 700.0)
+    found = largest_batch.doubled(CONFIG, [], step_of(116), 700.0)
     assert tried == [32, 512, 256, 128]
-    assert said.splitlines()[0] == "128"
-    assert said.splitlines()[-1] == "         256: no, 356B of 300B"
+    assert found.largest == 128
+    assert str(found).splitlines()[-1] == "         256: no, 356B of 300B"
 
 
 def test_a_rule_that_larger_batches_break_is_told(monkeypatch):
     fake_compiler(monkeypatch, room=1_000, rule=16)
-    said = topology.largest_batch(CONFIG, [], 116, 1e9)
+    said = str(largest_batch.doubled(CONFIG, [], step_of(116), 1e9))
     assert said.splitlines()[0] == "16"
     assert said.splitlines()[-1] == "          32: no, a rule"
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
+    tried = fake_compiler(monkeypatch, room=130)
+    found = largest_batch.halved(replace(CONFIG, batch=96), jax.devices(), "196B of 130B")
+    assert tried == [48, 24]
+    assert str(found).splitlines() == [
+        "24",
+        "          24: 0.00 GiB",
+        "          96: no, 196B of 130B",
+        "          48: no, 148B of 130B",
+    ]
+
+
+@pytest.mark.parametrize(("chunk", "compiled"), [(0, [48, 24, 8]), (32, [32])])
+def test_a_batch_is_halved_down_to_the_least_that_mesh_and_chunk_allow(monkeypatch, chunk, compiled):
+    tried = fake_compiler(monkeypatch, room=100)
+    found = largest_batch.halved(replace(CONFIG, batch=96, chunk=chunk), jax.devices(), "196B of 100B")
+    assert tried == compiled
+    assert str(found).splitlines()[0] == "none"
+
+
+def room_for(batch, monkeypatch):
+    """Chips that a step of more than `batch` examples does not fit into."""
+    real = compiled_step.compile_step
+
+    def compile_step(config, chips):
+        if config.batch > batch:
+            raise TooLargeError(config.batch, f"{config.batch}.0G of {batch}.5G")
+        return real(config, chips)
+
+    for module in (topology, largest_batch):
+        monkeypatch.setattr(module, "compile_step", compile_step)
+
+
+def shown(tmp_path, capsys):
+    """What `show` does and says of a batch of 16 on four chips."""
+    argv = [f"--config={ICT_FILE}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2", "--config.batch=16"]
+    argv += ["--config.objective.encoder.bert.width=16", "--config.tokenizer.vocab_size=300"]
+    return __main__.run(["show", *argv]), *capsys.readouterr()
+
+
+def test_of_a_batch_that_does_not_fit_the_largest_half_that_does_is_shown_before_the_error(
+    chips, monkeypatch, tmp_path, capsys
+):
+    room_for(4, monkeypatch)
+    code, out, err = shown(tmp_path, capsys)
+    assert code == 2
+    assert "== a batch of 16 does not fit into a chip of v5e:2x2\nit takes 16.0G of 4.5G; what follows is of" in out
+    assert "== largest batch\n4\n           4: 0.00 GiB\n          16: no, 16.0G of 4.5G\n           8: no" in out
+    assert "query/ids                int32    [4, 32]" in out
+    assert "at most" in out
+    assert "batch=16 takes more memory than a chip has, 16.0G of 4.5G; use --config.batch=4, which fits, --conf" in err
+
+
+def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, monkeypatch, tmp_path, capsys):
+    room_for(2, monkeypatch)
+    code, out, err = shown(tmp_path, capsys)
+    assert code == 2
+    assert "it takes 16.0G of 2.5G, and no half of it fits\n\n== largest batch\nnone\n          16: no" in out
+    assert "no half of it that mesh and chunk allow fits, so use a smaller --config.chunk, dtype=bfloat16" in err
 
 
 @pytest.mark.parametrize(
@@ -174,11 +251,9 @@ def test_only_show_compiles_for_chips_elsewhere(tmp_path):
 
 
 def test_nothing_need_be_prepared(chips, tmp_path, capsys):
-    file = next(path for path in FILES if path.stem == "ict")
-    argv = [f"--config={file}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2", "--config.batch=4"]
-    argv += ["--config.objective.encoder.bert.width=16", "--config.tokenizer.vocab_size=300"]
-    assert __main__.run(["show", *argv]) == 0
-    assert "300 words, of tokenizer.vocab_size, since nothing is prepared" in capsys.readouterr().out
+    code, out, _ = shown(tmp_path, capsys)
+    assert code == 0
+    assert "300 words, of tokenizer.vocab_size, since nothing is prepared" in out
 
 
 def test_the_platform_is_that_of_the_mesh():

@@ -1,75 +1,81 @@
 """What a training step takes of each chip of TPUs that are not here, in words: by the compiler's own account."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import jax
 
 from dense_jax import show
 from dense_jax.config import Config
-from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_parts
 from dense_jax.planning.collectives import Collective, Handed, distinct, handed_over, totals
 from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
-from dense_jax.planning.roofline import Chip, chip_of, more_doublings, roofline
+from dense_jax.planning.largest_batch import Tries, doubled, halved
+from dense_jax.planning.roofline import Chip, chip_of, roofline
 
 _GIB = 2**30
+_LARGEST = "largest batch"  # title of a section
 _LINES = 16  # of collectives, before those that send little are summed up by their kind
 
 
 def plan(config: Config, topology: str, words: int) -> str:
     """What a step of `config` with a vocabulary of `words` takes of each chip of `topology`.
 
+    Of a step that does not fit, what the largest half of its batch that does takes is printed before the error.
+
     Raises:
         ConfigError: there is no such topology, its chips do not share mesh or batch, or a step does not fit into them.
         MachineError: the compiler is not installed.
     """
-    chip, slices = chip_of(topology), slices_of(config.mesh)
-    chips = devices(topology, slices)
+    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
     config = planned(config, words)
-    step = compile_step(config, chips)
-    with jax.set_mesh(step.program.mesh):
+    try:
+        step = compile_step(config, chips)
+    except TooLargeError as error:
+        tries = halved(config, chips, error.sizes)
+        print(_plan_of_less(tries, topology, error.sizes), end="\n\n")  # what raises cannot return it
+        raise TooLargeError(config.batch, error.sizes, _advice(tries)) from None
+    return _told(_sections(step, topology, doubled(config, chips, step, chip.hbm)))
+
+
+def _plan_of_less(tries: Tries, topology: str, sizes: str) -> str:
+    """Of the largest half of a batch that fits; of a batch of which no half fits, what was tried."""
+    title = f"a batch of {tries.config.batch:,} does not fit into a chip of {topology}"
+    if not tries.largest:
+        return _told({title: f"it takes {sizes}, and no half of it fits", _LARGEST: str(tries)})
+    first = {title: f"it takes {sizes}; what follows is of a batch of {tries.largest:,}, the largest half that fits"}
+    return _told(first | _sections(tries.steps[tries.largest], topology, tries))
+
+
+def _advice(tries: Tries) -> str:
+    if tries.largest:
+        return f"use --config.batch={tries.largest}, which fits,"
+    return "no half of it that mesh and chunk allow fits, so use a smaller"
+
+
+def _told(sections: dict[str, str]) -> str:
+    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
+
+
+def _sections(step: Step, topology: str, tries: Tries) -> dict[str, str]:
+    """Title -> text, of a step that fits."""
+    config, mesh = step.program.config, step.program.mesh
+    chip, slices = chip_of(topology), slices_of(config.mesh)
+    with jax.set_mesh(mesh):
         attention = show.attention(step.examples, config.batch)
     sections = {
-        f"{topology}{f', {slices} slices' if slices > 1 else ''}: {len(chips)} chips {dict(step.program.mesh.shape)}": (
+        f"{topology}{f', {slices} slices' if slices > 1 else ''}: {mesh.size} chips {dict(mesh.shape)}": (
             "the TPU compiler's account of a step, none of it measured"
         ),
         "attention": attention,
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),
-        "largest batch": largest_batch(config, chips, step.peak, chip.hbm),
+        _LARGEST: str(tries),
         "a step takes at least": _times(chip, amounts(step, config.objective), config.batch),
         "collectives of a step": _sent(step.sent),
     }
     if slices > 1:
         sections["handed to the hosts, for the network between slices, by a chip"] = _sent(handed_over(step.text))
-    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
-
-
-def largest_batch(config: Config, chips: Sequence[Any], peak: int, room: float) -> str:
-    """The largest batch that fits into `room` among 1, 2, 4, ..., 64 times that of `config`, which takes `peak` bytes.
-
-    How memory grows is taken from the batch and its double. What follows from it is compiled, and halved until it fits.
-    """
-    needed, refused = {config.batch: peak}, dict[int, str]()
-
-    def fits(batch: int) -> bool:
-        try:
-            needed[batch] = compile_step(replace(config, batch=batch), chips).peak
-        except TooLargeError as error:
-            refused[batch] = error.sizes
-        except ConfigError as error:  # of a rule that larger batches break, such as a queue's
-            refused[batch] = str(error)
-        return batch in needed
-
-    double = 2 * config.batch
-    if fits(double):
-        doublings = more_doublings(*needed.items(), room=room)
-        _ = any(fits(double * 2**n) for n in range(doublings, 0, -1))
-    known = {batch: f"{size / _GIB:.2f} GiB" for batch, size in needed.items()}
-    lines = [f"{batch:>12,}: {known[batch]}" for batch in sorted(known)]
-    return "\n".join([f"{max(known):,}", *lines, *(f"{batch:>12,}: no, {why}" for batch, why in refused.items())])
+    return sections
 
 
 def _memory(step: Step, chip: Chip) -> str:
