@@ -15,6 +15,7 @@
 #   --dry-run              only print what would be applied
 #
 # Then: kubectl get jobset NAME; kubectl logs -f -l jobset.sigs.k8s.io/jobset-name=NAME; kubectl delete jobset NAME.
+# A JobSet of that name which has completed or failed is deleted first; one at work is left alone, with exit status 2.
 set -euo pipefail
 
 CHIPS=4 # of a host of a slice that has several
@@ -27,6 +28,7 @@ main() {
     echo "$manifest"
   else
     command -v kubectl >/dev/null || fail 6 "kubectl is missing; install it, or use --dry-run"
+    make_room
     kubectl apply --filename=- <<<"$manifest"
   fi
 }
@@ -34,6 +36,19 @@ main() {
 fail() { # STATUS MESSAGE
   printf 'gke.sh: %s\n' "$2" >&2
   exit "$1"
+}
+
+make_room() { # where a JobSet of that name has ended: it would stay as it is, whatever is applied
+  local found
+  found=$(kubectl get jobset "$name" --ignore-not-found --output='jsonpath={.kind} {.status.terminalState}')
+  case $found in
+    '') ;;
+    *Completed | *Failed)
+      echo "the last JobSet $name has ${found#* }; it is deleted, and its output with it" >&2
+      kubectl delete jobset "$name" --cascade=foreground # waits for its Jobs too, whose names the next have
+      ;;
+    *) fail 2 "JobSet $name is at work; use another name, or end it first: kubectl delete jobset $name" ;;
+  esac
 }
 
 read_arguments() {

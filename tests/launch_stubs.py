@@ -107,6 +107,16 @@ done
 exit "$highest"
 """
 
+KUBECTL = r"""#!/usr/bin/env bash
+# `jobset` holds the terminal state of the JobSet, which is empty while it is at work
+echo "kubectl $*" >>"$WORLD/calls"
+case $1 in
+  get) [ ! -e "$WORLD/jobset" ] || echo "JobSet $(<"$WORLD/jobset")" ;;
+  delete) rm "$WORLD/jobset" ;;
+  apply) cat >"$WORLD/applied"; : >"$WORLD/jobset" ;;
+esac
+"""
+
 NOTING = '#!/usr/bin/env bash\necho "${0##*/} $*" >>"$WORLD/calls"\n'
 PROGRAMS = {
     "gcloud": GCLOUD,
@@ -119,7 +129,7 @@ PROGRAMS = {
     "sudo": "#!/usr/bin/env bash\n",
     "mountpoint": '#!/usr/bin/env bash\n[ -e "$HOME/mounted" ]\n',
     "gcsfuse": NOTING + 'echo "${@: -2}" >"$HOME/mounted"\n',
-    "kubectl": '#!/usr/bin/env bash\necho "kubectl $*" >>"$WORLD/calls"\ncat >"$WORLD/applied"\n',
+    "kubectl": KUBECTL,
 }
 
 

@@ -18,6 +18,7 @@ SCRIPTS = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "4"}
 JOB = ("slurm.sbatch", "train", "--config=c.py", "--workdir=/shared/my run")
 GKE = ("gke.sh", "ict", "--image=me/dense_jax:1", "--bucket=b", "--dry-run")
+APPLY = GKE[:-1]
 TRAIN = ("--", "train", "--config=c.py", "--workdir=/mnt/b/ict")
 NAMED = {error.code for error in UserError.__subclasses__()} - {Stopped.code}  # exit codes that stop a run for good
 
@@ -199,10 +200,28 @@ def test_75_and_disruptions_restart_the_jobset_named_errors_fail_it_and_kills_ar
 def test_what_a_dry_run_prints_is_what_is_applied(world):
     printed = world.run(*GKE, *TRAIN).stdout
     assert not world.calls
-    done = world.run(*(word for word in GKE if word != "--dry-run"), *TRAIN)
+    done = world.run(*APPLY, *TRAIN)
     assert done.returncode == 0, done.stderr
-    assert world.calls == ["kubectl apply --filename=-"]
+    assert [call.split()[1] for call in world.calls] == ["get", "apply"]
     assert (world.folder / "applied").read_text() == printed
+
+
+@pytest.mark.parametrize("state", ["Completed", "Failed"])
+def test_a_jobset_that_has_ended_makes_room_for_the_next_of_its_name(world, state):
+    world.set("jobset", state)
+    done = world.run(*APPLY, *TRAIN)
+    assert done.returncode == 0, done.stderr
+    assert f"the last JobSet ict has {state}; it is deleted" in done.stderr
+    assert [call.split()[1] for call in world.calls] == ["get", "delete", "apply"]
+    assert "kubectl delete jobset ict --cascade=foreground" in world.calls  # and its Jobs, whose names the next have
+
+
+def test_a_jobset_at_work_is_left_alone(world):
+    world.set("jobset")
+    done = world.run(*APPLY, *TRAIN)
+    assert done.returncode == 2
+    assert "JobSet ict is at work; use another name, or end it first: kubectl delete jobset ict" in done.stderr
+    assert [call.split()[1] for call in world.calls] == ["get"]
 
 
 @pytest.mark.parametrize(
