@@ -8,6 +8,7 @@ from dense_jax.config import MeshConfig
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import exact
 from dense_jax.retrieval.exact import ExactSearch
+from tests.tpu_compiler import needs_tpu_compiler, printed
 
 MESHES = {"1 device": MeshConfig(1), "8 devices": MeshConfig(4, 2), "2 devices of each part": MeshConfig(2, 2, 2)}
 
@@ -77,3 +78,35 @@ def test_scores_are_float32_inner_products(mesh):
     exactly = np.take_along_axis(queries.astype(np.float64) @ vectors.T.astype(np.float64), found.rows, 1)
     # scores near 20; 1e-5 is a few units of float32's last place; bfloat16 products would be off by 1e-2
     np.testing.assert_allclose(found.scores, exactly, atol=1e-5)
+
+
+def test_an_approximate_search_may_go_deeper_than_what_it_keeps_of_a_block(monkeypatch):
+    monkeypatch.setattr(exact, "_BLOCK", 256)  # of each block 128 are kept
+    rng = np.random.default_rng(0)
+    queries, vectors = rng.normal(size=(3, 8)).astype(np.float32), rng.normal(size=(8_192, 8)).astype(np.float32)
+    mesh = make_mesh(MeshConfig(1), jax.devices()[:1])
+    found, exactly = (ExactSearch(vectors, mesh, approximate=how).search(queries, 200) for how in (True, False))
+    np.testing.assert_array_equal(found.rows, exactly.rows)  # without TPUs nothing is missed: 6 in a block are enough
+
+
+ON_TPUS = """
+import jax
+import numpy as np
+from jax.experimental.topologies import get_topology_desc
+from dense_jax.config import MeshConfig
+from dense_jax.mesh import batch_sharding, make_mesh, replicated
+from dense_jax.retrieval.exact import _BLOCK, _top_k
+mesh = make_mesh(MeshConfig(), get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
+queries = jax.ShapeDtypeStruct((8, 64), np.float32, sharding=replicated(mesh))
+corpus = jax.ShapeDtypeStruct((4 * 8 * _BLOCK, 64), np.float32, sharding=batch_sharding(mesh))
+for k in (5, 200, 5_000):
+    lowered = _top_k.lower(queries, corpus, k=k, count=len(corpus), block=_BLOCK, approximate=True, mesh=mesh)
+    compiled = lowered.compile()
+    print([found.shape for found in compiled.out_info], "PartialReduce" in compiled.as_text())
+"""
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_tpus_search_by_bins_whether_a_block_has_more_or_fewer_than_k():
+    assert printed(ON_TPUS).splitlines() == [f"[(8, {k}), (8, {k})] True" for k in (5, 200, 5_000)]

@@ -30,8 +30,9 @@ class ExactSearch:
     def __init__(self, vectors: Float[np.ndarray, "p d"], mesh: Mesh, *, approximate: bool = False) -> None:
         """`vectors` may be a memory map: each device's rows are read once.
 
-        With `approximate`, TPUs find the best of each block by bins of which they keep one each (Chern et al. 2022,
-        "TPU-KNN"), so that one in twenty of a block may be missed; other devices sort all the same.
+        With `approximate`, TPUs divide each block into bins and keep the best of each (Chern et al. 2022, "TPU-KNN"):
+        so many that, were the rows in random order, one in twenty of the best k would be missed. Other devices sort,
+        and keep as many of a block.
         """
         self._mesh = mesh
         self._approximate = approximate
@@ -124,7 +125,10 @@ def _top_k_of_shard(
         scores = jnp.where((start + jnp.arange(block) < count)[None, :], scores, -jnp.inf)
         picked = None  # columns of the block that are left, if not all
         if approximate and k < block:
-            scores, picked = jax.lax.approx_max_k(scores, k, reduction_input_size_override=max(count, block))
+            # The bins are those of the whole corpus, so that a block may have fewer than k; hence no best k of them.
+            scores, picked = jax.lax.approx_max_k(
+                scores, k, reduction_input_size_override=max(count, block), aggregate_to_topk=False
+            )
         values, columns = jax.lax.top_k(jnp.concatenate([best[0], scores], 1), k)  # as above: lower rows stay left
         kept = jnp.take_along_axis(best[1], jnp.minimum(columns, k - 1), 1)
         found = columns - k if picked is None else jnp.take_along_axis(picked, jnp.maximum(columns - k, 0), 1)
