@@ -42,6 +42,15 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
     return Mesh(np.concatenate(rows), AXES, axis_types=types)
 
 
+def own_mesh() -> Mesh:
+    """The mesh over this process's devices, which all split the batch: what it embeds and searches with.
+
+    JAX's `local_mesh` is none: it refuses a host whose chips do not lie side by side in the global mesh, and the chips
+    of a TPU host are a square on the torus that the mesh winds around.
+    """
+    return Mesh(np.array(jax.local_devices()).reshape(1, -1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
     """Of the axes, the open one filled in."""
     asked = [getattr(config, axis) for axis in AXES]

@@ -20,6 +20,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import check_on_disk, located, whole_file, writable
 from dense_jax.finished import measured
+from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
 from dense_jax.processes import join_processes, leaving_at_once, start_processes
@@ -90,7 +91,7 @@ def _refresh(work: Workdir, words: list[str]) -> None:
             f"neighbours.refresh={config.neighbours.refresh.value}: the trainer makes its indexes itself; give both it "
             "and this --config.neighbours.refresh=asynchronous"
         )
-    versions = Versions(work.path / VERSIONS, library, config, work.own_mesh)
+    versions = Versions(work.path / VERSIONS, library, config, own_mesh())
     with only_one(work.path / "refresh.lock", "is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)
 
@@ -106,7 +107,7 @@ def _index(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
-    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), work.own_mesh).summary)
+    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), own_mesh()).summary)
 
 
 def _search(work: Workdir, words: list[str]) -> None:
@@ -127,7 +128,7 @@ def _typed(words: list[str]) -> list[str]:
 
 def _indexed(work: Workdir, collection: Collection, trained: Trained) -> search.Find:
     """Search in the index that `index` made."""
-    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), work.own_mesh)
+    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), own_mesh())
     return search.dense(found, trained.towers.query, work.tokenizer)
 
 
@@ -146,7 +147,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
     reader = None
     if trained.reader and settings.read:
         length = trained.towers.query.length
-        reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, work.own_mesh, settings.batch)
+        reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), settings.batch)
     if settings.questions:
         path = located(settings.questions)
         asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)

@@ -36,7 +36,7 @@ from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import AnyPath, digest, located
-from dense_jax.mesh import make_mesh
+from dense_jax.mesh import make_mesh, own_mesh
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
 from dense_jax.retrieval import index
@@ -100,11 +100,6 @@ class Workdir:
     def mesh(self) -> Mesh:
         """Of all processes."""
         return make_mesh(self.asked.mesh)
-
-    @property
-    def own_mesh(self) -> Mesh:
-        """Of this process's devices: what it embeds and searches with."""
-        return self.mesh.local_mesh
 
     @property
     def prepared(self) -> Path:
@@ -334,7 +329,7 @@ class Workdir:
             collection.store,
             trained.towers.passage,
             self.tokenizer,
-            self.own_mesh,
+            own_mesh(),
             self.path / "embeddings" / _named(collection, trained),
             batch=settings.batch,
             shard_size=settings.shard_size,
@@ -348,9 +343,9 @@ class Workdir:
         """The index over the vectors of `collection`, built now if it is not there yet."""
         vectors, folder = self.embeddings(collection, trained), self.index_folder(collection, trained)
         try:
-            return index.load(folder, vectors, self.own_mesh)
+            return index.load(folder, vectors, own_mesh())
         except StorageError:
-            return index.build(vectors, self.asked.index, folder, self.own_mesh)
+            return index.build(vectors, self.asked.index, folder, own_mesh())
 
 
 def _named(collection: Collection, trained: Trained) -> str:

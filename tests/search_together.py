@@ -15,7 +15,7 @@ from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.contracts import Tower
 from dense_jax.errors import UserError
 from dense_jax.files import naming_storage_errors, read_json, whole_file, write_json
-from dense_jax.mesh import make_mesh, replicated
+from dense_jax.mesh import make_mesh, own_mesh, replicated
 from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import TestSet
@@ -69,7 +69,7 @@ def probed(mesh) -> dict[str, float]:
     queries = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
     judged = TestSet("toys", "dev", queries, {query: {query.replace("q", "doc"): 1} for query in queries}, ())
     params = jax.device_put({"encoder": table()}, replicated(mesh))
-    return Probe(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), mesh, 8)(params)
+    return Probe(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), 8)(params)
 
 
 def probe(folder: Path, mesh) -> None:
@@ -142,7 +142,7 @@ def main(number: str, count: str, port: str, folder: str, *tasks: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", int(count), int(number), heartbeat_timeout_seconds=20)
-    mesh = make_mesh(MeshConfig()).local_mesh
+    mesh = own_mesh()
     for task in tasks:
         TASKS[task](Path(folder), mesh)
 

@@ -106,7 +106,7 @@ def kept(workdir):
 def test_a_probe_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
     program = make_program(config())
     params = program.init()
-    found = Probe(SAMPLE, BagOfTokens(), program.mesh, 16)(params)
+    found = Probe(SAMPLE, BagOfTokens(), 16)(params)
     towers = BagOfTokens().towers(params)
     folder, mesh = tmp_path / "embeddings", program.mesh
     vectors = embed(STORE, towers.passage, Numbers(), mesh, folder, batch=16, shard_size=99, made_by={})
@@ -139,13 +139,13 @@ class TurnedBag(BagOfTokens):
 def test_of_several_views_the_best_counts(tmp_path):
     program = make_program(config())
     params = program.init()
-    found = Probe(SAMPLE, TurnedBag(), program.mesh, 16)(params)
+    found = Probe(SAMPLE, TurnedBag(), 16)(params)
     towers = TurnedBag().towers(params)
     vectors = embed(STORE, towers.passage, Numbers(), program.mesh, tmp_path / "e", batch=16, shard_size=99, made_by={})
     exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", program.mesh)
     result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
     assert found["nDCG@10"] == result.scores.mean["nDCG@10"]
-    assert found != Probe(SAMPLE, BagOfTokens(), program.mesh, 16)(params)
+    assert found != Probe(SAMPLE, BagOfTokens(), 16)(params)
 
 
 def test_other_parameters_are_probed_without_compiling_again(monkeypatch):
@@ -158,7 +158,7 @@ def test_other_parameters_are_probed_without_compiling_again(monkeypatch):
         return apply(self, params, tokens, rng=rng)
 
     monkeypatch.setattr(type(objective.encoder), "apply", counted)
-    probe, params = Probe(SAMPLE, objective, program.mesh, 16), program.init()
+    probe, params = Probe(SAMPLE, objective, 16), program.init()
     before = probe(params)
     count = len(traced)
     after = probe(jax.tree.map(lambda x: -x[::-1], params))

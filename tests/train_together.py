@@ -54,7 +54,7 @@ def batches_of_all(folder: Path, number: int) -> None:
 
 def rows_of(config: Config) -> Iterator[Iterator[tuple[int, str]]]:
     """Of each step the rows that this process holds: number and digest."""
-    mesh, examples = make_mesh(config.mesh), examples_of(config)
+    mesh, examples = make_mesh(config.mesh, interleaved()), examples_of(config)
     numbers = held_rows(batch_sharding(mesh), BATCH).tolist()
     if isinstance(config.objective, Retrieves):
         made = (stacked.examples for stacked in stacked_batches(examples, BATCH, mesh, start=0))
@@ -74,7 +74,7 @@ def learn(folder: Path, number: int) -> None:
     found: dict[str, list[list[float]]] = {}
     for name in ("ICT", "Contriever"):
         config = small(load(methods()[name], "tiny"))
-        program = make_program(config)
+        program = make_program(config, interleaved())
         state, feed = initial_state(program), Feed(examples_of(config), BATCH, program.mesh, 0)
         found[name] = []
         with jax.set_mesh(program.mesh):
@@ -82,6 +82,12 @@ def learn(folder: Path, number: int) -> None:
                 state, metrics = program.step(state, feed.next(step, state.params).batch)
                 found[name].append([float(metrics["loss"]), float(metrics["gradient_norm"])])
     write(folder, number, found)
+
+
+def interleaved() -> list[Any]:
+    """All devices, the first process's around the others': on a torus a host's chips need not lie side by side."""
+    first, *others = jax.devices()
+    return [first, *others[1:], others[0]]
 
 
 def examples_of(config: Config) -> Examples:

@@ -20,7 +20,7 @@ from dense_jax.config import LoaderConfig, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.data.visits import Visits
 from dense_jax.errors import DataError
-from dense_jax.mesh import batch_parts, batch_sharding
+from dense_jax.mesh import batch_sharding
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -104,12 +104,12 @@ class Loaded:
 
 def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    numbers = held_rows(batch_sharding(mesh), batch)
+    numbers, parts = held_rows(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
     ahead: deque[Loaded] = deque()
     for stacked in stacked_batches(examples, batch, mesh, start=start):
         rows = stacked.examples.pop("row")
         collated = examples.objective.collate(stacked.examples, numbers)
-        check_rows(collated, batch, batch_parts(mesh.local_mesh))
+        check_rows(collated, batch, parts)
         ahead.append(Loaded(placed(collated, mesh), rows, stacked.next_index))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()
@@ -136,9 +136,13 @@ def held(array: jax.Array) -> np.ndarray:
 
 def held_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
     """Which rows of a global batch this process holds, in their order."""
+    return np.concatenate([np.arange(*bounds) for bounds in _held_slices(sharding, batch)])
+
+
+def _held_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
+    """The same as parts of the batch, one for each of its devices or tensor groups: first row, and first after it."""
     held = sharding.addressable_devices_indices_map((batch,)).values()
-    slices = {index[0].indices(batch)[:2] for index in held if index is not None}
-    return np.concatenate([np.arange(*bounds) for bounds in sorted(slices)])
+    return sorted({index[0].indices(batch)[:2] for index in held if index is not None})
 
 
 def check_rows(collated: Batch, batch: int, devices: int) -> None:

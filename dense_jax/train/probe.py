@@ -5,13 +5,12 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh
 
 from dense_jax.agreement import all_or_none, share, whole
 from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
 from dense_jax.contracts import Objective, Passages, Tower
-from dense_jax.mesh import check_batch
+from dense_jax.mesh import check_batch, own_mesh
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
@@ -37,13 +36,13 @@ class Probe:
     count.
     """
 
-    def __init__(self, sample: Sample, objective: Objective, mesh: Mesh, batch: int) -> None:
+    def __init__(self, sample: Sample, objective: Objective, batch: int) -> None:
         """`batch` passages are encoded at a time.
 
         Raises:
             ConfigError: `batch` does not split over the devices.
         """
-        self.sample, self.objective, self.mesh, self.batch = sample, objective, mesh.local_mesh, batch
+        self.sample, self.objective, self.mesh, self.batch = sample, objective, own_mesh(), batch
         check_batch(batch, self.mesh, "embed.batch")
         self._ids = sample.store.ids()
         self._programs: dict[str, Program] = {}
