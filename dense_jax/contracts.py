@@ -368,6 +368,10 @@ class Retrieves(Objective, Protocol):
         """What the query tower is given of `batch`."""
         ...
 
+    def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
+        """Where `fresh`: the key that `encode`, given `rng` and the whole batch, encodes the questions with."""
+        raise NotImplementedError
+
     def join(self, batch: Batch, found: Found, passages: "Passages", vocabulary: Vocabulary) -> Batch:
         """`batch` (stacked examples, each with its "row" of what was visited) with what was found: numpy, fixed shapes.
 

@@ -1,5 +1,6 @@
 """Passages looked up while training: always in the version of the index that belongs to the step."""
 
+import fcntl
 import itertools
 import json
 import shutil
@@ -204,6 +205,9 @@ class Beside:
     def make(self, step: int) -> None:
         self.versions.make(step, self.tower, self.checkpoints.fingerprint(step))
 
+    def prune(self) -> None:
+        self.versions.prune(self.checkpoints.fingerprints(self.versions.begun()))
+
     @property
     def tower(self):
         return self.asked.objective.towers(initial_state(self.program).params).passage
@@ -367,14 +371,97 @@ def test_where_the_checkpoint_of_its_version_is_gone_the_newest_complete_one_is_
     assert "the checkpoint of the index in use, of step 5, is gone; goes on with 10" in trainer.said[0]
 
 
+def test_where_the_checkpoint_of_its_version_is_damaged_it_is_put_aside_and_another_one_used(beside):
+    trainer = beside()
+    trainer.make(10)
+    damaged = next((trainer.workdir / "checkpoints" / "10").rglob("d/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    trainer.neighbours = trainer.started(version=10)
+    assert trainer.at(21) == 20
+    assert "the checkpoint of the index in use, of step 10, is gone; goes on with 20" in trainer.said[0]
+    assert (trainer.workdir / "checkpoints" / "quarantine" / "10").is_dir()
+
+
+def test_a_version_whose_checkpoint_is_damaged_is_refused_with_a_word_and_the_old_one_stays(beside):
+    trainer = beside(max_staleness=0)
+    trainer.at(0)
+    trainer.make(10)
+    damaged = next((trainer.workdir / "checkpoints" / "10").rglob("d/*"))
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    assert trainer.at(20) == 0
+    assert "the index of step 10 is refused, 0 stays in use: checkpoint of step 10: " in trainer.said[-1]
+
+
+def told_at(monkeypatch, checkpoints: Checkpoints, call: int) -> None:
+    """SIGTERM is heard when it is asked about for so many times."""
+    answers = itertools.count(1)
+    monkeypatch.setattr(checkpoints, "preempted", lambda: next(answers) == call)
+
+
 def test_sigterm_while_waiting_for_a_version_ends_the_run(beside, monkeypatch):
     trainer = beside()
     trainer.at(0)
     monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: None)
-    answers = iter([False, False, True])
-    monkeypatch.setattr(trainer.checkpoints, "preempted", lambda: next(answers))
-    with pytest.raises(Stopped, match="stopped while the index is 26 steps old"):
+    told_at(monkeypatch, trainer.checkpoints, 3)
+    with pytest.raises(Stopped, match="stopped while an index was waited for or made, saved"):
         trainer.at(26)
+
+
+def test_sigterm_while_a_version_is_made_ends_it_between_two_shards_and_it_is_gone_on_with(beside, monkeypatch):
+    trainer = beside()
+    told_at(monkeypatch, trainer.checkpoints, 3)
+    with pytest.raises(Stopped):
+        trainer.at(0)
+    vectors = trainer.workdir / VERSIONS / "00000000" / "vectors"
+    assert len(list(vectors.glob("*.npy"))) == 2  # of three
+    kept = files.digests(vectors, "*.npy")
+    assert trainer.at(0) == 0
+    assert kept.items() < files.digests(vectors, "*.npy").items()
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_a_run_that_is_told_to_stop_while_it_makes_an_index_saves_its_state(tmp_path, monkeypatch, saved):
+    """At step 4 a snapshot is saved anyway; here the feed asks for an index at step 6, which nobody saves."""
+    straight = config()
+    run(tmp_path / "straight", straight)
+    stopped = config()
+    update = Neighbours.update
+
+    def stopping(self: Neighbours, step: int) -> None:
+        if step == (4 if saved else 6):
+            raise Stopped("told to stop")
+        update(self, step)
+
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(Neighbours, "update", stopping)
+        run(tmp_path / "stopped", stopped)
+    steps = [row["step"] for row in lines(tmp_path / "stopped")]
+    assert steps == list(range(1, 5 if saved else 7))
+    assert (tmp_path / "stopped" / "checkpoints" / str(steps[-1])).is_dir()
+    run(tmp_path / "stopped", config())
+    assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
+
+
+def test_whoever_makes_a_version_and_does_not_end_is_waited_for_and_then_left_to_itself(beside, monkeypatch, capsys):
+    trainer = beside(patience=1.0)
+    lock = trainer.workdir / VERSIONS / "00000000.lock"
+    lock.parent.mkdir()
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert trainer.at(0) == 0
+    assert "another program makes" in capsys.readouterr().err
+    assert trainer.versions.committed() == [0]
+
+
+def test_sigterm_is_heard_while_another_program_makes_a_version(beside, monkeypatch):
+    trainer = beside()
+    lock = trainer.workdir / VERSIONS / "00000000.lock"
+    lock.parent.mkdir()
+    told_at(monkeypatch, trainer.checkpoints, 2)
+    with lock.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(Stopped):
+            trainer.at(0)
 
 
 def test_what_was_left_half_made_is_removed_once_it_is_of_no_use(beside, monkeypatch):
@@ -384,10 +471,10 @@ def test_what_was_left_half_made_is_removed_once_it_is_of_no_use(beside, monkeyp
         patched.setattr("dense_jax.retrieval.index.build", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         trainer.make(10)
     assert trainer.versions.begun() == [0, 10]
-    trainer.versions.prune()
+    trainer.prune()
     assert trainer.versions.begun() == [0, 10]  # it may be gone on with
     trainer.make(20)
-    trainer.versions.prune()
+    trainer.prune()
     assert trainer.versions.begun() == [0, 20]
 
 
@@ -450,8 +537,17 @@ def test_old_versions_are_removed(beside):
     trainer = beside(keep=2)
     for step in (0, 10, 20):
         trainer.make(step)
-    trainer.versions.prune()
+    trainer.prune()
     assert trainer.versions.begun() == [10, 20]
+
+
+def test_versions_of_a_future_that_was_given_up_make_room_for_new_ones(beside):
+    trainer = beside(keep=2)
+    for step in (10, 20):
+        trainer.versions.make(step, trainer.tower, "of a run that is no more")
+    trainer.make(0)
+    trainer.prune()
+    assert trainer.versions.committed() == [0]
 
 
 def test_eight_devices_find_what_one_finds(tmp_path):
@@ -472,7 +568,7 @@ def test_a_corpus_with_fewer_passages_than_are_wanted_gives_those_it_has(tmp_pat
     versions.make(0, towers.passage, "a checkpoint")
     encoder = towers.query.encoder
     encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
-    version = Version(0, versions.open(0), towers.query.params, encode, asked.objective, mesh)
+    version = Version(0, 0.0, versions.open(0), towers.query.params, encode, asked.objective, mesh)
     question = stacked([asked.objective._tokens(np.array([7, 8]))] * 8)
     found = version.find({"query": question})
     assert found.rows.tolist() == [[0, -1]] * 8

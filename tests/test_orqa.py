@@ -96,6 +96,20 @@ def test_an_answer_wider_than_all_candidates_is_none_of_them_but_its_passage_hol
     assert not batch["gold"].any()
 
 
+def test_one_noisy_question_searches_and_scores():
+    method = orqa(encoder=Encoder(replace(BERT, dropout=0.5)))
+    batch, key = on_device(joined(method)), jax.random.key(7)
+    params = jax.jit(method.init)(jax.random.key(0))
+    scores = jax.jit(lambda params: method.encode(params, {}, batch, rng=key))(params)
+    query = method.towers(params).query
+    asked = jax.jit(lambda params: query.encoder.apply(params, batch["query"], rng=method.question_noise(key)))(
+        query.params
+    )
+    there = batch["there"]
+    expected = jnp.einsum("bd,bcd->bc", asked, batch["vectors"]) / method.temperature
+    np.testing.assert_allclose(scores.passages[there], expected[there], rtol=1e-5)
+
+
 def test_passages_that_are_not_there_are_empty_and_never_chosen():
     method = orqa()
     batch = on_device(joined(method, rows=(1, -1, -1, -1, -1)))

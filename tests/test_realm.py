@@ -133,6 +133,12 @@ def test_the_null_document_comes_first_and_the_source_and_duplicates_never():
     ]
     assert joined["there"].tolist() == [[True] * 4]
     assert joined["source_found"].tolist() == [True]
+    assert joined["repeats_found"].tolist() == pytest.approx([2 / 6])  # of the source, and of the first one
+
+
+def test_a_copy_of_the_source_counts_as_the_source_that_was_found():
+    assert batch(realm(), [0], [[1, 4, 3]])["source_found"].tolist() == [True]
+    assert batch(realm(), [0], [[1, 3, 5]])["source_found"].tolist() == [False]
 
 
 def test_the_reader_sees_sentence_and_body_without_a_title_in_two_segments():

@@ -137,7 +137,8 @@ class NeighboursConfig:
             "use --config.neighbours.every=500",
         )
         require(
-            not asynchronous or not self.max_staleness or self.max_staleness > self.every,
-            f"neighbours.max_staleness={self.max_staleness} is not above neighbours.every={self.every}: every index is "
-            f"as old as that before the next snapshot; use --config.neighbours.max_staleness={4 * self.every}, or 0",
+            not asynchronous or not self.max_staleness or self.max_staleness >= self.every + self.ahead,
+            f"neighbours.max_staleness={self.max_staleness} is below neighbours.every={self.every} and "
+            f"neighbours.ahead={self.ahead} together: every index is as old as that before the next snapshot; use "
+            f"--config.neighbours.max_staleness={4 * (self.every + self.ahead)}, or 0",
         )

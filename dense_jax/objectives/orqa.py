@@ -179,7 +179,7 @@ class Orqa(Retrieves):
         }
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        query_rng, reader_rng = split(rng, 2)
+        query_rng, reader_rng = split(rng, 2)  # the first is `question_noise`
         queries = self.encoder.apply(params["query"], batch["query"], rng=query_rng)
         exact = jax.lax.Precision.HIGHEST  # as the search
         scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
@@ -188,6 +188,9 @@ class Orqa(Retrieves):
         return Scores(
             jnp.where(batch["there"], scores, NEVER), of_spans.reshape(len(queries), self.read, of_spans.shape[-1])
         )
+
+    def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
+        return split(rng, 2)[0]
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array

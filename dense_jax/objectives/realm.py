@@ -76,12 +76,12 @@ class Realm(Retrieves):
         joined = []
         for i, rows in enumerate(found.rows):
             query = batch["query"].ids[i][batch["query"].mask[i]]
-            chosen = self._chosen(read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()])
-            joined.append(self._laid_out(query[1:-1], chosen, vocabulary))
+            source, there = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
+            chosen = self._chosen(source, there)
+            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _told(source, there))
         return {
             **{name: value for name, value in batch.items() if name != "row"},
             **jax.tree.map(lambda *of_each: np.stack(of_each), *joined),
-            "source_found": (found.rows == sources[:, None]).any(axis=1),
         }
 
     def _chosen(self, source: Passage, found: Sequence[Passage]) -> list[Passage]:
@@ -136,6 +136,7 @@ class Realm(Retrieves):
             "null_mass": result.null_mass,
             "candidates": jnp.mean(jnp.sum(batch["there"], axis=1), dtype=jnp.float32),
             "source_found": jnp.mean(batch["source_found"], dtype=jnp.float32),  # among what was looked up
+            "repeats_found": jnp.mean(batch["repeats_found"]),
         }
         return result.loss, (metrics, carry)
 
@@ -159,6 +160,13 @@ class Realm(Retrieves):
 
 def _content(passage: Passage) -> bytes:
     return passage.title.tobytes() + b"|" + passage.tokens.tobytes()
+
+
+def _told(source: Passage, found: Sequence[Passage]) -> Example:
+    """Of what was found: whether the source is among it, and the share that repeats another one. Copies count."""
+    contents = [_content(passage) for passage in found]
+    repeats = 1 - len(set(contents)) / max(len(contents), 1)
+    return {"source_found": np.bool_(_content(source) in contents), "repeats_found": np.float32(repeats)}
 
 
 def _flat(tokens: Tokens) -> Tokens:

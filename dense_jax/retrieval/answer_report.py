@@ -78,9 +78,7 @@ class Report:
         reads = "exact_match" in self.figures
         notes = [
             f"{self.about.questions}, answered from {self.about.passages:,} passages of {self.about.collection}",
-            f"answers compared as {self.convention}"
-            if reads
-            else "the retriever alone: nothing is read",
+            f"answers compared as {self.convention}" if reads else "the retriever alone: nothing is read",
         ]
         return "\n".join([markdown([names, row]), "", *notes])
 

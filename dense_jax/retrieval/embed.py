@@ -41,13 +41,15 @@ def embed(
     made_by: dict[str, Any],
     placed: Callable[[Tower, Mesh], TowerOnMesh] = TowerOnMesh,
     ids: Path | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> Vectors:
     """The passages of `store` through `tower`, as float32 vectors in `folder`, each passage's views one after another.
 
     All processes call it; `mesh` is of this one's devices. Finished shards are kept: an interrupted call is continued
     by the same call, of any number of processes. `made_by` says whose vectors these are, as JSON values (such as the
     checkpoint's step and the collection's fingerprint). `placed` may give the tower a program that is compiled already,
-    and `ids` be a file of the store's, which takes minutes to read from its texts.
+    and `ids` be a file of the store's, which takes minutes to read from its texts. All processes call `between` before
+    each shard; what it raises ends them all.
 
     Raises:
         ConfigError: `folder` holds vectors made otherwise, or `batch` does not split over the devices.
@@ -60,7 +62,7 @@ def embed(
     of_first(lambda: _claim(folder, plan))
     if not of_first((folder / MANIFEST).is_file):
         shards = _shards(len(store), shard_size)
-        _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards)
+        _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
         of_first(lambda: _write_ids(folder / IDS, store, ids))
         files = digests_in_shares(folder, [*shards, IDS])
         about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
@@ -98,6 +100,7 @@ def _write_shards(
     folder: Path,
     batch: int,
     shards: dict[str, range],
+    between: Callable[[], None],
 ) -> None:
     """Writes the shards that are missing, one of each process at a time: so an error of one soon ends all."""
     missing: list[str] = of_first(lambda: [name for name in shards if not (folder / name).is_file()])
@@ -113,6 +116,7 @@ def _write_shards(
         for start in range(0, len(missing), jax.process_count()):
             at_once = missing[start : start + jax.process_count()]
             own = share(at_once)
+            between()
             all_or_none(functools.partial(write, own))
             shown.update(sum(len(shards[name]) for name in at_once if name not in own))
 

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
-from dense_jax.agreement import agreed, is_first, together
+from dense_jax.agreement import agreed, all_or_none, is_first, together
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
@@ -138,7 +138,7 @@ class Checkpoints:
         Raises:
             StorageError: a file is damaged, or the checkpoint is of another architecture: all differences are listed.
         """
-        self.verify(step)
+        all_or_none(lambda: self.verify(step))
         rest = {"step": like.step, "optimizer": like.optimizer, "carry": like.carry}
         self._check_architecture(step, {"params": like.params, "training": rest})
         with self._naming(step):
@@ -156,7 +156,7 @@ class Checkpoints:
 
     def restore_params(self, step: int, like: Any) -> Any:
         """Only the parameters of `step`, as `restore` returns them."""
-        self.verify(step)
+        all_or_none(lambda: self.verify(step))
         self._check_architecture(step, {"params": like})
         return self._restored_params(step, like)
 
@@ -166,7 +166,7 @@ class Checkpoints:
         Raises:
             StorageError: a file is damaged.
         """
-        self.verify(step)
+        all_or_none(lambda: self.verify(step))
         everywhere = replicated(Mesh(jax.devices(), ("devices",)))
         like = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
@@ -186,21 +186,33 @@ class Checkpoints:
         """A digest of all files of `step`."""
         return digest(self._digests(step))
 
-    def newest_sound(self) -> int | None:
-        """The newest step that verifies, or None if none was ever saved. Damaged ones go to `quarantine/`, with a word.
+    def fingerprints(self, steps: Collection[int]) -> dict[int, str]:
+        """Those of `steps` that there are."""
+        return {step: self.fingerprint(step) for step in self.steps() if step in steps}
 
-        The first process looks, for all of them.
+    def newest_sound(self) -> int | None:
+        """The newest step that verifies, or None if none was ever saved.
 
         Raises:
             StorageError: there are checkpoints, and not one is sound.
         """
         found = sorted(self._manager.all_steps(), reverse=True)
+        return self.first_sound(found) if found else None
+
+    def first_sound(self, steps: Sequence[int]) -> int:
+        """The first of `steps` that verifies. Damaged ones before it go to `quarantine/`, with a word.
+
+        The first process looks, for all of them.
+
+        Raises:
+            StorageError: not one is sound.
+        """
         together("checkpoints are listed")
-        step = agreed(self._newest_that_verifies(found) if is_first() else 0)
+        step = agreed(self._first_that_verifies(steps) if is_first() else 0)
         self._manager.reload()
-        if found and step == _NONE:
-            raise StorageError(f"{self.folder}: none of the checkpoints {found} is sound; they are in quarantine/")
-        return None if step == _NONE else step
+        if step == _NONE:
+            raise StorageError(f"{self.folder}: none of the checkpoints {steps} is sound; they are in quarantine/")
+        return step
 
     def close(self) -> None:
         """Waits for what is under way."""
@@ -214,7 +226,7 @@ class Checkpoints:
     def _digests(self, step: int) -> Path:
         return self.folder / f"digests-{step}.json"
 
-    def _newest_that_verifies(self, steps: Sequence[int]) -> int:
+    def _first_that_verifies(self, steps: Sequence[int]) -> int:
         for step in steps:
             try:
                 self.verify(step)

@@ -1,6 +1,7 @@
 """The batches of a run, in order, with what is looked up for them."""
 
 import functools
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +13,9 @@ from jax.sharding import Mesh
 
 from dense_jax.arrays import Batch, Params
 from dense_jax.contracts import Found, Retrieves
-from dense_jax.data.pipeline import Examples, Loaded, batches, placed, stacked_batches
-from dense_jax.train.neighbours import PREFIX, Neighbours
-
-_NOISE = 2  # of a step's key: for the query tower that searches
+from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, placed, stacked_batches
+from dense_jax.train.neighbours import PREFIX, Neighbours, Version
+from dense_jax.train.step import step_rng
 
 
 class Feed:
@@ -45,7 +45,8 @@ class LookedUp(Feed):
     """Batches with passages: up to `neighbours.ahead` of them are looked up, on a thread, while the devices work.
 
     Where the objective searches with the parameters of the step nothing can be looked up ahead. Several processes
-    search together, and must do so in the same order as they take steps: there it is done between the steps.
+    search together, and must do so in the same order as they take steps: that is done between the steps, and the rest
+    on the thread.
     """
 
     def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int, neighbours: Neighbours) -> None:
@@ -54,7 +55,7 @@ class LookedUp(Feed):
         self._searched = neighbours.versions.library.passages
         self._stacked = stacked_batches(examples, batch, mesh, start=start)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="neighbours")
-        self._ahead: deque[tuple[int, Future[Loaded]]] = deque()  # with the step of the version
+        self._ahead: deque[tuple[Version, Future[Loaded]]] = deque()
 
     def next(self, step: int, params: Params) -> Loaded:
         """As of `Feed`; says of which step the index is, and how many steps ago that was.
@@ -65,14 +66,14 @@ class LookedUp(Feed):
         self.neighbours.update(step)
         version = self.neighbours.version
         if self.objective.fresh:
-            rng = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.examples.seed), step), _NOISE)
+            rng = self.objective.question_noise(step_rng(self.examples.seed, step))
             find = functools.partial(self.neighbours.find_anew, params=params, rng=rng, mesh=self.mesh)
-            return self._dated(self._look_up(find), step, version.step)
+            return _dated(self._joined(*self._found(find)), step, version)
         ahead = min(self.neighbours.settings.ahead, self.neighbours.last(step) - step)
         while len(self._ahead) <= ahead:
-            self._ahead.append((version.step, self._submitted(version.find)))
+            self._ahead.append((version, self._submitted(version.find)))
         made, loaded = self._ahead.popleft()
-        return self._dated(loaded.result(), step, made)
+        return _dated(loaded.result(), step, made)
 
     def snapshot(self, step: int) -> bool:
         return self.neighbours.snapshot(step)
@@ -85,20 +86,26 @@ class LookedUp(Feed):
         self._thread.shutdown(cancel_futures=True)
 
     def _submitted(self, find: Callable[[Batch], Found]) -> Future[Loaded]:
+        """A batch that will have been looked up; after the last one of all, one that nobody may ask for."""
         if jax.process_count() == 1:
-            return self._thread.submit(self._look_up, find)
-        done: Future[Loaded] = Future()
+            return self._thread.submit(lambda: self._joined(*self._found(find)))
         try:
-            done.set_result(self._look_up(find))
-        except Exception as error:  # raised when the batch is asked for, if ever: after the last one there are none
-            done.set_exception(error)
-        return done
+            found = self._found(find)
+        except StopIteration as none:
+            nothing: Future[Loaded] = Future()
+            nothing.set_exception(none)
+            return nothing
+        return self._thread.submit(self._joined, *found)
 
-    def _look_up(self, find: Callable[[Batch], Found]) -> Loaded:
+    def _found(self, find: Callable[[Batch], Found]) -> tuple[Stacked, Found]:
         stacked = next(self._stacked)
-        found = find(stacked.examples)
+        return stacked, find(stacked.examples)
+
+    def _joined(self, stacked: Stacked, found: Found) -> Loaded:
         joined = self.objective.join(stacked.examples, found, self._searched, self.examples.vocabulary)
         return Loaded(placed(joined, self.mesh), stacked.examples["row"], stacked.next_index)
 
-    def _dated(self, loaded: Loaded, step: int, made: int) -> Loaded:
-        return replace(loaded, notes={PREFIX + "step": float(made), PREFIX + "staleness": float(step - made)})
+
+def _dated(loaded: Loaded, step: int, version: Version) -> Loaded:
+    age = {"step": version.step, "staleness": step - version.step, "staleness_seconds": time.time() - version.begun}
+    return replace(loaded, notes={PREFIX + name: float(value) for name, value in age.items()})

@@ -2,13 +2,18 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
-from dense_jax.agreement import is_first
+from dense_jax.agreement import agreed, is_first, of_first
 from dense_jax.errors import ConfigError
+
+_PAUSE = 0.2  # seconds between looks at a lock that is held
 
 
 @contextlib.contextmanager
@@ -22,11 +27,9 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
         yield
         return
     with path.open("a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _take(lock):
             lock.seek(0)
-            raise ConfigError(f"--workdir={path.parent} {doing} by {lock.read().strip()}; use another") from None
+            raise ConfigError(f"--workdir={path.parent} {doing} by {lock.read().strip()}; use another")
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
@@ -36,20 +39,42 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
     """Holds the lock file `path`, after waiting for another process to let go of it."""
-    if not is_first():  # the lock is the main process's, for all of them
-        yield
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
+@contextlib.contextmanager
+def all_in_turn(path: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
+    """Holds the lock file `path` for all processes, which call it together; the first one holds it.
+
+    While another program holds it all ask `give_up` again and again, with the seconds they have waited. Where that is
+    true they go on without its leave, and get True: it is left with a lock that nobody asks for any more.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    began, broken = time.monotonic(), False
+    with contextlib.ExitStack() as files:
+        lock = files.enter_context(path.open("a"))
+        while not of_first(functools.partial(_take, lock)):
+            if give_up(float(agreed(int(time.monotonic() - began)))):
+                of_first(path.unlink)
+                lock, broken = files.enter_context(path.open("a")), True
+            else:
+                time.sleep(_PAUSE)
+        yield broken
+
+
+def _take(lock: IO[str]) -> bool:
+    """Whether the lock is ours now; False: another program holds it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 def is_held(path: Path) -> bool:
     """Whether another process holds the lock file."""
     with path.open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return not _take(lock)

@@ -17,7 +17,7 @@ from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped
-from dense_jax.mesh import batch_sharding, check_batch, make_mesh
+from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.feed import Feed, LookedUp
@@ -137,7 +137,7 @@ def train(
         try:
             with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
                 diagnosis = Diagnosis(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
-                probe = Probe(sample, config.objective, program.mesh, config.embed.batch) if sample else None
+                probe = Probe(sample, config.objective, config.embed.batch) if sample else None
                 selection = Selection(config, probe, workdir, checkpoints, log, first)
                 _run(program, state, feed, diagnosis, selection, checkpoints, log)
         except NonFiniteError as error:
@@ -160,7 +160,7 @@ def _feed(
     config, start = program.config, meta["next_index"]
     if library is None:
         return Feed(examples, config.batch, program.mesh, start)
-    versions = Versions(workdir / VERSIONS, library, config, program.mesh.local_mesh)
+    versions = Versions(workdir / VERSIONS, library, config, own_mesh())
     neighbours = Neighbours(config, versions, checkpoints, program.like.params, log, meta.get("index", 0))
     return LookedUp(examples, config.batch, program.mesh, start, neighbours)
 
@@ -197,8 +197,8 @@ def _run(
     log: MetricsLog,
 ) -> None:
     config = program.config
-    step, unread = int(state.step), None
-    first = step
+    step, unread, batch = int(state.step), None, None
+    first = saved = step
     if selection.due(step):
         selection.look(step, state.params)
     over = selection.over(step)
@@ -208,6 +208,13 @@ def _run(
         except DataError:
             if unread is not None:
                 log.record(unread.step, unread.metrics, unread.rows)  # if the state is broken, this says it better
+            raise
+        except Stopped:  # while it waited for an index or made one; nothing of what was learned before it is lost
+            if unread is not None:
+                log.record(unread.step, unread.metrics, unread.rows)
+            if batch is not None and step != saved:
+                checkpoints.save(step, state, {"next_index": batch.next_index, **feed.state})
+            checkpoints.finish()
             raise
         state, metrics = program.step(state, batch.batch)
         step += 1
@@ -228,6 +235,7 @@ def _run(
         over = due and selection.over(step)
         if save or over or (due and selection.is_best(step)):
             checkpoints.save(step, state, {"next_index": batch.next_index, **feed.state})
+            saved = step
         checkpoints.poll()
         if stop and not over:
             checkpoints.finish()

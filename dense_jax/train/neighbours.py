@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import agreed, gathered, is_first, together, whole
+from dense_jax.agreement import agreed, gathered, is_first, of_first, together, whole
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.contracts import Found, Retrieves, Tokens, Tower
@@ -37,6 +37,7 @@ class Version:
     """An index in use, with the query tower of its checkpoint."""
 
     step: int
+    begun: float  # when it was, in seconds since 1970
     index: Index
     query: Params  # on every device of `mesh`
     encode: Encode
@@ -119,8 +120,8 @@ class Neighbours:
         """Brings the version into use that the batch after `step` is looked up in.
 
         Raises:
-            StorageError: a checkpoint that it needs is damaged.
-            Stopped: SIGTERM came while it waited for a version.
+            StorageError: no checkpoint to make it of is sound.
+            Stopped: SIGTERM came while it waited for a version or made one.
         """
         if self.settings.refresh is Refresh.ASYNCHRONOUS:
             if self._version is None:
@@ -147,10 +148,11 @@ class Neighbours:
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
         steps = [saved for saved in self._on_disk().steps() if saved <= step]
-        if self.step in steps:
-            return self.step
-        chosen = agreed(max((made for made in self.versions.committed() if made in steps), default=steps[-1]))
-        self.log.say(f"the checkpoint of the index in use, of step {self.step:,}, is gone; goes on with {chosen:,}")
+        first = [self.step, *reversed(of_first(self.versions.committed))]
+        wanted = [one for one in (*first, *reversed(steps)) if one in steps]
+        chosen = self.checkpoints.first_sound(list(dict.fromkeys(wanted)))
+        if chosen != self.step:
+            self.log.say(f"the checkpoint of the index in use, of step {self.step:,}, is gone; goes on with {chosen:,}")
         return chosen
 
     def _on_disk(self) -> Checkpoints:
@@ -169,10 +171,11 @@ class Neighbours:
         towers = self.objective.towers(saved.restore_params(version, self.like))
         passage = replace(towers.passage, params=whole(towers.passage.params))
         with self.log.paused():
-            self.versions.make(version, passage, saved.fingerprint(version))
+            fingerprint, patience = saved.fingerprint(version), self.settings.patience
+            self.versions.make(version, passage, fingerprint, between=self._stop_if_told, patience=patience)
             self._use(version, self.versions.open(version), towers.query)
             if is_first():
-                self.versions.prune(in_use=version)
+                self.versions.prune(saved.fingerprints(self.versions.begun()), in_use=version)
         self._spent += time.monotonic() - began
         share = self._spent / (time.monotonic() - self._began)
         figures = {PREFIX + "seconds": time.monotonic() - began, PREFIX + "share": share}
@@ -181,7 +184,8 @@ class Neighbours:
     def _use(self, version: int, opened: Index, query: Tower) -> None:
         mesh = self.versions.mesh
         everywhere = jax.device_put(whole(query.params), replicated(mesh))
-        self._version = Version(version, opened, everywhere, self._encode, self.objective, mesh)
+        begun = self.versions.begun_at(version)
+        self._version = Version(version, begun, opened, everywhere, self._encode, self.objective, mesh)
         self.step = version
 
     def _is_stale(self, step: int) -> bool:
@@ -204,10 +208,13 @@ class Neighbours:
                 self.log.say(f"{age}; the trainer makes one itself")
                 self._make(agreed(self._on_disk().steps()[-1]), step)
                 return
-            if self.checkpoints.preempted():
-                raise Stopped(f"stopped while {age}; start the same command to go on from the last checkpoint")
+            self._stop_if_told()
             time.sleep(_PAUSE)
             self._change(step)
+
+    def _stop_if_told(self) -> None:
+        if self.checkpoints.preempted():
+            raise Stopped("stopped while an index was waited for or made, saved; start the same command to continue")
 
     def _change(self, step: int) -> None:
         """Uses the newest version that is whole and of one of our checkpoints up to `step`."""
@@ -215,20 +222,15 @@ class Neighbours:
         if found <= self.step:
             return
         with self.log.paused():
-            opened = self._opened(found)
-            if opened is None:
+            try:
+                opened = self.versions.open(found)
+                params = self._reading().restore_params(found, self.like)
+            except StorageError as error:
                 self._refused.add(found)
+                self.log.say(f"warning: the index of step {found:,} is refused, {self.step:,} stays in use: {error}")
                 return
-            self._use(found, opened, self.objective.towers(self._reading().restore_params(found, self.like)).query)
+            self._use(found, opened, self.objective.towers(params).query)
         self.log.add(step, {PREFIX + "step": float(found)}, f"changed to the index of step {found:,}")
-
-    def _opened(self, version: int) -> Index | None:
-        """The index of a version; None, with a word, if it is damaged."""
-        try:
-            return self.versions.open(version)
-        except StorageError as error:
-            self.log.say(f"warning: the index of step {version:,} is refused, {self.step:,} stays in use: {error}")
-            return None
 
     def _newest(self, step: int) -> int:
         self.checkpoints.poll()

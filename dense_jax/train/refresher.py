@@ -56,7 +56,7 @@ def refresh(
             continue  # the trainer has deleted it meanwhile: there is a newer one
         versions.make(step, snapshot.towers.passage, snapshot.fingerprint)
         if is_first():
-            versions.prune()
+            versions.prune(_checkpoints(workdir).fingerprints(versions.begun()))
             print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dense_jax.arrays import Array, Batch, Float, Metrics
+from dense_jax.arrays import Array, Batch, Float, Int, Metrics, PRNGKeyArray
 from dense_jax.contracts import Objective, Tokens
 from dense_jax.train.chunks import loss_in_chunks
 from dense_jax.train.state import TrainState
@@ -27,7 +27,7 @@ def train_step(
     With several `chunks`, they are encoded one after the other (train/chunks.py).
     """
     loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
-    rng = jax.random.fold_in(jax.random.key(seed), state.step)
+    rng = step_rng(seed, state.step)
 
     def loss_of(params):
         return loss_function(params, state.carry, batch, rng=rng, step=state.step)
@@ -42,6 +42,11 @@ def train_step(
         **metrics,
     }
     return TrainState(state.step + 1, params, optimizer_state, carry), metrics
+
+
+def step_rng(seed: int, step: int | Int[Array, ""]) -> PRNGKeyArray:
+    """The noise of the step after `step`."""
+    return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def real_tokens(batch: Batch) -> Float[Array, ""]:

@@ -3,7 +3,7 @@
 FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
                 vectors index  as `embed` and `index` write them
                 COMMITTED      written last: digests of their manifests; a folder without it is not looked at
-FOLDER/00000500.lock           held by whoever makes it; another waits, and then finds it made
+FOLDER/00000500.lock           held by whoever makes it; another waits for a while, and then finds it made
 FOLDER/ids-FINGERPRINT.json    the ids of the library's passages, read from their texts once for all versions
 
 All processes of a trainer, or of what runs beside it, make one together and search in it together. They may be killed
@@ -11,8 +11,10 @@ at any time: the same call goes on shard by shard. The folder of a version also 
 that it is of.
 """
 
+import math
 import shutil
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +33,7 @@ from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.train.lock import in_turn, is_held
+from dense_jax.train.lock import all_in_turn, in_turn, is_held
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -62,6 +64,10 @@ class Versions:
         """The steps of all there is anything of."""
         return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_MADE_BY}"))
 
+    def begun_at(self, step: int) -> float:
+        """When the version of `step` was begun, in seconds since 1970."""
+        return (self._of(step) / _MADE_BY).stat().st_mtime
+
     def committed(self) -> list[int]:
         """The steps of those that are complete."""
         return [step for step in self.begun() if (self._of(step) / _COMMITTED).is_file()]
@@ -71,21 +77,40 @@ class Versions:
         path = self._of(step) / _MADE_BY
         return path.is_file() and read_json(path) == self._made_by(checkpoint)
 
-    def make(self, step: int, tower: Tower, checkpoint: str) -> None:
+    def make(
+        self,
+        step: int,
+        tower: Tower,
+        checkpoint: str,
+        *,
+        between: Callable[[], None] = lambda: None,
+        patience: float = math.inf,
+    ) -> None:
         """Completes the version of `step`, all processes together.
 
-        One that is of another checkpoint or of other passages is made anew, and so is one that is damaged: says so.
+        One that is of another checkpoint or of other passages is made anew, and so is one that is damaged: says so. All
+        call `between` while they wait for another maker, at most for `patience` seconds, and before each part; what it
+        raises ends the making, to be gone on with.
 
         Raises:
             DataError: a vector is NaN or infinite.
             StorageError: the disk refuses.
         """
         folder = self._of(step)
-        with in_turn(self._lock(step)), jax.set_mesh(self.mesh):
-            if not of_first(lambda: self.belongs(step, checkpoint)) or self._is_damaged(folder):
+
+        def give_up(waited: float) -> bool:
+            between()
+            late = waited >= patience
+            if late and is_first():
+                print(f"warning: another program makes {folder} and does not end; it is made anew", file=sys.stderr)
+            return late
+
+        with all_in_turn(self._lock(step), give_up) as broken, jax.set_mesh(self.mesh):
+            # Of one who does not end and wakes up after all, writing on, the digests tell.
+            if broken or not of_first(lambda: self.belongs(step, checkpoint)) or self._is_damaged(folder):
                 of_first(lambda: self._begin(step, checkpoint))
             if not of_first((folder / _COMMITTED).is_file):
-                self._build(folder, tower, checkpoint)
+                self._build(folder, tower, checkpoint, between)
 
     def _begin(self, step: int, checkpoint: str) -> None:
         self._remove(step)
@@ -103,7 +128,7 @@ class Versions:
             return True
         return False
 
-    def _build(self, folder: Path, tower: Tower, checkpoint: str) -> None:
+    def _build(self, folder: Path, tower: Tower, checkpoint: str, between: Callable[[], None]) -> None:
         vectors = embed(
             self.library.passages,
             tower,
@@ -115,7 +140,9 @@ class Versions:
             made_by=self._made_by(checkpoint),
             placed=self._placed,
             ids=Path(of_first(self._ids)),
+            between=between,
         )
+        between()
         kind = self.config.neighbours.kind
         sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
         index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
@@ -151,13 +178,18 @@ class Versions:
         verify(folder, read_json(folder / _COMMITTED))
         return Vectors(folder / "vectors")
 
-    def prune(self, in_use: int = -1) -> None:
-        """Removes what is no longer needed: all but the newest ones and that `in_use`; not what is being made."""
-        complete = self.committed()
-        kept = {in_use, *complete[-self.config.neighbours.keep :]}
+    def prune(self, checkpoints: Mapping[int, str], in_use: int = -1) -> None:
+        """Removes what is no longer needed; not what is being made.
+
+        Needed are that `in_use`, the newest ones of `checkpoints` (step -> fingerprint), and what is begun of later
+        ones. Where training was set back, versions of checkpoints that are no more are not the newest.
+        """
+        ours = [step for step in self.begun() if step in checkpoints and self.belongs(step, checkpoints[step])]
+        complete = [step for step in self.committed() if step in ours]
+        later = [step for step in ours if not complete or step > complete[-1]]
+        kept = {in_use, *complete[-self.config.neighbours.keep :], *later}
         for step in self.begun():
-            old = step in complete or (complete and step < complete[-1])
-            if old and step not in kept and not is_held(self._lock(step)):
+            if step not in kept and not is_held(self._lock(step)):
                 with in_turn(self._lock(step)):
                     self._remove(step)
 
