@@ -94,6 +94,14 @@ def test_the_time_to_save_and_the_queueing_are_asked_for():
     assert len(per_node) == 1  # as many processes as GPUs
 
 
+def test_jobs_on_several_nodes_name_their_number_to_the_mesh_wherever_they_are_shown():
+    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/launch.md", "launch/slurm.sbatch")]
+    lines = "\n".join(texts).replace("\\\n", "").splitlines()
+    shown = [(line, found[1]) for line in lines if (found := re.search(r"sbatch --nodes=(\d+)", line))]
+    assert len(shown) >= 4
+    assert [line for line, nodes in shown if nodes != "1" and not line.endswith(f"--config.mesh.dcn={nodes}")] == []
+
+
 def test_a_dry_run_of_a_job_prints_its_commands(world):
     done = world.run("slurm.sbatch", "--dry-run", *JOB[1:])
     assert done.returncode == 0, done.stderr
