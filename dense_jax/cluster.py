@@ -12,7 +12,8 @@ from dense_jax.errors import MachineError
 ADDRESS, COUNT, NUMBER = BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Each counts the processes of a launcher; the first that is there is believed, since launchers are started by others:
 # mpirun in a SLURM job, and srun in a part of one.
-_COUNTS = (COUNT, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+_STARTED = (COUNT, "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # by a launcher, beside the others
+_COUNTS = (*_STARTED, "SLURM_NTASKS")
 _HOSTS = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")  # a list of those of a slice
 _SLICES = "MEGASCALE_NUM_SLICES"
 _INDEX = "JOB_COMPLETION_INDEX"  # of a pod in an indexed Job of Kubernetes, as those of a JobSet are, from 0
@@ -117,6 +118,19 @@ def check_count(joined: int, environment: Mapping[str, str]) -> None:
             f"{ADDRESS}={environment[ADDRESS]} names where processes meet, but not how many there are; set "
             f"{COUNT} and {NUMBER} too, or unset it"
         )
+
+
+def check_alone(verb: str, environment: Mapping[str, str]) -> None:
+    """
+    Raises:
+        MachineError: a launcher started this process beside others, to do a verb that is the work of one.
+    """
+    for name in _STARTED:
+        if (count := _whole(name, environment.get(name, "1"))) > 1:
+            raise MachineError(
+                f"{name}={count} says that this is one of {count} processes, but `dense-jax {verb}` is the work of "
+                "one, and each would write over the others; start it once, without the launcher"
+            )
 
 
 def _whole(name: str, value: str) -> int:

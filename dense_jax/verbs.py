@@ -11,11 +11,13 @@ from typing import Any
 
 from dense_jax import flags, show
 from dense_jax.agreement import first_then_all, is_first, of_first
+from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.prepare import prepare
+from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import check_on_disk, located, whole_file, writable
@@ -153,7 +155,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
         asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
         about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
         found = answer_report.report(asked, find, collection.store, reader, about)
-        target = work.path / "results" / f"{path.name.partition('.')[0]}-answers"
+        target = work.path / "results" / f"{stem(path)}-answers"
         of_first(lambda: found.write(target))
         print(f"{found.table()}\nall answers are in {target}")
     elif reader:
@@ -277,6 +279,8 @@ def call(verb: str, argv: list[str]) -> None:
             with _only_the_first_speaks():
                 VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
         else:
+            if verb != "train":
+                check_alone(verb, os.environ)
             VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 
 

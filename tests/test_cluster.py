@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax.cluster import announced, by_hand, check_count
+from dense_jax.cluster import announced, by_hand, check_alone, check_count
 from dense_jax.errors import MachineError
 from dense_jax.processes import LOST, check_devices
 
@@ -50,6 +50,19 @@ def test_as_many_processes_are_announced_as_the_launcher_started(environment, co
 def test_others_than_are_announced_are_refused_with_the_cure(joined, environment, message):
     with pytest.raises(MachineError, match=message):
         check_count(joined, environment)
+
+
+@pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JAX_NUM_PROCESSES"])
+def test_the_work_of_one_process_is_not_started_as_several(variable):
+    with pytest.raises(
+        MachineError, match="=4 says that this is one of 4 processes, but `dense-jax prepare` is the work"
+    ):
+        check_alone("prepare", {variable: "4"})
+
+
+def test_the_work_of_one_process_is_done_in_a_job_of_several_and_by_a_launcher_of_one():
+    for environment in ({"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, {}):
+        check_alone("prepare", environment)
 
 
 def test_a_pod_of_an_indexed_job_knows_only_how_many_are_before_it():
