@@ -1,13 +1,16 @@
 """Batches: a function of seed and index, whatever reads them."""
 
+import multiprocessing
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dense_jax.config import LoaderConfig, MeshConfig, Mixing, Order
-from dense_jax.data.pipeline import Examples, batches, host_batches, steps_for
-from dense_jax.errors import DataError
+from dense_jax.data.pipeline import Examples, batches, host_batches, stacked_batches, steps_for
+from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import make_mesh
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
@@ -124,3 +127,19 @@ def test_worker_processes_give_the_same_batches(sources):
     by_workers = next(host_batches(examples(sources=sources, workers=2), 8, start=8))
     np.testing.assert_array_equal(alone["row"], by_workers["row"])
     np.testing.assert_array_equal(alone["query"].ids, by_workers["query"].ids)
+
+
+class Deadly(BagOfTokens):
+    """Kills the process that makes the example of passage 7, unless that is the test's."""
+
+    def example(self, passage, vocabulary, rng):
+        if passage.row == 7 and multiprocessing.parent_process():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().example(passage, vocabulary, rng)
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_killed_ends_the_batches_with_the_example_where_they_stand():
+    found = examples(objective=Deadly(), workers=1, length=800)
+    with pytest.raises(MachineError, match=r"loader.workers=1 processes .* before the batch from example \d+ on: .*-9"):
+        list(stacked_batches(found, 8, make_mesh(MeshConfig()), start=16))

@@ -19,7 +19,7 @@ from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, require
 from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.data.visits import Visits
-from dense_jax.errors import DataError
+from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
@@ -117,10 +117,23 @@ def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: i
 
 
 def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:
-    """The same batches before they are collated, each example with the "row" that was visited."""
-    held = held_rows(batch_sharding(mesh), batch)
-    for number, found in enumerate(host_batches(examples, batch, start=start, held=held), start=1):
-        yield Stacked(found, start + number * batch)
+    """The same batches before they are collated, each example with the "row" that was visited.
+
+    Raises:
+        MachineError: a worker process of the loader is gone.
+    """
+    held, begun = held_rows(batch_sharding(mesh), batch), start
+    try:
+        for found in host_batches(examples, batch, start=start, held=held):
+            begun += batch
+            yield Stacked(found, begun)
+    except RuntimeError as error:  # as Grain tells it
+        if "terminated unexpectedly" not in str(error):
+            raise
+        raise MachineError(
+            f"one of loader.workers={examples.config.workers} processes that make examples is gone, before the batch "
+            f"from example {begun:,} on: {error} Where the system killed it, memory was short: use fewer"
+        ) from None
 
 
 def placed(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
