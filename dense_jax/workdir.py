@@ -29,6 +29,7 @@ from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
+from dense_jax.data.sources.lines import stem
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
 from dense_jax.data.stores.query_store import QueryStore
@@ -229,7 +230,7 @@ class Workdir:
             return Collection("passages", self._blocks)
         source = source or self._only_source()
         split = tower.length if self.asked.embed.split else 0
-        name = Path(source).name.partition(".")[0] + (f"-{split}" if split else "")
+        name = stem(Path(source)) + (f"-{split}" if split else "")
         folder = self.path / "collections" / name
         make = partial(prepare_collection, source, self.asked, self.tokenizer, folder, split=split)
         return Collection(name, first_then_all(make))

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.lines import lines
+from dense_jax.data.sources.lines import lines, stem
 from dense_jax.errors import DataError
 
 
@@ -41,6 +41,21 @@ def test_a_jsonl_file_is_read_plain_and_packed(tmp_path, end):
     with opener(tmp_path / f"rows.jsonl{end}", "wb") as file:
         file.write(json.dumps(GOOD).encode() + b"\n")
     assert only(tmp_path / f"rows.jsonl{end}") == DOCUMENT
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train.jsonl", "train"),
+        ("NQ-open.dev.jsonl", "NQ-open.dev"),
+        ("NQ-open.train.jsonl.gz", "NQ-open.train"),
+        ("dev-v1.1.json.xz", "dev-v1.1"),
+        ("nq-test.qa.csv", "nq-test.qa"),
+        ("trec.covid", "trec.covid"),
+    ],
+)
+def test_a_name_loses_the_ends_that_tell_form_and_compression_and_no_others(name, expected):
+    assert stem(Path(name)) == expected
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])

@@ -131,6 +131,16 @@ def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, tr
     assert list(figures["figures"]) == [f"AnswerRecall@{k}" for k in (1, 5, 20, 100)]
 
 
+def test_sets_of_questions_of_one_family_have_results_of_their_own(corpus, trained, tmp_path):
+    assert run(["index", *arguments(corpus, trained)]) == 0
+    for split in ("dev", "train"):
+        questions = tmp_path / f"NQ-open.{split}.jsonl"
+        questions.write_text(json.dumps({"question": f"what of the {split}", "answer": ["the old bridges"]}) + "\n")
+        assert run(["answer", *arguments(corpus, trained), f"--config.answer.questions={questions}"]) == 0
+    files = [trained / "results" / f"NQ-open.{split}-answers" / "figures.json" for split in ("dev", "train")]
+    assert [json.loads(file.read_text())["questions"] for file in files] == ["NQ-open.dev.jsonl", "NQ-open.train.jsonl"]
+
+
 def test_a_method_without_a_reader_answers_no_question(corpus, trained, capsys):
     assert run(["answer", *arguments(corpus, trained), "what of the rivers"]) == 2
     assert "ICT has no reader, so it finds passages and answers nothing; use `dense-jax search`" in (

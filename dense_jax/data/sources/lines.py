@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
@@ -13,6 +14,7 @@ from dense_jax.files import AnyPath
 
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz")
+_ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")
 _LOOKED_AT = 4_096  # bytes
 
 
@@ -64,6 +66,11 @@ def first_byte(path: AnyPath) -> bytes:
 def form(path: AnyPath) -> str:
     """The end of a file's name, before that of its compression: `.jsonl`."""
     return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
+
+
+def stem(path: AnyPath) -> str:
+    """A file's name without the ends that tell its form and compression: `dev-v1.1` of dev-v1.1.json.xz."""
+    return _ENDS.sub("", path.name, count=1)
 
 
 def decoded(raw: bytes) -> str:
