@@ -1,5 +1,6 @@
 """A plan for chips elsewhere: here of CPU devices in their place, and once by the TPU compiler, if it is installed."""
 
+import importlib
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -169,8 +170,8 @@ def test_a_batch_is_halved_down_to_the_least_that_mesh_and_chunk_allow(monkeypat
     assert str(found).splitlines()[0] == "none"
 
 
-def room_for(batch, monkeypatch):
-    """Chips that a step of more than `batch` examples does not fit into."""
+def room_for(batch, monkeypatch, *users):
+    """Chips that a step of more than `batch` examples does not fit into, as modules that compile one see them."""
     real = compiled_step.compile_step
 
     def compile_step(config, chips):
@@ -178,7 +179,7 @@ def room_for(batch, monkeypatch):
             raise TooLargeError(config.batch, f"{config.batch}.0G of {batch}.5G")
         return real(config, chips)
 
-    for module in (topology, largest_batch):
+    for module in (topology, largest_batch, *users):
         monkeypatch.setattr(module, "compile_step", compile_step)
 
 
@@ -208,6 +209,17 @@ def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, mon
     assert code == 2
     assert "it takes 16.0G of 2.5G, and no half of it fits\n\n== largest batch\nnone\n          16: no" in out
     assert "no half of it that mesh and chunk allow fits, so use a smaller --config.chunk, dtype=bfloat16" in err
+
+
+def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monkeypatch):
+    monkeypatch.syspath_prepend(ICT_FILE.parents[1] / "benchmarks")  # its files import each other by their plain names
+    script = importlib.import_module("topology")
+    monkeypatch.setattr(script, "devices", lambda name, slices: jax.devices()[:4])
+    room_for(4, monkeypatch, script)
+    asked = [f"{ICT_FILE}:tiny", "v5e:2x2", ["--config.batch=16", "--config.objective.encoder.bert.width=16"]]
+    row = {"config": "ict.py:tiny", "batch": 16, "topology": "v5e:2x2", "all": "too large: 16.0G of 4.5G"}
+    assert script._row(*asked, largest=False) == row
+    assert script._row(*asked, largest=True) == row | {"largest batch": "4"}
 
 
 @pytest.mark.parametrize(
