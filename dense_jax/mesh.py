@@ -117,6 +117,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def everywhere() -> NamedSharding:
+    """The whole array on every device of every process, however training lays its mesh over them."""
+    return replicated(Mesh(np.array(jax.devices()), ("devices",)))
+
+
 def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
     """Raises ConfigError unless `batch` rows split evenly over the parts that `mesh` makes of them."""
     parts = batch_parts(mesh)

@@ -35,7 +35,7 @@ def run(workdir, **settings):
 
 
 def params(workdir, **settings):
-    trained = load_trained(config(**settings), workdir, -1, make_program(config(**settings)).mesh)
+    trained = load_trained(config(**settings), workdir, -1)
     return np.asarray(trained.towers.query.params["embedding"])
 
 
@@ -108,10 +108,15 @@ def test_a_run_continues_on_another_mesh(tmp_path):
 def test_the_initial_state_is_saved_for_the_comparison_with_no_training(tmp_path):
     run(tmp_path)
     program = make_program(config())
-    trained = load_trained(config(), tmp_path, 0, program.mesh)
+    trained = load_trained(config(), tmp_path, 0)
     assert trained.step == 0
     fresh = initial_state(program).params["encoder"]["embedding"]
     np.testing.assert_array_equal(trained.towers.query.params["embedding"], fresh)
+
+
+def test_what_was_trained_is_opened_on_devices_that_its_mesh_does_not_fit(tmp_path):
+    run(tmp_path)
+    np.testing.assert_array_equal(params(tmp_path, mesh=MeshConfig(fsdp=64)), params(tmp_path))
 
 
 def test_a_workdir_of_another_config_is_refused_with_what_differs(tmp_path):

@@ -74,7 +74,7 @@ def lines(workdir) -> list[dict]:
 
 
 def embedding(workdir, asked: Config, step: int = -1) -> np.ndarray:
-    return np.asarray(load_trained(asked, workdir, step, make_mesh(asked.mesh)).towers.query.params["embedding"])
+    return np.asarray(load_trained(asked, workdir, step).towers.query.params["embedding"])
 
 
 def best(table: np.ndarray, questions: list[np.ndarray], k: int) -> np.ndarray:
@@ -481,14 +481,13 @@ def test_what_was_left_half_made_is_removed_once_it_is_of_no_use(beside, monkeyp
 def test_refresh_makes_a_version_anew_that_is_of_another_checkpoint_of_its_step(beside):
     trainer = beside()
     trainer.versions.make(20, trainer.tower, "of a run that is no more")
-    mesh = trainer.program.mesh
     seen = []
 
     def trained(step):
         seen.append(step)
         if len(seen) > 1:
             raise KeyboardInterrupt
-        return load_trained(trainer.asked, trainer.workdir, step, mesh)
+        return load_trained(trainer.asked, trainer.workdir, step)
 
     with pytest.raises(Stopped):
         refresh(trainer.versions, trainer.workdir, 100, trained, pause=stop)
@@ -514,13 +513,12 @@ def test_checkpoints_that_a_version_is_made_of_are_kept(beside):
 
 def test_refresh_makes_the_index_of_the_newest_snapshot(beside):
     trainer = beside()
-    mesh = trainer.program.mesh
     with pytest.raises(Stopped):
         refresh(
             trainer.versions,
             trainer.workdir,
             100,
-            lambda step: load_trained(trainer.asked, trainer.workdir, step, mesh),
+            lambda step: load_trained(trainer.asked, trainer.workdir, step),
             pause=stop,
         )
     assert trainer.versions.committed() == [20]

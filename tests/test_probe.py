@@ -182,8 +182,7 @@ def test_probes_change_nothing_in_what_is_trained(run):
     for name, every in {"with": 1, "without": 0}.items():
         settings = {"every": every, "sample": SAMPLE if every else None}
         workdir = run(name=name, **settings)
-        mesh = make_program(config()).mesh
-        params.append(load_trained(config(), workdir, -1, mesh).towers.query.params["embedding"])
+        params.append(load_trained(config(), workdir, -1).towers.query.params["embedding"])
     np.testing.assert_array_equal(*params)
 
 
@@ -191,12 +190,11 @@ def test_the_best_checkpoint_is_kept_and_is_what_is_meant_where_none_is_named(ru
     few = CheckpointConfig(every=3, keep=1)
     workdir = run(0.1, 0.5, 0.4, 0.5, 0.2, 0.3, checkpoint=few, select=Select.BEST)
     assert kept(workdir) == [0, 2, 10]
-    mesh = make_program(config()).mesh
-    best, newest = (load_trained(config(select=s), workdir, -1, mesh) for s in (Select.BEST, Select.NEWEST))
+    best, newest = (load_trained(config(select=s), workdir, -1) for s in (Select.BEST, Select.NEWEST))
     assert (best.step, newest.step) == (2, 10)
-    assert load_trained(config(select=Select.BEST), workdir, 10, mesh).step == 10
+    assert load_trained(config(select=Select.BEST), workdir, 10).step == 10
     mrr = config(select=Select.BEST, measure="MRR@10")
-    assert load_trained(mrr, workdir, -1, mesh).step == 0
+    assert load_trained(mrr, workdir, -1).step == 0
 
 
 def test_an_earlier_best_makes_room(run):
@@ -222,13 +220,13 @@ def test_without_it_the_best_is_not_saved_and_asking_for_it_says_why(run):
     workdir = run(0.1, 0.5, 0.4, 0.5, 0.2, 0.3)
     assert kept(workdir) == [0, 10]
     with pytest.raises(StorageError, match=r"the best probe is of step 2, whose checkpoint was not kept .* \[0, 10\]"):
-        load_trained(config(select=Select.BEST), workdir, -1, make_program(config()).mesh)
+        load_trained(config(select=Select.BEST), workdir, -1)
 
 
 def test_the_best_of_a_run_without_probes_is_no_checkpoint(run):
     workdir = run(every=0, sample=None)
     with pytest.raises(StorageError, match="nothing was probed"):
-        load_trained(config(select=Select.BEST), workdir, -1, make_program(config()).mesh)
+        load_trained(config(select=Select.BEST), workdir, -1)
 
 
 def test_another_run_starts_from_the_best(run):
@@ -283,8 +281,7 @@ def test_more_patience_lets_it_go_on(run, capsys):
     assert list(figures(workdir).values()) == [0.1, 0.5, 0.4, 0.3, 0.6, 0.2]
     assert kept(workdir) == [0, 6, 10]
     straight = run(*figures(workdir).values(), name="straight")
-    mesh = make_program(config()).mesh
-    params = [load_trained(config(), path, 10, mesh).towers.query.params["embedding"] for path in (workdir, straight)]
+    params = [load_trained(config(), path, 10).towers.query.params["embedding"] for path in (workdir, straight)]
     np.testing.assert_array_equal(*params)
 
 

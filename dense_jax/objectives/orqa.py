@@ -190,7 +190,7 @@ class Orqa(Retrieves):
         )
 
     def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
-        return split(rng, 2)[0]
+        return jax.random.split(rng)[0]
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array

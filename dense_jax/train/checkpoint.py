@@ -11,14 +11,13 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers as policies
 
 from dense_jax.agreement import agreed, all_or_none, is_first, together
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
-from dense_jax.mesh import replicated
+from dense_jax.mesh import everywhere
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -167,9 +166,8 @@ class Checkpoints:
             StorageError: a file is damaged.
         """
         all_or_none(lambda: self.verify(step))
-        everywhere = replicated(Mesh(jax.devices(), ("devices",)))
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere()),
             dict(self._manager.item_metadata(step)["params"]),
             is_leaf=_is_described,
         )

@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from dense_jax.agreement import of_first, whole
 from dense_jax.config import Config
 from dense_jax.contracts import PASSAGE, Reader, Towers
+from dense_jax.mesh import everywhere
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.same_run import check_same_run
-from dense_jax.train.sharding import check_models, state_sharding
 
 
 @dataclass(frozen=True)
@@ -29,22 +28,21 @@ class Trained:
     passage_fingerprint: str
 
 
-def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Trained:
-    """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on `mesh`.
+def load_trained(config: Config, workdir: Path, step: int) -> Trained:
+    """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on every device.
 
     Where that is of several processes, each gets all of them, as numpy arrays.
 
     Raises:
-        ConfigError: the workdir was trained with other settings, or the mesh does not fit the model.
+        ConfigError: the workdir was trained with other settings.
         StorageError: there is no such checkpoint, or it is damaged.
     """
     check_same_run(config, workdir)
-    check_models(config.objective, mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
     step = of_first(lambda: checkpoints.existing(step))
-    params = whole(checkpoints.restore_params(step, _like(config, mesh)))
+    params = whole(checkpoints.restore_params(step, _like(config)))
     passage_step = 0 if PASSAGE in config.objective.frozen else step
     return Trained(
         config.objective.towers(params),
@@ -56,8 +54,6 @@ def load_trained(config: Config, workdir: Path, step: int, mesh: Mesh) -> Traine
     )
 
 
-def _like(config: Config, mesh: Mesh) -> Any:
+def _like(config: Config) -> Any:
     params = jax.eval_shape(functools.partial(config.objective.init, jax.random.key(0)))
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), params, state_sharding(params, mesh)
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere()), params)
