@@ -19,7 +19,6 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 
 from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
@@ -29,15 +28,15 @@ from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
-from dense_jax.data.sources.lines import stem
 from dense_jax.data.sources.judgements import beir_files
+from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
 from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import AnyPath, digest, located
-from dense_jax.mesh import make_mesh, own_mesh
+from dense_jax.mesh import own_mesh
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
 from dense_jax.retrieval import index
@@ -96,11 +95,6 @@ class Workdir:
             batch=config.batch,
             searched=self.library.passages if self.library else None,
         )
-
-    @cached_property
-    def mesh(self) -> Mesh:
-        """Of all processes."""
-        return make_mesh(self.asked.mesh)
 
     @property
     def prepared(self) -> Path:
@@ -321,7 +315,7 @@ class Workdir:
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the one that probe.select says."""
-        return load_trained(self.config, self.path, step, self.mesh)
+        return load_trained(self.config, self.path, step)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
         """The vectors of `collection`, made now as far as they are not there yet."""
