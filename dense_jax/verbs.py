@@ -73,6 +73,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes(os.environ, polls=True)
+    of_first(work.check_spans)
     first_then_all(work.check_questions)
     if is_first():
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)

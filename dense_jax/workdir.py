@@ -22,12 +22,13 @@ import jax
 
 from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
-from dense_jax.config_tree import checked, with_vocabulary
+from dense_jax.config_tree import checked, differences, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
+from dense_jax.data.salient.chosen import spans_settings
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
@@ -173,6 +174,21 @@ class Workdir:
         """
         if path := self.asked.corpus.questions:
             check_same_questions(located(path), self.path / "questions.json")
+
+    def check_spans(self) -> None:
+        """
+        Raises:
+            ConfigError: the prepared passages have other salient spans than those that the objective is to mask.
+            DataError: a file of spans that the config names is not there.
+        """
+        if not self.asked.objective.masks_spans:
+            return
+        store, asked = self._blocks, spans_settings(self.asked.spans)
+        if changes := list(differences(store.manifest["settings"]["spans"], asked, "spans.")):
+            raise ConfigError(
+                f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
+                "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
+            )
 
     @cached_property
     def library(self) -> Library | None:

@@ -2,12 +2,13 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from dense_jax import show
+from dense_jax.__main__ import run
 from dense_jax.config import PassagesConfig, SpansConfig, Unit
 from dense_jax.config_tree import checked, without_folders
 from dense_jax.contracts import NO_SPANS, Tower
@@ -19,8 +20,9 @@ from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.flags import parse
 from dense_jax.workdir import Workdir
 from tests.sources import config, contents, killed_at, write
+from tests.test_end_to_end import ROOT, process
 from tests.test_flags import config_file  # noqa: F401  a fixture
-from tests.toys import MeanEmbedding
+from tests.toys import BagOfTokens, MeanEmbedding
 
 FIRST = "In {} Ann Lee saw the Old Harbour. A keeper left the lamp of Rome behind."
 ALL = SpansConfig(patterns=True, capitals=True, titles=True)
@@ -285,6 +287,57 @@ def test_a_workdir_without_the_spans_that_are_asked_for_says_so(source, tmp_path
     message = r"holds no prepared passages of 32 tokens with spans.patterns, spans.capitals, spans.titles; run"
     with pytest.raises(ConfigError, match=message):
         _ = Workdir(tmp_path / "work", asked(source, ALL)).prepared
+
+
+@dataclass
+class MaskerOfSpans(BagOfTokens):
+    masks_spans = True
+
+
+def trained_on(source, spans, workdir, shared="", objective=None):
+    """The workdir of a run that is about to train on `spans`."""
+    settings = replace(asked(source, spans, workdir=str(shared)), objective=objective or MaskerOfSpans())
+    return Workdir(workdir, settings)
+
+
+def test_other_spans_than_the_prepared_ones_are_not_trained_on(source, tmp_path):
+    prepare(asked(source, SpansConfig(random=0.15)), tmp_path / "work")
+    trained_on(source, SpansConfig(random=0.15), tmp_path / "work").check_spans()
+    with pytest.raises(ConfigError) as error:
+        trained_on(source, SpansConfig(random=0.5, random_seed=3), tmp_path / "work").check_spans()
+    assert str(error.value) == (
+        f"{tmp_path}/work/passages-32-salient-random was prepared with other salient spans:\n"
+        "  spans.random: 0.15 -> 0.5\n"
+        "  spans.random_seed: 0 -> 3\n"
+        "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
+    )
+
+
+def test_a_run_that_shares_a_preparation_masks_the_spans_that_are_there_or_none(source, tmp_path):
+    shared, own = tmp_path / "shared", tmp_path / "run"
+    one, other = (precomputed(tmp_path / f"{end}.jsonl", d0=[[8, end]]) for end in (15, 11))
+    prepare(asked(source, SpansConfig(precomputed=str(one))), shared)
+    moved = SpansConfig(precomputed=shutil.copy(one, f"{tmp_path}/moved.jsonl"))
+    trained_on(source, moved, own, shared).check_spans()  # a file counts by its content
+    others, message = SpansConfig(precomputed=str(other)), r"salient spans:\n  spans.precomputed: \w+ -> \w+\n"
+    with pytest.raises(ConfigError, match=message):
+        trained_on(source, others, own, shared).check_spans()
+    trained_on(source, others, own, shared, objective=BagOfTokens()).check_spans()  # it masks none
+
+
+@pytest.mark.slow
+def test_train_refuses_other_spans_before_the_first_step(source, tmp_path):
+    def arguments(random):
+        settings = {"corpus.source": source, "tokenizer.vocab_size": 300, "passages.length": 32, "corpus.held_out": 0}
+        settings |= {"spans.patterns": False, "spans.capitals": False, "spans.titles": False, "spans.random": random}
+        flags = [f"--config.{name}={value}" for name, value in settings.items()]
+        return [f"--config={ROOT / 'configs' / 'realm.py'}:tiny", f"--workdir={tmp_path / 'work'}", *flags]
+
+    assert run(["prepare", *arguments(0.15)]) == 0
+    training = process("train", *arguments(0.5))
+    _, said = training.communicate(timeout=200)
+    assert training.returncode == 2 and "spans.random: 0.15 -> 0.5\n" in said
+    assert not (tmp_path / "work" / "config.json").exists()
 
 
 def test_a_workdir_gives_passages_with_or_without_spans_as_the_config_says(source, tmp_path):
