@@ -1,6 +1,7 @@
 """ORQA (Lee et al. 2019) on Natural Questions, and REALM's fine-tuning (Guu et al. 2020). Values: the released code.
 
-Starts from ICT or REALM: --config.init_from=RUN, and after ICT BERT for the reader: --config.init_reader_from=FOLDER.
+Starts from ICT or REALM: --config.init_from=RUN, and after ICT BERT for the reader: --config.init_reader_from=FOLDER,
+whose tokenizer the passages and ICT need too: --config.tokenizer.path=FOLDER.
 """
 
 from dense_jax.config import (

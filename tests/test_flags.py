@@ -1,12 +1,15 @@
 """The command line: what is understood, and what the messages say when it is not."""
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from dense_jax.config import Order
 from dense_jax.errors import ConfigError
 from dense_jax.flags import parse
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -117,3 +120,11 @@ def test_broken_rules_are_all_listed(config_file):
 def test_a_rule_between_two_settings_sees_the_overridden_values(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "--config.steps=5")
     assert text == "optimizer.warmup=10 is more than steps=5"
+
+
+def test_the_readmes_run_of_realm_has_the_tokenizer_of_its_reader(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    lines = Path("README.md").read_text().replace("\\\n", "").splitlines()
+    shown = [line.split() for line in lines if "--config=configs/realm.py --workdir=runs/realm" in line]
+    prepared, trained = (parse(words).config for _, verb, *words in shown if verb in ("prepare", "train"))
+    assert prepared.tokenizer.path == trained.tokenizer.path == trained.init_reader_from != ""
