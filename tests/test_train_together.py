@@ -67,7 +67,8 @@ def test_each_process_builds_its_own_rows_of_the_same_batches_for_every_method(t
 
 @pytest.mark.slow
 def test_loss_and_gradient_norm_are_those_of_one_process_dropout_included(tmp_path):
-    (one,), *others = (done("learn", count, tmp_path / str(count)) for count in (1, 2, 4))
+    two = "ICT", "Contriever"  # with negatives in the batch, and in a queue
+    (one,), *others = (done("learn", count, tmp_path / str(count), *two) for count in (1, 2, 4))
     for found in (found for processes in others for found in processes):
         for name, steps in one.items():
             # float32 sums over the network in another order, though here they came out the same to the last bit

@@ -69,10 +69,10 @@ def _digest(leaves: list[np.ndarray]) -> str:
     return xxhash.xxh3_64_hexdigest(b"".join(leaf.tobytes() for leaf in leaves))
 
 
-def learn(folder: Path, number: int) -> None:
-    """Writes loss and gradient norm of a few steps of two methods: with negatives in the batch, and in a queue."""
+def learn(folder: Path, number: int, *names: str) -> None:
+    """Writes loss and gradient norm of a few steps of these methods."""
     found: dict[str, list[list[float]]] = {}
-    for name in ("ICT", "Contriever"):
+    for name in names:
         config = small(load(methods()[name], "tiny"))
         program = make_program(config, interleaved())
         state, feed = initial_state(program), Feed(examples_of(config), BATCH, program.mesh, 0)
