@@ -314,3 +314,12 @@ def test_a_step_compiles_for_tpus_with_their_attention_kernel():
 def test_between_two_slices_goes_each_chips_share_of_the_gradients():
     handed, parameters = map(int, printed(ON_TWO_SLICES).split())
     assert parameters / 4 <= handed < parameters / 2  # small arrays are not shared out, and there are vectors too
+
+
+@pytest.mark.slow
+@needs_tpu_compiler
+def test_a_slice_may_be_one_chip():
+    program = (
+        "from dense_jax.planning.compiled_step import devices\nfor n in (1, 2): print(len(devices(f'v5e:{n}x{n}')))"
+    )
+    assert printed(program) == "1\n4\n"

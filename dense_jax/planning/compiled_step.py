@@ -103,12 +103,14 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
         MachineError: the compiler is not installed.
     """
     settings: dict[str, Any] = {**chip_of(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
+    if set(topology.partition(":")[2].split("x")) == {"1"}:  # one chip, where a host as a rule has four
+        settings["chips_per_host_bounds"] = [1, 1, 1]
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
             f"topology={topology} is none that the TPU compiler knows ({_first_line(error)}); name the chips along "
-            "each axis, 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
+            "each axis, 1x1 and 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
         ) from None
     except RuntimeError as error:
         raise MachineError(
