@@ -34,7 +34,7 @@ SLICES = {  # over which the published batch spreads without leaving a chip next
     "configs/cocondenser.py": "v5e:16x16",
     "configs/contriever.py": "v5e:16x16",
     "configs/retromae.py": "v5e:4x4",
-    "configs/realm.py": "v5e:8x8",
+    "configs/realm.py": "v5e:16x16",
     "configs/orqa.py": "v5e:1x1",  # one question at a time
     "configs/finetune_dpr.py": "v5e:2x4",
     "configs/finetune_cocondenser.py:round1": "v5e:2x4",
