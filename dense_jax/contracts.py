@@ -369,8 +369,8 @@ class Retrieves(Objective, Protocol):
         ...
 
     def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
-        """Where `fresh`: the key that `encode`, given `rng` and the whole batch, encodes the questions with."""
-        raise NotImplementedError
+        """The key that `encode`, given `rng` and the whole batch, encodes the questions with; it matters if `fresh`."""
+        return rng
 
     def join(self, batch: Batch, found: Found, passages: "Passages", vocabulary: Vocabulary) -> Batch:
         """`batch` (stacked examples, each with its "row" of what was visited) with what was found: numpy, fixed shapes.

@@ -102,9 +102,6 @@ class Borrower(BagOfTokens, Retrieves):
     def question(self, batch):
         return batch["query"]
 
-    def question_noise(self, rng):
-        return rng
-
     def join(self, batch, found, passages, vocabulary):
         self.seen.append(found.rows)
         texts = [np.concatenate([one.tokens for one in passages.passages(rows.tolist())]) for rows in found.rows]
