@@ -19,6 +19,8 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.orqa import Orqa, Positives, Scores
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import train
+from dense_jax.train.neighbours import Neighbours
+from dense_jax.train.restore import load_trained
 from dense_jax.train.versions import Library
 from tests.test_neighbours import lines
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, ToyTokenizer
@@ -266,7 +268,20 @@ class Interrupted(Orqa):
 
 
 @pytest.mark.slow
-def test_a_restart_goes_on_to_the_last_bit_dropout_of_the_search_included(tmp_path):
+def test_the_search_before_a_step_has_the_noise_of_the_question_in_that_step(tmp_path, monkeypatch):
+    keys, find = [], Neighbours.find_anew
+    monkeypatch.setattr(
+        Neighbours, "find_anew", lambda *args, rng, **rest: keys.append(rng) or find(*args, rng=rng, **rest)
+    )
+    run(tmp_path, config(steps=3, seed=5, diagnose_every=0))
+    steps = [jax.random.split(jax.random.fold_in(jax.random.key(5), step))[0] for step in range(3)]
+    assert [jax.random.key_data(key).tolist() for key in keys] == [jax.random.key_data(key).tolist() for key in steps]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_restart_goes_on_to_the_last_bit_dropout_of_the_search_included(tmp_path, damaged):
+    """Where the first checkpoint is damaged too: the tower of its index is in every other one."""
     run(tmp_path / "straight", config())
     every = {"checkpoint": CheckpointConfig(every=3)}
     broken = config(**every)
@@ -274,9 +289,17 @@ def test_a_restart_goes_on_to_the_last_bit_dropout_of_the_search_included(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "restarted", broken)
     (tmp_path / "restarted" / "config.json").unlink()  # it names the class that broke off
+    if damaged:
+        file = next((tmp_path / "restarted" / "checkpoints" / "0").rglob("d/*"))
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
     run(tmp_path / "restarted", config(**every))
     jax.tree.map(np.testing.assert_array_equal, params(tmp_path / "straight", 8), params(tmp_path / "restarted", 8))
-    assert lines(tmp_path / "straight") == lines(tmp_path / "restarted")
+    told = [
+        [{name: value for name, value in row.items() if name not in ("index/step", "index/staleness") or not damaged}
+         for row in lines(tmp_path / workdir)] for workdir in ("straight", "restarted")
+    ]  # fmt: skip
+    assert told[0] == told[1]
+    assert load_trained(config(**every), tmp_path / "restarted", 8).passage_step == (8 if damaged else 0)
 
 
 def test_an_index_that_would_be_made_again_of_a_tower_that_stays_is_refused():

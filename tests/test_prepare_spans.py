@@ -306,7 +306,7 @@ def test_other_spans_than_the_prepared_ones_are_not_trained_on(source, tmp_path)
     with pytest.raises(ConfigError) as error:
         trained_on(source, SpansConfig(random=0.5, random_seed=3), tmp_path / "work").check_spans()
     assert str(error.value) == (
-        f"{tmp_path}/work/passages-32-salient-random was prepared with other salient spans:\n"
+        f"{tmp_path / 'work' / 'passages-32-salient-random'} was prepared with other salient spans:\n"
         "  spans.random: 0.15 -> 0.5\n"
         "  spans.random_seed: 0 -> 3\n"
         "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"

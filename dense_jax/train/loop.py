@@ -178,13 +178,25 @@ def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, di
     return state, meta
 
 
-@dataclass(frozen=True)
-class _Unread:
-    """A step whose metrics are still on the device."""
+class _Late:
+    """Metrics that are logged when the next step is under way, so that the device waits for nobody to read them."""
 
-    step: int
-    metrics: Metrics
-    rows: Int[np.ndarray, " b"]
+    def __init__(self, log: MetricsLog) -> None:
+        self._log = log
+        self._waiting: tuple[int, Metrics, Int[np.ndarray, " b"]] | None = None
+
+    def add(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
+        self.flush()
+        self._waiting = step, metrics, rows
+
+    def flush(self) -> None:
+        """
+        Raises:
+            NonFiniteError: what was waiting holds what is no number.
+        """
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._log.record(*waiting)
 
 
 def _run(
@@ -196,9 +208,9 @@ def _run(
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> None:
-    config = program.config
-    step, unread, batch = int(state.step), None, None
+    config, step = program.config, int(state.step)
     first = saved = step
+    late, meta = _Late(log), {}
     if selection.due(step):
         selection.look(step, state.params)
     over = selection.over(step)
@@ -206,35 +218,30 @@ def _run(
         try:
             batch = feed.next(step, state.params)
         except DataError:
-            if unread is not None:
-                log.record(unread.step, unread.metrics, unread.rows)  # if the state is broken, this says it better
+            late.flush()  # if the state is broken, this says it better
             raise
-        except Stopped:  # while it waited for an index or made one; nothing of what was learned before it is lost
-            if unread is not None:
-                log.record(unread.step, unread.metrics, unread.rows)
-            if batch is not None and step != saved:
-                checkpoints.save(step, state, {"next_index": batch.next_index, **feed.state})
+        except Stopped:  # while it waited for an index or made one: what was learned before is not lost
+            late.flush()
+            if step != saved:
+                checkpoints.save(step, state, meta)
             checkpoints.finish()
             raise
         state, metrics = program.step(state, batch.batch)
         step += 1
-        metrics |= {**batch.notes, **diagnosis(step, state)}
-        if unread is not None:
-            log.record(unread.step, unread.metrics, unread.rows)
-        unread = _Unread(step, metrics, batch.rows)
+        meta = {"next_index": batch.next_index, **feed.state}
+        late.add(step, metrics | {**batch.notes, **diagnosis(step, state)}, batch.rows)
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()
         stop, due = checkpoints.preempted(), selection.due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or feed.snapshot(step)
         if save or due:
-            log.record(unread.step, unread.metrics, unread.rows)  # raises before a broken state could be saved
-            unread = None
+            late.flush()  # raises before a broken state could be saved
         if due:
             selection.look(step, state.params)
         over = due and selection.over(step)
         if save or over or (due and selection.is_best(step)):
-            checkpoints.save(step, state, {"next_index": batch.next_index, **feed.state})
+            checkpoints.save(step, state, meta)
             saved = step
         checkpoints.poll()
         if stop and not over:

@@ -37,7 +37,7 @@ class Version:
     """An index in use, with the query tower of its checkpoint."""
 
     step: int
-    begun: float  # when it was, in seconds since 1970
+    begun: float  # when its making began, in seconds since 1970
     index: Index
     query: Params  # on every device of `mesh`
     encode: Encode

@@ -43,7 +43,8 @@ def load_trained(config: Config, workdir: Path, step: int) -> Trained:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
     step = of_first(lambda: checkpoints.existing(step))
     params = whole(checkpoints.restore_params(step, _like(config)))
-    passage_step = 0 if PASSAGE in config.objective.frozen else step
+    # A tower that training leaves as it is can be had of any checkpoint; the first one may have been damaged.
+    passage_step = 0 if PASSAGE in config.objective.frozen and of_first(lambda: 0 in checkpoints.steps()) else step
     return Trained(
         config.objective.towers(params),
         config.objective.reader(params),

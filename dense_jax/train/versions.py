@@ -65,7 +65,7 @@ class Versions:
         return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_MADE_BY}"))
 
     def begun_at(self, step: int) -> float:
-        """When the version of `step` was begun, in seconds since 1970."""
+        """When the making of the version of `step` began, in seconds since 1970."""
         return (self._of(step) / _MADE_BY).stat().st_mtime
 
     def committed(self) -> list[int]:
