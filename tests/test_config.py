@@ -10,8 +10,10 @@ from dense_jax.config import (
     CorpusConfig,
     LoaderConfig,
     MeshConfig,
+    NeighboursConfig,
     OptimizerConfig,
     PassagesConfig,
+    Refresh,
     Unit,
 )
 from dense_jax.config_tree import checked, differences, to_dict, with_vocabulary, without_folders
@@ -159,6 +161,14 @@ def test_questions_for_what_does_not_learn_from_them_are_refused():
     assert str(error.value) == (
         "corpus.questions=nq.jsonl is nothing that BagOfTokens learns from, which is passages, spans or chunks"
     )
+
+
+def test_an_age_that_every_index_reaches_before_the_next_snapshot_is_refused():
+    beside = {"refresh": Refresh.ASYNCHRONOUS, "every": 10, "ahead": 4}
+    with pytest.raises(ConfigError, match=r"max_staleness=13 is below neighbours.every=10 and neighbours.ahead=4 tog"):
+        NeighboursConfig(**beside, max_staleness=13)
+    for sound in (14, 0):
+        assert NeighboursConfig(**beside, max_staleness=sound).max_staleness == sound
 
 
 def test_patterns_without_a_file_are_refused():
