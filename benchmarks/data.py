@@ -2,7 +2,7 @@
 
     python benchmarks/data.py --config=configs/ict.py:tiny --workdir=runs/ict
 
-The workdir is one that `dense-jax prepare` has filled; settings are overridden by --config.key=value as everywhere.
+The workdir is one that `dense-jax prepare` has filled; settings are overridden by --key=value as everywhere.
 Prints a Markdown table and one JSON line a row; README.md beside this file says what the columns mean. Exits with an
 error if the whole pipeline is not at least three times as fast as the training of that config.
 """
@@ -50,7 +50,7 @@ def check_fast_enough(times: float) -> None:
     if times < ENOUGH:
         raise MachineError(
             f"the pipeline is only {times:.2f} times as fast as training, which may wait for it; it should be "
-            f"{ENOUGH:g} times as fast: use more --config.loader.workers"
+            f"{ENOUGH:g} times as fast: use more --loader.workers"
         )
 
 

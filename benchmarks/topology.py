@@ -2,7 +2,7 @@
 
     python benchmarks/topology.py                                all published configs, each on a slice for its batch
     python benchmarks/topology.py configs/ict.py --topology v4:4x4x8 v6e:16x16 --largest
-    python benchmarks/topology.py configs/ict.py --config.mesh.fsdp=16 --config.chunk=64
+    python benchmarks/topology.py configs/ict.py --mesh.fsdp=16 --chunk=64
 
 The TPU compiler (pip install 'dense_jax[tpu]') compiles the step, BERT-base in three minutes, and nothing is run: no
 figure is a speed. `dense-jax show --topology` says more of one config, docs/topology.md where each figure comes from. A
@@ -46,8 +46,8 @@ SLICES = {  # over which the published batch spreads without leaving a chip next
 def main() -> None:
     parser = _parser()
     asked, settings = parser.parse_known_args()
-    if unknown := [word for word in settings if not word.startswith("--config.")]:
-        parser.error(f"unknown: {' '.join(unknown)}; settings are --config.key=value")
+    if unknown := [word for word in settings if not word.startswith("--")]:
+        parser.error(f"unknown: {' '.join(unknown)}; settings are --key=value")
     if other := [name for name in asked.configs if name not in SLICES and not asked.topologies]:
         parser.error(f"{other[0]} is none of {', '.join(SLICES)}; say for which --topology")
     os.environ.update(COMPILER_ONLY)

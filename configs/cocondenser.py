@@ -21,12 +21,12 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base() -> Config:
-    """The target corpus, from a Condenser with its head: --config.init_from=WORKDIR."""
+    """The target corpus, from a Condenser with its head: --init_from=WORKDIR."""
     return Config(
         objective=CoCondenser(encoder=Encoder(bert("base")), head_layers=2, skip_from=6),
         steps=35_000,  # 8 epochs of MS MARCO's 8.8 million passages
         batch=2048,  # documents, of two spans each
-        chunk=0,  # the authors: a gradient cache where the batch does not fit, such as --config.chunk=256
+        chunk=0,  # the authors: a gradient cache where the batch does not fit, such as --chunk=256
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_share=0.1, weight_decay=0.01),
         passages=PassagesConfig(unit=Unit.SPANS, length=128),
         loader=LoaderConfig(order=Order.SHUFFLE),

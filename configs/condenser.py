@@ -20,7 +20,7 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base() -> Config:
-    """English Wikipedia and books; the authors start from bert-base-uncased: --config.init_from=FOLDER."""
+    """English Wikipedia and books; the authors start from bert-base-uncased: --init_from=FOLDER."""
     return Config(
         objective=Condenser(encoder=Encoder(bert("base")), head_layers=2, skip_from=6),
         steps=200_000,  # 8 epochs

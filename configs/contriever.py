@@ -1,7 +1,7 @@
 """Contriever: independent crops, with momentum contrast or in-batch negatives.
 
 Values: Izacard et al. 2022, appendix A.1, and the training script of its released code. The published runs start from
-BERT: --config.init_from and --config.tokenizer.path name its folder.
+BERT: --init_from and --tokenizer.path name its folder.
 """
 
 from dense_jax.config import (

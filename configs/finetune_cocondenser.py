@@ -1,6 +1,6 @@
 """coCondenser fine-tuned on MS MARCO (Gao and Callan 2022), in two rounds. Values: the authors' example for Tevatron.
 
-Both rounds start from the pre-trained model: --config.init_from=WORKDIR. The passages have titles there, which the
+Both rounds start from the pre-trained model: --init_from=WORKDIR. The passages have titles there, which the
 official collection lacks: figures with and without are not comparable.
 """
 
@@ -36,7 +36,7 @@ def round2() -> Config:
 
 
 def tiny() -> Config:
-    """A minute on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
+    """A minute on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
     return Config(
         objective=Supervised(
             encoder=Encoder(

@@ -3,7 +3,7 @@
 Its optimiser was ASAM; the released code has AdamW alone, and so it is here, with that code's settings. The paper's
 further passage of each query is a random one, then in a second run, from the same start, a mined one for one query in
 ten: here it is one of the query's own negatives, as given, and none where there is none. Starts from Contriever:
---config.init_from=WORKDIR.
+--init_from=WORKDIR.
 """
 
 from dense_jax.config import (
@@ -38,7 +38,7 @@ def base() -> Config:
         ),
         steps=20_000,  # 41 epochs of 500,000 queries
         batch=1024,
-        chunk=0,  # a gradient cache where the batch does not fit, such as --config.chunk=128
+        chunk=0,  # a gradient cache where the batch does not fit, such as --chunk=128
         optimizer=OptimizerConfig(
             learning_rate=1e-5, warmup=1_000, beta2=0.98, epsilon=1e-6, decay_all=True, clip=0.0
         ),  # the warm-up is mContriever's
@@ -48,7 +48,7 @@ def base() -> Config:
 
 
 def tiny() -> Config:
-    """A minute on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
+    """A minute on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
     return Config(
         objective=Supervised(
             encoder=Encoder(

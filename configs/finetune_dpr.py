@@ -1,6 +1,6 @@
 """DPR (Karpukhin et al. 2020) on Natural Questions. Values: its released code.
 
-Starts from BERT, which fills both encoders: --config.init_from=FOLDER --config.tokenizer.path=FOLDER.
+Starts from BERT, which fills both encoders: --init_from=FOLDER --tokenizer.path=FOLDER.
 """
 
 from dense_jax.config import (
@@ -45,7 +45,7 @@ def base() -> Config:
 
 
 def tiny() -> Config:
-    """A minute on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
+    """A minute on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
     return Config(
         objective=Supervised(
             encoder=Encoder(

@@ -1,7 +1,7 @@
 """MVR (Zhang et al. 2022). Values: the paper's, and DPR's where it refers to them; the local weight is ours.
 
-Learns from judged queries, such as DPR's files: --config.corpus.source=FILE. Starts from BERT or coCondenser, which
-fills both encoders: --config.init_from=FOLDER --config.tokenizer.path=FOLDER.
+Learns from judged queries, such as DPR's files: --corpus.source=FILE. Starts from BERT or coCondenser, which
+fills both encoders: --init_from=FOLDER --tokenizer.path=FOLDER.
 """
 
 from dense_jax.config import (
@@ -43,7 +43,7 @@ def base() -> Config:
 
 
 def tiny() -> Config:
-    """Minutes on two CPU cores, on judged queries of yours: --config.corpus.source=FOLDER."""
+    """Minutes on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
     return Config(
         objective=MVR(
             encoder=MultiViewEncoder(bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), views=4),

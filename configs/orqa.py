@@ -1,7 +1,7 @@
 """ORQA (Lee et al. 2019) on Natural Questions, and REALM's fine-tuning (Guu et al. 2020). Values: the released code.
 
-Starts from ICT or REALM: --config.init_from=RUN, and after ICT BERT for the reader: --config.init_reader_from=FOLDER,
-whose tokenizer the passages and ICT need too: --config.tokenizer.path=FOLDER.
+Starts from ICT or REALM: --init_from=RUN, and after ICT BERT for the reader: --init_reader_from=FOLDER,
+whose tokenizer the passages and ICT need too: --tokenizer.path=FOLDER.
 """
 
 from dense_jax.config import (
@@ -41,7 +41,7 @@ def base() -> Config:
 
 
 def tiny() -> Config:
-    """Minutes on two CPU cores, from configs/ict.py:tiny, on questions of yours: --config.corpus.questions=FILE."""
+    """Minutes on two CPU cores, from configs/ict.py:tiny, on questions of yours: --corpus.questions=FILE."""
     return Config(
         objective=Orqa(
             encoder=Encoder(

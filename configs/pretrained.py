@@ -1,7 +1,7 @@
 """A BERT, RoBERTa or XLM-R of Hugging Face or sentence-transformers, as it is: `--config=configs/pretrained.py:FOLDER`.
 
 To be embedded, searched, evaluated or exported like a model of our own, or trained on by masked language modelling with
-`--config.steps=N`.
+`--steps=N`.
 """
 
 from pathlib import Path

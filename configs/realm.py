@@ -1,7 +1,7 @@
 """REALM (Guu et al. 2020). Values: the paper and the released code.
 
-First ICT (configs/ict.py), then this with --config.init_from=ITS_WORKDIR; the authors start the reader from
-bert-base-uncased: --config.init_reader_from=FOLDER, and for both runs --config.tokenizer.path=FOLDER.
+First ICT (configs/ict.py), then this with --init_from=ITS_WORKDIR; the authors start the reader from
+bert-base-uncased: --init_reader_from=FOLDER, and for both runs --tokenizer.path=FOLDER.
 """
 
 from dense_jax.config import (

@@ -20,7 +20,7 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base(bag_of_words: float = 0.0) -> Config:
-    """English Wikipedia and books; the authors start from bert-base-uncased: --config.init_from=FOLDER."""
+    """English Wikipedia and books; the authors start from bert-base-uncased: --init_from=FOLDER."""
     return Config(
         objective=RetroMAE(
             encoder=Encoder(bert("base")),

@@ -1,4 +1,4 @@
-"""The verbs: `dense-jax VERB --config=FILE[:variant] --config.key=value --workdir=DIR`."""
+"""The verbs: `dense-jax VERB --config=FILE[:variant] --key=value --workdir=DIR`."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from absl import logging
 from dense_jax.errors import UserError
 from dense_jax.stopping import stopping_on_sigterm
 
-USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--config.key=value ...] --workdir=DIR
+USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--key=value ...] --workdir=DIR
 
   show      the checked config, a decoded example, the parameters, what a run will cost
             with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler

@@ -82,7 +82,7 @@ def grouped(runs: Sequence[Run]) -> list[Row]:
             if name not in run.results or run.results[name].per_query.keys() != first.results[name].per_query.keys():
                 raise DataError(
                     f"{run.path}: not measured on the same queries of {name} as {first.path}; measure every run on "
-                    "the same sets, and share one preparation by --config.passages.workdir"
+                    "the same sets, and share one preparation by --passages.workdir"
                 )
     words = {name: (run.words[name],) for run in reversed(runs) for name in run.words}
     rows = [Row(BM25, (), {name: words[name] for name in sets if name in words})] if words else []

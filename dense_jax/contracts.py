@@ -268,7 +268,7 @@ PASSAGE = "passage"  # the part of the parameters that encodes passages, where a
 class Objective(Protocol):
     """A pre-training method: what an example is, what is trained, and the loss.
 
-    Implementations are dataclasses: their fields are the method's settings, set by `--config.objective.NAME=value`.
+    Implementations are dataclasses: their fields are the method's settings, set by `--objective.NAME=value`.
     """
 
     learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
@@ -310,7 +310,7 @@ class Objective(Protocol):
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
 
-        All that is costly belongs here: with `--config.chunk` it is done on a few examples at a time. Without `rng`,
+        All that is costly belongs here: with `--chunk` it is done on a few examples at a time. Without `rng`,
         dropout is off.
         """
         ...

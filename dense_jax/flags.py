@@ -1,4 +1,4 @@
-"""The command line: `dense-jax VERB --config=FILE[:variant] --config.key=value --workdir=DIR [words]`."""
+"""The command line: `dense-jax VERB --config=FILE[:variant] --key=value --workdir=DIR [words]`."""
 
 import dataclasses
 import difflib

@@ -80,7 +80,7 @@ def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
     require(
         len(slices) in (1, dcn),
         f"mesh.dcn={dcn} is not the number of slices (of GPUs: nodes) of the {len(devices)} devices, {len(slices)}; "
-        f"use --config.mesh.dcn={len(slices)}",
+        f"use --mesh.dcn={len(slices)}",
     )
     return [slices[index] for index in sorted(slices, key=lambda index: index or 0)]
 
@@ -128,6 +128,5 @@ def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
     if batch % parts:
         nearest = [n for n in (batch // parts * parts, -(-batch // parts) * parts) if n]
         raise ConfigError(
-            f"{name}={batch} is not divisible by {parts} data devices; "
-            f"use --config.{name}={' or '.join(map(str, nearest))}"
+            f"{name}={batch} is not divisible by {parts} data devices; use --{name}={' or '.join(map(str, nearest))}"
         )

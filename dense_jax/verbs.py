@@ -92,7 +92,7 @@ def _refresh(work: Workdir, words: list[str]) -> None:
     if config.neighbours.refresh is not Refresh.ASYNCHRONOUS:
         raise ConfigError(
             f"neighbours.refresh={config.neighbours.refresh.value}: the trainer makes its indexes itself; give both it "
-            "and this --config.neighbours.refresh=asynchronous"
+            "and this --neighbours.refresh=asynchronous"
         )
     versions = Versions(work.path / VERSIONS, library, config, own_mesh())
     with only_one(work.path / "refresh.lock", "is being refreshed"):
@@ -143,7 +143,7 @@ def _answer(work: Workdir, words: list[str]) -> None:
     if trained.reader is None and not settings.questions:
         raise ConfigError(
             f"{type(work.config.objective).__name__} has no reader, so it finds passages and answers nothing; use "
-            "`dense-jax search`, or measure it by questions with answers, --config.answer.questions=FILE"
+            "`dense-jax search`, or measure it by questions with answers, --answer.questions=FILE"
         )
     collection = work.collection(trained.towers.passage)
     find = _indexed(work, collection, trained)
@@ -266,7 +266,7 @@ def call(verb: str, argv: list[str]) -> None:
         raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}, compare")
     asked = flags.parse(argv)
     if asked.words and verb not in ("search", "answer"):
-        raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --config.key=value")
+        raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --key=value")
     if asked.topology:
         if verb != "show":
             raise ConfigError(

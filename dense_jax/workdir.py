@@ -77,7 +77,7 @@ class Workdir:
             return config
         require(
             not isinstance(config.objective, Retrieves),
-            f"tokens={config.tokens} cannot be counted ahead where passages are looked up; use --config.steps",
+            f"tokens={config.tokens} cannot be counted ahead where passages are looked up; use --steps",
         )
         loader = replace(config.loader, mixing=Mixing.EXAMPLE)  # else few batches, and of them few sources, are seen
         sample = self.examples_of(replace(config, seed=0, loader=loader), _SAMPLE)  # all seeds take as many steps
@@ -161,7 +161,7 @@ class Workdir:
         require(
             bool(path),
             f"{type(self.asked.objective).__name__} learns from questions with answers; name their file by "
-            "--config.corpus.questions=FILE",
+            "--corpus.questions=FILE",
         )
         questions = QuestionSet(located(path), self.tokenizer, self.asked.corpus.max_rejects)
         print(questions, file=sys.stderr)
@@ -218,8 +218,8 @@ class Workdir:
         folder = located(named) if named else self.prepared / "test"
         if not folder.is_dir():
             raise ConfigError(
-                f"there is no test set at {folder}; name a BEIR folder by --config.evaluate.folder=DIR, "
-                "or have `prepare` hold documents out by --config.corpus.held_out=500"
+                f"there is no test set at {folder}; name a BEIR folder by --evaluate.folder=DIR, "
+                "or have `prepare` hold documents out by --corpus.held_out=500"
             )
         return folder
 
@@ -255,7 +255,7 @@ class Workdir:
         require(
             not others,
             f"{self.asked.passages.unit.value} are not searched, and the corpus in their place has {len(others) + 1} "
-            f"sources; name what to embed by --config.embed.collection, such as {first}",
+            f"sources; name what to embed by --embed.collection, such as {first}",
         )
         return first
 
@@ -275,7 +275,7 @@ class Workdir:
         require(
             bool(settings.folder) or folder.is_dir(),
             f"probe.every={settings.every}, but there are no judged queries; name a BEIR folder by "
-            "--config.probe.folder=DIR, or have `prepare` hold documents out by --config.corpus.held_out=500",
+            "--probe.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
         target = Path(of_first(lambda: self._write_sample(folder, split)))

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Several configs and seeds on one equal budget of tokens, side by side.
 #
-#   launch/compare.sh WORKDIR TOKENS "SEEDS" CONFIG ... [--config.key=value ...]
+#   launch/compare.sh WORKDIR TOKENS "SEEDS" CONFIG ... [--key=value ...]
 #
-#   launch/compare.sh runs/comparison 3_000_000 "0 1 2" configs/mlm.py:tiny configs/ict.py:tiny --config.batch=64
+#   launch/compare.sh runs/comparison 3_000_000 "0 1 2" configs/mlm.py:tiny configs/ict.py:tiny --batch=64
 #
 # Settings go to all of them. All share one preparation in WORKDIR/data. Beside them stands the first config untrained.
 # What is finished is not done again: start the same command to continue.
@@ -29,14 +29,14 @@ name_of() { # a config's file, and its variant if it is not one of the usual
 runs=()
 measure() { # NAME CONFIG SEED TOKENS
   local name=$1 config=$2 seed=$3 budget=$4
-  local common=("--config=$config" "--workdir=$workdir/$name-$seed" "--config.passages.workdir=$workdir/data"
-    "--config.seed=$seed" "--config.steps=0" "--config.tokens=$budget" "${settings[@]}")
+  local common=("--config=$config" "--workdir=$workdir/$name-$seed" "--passages.workdir=$workdir/data"
+    "--seed=$seed" "--steps=0" "--tokens=$budget" "${settings[@]}")
   runs+=("$workdir/$name-$seed")
   [ -e "$workdir/$name-$seed/done" ] && return
   echo "== $name, seed $seed"
   dense-jax prepare "${common[@]}"
   dense-jax train "${common[@]}"
-  dense-jax evaluate "${common[@]}" --config.evaluate.before=false
+  dense-jax evaluate "${common[@]}" --evaluate.before=false
   touch "$workdir/$name-$seed/done"
 }
 

@@ -2,10 +2,10 @@
 # How much labelled data does a pre-training save? Every start is fine-tuned on parts of the queries, with hard negatives
 # of BM25, and compared with no pre-training on the same part.
 #
-#   launch/labels.sh WORKDIR CONFIG "SHARES" "SEEDS" START ... [--config.key=value ...]
+#   launch/labels.sh WORKDIR CONFIG "SHARES" "SEEDS" START ... [--key=value ...]
 #
 #   launch/labels.sh runs/labels configs/finetune_contriever.py:tiny "0.1 0.3 1.0" "0 1 2" runs/mlm runs/ict \
-#     --config.corpus.source=scifact --config.evaluate.folder=scifact --config.tokenizer.path=runs/ict/tokenizer
+#     --corpus.source=scifact --evaluate.folder=scifact --tokenizer.path=runs/ict/tokenizer
 #
 # A START is what `init_from` takes, such as a run of pre-training; all have one tokenizer. Without any, which stands
 # beside them, is called none. What is finished is not done again: start the same command to continue.
@@ -25,20 +25,20 @@ words=("--config=$config" "--workdir=$workdir/words" "${settings[@]}")
 mined=$workdir/words/mined/bm25.jsonl
 if [ ! -e "$mined" ]; then
   dense-jax prepare "${words[@]}"
-  dense-jax mine "${words[@]}" --config.mine.source=bm25
+  dense-jax mine "${words[@]}" --mine.source=bm25
 fi
 
 measure() { # START SHARE SEED
   local start=$1 share=$2 seed=$3 run
   run=$workdir/$(basename "$start")-$share-$seed
   [ -e "$run/done" ] && return
-  local common=("--config=$config" "--workdir=$run" "--config.passages.workdir=$workdir/data-$share"
-    "--config.corpus.queries=$mined" "--config.corpus.query_share=$share" "--config.seed=$seed" "${settings[@]}")
-  [ "$start" = none ] || common+=("--config.init_from=$start")
+  local common=("--config=$config" "--workdir=$run" "--passages.workdir=$workdir/data-$share"
+    "--corpus.queries=$mined" "--corpus.query_share=$share" "--seed=$seed" "${settings[@]}")
+  [ "$start" = none ] || common+=("--init_from=$start")
   printf '\n== %s, %s of the queries, seed %s\n' "$(basename "$start")" "$share" "$seed"
   dense-jax prepare "${common[@]}"
   dense-jax train "${common[@]}"
-  dense-jax evaluate "${common[@]}" --config.evaluate.before=false
+  dense-jax evaluate "${common[@]}" --evaluate.before=false
   touch "$run/done"
 }
 

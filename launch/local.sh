@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole pipeline on this machine, in the commands that you would type yourself.
 #
-#   launch/local.sh [CONFIG] [WORKDIR] [--config.key=value ...]
+#   launch/local.sh [CONFIG] [WORKDIR] [--key=value ...]
 set -euo pipefail
 
 config=${1:-configs/ict.py:tiny}
@@ -23,7 +23,7 @@ run embed
 run index
 run evaluate
 run export
-run search --config.search.k=2 \
+run search --search.k=2 \
   "compute the singular value decomposition" \
   "remove whitespace from both ends of a string" \
   "wait until all threads have finished"

@@ -2,11 +2,11 @@
 # What does a pre-training do for open-domain question answering? Every start looks for answers as it is, then learns to
 # answer.
 #
-#   launch/questions.sh WORKDIR CONFIG "SEEDS" START[,READER] ... [--config.key=value ...]
+#   launch/questions.sh WORKDIR CONFIG "SEEDS" START[,READER] ... [--key=value ...]
 #
 #   launch/questions.sh runs/questions configs/orqa.py:tiny "0 1 2" runs/ict,runs/mlm runs/realm \
-#     --config.corpus.source=squad-passages --config.corpus.questions=train-v1.1.json \
-#     --config.answer.questions=dev-v1.1.json --config.tokenizer.path=runs/ict/tokenizer
+#     --corpus.source=squad-passages --corpus.questions=train-v1.1.json \
+#     --answer.questions=dev-v1.1.json --tokenizer.path=runs/ict/tokenizer
 #
 # A START is what `init_from` takes, such as a run of pre-training, a READER what `init_reader_from` takes; all have one
 # tokenizer. What is finished is not done again: start the same command to continue.
@@ -22,13 +22,13 @@ for argument; do
   esac
 done
 
-measure() { # NAME START SEED [--config.key=value ...]
+measure() { # NAME START SEED [--key=value ...]
   local run=$workdir/$1 start=${2%%,*} seed=$3 verb
   local reader=${2#"$start"}
   shift 3
   [ -e "$run/done" ] && return
-  local common=("--config=$config" "--workdir=$run" "--config.passages.workdir=$workdir/data" "--config.seed=$seed"
-    "--config.init_from=$start" ${reader:+"--config.init_reader_from=${reader#,}"} "${settings[@]}" "$@")
+  local common=("--config=$config" "--workdir=$run" "--passages.workdir=$workdir/data" "--seed=$seed"
+    "--init_from=$start" ${reader:+"--init_reader_from=${reader#,}"} "${settings[@]}" "$@")
   printf '\n== %s\n' "$run"
   for verb in prepare train embed index answer; do
     dense-jax "$verb" "${common[@]}"
@@ -39,7 +39,7 @@ measure() { # NAME START SEED [--config.key=value ...]
 as_they_are=() learned=()
 for start in "${starts[@]}"; do
   name=$(basename "${start%%,*}")-as-it-is
-  measure "$name" "$start" 0 --config.steps=0 --config.answer.read=false
+  measure "$name" "$start" 0 --steps=0 --answer.read=false
   as_they_are+=("$workdir/$name")
 done
 for seed in $seeds; do

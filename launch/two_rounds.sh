@@ -2,10 +2,10 @@
 # Fine-tuning in two rounds, as coCondenser has it: negatives of BM25, then also those that the first model takes for
 # answers. Both rounds start from the same pre-trained weights.
 #
-#   launch/two_rounds.sh WORKDIR ROUND1 ROUND2 [--config.key=value ...]
+#   launch/two_rounds.sh WORKDIR ROUND1 ROUND2 [--key=value ...]
 #
 #   launch/two_rounds.sh runs/scifact configs/finetune_cocondenser.py:{tiny,tiny} \
-#     --config.corpus.source=scifact --config.evaluate.folder=scifact --config.init_from=runs/cocondenser
+#     --corpus.source=scifact --evaluate.folder=scifact --init_from=runs/cocondenser
 #
 # ROUND1 and ROUND2 are configs; settings go to both. WORKDIR/data has what both learn from. What is finished is not done
 # again: start the same command to continue.
@@ -15,17 +15,17 @@ workdir=$1 round1=$2 round2=$3
 shift 3
 settings=("$@")
 
-run() { # VERB ROUND CONFIG [--config.key=value ...]
+run() { # VERB ROUND CONFIG [--key=value ...]
   local verb=$1 round=$2 config=$3
   shift 3
-  local all=("--config=$config" "--workdir=$workdir/$round" "--config.passages.workdir=$workdir/data" "${settings[@]}" "$@")
+  local all=("--config=$config" "--workdir=$workdir/$round" "--passages.workdir=$workdir/data" "${settings[@]}" "$@")
   printf '\n$ dense-jax %s' "$verb" && printf ' %q' "${all[@]}" && printf '\n'
   dense-jax "$verb" "${all[@]}"
 }
 
 run prepare words "$round1"
-run mine words "$round1" --config.mine.source=bm25
-words=--config.corpus.queries=$workdir/words/mined/bm25.jsonl
+run mine words "$round1" --mine.source=bm25
+words=--corpus.queries=$workdir/words/mined/bm25.jsonl
 
 run prepare round1 "$round1" "$words"
 run train round1 "$round1" "$words"
@@ -33,7 +33,7 @@ run evaluate round1 "$round1" "$words"
 run mine round1 "$round1" "$words"
 
 for mined in "$workdir"/round1/mined/dense-*.jsonl; do :; done # of the last step
-both=("$words" "--config.corpus.queries=$mined")
+both=("$words" "--corpus.queries=$mined")
 run prepare round2 "$round2" "${both[@]}"
 run train round2 "$round2" "${both[@]}"
 run evaluate round2 "$round2" "${both[@]}"

@@ -156,7 +156,7 @@ def test_two_devices_have_half_of_the_work_each_and_send_gradients_and_what_fsdp
 @needs_tpu_compiler
 def test_a_config_has_a_row_for_each_topology():
     words = ("benchmarks/topology.py", "configs/ict.py:tiny", "--topology", "v5e:2x2", "v5e:2x4")
-    few, many = rows_of(*words, "--config.batch=64")
+    few, many = rows_of(*words, "--batch=64")
     assert (few["config"], few["batch"], few["topology"], many["topology"]) == ("ict.py:tiny", 64, "v5e:2x2", "v5e:2x4")
     assert few["compute ms"] == pytest.approx(2 * many["compute ms"])
     assert "all-reduce" in few["collectives"]
@@ -173,8 +173,8 @@ def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
     words = [
         f"--config={tmp_path / 'config.py'}",
         f"--workdir={tmp_path}",
-        f"--config.corpus.source={tmp_path / 'corpus.jsonl'}",
-        "--config.tokenizer.vocab_size=100",
+        f"--corpus.source={tmp_path / 'corpus.jsonl'}",
+        "--tokenizer.vocab_size=100",
     ]
     prepare(flags.parse(words).config, tmp_path)
     words = ["benchmarks/data.py", *words, "--steps=2", "--batches=2"]

@@ -211,7 +211,7 @@ def test_programs_with_different_cosines_are_no_comparison():
 
 def test_a_pipeline_that_would_keep_the_trainer_waiting_is_an_error():
     data.check_fast_enough(3.0)
-    with pytest.raises(MachineError, match=r"only 2\.90 times as fast as training.*use more --config\.loader\.workers"):
+    with pytest.raises(MachineError, match=r"only 2\.90 times as fast as training.*use more --loader\.workers"):
         data.check_fast_enough(2.9)
 
 

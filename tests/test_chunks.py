@@ -173,5 +173,5 @@ def test_a_step_in_chunks_logs_what_a_step_without_logs():
 
 
 def test_a_chunk_that_does_not_split_over_the_devices_is_refused():
-    with pytest.raises(ConfigError, match=r"chunk=4 is not divisible by 8 data devices; use --config\.chunk=8"):
+    with pytest.raises(ConfigError, match=r"chunk=4 is not divisible by 8 data devices; use --chunk=8"):
         make_program(Config(BagOfTokens(), steps=1, batch=16, chunk=4))

@@ -131,9 +131,7 @@ def test_further_sources_are_a_tuple_of_names(also):
     """The rule is asked by itself, since in the tests types are checked before it is."""
     with pytest.raises(ConfigError) as error:
         CorpusConfig.__post_init__(SimpleNamespace(also=also, query_share=1.0))
-    assert str(error.value) == (
-        f"corpus.also={also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
-    )
+    assert str(error.value) == (f"corpus.also={also!r} is not a tuple of sources; give --corpus.also=SOURCE for each")
 
 
 def test_further_sources_are_compared_and_saved_as_a_list():
@@ -151,7 +149,7 @@ def test_questions_with_answers_are_asked_of_passages():
         config(objective=OfQuestions(), passages=PassagesConfig(unit=Unit.CHUNKS))
     assert str(error.value) == (
         "passages.unit=chunks does not fit OfQuestions, which learns from questions that passages answer: use "
-        "--config.passages.unit=passages"
+        "--passages.unit=passages"
     )
 
 

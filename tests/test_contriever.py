@@ -162,7 +162,7 @@ def test_the_momentum_encoder_runs_without_dropout_unless_asked():
 
 def test_a_queue_that_is_no_whole_number_of_batches_is_refused_with_the_nearest_that_are():
     with pytest.raises(ConfigError, match=r"objective\.queue=20 is not divisible by batch=8; "
-                                          r"use --config\.objective\.queue=16 or 24"):  # fmt: skip
+                                          r"use --objective\.queue=16 or 24"):  # fmt: skip
         start(contriever(queue=20))
 
 

@@ -72,12 +72,12 @@ def test_texts_that_are_too_few_for_a_batch_are_named():
         visits([(0,), (0,), (1,)], batch=3)[0]
     assert str(error.value) == (
         "train.jsonl: no batch=3 can be made of 3 queries in which no text comes twice; the largest has 2: "
-        "use a smaller --config.batch, or --config.loader.order=shuffle"
+        "use a smaller --batch, or --loader.order=shuffle"
     )
 
 
 def test_a_query_is_not_replaced_by_another():
-    with pytest.raises(ConfigError, match=r"use --config.loader.order=shuffle"):
+    with pytest.raises(ConfigError, match=r"use --loader.order=shuffle"):
         visits(PAIRED, batch=8).another(0, np.random.default_rng(0))
 
 

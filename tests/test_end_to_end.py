@@ -48,7 +48,7 @@ def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
         "checkpoint.every": 10,
         "log_every": 5,
     }
-    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    flags = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *flags, *more]
 
 
@@ -96,7 +96,7 @@ def test_embed_index_search_find_a_document_by_its_words(corpus, trained, capsys
     for verb in ("embed", "index"):
         assert run([verb, *arguments(corpus, trained)]) == 0
     capsys.readouterr()
-    assert run(["search", *arguments(corpus, trained), "--config.search.k=3", "The old planets follow"]) == 0
+    assert run(["search", *arguments(corpus, trained), "--search.k=3", "The old planets follow"]) == 0
     said = capsys.readouterr().out
     assert said.count(" and ") >= 3  # the titles of three documents
 
@@ -113,7 +113,7 @@ def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monke
 
 
 def test_search_without_an_index_says_which_verb_makes_it(corpus, trained, capsys):
-    status = run(["search", *arguments(corpus, trained), f"--config.embed.collection={corpus}", "rivers"])
+    status = run(["search", *arguments(corpus, trained), f"--embed.collection={corpus}", "rivers"])
     assert status == 4
     assert "run `dense-jax index`" in capsys.readouterr().err
 
@@ -123,7 +123,7 @@ def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, tr
     questions.write_text('{"question": "what of the rivers", "answer": ["no such answer", "the old bridges"]}\n')
     assert run(["index", *arguments(corpus, trained)]) == 0
     capsys.readouterr()
-    assert run(["answer", *arguments(corpus, trained), f"--config.answer.questions={questions}"]) == 0
+    assert run(["answer", *arguments(corpus, trained), f"--answer.questions={questions}"]) == 0
     said = capsys.readouterr().out
     assert "AnswerRecall@20" in said and "exact_match" not in said
     assert "the retriever alone: nothing is read" in said
@@ -136,7 +136,7 @@ def test_sets_of_questions_of_one_family_have_results_of_their_own(corpus, train
     for split in ("dev", "train"):
         questions = tmp_path / f"NQ-open.{split}.jsonl"
         questions.write_text(json.dumps({"question": f"what of the {split}", "answer": ["the old bridges"]}) + "\n")
-        assert run(["answer", *arguments(corpus, trained), f"--config.answer.questions={questions}"]) == 0
+        assert run(["answer", *arguments(corpus, trained), f"--answer.questions={questions}"]) == 0
     files = [trained / "results" / f"NQ-open.{split}-answers" / "figures.json" for split in ("dev", "train")]
     assert [json.loads(file.read_text())["questions"] for file in files] == ["NQ-open.dev.jsonl", "NQ-open.train.jsonl"]
 
@@ -169,7 +169,7 @@ def test_two_processes_find_what_one_finds_and_only_the_first_one_says_it(corpus
     assert run(["evaluate", *arguments(corpus, trained)]) == 0
     made = shutil.ignore_patterns("embeddings", "index", "results", "collections")
     shutil.copytree(trained, tmp_path / "two", ignore=made)
-    argv = arguments(corpus, tmp_path / "two", "--config.embed.shard_size=64")
+    argv = arguments(corpus, tmp_path / "two", "--embed.shard_size=64")
     commands = [["embed", *argv], ["index", *argv], ["evaluate", *argv], ["search", *argv, "The old planets follow"]]
     (tmp_path / "commands.json").write_text(json.dumps(commands))
     first, second = run_together(tmp_path, 2, "verbs")
@@ -185,7 +185,7 @@ def test_two_processes_find_what_one_finds_and_only_the_first_one_says_it(corpus
 def test_a_run_on_running_text_of_two_sources_is_searched_by_the_test_set_of_both(corpus, tmp_path, capsys):
     also = tmp_path / "more.jsonl"
     also.write_text("".join(corpus.read_text().splitlines(keepends=True)[:100]).replace("The ", "An "))
-    more = (f"--config.corpus.also={also}", "--config.passages.unit=chunks", "--config.loader.mixing=batch")
+    more = (f"--corpus.also={also}", "--passages.unit=chunks", "--loader.mixing=batch")
     assert run(["prepare", *arguments(corpus, tmp_path / "run", *more)]) == 0
     done = train(corpus, tmp_path / "run", *more)
     assert done.returncode == 0, done.stderr
@@ -204,7 +204,7 @@ def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
 
 
 def test_sigterm_saves_exits_75_and_the_next_start_continues(corpus, trained, tmp_path):
-    more = ("--config.steps=100000", f"--config.passages.workdir={trained}", "--config.log_every=1")
+    more = ("--steps=100000", f"--passages.workdir={trained}", "--log_every=1")
     running = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
     metrics = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -228,7 +228,7 @@ def test_sigterm_saves_exits_75_and_the_next_start_continues(corpus, trained, tm
 
 @pytest.mark.slow
 def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(corpus, trained, tmp_path):
-    more = ("--config.steps=60", f"--config.passages.workdir={trained}", "--config.checkpoint.every=5")
+    more = ("--steps=60", f"--passages.workdir={trained}", "--checkpoint.every=5")
     assert train(corpus, tmp_path / "straight", *more).returncode == 0
     running = process("train", *arguments(corpus, tmp_path / "killed", *more), stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -249,7 +249,7 @@ def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(
 
 def test_one_process_of_a_job_of_four_does_not_train_alone(corpus, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    done = train(corpus, tmp_path, f"--config.passages.workdir={trained}")
+    done = train(corpus, tmp_path, f"--passages.workdir={trained}")
     assert done.returncode == 6, done.stderr
     assert "dense-jax train: SLURM_NTASKS=4 says that this is one of 4 processes, but 1 is together" in done.stderr
     assert not (tmp_path / "checkpoints").exists()
@@ -272,7 +272,7 @@ def told_to_stop(function: str, call: int, verb: str, argv: list[str]) -> None:
 
 @pytest.mark.slow
 def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
-    more = ("--config.passages.shard_size=50",)
+    more = ("--passages.shard_size=50",)
     told_to_stop(
         "dense_jax.data.stores.shards.write_records", 4, "prepare", arguments(corpus, tmp_path / "stopped", *more)
     )
@@ -285,7 +285,7 @@ def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
 @pytest.mark.slow
 def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
     others = shutil.copy(corpus, tmp_path / "others.jsonl")
-    argv = arguments(corpus, trained, f"--config.embed.collection={others}", "--config.embed.shard_size=64")
+    argv = arguments(corpus, trained, f"--embed.collection={others}", "--embed.shard_size=64")
     told_to_stop("dense_jax.retrieval.embed.encode_passages", 3, "embed", argv)
     (made,) = (trained / "embeddings").glob("others-*")
     assert len(list(made.glob("vectors-*.npy"))) == 2 and not (made / "manifest.json").is_file()

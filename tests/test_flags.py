@@ -38,7 +38,7 @@ def message(*argv):
 
 
 def test_overrides_change_the_named_settings_only(config_file):
-    found = parse([f"--config={config_file}", "--config.batch=32", "--config.loader.order=shuffle", "--workdir=w"])
+    found = parse([f"--config={config_file}", "--batch=32", "--loader.order=shuffle", "--workdir=w"])
     assert (found.config.batch, found.config.loader.order, found.config.steps) == (32, Order.SHUFFLE, 100)
     assert str(found.workdir) == "w"
 
@@ -48,19 +48,19 @@ def test_further_sources_are_given_one_flag_each_or_all_in_one(config_file):
         return parse([f"--config={config_file}", "--workdir=w", *flags]).config.corpus.also
 
     assert also() == ()
-    assert also("--config.corpus.also=/data/a-1.jsonl") == ("/data/a-1.jsonl",)
-    assert also("--config.corpus.also=a.jsonl", "--config.corpus.also=b.jsonl") == ("a.jsonl", "b.jsonl")
-    assert also("--config.corpus.also=('a.jsonl','b.jsonl')") == ("a.jsonl", "b.jsonl")
+    assert also("--corpus.also=/data/a-1.jsonl") == ("/data/a-1.jsonl",)
+    assert also("--corpus.also=a.jsonl", "--corpus.also=b.jsonl") == ("a.jsonl", "b.jsonl")
+    assert also("--corpus.also=('a.jsonl','b.jsonl')") == ("a.jsonl", "b.jsonl")
 
 
 def test_further_sources_that_are_no_names_are_refused(config_file):
-    text = message(f"--config={config_file}", "--workdir=w", "--config.corpus.also=('a.jsonl',", "--config.stepz=1")
+    text = message(f"--config={config_file}", "--workdir=w", "--corpus.also=('a.jsonl',", "--stepz=1")
     assert text.splitlines() == [
         "corpus.also=('a.jsonl', is not a tuple; give the flag once for each of its values",
         "unknown setting stepz; did you mean steps?",
     ]
-    text = message(f"--config={config_file}", "--workdir=w", "--config.corpus.also=")
-    assert text == "corpus.also=('',) is not a tuple of sources; give --config.corpus.also=SOURCE for each"
+    text = message(f"--config={config_file}", "--workdir=w", "--corpus.also=")
+    assert text == "corpus.also=('',) is not a tuple of sources; give --corpus.also=SOURCE for each"
 
 
 def test_the_name_after_the_colon_chooses_a_variant(config_file):
@@ -85,12 +85,12 @@ def test_no_config_and_no_workdir_are_asked_for(config_file):
 
 
 def test_an_unknown_key_suggests_the_nearest(config_file):
-    text = message(f"--config={config_file}", "--workdir=w", "--config.optimizer.learning_rat=1")
+    text = message(f"--config={config_file}", "--workdir=w", "--optimizer.learning_rat=1")
     assert text == "unknown setting optimizer.learning_rat; did you mean optimizer.learning_rate?"
 
 
 def test_a_key_in_the_wrong_place_is_found_by_its_last_part(config_file):
-    assert "did you mean optimizer.warmup?" in message(f"--config={config_file}", "--workdir=w", "--config.warmup=1")
+    assert "did you mean optimizer.warmup?" in message(f"--config={config_file}", "--workdir=w", "--warmup=1")
 
 
 def test_an_unknown_flag_suggests_the_nearest(config_file):
@@ -101,9 +101,9 @@ def test_several_mistakes_are_all_listed(config_file):
     text = message(
         f"--config={config_file}",
         "--workdir=w",
-        "--config.batch=many",
-        "--config.stepz=1",
-        "--config.loader.order=random",
+        "--batch=many",
+        "--stepz=1",
+        "--loader.order=random",
     )
     assert text.splitlines() == [
         "batch=many is not a whole number",
@@ -113,12 +113,12 @@ def test_several_mistakes_are_all_listed(config_file):
 
 
 def test_broken_rules_are_all_listed(config_file):
-    text = message(f"--config={config_file}", "--workdir=w", "--config.batch=0", "--config.optimizer.learning_rate=-1")
+    text = message(f"--config={config_file}", "--workdir=w", "--batch=0", "--optimizer.learning_rate=-1")
     assert text.splitlines() == ["optimizer.learning_rate=-1.0 must be positive", "batch=0 must be positive"]
 
 
 def test_a_rule_between_two_settings_sees_the_overridden_values(config_file):
-    text = message(f"--config={config_file}", "--workdir=w", "--config.steps=5")
+    text = message(f"--config={config_file}", "--workdir=w", "--steps=5")
     assert text == "optimizer.warmup=10 is more than steps=5"
 
 

@@ -92,7 +92,7 @@ def test_the_rest_keeps_its_line_breaks():
 
 
 def test_fewer_fit_documents_than_asked_for_are_an_error_with_the_number_there_are():
-    message = r"corpus.held_out=3, but only 2 documents start with .* use --config.corpus.held_out=2"
+    message = r"corpus.held_out=3, but only 2 documents start with .* use --corpus.held_out=2"
     with pytest.raises(DataError, match=message):
         choose_queries([SORT, SVD, document("a", "Too short.")], 3)
 

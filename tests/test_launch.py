@@ -99,7 +99,7 @@ def test_jobs_on_several_nodes_name_their_number_to_the_mesh_wherever_they_are_s
     lines = "\n".join(texts).replace("\\\n", "").splitlines()
     shown = [(line, found[1]) for line in lines if (found := re.search(r"sbatch --nodes=(\d+)", line))]
     assert len(shown) >= 4
-    assert [line for line, nodes in shown if nodes != "1" and not line.endswith(f"--config.mesh.dcn={nodes}")] == []
+    assert [line for line, nodes in shown if nodes != "1" and not line.endswith(f"--mesh.dcn={nodes}")] == []
 
 
 def test_a_dry_run_of_a_job_prints_its_commands(world):
@@ -152,7 +152,7 @@ def test_the_manifest_takes_all_hosts_of_one_slice(world):
 
 
 def test_the_command_and_the_variables_reach_the_container_as_they_are(world):
-    odd = '--config.corpus.source=/mnt/b/a "b" \\ ${NAME} & c\n'
+    odd = '--corpus.source=/mnt/b/a "b" \\ ${NAME} & c\n'
     pod = rendered(world, "--env=LIBTPU_INIT_ARGS=--a=true --b=1", program=(*TRAIN, odd))
     (container,) = pod["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
     assert container["command"] == ["dense-jax"]  # no shell between, which would keep SIGTERM to itself

@@ -140,9 +140,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 
 def test_a_batch_that_does_not_split_is_refused_with_the_nearest_that_do(tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"batch=100 is not divisible by 8 data devices; use --config\.batch=96 or 104"
-    ):
+    with pytest.raises(ConfigError, match=r"batch=100 is not divisible by 8 data devices; use --batch=96 or 104"):
         run(tmp_path, batch=100)
 
 
@@ -184,6 +182,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(tmp_path):
     assert "step 4: loss nan" in text
     assert "doc" in text
     assert "the last good checkpoint is of step 2" in text
-    assert "--config.optimizer.learning_rate" in text
+    assert "--optimizer.learning_rate" in text
     steps = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert steps == {"0", "2"}

@@ -43,7 +43,7 @@ def test_each_slice_becomes_a_row_of_the_mesh():
 
 
 def test_another_number_of_slices_than_dcn_is_refused_with_both():
-    with pytest.raises(ConfigError, match=r"mesh.dcn=1 is not .* of the 4 devices, 2; use --config.mesh.dcn=2"):
+    with pytest.raises(ConfigError, match=r"mesh.dcn=1 is not .* of the 4 devices, 2; use --mesh.dcn=2"):
         make_mesh(MeshConfig(), of_slices(0, 0, 1, 1))
 
 
@@ -51,7 +51,7 @@ def test_a_tensor_group_holds_one_part_of_a_batch():
     mesh = make_mesh(MeshConfig(dcn=2, data=1, fsdp=2, tensor=2))
     assert batch_parts(mesh) == 4
     check_batch(4, mesh)
-    with pytest.raises(ConfigError, match=r"batch=6 is not divisible by 4 data devices; use --config.batch=4 or 8"):
+    with pytest.raises(ConfigError, match=r"batch=6 is not divisible by 4 data devices; use --batch=4 or 8"):
         check_batch(6, mesh)
 
 

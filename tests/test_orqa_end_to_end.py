@@ -47,7 +47,7 @@ def arguments(world: Path, workdir: Path, *more: str) -> list[str]:
         "checkpoint.every": 80,
         "log_every": 10,
     }
-    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    flags = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs' / 'orqa.py'}:tiny", f"--workdir={workdir}", *flags, *more]
 
 
@@ -68,7 +68,7 @@ def trained(world, tmp_path_factory) -> Path:
 
 
 def figures(world, workdir, step: int) -> dict:
-    asked = (f"--config.answer.questions={world / 'test.jsonl'}", f"--config.embed.step={step}")
+    asked = (f"--answer.questions={world / 'test.jsonl'}", f"--embed.step={step}")
     assert run(["answer", *arguments(world, workdir, *asked)]) == 0
     return read_json(workdir / "results" / "test-answers" / "figures.json")
 
@@ -88,7 +88,7 @@ def test_training_answers_questions_that_it_did_not_learn_from(world, trained, c
 def test_the_retriever_alone_is_measured_where_nothing_is_to_be_read(world, trained, tmp_path):
     test = tmp_path / "unread.jsonl"
     test.write_bytes((world / "test.jsonl").read_bytes())
-    alone = (f"--config.answer.questions={test}", "--config.embed.step=80", "--config.answer.read=false")
+    alone = (f"--answer.questions={test}", "--embed.step=80", "--answer.read=false")
     assert run(["answer", *arguments(world, trained, *alone)]) == 0
     found = read_json(trained / "results" / "unread-answers" / "figures.json")["figures"]
     both = figures(world, trained, 80)["figures"]
@@ -100,7 +100,7 @@ def test_questions_in_a_bucket_are_answered(world, trained, tmp_path, monkeypatc
     questions = bucket_in(tmp_path, monkeypatch) / "asked.jsonl"
     questions.parent.mkdir()
     questions.write_bytes((world / "test.jsonl").read_bytes())
-    assert run(["answer", *arguments(world, trained, "--config.answer.questions=s3://bucket/asked.jsonl")]) == 0
+    assert run(["answer", *arguments(world, trained, "--answer.questions=s3://bucket/asked.jsonl")]) == 0
     assert "asked.jsonl, answered from 36 passages" in capsys.readouterr().out
     assert read_json(trained / "results" / "asked-answers" / "figures.json")["count"] == 12
 
@@ -128,7 +128,7 @@ def test_a_question_is_answered_as_in_the_file_with_its_passage_in_the_spelling_
 
 @pytest.mark.slow
 def test_words_and_a_file_of_questions_are_not_both_answered(world, trained, capsys):
-    more = (f"--config.answer.questions={world / 'test.jsonl'}", "where")
+    more = (f"--answer.questions={world / 'test.jsonl'}", "where")
     assert run(["answer", *arguments(world, trained, *more)]) == 2
     assert "answer got where and answer.questions=" in capsys.readouterr().err
 
@@ -145,7 +145,7 @@ def test_the_towers_are_exported_and_shown(world, trained, capsys):
 def test_a_run_refuses_other_questions_than_it_began_with(world, trained, tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text((world / "test.jsonl").read_text())
-    asked = arguments(world, trained, f"--config.corpus.questions={path}", "--config.steps=81")
+    asked = arguments(world, trained, f"--corpus.questions={path}", "--steps=81")
     running = process("train", *asked)
     _, said = running.communicate(timeout=100)
     assert running.returncode == 2
@@ -155,7 +155,7 @@ def test_a_run_refuses_other_questions_than_it_began_with(world, trained, tmp_pa
 def test_training_without_questions_names_the_setting(world, tmp_path, capsys):
     assert run(["prepare", *arguments(world, tmp_path)]) == 0
     capsys.readouterr()
-    assert run(["show", *arguments(world, tmp_path, "--config.corpus.questions=")]) == 2
-    assert "Orqa learns from questions with answers; name their file by --config.corpus.questions=FILE" in (
+    assert run(["show", *arguments(world, tmp_path, "--corpus.questions=")]) == 2
+    assert "Orqa learns from questions with answers; name their file by --corpus.questions=FILE" in (
         capsys.readouterr().err
     )

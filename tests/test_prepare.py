@@ -158,8 +158,7 @@ def test_too_many_rejects_are_an_error_with_counts_examples_and_the_fix(source, 
         f"  {source}:8: has the id 'd0' of {source}:1",
         f"  {source}:9: has the id 'd1' of {source}:2",
         f"  {source}:10: has no field 'text'; it has 'a'",
-        f"all are in {tmp_path / 'work' / 'rejects.jsonl'}; correct them, "
-        "or skip them by --config.corpus.max_rejects=0.41",
+        f"all are in {tmp_path / 'work' / 'rejects.jsonl'}; correct them, or skip them by --corpus.max_rejects=0.41",
     ]
     assert len((tmp_path / "work" / "rejects.jsonl").read_text().splitlines()) == 4
 

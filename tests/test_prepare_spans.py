@@ -267,13 +267,13 @@ def test_only_passages_have_salient_spans(source, unit):
 
 
 def test_sources_are_chosen_by_flags(config_file):  # noqa: F811
-    spans = ["--config.spans.patterns", "--config.spans.precomputed=a.jsonl", "--config.spans.titles=true"]
-    found = parse([f"--config={config_file}", "--workdir=w", *spans, "--noconfig.spans.titles"]).config
+    spans = ["--spans.patterns", "--spans.precomputed=a.jsonl", "--spans.titles=true"]
+    found = parse([f"--config={config_file}", "--workdir=w", *spans, "--spans.titles=false"]).config
     assert found.spans.sources == ("patterns", "precomputed")
-    random = parse([f"--config={config_file}", "--workdir=w", "--config.spans.random=0.15"]).config
+    random = parse([f"--config={config_file}", "--workdir=w", "--spans.random=0.15"]).config
     assert random.spans == SpansConfig(random=0.15)
     with pytest.raises(ConfigError, match=r"unknown setting spans.title; did you mean spans.titles"):
-        parse([f"--config={config_file}", "--workdir=w", "--config.spans.title=true"])
+        parse([f"--config={config_file}", "--workdir=w", "--spans.title=true"])
 
 
 def test_what_is_published_of_a_config_names_no_folder_of_spans(source):
@@ -330,7 +330,7 @@ def test_train_refuses_other_spans_before_the_first_step(source, tmp_path):
     def arguments(random):
         settings = {"corpus.source": source, "tokenizer.vocab_size": 300, "passages.length": 32, "corpus.held_out": 0}
         settings |= {"spans.patterns": False, "spans.capitals": False, "spans.titles": False, "spans.random": random}
-        flags = [f"--config.{name}={value}" for name, value in settings.items()]
+        flags = [f"--{name}={value}" for name, value in settings.items()]
         return [f"--config={ROOT / 'configs' / 'realm.py'}:tiny", f"--workdir={tmp_path / 'work'}", *flags]
 
     assert run(["prepare", *arguments(0.15)]) == 0

@@ -96,7 +96,7 @@ def test_a_corpus_in_which_no_document_makes_two_spans_is_refused_each_time(sour
     for _ in range(2):
         with pytest.raises(
             DataError,
-            match=r"rows.jsonl: no document makes two spans of 56 tokens; use a shorter --config.passages.length, "
+            match=r"rows.jsonl: no document makes two spans of 56 tokens; use a shorter --passages.length, "
             "or longer documents",
         ):
             prepared(source, tmp_path, unit=Unit.SPANS, length=56)

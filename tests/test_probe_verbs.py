@@ -70,7 +70,7 @@ def arguments(corpus: Path, workdir: Path, **more) -> list[str]:
         "probe.queries": 8,
         "probe.documents": 110,
     } | {key.replace("__", "."): value for key, value in more.items()}
-    values = [f"--config.{key}={value}" for key, value in small.items()]
+    values = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *values]
 
 
@@ -127,5 +127,5 @@ def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(corpus,
 def test_without_judged_queries_there_is_nothing_to_probe(corpus, tmp_path):
     more = {"corpus__held_out": 0, "probe__folder": ""}
     assert run(["prepare", *arguments(corpus, tmp_path, **more)]) == 0
-    with pytest.raises(ConfigError, match=r"no judged queries; name a BEIR folder by --config.probe.folder=DIR"):
+    with pytest.raises(ConfigError, match=r"no judged queries; name a BEIR folder by --probe.folder=DIR"):
         opened(corpus, tmp_path, **more).sample()

@@ -37,14 +37,14 @@ def recipe(tmp_path):
 @pytest.fixture
 def labels(recipe):
     """Two starts, one of them none, on two shares of the queries under two seeds."""
-    arguments = ["runs", "config.py:tiny", "0.1 1.0", "0 1", "pre/ict", "--config.batch=8"]
+    arguments = ["runs", "config.py:tiny", "0.1 1.0", "0 1", "pre/ict", "--batch=8"]
     return lambda fails="nothing": recipe("labels.sh", arguments, fails)
 
 
 @pytest.fixture
 def questions(recipe):
     """Two starts, one of them with a reader, under two seeds."""
-    arguments = ["runs", "config.py:tiny", "0 1", "pre/ict,pre/mlm", "pre/realm", "--config.answer.questions=dev.json"]
+    arguments = ["runs", "config.py:tiny", "0 1", "pre/ict,pre/mlm", "pre/realm", "--answer.questions=dev.json"]
     return lambda fails="nothing": recipe("questions.sh", arguments, fails)
 
 
@@ -57,7 +57,7 @@ def test_every_start_learns_from_every_share_of_the_mined_queries_under_every_se
     (one,) = (call for call in trained if "--workdir=runs/ict-0.1-1 " in call)
     for setting in ("corpus.query_share=0.1", "seed=1", "init_from=pre/ict", "batch=8",
                     "corpus.queries=runs/words/mined/bm25.jsonl", "passages.workdir=runs/data-0.1"):  # fmt: skip
-        assert f"--config.{setting}" in one.split()
+        assert f"--{setting}" in one.split()
     assert all("init_from" not in call for call in trained if "none-" in call)
     assert calls[-1] == (
         "compare runs/none-1.0-0 runs/none-1.0-1 runs/ict-1.0-0 runs/ict-1.0-1 --against=none-1.0 "
@@ -81,14 +81,14 @@ def test_every_start_is_asked_as_it_is_and_after_it_has_learned_to_answer(questi
     assert status == 0
     assert [call.split()[0] for call in calls[:5]] == ["prepare", "train", "embed", "index", "answer"]
     asked = [call.split() for call in calls if call.startswith("answer")]
-    assert all("--config.answer.questions=dev.json" in call for call in asked)
+    assert all("--answer.questions=dev.json" in call for call in asked)
     runs = ["ict-as-it-is", "realm-as-it-is", "ict-0", "realm-0", "ict-1", "realm-1"]
     assert [call[2] for call in asked] == [f"--workdir=runs/{run}" for run in runs]
-    assert ["--config.steps=0" in call for call in asked] == [True, True, False, False, False, False]
-    assert {"--config.init_from=pre/ict", "--config.init_reader_from=pre/mlm", "--config.seed=1"} <= {*asked[-2]}
-    assert {"--config.init_from=pre/realm", "--config.seed=1"} <= {*asked[-1]}
+    assert ["--steps=0" in call for call in asked] == [True, True, False, False, False, False]
+    assert {"--init_from=pre/ict", "--init_reader_from=pre/mlm", "--seed=1"} <= {*asked[-2]}
+    assert {"--init_from=pre/realm", "--seed=1"} <= {*asked[-1]}
     assert not any("init_reader_from" in argument for argument in asked[-1])
-    assert ["--config.answer.read=false" in call for call in asked] == [True, True, False, False, False, False]
+    assert ["--answer.read=false" in call for call in asked] == [True, True, False, False, False, False]
     assert [call for call in calls if call.startswith("compare")] == [
         "compare runs/ict-as-it-is runs/realm-as-it-is --against=ict-as-it-is --workdir=runs/compared-as-it-is",
         "compare runs/ict-0 runs/realm-0 runs/ict-1 runs/realm-1 --against=ict --workdir=runs/compared",

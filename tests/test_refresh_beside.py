@@ -52,7 +52,7 @@ def arguments(folder, workdir, *more: str) -> list[str]:
         "embed.shard_size": 40,
         "neighbours.every": 10,
     }
-    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    flags = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs' / 'realm.py'}:tiny", f"--workdir={workdir}", *flags, *more]
 
 
@@ -78,7 +78,7 @@ def test_a_method_that_looks_nothing_up_has_no_index_to_refresh(prepared, capsys
 
 @pytest.mark.slow
 def test_trainer_and_refresher_may_both_be_killed_and_nothing_is_mixed(prepared, tmp_path):
-    beside = ("--config.neighbours.refresh=asynchronous", "--config.neighbours.max_staleness=20")
+    beside = ("--neighbours.refresh=asynchronous", "--neighbours.max_staleness=20")
     argv = arguments(prepared, tmp_path, *beside)
     trainer, refresher = process("train", *argv), process("refresh", *argv)
     wait_for(lambda: (tmp_path / "neighbours").is_dir() and made(tmp_path) >= 2)

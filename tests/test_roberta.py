@@ -229,7 +229,7 @@ def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
 def test_objectives_refuse_pairs_for_a_model_of_one_segment(method):
     message = (
         r"objective\.layout=pair has two segments, but objective\.encoder\.bert\.types=1; "
-        r"use --config\.objective\.layout=joined"
+        r"use --objective\.layout=joined"
     )
     with pytest.raises(ConfigError, match=message):
         method(length=10, layout=Layout.PAIR)
@@ -254,7 +254,7 @@ def test_a_tokenizer_whose_padding_is_not_one_is_refused():
     path = "config.objective.encoder.bert"
     assert str(error.value) == (
         f"{path}.family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
-        f"model's own tokenizer, --config.tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
+        f"model's own tokenizer, --tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
     )
 
 
@@ -275,5 +275,5 @@ def test_a_run_that_names_no_family_is_of_bert():
     theirs = to_dict(Config(MLM(Encoder(SMALL), length=10), steps=1, batch=1))["objective"]
     check_same_architecture(settings(SMALL), theirs, "run")
     del theirs["encoder"]["bert"]["family"]
-    with pytest.raises(ConfigError, match=r"family=xlm_roberta, but run has bert; use --config\.objective\.encoder"):
+    with pytest.raises(ConfigError, match=r"family=xlm_roberta, but run has bert; use --objective\.encoder"):
         check_same_architecture(settings(SMALL), theirs, "run")

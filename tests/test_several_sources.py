@@ -246,7 +246,7 @@ def test_which_of_several_sources_is_searched_in_their_place_must_be_said(wiki, 
         collection(asked, tmp_path / "work")
     assert str(error.value) == (
         f"{unit.value} are not searched, and the corpus in their place has 2 sources; "
-        f"name what to embed by --config.embed.collection, such as {wiki}"
+        f"name what to embed by --embed.collection, such as {wiki}"
     )
     named = replace(asked, embed=replace(asked.embed, collection=str(news)))
     assert len(collection(named, tmp_path / "work").store) == 10

@@ -44,8 +44,8 @@ def untried(step, room):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
-    argv = [f"--config={file}:tiny", f"--workdir={tmp_path}", "--config.batch=16", "--config.steps=2"]
-    argv += ["--config.corpus.questions=some"] if file.stem == "orqa" else []
+    argv = [f"--config={file}:tiny", f"--workdir={tmp_path}", "--batch=16", "--steps=2"]
+    argv += ["--corpus.questions=some"] if file.stem == "orqa" else []
     config = parse(argv).config
     config = replace(config, objective=with_vocabulary(config.objective, 100))
     batch = compiled_step.batch_of(config)[1]
@@ -92,7 +92,7 @@ def test_parameters_that_are_split_take_their_share(chips):
 def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
     with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 x mesh.tensor=1 does not make 4 devices"):
         topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
-    with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --config.batch=16 or 20"):
+    with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --batch=16 or 20"):
         topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)
 
 
@@ -185,8 +185,8 @@ def room_for(batch, monkeypatch, *users):
 
 def shown(tmp_path, capsys):
     """What `show` does and says of a batch of 16 on four chips."""
-    argv = [f"--config={ICT_FILE}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2", "--config.batch=16"]
-    argv += ["--config.objective.encoder.bert.width=16", "--config.tokenizer.vocab_size=300"]
+    argv = [f"--config={ICT_FILE}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2", "--batch=16"]
+    argv += ["--objective.encoder.bert.width=16", "--tokenizer.vocab_size=300"]
     return __main__.run(["show", *argv]), *capsys.readouterr()
 
 
@@ -200,7 +200,7 @@ def test_of_a_batch_that_does_not_fit_the_largest_half_that_does_is_shown_before
     assert "== largest batch\n4\n           4: 0.00 GiB\n          16: no, 16.0G of 4.5G\n           8: no" in out
     assert "query/ids                int32    [4, 32]" in out
     assert "at most" in out
-    assert "batch=16 takes more memory than a chip has, 16.0G of 4.5G; use --config.batch=4, which fits, --conf" in err
+    assert "batch=16 takes more memory than a chip has, 16.0G of 4.5G; use --batch=4, which fits, --conf" in err
 
 
 def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, monkeypatch, tmp_path, capsys):
@@ -208,7 +208,7 @@ def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, mon
     code, out, err = shown(tmp_path, capsys)
     assert code == 2
     assert "it takes 16.0G of 2.5G, and no half of it fits\n\n== largest batch\nnone\n          16: no" in out
-    assert "no half of it that mesh and chunk allow fits, so use a smaller --config.chunk, dtype=bfloat16" in err
+    assert "no half of it that mesh and chunk allow fits, so use a smaller --chunk, dtype=bfloat16" in err
 
 
 def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monkeypatch):
@@ -216,7 +216,7 @@ def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monke
     script = importlib.import_module("topology")
     monkeypatch.setattr(script, "devices", lambda name, slices: jax.devices()[:4])
     room_for(4, monkeypatch, script)
-    asked = [f"{ICT_FILE}:tiny", "v5e:2x2", ["--config.batch=16", "--config.objective.encoder.bert.width=16"]]
+    asked = [f"{ICT_FILE}:tiny", "v5e:2x2", ["--batch=16", "--objective.encoder.bert.width=16"]]
     row = {"config": "ict.py:tiny", "batch": 16, "topology": "v5e:2x2", "all": "too large: 16.0G of 4.5G"}
     assert script._row(*asked, largest=False) == row
     assert script._row(*asked, largest=True) == row | {"largest batch": "4"}

@@ -49,7 +49,7 @@ def test_the_second_round_learns_from_what_the_first_one_mined(collection, tmp_p
         "PYTHONPATH": str(ROOT),
     }
     done = subprocess.run(
-        [*map(str, command), *(f"--config.{key}={value}" for key, value in small.items())],
+        [*map(str, command), *(f"--{key}={value}" for key, value in small.items())],
         env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3_000:]

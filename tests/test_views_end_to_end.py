@@ -36,7 +36,7 @@ def test_a_multi_view_model_is_trained_searched_mined_with_evaluated_and_exporte
         "search.k": 7,
     }
     config = f"--config={ROOT / 'configs' / 'mvr.py'}:tiny"
-    arguments = [config, f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in small.items())]
+    arguments = [config, f"--workdir={workdir}", *(f"--{key}={value}" for key, value in small.items())]
     assert run(["prepare", *arguments]) == 0
     training = process("train", *arguments)
     _, errors = training.communicate(timeout=200)

@@ -179,7 +179,7 @@ def test_another_architecture_is_refused_with_the_flags_that_make_it_the_same(tm
 def test_a_larger_vocabulary_there_is_refused(tmp_path):
     workdir = trained(tmp_path / "mlm", MASKED, 3)
     smaller = replace(MASKED, encoder=Encoder(replace(BERT, vocab_size=20)))
-    with pytest.raises(ConfigError, match=r"vocab_size=20 is smaller than the 30 of .*--config.passages.workdir="):
+    with pytest.raises(ConfigError, match=r"vocab_size=20 is smaller than the 30 of .*--passages.workdir="):
         warm_start(params(smaller), workdir, smaller)
 
 
@@ -274,7 +274,7 @@ def test_which_of_two_towers_becomes_the_reader_is_asked_for(tmp_path):
         assert str(error.value).startswith(f"{next(iter(sources))}={workdir} has passage/bert/layer_0/")
         assert str(error.value).endswith(
             "could become reader/encoder/bert/layer_0/attention/key/bias; name a run with one encoder, or a Hugging "
-            "Face folder, by --config.init_reader_from"
+            "Face folder, by --init_reader_from"
         )
 
 

@@ -111,7 +111,7 @@ def corpus(tmp_path_factory):
 def arguments(folder, corpus, workdir, *more):
     small = {"passages.length": 30, "steps": 3, "batch": 8, "log_every": 1, "embed.batch": 32}
     small |= {"corpus.source": corpus, "embed.collection": corpus}
-    flags = [f"--config.{key}={value}" for key, value in small.items()]
+    flags = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs/pretrained.py'}:{folder}", f"--workdir={workdir}", *flags, *more]
 
 
@@ -142,7 +142,7 @@ def test_a_pretrained_folder_is_trained_embedded_and_exported(folder, corpus, tm
 
 
 def test_a_tokenizer_of_another_kind_is_refused_before_training(folder, corpus, tmp_path, capsys):
-    argv = arguments(folder, corpus, tmp_path / "run", "--config.tokenizer.path=", "--config.tokenizer.vocab_size=64")
+    argv = arguments(folder, corpus, tmp_path / "run", "--tokenizer.path=", "--tokenizer.vocab_size=64")
     assert run(["prepare", *argv]) == 0
     assert run(["show", *argv]) == 2
     assert "family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0" in (

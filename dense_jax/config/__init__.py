@@ -1,7 +1,7 @@
 """Every setting, its default and its unit; the rules that they must keep together.
 
 A config file (`configs/`) builds one `Config` and nothing else; its parts are in `data`, `training` and `retrieval`.
-Overrides (`--config.batch=64`) are applied by `flags.py`, then `config_tree.checked` rebuilds the tree, so that each
+Overrides (`--batch=64`) are applied by `flags.py`, then `config_tree.checked` rebuilds the tree, so that each
 `__post_init__` sees the final values.
 """
 
@@ -104,7 +104,7 @@ class Config:
         require(
             not (self.corpus.held_out and self.passages.unit is Unit.QUERIES),
             f"corpus.held_out={self.corpus.held_out} takes documents out that queries may be about, with "
-            "passages.unit=queries; use 0, and name judged queries by --config.evaluate.folder=DIR",
+            "passages.unit=queries; use 0, and name judged queries by --evaluate.folder=DIR",
         )
         require(
             not (self.corpus.near_duplicates and self.passages.unit is Unit.QUERIES),
@@ -114,7 +114,7 @@ class Config:
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
-            f"{self.passages.unit.value} are none; use --config.passages.unit=passages",
+            f"{self.passages.unit.value} are none; use --passages.unit=passages",
         )
         require(
             self.optimizer.warmup <= self.steps or self.steps == 0,
@@ -135,7 +135,7 @@ class Config:
         """Whether the data are what the objective learns from."""
         method, noun = type(self.objective).__name__, self.objective.learns_from
         words, units = _LEARNED_FROM[noun]
-        only = f": use --config.passages.unit={units[0].value}" if len(units) == 1 else ""
+        only = f": use --passages.unit={units[0].value}" if len(units) == 1 else ""
         require(
             self.passages.unit in units,
             f"passages.unit={self.passages.unit.value} does not fit {method}, which learns from {words}{only}",
@@ -146,8 +146,8 @@ class Config:
         )
         require(
             not self.objective.masks_spans or bool(self.spans.sources),
-            f"{method} masks salient spans, and nothing says what finds them; use --config.spans.capitals=true, "
-            "spans.patterns, spans.titles, or --config.spans.precomputed=FILE",
+            f"{method} masks salient spans, and nothing says what finds them; use --spans.capitals=true, "
+            "spans.patterns, spans.titles, or --spans.precomputed=FILE",
         )
         require(
             not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),

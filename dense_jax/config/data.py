@@ -48,9 +48,7 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
         require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
-        require(
-            names, f"corpus.also={self.also!r} is not a tuple of sources; give --config.corpus.also=SOURCE for each"
-        )
+        require(names, f"corpus.also={self.also!r} is not a tuple of sources; give --corpus.also=SOURCE for each")
         require(
             0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
             f"corpus.near_duplicates={self.near_duplicates} is a similarity up to {_FINEST}, which sketches can tell, "
@@ -89,7 +87,7 @@ class PrepareConfig:
         beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
         require(
             self.runner is Runner.BEAM or not beam,
-            f"{' and '.join(beam)} can be given to a Beam pipeline alone; use --config.prepare.runner=beam",
+            f"{' and '.join(beam)} can be given to a Beam pipeline alone; use --prepare.runner=beam",
         )
         require(
             not self.options or "--runner=" in self.options,

@@ -88,11 +88,11 @@ class ProbeConfig:
         require(self.measure in HEADLINE, f"probe.measure={self.measure} is none of {', '.join(HEADLINE)}")
         require(
             self.every > 0 or self.select is Select.NEWEST,
-            f"probe.select={self.select.value} needs probes to choose by; set --config.probe.every=STEPS",
+            f"probe.select={self.select.value} needs probes to choose by; set --probe.every=STEPS",
         )
         require(
             self.every > 0 or not self.patience,
-            f"probe.patience={self.patience} needs probes to count; set --config.probe.every=STEPS",
+            f"probe.patience={self.patience} needs probes to count; set --probe.every=STEPS",
         )
 
 
@@ -134,11 +134,11 @@ class NeighboursConfig:
         require(
             self.every > 0 or not asynchronous,
             f"neighbours.every={self.every} saves no snapshot for neighbours.refresh={self.refresh.value}; "
-            "use --config.neighbours.every=500",
+            "use --neighbours.every=500",
         )
         require(
             not asynchronous or not self.max_staleness or self.max_staleness >= self.every + self.ahead,
             f"neighbours.max_staleness={self.max_staleness} is below neighbours.every={self.every} and "
             f"neighbours.ahead={self.ahead} together: every index is as old as that before the next snapshot; use "
-            f"--config.neighbours.max_staleness={4 * (self.every + self.ahead)}, or 0",
+            f"--neighbours.max_staleness={4 * (self.every + self.ahead)}, or 0",
         )

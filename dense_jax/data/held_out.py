@@ -45,7 +45,7 @@ def choose_queries(documents: Iterable[Document], count: int) -> Queries:
     if len(unique) < count:
         raise DataError(
             f"corpus.held_out={count}, but only {len(unique)} documents start with a sentence of {_SHORTEST} to "
-            f"{_LONGEST} words that stands nowhere else and have more text; use --config.corpus.held_out={len(unique)}"
+            f"{_LONGEST} words that stands nowhere else and have more text; use --corpus.held_out={len(unique)}"
         )
     return {document.id: _query(document) for document in unique[:count]}
 

@@ -167,7 +167,7 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
     require(
         rows % devices == 0,
         f"batch={batch} makes {rows} rows of several examples here, which {devices} devices do not share evenly; "
-        "use a larger --config.batch, or fewer examples per row",
+        "use a larger --batch, or fewer examples per row",
     )
 
 

@@ -149,7 +149,7 @@ class Tokenizer:
             raise ConfigError(
                 f"{name} was trained on other token ids: {len(different):,} differ, such as {piece!r}, "
                 f"{i} there and {ours.get(piece, 'unknown')} here; take its tokenizer, "
-                "--config.tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
+                "--tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
             )
 
     @property

@@ -57,7 +57,7 @@ class Visits:
         require(
             self.order is not Order.DISTINCT,
             "loader.order=distinct arranges whole batches, and here an example cannot be made of what was arranged; "
-            "use --config.loader.order=shuffle",
+            "use --loader.order=shuffle",
         )
         rows = self.parts[self._source(index)].rows
         return rows[int(rng.integers(len(rows)))]
@@ -125,7 +125,7 @@ class _DistinctOrder:
             raise DataError(
                 f"{self.part.name or 'the corpus'}: no batch={self.batch} can be made of {len(rows):,} queries in "
                 f"which no text comes twice; the largest has {max(len(rows) for rows in filled.rows)}: "
-                "use a smaller --config.batch, or --config.loader.order=shuffle"
+                "use a smaller --batch, or --loader.order=shuffle"
             )
         return np.concatenate([np.array(batch, np.uint32) for batch in filled.full])
 

@@ -122,7 +122,7 @@ def check_input(bert: BertConfig, name: str, length: int, layout: Layout) -> Non
     require(
         layout is not Layout.PAIR or bert.types > 1,
         f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={bert.types}; "
-        "use --config.objective.layout=joined",
+        "use --objective.layout=joined",
     )
 
 

@@ -76,7 +76,7 @@ def check_architecture(objective: Any, folder: Path) -> None:
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.
     """
-    _check(objective, read_config(folder), str(folder), f"use its tokenizer, --config.tokenizer.path={folder}")
+    _check(objective, read_config(folder), str(folder), f"use its tokenizer, --tokenizer.path={folder}")
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
@@ -88,7 +88,7 @@ def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -
     for raw in _bert_dicts(theirs):
         named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size")}
         config = BertConfig(**named | {"family": Family(raw["family"]), "gelu": Gelu(raw["gelu"])})
-        _check(objective, config, name, f"use its passages and tokenizer, --config.passages.workdir={name}")
+        _check(objective, config, name, f"use its passages and tokenizer, --passages.workdir={name}")
 
 
 def check_padding(objective: Any, pad: int) -> None:
@@ -101,7 +101,7 @@ def check_padding(objective: Any, pad: int) -> None:
         require(
             bert.family.pad in (None, pad),
             f"{path}.family={bert.family.value} counts positions on from padding, whose id is {bert.family.pad}, but "
-            f"the tokenizer's is {pad}; use the model's own tokenizer, --config.tokenizer.path=FOLDER, or for a new "
+            f"the tokenizer's is {pad}; use the model's own tokenizer, --tokenizer.path=FOLDER, or for a new "
             f"model --{path}.family=bert",
         )
 

@@ -78,7 +78,7 @@ class Contriever(Objective):
             require(
                 not getattr(self, name) or self.negatives is Negatives.IN_BATCH,
                 f"objective.{name}={getattr(self, name)} has no effect with negatives={self.negatives.value}; "
-                "use --config.objective.negatives=in_batch",
+                "use --objective.negatives=in_batch",
             )
         for name in ("view_length", "query_length", "passage_length"):
             self.encoder.check_input(name, getattr(self, name), self.layout)
@@ -119,7 +119,7 @@ class Contriever(Objective):
         require(
             self.queue % batch == 0,
             f"objective.queue={self.queue} is not divisible by batch={batch}; "
-            f"use --config.objective.queue={' or '.join(map(str, sizes))}",
+            f"use --objective.queue={' or '.join(map(str, sizes))}",
         )
         return {
             "encoder": jax.tree.map(jnp.copy, params["encoder"]),

@@ -80,7 +80,7 @@ class Supervised(BiEncoder[Encoder]):
         require(
             self.false_negatives is not FalseNegatives.GUIDE or visit.guide is not None,
             "objective.false_negatives=guide needs a guide's vectors of queries and passages: name what `mine` wrote "
-            "with mine.guide by --config.corpus.guide=FOLDER, or use --config.objective.false_negatives=student",
+            "with mine.guide by --corpus.guide=FOLDER, or use --objective.false_negatives=student",
         )
         return super().example(visit, vocabulary, rng)
 
@@ -160,28 +160,28 @@ class Supervised(BiEncoder[Encoder]):
             yield name, weighs, "with contrast_weight=0"
         yield "label_smoothing", not joint, "with directions=joint"
         for name in ("margin", "relative_margin"):
-            yield name, filters, "with false_negatives=none; use --config.objective.false_negatives=student or guide"
-        yield "distillation_weight", learns, "with distillation=none; use --config.objective.distillation=kl"
+            yield name, filters, "with false_negatives=none; use --objective.false_negatives=student or guide"
+        yield "distillation_weight", learns, "with distillation=none; use --objective.distillation=kl"
         for name in ("distillation_temperature", "distillation_squared"):
             yield name, self.distillation is Distillation.KL, f"with distillation={self.distillation.value}"
-        yield "matryoshka_weights", bool(self.matryoshka), "without widths; give --config.objective.matryoshka=WIDTH"
+        yield "matryoshka_weights", bool(self.matryoshka), "without widths; give --objective.matryoshka=WIDTH"
 
     def _check_distillation(self) -> None:
         learns = self.distillation is not Distillation.NONE
         require(
             self.contrast_weight > 0 or (learns and self.distillation_weight > 0),
             f"objective.contrast_weight={self.contrast_weight} and no distillation leave nothing to be learned; "
-            "use --config.objective.contrast_weight=1",
+            "use --objective.contrast_weight=1",
         )
         require(
             not learns or self.distillation_weight > 0,
             f"objective.distillation_weight={self.distillation_weight} turns objective.distillation="
-            f"{self.distillation.value} off; use --config.objective.distillation=none",
+            f"{self.distillation.value} off; use --objective.distillation=none",
         )
         require(
             not learns or self.negatives > 0,
             f"objective.distillation={self.distillation.value} compares a query's passages, and "
-            f"objective.negatives={self.negatives} leaves it one; use --config.objective.negatives=7",
+            f"objective.negatives={self.negatives} leaves it one; use --objective.negatives=7",
         )
 
     def _check_matryoshka(self) -> None:
@@ -191,12 +191,12 @@ class Supervised(BiEncoder[Encoder]):
         require(
             len(set(widths)) == len(widths) and min(widths) > 0 and max(widths) == whole,
             f"objective.matryoshka={widths} must be different widths from 1 up to the whole, {whole}, which is the "
-            f"one that is searched by; add --config.objective.matryoshka={whole}",
+            f"one that is searched by; add --objective.matryoshka={whole}",
         )
         require(
             self.encoder.normalize,
             "objective.matryoshka learns vectors of length 1, and so must be those that are searched by; "
-            "use --config.objective.encoder.normalize=True",
+            "use --objective.encoder.normalize=True",
         )
         weights = self.matryoshka_weights
         require(

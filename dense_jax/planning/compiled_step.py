@@ -34,10 +34,10 @@ _SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceed
 class TooLargeError(ConfigError):
     """A step that does not fit into the memory of a chip; `sizes`: what it needs, what there is."""
 
-    def __init__(self, batch: int, sizes: str, advice: str = "use a smaller --config.batch,") -> None:
+    def __init__(self, batch: int, sizes: str, advice: str = "use a smaller --batch,") -> None:
         super().__init__(
-            f"a step with batch={batch} takes more memory than a chip has, {sizes}; {advice} --config.chunk, "
-            "dtype=bfloat16 or remat=true of the model, --config.mesh.fsdp, or more chips"
+            f"a step with batch={batch} takes more memory than a chip has, {sizes}; {advice} --chunk, "
+            "dtype=bfloat16 or remat=true of the model, --mesh.fsdp, or more chips"
         )
         self.sizes = sizes
 

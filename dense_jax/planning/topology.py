@@ -48,7 +48,7 @@ def _plan_of_less(tries: Tries, topology: str, sizes: str) -> str:
 
 def _advice(tries: Tries) -> str:
     if tries.largest:
-        return f"use --config.batch={tries.largest}, which fits,"
+        return f"use --batch={tries.largest}, which fits,"
     return "no half of it that mesh and chunk allow fits, so use a smaller"
 
 

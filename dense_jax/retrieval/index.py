@@ -170,7 +170,7 @@ def _kind(asked: IndexKind, count: int) -> IndexKind:
         return IndexKind.EXACT if count < _EXACT_BELOW else IndexKind.SCANN
     if asked is IndexKind.SCANN and count < _FEWEST:
         raise ConfigError(
-            f"index.kind=scann needs at least {_FEWEST} vectors and there are {count}; use --config.index.kind=exact"
+            f"index.kind=scann needs at least {_FEWEST} vectors and there are {count}; use --index.kind=exact"
         )
     return asked
 

@@ -67,6 +67,6 @@ def _scann() -> Any:
         from scann import scann_ops_pybind
     except ImportError:
         raise MachineError(
-            "the package scann is not installed; `pip install scann`, or use --config.index.kind=exact"
+            "the package scann is not installed; `pip install scann`, or use --index.kind=exact"
         ) from None
     return scann_ops_pybind

@@ -82,12 +82,12 @@ def selected(workdir: Path, select: Select, measure: str, steps: Sequence[int]) 
     best = replace(history, measure=measure).best if history is not None else None
     if best is None:
         raise StorageError(
-            f"{workdir}: nothing was probed, so there is no best checkpoint; train with --config.probe.every=STEPS, or "
-            "use --config.probe.select=newest"
+            f"{workdir}: nothing was probed, so there is no best checkpoint; train with --probe.every=STEPS, or "
+            "use --probe.select=newest"
         )
     if best not in steps:
         raise StorageError(
             f"{workdir}: the best probe is of step {best:,}, whose checkpoint was not kept (probe.select=best keeps it "
-            f"while training); there are {[*steps]}: name one by --config.embed.step"
+            f"while training); there are {[*steps]}: name one by --embed.step"
         )
     return best

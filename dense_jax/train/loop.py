@@ -254,6 +254,6 @@ def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteEr
     steps = checkpoints.steps()
     last = f"the last good checkpoint is of step {steps[-1]:,}" if steps else "no checkpoint was saved yet"
     return NonFiniteError(
-        f"{error}\n{last}; try a lower --config.optimizer.learning_rate, a longer --config.optimizer.warmup, "
-        "or --config.objective.encoder.bert.dtype=float32"
+        f"{error}\n{last}; try a lower --optimizer.learning_rate, a longer --optimizer.warmup, "
+        "or --objective.encoder.bert.dtype=float32"
     )

@@ -56,7 +56,7 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
             fitting = [n for n in range(1, ways) if size % n == 0]
             require(
                 size % ways == 0,
-                f"mesh.{axis}={ways} does not divide bert.{name}={size}; use a --config.mesh.{axis} that does, such as "
+                f"mesh.{axis}={ways} does not divide bert.{name}={size}; use a --mesh.{axis} that does, such as "
                 f"{max(fitting, default=1)}",
             )
 

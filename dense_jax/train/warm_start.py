@@ -132,7 +132,7 @@ def _counterpart(name: str, theirs: Mapping[str, Array], source: str) -> str | N
     found = [other for other in _of_same_kind(name, theirs) if place and _place(other) == place]
     if len(found) > 1:
         cure = (
-            "name a run with one encoder, or a Hugging Face folder, by --config.init_reader_from"
+            "name a run with one encoder, or a Hugging Face folder, by --init_reader_from"
             if _reads(name)
             else "start from a run with one encoder, or train one with two"
         )

@@ -173,7 +173,7 @@ def _kind(reason: str) -> str:
 def _too_many(found: _Scanned, file: Path) -> str:
     rows = found.rejected + found.documents
     allowed = found.config.max_rejects
-    fix = f"correct them, or skip them by --config.corpus.max_rejects={min(1.0, found.rejected / rows + 0.005):.2f}"
+    fix = f"correct them, or skip them by --corpus.max_rejects={min(1.0, found.rejected / rows + 0.005):.2f}"
     return "\n".join(
         [
             f"{found.rejected:,} of {rows:,} rows cannot be used (corpus.max_rejects={allowed}):",

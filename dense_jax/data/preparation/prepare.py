@@ -160,9 +160,9 @@ def _lack(config: PassagesConfig) -> str:
     if config.unit is Unit.SPANS:
         return (
             f"no document makes two spans of {config.length} tokens; "
-            "use a shorter --config.passages.length, or longer documents"
+            "use a shorter --passages.length, or longer documents"
         )
-    return "no document has a text, only titles; use another --config.corpus.text_field or corpus"
+    return "no document has a text, only titles; use another --corpus.text_field or corpus"
 
 
 def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:

@@ -185,7 +185,7 @@ def _check(judged: _Judged, usable: int, folder: Path) -> None:
     raise DataError(
         f"{rejected:,} of {rejected + usable:,} queries cannot be used (corpus.max_rejects={allowed}); for example\n"
         f"{shown}\nall are in {folder / 'rejects.json'}; correct them, or skip them by "
-        f"--config.corpus.max_rejects={share:.2f}"
+        f"--corpus.max_rejects={share:.2f}"
     )
 
 
