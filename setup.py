@@ -23,7 +23,6 @@ setup(
         "jax>=0.10",
         "jaxtyping>=0.3",
         "matplotlib>=3.9",
-        "ml_collections>=1.1",
         "numpy>=2.0",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.3",
@@ -39,6 +38,7 @@ setup(
         "tokenizers>=0.21",
         "tqdm>=4.66",
         "transformers>=5.0",
+        "tyro>=1.0.17",
         "xxhash>=3.4",
     ],
     extras_require={

@@ -1,33 +1,19 @@
-"""The verbs: `dense-jax VERB --config=FILE[:variant] --key=value --workdir=DIR`."""
+"""The console script: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...]`."""
 
+import importlib.metadata
 import os
+import signal
 import sys
+from collections.abc import Sequence
 
 from absl import logging
 
-from dense_jax.errors import UserError
-from dense_jax.stopping import stopping_on_sigterm
+from dense_jax.errors import Stopped, StorageError, UserError
+from dense_jax.stopping import Stop, stopping_on_signals
+from dense_jax.streams import FULL, close_output, open_streams
 
-USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--key=value ...] --workdir=DIR
-
-  show      the checked config, a decoded example, the parameters, what a run will cost
-            with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler
-  prepare   documents -> sentences -> passages -> tokens
-  train     pre-train; continues by itself where it was stopped
-  refresh   beside a training that looks passages up: the index of each snapshot
-  embed     the collection through the passage tower
-  index     nearest-neighbour index over the embeddings
-  search    queries, from the arguments or standard input -> score, title, text
-  answer    questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall
-  mine      hard negatives for the training queries, by the trained retriever or by BM25
-  evaluate  nDCG@10, MRR@10, Recall@100: BM25, before training, after training
-  export    a folder for Hugging Face transformers and sentence-transformers
-  compare   WORKDIR ... [--against=NAME] --workdir=DIR: a table and a chart of finished runs
-"""
-
-
-# What lets libtpu compile beside other processes, on a machine without TPUs or with TPUs that are at work. The last
-# three keep it from asking a metadata server what it runs on.
+# The environment in which libtpu compiles while other processes run, on a machine without TPUs or with TPUs that are at
+# work. The last three keep it from asking a metadata server what it runs on.
 COMPILER_ONLY = {
     "JAX_PLATFORMS": "cpu",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -36,32 +22,80 @@ COMPILER_ONLY = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
+_HELP = ("help", "--help", "-h")
 
 
 def main() -> None:
     """The console script."""
+    open_streams()
+    logging.set_verbosity(logging.ERROR)  # the verbs themselves print what a user must know
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
-    logging.set_verbosity(logging.ERROR)  # what a user must know, the verbs say themselves
-    sys.exit(run(sys.argv[1:]))
+    status = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python shuts down prints no traceback
+    sys.exit(status)
 
 
-def run(argv: list[str]) -> int:
+def run(argv: Sequence[str]) -> int:
     """Runs one command line and returns its exit status; an error that explains itself is printed, not raised."""
-    if not argv or argv[0] in ("help", "--help", "-h"):
-        print(USAGE)
-        return 0
+    name = f"dense-jax {argv[0]}" if argv else "dense-jax"
     try:
-        with stopping_on_sigterm():
-            from dense_jax import verbs  # here, since importing JAX takes seconds that help need not wait for
+        with stopping_on_signals() as stop:
+            return _run(argv, name, stop)
+    except Stopped as error:  # the signal came after the work
+        return _failed(f"{name}: {error}", error.code)
 
-            verbs.call(argv[0], argv[1:])
+
+def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
+    try:
+        _call(argv)
+        sys.stdout.flush()
     except UserError as error:
-        print(f"dense-jax {argv[0]}: {error}", file=sys.stderr)
-        return error.code
+        return _failed(f"{name}: {error}", stop.code if isinstance(error, Stopped) else error.code)
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        close_output()
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        close_output()
+        return _failed(
+            f"{name}: {error.strerror}: the disk or the device of the output takes no more; make room and start again",
+            StorageError.code,
+        )
+    except Exception:
+        if not stop.came:
+            raise
+        return _failed(f"{name}: {stop.error()}", stop.code)  # a library made another error of the signal
     return 0
+
+
+def _call(argv: Sequence[str]) -> None:
+    """Run the verb of a command line. What its flags show to be wrong is found before JAX is imported."""
+    from dense_jax import flags  # here, where Ctrl-C is handled
+
+    verb, *rest = argv or ("--help",)
+    if verb == "--version":
+        print(f"dense-jax {importlib.metadata.version('dense_jax')}")
+    elif verb in _HELP:
+        from dense_jax.help import usage
+
+        print(usage())
+    elif {"--help", "-h"}.intersection(rest[: rest.index("--")] if "--" in rest else rest):
+        from dense_jax.help import print_settings
+
+        flags.check_verb(verb)
+        print_settings(verb, flags.config_for_help(rest))
+    else:
+        flags.check_verb(verb)
+        asked = flags.parse_comparison(rest) if verb == "compare" else flags.parse(rest, verb)
+        from dense_jax import verbs
+
+        verbs.call(verb, asked)
+
+
+def _failed(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from dense_jax.config import Config, PrepareConfig, require
+from dense_jax.config.rules import own_settings
 from dense_jax.errors import ConfigError
 
 
 def checked(config: Config) -> Config:
-    """`config` rebuilt bottom up, so that every `__post_init__` has seen the final values.
+    """`config` rebuilt bottom up, so that every field's rule and every `__post_init__` has seen the final values.
 
     Raises:
         ConfigError: with one line per broken rule, all of them at once.
@@ -23,8 +24,12 @@ def checked(config: Config) -> Config:
     return rebuilt
 
 
-def _rebuilt(node: Any, problems: list[str]) -> Any:
-    children = {f.name: _rebuilt(v, problems) for f in dataclasses.fields(node) if is_node(v := getattr(node, f.name))}
+def _rebuilt(node: Any, problems: list[str], path: str = "") -> Any:
+    parts = {f.name: v for f in dataclasses.fields(node) if is_node(v := getattr(node, f.name))}
+    children = {name: _rebuilt(part, problems, f"{path}{name}.") for name, part in parts.items()}
+    if broken := [problem for setting in own_settings(node, path) if (problem := setting.problem())]:
+        problems.extend(broken)
+        return node  # the rules between its settings take for granted that each keeps its own
     try:
         return dataclasses.replace(node, **children)
     except ConfigError as error:

@@ -1,22 +1,54 @@
-"""The command line: `dense-jax VERB --config=FILE[:variant] --key=value --workdir=DIR [words]`."""
+"""The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
+Every flag has exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken
+for a query. A setting of several values is given by its flag once for each of them; of other flags the last one counts.
+Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
+"""
+
+import contextlib
 import dataclasses
 import difflib
 import enum
-from collections.abc import Iterator
+import io
+import os
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-from ml_collections import config_flags
+import tyro
 
 from dense_jax.config import Config
+from dense_jax.config.rules import Setting, expanded, settings
+from dense_jax.config_files import find, published
 from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
 from dense_jax.files import check_on_disk
 
-PLAIN_FLAGS = ("config", "workdir", "topology")
+VERBS = {
+    "show": "the checked config, a decoded example, the parameters, what a run will cost; with --topology=v5e:16x16, "
+    "of TPUs elsewhere: memory, step time and largest batch by their compiler",
+    "prepare": "documents -> sentences -> passages -> tokens",
+    "train": "pre-train; continues by itself where it was stopped",
+    "refresh": "during a training that looks passages up: the index of each snapshot",
+    "embed": "the collection through the passage tower",
+    "index": "nearest-neighbour index over the embeddings",
+    "search": "queries, from the arguments or standard input -> score, title, text",
+    "answer": "questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall",
+    "mine": "hard negatives for the training queries, by the trained retriever or by BM25",
+    "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training",
+    "export": "a folder for Hugging Face transformers and sentence-transformers",
+    "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
+}
+_TAKE_WORDS = ("search", "answer")
+OWN_FLAGS = {  # those that are no settings, with their help texts
+    "config": "a published method, such as ict or ict:tiny, or a file, such as mine/method.py:variant",
+    "workdir": "the folder that everything is written to and read from",
+    "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
+}
+_COMPARE_FLAGS = ("workdir", "against")
+_NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
 
 
 @dataclass(frozen=True)
@@ -25,89 +57,264 @@ class Invocation:
 
     config: Config
     workdir: Path
-    words: list[str]  # what is not a flag: the queries of `search`
+    words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
 
 
-def parse(argv: list[str]) -> Invocation:
-    """Reads the arguments that follow the verb.
+@dataclass(frozen=True)
+class Comparison:
+    """The command line of `compare`, understood."""
+
+    folders: list[Path]
+    against: str
+    workdir: Path
+
+
+@dataclass(frozen=True)
+class Line:
+    """A command line, split into flags and words."""
+
+    flags: list[tuple[str, str]]  # names and values, in their order
+    words: list[str]
+    problems: list[str]
+
+    def value(self, name: str) -> str:
+        """That of the last flag `name`; empty if there is none."""
+        return next((value for flag, value in reversed(self.flags) if flag == name), "")
+
+    def given(self) -> dict[str, list[str]]:
+        """The values of each flag that sets a setting."""
+        found: dict[str, list[str]] = {}
+        for name, value in self.flags:
+            if name not in OWN_FLAGS:
+                found.setdefault(name, []).append(value)
+        return found
+
+
+def parse(argv: Sequence[str], verb: str = "show") -> Invocation:
+    """Reads the arguments that follow `verb`.
 
     Raises:
-        ConfigError: with a line for each unknown key (and the nearest known ones), wrong type and broken rule.
+        ConfigError: with a line for each unknown flag (and the nearest known ones), wrong type and broken rule.
     """
-    given = [arg for arg in argv if arg.startswith("--")]
-    base = [arg for arg in given if arg.startswith("--config=")]
-    if not base:
-        raise ConfigError(
-            "no --config=FILE; the published methods stand in configs/, such as --config=configs/ict.py:tiny"
-        )
-    file = Path(base[-1].removeprefix("--config=").partition(":")[0])
-    if not file.is_file():
-        raise ConfigError(f"{file}: no such config file")
-    keys = dict(_leaves(_load(base).config))
-    problems = [line for arg in given if arg not in base for line in _problems(base, arg, keys)]
-    if problems:
-        raise ConfigError("\n".join(problems))
-    values = _load(argv)
-    workdir = values["workdir"].value
-    if not workdir:
-        raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
-    check_on_disk(workdir, "--workdir")
-    words = [arg for arg in argv if not arg.startswith("--")]
-    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value or "")
-
-
-def _load(argv: list[str]) -> flags.FlagValues:
-    values = flags.FlagValues()
-    argv = ["dense-jax", *argv]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
-    flags.DEFINE_string("workdir", "", "where everything is written to and read from", flag_values=values)
-    flags.DEFINE_string("topology", "", "TPUs to compile for, such as v5e:16x16", flag_values=values)
+    line = split(argv)
+    problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
+    known = {setting.name: setting for setting in settings(Config)}
+    if not any(_may_be_of_the_method(name, known) for name in line.given()) or not line.value("config"):
+        _raise([*problems, *_read(line, known)[1]])
     try:
-        values(argv)
-        _ = values.config
-    except flags.Error as error:
-        raise ConfigError(str(error)) from None
-    return values
+        config = find(line.value("config")).load()
+    except ConfigError as error:
+        raise ConfigError("\n".join(dict.fromkeys([*problems, str(error)]))) from error
+    values, wrong = _read(line, {setting.name: setting for setting in settings(config)})
+    _raise([*problems, *wrong])
+    for name, value in values.items():
+        _set(config, name, value)
+    for setting in settings(config):
+        if setting.place:
+            _set(config, setting.name, expanded(setting.value))
+    return Invocation(checked(config), Path(expanded(line.value("workdir"))), line.words, line.value("topology"))
 
 
-def _problems(base: list[str], arg: str, keys: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with one flag."""
-    flag, _, value = arg.removeprefix("--").partition("=")
-    key = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
-    if key is None:
-        if flag not in PLAIN_FLAGS:
-            yield f"unknown flag --{flag}{_nearest(flag, [*PLAIN_FLAGS, *(f'config.{k}' for k in keys)], '--')}"
-    elif key not in keys:
-        yield f"unknown setting {key}{_nearest(key, list(keys))}"
+def config_for_help(argv: Sequence[str]) -> Config | None:
+    """The config that a command line with --help names, if any.
+
+    Raises:
+        ConfigError: there is no such config.
+    """
+    name = split([arg for arg in argv if arg not in ("--help", "-h")]).value("config")
+    return find(name).load() if name else None
+
+
+def check_verb(verb: str) -> None:
+    """
+    Raises:
+        ConfigError: there is no such verb.
+    """
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        meant = f"; did you mean {near[0]}?" if near else f"; the verbs are {', '.join(VERBS)}"
+        raise ConfigError(f"no verb {verb!r}{meant}")
+
+
+def parse_comparison(argv: Sequence[str]) -> Comparison:
+    """Reads the arguments that follow `compare`.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    line = split(argv)
+    unknown = [name for name, _ in line.flags if name not in _COMPARE_FLAGS]
+    problems = [*line.problems, *(f"unknown flag --{name}{_nearest(name, _COMPARE_FLAGS)}" for name in unknown)]
+    if not line.words or not line.value("workdir"):
+        problems.append("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
+    _raise([*problems, *_in_bucket(line.value("workdir"))])
+    return Comparison(
+        [Path(expanded(word)) for word in line.words], line.value("against"), Path(expanded(line.value("workdir")))
+    )
+
+
+def split(argv: Sequence[str]) -> Line:
+    """Flags, words, and what is neither.
+
+    >>> split(["--batch", "8", "--steps=2", "a query", "--", "-v"]).flags
+    [('batch', '8'), ('steps', '2')]
+    >>> split(["--batch", "8", "a query", "--", "-v"]).words
+    ['a query', '-v']
+    """
+    line, rest = Line([], [], []), list(argv)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--":
+            line.words.extend(rest)
+            break
+        name, equals, value = argument.removeprefix("--").partition("=")
+        if not argument.startswith("-") or argument == "-":
+            line.words.append(argument)
+        elif not argument.startswith("--"):
+            line.problems.append(f"unknown flag {argument}; a query that begins with - comes after --")
+        elif equals:
+            line.flags.append((name, value))
+        elif rest and not rest[0].startswith("--"):
+            line.flags.append((name, rest.pop(0)))
+        else:
+            line.problems.append(f"--{name} has no value; give one as --{name}=VALUE")
+    line.problems.extend(f"{word!a} is not UTF-8" for word in argv if not _is_text(word))
+    return line
+
+
+def _own_problems(line: Line) -> Iterable[str]:
+    """What is wrong with the flags that are no settings."""
+    if not (name := line.value("config")):
+        yield (
+            f"no --config=NAME, one of the published methods {', '.join(published())}, such as --config=ict:tiny, "
+            "or a file of your own"
+        )
     else:
         try:
-            _load([*base, arg])
-        except ConfigError:
-            yield f"{key}={value} is not {_kind(keys[key])}"
+            find(name)
+        except ConfigError as error:
+            yield str(error)
+    if not line.value("workdir"):
+        yield _NO_WORKDIR
+    yield from _in_bucket(line.value("workdir"))
 
 
-def _nearest(key: str, known: list[str], prefix: str = "") -> str:
-    """`; did you mean a, b?` with the nearest keys, by the whole name or by its last part."""
-    tails = {k: k.rpartition(".")[2] for k in known}
-    tail = key.rpartition(".")[2]
-    near = difflib.get_close_matches(key, known, n=2, cutoff=0.75)
-    near = near or [k for k in known if tails[k] in difflib.get_close_matches(tail, tails.values(), n=2, cutoff=0.75)]
-    return f"; did you mean {', '.join(prefix + k for k in near[:3])}?" if near else ""
+def _unfit(verb: str, line: Line) -> Iterable[str]:
+    """What is given that `verb` does not take."""
+    if line.words and verb not in _TAKE_WORDS:
+        yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
+    if line.value("topology") and verb != "show":
+        yield f"{verb} takes no --topology={line.value('topology')}; `dense-jax show` compiles for TPUs elsewhere"
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, enum.Enum):
-        return "one of " + ", ".join(member.value for member in type(value))
-    plain = {bool: "true or false", int: "a whole number", float: "a number"}
-    plain[tuple] = "a tuple; give the flag once for each of its values"
-    return plain.get(type(value), f"a {type(value).__name__}")
+def _in_bucket(workdir: str) -> Iterable[str]:
+    try:
+        check_on_disk(workdir, "--workdir")
+    except ConfigError as error:
+        yield str(error)
 
 
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(node):
-        value = getattr(node, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{path}{field.name}.")
-        else:
-            yield f"{path}{field.name}", value
+def _may_be_of_the_method(name: str, known: Mapping[str, Setting]) -> bool:
+    """Whether `name` is a setting of the method, or unlike all others, so that only its config shows what was meant."""
+    return name.startswith("objective.") or (name not in known and not _nearest(name, known))
+
+
+def _read(line: Line, known: Mapping[str, Setting]) -> tuple[dict[str, Any], list[str]]:
+    """The values of the settings that are given, and what is wrong with them."""
+    values, problems = {}, []
+    for name, texts in line.given().items():
+        if name not in known:
+            problems.append(f"unknown flag --{name}{_nearest(name, [*OWN_FLAGS, *known])}")
+            continue
+        several = typing.get_origin(known[name].type) is tuple
+        try:
+            values[name] = _value(known[name].type, texts if several else texts[-1:])
+        except ValueError:
+            problems.append(f"{name}={', '.join(texts)} is not {_kind(known[name].type)}")
+            continue
+        if broken := dataclasses.replace(known[name], value=values[name]).problem():
+            problems.append(broken)
+    return values, problems
+
+
+def _value(type_: Any, texts: list[str]) -> Any:
+    """`texts` as tyro reads a value of that type.
+
+    Raises:
+        ValueError: they are none.
+    """
+    holder = dataclasses.make_dataclass("Flag", [("value", tyro.conf.UseAppendAction[type_])])
+    arguments = [f"--value={text}" for text in texts]
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # our messages stand in for tyro's
+            return tyro.cli(holder, args=arguments, registry=boolean_registry(), config=STYLE, add_help=False).value
+    except SystemExit:
+        raise ValueError(texts) from None
+
+
+STYLE = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
+
+
+def boolean_registry() -> tyro.constructors.ConstructorRegistry:
+    """Of types whose values are written in another way than tyro's: booleans."""
+    registry = tyro.constructors.ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
+        if info.type is not bool:
+            return None
+        return tyro.constructors.PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="{true,false}",
+            instance_from_str=lambda texts: _boolean(texts[0]),
+            is_instance=lambda value: isinstance(value, bool),
+            str_from_instance=lambda value: [str(value).lower()],
+        )
+
+    return registry
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean --a, --b?` with the nearest names, by the whole name or by its last part."""
+    tails = {key: key.rpartition(".")[2] for key in known}
+    tail = name.rpartition(".")[2]
+    near = difflib.get_close_matches(name, tails, n=2, cutoff=0.75)
+    near = near or [k for k, v in tails.items() if v in difflib.get_close_matches(tail, tails.values(), 2, 0.75)]
+    return f"; did you mean {', '.join(f'--{key}' for key in near[:3])}?" if near else ""
+
+
+def _kind(type_: Any) -> str:
+    if isinstance(type_, type) and issubclass(type_, enum.Enum):
+        return "one of " + ", ".join(member.value for member in type_)
+    if typing.get_origin(type_) is tuple:
+        return f"{_kind(typing.get_args(type_)[0])}; give the flag once for each value"
+    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return plain.get(type_, f"a {type_}")
+
+
+def _set(config: Config, name: str, value: Any) -> None:
+    *parents, last = name.split(".")
+    node: Any = config
+    for parent in parents:
+        node = getattr(node, parent)
+    setattr(node, last, value)
+
+
+def _is_text(word: str) -> bool:
+    try:
+        os.fsencode(word).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("\n".join(problems))

@@ -79,6 +79,25 @@ def leaving_at_once(what: str, *, polls: bool, heartbeat: int = HEARTBEAT) -> It
         raise
 
 
+@contextlib.contextmanager
+def naming_missing_platforms(environment: Mapping[str, str]) -> Iterator[None]:
+    """Turns JAX's refusal of a platform, which comes with the first use of a device, into a message.
+
+    Raises:
+        MachineError: JAX has no device of a platform that JAX_PLATFORMS names, or does not know it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error)
+        if not reason.startswith(("Unable to initialize backend", "Unknown backend")):
+            raise
+        raise MachineError(
+            f"JAX_PLATFORMS={environment.get('JAX_PLATFORMS', '')}: {reason.splitlines()[0]}; unset JAX_PLATFORMS to "
+            "take the devices that are here, or install JAX for the platform, such as pip install 'dense_jax[tpu]'"
+        ) from error
+
+
 def are_several() -> bool:
     """Whether processes were joined, and more than this one."""
     return jax.distributed.is_initialized() and jax.process_count() > 1

@@ -1,8 +1,12 @@
-"""What SIGTERM does to a stage: it ends within seconds, and what it has finished is on disk.
+"""Stopping a stage by SIGTERM or Ctrl-C: it ends within seconds, and what it has finished is on disk.
 
 Python calls a signal's handler between two instructions, so a stage that is inside of one long call, such as ScaNN's
 building of an index, would notice it minutes later. A thread gives it five seconds, and then ends the process: all that
 is written becomes visible when it is whole (files.py), so that nothing is lost but the part at hand.
+
+Ctrl-C becomes a SIGTERM to this process, whoever handles that: `train` leaves it to JAX. Only the thread receives
+SIGINT. All others block it, and so do the processes that they start, which a terminal sends it to as well: the workers
+that read data are stopped by their trainer.
 """
 
 import contextlib
@@ -12,53 +16,93 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 from dense_jax.errors import Stopped
 
 GRACE = 5.0  # seconds
+INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 _MESSAGE = "stopped; finished parts are kept, start the same command to continue"
 
 
-@contextlib.contextmanager
-def stopping_on_sigterm() -> Iterator[None]:
-    """SIGTERM raises Stopped in the block, or ends the process where that takes too long; a second one does at once.
+@dataclass
+class Stop:
+    """The signals that came so far."""
 
-    To be used by the main thread. `train` replaces this by JAX's own handling.
+    came: bool = False
+    interrupted: bool = False  # by Ctrl-C
+
+    @property
+    def code(self) -> int:
+        """The exit status of a process that was stopped."""
+        return INTERRUPTED if self.interrupted else Stopped.code
+
+    def error(self) -> Stopped:
+        """What the stage raises."""
+        error = Stopped(_MESSAGE)
+        error.code = self.code
+        return error
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[Stop]:
+    """SIGTERM and Ctrl-C raise Stopped in the block, or end the process where that takes too long.
+
+    A second signal ends it at once. To be used by the main thread. `train` replaces the handling of SIGTERM by JAX's.
     """
+    stop = Stop()
+
+    def raise_stopped(number: int, frame: FrameType | None) -> NoReturn:
+        stop.came = True
+        raise stop.error()
+
     written, read = socket.socketpair()  # the system writes to it whatever the main thread is at
     written.setblocking(False)
-    watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name="SIGTERM")
-    before = signal.signal(signal.SIGTERM, _raise), signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    watcher = threading.Thread(target=_watch, args=(read, stop, threading.get_ident()), daemon=True, name="signals")
+    handlers = {signal.SIGTERM: raise_stopped, signal.SIGINT: lambda number, frame: None}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
     os.register_at_fork(after_in_child=_forget)
     watcher.start()
     try:
-        yield
+        yield stop
     finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.set_wakeup_fd(before[1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
         written.close()  # ends the watcher
         watcher.join()
         read.close()
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    raise Stopped(_MESSAGE)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 def _forget() -> None:
-    """A worker process that is ended by SIGTERM would tell our watcher so."""
+    """Keep the SIGTERM that ends a worker process from our watcher."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _watch(signals: socket.socket) -> None:
-    """Waits for SIGTERM, then for a second one or GRACE, and ends the process; returns where the block ends before."""
+def _watch(signals: socket.socket, stop: Stop, main: int) -> None:
+    """Wait for a signal, then for a second one or GRACE, and end the process; return where the block ends before."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     while received := signals.recv(1):
         if received[0] == signal.SIGTERM:
             signals.settimeout(GRACE)
             with contextlib.suppress(TimeoutError):
                 if not signals.recv(1):
                     return
-            print(f"dense-jax: {_MESSAGE}", file=sys.stderr, flush=True)
-            os._exit(Stopped.code)
+            _end(stop)
+        elif received[0] == signal.SIGINT:
+            if stop.interrupted:
+                _end(stop)
+            stop.came = stop.interrupted = True
+            signal.pthread_kill(main, signal.SIGTERM)
+
+
+def _end(stop: Stop) -> NoReturn:
+    with contextlib.suppress(OSError):
+        print(f"dense-jax: {_MESSAGE}", file=sys.stderr, flush=True)
+    os._exit(stop.code)

@@ -6,10 +6,9 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from dense_jax import flags, show
+from dense_jax import show
 from dense_jax.agreement import first_then_all, is_first, of_first
 from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
@@ -20,15 +19,17 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import check_on_disk, located, whole_file, writable
+from dense_jax.files import located, whole_file, writable
 from dense_jax.finished import measured
+from dense_jax.flags import Comparison, Invocation
 from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
-from dense_jax.processes import join_processes, leaving_at_once, start_processes
+from dense_jax.processes import join_processes, leaving_at_once, naming_missing_platforms, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.streams import input_lines
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
@@ -123,7 +124,7 @@ def _search(work: Workdir, words: list[str]) -> None:
 
 
 def _typed(words: list[str]) -> list[str]:
-    queries = words or of_first(lambda: [line.strip() for line in sys.stdin if line.strip()])
+    queries = words or of_first(input_lines)
     if not queries:
         raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
     return queries
@@ -253,36 +254,27 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
 
 
-def call(verb: str, argv: list[str]) -> None:
-    """Runs `verb` with the arguments that follow it.
+def call(verb: str, asked: Invocation | Comparison) -> None:
+    """Runs `verb` with what its command line says.
 
     Raises:
         UserError: whatever is wrong, with its exit status.
     """
-    if verb == "compare":
-        print(_compare(argv))
+    workdir = writable(asked.workdir)
+    if isinstance(asked, Comparison):
+        print(compare(asked.folders, asked.against, workdir))
         return
-    if verb not in VERBS:
-        raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}, compare")
-    asked = flags.parse(argv)
-    if asked.words and verb not in ("search", "answer"):
-        raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --key=value")
-    if asked.topology:
-        if verb != "show":
-            raise ConfigError(
-                f"{verb} takes no --topology={asked.topology}; `dense-jax show` compiles for TPUs elsewhere"
-            )
-        print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
-        return
-    with leaving_at_once(verb, polls=verb == "train"):
-        if verb in _TOGETHER:
+    with leaving_at_once(verb, polls=verb == "train"), naming_missing_platforms(os.environ):
+        if asked.topology:
+            print(_plan(Workdir(workdir, asked.config), asked.topology))
+        elif verb in _TOGETHER:
             join_processes(os.environ)
             with _only_the_first_speaks():
-                VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+                VERBS[verb](Workdir(workdir, asked.config), asked.words)
         else:
             if verb != "train":
                 check_alone(verb, os.environ)
-            VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+            VERBS[verb](Workdir(workdir, asked.config), asked.words)
 
 
 @contextlib.contextmanager
@@ -290,19 +282,6 @@ def _only_the_first_speaks() -> Iterator[None]:
     """Of several processes, which all find the same: the others print nothing but errors."""
     with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
         yield
-
-
-def _compare(argv: list[str]) -> str:
-    """The verb that works on many workdirs and needs no config."""
-    flags_given = [arg.removeprefix("--").partition("=") for arg in argv if arg.startswith("--")]
-    given = {name: value for name, _, value in flags_given}
-    folders = [Path(arg) for arg in argv if not arg.startswith("--")]
-    if unknown := given.keys() - {"against", "workdir"}:
-        raise ConfigError(f"compare takes --against=NAME and --workdir=DIR, not --{', --'.join(sorted(unknown))}")
-    if not folders or not given.get("workdir"):
-        raise ConfigError("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
-    check_on_disk(given["workdir"], "--workdir")
-    return compare(folders, given.get("against", ""), writable(Path(given["workdir"])))
 
 
 def _examples(work: Workdir) -> Examples:

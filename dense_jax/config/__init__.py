@@ -7,6 +7,7 @@ Overrides (`--batch=64`) are applied by `flags.py`, then `config_tree.checked` r
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from dense_jax.config.data import (
     CorpusConfig,
@@ -33,6 +34,7 @@ from dense_jax.config.retrieval import (
     Pick,
     SearchConfig,
 )
+from dense_jax.config.rules import DiskPath, NotNegative, Positive, Seed
 from dense_jax.config.training import (
     CheckpointConfig,
     MeshConfig,
@@ -44,29 +46,32 @@ from dense_jax.config.training import (
     Select,
     Stale,
 )
-from dense_jax.contracts import PASSAGE, Answered, Objective, Passage, Question, Retrieves
 from dense_jax.errors import require
-from dense_jax.files import check_on_disk
 
-_LEARNED_FROM = {  # what an objective learns from -> in words, and the units that have it
-    Passage: ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
-    Question: ("queries", (Unit.QUERIES,)),
-    Answered: ("questions that passages answer", (Unit.PASSAGES,)),
+if TYPE_CHECKING:
+    from dense_jax.contracts import Objective
+else:
+    Objective = Any  # importing the contracts imports JAX, which takes a second that a wrong flag need not wait for
+
+_LEARNED_FROM = {  # the class that an objective learns from -> in words, and the units that have it
+    "Passage": ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
+    "Question": ("queries", (Unit.QUERIES,)),
+    "Answered": ("questions that passages answer", (Unit.PASSAGES,)),
 }
 
 
 @dataclass
 class Config:
     objective: Objective
-    steps: int
-    batch: int  # examples per step over all devices
-    tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
-    chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
-    seed: int = 0
-    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
-    init_reader_from: str = ""  # the same, for the reader of an objective that has one; empty: init_from
-    log_every: int = 10  # steps
-    diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
+    steps: NotNegative[int]
+    batch: Positive[int]  # examples per step over all devices
+    tokens: NotNegative[int] = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
+    chunk: NotNegative[int] = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
+    seed: Seed = 0
+    init_from: DiskPath = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
+    init_reader_from: DiskPath = ""  # the same, for the reader of an objective that has one; empty: init_from
+    log_every: Positive[int] = 10  # steps
+    diagnose_every: NotNegative[int] = 100  # steps from one look for signs of collapse to the next; 0: never
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -86,16 +91,9 @@ class Config:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
-        require(self.steps >= 0, f"steps={self.steps} must not be negative")
-        require(self.diagnose_every >= 0, f"diagnose_every={self.diagnose_every} must not be negative; 0 means never")
-        require(self.batch > 0, f"batch={self.batch} must be positive")
-        require(self.chunk >= 0, f"chunk={self.chunk} must not be negative; 0 means the whole batch")
         require(
             self.chunk == 0 or self.batch % self.chunk == 0,
             f"chunk={self.chunk} does not divide batch={self.batch}; 0 means the whole batch",
-        )
-        require(
-            self.tokens >= 0, f"tokens={self.tokens} must not be negative; 0 means that steps says how long to train"
         )
         require(
             not (self.tokens and self.steps),
@@ -120,20 +118,13 @@ class Config:
             self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
         )
-        self._check_folders()
         self._check_objective()
 
-    def _check_folders(self) -> None:
-        """Whether what is more than data lies on a disk."""
-        check_on_disk(self.passages.workdir, "passages.workdir")
-        check_on_disk(self.tokenizer.path, "tokenizer.path")
-        check_on_disk(self.corpus.guide, "corpus.guide")
-        check_on_disk(self.init_from, "init_from")
-        check_on_disk(self.init_reader_from, "init_reader_from")
-
     def _check_objective(self) -> None:
-        """Whether the data are what the objective learns from."""
-        method, noun = type(self.objective).__name__, self.objective.learns_from
+        """Check that the data are what the objective learns from."""
+        from dense_jax.contracts import PASSAGE, Retrieves  # here, where the objective has imported JAX anyway
+
+        method, noun = type(self.objective).__name__, self.objective.learns_from.__name__
         words, units = _LEARNED_FROM[noun]
         only = f": use --passages.unit={units[0].value}" if len(units) == 1 else ""
         require(
@@ -141,7 +132,7 @@ class Config:
             f"passages.unit={self.passages.unit.value} does not fit {method}, which learns from {words}{only}",
         )
         require(
-            noun is Answered or not self.corpus.questions,
+            noun == "Answered" or not self.corpus.questions,
             f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
         )
         require(

@@ -2,7 +2,9 @@
 
 import enum
 from dataclasses import dataclass
+from typing import Annotated
 
+from dense_jax.config.rules import DataPath, DiskPath, NotNegative, Positive, Seed, Share, ShareAbove0, at_least
 from dense_jax.errors import require
 
 _FINEST = 0.98  # similarity that MinHash tells from equality
@@ -27,27 +29,32 @@ class Mixing(enum.Enum):
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
     # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
-    source: str = "installed"
-    also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
+    source: DataPath = "installed"
+    also: tuple[DataPath, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
-    queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
-    guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
-    questions: str = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
-    query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
+    queries: tuple[
+        DataPath, ...
+    ] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
+    guide: DiskPath = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
+    questions: DataPath = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
+    query_share: ShareAbove0[float] = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
     text_field: str = "text"
-    max_characters: int = 1_000_000  # a longer document is rejected
-    max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
-    held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
-    limit: int = 0  # read at most so many documents of each source; 0: all
+    max_characters: Positive[int] = 1_000_000  # a longer document is rejected
+    max_rejects: Share[float] = (
+        0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
+    )
+    held_out: NotNegative[int] = (
+        0  # documents whose first sentence becomes a test query, taken out of the training text
+    )
+    limit: NotNegative[int] = 0  # read at most so many documents of each source; 0: all
     # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
     # the literature; 1.0: those of the same words; 0.0: none
-    near_duplicates: float = 0.0
+    near_duplicates: Share[float] = 0.0
 
     def __post_init__(self) -> None:
         names = isinstance(self.also, tuple) and all(isinstance(name, str) and name for name in self.also)
-        require(0 < self.query_share <= 1, f"corpus.query_share={self.query_share} must lie above 0 and up to 1")
         require(names, f"corpus.also={self.also!r} is not a tuple of sources; give --corpus.also=SOURCE for each")
         require(
             0 <= self.near_duplicates <= _FINEST or self.near_duplicates == 1,
@@ -63,8 +70,8 @@ class CorpusConfig:
 
 @dataclass
 class TokenizerConfig:
-    path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
-    vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
+    path: DiskPath = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
+    vocab_size: Positive[int] = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 
 
@@ -81,7 +88,9 @@ class PrepareConfig:
 
     runner: Runner = Runner.LOCAL
     options: str = ""  # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
-    staging: str = ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    staging: DataPath = (
+        ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    )
 
     def __post_init__(self) -> None:
         beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
@@ -107,15 +116,19 @@ class Unit(enum.Enum):
 @dataclass
 class PassagesConfig:
     unit: Unit = Unit.PASSAGES
-    length: int = 288  # tokens of a passage or span, special ones and title included; of a chunk, without them
+    length: Annotated[int, at_least(4)] = (
+        288  # tokens of a passage or span, special ones and title included; of a chunk, without them
+    )
     titled: bool = True  # passages leave room for their title, chunks have it before the text
-    short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
-    shard_size: int = 32_768  # passages per file
-    workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    short_rate: Share[float] = (
+        0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
+    )
+    shard_size: Positive[int] = 32_768  # passages per file
+    workdir: DiskPath = (
+        ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    )
 
     def __post_init__(self) -> None:
-        require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
-        require(0 <= self.short_rate <= 1, f"passages.short_rate={self.short_rate} is not between 0 and 1")
         require(
             not self.short_rate or self.unit is not Unit.CHUNKS,
             f"passages.short_rate={self.short_rate} shortens passages and spans, and passages.unit=chunks are all of "
@@ -133,15 +146,15 @@ class SpansConfig:
     patterns: bool = False  # dates, numbers, money and percentages of English text
     capitals: bool = False  # names, by their capitals
     titles: bool = False  # names: the titles of the corpus's documents
-    answers: str = ""  # file of questions with answers, which count as names: of a training split, never of a test
-    precomputed: str = ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
-    random: float = 0.0  # share of all words that stand in random spans: an ablation, used alone
-    random_mean: float = 3.0  # words of a random span
-    random_seed: int = 0
+    answers: DataPath = ""  # file of questions with answers, which count as names: of a training split, never of a test
+    precomputed: DataPath = (
+        ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    )
+    random: Share[float] = 0.0  # share of all words that stand in random spans: an ablation, used alone
+    random_mean: Annotated[float, at_least(1)] = 3.0  # words of a random span
+    random_seed: Seed = 0
 
     def __post_init__(self) -> None:
-        require(0 <= self.random <= 1, f"spans.random={self.random} is not between 0 and 1")
-        require(self.random_mean >= 1, f"spans.random_mean={self.random_mean} is less than one word")
         others = [name for name in self.sources if name != "random"]
         require(
             not (self.random and others),
@@ -159,11 +172,10 @@ class SpansConfig:
 @dataclass
 class LoaderConfig:
     order: Order = Order.LOCALITY
-    readers: int = 12  # of the locality order, in each source
+    readers: Positive[int] = 12  # of the locality order, in each source
     mixing: Mixing = Mixing.EXAMPLE
-    sampling_power: float = 0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
-    workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
-    prefetch: int = 2  # batches held ready on the device
-
-    def __post_init__(self) -> None:
-        require(0 <= self.sampling_power <= 1, f"loader.sampling_power={self.sampling_power} is not between 0 and 1")
+    sampling_power: Share[float] = (
+        0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
+    )
+    workers: NotNegative[int] = 0  # processes that make examples; 0: in the trainer's process, by threads
+    prefetch: NotNegative[int] = 2  # batches held ready on the device

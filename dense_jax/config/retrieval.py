@@ -2,7 +2,9 @@
 
 import enum
 from dataclasses import dataclass
+from typing import Annotated
 
+from dense_jax.config.rules import DataPath, NotNegative, Positive, Share, at_least
 from dense_jax.errors import require
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -19,26 +21,32 @@ class IndexKind(enum.Enum):
 
 @dataclass
 class EmbedConfig:
-    collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
-    step: int = -1  # checkpoint; -1: the newest, or what probe.select says
+    collection: DataPath = (
+        ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
+    )
+    step: Annotated[int, at_least(-1)] = -1  # checkpoint; -1: the newest, or what probe.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
-    batch: int = 256  # texts at a time, of each process
-    shard_size: int = 8_192  # passages per file: what an interrupted run repeats at most
+    batch: Positive[int] = 256  # texts at a time, of each process
+    shard_size: Positive[int] = 8_192  # passages per file: what an interrupted run repeats at most
 
 
 @dataclass
 class IndexConfig:
     kind: IndexKind = IndexKind.AUTO
-    leaves: int = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
-    leaves_searched: int = 0  # 0: a tenth of the leaves, doubled until recall@10 on the sample is 0.99
-    reorder: int = 100  # candidates scored again exactly
-    parts: int = 0  # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
-    sample: int = 1_000  # vectors used as queries to measure recall@10 against exact search; 0: not measured
+    leaves: NotNegative[int] = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
+    leaves_searched: NotNegative[int] = 0  # 0: a tenth of the leaves, doubled until recall@10 on the sample is 0.99
+    reorder: Positive[int] = 100  # candidates scored again exactly
+    parts: NotNegative[int] = (
+        0  # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
+    )
+    sample: NotNegative[int] = (
+        1_000  # vectors used as queries to measure recall@10 against exact search; 0: not measured
+    )
 
 
 @dataclass
 class SearchConfig:
-    k: int = 5  # results per query
+    k: Positive[int] = 5  # results per query
 
 
 class Miner(enum.Enum):
@@ -66,17 +74,15 @@ class Pick(enum.Enum):
 @dataclass
 class MineConfig:
     source: Miner = Miner.DENSE
-    depth: int = 200  # documents ranked per query, its positives not counted
-    skip: int = 0  # best-ranked documents passed over, of those that are left
-    negatives: int = 30  # per query; fewer where there are no more
+    depth: Positive[int] = 200  # documents ranked per query, its positives not counted
+    skip: NotNegative[int] = 0  # best-ranked documents passed over, of those that are left
+    negatives: Positive[int] = 30  # per query; fewer where there are no more
     pick: Pick = Pick.RANDOM
     margin: Margin = Margin.NONE
-    margin_size: float = 0.0
+    margin_size: NotNegative[float] = 0.0
     guide: bool = False  # also write the vectors of all texts, for corpus.guide
 
     def __post_init__(self) -> None:
-        require(self.negatives > 0, f"mine.negatives={self.negatives} must be positive")
-        require(self.skip >= 0, f"mine.skip={self.skip} must not be negative")
         require(
             self.depth >= self.skip + self.negatives,
             f"mine.depth={self.depth} is less than mine.skip={self.skip} and mine.negatives={self.negatives} together",
@@ -93,13 +99,14 @@ class MineConfig:
 
 @dataclass
 class AnswerConfig:
-    questions: str = ""  # file of questions with answers, to be scored on; empty: the questions of the command line
+    questions: DataPath = (
+        ""  # file of questions with answers, to be scored on; empty: the questions of the command line
+    )
     patterns: bool = False  # all its answers are regular expressions, as CuratedTREC's
     read: bool = True  # false: the retriever alone is measured, though the run has a reader
-    batch: int = 16  # questions whose passages are read at a time, over all devices
+    batch: Positive[int] = 16  # questions whose passages are read at a time, over all devices
 
     def __post_init__(self) -> None:
-        require(self.batch > 0, f"answer.batch={self.batch} must be positive")
         require(
             bool(self.questions) or not self.patterns,
             f"answer.patterns={self.patterns} says what the answers of answer.questions are, which names no file",
@@ -113,10 +120,10 @@ class AnswerConfig:
 
 @dataclass
 class EvaluateConfig:
-    folder: str = ""  # BEIR folder; empty: the test set that `prepare` held out
+    folder: DataPath = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
-    depth: int = 100  # documents ranked per query
+    depth: Positive[int] = 100  # documents ranked per query
     before: bool = True  # also evaluate the parameters at step 0
     bm25: bool = True
-    bm25_k1: float = 0.9
-    bm25_b: float = 0.4
+    bm25_k1: NotNegative[float] = 0.9
+    bm25_b: Share[float] = 0.4

@@ -2,8 +2,10 @@
 
 import enum
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from dense_jax.config.retrieval import HEADLINE, IndexKind
+from dense_jax.config.rules import DataPath, MeshAxis, NotNegative, Positive, Share, ShareBelow1, at_least
 from dense_jax.errors import require
 
 
@@ -20,44 +22,40 @@ class Schedule(enum.Enum):
 class OptimizerConfig:
     """AdamW."""
 
-    learning_rate: float = 1e-4  # peak
-    warmup: int = 0  # steps
-    warmup_share: float = 0.0  # in place of warmup: share of all steps
+    learning_rate: Positive[float] = 1e-4  # peak
+    warmup: NotNegative[int] = 0  # steps
+    warmup_share: Share[float] = 0.0  # in place of warmup: share of all steps
     schedule: Schedule = Schedule.LINEAR
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01  # not on biases and LayerNorm
+    beta1: ShareBelow1[float] = 0.9
+    beta2: ShareBelow1[float] = 0.999
+    epsilon: Positive[float] = 1e-8
+    weight_decay: NotNegative[float] = 0.01  # not on biases and LayerNorm
     decay_all: bool = False  # on them too, as Contriever has it
-    clip: float = 1.0  # largest global gradient norm; 0: no clipping
+    clip: NotNegative[float] = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
 
     def __post_init__(self) -> None:
-        require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
-        require(self.warmup >= 0, f"optimizer.warmup={self.warmup} must not be negative")
-        require(0 <= self.warmup_share <= 1, f"optimizer.warmup_share={self.warmup_share} is not between 0 and 1")
         require(
             not (self.warmup and self.warmup_share),
             f"optimizer.warmup={self.warmup} and optimizer.warmup_share={self.warmup_share} both say how long to warm "
             "up; set one of them to 0",
         )
-        require(self.clip >= 0, f"optimizer.clip={self.clip} must not be negative; 0 means no clipping")
 
 
 @dataclass
 class MeshConfig:
     """Devices along each axis, the outermost first; -1 for one axis: all that are left."""
 
-    dcn: int = field(default=1, kw_only=True)  # batch; slices (of GPUs: nodes) that the data-centre network joins
-    data: int = -1  # batch
-    fsdp: int = 1  # batch, and parameters, which are gathered layer by layer
-    tensor: int = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
+    dcn: MeshAxis = field(default=1, kw_only=True)  # batch; slices (of GPUs: nodes) that the data-centre network joins
+    data: MeshAxis = -1  # batch
+    fsdp: MeshAxis = 1  # batch, and parameters, which are gathered layer by layer
+    tensor: MeshAxis = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
 
 
 @dataclass
 class CheckpointConfig:
-    every: int = 1_000  # steps
-    keep: int = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
+    every: Positive[int] = 1_000  # steps
+    keep: Positive[int] = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
 
 
 class Select(enum.Enum):
@@ -71,20 +69,20 @@ class Select(enum.Enum):
 class ProbeConfig:
     """Retrieval while training, on a sample of judged queries."""
 
-    every: int = 0  # steps; the state before the first step and that after the last are probed too; 0: never
-    folder: str = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
+    every: NotNegative[int] = (
+        0  # steps; the state before the first step and that after the last are probed too; 0: never
+    )
+    folder: DataPath = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
-    queries: int = 200  # of the sample
-    documents: int = 5_000  # of the sample: all that are relevant, and others up to so many
+    queries: Positive[int] = 200  # of the sample
+    documents: Positive[int] = 5_000  # of the sample: all that are relevant, and others up to so many
     measure: str = HEADLINE[0]  # what the best is best in: nDCG@10, MRR@10 or Recall@100
     select: Select = Select.NEWEST  # the checkpoint that embed.step=-1 and init_from mean
-    patience: int = 0  # probes in a row without a new best after which training ends; 0: only after the last step
+    patience: NotNegative[int] = (
+        0  # probes in a row without a new best after which training ends; 0: only after the last step
+    )
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, f"probe.every={self.every} must not be negative; 0 means never")
-        require(self.queries > 0, f"probe.queries={self.queries} must be positive")
-        require(self.documents > 0, f"probe.documents={self.documents} must be positive")
-        require(self.patience >= 0, f"probe.patience={self.patience} must not be negative; 0 means no early end")
         require(self.measure in HEADLINE, f"probe.measure={self.measure} is none of {', '.join(HEADLINE)}")
         require(
             self.every > 0 or self.select is Select.NEWEST,
@@ -117,19 +115,16 @@ class NeighboursConfig:
 
     kind: IndexKind = IndexKind.EXACT  # other settings of the index: index.*
     refresh: Refresh = Refresh.SYNCHRONOUS
-    every: int = 500  # steps from one index to the next, or from one snapshot for it; 0: the first one stays
-    max_staleness: int = 5_000  # steps, of an asynchronous index; 0: any
+    every: NotNegative[int] = (
+        500  # steps from one index to the next, or from one snapshot for it; 0: the first one stays
+    )
+    max_staleness: NotNegative[int] = 5_000  # steps, of an asynchronous index; 0: any
     stale: Stale = Stale.WAIT
-    patience: float = 3_600.0  # seconds
-    keep: int = 3  # newest versions of the index on disk
-    ahead: int = 2  # batches looked up while the devices work; 0: none
+    patience: NotNegative[float] = 3_600.0  # seconds
+    keep: Annotated[int, at_least(2)] = 3  # newest versions of the index on disk
+    ahead: NotNegative[int] = 2  # batches looked up while the devices work; 0: none
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, f"neighbours.every={self.every} must not be negative; 0 means that one index is kept")
-        require(self.keep > 1, f"neighbours.keep={self.keep} is too few: the newest index, and that still in use")
-        require(self.max_staleness >= 0, f"neighbours.max_staleness={self.max_staleness} must not be negative; 0: any")
-        require(self.patience >= 0, f"neighbours.patience={self.patience} must not be negative")
-        require(self.ahead >= 0, f"neighbours.ahead={self.ahead} must not be negative")
         asynchronous = self.refresh is Refresh.ASYNCHRONOUS
         require(
             self.every > 0 or not asynchronous,

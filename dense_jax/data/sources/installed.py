@@ -37,7 +37,6 @@ _PACKAGES = {
     "ir_measures": "ir-measures",
     "jaxtyping": "jaxtyping",
     "absl": "absl-py",
-    "ml_collections": "ml_collections",
     "etils": "etils",
     "tensorboardX": "tensorboardX",
     "tqdm": "tqdm",

@@ -1,4 +1,4 @@
-"""A BERT, RoBERTa or XLM-R of Hugging Face or sentence-transformers, as it is: `--config=configs/pretrained.py:FOLDER`.
+"""A BERT, RoBERTa or XLM-R of Hugging Face or sentence-transformers, as it is: `--config=pretrained:FOLDER`.
 
 To be embedded, searched, evaluated or exported like a model of our own, or trained on by masked language modelling with
 `--steps=N`.
@@ -6,12 +6,15 @@ To be embedded, searched, evaluated or exported like a model of our own, or trai
 
 from pathlib import Path
 
-from dense_jax.config import Config, TokenizerConfig
+from dense_jax.config import Config, TokenizerConfig, require
+from dense_jax.config.rules import expanded
 from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.objectives.mlm import MLM
 
 
-def get_config(folder: str) -> Config:
+def get_config(folder: str = "") -> Config:
+    require(bool(folder), "no folder of the model; name it after the colon, --config=pretrained:FOLDER")
+    folder = expanded(folder)
     model = read_sentence_folder(Path(folder))
     return Config(
         objective=MLM(

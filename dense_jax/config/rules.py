@@ -1,0 +1,144 @@
+"""Rules of single settings, written beside the fields: `batch: Positive[int]`, `also: tuple[DataPath, ...]`.
+
+A rule between several settings is a `__post_init__` of the class that has them. Both are checked by
+`config_tree.checked`, which knows the full name of each setting.
+"""
+
+import dataclasses
+import math
+import os
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from dense_jax.errors import ConfigError
+from dense_jax.files import check_on_disk
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A range of finite numbers."""
+
+    words: str  # completes "setting=value ..."
+    allows: Callable[[float], bool]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A name of a file or folder: a leading `~` is the home folder."""
+
+    on_disk: bool  # never in a bucket
+
+
+def at_least(least: float) -> Rule:
+    return Rule(f"must be at least {least}", lambda value: value >= least)
+
+
+Finite = Annotated[N, Rule("must be a finite number", lambda value: True)]
+Positive = Annotated[N, Rule("must be positive", lambda value: value > 0)]
+NotNegative = Annotated[N, Rule("must not be negative", lambda value: value >= 0)]
+Share = Annotated[N, Rule("is not between 0 and 1", lambda value: 0 <= value <= 1)]
+ShareAbove0 = Annotated[N, Rule("must lie above 0 and up to 1", lambda value: 0 < value <= 1)]
+ShareBelow1 = Annotated[N, Rule("must lie in [0, 1)", lambda value: 0 <= value < 1)]
+ShareInside = Annotated[N, Rule("is not between 0 and 1", lambda value: 0 < value < 1)]
+Seed = Annotated[int, Rule("must lie in [0, 2**32)", lambda value: 0 <= value < 2**32)]
+MeshAxis = Annotated[int, Rule("must be positive, or -1 for all devices that are left", lambda n: n == -1 or n > 0)]
+
+DataPath = Annotated[str, Place(on_disk=False)]  # data to read, from a disk or a bucket
+DiskPath = Annotated[str, Place(on_disk=True)]  # models and workdirs
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a tree of settings."""
+
+    name: str  # in full, such as optimizer.warmup
+    hint: Any  # its type, with its notes
+    value: Any = None  # None in a tree of classes
+
+    @property
+    def type(self) -> Any:
+        """Its type, without notes."""
+        return _bare(self.hint)
+
+    @property
+    def notes(self) -> tuple[Any, ...]:
+        """Its rules and its kind of place: those of the elements, if it is a tuple."""
+        hint = self.hint
+        if typing.get_origin(hint) is tuple:
+            hint = typing.get_args(hint)[0]
+        return getattr(hint, "__metadata__", ())
+
+    @property
+    def place(self) -> Place | None:
+        return next((note for note in self.notes if isinstance(note, Place)), None)
+
+    def problem(self) -> str:
+        """The rule that its value breaks, as `setting=value must ...`; empty: none."""
+        values = self.value if isinstance(self.value, tuple) else (self.value,)
+        for value in values:
+            for note in self.notes:
+                if isinstance(note, Rule) and (words := _broken(note, value, self._whole)):
+                    return f"{self.name}={value} {words}"
+                if isinstance(note, Place) and note.on_disk and (words := _in_bucket(value, self.name)):
+                    return words
+        return ""
+
+    @property
+    def _whole(self) -> bool:
+        return int in (self.type, *typing.get_args(self.type))
+
+
+def settings(node: Any, path: str = "") -> Iterator[Setting]:
+    """The leaves of a tree of settings, in the order of their fields; of a class the fields whose types it knows."""
+    for setting in _fields(node, path):
+        inner = setting.value if dataclasses.is_dataclass(setting.value) else setting.type
+        if dataclasses.is_dataclass(inner):
+            yield from settings(inner, f"{setting.name}.")
+        else:
+            yield setting
+
+
+def own_settings(node: Any, path: str = "") -> Iterator[Setting]:
+    """The fields of `node` that are leaves."""
+    return (setting for setting in _fields(node, path) if not dataclasses.is_dataclass(setting.value))
+
+
+def expanded(value: Any) -> Any:
+    """A place, or several, with the home folder in place of a leading `~`."""
+    home = os.path.expanduser  # Path.expanduser would make "." of "", and s3:/ of s3://
+    return tuple(map(home, value)) if isinstance(value, tuple) else home(value)
+
+
+def _fields(node: Any, path: str) -> Iterator[Setting]:
+    owner = node if isinstance(node, type) else type(node)
+    hints = typing.get_type_hints(owner, include_extras=True)
+    for field in dataclasses.fields(owner):
+        value = None if isinstance(node, type) else getattr(node, field.name)
+        yield Setting(f"{path}{field.name}", hints[field.name], value)
+
+
+def _broken(rule: Rule, value: Any, whole: bool) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
+        return "is not a whole number" if whole else "is not a number"
+    return "" if math.isfinite(value) and rule.allows(value) else rule.words
+
+
+def _in_bucket(value: str, name: str) -> str:
+    try:
+        check_on_disk(value, name)
+    except ConfigError as error:
+        return str(error)
+    return ""
+
+
+def _bare(hint: Any) -> Any:
+    """A type without notes, at any depth."""
+    if typing.get_origin(hint) is Annotated:
+        return _bare(typing.get_args(hint)[0])
+    if typing.get_origin(hint) is tuple:
+        return tuple[tuple(arg if arg is ... else _bare(arg) for arg in typing.get_args(hint))]  # pyright: ignore
+    return hint

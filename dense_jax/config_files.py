@@ -1,0 +1,89 @@
+"""Config files: found by the name of a published one (`ict:tiny`), or by a path (`mine/method.py:tiny`)."""
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from dense_jax.config import Config
+from dense_jax.errors import ConfigError, UserError, require
+
+PUBLISHED = Path(__file__).parent / "configs"
+_NAMED = re.compile(r"(?P<file>[^/.:]+)(:(?P<variant>.*))?", re.DOTALL)
+_BY_PATH = re.compile(r"(?P<file>.+?\.py)(:(?P<variant>.*))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """A file with a function `get_config`, and what that is called with."""
+
+    path: Path
+    variant: str | None  # what follows the colon
+
+    def load(self) -> Config:
+        """The config that the file makes.
+
+        Raises:
+            ConfigError: the file cannot be run, or makes no config; names the file and the line.
+        """
+        try:
+            module = _module(self.path)
+            config = module.get_config() if self.variant is None else module.get_config(self.variant)
+        except UserError:
+            raise
+        except Exception as error:
+            raise ConfigError(f"{_place(self.path, error)}: {type(error).__name__}: {error}") from error
+        require(isinstance(config, Config), f"{self.path}: get_config returned {type(config).__name__}, not a Config")
+        return config
+
+
+def published() -> list[str]:
+    """The names of the published configs."""
+    return sorted(path.stem for path in PUBLISHED.glob("[!_]*.py"))
+
+
+def find(name: str) -> ConfigFile:
+    """The file that `name` means; nothing is run.
+
+    >>> find("ict:tiny").path.name, find("ict:tiny").variant
+    ('ict.py', 'tiny')
+
+    Raises:
+        ConfigError: no such file.
+    """
+    named = _NAMED.fullmatch(name)
+    if named and named["file"] in published():
+        return ConfigFile(PUBLISHED / f"{named['file']}.py", named["variant"])
+    if found := _BY_PATH.fullmatch(name):
+        path = Path(found["file"]).expanduser()
+        require(
+            path.is_file(),
+            f"{path}: no such config file; the published configs are found by name from any folder: "
+            f"{', '.join(published())}",
+        )
+        return ConfigFile(path, found["variant"])
+    raise ConfigError(
+        f"--config={name} is neither a path of a .py file nor one of the published configs: {', '.join(published())}"
+    )
+
+
+def _module(path: Path) -> ModuleType:
+    if path.resolve().parent == PUBLISHED.resolve():
+        return importlib.import_module(f"dense_jax.configs.{path.stem}")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses of the file look up their types
+    spec.loader.exec_module(module)
+    return module
+
+
+def _place(path: Path, error: Exception) -> str:
+    """`file:line` of the last line of `path` that ran."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f"{path}:{lines[-1]}" if lines else str(path)

@@ -1,0 +1,58 @@
+"""The standard streams: usable whatever their encoding is, and whether anybody reads them."""
+
+import contextlib
+import errno
+import io
+import os
+import sys
+
+from dense_jax.errors import DataError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a device that takes no more output
+
+
+class Unfailing(io.TextIOWrapper):
+    """A stream for notes and progress: what cannot be written there is dropped, and stops no work."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
+def open_streams() -> None:
+    """Give the process standard streams that take every character; one that their encoding lacks becomes an escape."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # it was closed before the start
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123
+    sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    old = sys.stderr
+    sys.stderr = Unfailing(old.detach(), encoding=old.encoding, errors="backslashreplace", line_buffering=True)  # pyright: ignore
+
+
+def close_output() -> None:
+    """Send what is left of the output nowhere: Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def input_lines() -> list[str]:
+    """The lines of standard input that are not empty, without the white space around them.
+
+    Raises:
+        DataError: a line is not UTF-8.
+    """
+    lines = []
+    for number, line in enumerate(sys.stdin.buffer.read().removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
+        try:
+            lines.append(line.decode().strip())
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"standard input, line {number}: byte {line[error.start]:#04x} is not UTF-8; convert it, such as by "
+                "iconv --from-code=LATIN1"
+            ) from None
+    return [line for line in lines if line]
