@@ -91,8 +91,8 @@ class Line:
         return found
 
 
-def parse(argv: Sequence[str], verb: str = "show") -> Invocation:
-    """Reads the arguments that follow `verb`.
+def parse(argv: Sequence[str], verb: str = "") -> Invocation:
+    """Reads the arguments that follow `verb`; without one, words and --topology are taken.
 
     Raises:
         ConfigError: with a line for each unknown flag (and the nearest known ones), wrong type and broken rule.
@@ -187,8 +187,8 @@ def _own_problems(line: Line) -> Iterable[str]:
     """What is wrong with the flags that are no settings."""
     if not (name := line.value("config")):
         yield (
-            f"no --config=NAME, one of the published methods {', '.join(published())}, such as --config=ict:tiny, "
-            "or a file of your own"
+            f"no --config=NAME, such as --config=ict:tiny; the published methods are {', '.join(published())}, and a "
+            "file of your own is named by its path"
         )
     else:
         try:
@@ -202,6 +202,8 @@ def _own_problems(line: Line) -> Iterable[str]:
 
 def _unfit(verb: str, line: Line) -> Iterable[str]:
     """What is given that `verb` does not take."""
+    if not verb:
+        return
     if line.words and verb not in _TAKE_WORDS:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
     if line.value("topology") and verb != "show":

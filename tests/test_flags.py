@@ -1,15 +1,21 @@
 """The command line: what is understood, and what the messages say when it is not."""
 
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from dense_jax.config import Order
+from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError
 from dense_jax.flags import parse
+from tests.bert_folders import write_config
 
 ROOT = Path(__file__).parent.parent
+TINY_ICT = "configs/ict.py:tiny"
+NOT_ALONE = ("prepare.staging", "corpus.questions")  # allowed with other settings only
 
 
 @pytest.fixture
@@ -43,28 +49,133 @@ def test_overrides_change_the_named_settings_only(config_file):
     assert str(found.workdir) == "w"
 
 
-def test_further_sources_are_given_one_flag_each_or_all_in_one(config_file):
+def test_further_sources_are_given_one_flag_each(config_file):
     def also(*flags):
         return parse([f"--config={config_file}", "--workdir=w", *flags]).config.corpus.also
 
     assert also() == ()
     assert also("--corpus.also=/data/a-1.jsonl") == ("/data/a-1.jsonl",)
-    assert also("--corpus.also=a.jsonl", "--corpus.also=b.jsonl") == ("a.jsonl", "b.jsonl")
-    assert also("--corpus.also=('a.jsonl','b.jsonl')") == ("a.jsonl", "b.jsonl")
+    assert also("--corpus.also=a.jsonl", "--batch=8", "--corpus.also", "b.jsonl") == ("a.jsonl", "b.jsonl")
 
 
-def test_further_sources_that_are_no_names_are_refused(config_file):
-    text = message(f"--config={config_file}", "--workdir=w", "--corpus.also=('a.jsonl',", "--stepz=1")
-    assert text.splitlines() == [
-        "corpus.also=('a.jsonl', is not a tuple; give the flag once for each of its values",
-        "unknown setting stepz; did you mean steps?",
-    ]
+def test_a_further_source_without_a_name_is_refused(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "--corpus.also=")
     assert text == "corpus.also=('',) is not a tuple of sources; give --corpus.also=SOURCE for each"
 
 
+def test_a_value_follows_its_flag_or_an_equals_sign_and_is_never_a_word(config_file):
+    found = parse(["--config", str(config_file), "--batch", "32", "--workdir", "w", "a query", "--embed.step", "-1"])
+    assert (found.config.batch, found.config.embed.step) == (32, -1)
+    assert (str(found.workdir), found.words) == ("w", ["a query"])
+
+
+def test_what_follows_two_dashes_is_a_word_whatever_it_begins_with(config_file):
+    found = parse([f"--config={config_file}", "--workdir=w", "one", "--", "-v", "--batch=8", "--"])
+    assert found.words == ["one", "-v", "--batch=8", "--"]
+    assert found.config.batch == 64
+
+
+def test_a_value_that_looks_like_a_flag_comes_after_an_equals_sign(config_file):
+    options = "--runner=DataflowRunner --project=p"
+    flags = [f"--config={config_file}", "--workdir=w", "--prepare.runner=beam"]
+    assert parse([*flags, f"--prepare.options={options}"]).config.prepare.options == options
+    assert message(*flags, "--prepare.options", options).splitlines()[0] == (
+        "--prepare.options has no value; give one as --prepare.options=VALUE"
+    )
+
+
+def test_one_dash_is_no_flag(config_file):
+    text = message(f"--config={config_file}", "--workdir=w", "-v")
+    assert text == "unknown flag -v; a query that begins with - comes after --"
+
+
+def test_of_a_flag_that_is_given_twice_the_last_counts(config_file):
+    assert parse([f"--config={config_file}", "--workdir=w", "--batch=8", "--batch=16"]).config.batch == 16
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("False", False)])
+def test_booleans_are_true_or_false(config_file, text, value):
+    assert parse([f"--config={config_file}", "--workdir=w", f"--embed.split={text}"]).config.embed.split is value
+
+
+def test_a_home_folder_is_expanded_in_every_path(config_file, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    known = settings(parse([f"--config={config_file}", "--workdir=w"]).config)
+    places = [setting for setting in known if setting.place]
+    flags = [f"--{setting.name}=~/x" for setting in places if setting.name not in NOT_ALONE]
+    found = parse(["--workdir=~/w", f"--config={config_file}", *flags])
+    assert str(found.workdir) == "/home/ada/w"
+    values = {setting.name: setting.value for setting in settings(found.config)}
+    assert {values[flag[2:].partition("=")[0]] for flag in flags} == {"/home/ada/x", ("/home/ada/x",)}
+    assert len(flags) > 10
+
+
+def test_a_published_config_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named, by_path = (parse([f"--config={name}", "--workdir=w"]).config for name in ("ict:tiny", ROOT / TINY_ICT))
+    assert named == by_path
+    assert parse(["--config=ict", "--workdir=w"]).config.batch == 4096
+
+
+def test_a_name_that_is_not_published_is_answered_with_those_that_are():
+    text = message("--config=ictt", "--workdir=w")
+    assert text.startswith(
+        "--config=ictt is neither a path of a .py file nor one of the published configs: cocondenser,"
+    )
+
+
+def test_the_folder_of_a_pretrained_model_is_the_callers_and_may_have_a_colon(tmp_path, monkeypatch):
+    folder = tmp_path / "a:b.py"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    folder.mkdir()
+    write_config(folder)
+    for name in ("a:b.py", "~/a:b.py", str(folder)):
+        found = parse([f"--config=pretrained:{name}", "--workdir=w"]).config
+        assert Path(found.init_from).resolve() == folder
+    assert "name it after the colon" in message("--config=pretrained", "--workdir=w")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("def get_config(:\n", ":1: SyntaxError: "),
+        ("import nothing_of_that_name\n", ":1: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+        ("\ndef get_config():\n    return 1 / 0\n", ":3: ZeroDivisionError: division by zero"),
+        ("x = 1\n", ": AttributeError: "),
+        ("def get_config():\n    return 7\n", ": get_config returned int, not a Config"),
+    ],
+)
+def test_a_config_file_that_fails_is_named_with_its_line(tmp_path, text, said):
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    assert message(f"--config={path}", "--workdir=w").startswith(f"{path}{said}")
+
+
 def test_the_name_after_the_colon_chooses_a_variant(config_file):
     assert parse([f"--config={config_file}:tiny", "--workdir=w"]).config.batch == 8
+
+
+def test_a_setting_of_the_method_is_known_and_suggested(config_file):
+    flags = f"--config={config_file}", "--workdir=w"
+    assert parse([*flags, "--objective.noise=0.5"]).config.objective.noise == 0.5
+    assert message(*flags, "--objective.nois=1") == "unknown flag --objective.nois; did you mean --objective.noise?"
+    assert message(*flags, "--noise=1") == "unknown flag --noise; did you mean --objective.noise?"
+
+
+def test_mistakes_of_flags_are_found_before_jax_is_imported():
+    code = (
+        "import sys; from dense_jax.__main__ import run; status = run(sys.argv[1:]); "
+        "sys.exit('jax' in sys.modules or status)"
+    )
+    flags = ["--config=ict:tiny", "--workdir=w", "--batc=1", "--steps=many", "--embed.batch=-2"]
+    done = subprocess.run([sys.executable, "-c", code, "train", *flags], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "dense-jax train: unknown flag --batc; did you mean --batch?",
+        "steps=many is not a whole number",
+        "embed.batch=-2 must be positive",
+    ]
 
 
 def test_words_that_are_no_flags_are_kept_in_order(config_file):
@@ -80,17 +191,17 @@ def test_a_missing_config_file_is_named(tmp_path):
 
 
 def test_no_config_and_no_workdir_are_asked_for(config_file):
-    assert "no --config=FILE" in message("--workdir=w")
+    assert "no --config=NAME" in message("--workdir=w")
     assert "no --workdir=DIR" in message(f"--config={config_file}")
 
 
 def test_an_unknown_key_suggests_the_nearest(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "--optimizer.learning_rat=1")
-    assert text == "unknown setting optimizer.learning_rat; did you mean optimizer.learning_rate?"
+    assert text == "unknown flag --optimizer.learning_rat; did you mean --optimizer.learning_rate?"
 
 
 def test_a_key_in_the_wrong_place_is_found_by_its_last_part(config_file):
-    assert "did you mean optimizer.warmup?" in message(f"--config={config_file}", "--workdir=w", "--warmup=1")
+    assert "did you mean --optimizer.warmup?" in message(f"--config={config_file}", "--workdir=w", "--warmup=1")
 
 
 def test_an_unknown_flag_suggests_the_nearest(config_file):
@@ -107,14 +218,14 @@ def test_several_mistakes_are_all_listed(config_file):
     )
     assert text.splitlines() == [
         "batch=many is not a whole number",
-        "unknown setting stepz; did you mean steps?",
+        "unknown flag --stepz; did you mean --steps?",
         "loader.order=random is not one of locality, shuffle, distinct",
     ]
 
 
 def test_broken_rules_are_all_listed(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "--batch=0", "--optimizer.learning_rate=-1")
-    assert text.splitlines() == ["optimizer.learning_rate=-1.0 must be positive", "batch=0 must be positive"]
+    assert text.splitlines() == ["batch=0 must be positive", "optimizer.learning_rate=-1.0 must be positive"]
 
 
 def test_a_rule_between_two_settings_sees_the_overridden_values(config_file):

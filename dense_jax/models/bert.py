@@ -18,6 +18,7 @@ from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
+from dense_jax.config.rules import NotNegative, Positive, ShareBelow1
 from dense_jax.contracts import Tokens
 from dense_jax.mesh import over_batch, platform
 from dense_jax.models.attention import Attention, attend
@@ -41,35 +42,34 @@ class Family(enum.Enum):
 
 @dataclass
 class BertConfig:
-    layers: int
-    width: int
-    heads: int
-    feed_forward: int
-    vocab_size: int = 0  # 0: the tokenizer's
-    positions: int = 512  # rows of the table: tokens of the longest sequence, and two more in the family of RoBERTa
-    types: int = 2  # segments
+    layers: Positive[int]
+    width: Positive[int]
+    heads: Positive[int]
+    feed_forward: Positive[int]
+    vocab_size: NotNegative[int] = 0  # 0: the tokenizer's
+    # rows of the table: tokens of the longest sequence, and two more in the family of RoBERTa
+    positions: Positive[int] = 512
+    types: Positive[int] = 2  # segments
     family: Family = Family.BERT
-    dropout: float = 0.1
-    attention_dropout: float = 0.1  # of attention weights; by the xla kernel only
-    epsilon: float = 1e-12  # of layer normalisation, inside the root
+    dropout: ShareBelow1[float] = 0.1
+    attention_dropout: ShareBelow1[float] = 0.1  # of attention weights; by the xla kernel only
+    epsilon: Positive[float] = 1e-12  # of layer normalisation, inside the root
     gelu: Gelu = Gelu.ERF
-    initializer: float = 0.02  # standard deviation of fresh kernels and embeddings
+    initializer: Positive[float] = 0.02  # standard deviation of fresh kernels and embeddings
     dtype: Dtype = Dtype.FLOAT32  # of the computation; parameters, softmax and normalisation are float32
     attention: Attention = Attention.AUTO
     scan: bool = False  # layers as one loop: compiles faster, runs slower
     remat: bool = False  # layers computed again in the backward pass: less memory, a third more work
 
     def __post_init__(self) -> None:
-        for name in ("layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "initializer"):
-            require(getattr(self, name) > 0, f"bert.{name}={getattr(self, name)} must be positive")
         require(
             self.longest > 0,
             f"bert.positions={self.positions} leaves no token a position in family={self.family.value}",
         )
-        require(self.vocab_size >= 0, f"bert.vocab_size={self.vocab_size} must not be negative; 0 is the tokenizer's")
-        require(self.width % self.heads == 0, f"bert.width={self.width} is not divisible by bert.heads={self.heads}")
-        for name in ("dropout", "attention_dropout"):
-            require(0 <= getattr(self, name) < 1, f"bert.{name}={getattr(self, name)} must lie in [0, 1)")
+        require(
+            self.heads > 0 and self.width % self.heads == 0,
+            f"bert.width={self.width} is not divisible by bert.heads={self.heads}",
+        )
 
     @property
     def first_position(self) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split, unit, wide
 from dense_jax.config import require
+from dense_jax.config.rules import NotNegative
 from dense_jax.contracts import Layout, Packed, Tokens
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
@@ -24,11 +25,8 @@ class Encoder:
 
     bert: BertConfig
     pooling: Pooling = Pooling.CLS
-    projection: int = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
+    projection: NotNegative[int] = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
     normalize: bool = False  # vectors of length 1
-
-    def __post_init__(self) -> None:
-        require(self.projection >= 0, f"encoder.projection={self.projection} must not be negative; 0 means none")
 
     @property
     def width(self) -> int:

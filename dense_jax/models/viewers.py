@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Float, Params, PRNGKeyArray, np, unit, wide
-from dense_jax.config import require
+from dense_jax.config.rules import Positive
 from dense_jax.contracts import Layout, Tokens
 from dense_jax.models.bert import Bert, BertConfig
 from dense_jax.models.encoder import check_input
@@ -25,11 +25,8 @@ class MultiViewEncoder:
     """
 
     bert: BertConfig
-    views: int = 8  # vectors of a text
+    views: Positive[int] = 8  # vectors of a text
     normalize: bool = False  # vectors of length 1
-
-    def __post_init__(self) -> None:
-        require(self.views > 0, f"encoder.views={self.views} must be positive")
 
     @property
     def width(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config import require
+from dense_jax.config.rules import Length, NotNegative
 from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.questions import QuestionLayout
 from dense_jax.losses import InBatch, Marks
@@ -32,11 +32,11 @@ class BiEncoder(Objective, Generic[E]):
     """The part of an objective that says nothing of its loss."""
 
     encoder: E
-    query_length: int = 32  # tokens
-    passage_length: int = 128  # tokens
+    query_length: Length = 32  # tokens
+    passage_length: Length = 128  # tokens
     layout: Layout = Layout.JOINED  # of passages
-    negatives: int = 7  # passages beside the answer, of each query
-    known: int = 8  # answers of a query that are no negatives of it, whose passages ever they are
+    negatives: NotNegative[int] = 7  # passages beside the answer, of each query
+    known: NotNegative[int] = 8  # answers of a query that are no negatives of it, whose passages ever they are
     shared: bool = True  # one encoder for both sides; else two, as in DPR
     query_prompt: str = ""  # put before a query
     passage_prompt: str = ""  # put before a passage
@@ -44,8 +44,6 @@ class BiEncoder(Objective, Generic[E]):
     learns_from = Question
 
     def __post_init__(self) -> None:
-        for name in ("negatives", "known"):
-            require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
         for name in ("query_length", "passage_length"):
             self.encoder.check_input(name, getattr(self, name), self.layout)
 

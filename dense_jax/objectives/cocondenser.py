@@ -12,7 +12,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config import require
+from dense_jax.config.rules import NotNegative
 from dense_jax.contracts import Layout, Passage, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.diagnostics import signs_of_collapse
@@ -30,13 +30,8 @@ class Spans(NamedTuple):
 class CoCondenser(Condenser):
     """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
 
-    mlm_weight: float = 1.0  # of Condenser's losses beside the contrastive one
-    score_chunk: int = 0  # spans scored at a time; 0: all of the batch
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.mlm_weight >= 0, f"objective.mlm_weight={self.mlm_weight} must not be negative")
-        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
+    mlm_weight: NotNegative[float] = 1.0  # of Condenser's losses beside the contrastive one
+    score_chunk: NotNegative[int] = 0  # spans scored at a time; 0: all of the batch
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """Two different spans of a document, drawn uniformly, each masked."""

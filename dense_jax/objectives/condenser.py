@@ -12,6 +12,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
+from dense_jax.config.rules import Length, NotNegative, Positive, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
@@ -27,23 +28,23 @@ class Encodings(NamedTuple):
 @dataclass
 class Condenser(Objective):
     encoder: Encoder
-    head_layers: int = 2
-    skip_from: int = 6  # the head sees tokens as they are after so many layers, and the first token after the last
+    head_layers: Positive[int] = 2
+    # the layer after which the head sees the tokens; it sees the first token after the last layer
+    skip_from: NotNegative[int] = 6
     late_mlm: bool = True  # masked words are predicted from the encoder's last layer too
-    length: int = 128  # tokens
-    query_length: int = 32  # tokens; of queries at search time
+    length: Length = 128  # tokens
+    query_length: Length = 32  # tokens; of queries at search time
     layout: Layout = Layout.BODY
-    mask_rate: float = 0.15  # share of tokens that are predicted
+    mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
 
     def __post_init__(self) -> None:
         bert = self.encoder.bert
-        require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
-        require(self.head_layers > 0, f"objective.head_layers={self.head_layers} must be positive")
         require(
             0 <= self.skip_from <= bert.layers,
             f"objective.skip_from={self.skip_from} is not one of the encoder's layers, 0 to {bert.layers}",
         )
         self.encoder.check_input("length", self.length, self.layout)
+        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)

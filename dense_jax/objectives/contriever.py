@@ -15,6 +15,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
 from dense_jax.config import require
+from dense_jax.config.rules import Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from dense_jax.contracts import Layout, Objective, Packed, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.packing import pack
 from dense_jax.data.passages import lay_out
@@ -40,26 +41,28 @@ class Views(NamedTuple):
 @dataclass
 class Contriever(Objective):
     encoder: Encoder
-    view_length: int = 128  # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
-    views_per_row: int = 1  # crops side by side, on average, in a row of row_length; 1: each padded to view_length
-    row_length: int = 288  # tokens
-    crop_min: float = 0.05  # shortest crop, as a share of its text
-    crop_max: float = 0.5  # longest
+    # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
+    view_length: Length = 128
+    # crops side by side, on average, in a row of row_length; 1: each padded to view_length
+    views_per_row: Positive[int] = 1
+    row_length: Length = 288  # tokens
+    crop_min: ShareAbove0[float] = 0.05  # shortest crop, as a share of its text
+    crop_max: ShareAbove0[float] = 0.5  # longest
     noise: Noise = Noise.DELETE  # what happens to some tokens of a crop
-    noise_rate: float = 0.1  # to which share of them
+    noise_rate: ShareBelow1[float] = 0.1  # to which share of them
     negatives: Negatives = Negatives.MOCO
-    temperature: float = 0.05  # divides the scores
-    label_smoothing: float = 0.0
+    temperature: Positive[float] = 0.05  # divides the scores
+    label_smoothing: ShareBelow1[float] = 0.0
     normalize_queries: bool = False  # to length 1
     normalize_passages: bool = False
-    queue: int = 131_072  # keys; moco
-    momentum: float = 0.9995  # of the momentum encoder: what it keeps of itself at a step; moco
+    queue: Positive[int] = 131_072  # keys; moco
+    momentum: Share[float] = 0.9995  # of the momentum encoder: what it keeps of itself at a step; moco
     queue_warmup: bool = True  # only real keys are negatives; else the queue starts full of noise, as published; moco
     key_dropout: bool = False  # dropout in the momentum encoder, as the released code has it; moco
     both_directions: bool = False  # keys look for their queries too; in_batch
-    score_chunk: int = 0  # keys scored at a time; 0: all of the batch; in_batch
-    query_length: int = 64  # tokens; of queries at search time
-    passage_length: int = 256  # tokens; of passages at search time
+    score_chunk: NotNegative[int] = 0  # keys scored at a time; 0: all of the batch; in_batch
+    query_length: Length = 64  # tokens; of queries at search time
+    passage_length: Length = 256  # tokens; of passages at search time
     layout: Layout = Layout.JOINED  # of passages at search time, and of texts with a title
 
     def __post_init__(self) -> None:
@@ -67,13 +70,6 @@ class Contriever(Objective):
             0 < self.crop_min <= self.crop_max <= 1,
             f"objective.crop_min={self.crop_min} and objective.crop_max={self.crop_max} must rise from above 0 up to 1",
         )
-        require(0 <= self.noise_rate < 1, f"objective.noise_rate={self.noise_rate} must lie in [0, 1)")
-        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
-        require(0 <= self.label_smoothing < 1, f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1)")
-        require(0 <= self.momentum <= 1, f"objective.momentum={self.momentum} is not between 0 and 1")
-        require(self.queue > 0, f"objective.queue={self.queue} must be positive")
-        require(self.views_per_row > 0, f"objective.views_per_row={self.views_per_row} must be positive")
-        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
         for name in ("both_directions", "score_chunk"):
             require(
                 not getattr(self, name) or self.negatives is Negatives.IN_BATCH,

@@ -13,7 +13,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config import require
+from dense_jax.config.rules import Length, NotNegative, Positive, Share
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import cloze
@@ -31,18 +31,15 @@ class Pairs(NamedTuple):
 @dataclass
 class ICT(Objective):
     encoder: Encoder
-    query_length: int = 64  # tokens
-    passage_length: int = 288  # tokens
+    query_length: Length = 64  # tokens
+    passage_length: Length = 288  # tokens
     layout: Layout = Layout.PAIR  # of passages
-    removal_rate: float = 0.9  # how often the sentence is taken out of its passage
+    removal_rate: Share[float] = 0.9  # how often the sentence is taken out of its passage
     shared: bool = True  # one encoder for both sides, as released; the papers write two
-    temperature: float = 1.0  # divides the scores
-    score_chunk: int = 0  # passages scored at a time; 0: all of the batch
+    temperature: Positive[float] = 1.0  # divides the scores
+    score_chunk: NotNegative[int] = 0  # passages scored at a time; 0: all of the batch
 
     def __post_init__(self) -> None:
-        require(0 <= self.removal_rate <= 1, f"objective.removal_rate={self.removal_rate} is not between 0 and 1")
-        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
-        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
         for name in ("query_length", "passage_length"):
             self.encoder.check_input(name, getattr(self, name), self.layout)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
-from dense_jax.config import require
+from dense_jax.config.rules import Length, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
@@ -19,16 +19,16 @@ from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
 @dataclass
 class MLM(Objective):
     encoder: Encoder
-    length: int = 288  # tokens
-    query_length: int = 64  # tokens; of queries at search time
+    length: Length = 288  # tokens
+    query_length: Length = 64  # tokens; of queries at search time
     layout: Layout = Layout.JOINED
-    mask_rate: float = 0.15  # share of tokens that are predicted
+    mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
     query_prompt: str = ""  # put before a query when searching
     passage_prompt: str = ""  # put before a passage
 
     def __post_init__(self) -> None:
-        require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")
         self.encoder.check_input("length", self.length, self.layout)
+        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)

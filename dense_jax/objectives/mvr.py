@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params
-from dense_jax.config import require
+from dense_jax.config.rules import NotNegative, ShareAbove0
 from dense_jax.contracts import Question, Vocabulary
 from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.losses import Hidden
@@ -24,18 +24,9 @@ class MVR(BiEncoder[MultiViewEncoder]):
     """Shared encoders read queries by the first viewer of passages."""
 
     shared: bool = False
-    local_weight: float = 0.01  # lambda, which the paper does not tell: the value is ours
-    annealing: float = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
-    lowest_temperature: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("local_weight", "annealing"):
-            require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
-        require(
-            0 < self.lowest_temperature <= 1,
-            f"objective.lowest_temperature={self.lowest_temperature} must lie above 0 and up to 1, the first epoch's",
-        )
+    local_weight: NotNegative[float] = 0.01  # lambda, which the paper does not tell: the value is ours
+    annealing: NotNegative[float] = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
+    lowest_temperature: ShareAbove0[float] = 0.3
 
     def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, which they are, and the epoch, which the temperature depends on."""

@@ -30,6 +30,7 @@ from dense_jax.arrays import (
     split,
 )
 from dense_jax.config import require
+from dense_jax.config.rules import Length, Positive
 from dense_jax.contracts import (
     PASSAGE,
     Answered,
@@ -71,16 +72,16 @@ class Scores(NamedTuple):
 @dataclass
 class Orqa(Retrieves):
     encoder: Encoder  # of both towers; the reader is a BERT of its own, of the same architecture
-    query_length: int = 64  # tokens of a question, in its tower and in the reader
-    passage_length: int = 288  # tokens of a passage in its tower, title included
+    query_length: Length = 64  # tokens of a question, in its tower and in the reader
+    passage_length: Length = 288  # tokens of a passage in its tower, title included
     layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
-    reader_length: int = 320  # tokens of question and passage together
-    retrieved: int = 5_000  # passages of a question that the early loss is over
-    read: int = 5  # of them, the best ones, whose spans compete
-    span_width: int = 10  # tokens of the widest span
+    reader_length: Length = 320  # tokens of question and passage together
+    retrieved: Positive[int] = 5_000  # passages of a question that the early loss is over
+    read: Positive[int] = 5  # of them, the best ones, whose spans compete
+    span_width: Positive[int] = 10  # tokens of the widest span
     early: bool = True  # with the early loss, which teaches the retriever where the reader finds nothing
     positives: Positives = Positives.RAW
-    temperature: float = 1.0  # divides the scores of passages
+    temperature: Positive[float] = 1.0  # divides the scores of passages
 
     learns_from = Answered
     fresh = True  # as released: the training search has the query tower's dropout
@@ -88,11 +89,9 @@ class Orqa(Retrieves):
 
     def __post_init__(self) -> None:
         require(
-            1 <= self.read <= self.retrieved,
+            self.read <= self.retrieved,
             f"objective.read={self.read} passages are not among objective.retrieved={self.retrieved}",
         )
-        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
-        require(self.span_width > 0, f"objective.span_width={self.span_width} must be positive")
         require(
             self.reader_length > self.query_length + 1,
             f"objective.reader_length={self.reader_length} leaves no room for a passage beside a question of "

@@ -6,7 +6,7 @@ that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Langu
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config import require
+from dense_jax.config.rules import Length, Positive, at_least
 from dense_jax.contracts import (
     Found,
     Layout,
@@ -39,22 +39,19 @@ _SPARE = 8  # passages looked up beyond those used, in the place of the source a
 @dataclass
 class Realm(Retrieves):
     encoder: Encoder  # of both towers; the reader is its BERT with a masked-language-model head
-    query_length: int = 96  # tokens
-    passage_length: int = 288  # tokens; the reader sees sentence and passage, as many as both
+    query_length: Length = 96  # tokens
+    passage_length: Length = 288  # tokens; the reader sees sentence and passage, as many as both
     layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
-    candidates: int = 8  # of an example: the null document and passages
-    most_masked: int = 10  # tokens of a span that count; those beyond are masked all the same
+    candidates: Annotated[int, at_least(2)] = 8  # of an example: the null document and passages
+    most_masked: Positive[int] = 10  # tokens of a span that count; those beyond are masked all the same
     marginal: Marginal = Marginal.SEQUENCE
     exclude_source: bool = True  # the passage that the sentence is from is no candidate; without, it would be copied
-    temperature: float = 1.0  # divides the scores
+    temperature: Positive[float] = 1.0  # divides the scores
     shared: bool = True  # one encoder for both towers, as released; the paper writes two
 
     masks_spans = True
 
     def __post_init__(self) -> None:
-        require(self.candidates > 1, f"objective.candidates={self.candidates} leaves none beside the null document")
-        require(self.temperature > 0, f"objective.temperature={self.temperature} must be positive")
-        require(self.most_masked > 0, f"objective.most_masked={self.most_masked} must be positive")
         self.encoder.check_input("query_length", self.query_length, Layout.BODY)
         self.encoder.check_input("passage_length", self.passage_length, self.layout)
         self.encoder.check_input("query_length + passage_length", self.query_length + self.passage_length, Layout.PAIR)

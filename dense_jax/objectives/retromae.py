@@ -13,7 +13,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config import require
+from dense_jax.config.rules import Length, NotNegative, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import decoder_view, hide, masking_budget
@@ -31,18 +31,16 @@ class Rebuilt(NamedTuple):
 @dataclass
 class RetroMAE(Objective):
     encoder: Encoder
-    length: int = 512  # tokens
-    query_length: int = 64  # tokens; of queries at search time
+    length: Length = 512  # tokens
+    query_length: Length = 64  # tokens; of queries at search time
     layout: Layout = Layout.BODY
-    encoder_mask_rate: float = 0.3  # share of all tokens, special ones counted, that the encoder predicts
-    decoder_mask_rate: float = 0.5  # share that each position of the decoder does not see
-    bag_of_words: float = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
+    encoder_mask_rate: ShareInside[float] = 0.3  # share of all tokens, special ones counted, that the encoder predicts
+    decoder_mask_rate: ShareInside[float] = 0.5  # share that each position of the decoder does not see
+    bag_of_words: NotNegative[float] = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
 
     def __post_init__(self) -> None:
-        for name in ("encoder_mask_rate", "decoder_mask_rate"):
-            require(0 < getattr(self, name) < 1, f"objective.{name}={getattr(self, name)} is not between 0 and 1")
-        require(self.bag_of_words >= 0, f"objective.bag_of_words={self.bag_of_words} must not be negative")
         self.encoder.check_input("length", self.length, self.layout)
+        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         tokens = lay_out(passage.title, passage.tokens, self.length, self.layout, vocabulary)

@@ -15,6 +15,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, unit
 from dense_jax.config import require
+from dense_jax.config.rules import NotNegative, Positive, ShareBelow1
 from dense_jax.contracts import Question, Vocabulary
 from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.losses import Directions, Side
@@ -40,29 +41,24 @@ class Distillation(enum.Enum):
 
 @dataclass
 class Supervised(BiEncoder[Encoder]):
-    temperature: float = 1.0  # divides the scores
+    temperature: Positive[float] = 1.0  # divides the scores
     directions: Directions = Directions.PASSAGES
-    label_smoothing: float = 0.0
-    score_chunk: int = 0  # passages scored at a time; 0: all of the batch
+    label_smoothing: ShareBelow1[float] = 0.0
+    score_chunk: NotNegative[int] = 0  # passages scored at a time; 0: all of the batch
     false_negatives: FalseNegatives = FalseNegatives.NONE
-    margin: float = 0.0  # a passage is left out that scores above the answer less this
+    margin: NotNegative[float] = 0.0  # a passage is left out that scores above the answer less this
     relative_margin: bool = False  # the margin is a share of the answer's score
-    contrast_weight: float = 1.0
+    contrast_weight: NotNegative[float] = 1.0
     distillation: Distillation = Distillation.NONE
-    distillation_weight: float = 1.0
-    distillation_temperature: float = 1.0  # divides both scores; kl
+    distillation_weight: NotNegative[float] = 1.0
+    distillation_temperature: Positive[float] = 1.0  # divides both scores; kl
     distillation_squared: bool = True  # times the temperature squared, as sentence-transformers; Tevatron: false; kl
-    matryoshka: tuple[int, ...] = ()  # widths whose first components are to serve alone, the whole width among them
-    matryoshka_weights: tuple[float, ...] = ()  # of the loss at each width; empty: all alike
+    # widths whose first components are to serve alone, the whole width among them
+    matryoshka: tuple[Positive[int], ...] = ()
+    matryoshka_weights: tuple[NotNegative[float], ...] = ()  # of the loss at each width; empty: all alike
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("temperature", "distillation_temperature"):
-            require(getattr(self, name) > 0, f"objective.{name}={getattr(self, name)} must be positive")
-        for name in ("margin", "contrast_weight", "distillation_weight"):
-            require(getattr(self, name) >= 0, f"objective.{name}={getattr(self, name)} must not be negative")
-        require(self.score_chunk >= 0, f"objective.score_chunk={self.score_chunk} must not be negative; 0 means all")
-        require(0 <= self.label_smoothing < 1, f"objective.label_smoothing={self.label_smoothing} must lie in [0, 1)")
         defaults = {field.name: field.default for field in fields(self)}
         for name, effective, reason in self._conditions():
             value, default = getattr(self, name), defaults[name]
@@ -189,14 +185,14 @@ class Supervised(BiEncoder[Encoder]):
         if not widths:
             return
         require(
-            len(set(widths)) == len(widths) and min(widths) > 0 and max(widths) == whole,
+            len(set(widths)) == len(widths) and max(widths) == whole,
             f"objective.matryoshka={widths} must be different widths from 1 up to the whole, {whole}, which is the "
             f"one that is searched by; add --objective.matryoshka={whole}",
         )
         require(
             self.encoder.normalize,
             "objective.matryoshka learns vectors of length 1, and so must be those that are searched by; "
-            "use --objective.encoder.normalize=True",
+            "use --objective.encoder.normalize=true",
         )
         weights = self.matryoshka_weights
         require(
