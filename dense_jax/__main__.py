@@ -6,8 +6,6 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from dense_jax.errors import Stopped, StorageError, UserError
 from dense_jax.stopping import Stop, stopping_on_signals
 from dense_jax.streams import FULL, close_output, open_streams
@@ -28,7 +26,6 @@ _HELP = ("help", "--help", "-h")
 def main() -> None:
     """The console script."""
     open_streams()
-    logging.set_verbosity(logging.ERROR)  # the verbs themselves print what a user must know
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
     status = run(sys.argv[1:])
@@ -41,6 +38,7 @@ def run(argv: Sequence[str]) -> int:
     name = f"dense-jax {argv[0]}" if argv else "dense-jax"
     try:
         with stopping_on_signals() as stop:
+            stop.at_once = True  # while modules are imported, some of which print a traceback of what is raised then
             return _run(argv, name, stop)
     except Stopped as error:  # the signal came after the work
         return _failed(f"{name}: {error}", error.code)
@@ -48,28 +46,25 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
     try:
-        _call(argv)
+        _call(argv, stop)
         sys.stdout.flush()
-    except UserError as error:
-        return _failed(f"{name}: {error}", stop.code if isinstance(error, Stopped) else error.code)
-    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
-        close_output()
-    except OSError as error:
-        if error.errno not in FULL:
+    except Exception as error:
+        if isinstance(error, Stopped) or stop.raised:  # else a library has made another error of it
+            return _failed(f"{name}: {error if isinstance(error, Stopped) else stop.error()}", stop.code)
+        if isinstance(error, UserError):
+            return _failed(f"{name}: {error}", error.code)
+        if isinstance(error, BrokenPipeError):  # the reader of our output, such as `head`, has seen enough
+            close_output()
+        elif isinstance(error, OSError) and error.errno in FULL:
+            close_output()
+            advice = "the disk or the device of the output takes no more; make room and start again"
+            return _failed(f"{name}: {error.strerror}: {advice}", StorageError.code)
+        else:
             raise
-        close_output()
-        return _failed(
-            f"{name}: {error.strerror}: the disk or the device of the output takes no more; make room and start again",
-            StorageError.code,
-        )
-    except Exception:
-        if not stop.came:
-            raise
-        return _failed(f"{name}: {stop.error()}", stop.code)  # a library made another error of the signal
     return 0
 
 
-def _call(argv: Sequence[str]) -> None:
+def _call(argv: Sequence[str], stop: Stop) -> None:
     """Run the verb of a command line. What its flags show to be wrong is found before JAX is imported."""
     from dense_jax import flags  # here, where Ctrl-C is handled
 
@@ -88,8 +83,12 @@ def _call(argv: Sequence[str]) -> None:
     else:
         flags.check_verb(verb)
         asked = flags.parse_comparison(rest) if verb == "compare" else flags.parse(rest, verb)
+        from absl import logging
+
         from dense_jax import verbs
 
+        logging.set_verbosity(logging.ERROR)  # the verbs themselves print what a user must know
+        stop.at_once = False
         verbs.call(verb, asked)
 
 

@@ -10,11 +10,13 @@ that read data are stopped by their trainer.
 """
 
 import contextlib
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -23,6 +25,7 @@ from typing import NoReturn
 from dense_jax.errors import Stopped
 
 GRACE = 5.0  # seconds
+_AGAIN = 1.0  # seconds
 INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 _MESSAGE = "stopped; finished parts are kept, start the same command to continue"
 
@@ -31,8 +34,9 @@ _MESSAGE = "stopped; finished parts are kept, start the same command to continue
 class Stop:
     """The signals that came so far."""
 
-    came: bool = False
+    raised: bool = False  # Stopped, in the stage
     interrupted: bool = False  # by Ctrl-C
+    at_once: bool = False  # nothing is at work, so the process can end where it is
 
     @property
     def code(self) -> int:
@@ -55,7 +59,9 @@ def stopping_on_signals() -> Iterator[Stop]:
     stop = Stop()
 
     def raise_stopped(number: int, frame: FrameType | None) -> NoReturn:
-        stop.came = True
+        if stop.at_once:
+            _end(stop)
+        stop.raised = True
         raise stop.error()
 
     written, read = socket.socketpair()  # the system writes to it whatever the main thread is at
@@ -86,20 +92,36 @@ def _forget() -> None:
 
 
 def _watch(signals: socket.socket, stop: Stop, main: int) -> None:
-    """Wait for a signal, then for a second one or GRACE, and end the process; return where the block ends before."""
+    """Wait for a signal, then for a second one or GRACE, and end the process; return where the block ends before.
+
+    A signal that comes just before the main thread begins to wait, such as for input, does not wake it, and is sent
+    again.
+    """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    while received := signals.recv(1):
-        if received[0] == signal.SIGTERM:
-            signals.settimeout(GRACE)
-            with contextlib.suppress(TimeoutError):
-                if not signals.recv(1):
-                    return
-            _end(stop)
-        elif received[0] == signal.SIGINT:
-            if stop.interrupted:
+    deadline, sent = math.inf, 0  # signals of our own, which come back to us
+    while True:
+        signals.settimeout(None if deadline == math.inf else _AGAIN)
+        try:
+            received = signals.recv(1)
+        except TimeoutError:
+            if time.monotonic() > deadline:
                 _end(stop)
-            stop.came = stop.interrupted = True
-            signal.pthread_kill(main, signal.SIGTERM)
+            if stop.raised:
+                continue
+            received = None
+        if received == b"":
+            return
+        if received == bytes([signal.SIGTERM]):
+            if deadline < math.inf and not sent:
+                _end(stop)
+            sent, deadline = max(sent - 1, 0), min(deadline, time.monotonic() + GRACE)
+            continue
+        if received is not None:
+            if stop.interrupted or deadline < math.inf:
+                _end(stop)
+            stop.interrupted = True
+        sent += 1
+        signal.pthread_kill(main, signal.SIGTERM)
 
 
 def _end(stop: Stop) -> NoReturn:

@@ -79,9 +79,10 @@ def probe(folder: Path, mesh) -> None:
 def call_verbs(folder: Path, mesh) -> None:
     """Those of FOLDER/commands.json, one after another."""
     from dense_jax import verbs  # here, since it imports everything
+    from dense_jax.flags import parse
 
     for verb, *argv in read_json(folder / "commands.json"):
-        verbs.call(verb, argv)
+        verbs.call(verb, parse(argv, verb))
 
 
 def fail(folder: Path, mesh) -> None:

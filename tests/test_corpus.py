@@ -11,7 +11,7 @@ from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.lines import lines, stem
-from dense_jax.errors import DataError
+from dense_jax.errors import ConfigError, DataError
 
 
 def read(source, **settings):
@@ -33,6 +33,12 @@ def jsonl(folder, *rows, name="rows.jsonl"):
 
 GOOD = {"_id": "a", "title": "Title", "text": "Some text."}
 DOCUMENT = Document("a", "Title", "Some text.")
+
+
+def test_a_corpus_without_a_source_names_the_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(jsonl(tmp_path, GOOD).parent)  # which the empty name would be
+    with pytest.raises(ConfigError, match=r"^no corpus\.source; name your documents by --corpus\.source=FILE: a BEIR"):
+        open_corpus(CorpusConfig())
 
 
 @pytest.mark.parametrize("end", ["", ".gz", ".xz"])

@@ -106,7 +106,7 @@ def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monke
 
     assert run(["index", *arguments(corpus, trained)]) == 0
     capsys.readouterr()
-    monkeypatch.setattr("sys.stdin", io.StringIO("rivers\n\nengines\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"rivers\n\nengines\n")))
     assert run(["search", *arguments(corpus, trained)]) == 0
     said = capsys.readouterr().out
     assert said.index("rivers") < said.index("engines")

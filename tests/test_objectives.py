@@ -26,7 +26,7 @@ from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, QuestionStore
 
-FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("*.py") if p.stem != "pretrained")
+FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if p.stem != "pretrained")
 BATCH = 16
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
 EXACT = SMALL | {"dropout": 0.1, "attention_dropout": 0.1, "dtype": Dtype.FLOAT64}  # dropout is on trial too

@@ -1,23 +1,26 @@
-"""SIGTERM ends a stage with status 75, whatever it is at; how it goes on is in test_end_to_end.py."""
+"""SIGTERM ends a stage with status 75 and Ctrl-C with 130, in any call; test_end_to_end.py continues after them."""
 
+import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from dense_jax.__main__ import run
 from dense_jax.errors import Stopped
-from dense_jax.stopping import stopping_on_sigterm
+from dense_jax.stopping import stopping_on_signals
 
 ROOT = Path(__file__).parent.parent
 # The second lock of a mutex that is held waits for ever, and no signal wakes it. One that comes before changes nothing.
 DEAF = """
 import ctypes
 from dense_jax.errors import Stopped
-from dense_jax.stopping import stopping_on_sigterm
+from dense_jax.stopping import stopping_on_signals
 mutex = ctypes.create_string_buffer(64)
-with stopping_on_sigterm():
+with stopping_on_signals():
     while True:
         try:
             print(flush=True)
@@ -28,22 +31,94 @@ with stopping_on_sigterm():
 """
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("signals", [1, 2])
-def test_a_stage_that_hears_no_signal_is_ended(signals):
+def test_a_stage_that_hears_no_signal_is_ended(signals, number, status):
     running = subprocess.Popen(
         [sys.executable, "-c", DEAF], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True
     )
     running.stdout.readline()
     for _ in range(signals):
-        running.send_signal(signal.SIGTERM)
+        running.send_signal(number)
     _, said = running.communicate(timeout=200)
-    assert running.returncode == Stopped.code
+    assert running.returncode == status
     assert said == "dense-jax: stopped; finished parts are kept, start the same command to continue\n"
 
 
 def test_sigterm_raises_what_has_status_75_and_afterwards_it_is_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="start the same command to continue"), stopping_on_sigterm():
+    with pytest.raises(Stopped, match="start the same command to continue"), stopping_on_signals():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_ctrl_c_raises_what_has_status_130():
+    with pytest.raises(Stopped) as error, stopping_on_signals():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    assert error.value.code == 130
+
+
+def test_ctrl_c_comes_as_sigterm_to_a_stage_that_handles_that_by_itself_and_a_second_one_ends_it():
+    code = """
+import signal, time
+from dense_jax.stopping import stopping_on_signals
+with stopping_on_signals():
+    signal.signal(signal.SIGTERM, lambda *_: print("saving", flush=True))
+    print(flush=True)
+    time.sleep(120)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as running:
+        running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.stdout.readline() == "saving\n"
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=200) == 130
+
+
+def test_processes_that_a_stage_starts_get_no_ctrl_c():
+    code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
+    with stopping_on_signals():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+
+
+def test_an_error_that_a_library_makes_of_the_signal_is_no_traceback(monkeypatch, capsys):
+    def importing(argv, stop):
+        stop.at_once = False
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:
+            raise ImportError("half of a package") from error
+
+    monkeypatch.setattr("dense_jax.__main__._call", importing)
+    assert run(["train"]) == 75
+    assert capsys.readouterr().err == (
+        "dense-jax train: stopped; finished parts are kept, start the same command to continue\n"
+    )
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys, time
+from dense_jax.__main__ import run
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Interrupting())
+sys.exit(run(["search", "--config=ict:tiny", "--workdir=w", "query"]))
+"""
+
+
+@pytest.mark.parametrize("module", ["tyro", "numpy.lib", "jax.numpy", "dense_jax.verbs"])
+def test_ctrl_c_while_a_module_is_imported_is_one_line(module):
+    command = [sys.executable, "-c", INTERRUPTED_IMPORT, module]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
+    assert done.stderr == "dense-jax: stopped; finished parts are kept, start the same command to continue\n"
+    assert done.returncode == 130

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from dense_jax import __main__, verbs
+from dense_jax import __main__
 from dense_jax.config import Config, MeshConfig, PassagesConfig, Unit
 from dense_jax.config_tree import with_vocabulary
 from dense_jax.errors import ConfigError, MachineError
@@ -259,7 +259,7 @@ def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatc
 def test_only_show_compiles_for_chips_elsewhere(tmp_path):
     argv = [f"--config={FILES[0]}:tiny", f"--workdir={tmp_path}", "--topology=v5e:2x2"]
     with pytest.raises(ConfigError, match=r"train takes no --topology=v5e:2x2"):
-        verbs.call("train", argv)
+        parse(argv, "train")
 
 
 def test_nothing_need_be_prepared(chips, tmp_path, capsys):

@@ -28,8 +28,9 @@ class Mixing(enum.Enum):
 @dataclass
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
-    # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
-    source: DataPath = "installed"
+    # texts; tfds:NAME; or installed, the documentation of the installed packages. Files and folders may lie in a
+    # bucket: gs://..., s3://...
+    source: DataPath = ""
     also: tuple[DataPath, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
     queries: tuple[

@@ -56,7 +56,7 @@ def tiny() -> Config:
         steps=500,
         batch=32,
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_share=0.1, schedule=Schedule.COSINE),  # 1e-3 undoes ICT
-        corpus=CorpusConfig(held_out=500),
+        corpus=CorpusConfig(source="installed", held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64),
         loader=LoaderConfig(order=Order.SHUFFLE),

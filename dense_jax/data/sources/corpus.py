@@ -18,7 +18,7 @@ from dense_jax.data.sources.judged import JudgedQuery
 from dense_jax.data.sources.lines import RowError, has_surrogate
 from dense_jax.data.sources.rows import Fields, Row, open_tfds, tfds_rows
 from dense_jax.data.sources.source_files import FORMS, Judged, open_path
-from dense_jax.errors import ConfigError, DataError
+from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.files import located
 
 INSTALLED = "installed"
@@ -117,7 +117,7 @@ def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
     Where there are several sources, each one's name stands before the ids of its documents: `news.jsonl/17`.
 
     Raises:
-        ConfigError: two sources have the same name.
+        ConfigError: there is no source, or two have the same name.
         DataError: there is no such file, folder or data set, or its form is unknown.
     """
     own = asked and not config.queries
@@ -134,6 +134,10 @@ def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
 
 
 def _open_source(config: CorpusConfig, asked: bool) -> Source:
+    require(
+        bool(config.source),
+        f"no corpus.source; name your documents by --corpus.source=FILE: {FORMS}",
+    )
     if config.source == INSTALLED:
         return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     if config.source.startswith(_TFDS):
