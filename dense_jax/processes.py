@@ -99,8 +99,11 @@ def naming_missing_platforms(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 def are_several() -> bool:
-    """Whether processes were joined, and more than this one."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    """Return whether processes were joined, and more than this one; true if that cannot be known without a device."""
+    try:
+        return jax.distributed.is_initialized() and jax.process_count() > 1
+    except RuntimeError:  # of a platform that is missing
+        return True
 
 
 def join_processes(environment: Mapping[str, str]) -> None:

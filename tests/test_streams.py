@@ -1,0 +1,109 @@
+"""Standard streams of every kind: encodings, pipes and devices that are closed or full, and platforms that are missing."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dense_jax.errors import DataError, MachineError
+from dense_jax.processes import naming_missing_platforms
+from dense_jax.streams import Unfailing, input_lines
+
+ROOT = Path(__file__).parent.parent
+SAYING = (
+    "from dense_jax import __main__ as m; import sys; "
+    "m._call = lambda argv, stop: print(argv[0]); sys.argv[1:] = ['\\u017eába']; m.main()"
+)
+
+
+def saying(**settings) -> subprocess.CompletedProcess:
+    """A command line whose verb prints one word of letters that not all encodings have."""
+    environment = dict(os.environ) | settings.pop("environment", {})
+    return subprocess.run([sys.executable, "-c", SAYING], cwd=ROOT, env=environment, check=False, **settings)
+
+
+@pytest.mark.parametrize(("encoding", "said"), [("ascii", b"\\u017e\\xe1ba\n"), ("latin-1", b"\\u017e\xe1ba\n")])
+def test_what_an_encoding_lacks_is_printed_as_an_escape(encoding, said):
+    done = saying(environment={"PYTHONIOENCODING": encoding}, capture_output=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, b"")
+
+
+def test_a_full_device_ends_in_one_line_and_the_status_of_storage():
+    with open("/dev/full", "wb") as full:
+        done = saying(stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 4
+    assert done.stderr.decode().count("\n") == 1
+    assert b"No space left on device" in done.stderr
+
+
+def test_a_reader_who_leaves_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    done = saying(stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("closed", [0, 1, 2])
+def test_a_stream_that_was_closed_before_the_start_is_no_error(closed):
+    done = saying(preexec_fn=lambda: os.close(closed))
+    assert done.returncode == 0
+
+
+def test_notes_that_cannot_be_written_stop_nothing():
+    with Unfailing(open("/dev/full", "wb", buffering=0), encoding="utf-8", write_through=True) as full:
+        print("epoch 1", file=full, flush=True)
+
+
+def typed(monkeypatch, data: bytes) -> list[str]:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
+    return input_lines()
+
+
+def test_queries_are_read_as_utf_8_whatever_the_encoding_of_the_terminal(monkeypatch):
+    assert typed(monkeypatch, "\ufeffžába\r\n\n one\u2028two \n".encode()) == ["žába", "one\u2028two"]
+
+
+def test_a_query_that_is_not_utf_8_is_named_by_its_line(monkeypatch):
+    with pytest.raises(
+        DataError, match=r"^standard input, line 2: byte 0xff is not UTF-8; convert it, such as by iconv"
+    ):
+        typed(monkeypatch, b"one\n\xff\n")
+
+
+@pytest.mark.parametrize("reason", ["Unable to initialize backend 'tpu': no libtpu", "Unknown backend gpu"])
+def test_a_platform_that_jax_does_not_find_is_named_with_the_fix(reason):
+    with (
+        pytest.raises(MachineError, match=rf"^JAX_PLATFORMS=tpu: {reason}; unset JAX_PLATFORMS"),
+        naming_missing_platforms({"JAX_PLATFORMS": "tpu"}),
+    ):
+        raise RuntimeError(f"{reason}\nmore")
+
+
+def test_another_error_of_jax_is_not_taken_for_a_missing_platform():
+    with pytest.raises(RuntimeError, match="out of memory"), naming_missing_platforms({}):
+        raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("verb", ["train", "search"])
+def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
+    code = (
+        "import os, sys; from dense_jax import verbs; from dense_jax.flags import Invocation; import jax; "
+        "from dense_jax.processes import start_processes; from pathlib import Path; from dense_jax import __main__; "
+        "verbs.VERBS[sys.argv[1]] = lambda *_: start_processes(os.environ); "
+        "__main__._call = lambda argv, stop: verbs.call(argv[0], Invocation(None, Path('.'), [])); __main__.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, verb],
+        cwd=ROOT,
+        env=dict(os.environ) | {"JAX_PLATFORMS": "nosuch"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"dense-jax {verb}: JAX_PLATFORMS=nosuch: Unable to initialize backend 'nosuch'")
+    assert done.returncode == 6
