@@ -2,7 +2,7 @@
 # make test   the tests
 # make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
 # make check  style, types and the direction of imports
-# make bench  every figure of the README
+# make bench  the speed of training and encoding here, as in benchmarks/README.md (which lists the other programs)
 PYTHON ?= python3
 CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))

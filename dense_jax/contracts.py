@@ -1,11 +1,13 @@
-"""The nouns and the protocols: the page to read first.
+"""The nouns and the contracts: the page to read first.
 
     Corpus -> Document -> Passage -> Example -> batch -> Objective.loss -> Params -> Towers -> vectors -> ranking
 
-A method is a class that satisfies `Objective` (`objectives/`), named by a config file (`configs/`); nothing else knows
-it.
+A method is a subclass of `Objective` (`objectives/`), named by a config file (`configs/`); nothing else knows it. What
+is inherited from is an abstract class: a subclass that lacks a method fails at construction with a TypeError that names
+it. What is only passed in is a protocol.
 """
 
+import abc
 import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -115,40 +117,41 @@ class Part:
     tokens: int  # of all of them
 
 
-@runtime_checkable
-class Passages(Protocol):
+class Passages(abc.ABC):
     """Prepared passages by row, in a fixed order."""
 
+    @abc.abstractmethod
     def __len__(self) -> int: ...
 
+    @abc.abstractmethod
     def __getitem__(self, row: int) -> Passage: ...
 
+    @abc.abstractmethod
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """Many at once, which is faster than one by one."""
-        ...
 
     def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Visit:
-        """What one visit of training, after `epoch` others, sees at `row`: as a rule the passage itself.
+        """What one visit of training, after `epoch` others, sees at `row`: the passage itself, unless overridden.
 
         Where passages are cut from running text it is such a cut, and where queries are learned from it is a question.
         """
         return self[row]
 
+    @abc.abstractmethod
     def document(self, row: int) -> Document:
         """Id, title and text of a passage, to be shown."""
-        ...
 
     def texts(self, rows: Sequence[int]) -> list[Document]:
         """Many at once, which may be faster than one by one."""
         return [self.document(row) for row in rows]
 
+    @abc.abstractmethod
     def ids(self) -> list[str]:
         """The document id of each row."""
-        ...
 
+    @abc.abstractmethod
     def parts(self) -> Sequence[Part]:
         """All rows, source by source."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,20 +267,42 @@ class Reader:
 PASSAGE = "passage"  # the part of the parameters that encodes passages, where another encodes queries
 
 
-@runtime_checkable
-class Objective(Protocol):
-    """A pre-training method: what an example is, what is trained, and the loss.
+class Objective(abc.ABC):
+    """A training method: what an example is, what is trained, and the loss.
 
-    Implementations are dataclasses: their fields are the method's settings, set by `--objective.NAME=value`.
+    Subclasses are dataclasses: their fields are the method's settings, set by `--objective.NAME=value`. A method
+    is its five abstract methods; all others have a default.
     """
 
     learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
     masks_spans: ClassVar[bool] = False  # `example` needs passages with salient spans
     frozen: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that training leaves as they are, such as PASSAGE
 
+    @abc.abstractmethod
     def example(self, visit: Visit, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
-        ...
+
+    @abc.abstractmethod
+    def init(self, rng: PRNGKeyArray) -> Params:
+        """Fresh parameters. Pure: runs under `jit` and `eval_shape`."""
+
+    @abc.abstractmethod
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
+
+        All that is costly belongs here: with `--chunk` it is done on a few examples at a time. Without `rng`,
+        dropout is off.
+        """
+
+    @abc.abstractmethod
+    def combine(
+        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
+        """The loss of the global batch out of all that `encode` gave, what to log, and the next carry. Pure."""
+
+    @abc.abstractmethod
+    def towers(self, params: Params) -> Towers:
+        """What encodes queries and what encodes passages."""
 
     def prompts(self) -> Sequence[str]:
         """Texts whose ids `example` needs; it finds them in `vocabulary.prompts`."""
@@ -295,10 +320,6 @@ class Objective(Protocol):
         """
         return examples
 
-    def init(self, rng: PRNGKeyArray) -> Params:
-        """Fresh parameters. Pure: runs under `jit` and `eval_shape`."""
-        ...
-
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
         """What a run over global batches of `batch` examples carries at its start, from `params`. Pure."""
         return {}
@@ -306,20 +327,6 @@ class Objective(Protocol):
     def update_carry(self, params: Params, carry: Carry) -> Carry:
         """The carry that a step with `params` works on. Pure."""
         return carry
-
-    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
-
-        All that is costly belongs here: with `--chunk` it is done on a few examples at a time. Without `rng`,
-        dropout is off.
-        """
-        ...
-
-    def combine(
-        self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
-        """The loss of the global batch out of all that `encode` gave, what to log, and the next carry. Pure."""
-        ...
 
     def loss(
         self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Int[Array, ""]
@@ -329,15 +336,11 @@ class Objective(Protocol):
         return self.combine(carry, self.encode(params, carry, batch, rng=rng), batch, step=step)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """What to log every now and then of a batch that stays the same: signs of collapse. Pure."""
+        """Collapse metrics of the same examples every `diagnose_every` steps; `batch` is as for `encode`. Pure."""
         return {}
 
-    def towers(self, params: Params) -> Towers:
-        """What encodes queries and what encodes passages."""
-        ...
-
     def reader(self, params: Params) -> Reader | None:
-        """What reads answers out of passages; as a rule nothing does."""
+        """The reader of answers out of passages; None for a method without one."""
         return None
 
 
@@ -348,36 +351,35 @@ class Found(NamedTuple):
     vectors: Float[np.ndarray, "b k d"]  # theirs, as they were searched; 0 where there are no more
 
 
-@runtime_checkable
-class Retrieves(Objective, Protocol):
+class Retrieves(Objective):
     """An objective that looks passages up for its examples while it trains (train/neighbours.py).
 
     Before a step, the passages whose vectors have the largest inner products with those of the batch's questions are
-    found, and `join`, in the place of `collate`, makes the batch of them that `encode` is given. `diagnose` is given
-    what `collate` makes: a batch without passages.
+    found, and `join`, instead of `collate`, makes the batch that `encode` is given. `diagnose` is given such a batch
+    too, of the same examples and of the passages that are found for them at its step.
     """
 
     fresh: ClassVar[bool] = False  # search by the step's query tower, dropout on; else by that of the index, off
 
     @property
+    @abc.abstractmethod
     def depth(self) -> int:
-        """How many passages to look up for each example."""
-        ...
+        """Number of passages to look up for each example."""
 
+    @abc.abstractmethod
     def question(self, batch: Batch) -> Tokens:
-        """What the query tower is given of `batch`."""
-        ...
+        """The part of `batch` that the query tower encodes."""
 
     def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
         """The key that `encode`, given `rng` and the whole batch, encodes the questions with; it matters if `fresh`."""
         return rng
 
-    def join(self, batch: Batch, found: Found, passages: "Passages", vocabulary: Vocabulary) -> Batch:
+    @abc.abstractmethod
+    def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
         """`batch` (stacked examples, each with its "row" of what was visited) with what was found: numpy, fixed shapes.
 
         `passages` are those that were searched. All arrays of the result have the first axis b.
         """
-        ...
 
 
 @dataclass(slots=True)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import importlib.util
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,8 @@ def check_on_disk(name: str, setting: str) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to, renamed to `path` once the block ends; a block that fails leaves `path` as it was.
 
+    The content reaches the disk before the name does, so that neither a kill nor a power cut leaves half a file.
+
     Raises:
         StorageError: the disk is full or refuses the write.
     """
@@ -55,6 +58,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     with naming_storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
+        with partial.open("rb") as written:
+            os.fsync(written.fileno())
         partial.replace(path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Document, Passage, Passages, Ranking, Reader
+from dense_jax.contracts import Document, Part, Passage, Passages, Ranking, Reader
 from dense_jax.data.answers import nq_open_normalised, squad_normalised
 from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.data.stores.question_set import tokenised_answers
@@ -36,6 +36,15 @@ class Texts(Passages):
 
     def __len__(self):
         return len(self.texts_)
+
+    def __getitem__(self, row):
+        return self.passages([row])[0]
+
+    def ids(self):
+        return [f"d{row}" for row in range(len(self))]
+
+    def parts(self):
+        return [Part("texts", range(len(self)), 0)]
 
     def document(self, row):
         return Document(f"d{row}", f"Title {row}", self.texts_[row])

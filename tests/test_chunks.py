@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dense_jax.config import Config, MeshConfig
-from dense_jax.contracts import Objective, Tokens
+from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
@@ -116,7 +116,7 @@ def test_the_backward_pass_repeats_the_dropout_of_the_forward_pass(x64):
 
 
 @dataclass
-class SumsOfChunks(Objective):
+class SumsOfChunks(BagOfTokens):
     """What no method may do, to show which rows met: each row gets the sum of its chunk, and the chunk's noise."""
 
     def encode(self, params, carry, batch, *, rng):

@@ -7,7 +7,7 @@ import pytest
 
 from dense_jax import contracts
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Document, Layout, Passage
+from dense_jax.contracts import Document, Layout, Part, Passage
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
@@ -37,6 +37,9 @@ class Passages(contracts.Passages):
 
     def ids(self):
         return [f"doc{row}" for row in range(len(self))]
+
+    def parts(self):
+        return [Part("texts", range(len(self)), 0)]
 
 
 @pytest.fixture(scope="module")

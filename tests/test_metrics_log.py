@@ -1,11 +1,15 @@
 """metrics.jsonl: what a run has cost so far, and that a continued run goes on where it left off."""
 
 import json
+import os
+import struct
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from dense_jax.errors import NonFiniteError
 from dense_jax.train.metrics import MetricsLog
@@ -91,6 +95,70 @@ def test_a_line_that_was_cut_short_is_done_again(tmp_path, clock):
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')
     assert totals(train(tmp_path, clock, [5, 6], first=4)) == {2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0)}
+
+
+def test_a_kill_while_a_restart_drops_later_lines_leaves_the_log_as_it_was(tmp_path, clock, monkeypatch):
+    train(tmp_path, clock, range(1, 9))
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(os, call, killed)
+            patched.setattr(Path, call, killed, raising=False)
+            train(tmp_path, clock, [5, 6], first=4)
+        assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert totals(train(tmp_path, clock, [5, 6], first=4)) == {2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0)}
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_the_new_log_is_on_the_disk_before_it_replaces_the_old_one(tmp_path, clock, monkeypatch):
+    train(tmp_path, clock, range(1, 9))
+    done, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append("fsync"), fsync(file))[1])
+    monkeypatch.setattr(Path, "replace", lambda *paths: (done.append("replace"), replace(*paths))[1])
+    train(tmp_path, clock, [5, 6], first=4)
+    assert done[:2] == ["fsync", "replace"]
+
+
+def test_a_line_of_broken_bytes_is_dropped_and_no_other_one(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "lo\xff\x00\n')
+    assert totals(train(tmp_path, clock, [5, 6], first=4)) == {2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0)}
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    assert totals(train(tmp_path, clock, [5, 6], first=4)) == {2: (60, 1.0), 4: (120, 2.0), 6: (180, 3.0)}
+
+
+def test_tensorboard_drops_the_steps_that_are_done_again(tmp_path, clock):
+    train(tmp_path, clock, range(1, 9))
+    train(tmp_path, clock, range(5, 11), first=4)
+    assert shown_by_tensorboard(tmp_path / "tensorboard", "loss") == [2, 4, 6, 8, 10]
+
+
+def shown_by_tensorboard(folder, name):
+    """The steps of a scalar: a session that starts at a step purges what earlier ones have from there on."""
+    steps = []
+    for path in sorted(folder.iterdir()):
+        for event in events(path.read_bytes()):
+            if event.HasField("session_log"):
+                steps = [step for step in steps if step < event.step]
+            steps += [event.step for value in event.summary.value if value.tag == name]
+    return steps
+
+
+def events(data):
+    """The events of a file of TFRecords: length, its checksum, event, its checksum."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
 
 
 def test_a_loss_that_is_no_number_is_an_error_that_names_step_and_documents(tmp_path, clock):

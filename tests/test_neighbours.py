@@ -77,10 +77,14 @@ def embedding(workdir, asked: Config, step: int = -1) -> np.ndarray:
     return np.asarray(load_trained(asked, workdir, step).towers.query.params["embedding"])
 
 
-def best(table: np.ndarray, questions: list[np.ndarray], k: int) -> np.ndarray:
-    """The rows of the passages with the largest inner products, by numpy; of equal ones the first."""
+def best(table: np.ndarray, questions: list[np.ndarray], k: int, queries: np.ndarray | None = None) -> np.ndarray:
+    """The rows of the passages with the largest inner products, by numpy; of equal ones the first.
+
+    The embedding `table` is that of the passages, and of the questions unless `queries` is theirs.
+    """
     passages = np.stack([table[[VOCABULARY.cls, *tokens, VOCABULARY.sep]].mean(0) for tokens in cut(STORE.tokens)])
-    scores = np.stack([table[tokens].mean(0) for tokens in questions]) @ passages.T
+    of_questions = table if queries is None else queries
+    scores = np.stack([of_questions[tokens].mean(0) for tokens in questions]) @ passages.T
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -112,6 +116,31 @@ def test_an_index_made_before_every_step_gives_the_exact_best_of_the_present_par
     for step in range(asked.steps):
         table = embedding(tmp_path, asked, step)
         np.testing.assert_array_equal(found[step], best(table, questions[step], 2))
+
+
+class Diagnosed(Borrower):
+    """Logs the token ids of its first query and of the passages that were found for it."""
+
+    def diagnose(self, params, carry, batch):
+        return {"query": batch["query"].ids[0, 0], "found": batch["found"].ids[0].sum()}
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_use(tmp_path, fresh, monkeypatch):
+    monkeypatch.setattr(Diagnosed, "fresh", fresh)
+    asked = config(objective=Diagnosed(), diagnose_every=3, checkpoint=CheckpointConfig(every=1, keep=20))
+    run(tmp_path, asked)
+    signs = [(row["diagnosis/query"], row["diagnosis/found"]) for row in lines(tmp_path) if "diagnosis/query" in row]
+    questions = watched(NeighboursConfig(every=4))
+    run(tmp_path / "watched", questions[0])
+    first, expected = questions[1][0], []
+    for step, index in ((3, 0), (6, 4), (9, 8)):
+        of_passages = embedding(tmp_path, asked, index)
+        of_queries = embedding(tmp_path, asked, step) if fresh else of_passages
+        rows = best(of_passages, first, 2, queries=of_queries)[0]
+        tokens = np.concatenate([STORE.tokens[row] for row in rows])[: asked.objective.length]
+        expected.append((first[0][0], tokens.sum()))
+    assert signs == expected
 
 
 class Interrupted(Borrower):
@@ -537,6 +566,50 @@ def test_old_versions_are_removed(beside):
         trainer.make(step)
     trainer.prune()
     assert trainer.versions.begun() == [10, 20]
+
+
+def test_the_lock_of_a_version_that_is_removed_goes_with_it(beside):
+    trainer = beside(keep=1)
+    for step in (0, 10):
+        trainer.make(step)
+    (trainer.versions.folder / "00000005.lock").touch()  # of a version that is long gone
+    trainer.prune()
+    assert sorted(path.name for path in trainer.versions.folder.glob("0*")) == ["00000010", "00000010.lock"]
+
+
+def test_what_an_interrupted_removal_left_is_removed_and_what_is_being_made_is_not(beside):
+    trainer = beside()
+    for step in (0, 10):
+        trainer.make(step)
+        (trainer.versions.folder / f"{step:08d}" / "made_by.json").unlink()
+    with (trainer.versions.folder / "00000010.lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        trainer.prune()
+    assert sorted(path.name for path in trainer.versions.folder.glob("0*")) == ["00000010", "00000010.lock"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("made_by.json", "{"),
+        ("made_by.json", '{"checkpoint": "of a run that is no more", "passages": "toys"}'),
+        ("COMMITTED", "{"),
+        ("COMMITTED", '{"vectors/manifest.json": "0"}'),
+        ("vectors/manifest.json", "{}"),
+        ("index/manifest.json", "["),
+        ("vectors/ids.json", "[]"),
+    ],
+)
+def test_a_damaged_file_of_a_version_is_named_before_the_version_is_made_again(beside, capsys, file, content):
+    trainer = beside()
+    trainer.make(0)
+    folder = trainer.versions.folder / "00000000"
+    sound = files.digests(folder)
+    (folder / file).write_text(content)
+    assert trainer.at(0) == 0
+    assert files.digests(folder) == sound
+    said = capsys.readouterr().err
+    assert str(folder / file) in said and "the index of step 0 is made again" in said
 
 
 def test_versions_of_a_future_that_was_given_up_make_room_for_new_ones(beside):

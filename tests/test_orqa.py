@@ -11,6 +11,7 @@ import pytest
 
 from dense_jax.config import CheckpointConfig, Config, EmbedConfig, MeshConfig, NeighboursConfig, OptimizerConfig
 from dense_jax.contracts import Answered, Found, Objective, Retrieves
+from dense_jax.diagnostics import alignment
 from dense_jax.errors import ConfigError
 from dense_jax.losses.scores import NEVER
 from dense_jax.losses.spans import candidate_spans
@@ -206,6 +207,25 @@ def test_both_towers_start_alike():
     jax.tree.map(np.testing.assert_array_equal, params["query"], params["passage"])
 
 
+@pytest.mark.parametrize(("rows", "compared"), [((2, 0, 1, 3, -1), 1), ((2, -1, -1, -1, -1), 0)])
+def test_the_diagnosis_compares_a_question_with_the_first_passage_that_holds_an_answer_or_else_the_best(rows, compared):
+    method, batch = orqa(), on_device(joined(orqa(), rows))
+    params = method.init(jax.random.key(0))
+    queries = method.encoder.apply(params["query"], batch["query"])
+    signs = method.diagnose(params, {}, batch)
+    assert signs["alignment"] > 0.01
+    assert signs["alignment"] == pytest.approx(float(alignment(queries, batch["vectors"][:, compared])), rel=1e-5)
+    assert signs["query_norm"] == pytest.approx(float(jnp.linalg.norm(queries)), rel=1e-5)
+
+
+def test_the_diagnosis_shows_questions_that_collapse_although_the_passages_of_a_fixed_tower_cannot():
+    method = orqa()
+    batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), on_device(joined(method)))
+    batch["vectors"] = batch["vectors"].at[1].multiply(-1)  # two questions that are one, of opposite passages
+    signs = method.diagnose(method.init(jax.random.key(0)), {}, batch)
+    assert (signs["mean_cosine"], signs["rank_me"]) == (pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-3))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -255,6 +275,8 @@ def test_a_run_leaves_the_passage_tower_as_it_was_to_the_last_bit(tmp_path):
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), before[part], after[part])
         assert all(jax.tree.leaves(changed))
     assert {row["index/step"] for row in lines(tmp_path)} == {0}
+    first, last = (row["diagnosis/alignment"] for row in lines(tmp_path) if "diagnosis/alignment" in row)
+    assert first > 0.01 and last > 0.01 and first != last
 
 
 class Interrupted(Orqa):

@@ -10,6 +10,7 @@ import pytest
 
 from dense_jax.contracts import Found, Passage, Tokens
 from dense_jax.data.spans import mask_span
+from dense_jax.diagnostics import alignment
 from dense_jax.errors import ConfigError
 from dense_jax.losses import Marginal
 from dense_jax.models.bert import BertConfig
@@ -212,7 +213,8 @@ def test_a_passage_that_explains_the_words_gets_the_gradient_of_supervision():
     result = method.encode(params, {}, joined, rng=None)
     queries = method.encoder.apply(params["query"], joined["query"])
     gradients = jax.grad(loss, argnums=1)(method, params, joined)
-    expected = -(result.posteriors - jnp.exp(result.log_priors))[..., None] * queries[:, None] / 2  # the mean of two
+    posteriors = jax.nn.softmax(result.log_priors + result.log_likelihoods, axis=1)
+    expected = -(posteriors - jnp.exp(result.log_priors))[..., None] * queries[:, None] / 2  # the mean of two
     np.testing.assert_allclose(gradients["passage"]["shift"].reshape(2, 4, 16), expected, rtol=1e-4, atol=1e-7)
 
 
@@ -236,6 +238,19 @@ def test_one_encoder_serves_both_towers_unless_two_are_asked_for():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         realm(**settings)
+
+
+def test_the_diagnosis_compares_each_query_with_the_best_passage_found_for_it():
+    method = realm(shared=False)
+    params = method.init(jax.random.key(0))
+    joined = batch(method, [0, 0], [[1, 3], [5, 3]])
+    queries = method.encoder.apply(params["query"], joined["query"])
+    best = Tokens(*(part[:, 1] for part in joined["passages"]))  # after the null document
+    passages = method.encoder.apply(params["passage"], best)
+    signs = method.diagnose(params, {}, joined)
+    assert signs["alignment"] > 0.01
+    assert signs["alignment"] == pytest.approx(float(alignment(queries, passages)), rel=1e-5)
+    assert signs["passage_norm"] == pytest.approx(float(jnp.linalg.norm(passages, axis=1).mean()), rel=1e-5)
 
 
 def test_in_chunks_the_loss_is_that_of_the_whole_batch():

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
-from dense_jax.contracts import Document, Passage, Passages, Ranking, Tower, Vocabulary
+from dense_jax.contracts import Document, Part, Passage, Passages, Ranking, Tower, Vocabulary
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
@@ -57,6 +57,9 @@ class Store(Passages):
 
     def ids(self):
         return list(TEXTS)
+
+    def parts(self):
+        return [Part("texts", range(len(self)), 0)]
 
     def document(self, row):
         name = self.ids()[row]

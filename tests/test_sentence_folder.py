@@ -7,8 +7,12 @@ import pytest
 from dense_jax.contracts import Similarity
 from dense_jax.errors import ConfigError
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.sentence_folder import read_encoder, read_sentence_folder
+from dense_jax.models.sentence_folder import read_sentence_folder
 from tests.bert_folders import NEW, OLD, SMALL, sentence_folder, write_config
+
+
+def read_encoder(folder, *pooling) -> Encoder:
+    return read_sentence_folder(folder, *pooling).encoder
 
 
 @pytest.mark.parametrize(

@@ -104,16 +104,31 @@ class Loaded:
 
 def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
     """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    numbers, parts = held_rows(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
     ahead: deque[Loaded] = deque()
     for stacked in stacked_batches(examples, batch, mesh, start=start):
-        rows = stacked.examples.pop("row")
-        collated = examples.objective.collate(stacked.examples, numbers)
-        check_rows(collated, batch, parts)
-        ahead.append(Loaded(placed(collated, mesh), rows, stacked.next_index))
+        ahead.append(collated(examples.objective, stacked, batch, mesh))
         if len(ahead) > examples.config.prefetch:
             yield ahead.popleft()
     yield from ahead
+
+
+def collated(objective: Objective, stacked: Stacked, batch: int, mesh: jax.sharding.Mesh) -> Loaded:
+    """A global batch of `batch` examples on the mesh, from those of this process.
+
+    Raises:
+        ConfigError: the rows that the objective makes of them do not split over the devices.
+    """
+    numbers, parts = held_rows(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
+    examples = {name: value for name, value in stacked.examples.items() if name != "row"}
+    made = objective.collate(examples, numbers)
+    check_rows(made, batch, parts)
+    return Loaded(placed(made, mesh), stacked.examples["row"], stacked.next_index)
+
+
+def one_batch(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Stacked:
+    """This process's part of the batch from example `start` on, made at once and without a loader."""
+    made = [examples[start + row] for row in held_rows(batch_sharding(mesh), batch).tolist()]
+    return Stacked(jax.tree.map(lambda *of_each: np.stack(of_each), *made), start + batch)
 
 
 def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:

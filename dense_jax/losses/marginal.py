@@ -50,16 +50,6 @@ class Marginalised(NamedTuple):
         """The prior of the null document, the mean over the examples that have a masked token."""
         return weighted_mean(jnp.exp(self.log_priors[:, 0]), self.tokens > 0)
 
-    @property
-    def posteriors(self) -> Float[Array, "b k"]:
-        """p(z | x, y); where no token is masked, the prior."""
-        return jax.nn.softmax(self.log_priors + self.log_likelihoods, axis=1)
-
-    @property
-    def utilities(self) -> Float[Array, "b k"]:
-        """RU(z | x) = log p(y | z, x) - log p(y | null, x): what each document is good for."""
-        return self.log_likelihoods - self.log_likelihoods[:, :1]
-
 
 def token_log_likelihoods(logits: Float[Array, "b k m v"], targets: Int[Array, "b m"]) -> Float[Array, "b k m"]:
     """log p(y_j | z, x) of the tokens that stood at the masked positions, under each candidate document.
@@ -91,8 +81,8 @@ def marginalise(
     >>> import jax.numpy as jnp
     >>> both = jnp.log(jnp.array([[[0.5, 0.5], [0.1, 0.1]]]))  # two tokens, under the null document and another
     >>> result = marginalise(jnp.zeros((1, 2)), both, jnp.ones((1, 2)))
-    >>> round(float(jnp.exp(-result.loss)), 4), round(float(result.posteriors[0, 0]), 4)  # (0.25 + 0.01) / 2
-    (0.13, 0.9615)
+    >>> round(float(jnp.exp(-result.loss)), 4)  # (0.25 + 0.01) / 2
+    0.13
     >>> result = marginalise(jnp.zeros((1, 2)), both, jnp.ones((1, 2)), marginal=Marginal.TOKEN)
     >>> round(float(jnp.exp(-result.loss)), 4)  # (0.5 + 0.1) / 2
     0.3

@@ -31,11 +31,6 @@ class SentenceFolder:
     passage_prompt: str
 
 
-def read_encoder(folder: Path, pooling: Pooling = Pooling.CLS) -> Encoder:
-    """The encoder in `folder`; see `read_sentence_folder`."""
-    return read_sentence_folder(folder, pooling).encoder
-
-
 def read_sentence_folder(folder: Path, pooling: Pooling = Pooling.CLS) -> SentenceFolder:
     """What a sentence-transformers or plain Hugging Face folder says.
 

@@ -48,7 +48,7 @@ from dense_jax.contracts import (
 from dense_jax.data.answers import holds_raw
 from dense_jax.data.passages import lay_out, stacked
 from dense_jax.data.reading import answer_places, hold_ids, read_input
-from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.diagnostics import mean_cosine, rank_me, signs_of_collapse
 from dense_jax.losses import spans
 from dense_jax.losses.scores import NEVER
 from dense_jax.models.encoder import Encoder
@@ -109,10 +109,6 @@ class Orqa(Retrieves):
             "query": lay_out(no_title, visit.tokens, self.query_length, Layout.BODY, vocabulary),
             "answers": np.array(orjson.dumps(given).decode()),
         }
-
-    def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
-        """What `diagnose` is given: text has no place on a device."""
-        return {"query": examples["query"]}
 
     @property
     def depth(self) -> int:
@@ -209,8 +205,15 @@ class Orqa(Retrieves):
         return jnp.mean(found.losses if self.early else found.full), (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Collapse metrics of questions and the best passage of each that holds an answer, or else the best of all.
+
+        The passage tower stays as it is, so rank and mean cosine are those of the questions.
+        """
         queries = self.encoder.apply(params["query"], batch["query"])
-        return signs_of_collapse(queries, queries)
+        best = jnp.argmax(batch["holds"], axis=1)  # 0 if no passage holds an answer
+        passages = jnp.take_along_axis(batch["vectors"], best[:, None, None], axis=1)[:, 0]
+        signs = signs_of_collapse(queries, passages)
+        return signs | {"mean_cosine": mean_cosine(queries), "rank_me": rank_me(queries)}
 
     def towers(self, params: Params) -> Towers:
         return Towers(

@@ -138,8 +138,11 @@ class Realm(Retrieves):
         return result.loss, (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        queries = self.encoder.apply(self._sides(params)[0], batch["query"])
-        return signs_of_collapse(queries, queries)
+        """Collapse metrics of queries and of the best passage found for each, or the null document if there is none."""
+        query_params, passage_params = self._sides(params)
+        best = Tokens(*(field[:, 1] for field in batch["passages"]))  # after the null document
+        passages = self.encoder.apply(passage_params, best)
+        return signs_of_collapse(self.encoder.apply(query_params, batch["query"]), passages)
 
     def towers(self, params: Params) -> Towers:
         query, passage = self._sides(params)

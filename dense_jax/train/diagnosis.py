@@ -1,32 +1,36 @@
-"""The same batch looked at every so often: what shows a collapse before the loss does."""
+"""Collapse metrics of the same examples every few steps: they show a collapse before the loss does."""
 
 import functools
 
 import jax
-from jax.sharding import Mesh
 
-from dense_jax.arrays import Batch, Metrics
-from dense_jax.data.pipeline import Examples, batches
+from dense_jax.arrays import Metrics
+from dense_jax.data.pipeline import Stacked, one_batch
+from dense_jax.train.feed import Feed
+from dense_jax.train.metrics import DIAGNOSIS
 from dense_jax.train.state import TrainState
-
-PREFIX = "diagnosis/"  # of the names in metrics.jsonl and TensorBoard
 
 
 class Diagnosis:
-    """An objective's diagnosis of the run's first batch, or of as much of it as is encoded at a time."""
+    """An objective's diagnosis of the run's first `size` examples, which `feed` completes to a batch."""
 
-    def __init__(self, examples: Examples, size: int, mesh: Mesh, every: int) -> None:
-        self.examples, self.size, self.mesh, self.every = examples, size, mesh, every
-        self._diagnose = jax.jit(examples.objective.diagnose)
+    def __init__(self, feed: Feed, size: int, every: int) -> None:
+        self.feed, self.size, self.every = feed, size, every
+        self._diagnose = jax.jit(feed.examples.objective.diagnose)
 
     def __call__(self, step: int, state: TrainState) -> Metrics:
-        """What to log of the state after `step`; nothing between the steps that are looked at."""
+        """The metrics of the state after `step`; none between the steps of a diagnosis.
+
+        Raises:
+            DataError: passages are looked up, and a query became a vector with NaN or infinity.
+        """
         if not self.every or step % self.every:
             return {}
-        found = self._diagnose(state.params, state.carry, self._batch)
-        return {PREFIX + name: value for name, value in found.items()}
+        batch = self.feed.complete(self._examples, self.size, state.params)
+        found = self._diagnose(state.params, state.carry, batch)
+        return {DIAGNOSIS + name: value for name, value in found.items()}
 
     @functools.cached_property
-    def _batch(self) -> Batch:
-        """Made when it is needed: a run may end before."""
-        return next(batches(self.examples, self.size, self.mesh, start=0)).batch
+    def _examples(self) -> Stacked:
+        """The same for all steps, made when they are needed: a run may end before."""
+        return one_batch(self.feed.examples, self.size, self.feed.mesh, start=0)

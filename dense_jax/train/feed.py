@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from dense_jax.arrays import Batch, Params
 from dense_jax.contracts import Found, Retrieves
-from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, placed, stacked_batches
+from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, collated, placed, stacked_batches
 from dense_jax.train.neighbours import PREFIX, Neighbours, Version
 from dense_jax.train.step import step_rng
 
@@ -22,11 +22,16 @@ class Feed:
     """Batches that need nothing but the corpus."""
 
     def __init__(self, examples: Examples, batch: int, mesh: Mesh, start: int) -> None:
+        self.examples, self.mesh = examples, mesh
         self._loaded = batches(examples, batch, mesh, start=start)
 
     def next(self, step: int, params: Params) -> Loaded:
         """The batch that is trained on after `step`, with the state's `params`."""
         return next(self._loaded)
+
+    def complete(self, stacked: Stacked, size: int, params: Params) -> Batch:
+        """The global batch of `size` examples of which `stacked` are this process's, as `encode` is given it."""
+        return collated(self.examples.objective, stacked, size, self.mesh).batch
 
     def snapshot(self, step: int) -> bool:
         """Whether the feed needs a checkpoint of the state after `step`."""
@@ -74,6 +79,19 @@ class LookedUp(Feed):
             self._ahead.append((version, self._submitted(version.find)))
         made, loaded = self._ahead.popleft()
         return _dated(loaded.result(), step, made)
+
+    def complete(self, stacked: Stacked, size: int, params: Params) -> Batch:
+        """As of `Feed`, with the passages that are found now, without dropout, in the index in use.
+
+        Raises:
+            DataError: a question became a vector with NaN or infinity.
+        """
+        find = self.neighbours.version.find
+        if self.objective.fresh:
+            find = functools.partial(self.neighbours.find_anew, params=params, rng=None, mesh=self.mesh)
+        elif jax.process_count() == 1:  # two searches at once could wait for each other's devices
+            return self._joined(stacked, self._thread.submit(find, stacked.examples).result()).batch
+        return self._joined(stacked, find(stacked.examples)).batch
 
     def snapshot(self, step: int) -> bool:
         return self.neighbours.snapshot(step)

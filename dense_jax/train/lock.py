@@ -38,11 +38,14 @@ def only_one(path: Path, doing: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, after waiting for another process to let go of it."""
+    """Holds the lock file `path`, after waiting for another process to let go of it; the block may remove the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    while True:
+        with path.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if _is_at(lock, path):
+                yield
+                return
 
 
 @contextlib.contextmanager
@@ -55,18 +58,27 @@ def all_in_turn(path: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     began, broken = time.monotonic(), False
     with contextlib.ExitStack() as files:
-        lock = files.enter_context(path.open("a"))
-        while not of_first(functools.partial(_take, lock)):
+        while not of_first(functools.partial(_taken, path, files)):
             if give_up(float(agreed(int(time.monotonic() - began)))):
-                of_first(path.unlink)
-                lock, broken = files.enter_context(path.open("a")), True
+                of_first(functools.partial(path.unlink, missing_ok=True))
+                broken = True
             else:
                 time.sleep(_PAUSE)
         yield broken
 
 
+def _taken(path: Path, files: contextlib.ExitStack) -> bool:
+    """Take the lock file `path`, which `files` then closes; False if another program holds it or just removed it."""
+    with contextlib.ExitStack() as opened:
+        lock = opened.enter_context(path.open("a"))
+        taken = _take(lock) and _is_at(lock, path)
+        if taken:
+            files.push(opened.pop_all())
+        return taken
+
+
 def _take(lock: IO[str]) -> bool:
-    """Whether the lock is ours now; False: another program holds it."""
+    """Take the lock; False if another program holds it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -74,7 +86,18 @@ def _take(lock: IO[str]) -> bool:
     return True
 
 
+def _is_at(lock: IO[str], path: Path) -> bool:
+    """False if the file was removed after it was opened: a lock on it keeps nobody away."""
+    try:
+        return os.path.samestat(os.fstat(lock.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def is_held(path: Path) -> bool:
-    """Whether another process holds the lock file."""
-    with path.open("a") as lock:
-        return not _take(lock)
+    """Return whether another process holds the lock file."""
+    try:
+        with path.open("r+") as lock:
+            return not _take(lock)
+    except FileNotFoundError:
+        return False

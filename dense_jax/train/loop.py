@@ -1,8 +1,9 @@
 """The training loop. It knows the contract, never a method."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,7 +137,7 @@ def train(
         feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
         try:
             with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                diagnosis = Diagnosis(examples, config.chunk or config.batch, program.mesh, config.diagnose_every)
+                diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
                 probe = Probe(sample, config.objective, config.embed.batch) if sample else None
                 selection = Selection(config, probe, workdir, checkpoints, log, first)
                 _run(program, state, feed, diagnosis, selection, checkpoints, log)
@@ -189,6 +190,21 @@ class _Late:
         self.flush()
         self._waiting = step, metrics, rows
 
+    def extend(self, metrics: Metrics) -> None:
+        """Adds to the metrics of the step that was added last."""
+        assert self._waiting is not None
+        step, before, rows = self._waiting
+        self._waiting = step, before | metrics, rows
+
+    @contextlib.contextmanager
+    def first_flushed(self) -> Iterator[None]:
+        """Flushes before a DataError of the block leaves it: of a broken state, the metrics give the better error."""
+        try:
+            yield
+        except DataError:
+            self.flush()
+            raise
+
     def flush(self) -> None:
         """
         Raises:
@@ -216,10 +232,8 @@ def _run(
     over = selection.over(step)
     while step < config.steps and not over:
         try:
-            batch = feed.next(step, state.params)
-        except DataError:
-            late.flush()  # if the state is broken, this says it better
-            raise
+            with late.first_flushed():
+                batch = feed.next(step, state.params)
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
@@ -229,7 +243,9 @@ def _run(
         state, metrics = program.step(state, batch.batch)
         step += 1
         meta = {"next_index": batch.next_index, **feed.state}
-        late.add(step, metrics | {**batch.notes, **diagnosis(step, state)}, batch.rows)
+        late.add(step, metrics | {**batch.notes}, batch.rows)
+        with late.first_flushed():
+            late.extend(diagnosis(step, state))
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()

@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
+from dense_jax.files import whole_file
 from dense_jax.progress import bar, seconds
-from dense_jax.train.diagnosis import PREFIX
 
+DIAGNOSIS = "diagnosis/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
 
 
@@ -46,8 +47,9 @@ class MetricsLog:
         self.silent = silent
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
-            self._file = _continued(workdir / "metrics.jsonl", first).open("a", encoding="utf-8")
-            self._board = _tensorboard(workdir / "tensorboard")
+            _drop_lines_after(workdir / "metrics.jsonl", first)
+            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
+            self._board = _tensorboard(workdir / "tensorboard", first)
         self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # since then
@@ -69,7 +71,7 @@ class MetricsLog:
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
-        if step % self.every == 0 or step == self.last or any(name.startswith(PREFIX) for name in values):
+        if step % self.every == 0 or step == self.last or any(name.startswith(DIAGNOSIS) for name in values):
             self._write(step, values)
 
     def add(self, step: int, values: dict[str, float], remark: str) -> None:
@@ -122,7 +124,7 @@ class MetricsLog:
         self._show(step, values, speed, (self.last - step) / rate)
 
     def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(PREFIX))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(DIAGNOSIS))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values['loss']:.4g}")
@@ -130,12 +132,13 @@ class MetricsLog:
             print(f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {seconds(left)}", file=sys.stderr, flush=True)
 
 
-def _continued(path: Path, first: int) -> Path:
-    """`path` without the lines of steps after `first`, which a run that continues from there does again."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
-    return path
+def _drop_lines_after(path: Path, first: int) -> None:
+    """Replaces `path` by a file without the lines of steps after `first`, which a run that continues does again."""
+    before = path.read_bytes() if path.exists() else b""
+    kept = b"".join(line + b"\n" for line in before.splitlines() if _step(line) <= first)
+    if kept != before:
+        with whole_file(path) as partial:
+            partial.write_bytes(kept)
 
 
 def _totals(path: Path, first: int) -> dict[str, float]:
@@ -147,15 +150,19 @@ def _totals(path: Path, first: int) -> dict[str, float]:
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 
-def _step(line: str) -> float:
-    """A line cut short by a crash has no step and is dropped."""
+def _step(line: bytes) -> float:
+    """Return the step of a line; infinity for one that a crash cut short, so that it is dropped."""
     try:
         return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 
-def _tensorboard(folder: Path) -> Any:
+def _tensorboard(folder: Path, first: int) -> Any:
+    """A writer for the steps after `first`: TensorBoard drops what earlier files have of them.
+
+    The suffix keeps a run that is started again within a second from writing over the file of the one before.
+    """
     from tensorboardX import SummaryWriter  # imports torch where that is installed: seconds
 
-    return SummaryWriter(str(folder))
+    return SummaryWriter(str(folder), purge_step=first + 1, filename_suffix=f".{first:08}")

@@ -134,8 +134,10 @@ class Neighbours:
         elif self._version is None:
             self._make(self._known(step), step)
 
-    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray, mesh: Mesh) -> Found:
-        """What is nearest to the questions of this process's `batch` by the query tower of `params`, dropout on.
+    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> Found:
+        """The passages nearest to the questions of this process's `batch` by the query tower of `params`.
+
+        With `rng`, dropout is on.
 
         All processes encode the batch together, on their `mesh`: so a question's dropout is not that of another one,
         and the same for any number of processes.

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 
 from dense_jax.agreement import all_or_none, is_first, of_first
 from dense_jax.config import Config, IndexKind
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Passages, Tower
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, read_json, verify, write_json
@@ -73,9 +74,24 @@ class Versions:
         return [step for step in self.begun() if (self._of(step) / _COMMITTED).is_file()]
 
     def belongs(self, step: int, checkpoint: str) -> bool:
-        """Whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint."""
+        """Return whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint.
+
+        A version that does not say whose it is, because the file is damaged, is of none.
+        """
+        try:
+            self._check_origin(step, checkpoint)
+        except StorageError:
+            return False
+        return True
+
+    def _check_origin(self, step: int, checkpoint: str) -> None:
+        """
+        Raises:
+            StorageError: the version is of another checkpoint or of other passages, or the file with them is damaged.
+        """
         path = self._of(step) / _MADE_BY
-        return path.is_file() and read_json(path) == self._made_by(checkpoint)
+        if changed := ", ".join(differences(dict(read_json(path)), self._made_by(checkpoint))):
+            raise StorageError(f"{path}: made of something else ({changed})")
 
     def make(
         self,
@@ -88,9 +104,9 @@ class Versions:
     ) -> None:
         """Completes the version of `step`, all processes together.
 
-        One that is of another checkpoint or of other passages is made anew, and so is one that is damaged: says so. All
-        call `between` while they wait for another maker, at most for `patience` seconds, and before each part; what it
-        raises ends the making, to be gone on with.
+        A version of another checkpoint or of other passages, and a damaged one, is made again, after a warning that
+        names the file. All call `between` while they wait for another maker, at most for `patience` seconds, and before
+        each part; what it raises ends the making, to be gone on with.
 
         Raises:
             DataError: a vector is NaN or infinite.
@@ -102,12 +118,13 @@ class Versions:
             between()
             late = waited >= patience
             if late and is_first():
-                print(f"warning: another program makes {folder} and does not end; it is made anew", file=sys.stderr)
+                print(f"warning: another program makes {folder} and does not end; it is made again", file=sys.stderr)
             return late
 
         with all_in_turn(self._lock(step), give_up) as broken, jax.set_mesh(self.mesh):
             # Of one who does not end and wakes up after all, writing on, the digests tell.
-            if broken or not of_first(lambda: self.belongs(step, checkpoint)) or self._is_damaged(folder):
+            begun = of_first((folder / _MADE_BY).is_file)
+            if broken or not begun or self._is_damaged(step, checkpoint):
                 of_first(lambda: self._begin(step, checkpoint))
             if not of_first((folder / _COMMITTED).is_file):
                 self._build(folder, tower, checkpoint, between)
@@ -116,17 +133,31 @@ class Versions:
         self._remove(step)
         write_json(self._of(step) / _MADE_BY, self._made_by(checkpoint))
 
-    def _is_damaged(self, folder: Path) -> bool:
-        """Whether a file of a finished part is missing or changed."""
+    def _is_damaged(self, step: int, checkpoint: str) -> bool:
+        """Return whether a file of a finished part is missing or changed, or of another checkpoint; warns of it."""
+        folder = self._of(step)
         try:
+            of_first(lambda: self._check_origin(step, checkpoint))
+            if of_first((folder / _COMMITTED).is_file):
+                of_first(lambda: self._verify_committed(folder))
             for manifest in (folder / name for name in _MANIFESTS):
                 if of_first(manifest.is_file):
                     verify_in_shares(manifest.parent, of_first(lambda path=manifest: read_json(path)["files"]))
         except StorageError as error:
             if is_first():
-                print(f"warning: {error}; its index is made anew", file=sys.stderr)
+                print(f"warning: {error}; the index of step {step:,} is made again", file=sys.stderr)
             return True
         return False
+
+    def _verify_committed(self, folder: Path) -> None:
+        """
+        Raises:
+            StorageError: a manifest is missing or changed since the version was completed.
+        """
+        committed = read_json(folder / _COMMITTED)
+        if sorted(committed) != sorted(_MANIFESTS):
+            raise StorageError(f"{folder / _COMMITTED}: damaged (names {', '.join(committed)})")
+        verify(folder, committed)
 
     def _build(self, folder: Path, tower: Tower, checkpoint: str, between: Callable[[], None]) -> None:
         vectors = embed(
@@ -175,11 +206,11 @@ class Versions:
     def _vectors(self, folder: Path) -> Vectors:
         if not (folder / _COMMITTED).is_file():
             raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
-        verify(folder, read_json(folder / _COMMITTED))
+        self._verify_committed(folder)
         return Vectors(folder / "vectors")
 
     def prune(self, checkpoints: Mapping[int, str], in_use: int = -1) -> None:
-        """Removes what is no longer needed; not what is being made.
+        """Removes versions that are no longer needed, with their locks; not those that are being made.
 
         Needed are that `in_use`, the newest ones of `checkpoints` (step -> fingerprint), and what is begun of later
         ones. Where training was set back, versions of checkpoints that are no more are not the newest.
@@ -188,10 +219,15 @@ class Versions:
         complete = [step for step in self.committed() if step in ours]
         later = [step for step in ours if not complete or step > complete[-1]]
         kept = {in_use, *complete[-self.config.neighbours.keep :], *later}
-        for step in self.begun():
+        for step in self._left():
             if step not in kept and not is_held(self._lock(step)):
                 with in_turn(self._lock(step)):
                     self._remove(step)
+                    self._lock(step).unlink(missing_ok=True)
+
+    def _left(self) -> list[int]:
+        """The steps of all folders and locks, those of an interrupted removal too."""
+        return sorted({int(path.stem) for path in self.folder.glob("*") if path.stem.isdigit()})
 
     def _remove(self, step: int) -> None:
         for name in (_COMMITTED, _MADE_BY):  # in this order, so that no half of it is ever read or gone on with

@@ -5,12 +5,12 @@ A `SpanTagger` finds them in a document; any function of that shape is one, so a
     def tagged(document):
         return [(entity.start_char, entity.end_char) for entity in nlp(document.text).ents]
 
-    Precomputed      what another program found: the way of real runs
-    Patterns         dates, numbers, money, percentages (`salient_patterns`)
-    CapitalisedRuns  names by their capitals (`salient_names`)
-    Gazetteer        names of a list, such as the corpus's own titles (`salient_names`)
-    RandomSpans      any words: an ablation, with which REALM finds less
-    Union            several of them
+    Precomputed      the spans that another program found: the choice for real runs (this file)
+    Patterns         dates, numbers, money, percentages (`patterns.py`)
+    CapitalisedRuns  names by their capitals (`names.py`)
+    Gazetteer        names of a list, such as the corpus's own titles (`names.py`)
+    RandomSpans      any words: an ablation, with which REALM finds less (this file)
+    Union            several of them (this file)
 
 REALM's published figures rest on a tagger trained on CoNLL-2003 and a regular expression for dates. `Patterns`,
 `CapitalisedRuns` and `Gazetteer` need no model and are less precise. Against the 77 spans that a person marked in 28
