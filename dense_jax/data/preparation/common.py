@@ -1,6 +1,7 @@
 """What all kinds of prepared data share: the usable documents, the list of rejected rows, test set and tokenizer."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -151,6 +152,8 @@ def scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
 
 
 def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
+    if source.note:
+        print(source.note, file=sys.stderr)
     reasons: Counter[str] = Counter()
     first: list[Reject] = []
     documents = 0

@@ -1,26 +1,29 @@
-"""Queries and judgements of documents that are told by their ids, row by row, every bad row with its line.
+"""Queries, and judgements of documents by their ids, row by row, every bad row with its line.
 
-    queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
-    queries.SPLIT.tsv    query-id <tab> text
+    queries.jsonl        {"_id": "q1", "text": "who discovered radium"}, or other names of `fields`
+    queries.SPLIT.tsv    query-id <tab> text, perhaps with a header
     qrels                query-id <tab> corpus-id <tab> grade
 
 Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
 
 from dense_jax.contracts import Reject
+from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, as_id, find, listed
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError, decoded, form, lines
+from dense_jax.data.sources.tables import Record, is_array, json_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
 _HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
 _PACKED = ("", ".gz", ".xz")
+_TEXTS = ("text", *QUERY_TEXTS)
 
 
 class QueryRow(NamedTuple):
@@ -42,17 +45,20 @@ class Judgement(NamedTuple):
 
 def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
     """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
-    parse = _tsv_query if form(path) == ".tsv" else _jsonl_query
     first: dict[str, int] = {}
-    for number, raw in lines(path, _LONGEST_LINE):
+    id_name: str | None = None  # of the first row that has an id: other rows have it there too
+    for record in _query_records(path):
+        if isinstance(record, Reject):
+            yield record
+            continue
         try:
-            query, text = parse(_text(raw))
-            if first.setdefault(query, number) != number:
+            id_name = id_name or find(record.values, QUERY_IDS)
+            query = _query_id(record.values, id_name or "_id")
+            if first.setdefault(query, record.number) != record.number:
                 raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
+            yield QueryRow(record.number, query, _query_text(record.values))
         except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-        else:
-            yield QueryRow(number, query, text)
+            yield Reject(f"{path}:{record.number}", str(error))
 
 
 def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
@@ -155,32 +161,60 @@ def _text(raw: bytes | None) -> str:
     return decoded(raw)
 
 
-def _jsonl_query(line: str) -> tuple[str, str]:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RowError(f"is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise RowError('is not a JSON object with "_id" and "text"')
-    query, text = row.get("_id"), row.get("text")
-    if isinstance(query, bool) or not isinstance(query, str | int) or query == "":
-        raise RowError(f'"_id" is {_shown(query)}, not a string or an integer')
+def _query_records(path: AnyPath) -> Iterator[Record | Reject]:
+    if form(path) == ".tsv":
+        return _tsv_queries(path)
+    return json_records(path) if is_array(path) else _jsonl_queries(path)
+
+
+def _jsonl_queries(path: AnyPath) -> Iterator[Record | Reject]:
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            row = orjson.loads(_text(raw))
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+        except orjson.JSONDecodeError as error:
+            yield Reject(f"{path}:{number}", f"is not JSON ({error})")
+        else:
+            no_object = Reject(f"{path}:{number}", 'is not a JSON object with "_id" and "text"')
+            yield Record(number, row) if isinstance(row, dict) else no_object
+
+
+def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
+    """A record for each line: id and text, or as the first line names them."""
+    names, is_first = ("_id", "text"), True
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            line = _text(raw)
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+            continue
+        cells = line.split("\t")
+        header, is_first = is_first and find(cells, QUERY_IDS) and find(cells, _TEXTS), False
+        if header:
+            names = tuple(cells)
+        elif len(cells) != len(names) or not all(cell.strip() for cell in cells):
+            columns = "two non-empty columns: query id and text" if len(names) == 2 else f"the columns {listed(names)}"
+            yield Reject(f"{path}:{number}", f"{line!r:.200} does not have {columns}")
+        else:
+            yield Record(number, dict(zip(names, cells, strict=True)))
+
+
+def _query_id(values: Mapping[str, Any], name: str) -> str:
+    if values.get(name) is None:
+        raise RowError(f'"{name}" is missing; the row has {listed(values)}')
+    return as_id(values[name], f'"{name}"')
+
+
+def _query_text(values: Mapping[str, Any]) -> str:
+    name = find(values, _TEXTS) or "text"
+    text = values.get(name)
     if not isinstance(text, str):
-        raise RowError(f'"text" is {_shown(text)}, not a string')
+        shown = f"missing; the row has {listed(values)}" if text is None else f"{text!r:.80}, not a string"
+        raise RowError(f'"{name}" is {shown}')
     if not text.strip() or "\0" in text:
-        raise RowError(f'"text" {"holds a NUL character" if text.strip() else "is empty"}')
-    return str(query), text
-
-
-def _tsv_query(line: str) -> tuple[str, str]:
-    cells = line.split("\t")
-    if len(cells) != 2 or not all(cell.strip() for cell in cells):
-        raise RowError(f"{line!r:.200} does not have two non-empty columns: query id and text")
-    return cells[0].strip(), cells[1]
-
-
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:80]
+        raise RowError(f'"{name}" {"holds a NUL character" if text.strip() else "is empty"}')
+    return text
 
 
 def _known_columns(cells: list[str]) -> int:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.sources.lines import RowError, content, decoded, lines
+from dense_jax.data.sources.lines import RowError, content, decoded, first_byte, lines
 from dense_jax.errors import DataError, MachineError
 from dense_jax.files import AnyPath
 
@@ -43,6 +43,17 @@ def json_records(path: AnyPath) -> Iterator[Record | Reject]:
             yield Record(number, entry)
         else:
             yield Reject(f"{path}:{number}", f"is not a JSON object but {str(entry)[:40]!r}")
+
+
+def is_array(path: AnyPath) -> bool:
+    """Whether a file of JSON is one array of objects, whatever its name."""
+    if first_byte(path) != b"[":
+        return False  # without reading all of it
+    try:
+        entries = orjson.loads(content(path))
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
 def whole_json(path: AnyPath) -> Any:
