@@ -84,7 +84,7 @@ class Source:
             if (first := first_seen.setdefault(document.id, row.number)) != row.number:
                 raise RowError(f"has the id {document.id!r} of {self.place}:{first}")
         except RowError as error:
-            return Reject(f"{self.place}:{row.number}", str(error))
+            return Reject(row.where or f"{self.place}:{row.number}", str(error))
         return replace(document, id=self.prefix + document.id)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.lines import RowError
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
 
 Names = tuple[str, ...]
 
@@ -115,18 +114,6 @@ def is_header(cells: Sequence[str], config: CorpusConfig) -> bool:
         return False
     with_text = find(names, TEXTS) and (find(names, DOCUMENT_IDS) or find(names, TITLES))
     return is_known(names[0], DOCUMENT_IDS) or bool(with_text) or any(n in names for n in configured(config).values())
-
-
-def header_names(cells: Sequence[str], path: AnyPath) -> Names:
-    """The names of columns.
-
-    Raises:
-        DataError: two columns have one name.
-    """
-    names = tuple(cell.strip() for cell in cells)
-    if len(set(names)) < len(names):
-        raise DataError(f"{path}:1: two columns have one name: {', '.join(names)}; call the negatives negative_1, ...")
-    return names
 
 
 def header_text(names: Names, config: CorpusConfig, where: str) -> str:

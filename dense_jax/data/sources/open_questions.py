@@ -6,24 +6,25 @@
                             "answers_are": "regex" in a row says that its answers are regular expressions
 .json                       SQuAD: those of a question that its paragraph does not answer are rejected
 .tsv, .csv, .txt            question <tab> list of answers, as JSON or as Python spells it: DPR's files
+.csv                        the same with commas, if a header names question and answers
 
 `.gz` and `.xz` are unpacked on the way. A question without an id has that of its text (`asked.text_id`).
 """
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
 from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import checked_id, query_text, text_id
-from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, value_of
+from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, value_of
 from dense_jax.data.sources.lines import RowError, form, has_surrogate
 from dense_jax.data.sources.source_files import holds_squad, table_records
 from dense_jax.data.sources.squad import squad_answers
-from dense_jax.data.sources.tables import Record, tsv_records
+from dense_jax.data.sources.tables import Record, csv_header, csv_records, tsv_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
@@ -86,18 +87,25 @@ def is_squad_file(path: AnyPath) -> bool:
 
 
 def _records(path: AnyPath) -> Iterator[Record | Reject]:
+    if form(path) == ".csv" and _has_names(csv_header(path, _LONGEST)):
+        return _with_lists(csv_records(path, _LONGEST), path)
     if form(path) in _TABLES:
-        return _tsv_records(path)
+        return _with_lists(tsv_records(path, _LONGEST, ("question", "answers"), header=False), path)
     return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
 
 
-def _tsv_records(path: AnyPath) -> Iterator[Record | Reject]:
-    for row in tsv_records(path, _LONGEST, ("question", "answers"), header=False):
+def _has_names(cells: list[str]) -> bool:
+    return bool(find(cells, _TEXTS) and find(cells, _ANSWERS))
+
+
+def _with_lists(records: Iterable[Record | Reject], path: AnyPath) -> Iterator[Record | Reject]:
+    """`records` of a table, whose answers are lists in cells."""
+    for row in records:
         if isinstance(row, Reject):
             yield row
             continue
         try:
-            yield Record(row.number, row.values | {"answers": _listed(row.values["answers"])})
+            yield Record(row.number, row.values | {"answers": _listed(value_of(row.values, _ANSWERS))})
         except RowError as error:
             yield Reject(f"{path}:{row.number}", str(error))
 

@@ -29,6 +29,7 @@ class Row:
     id: Any  # None: this row has none, other rows have one
     title: Any
     text: Any
+    where: str = ""  # file and line, where the source has several files
 
 
 def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> Row:

@@ -1,4 +1,4 @@
-"""Which form a file or folder has, told by its content: plain documents, or documents with queries about them.
+"""Forms of files and folders, by their content: plain documents, or documents with queries about them.
 
 FOLDER      BEIR if it holds corpus.jsonl (queries.jsonl, qrels/SPLIT.tsv)
             MS MARCO if it holds collection.tsv (queries.SPLIT.tsv, qrels.SPLIT.tsv)
@@ -6,47 +6,43 @@ FOLDER      BEIR if it holds corpus.jsonl (queries.jsonl, qrels/SPLIT.tsv)
             its lines
 .jsonl      the rows are its lines, or the entries of its array
 .parquet    the rows are its rows
+.csv        the rows are its rows, by the names of its header
+.txt        documents, one a line; a FOLDER of .txt files has one a file
 .tsv        a header with names of a query and of a positive makes its lines rows; without a header, lines are
             `query <tab> positive [<tab> negative]` where queries are asked for, else `id <tab> text [<tab> title]`
 
-What a row is, is told by the first that has the names of one of these, in this order (see `asked_forms`):
-Tevatron, DPR, plain documents (`corpus.text_field`), pairs and tuples.
+The first row with the names of one of these forms decides, in this order (see `asked_forms`): Tevatron, DPR, plain
+documents (`corpus.text_field`), pairs and tuples, plain documents under another known name of a text (see `fields`).
 `.gz` and `.xz` are unpacked on the way.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import Asked, documents, judged
 from dense_jax.data.sources.asked_forms import Form, asked_rows, form_of, is_pairs
-from dense_jax.data.sources.fields import (
-    Fields,
-    check_configured,
-    configured,
-    document_fields,
-    header_names,
-    header_text,
-    is_header,
-    listed,
-    numbering_note,
-)
+from dense_jax.data.sources.document_rows import documents_of, first_cells, tsv_documents
+from dense_jax.data.sources.fields import check_configured, configured, is_header, listed
 from dense_jax.data.sources.judged import JudgedQuery
 from dense_jax.data.sources.judgements import beir_files, judged_queries, ms_marco_files, packed
 from dense_jax.data.sources.lines import first_byte, form
-from dense_jax.data.sources.rows import Row, named_rows, tsv_rows
+from dense_jax.data.sources.plain_text import file_rows, files_digest, files_in, is_text, line_rows
+from dense_jax.data.sources.rows import Row
 from dense_jax.data.sources.squad import is_squad, squad_queries, squad_rows
 from dense_jax.data.sources.tables import (
     Record,
+    Records,
+    column_names,
+    csv_records,
     is_array,
     json_records,
     jsonl_records,
     parquet_records,
-    tsv_cells,
     tsv_records,
     whole_json,
 )
@@ -55,16 +51,18 @@ from dense_jax.files import AnyPath, digest
 
 FORMS = (
     "a BEIR or MS MARCO folder, a .jsonl, .json, .tsv or .parquet file of documents, or of queries with texts "
-    "(Tevatron, DPR, SQuAD, pairs and tuples), tfds:NAME, or installed"
+    "(Tevatron, DPR, SQuAD, pairs and tuples), a .csv file with a header, a .txt file of a document a line, a folder "
+    "of .txt files, tfds:NAME, or installed"
 )
 _BEIR = CorpusConfig()  # how a folder's documents are read, whatever fields the config names in other files
 _BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX
 _REST_OF_LINE = 1 << 20  # bytes beside the text
 _PAIR = ("query", "positive", "negative")
-_LOOKED_AT = 100  # rows that may be bad before one tells the form
+_LOOKED_AT = 100  # rows that may be bad before one shows the form
+_OF_ROWS = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
+_FILES_SHOWN = 5
 
 Judged = Callable[[], Iterator[JudgedQuery | Reject]]
-Records = Callable[[], Iterator[Record | Reject]]
 
 
 @dataclass(frozen=True)
@@ -97,12 +95,14 @@ def open_path(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
         return _folder(path, config, asked)
     if form(path) == ".tsv":
         return _tsv(path, config, asked)
+    if is_text(path):
+        return Contents(path, partial(line_rows, path, longest_line(config)), _identify(path, {"form": "text"}))
     if holds_squad(path, longest_line(config)):
         identify = _identify(path, {"form": "SQuAD"})
         return Contents(path, partial(squad_rows, path), identify, partial(squad_queries, path))
     table = open_table(path, config)
     if table.form is Form.DOCUMENTS:
-        documents = _documents(path, table.records, table.names, config)
+        documents = documents_of(path, table.records, table.names, config)
         return Contents(
             path, documents.rows, _identify(path, {"fields": documents.fields.named()}), note=documents.note
         )
@@ -110,7 +110,7 @@ def open_path(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
 
 
 def open_table(path: AnyPath, config: CorpusConfig) -> Table:
-    """The records of a .jsonl, .json or .parquet file.
+    """The records of a .jsonl, .json, .csv or .parquet file.
 
     Raises:
         DataError: it is another file, or its rows have the names of no form.
@@ -118,13 +118,14 @@ def open_table(path: AnyPath, config: CorpusConfig) -> Table:
     records = table_records(path, longest_line(config))
     first = [record.values for record in islice(records(), _LOOKED_AT) if isinstance(record, Record)]
     names = tuple(dict.fromkeys(name for values in first for name in values))
-    found = next((form for values in first if (form := form_of(values, config))), None)
+    found = next((known for values in first if (known := form_of(values, config))), None)
     if names and not found:
         check_configured(str(path), names, config)
+        headless = "; a .csv file begins with a header" if form(path) == ".csv" else ""
         raise DataError(
             f"{path}: its rows have the fields {listed(names)}, which no known form has, and none is "
             f"corpus.text_field={config.text_field}; name {FORMS}; if one of the fields is the text of a document, "
-            "name it by --corpus.text_field=NAME"
+            f"name it by --corpus.text_field=NAME{headless}"
         )
     return Table(records, found or Form.DOCUMENTS, names)  # without names nothing can be read: each row says why
 
@@ -147,8 +148,8 @@ def tsv_names(path: AnyPath, longest: int) -> tuple[str, ...] | None:
     Raises:
         DataError: two columns have the same name.
     """
-    cells = [cell.lower() for cell in _first_cells(path, longest)]
-    return header_names(cells, path) if is_pairs([cell.strip() for cell in cells]) else None
+    cells = [cell.lower() for cell in first_cells(path, longest)]
+    return tuple(column_names(cells, f"{path}:1")) if is_pairs([cell.strip() for cell in cells]) else None
 
 
 def asked_tsv(path: AnyPath, longest: int, names: tuple[str, ...], header: bool) -> Contents:
@@ -160,13 +161,13 @@ def _folder(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     longest = longest_line(config)
     if corpus := packed(path, "corpus.jsonl"):
         table = open_table(corpus, replace(_BEIR, max_characters=config.max_characters))
-        documents = _documents(corpus, table.records, table.names, _BEIR)
+        documents = documents_of(corpus, table.records, table.names, _BEIR)
         queries, read_as = partial(beir_files, path, config.split), {"fields": documents.fields.named()}
     elif corpus := packed(path, "collection.tsv"):
-        documents = _tsv_documents(corpus, longest, _BEIR)
+        documents = tsv_documents(corpus, longest, _BEIR)
         queries, read_as = partial(ms_marco_files, path, config.split), {"form": "MS MARCO"}
     else:
-        raise DataError(f"corpus source {path}: the folder has no corpus.jsonl or collection.tsv; name {FORMS}")
+        return _text_folder(path)
 
     def identify() -> dict[str, Any]:
         own = dict(zip(("queries", "judgements"), map(digest, queries()), strict=True)) if asked else {}
@@ -175,64 +176,44 @@ def _folder(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     return Contents(corpus, documents.rows, identify, lambda: judged_queries(*queries()), documents.note)
 
 
+def _text_folder(path: AnyPath) -> Contents:
+    """A document a .txt file; other files of the folder are named in the note.
+
+    Raises:
+        DataError: there is no .txt file, or there are files of rows, one of which may be meant.
+    """
+    files = files_in(path)
+    texts, others = [file for file in files if is_text(file)], [file for file in files if not is_text(file)]
+    if rows := [file for file in others if form(file) in _OF_ROWS]:
+        advice = "name it" if len(rows) == 1 else "name one of them in corpus.source and the others in corpus.also"
+        raise DataError(f"{_no_corpus(path)}; it holds {_names(rows)}: {advice}")
+    if not texts:
+        raise DataError(f"{_no_corpus(path)}; {f'it holds {_names(others)}; ' if others else ''}name {FORMS}")
+
+    def identify() -> dict[str, Any]:
+        return {"digest": files_digest(path, texts), "form": "text files"}
+
+    note = f"note: {path}: {len(others)} files that are not .txt are not read: {_names(others)}" if others else ""
+    return Contents(path, partial(file_rows, path, texts), identify, note=note)
+
+
+def _no_corpus(path: AnyPath) -> str:
+    return f"corpus source {path}: the folder has no corpus.jsonl or collection.tsv"
+
+
+def _names(files: list[AnyPath]) -> str:
+    return ", ".join(file.name for file in files[:_FILES_SHOWN]) + (", ..." if len(files) > _FILES_SHOWN else "")
+
+
 def _tsv(path: AnyPath, config: CorpusConfig, asked: bool) -> Contents:
     longest = longest_line(config)
     if names := tsv_names(path, longest):
         return asked_tsv(path, longest, names, header=True)
-    first = _first_cells(path, longest)
+    first = first_cells(path, longest)
     if asked and len(first) in (2, 3) and not is_header(first, config):
         return asked_tsv(path, longest, _PAIR[: len(first)], header=False)
-    documents = _tsv_documents(path, longest, config)
+    documents = tsv_documents(path, longest, config)
     return Contents(path, documents.rows, _identify(path, {"fields": configured(config)}), note=documents.note)
-
-
-@dataclass(frozen=True)
-class _Documents:
-    """How documents are read from a file of rows."""
-
-    rows: Callable[[], Iterator[Row | Reject]]
-    fields: Fields
-    note: str
-
-
-def _documents(path: AnyPath, records: Records, names: tuple[str, ...], config: CorpusConfig) -> _Documents:
-    """The rows of `records`, whose first ones have `names`.
-
-    Raises:
-        DataError: no row has a field that the config names.
-    """
-    if any(name not in names for name in configured(config).values()):
-        later = (record.values for record in records() if isinstance(record, Record))
-        names = tuple(dict.fromkeys(chain(names, chain.from_iterable(later))))
-        check_configured(str(path), names, config)
-    fields = document_fields(names, config)
-    note = numbering_note(str(path), names) if fields.numbered and names else ""
-    return _Documents(lambda: named_rows(records(), fields, str(path)), fields, note)
-
-
-def _tsv_documents(path: AnyPath, longest: int, config: CorpusConfig) -> _Documents:
-    """The lines of a TSV file, by the names of its header if it has one.
-
-    Raises:
-        DataError: the header lacks a field that the config names, or a text; or there is no header to have it.
-    """
-    first = _first_cells(path, longest)
-    if is_header(first, config):
-        names = header_names(first, path)
-        check_configured(f"{path}:1", names, config)
-        config = replace(config, text_field=header_text(names, config, f"{path}:1"))
-        return _documents(path, partial(tsv_records, path, longest, names, header=True), names, config)
-    if named := configured(config):
-        setting, name = next(iter(named.items()))
-        raise DataError(
-            f"{path}: has no header, so no column is corpus.{setting}={name}; begin the file with a line of names, "
-            "such as id, text and title, or leave out this setting: the columns are then id, text and title"
-        )
-    return _Documents(partial(tsv_rows, path, longest), document_fields(("id", "text", "title"), config), "")
-
-
-def _first_cells(path: AnyPath, longest: int) -> list[str]:
-    return next((row[1] for row in tsv_cells(path, longest) if not isinstance(row, Reject)), [])
 
 
 def _asked(path: AnyPath, table: Table) -> Contents:
@@ -264,7 +245,7 @@ def _asked(path: AnyPath, table: Table) -> Contents:
 
 
 def table_records(path: AnyPath, longest: int) -> Callable[[], Iterator[Record | Reject]]:
-    """The records of a .jsonl, .json or .parquet file, whatever they are; lines of up to `longest` bytes.
+    """The records of a .jsonl, .json, .csv or .parquet file, whatever they are; lines of up to `longest` bytes.
 
     Raises:
         DataError: it is another file.
@@ -274,6 +255,8 @@ def table_records(path: AnyPath, longest: int) -> Callable[[], Iterator[Record |
             return partial(json_records, path) if is_array(path) else partial(jsonl_records, path, longest)
         case ".json":
             return partial(jsonl_records, path, longest) if _of_lines(path, longest) else partial(json_records, path)
+        case ".csv":
+            return partial(csv_records, path, longest)
         case ".parquet":
             return partial(parquet_records, path)
         case other:
