@@ -4,16 +4,19 @@
     queries.SPLIT.tsv    query-id <tab> text, perhaps with a header
     qrels                query-id <tab> corpus-id <tab> grade
 
-Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`.
+Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`. A
+header with known names of all three decides which column is which. Ids with spaces need tabs.
 """
 
+import csv
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, as_id, find, listed
+from dense_jax.data.sources.fields import DOCUMENT_IDS, GRADES, QUERY_IDS, QUERY_TEXTS, as_id, find, is_known, listed
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError, decoded, form, lines
 from dense_jax.data.sources.tables import Record, is_array, json_records
@@ -21,7 +24,11 @@ from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
-_HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
+_TREC = 4  # columns
+_QUERIES = ("query_id", "qid", "query", "topic_id", "topic", "question_id", "_id")  # in the header of judgements
+_DOCUMENTS = (*DOCUMENT_IDS, "doc", "document", "passage")
+_HEADER_ADVICE = "if it is a header, write it as query-id, corpus-id and score"
+_TAB_ADVICE = "if ids hold spaces, separate the columns by tabs"
 _PACKED = ("", ".gz", ".xz")
 _TEXTS = ("text", *QUERY_TEXTS)
 
@@ -32,6 +39,13 @@ class QueryRow(NamedTuple):
     number: int
     id: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedQuery(Reject):
+    """A row with an id whose query cannot be used; it is harmless where no judgement has this id."""
+
+    id: str
 
 
 class Judgement(NamedTuple):
@@ -51,6 +65,7 @@ def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
         if isinstance(record, Reject):
             yield record
             continue
+        where, query = f"{path}:{record.number}", None
         try:
             id_name = id_name or find(record.values, QUERY_IDS)
             query = _query_id(record.values, id_name or "_id")
@@ -58,23 +73,23 @@ def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
                 raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
             yield QueryRow(record.number, query, _query_text(record.values))
         except RowError as error:
-            yield Reject(f"{path}:{record.number}", str(error))
+            yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query)
 
 
 def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     """The judgements of a file in its order. One may be repeated with the same grade; with another, it is a bad row."""
     seen: dict[tuple[str, str], Judgement] = {}
-    columns = 0
+    columns: _Columns | None = None
     for number, raw in lines(path, _LONGEST_LINE):
         try:
             line = _text(raw)
-            cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-            columns = columns or _known_columns(cells)
-            if len(cells) != columns or not all(cells):
-                raise RowError(f"{line!r:.200} does not have {columns} non-empty columns like the first row")
-            if not seen and _is_header(cells):
+            cells = _cells(line)
+            is_first, columns = columns is None, columns or _columns(cells, line)
+            if is_first and columns.header:
                 continue
-            row = Judgement(number, cells[0], cells[-2], _grade(cells[-1]))
+            _check_cells(cells, line, columns)
+            grade = _grade(cells[columns.grade], is_first)
+            row = Judgement(number, cells[columns.query], cells[columns.document], grade)
             first = seen.setdefault((row.query, row.document), row)
             if first.grade != row.grade:
                 raise RowError(
@@ -97,7 +112,8 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
             found.setdefault(row.query, {})[row.document] = row
     for row in query_rows(queries):
         if isinstance(row, Reject):
-            yield row
+            if not isinstance(row, RejectedQuery) or row.id in found:
+                yield row
         elif own := found.pop(row.id, None):
             positives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade >= 1)
             negatives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade < 1)
@@ -217,15 +233,69 @@ def _query_text(values: Mapping[str, Any]) -> str:
     return text
 
 
-def _known_columns(cells: list[str]) -> int:
-    if len(cells) not in (3, 4):
-        raise RowError(f"{len(cells)} columns; a judgement is `query document grade` or `query 0 document grade`")
-    return len(cells)
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where a file of judgements has what, by its first row."""
+
+    count: int
+    query: int
+    document: int
+    grade: int
+    header: bool  # the first row
 
 
-def _is_header(cells: list[str]) -> bool:
-    """Only by its own words: a first row that merely looks odd must fail, not vanish."""
-    return cells[0].lower().replace("-", "").replace("_", "") in _HEADERS and not _is_number(cells[-1])
+def _columns(cells: list[str], line: str) -> _Columns:
+    """The columns by the names of a header, or else by their order.
+
+    Raises:
+        RowError: the row is neither a header nor a judgement.
+    """
+    count = len(cells)
+    if named := _named_columns(cells):
+        return _Columns(count, *named, header=True)
+    if count not in (3, 4):
+        raise RowError(
+            f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
+        )
+    # Only by its own words: a first row that merely looks odd must fail, not vanish.
+    header = is_known(cells[0], _QUERIES) and not _is_number(cells[-1])
+    if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
+        raise RowError(f"{line!r:.200} has {cells[1]!r} in the place of TREC's 0; {_TAB_ADVICE}")
+    return _Columns(count, 0, count - 2, count - 1, header)
+
+
+def _named_columns(cells: list[str]) -> tuple[int, int, int] | None:
+    """The columns of query, document and grade, if `cells` names all three."""
+    query = find(cells, _QUERIES)
+    document = find([cell for cell in cells if cell != query], _DOCUMENTS)
+    grade = find(cells, GRADES)
+    if query is None or document is None or grade is None:
+        return None
+    return cells.index(query), cells.index(document), cells.index(grade)
+
+
+def _cells(line: str) -> list[str]:
+    """The columns between tabs, or between white space where a line has no tab; cells may be quoted as in CSV."""
+    if "\t" not in line:
+        return line.split()
+    if '"' not in line:
+        return [cell.strip() for cell in line.split("\t")]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter="\t", strict=True))]
+    except csv.Error:  # the quotes are parts of ids
+        return [cell.strip() for cell in line.split("\t")]
+
+
+def _check_cells(cells: list[str], line: str, columns: _Columns) -> None:
+    if len(cells) == columns.count and all(cells):
+        return
+    advice = "" if "\t" in line else f"; {_TAB_ADVICE}"
+    raise RowError(f"{line!r:.200} does not have {columns.count} non-empty columns like the first row{advice}")
+
+
+def _is_iteration(cell: str) -> bool:
+    """Whether `cell` may be the second column of TREC's judgements, which has no meaning."""
+    return _is_number(cell) or cell.lower() in ("q0", "iter", "-")
 
 
 def _is_number(cell: str) -> bool:
@@ -236,8 +306,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _grade(cell: str) -> int:
+def _grade(cell: str, is_first: bool) -> int:
     """Negative grades are allowed and gain nothing."""
     if not _is_number(cell) or not float(cell).is_integer():
-        raise RowError(f"grade {cell!r} is not a whole number; round the grades, or keep those that are relevant as 1")
+        fix = "round the grades, or keep those that are relevant as 1"
+        header = f"; {_HEADER_ADVICE}" if is_first and not _is_number(cell) else ""
+        raise RowError(f"grade {cell!r} is not a whole number; {fix}{header}")
     return int(float(cell))
