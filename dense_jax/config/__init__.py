@@ -23,6 +23,7 @@ from dense_jax.config.data import (
 from dense_jax.config.retrieval import (
     HEADLINE,
     AnswerConfig,
+    DropSameId,
     EmbedConfig,
     EvaluateConfig,
     IndexConfig,
@@ -172,6 +173,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "CorpusConfig",
+    "DropSameId",
     "EmbedConfig",
     "EvaluateConfig",
     "IndexConfig",

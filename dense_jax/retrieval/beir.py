@@ -4,23 +4,20 @@
     FOLDER/qrels/SPLIT.tsv      query-id <tab> corpus-id <tab> score
 
 Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four
-columns. A query without a text does not count unless it is judged: then it is an error, since figures on a part of a test set are
-not comparable.
+columns. A query without a text does not count unless it is judged: then it is an error, since figures on a part of a
+test set are not comparable.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
 from dense_jax.contracts import Reject
-from dense_jax.data.sources.judgements import RejectedQuery, beir_files, judgement_rows, query_rows
+from dense_jax.data.sources.judgements import RejectedQuery, beir_files, judgement_rows, query_rows, sound
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
 Queries = dict[str, str]  # id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade; relevant from 1
-
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +86,8 @@ def read_qrels(path: AnyPath) -> Qrels:
         DataError: naming file and line of a row that is not a judgement, or that contradicts an earlier one.
     """
     qrels: Qrels = {}
-    for row in _sound(judgement_rows(path)):
+    for row in sound(judgement_rows(path)):
         qrels.setdefault(row.query, {})[row.document] = row.grade
     if not qrels:
         raise DataError(f"{path}: holds no judgement")
     return qrels
-
-
-def _sound(rows: Iterable[_Row | Reject]) -> Iterator[_Row]:
-    """`rows`, all of which must be usable: figures on a part of a test set are not comparable."""
-    for row in rows:
-        if isinstance(row, Reject):
-            raise DataError(f"{row.where}: {row.reason}")
-        yield row

@@ -127,7 +127,7 @@ def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
     sources = [_open_source(replace(config, source=source, also=()), own) for source in config.sources]
     if len(sources) == 1:
         return CheckedCorpus(tuple(sources))
-    names = [_WHITE_SPACE.sub("_", source.name) for source in sources]  # an id with a space could be no test query
+    names = [_WHITE_SPACE.sub("_", source.name) for source in sources]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ConfigError(
             f"corpus.source and corpus.also name two sources that are called {twice[0]}; rename one of them, since the "

@@ -9,9 +9,9 @@ header with known names of all three decides which column is which. Ids with spa
 """
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
@@ -22,6 +22,8 @@ from dense_jax.data.sources.lines import RowError, decoded, form, lines
 from dense_jax.data.sources.tables import Record, is_array, json_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
+
+T = TypeVar("T")
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
 _TREC = 4  # columns
@@ -100,6 +102,18 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
             yield Reject(f"{path}:{number}", str(error))
         else:
             yield row
+
+
+def sound(rows: Iterable[T | Reject]) -> Iterator[T]:
+    """`rows`, all of which must be usable: figures on a part of a test set are not comparable.
+
+    Raises:
+        DataError: naming file and line of a bad row.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            raise DataError(f"{row.where}: {row.reason}")
+        yield row
 
 
 def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
