@@ -29,6 +29,7 @@ from dense_jax.processes import join_processes, leaving_at_once, naming_missing_
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.streams import input_lines
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
@@ -197,7 +198,7 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     ours = {"after training" if trained.step else "before training": trained for trained in (*before, chosen)}
     rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
-    notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
+    notes = dict.fromkeys(note for name, result in rows.items() for note in result.notes(name))
     text = "\n".join([evaluate.table(rows), *notes])
 
     def write() -> None:
@@ -213,13 +214,17 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
 def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Result:
     settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
     words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
-    return evaluate.evaluate(words.search, words.ids, test_set, settings.depth)
+    drop, queries = settings.drop_same_id, test_set.queries
+    own = own_documents(drop, queries, words.ids, lambda rows: [documents[row] for row in rows])
+    return evaluate.evaluate(words.search, words.ids, test_set, settings.depth, own)
 
 
 def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Result:
     collection = work.collection(trained.towers.passage, str(work.test_folder))
     dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
-    return evaluate.evaluate(dense, collection.store.ids(), test_set, work.config.evaluate.depth)
+    settings, ids = work.config.evaluate, collection.store.ids()
+    own = own_documents(settings.drop_same_id, test_set.queries, ids, collection.store.texts)
+    return evaluate.evaluate(dense, ids, test_set, settings.depth, own)
 
 
 def _export(work: Workdir, words: list[str]) -> None:

@@ -43,6 +43,7 @@ from dense_jax.progress import progress
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.probe import Sample
@@ -282,7 +283,9 @@ class Workdir:
         collection = self.collection(self._passage_tower, str(target))
         test_set = read_test_set(target, split)
         fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
-        return Sample(test_set, collection.store, self.tokenizer, fingerprint)
+        store, drop = collection.store, self.asked.evaluate.drop_same_id
+        own = own_documents(drop, test_set.queries, store.ids(), store.texts)
+        return Sample(test_set, store, self.tokenizer, fingerprint, own)
 
     def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""

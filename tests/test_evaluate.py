@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dense_jax.contracts import Ranking
-from dense_jax.errors import ConfigError, DataError
+from dense_jax.errors import ConfigError
 from dense_jax.retrieval import beir, runs
 from dense_jax.retrieval.evaluate import evaluate, table, write
 
@@ -87,6 +87,14 @@ def test_judged_queries_without_a_text_are_reported():
     assert result.notes() == ["set/test: 2 judged queries have no text and are left out"]
 
 
+def test_a_note_about_a_ranking_names_its_row_and_one_about_the_test_set_does_not():
+    result = evaluate(nothing, IDS, judged({"q1": {"gone": 1}}), DEPTH)
+    assert result.notes("before training") == [
+        "set/test, before training: 1 queries found nothing and count 0",
+        "set/test: 1 judged documents are not in the corpus and cannot be found",
+    ]
+
+
 def test_a_depth_that_cuts_recall_short_is_refused():
     with pytest.raises(ConfigError, match=r"evaluate.depth=10 is less than the 100 documents that Recall@100 looks at"):
         evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}), 10)
@@ -101,10 +109,24 @@ def test_a_result_is_written_as_figures_and_run(tmp_path):
     assert runs.read_run(tmp_path / "after.trec") == result.run
 
 
-def test_ids_that_a_run_file_cannot_express_are_refused(tmp_path):
-    result = evaluate(in_order_of_rows, ["my document"], judged({"q1": {"my document": 1}}), DEPTH)
-    with pytest.raises(DataError, match="'my document' is empty or holds white space"):
-        write(tmp_path, "after", result)
+def test_white_space_in_ids_is_percent_encoded_in_the_run_file_and_noted(tmp_path):
+    ids = ["Geneva Durben", "50%\tof"]
+    result = evaluate(in_order_of_rows, ids, judged({"a query": {"Geneva Durben": 1}}), DEPTH)
+    write(tmp_path, "after", result)
+    lines = (tmp_path / "after.trec").read_text().splitlines()
+    assert [line.split()[:3:2] for line in lines] == [["a%20query", "Geneva%20Durben"], ["a%20query", "50%25%09of"]]
+    assert json.loads((tmp_path / "after.json").read_text())["per_query"]["a query"]["MRR@10"] == 1.0
+    assert result.notes() == [
+        "set/test: ids hold white space, which a TREC run cannot express: there it is percent-encoded, as %20, "
+        "and % as %25"
+    ]
+
+
+def test_ids_without_white_space_stay_as_they_are_in_the_run_file(tmp_path):
+    result = evaluate(in_order_of_rows, ["50%"], judged({"q": {"50%": 1}}), DEPTH)
+    write(tmp_path, "after", result)
+    assert (tmp_path / "after.trec").read_text().split()[2] == "50%"
+    assert result.notes() == []
 
 
 def test_the_table_is_markdown_with_the_headline_figures():

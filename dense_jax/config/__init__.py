@@ -24,6 +24,7 @@ from dense_jax.config.data import (
 from dense_jax.config.retrieval import (
     HEADLINE,
     AnswerConfig,
+    DropSameId,
     EmbedConfig,
     EvaluateConfig,
     IndexConfig,
@@ -163,6 +164,7 @@ __all__ = [
     "CheckpointConfig",
     "Config",
     "CorpusConfig",
+    "DropSameId",
     "EmbedConfig",
     "EvaluateConfig",
     "IndexConfig",

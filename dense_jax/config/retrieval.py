@@ -118,12 +118,21 @@ class AnswerConfig:
         )
 
 
+class DropSameId(enum.Enum):
+    """Which documents with the id of a query are left out of its ranking."""
+
+    AUTO = "auto"  # those with the query's text; all, where at least half of them have it, as in ArguAna
+    ALWAYS = "always"  # all, as BEIR does
+    NEVER = "never"
+
+
 @dataclass
 class EvaluateConfig:
     folder: DataPath = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
     depth: Positive[int] = 100  # documents ranked per query
     before: bool = True  # also evaluate the parameters at step 0
+    drop_same_id: DropSameId = DropSameId.AUTO  # of the documents that have the id of the query
     bm25: bool = True
     bm25_k1: NotNegative[float] = 0.9
     bm25_b: Share[float] = 0.4

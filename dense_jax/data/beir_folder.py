@@ -1,5 +1,6 @@
 """Writes a test collection in BEIR's layout, each file whole or not at all."""
 
+import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,15 +17,19 @@ def write_beir(
     qrels: Mapping[str, Mapping[str, int]],
     split: str,
 ) -> None:
-    """`queries` (id -> text) and their judgements (query id -> document id -> grade) beside the corpus; grades last."""
+    """`queries` (id -> text) and their judgements (query id -> document id -> grade), written after the corpus."""
     with whole_file(folder / "corpus.jsonl") as partial, partial.open("wb") as file:
         for document in documents:
             file.write(_line({"_id": document.id, "title": document.title, "text": document.text}))
     with whole_file(folder / "queries.jsonl") as partial, partial.open("wb") as file:
         file.writelines(_line({"_id": query, "text": text}) for query, text in queries.items())
-    with whole_file(folder / "qrels" / f"{split}.tsv") as partial:
-        rows = [f"{query}\t{document}\t{grade}\n" for query, own in qrels.items() for document, grade in own.items()]
-        partial.write_text("query-id\tcorpus-id\tscore\n" + "".join(rows), encoding="utf-8")
+    with (
+        whole_file(folder / "qrels" / f"{split}.tsv") as partial,
+        partial.open("w", encoding="utf-8", newline="") as file,
+    ):
+        table = csv.writer(file, delimiter="\t", lineterminator="\n")  # quotes ids with tabs and quotes, as BEIR reads
+        table.writerow(["query-id", "corpus-id", "score"])
+        table.writerows([query, document, grade] for query, own in qrels.items() for document, grade in own.items())
 
 
 def _line(row: dict[str, str]) -> bytes:

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Iterator
 from heapq import nsmallest
 from pathlib import Path
 
-import orjson
 import xxhash
 
 from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.passages import split_sentences
+from dense_jax.data.sources.judgements import judgement_rows, query_rows, sound
 from dense_jax.errors import DataError
 from dense_jax.progress import progress
 
@@ -67,16 +67,20 @@ def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries
 
 
 def read_queries(folder: Path) -> Queries:
-    """The queries that `write_test_set` wrote."""
-    texts = [orjson.loads(line)["text"] for line in (folder / "queries.jsonl").read_bytes().splitlines()]
-    rows = (folder / "qrels" / f"{SPLIT}.tsv").read_text(encoding="utf-8").splitlines()[1:]
-    return {row.split("\t")[1]: text for row, text in zip(rows, texts, strict=True)}
+    """The queries that `write_test_set` wrote.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    texts = {row.id: row.text for row in sound(query_rows(folder / "queries.jsonl"))}
+    judgements = sound(judgement_rows(folder / "qrels" / f"{SPLIT}.tsv"))
+    return {row.document: texts[row.query] for row in judgements}
 
 
 def _query(document: Document) -> str:
     """The query of `document`, or nothing if it is not fit to be one."""
     first, *more = split_sentences(document.text)[:2] or [""]
-    if not more or any(map(str.isspace, document.id)):  # such an id would break the columns of the judgements
+    if not more:
         return ""
     query = _without_name(first, document.title)
     enough_left = sum(1 for _ in _WORD.finditer(document.text)) >= _REST + len(_WORD.findall(first))

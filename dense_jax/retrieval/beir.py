@@ -3,22 +3,21 @@
     FOLDER/queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
     FOLDER/qrels/SPLIT.tsv      query-id <tab> corpus-id <tab> score
 
-Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four columns.
+Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four
+columns. A query without a text does not count unless it is judged: then it is an error, since figures on a part of a
+test set are not comparable.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TypeVar
 
 from dense_jax.contracts import Reject
-from dense_jax.data.sources.judgements import beir_files, judgement_rows, query_rows
+from dense_jax.data.sources.judgements import RejectedQuery, beir_files, judgement_rows, query_rows, sound
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
 Queries = dict[str, str]  # id -> text
 Qrels = dict[str, dict[str, int]]  # query id -> document id -> grade; relevant from 1
-
-_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,8 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name a folder with queries.jsonl and qrels/{split}.tsv")
     queries_path, judgements_path = beir_files(folder, split)
-    texts, qrels = read_queries(queries_path), read_qrels(judgements_path)
+    qrels = read_qrels(judgements_path)
+    texts = read_queries(queries_path, qrels)
     queries = {query: text for query, text in texts.items() if query in qrels}
     if not queries:
         raise DataError(
@@ -57,13 +57,24 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
     return TestSet(folder.name, split, queries, {query: qrels[query] for query in queries}, unknown)
 
 
-def read_queries(path: AnyPath) -> Queries:
+def read_queries(path: AnyPath, judged: Collection[str] | None = None) -> Queries:
     """Id -> text, in the file's order; integer ids become strings.
+
+    A query that cannot be used is left out where `judged` lacks its id.
 
     Raises:
         DataError: naming file and line of a row that is not a query, or of a repeated id.
     """
-    if not (queries := {row.id: row.text for row in _sound(query_rows(path))}):
+    queries: Queries = {}
+    for row in query_rows(path):
+        if not isinstance(row, Reject):
+            queries[row.id] = row.text
+        elif judged is None or not isinstance(row, RejectedQuery):
+            raise DataError(f"{row.where}: {row.reason}")
+        elif row.id in judged:
+            fix = f"the query {row.id!r} is judged: mend it, or remove its judgements"
+            raise DataError(f"{row.where}: {row.reason}; {fix}")
+    if not queries:
         raise DataError(f"{path}: holds no query")
     return queries
 
@@ -75,16 +86,8 @@ def read_qrels(path: AnyPath) -> Qrels:
         DataError: naming file and line of a row that is not a judgement, or that contradicts an earlier one.
     """
     qrels: Qrels = {}
-    for row in _sound(judgement_rows(path)):
+    for row in sound(judgement_rows(path)):
         qrels.setdefault(row.query, {})[row.document] = row.grade
     if not qrels:
         raise DataError(f"{path}: holds no judgement")
     return qrels
-
-
-def _sound(rows: Iterable[_Row | Reject]) -> Iterator[_Row]:
-    """`rows`, all of which must be usable: figures on a part of a test set are not comparable."""
-    for row in rows:
-        if isinstance(row, Reject):
-            raise DataError(f"{row.where}: {row.reason}")
-        yield row

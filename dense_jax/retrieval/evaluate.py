@@ -14,6 +14,7 @@ from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import Find, by_document
 
 DEEPEST = 100  # ranks that the measures look at
+_SPACED = "ids hold white space, which a TREC run cannot express: there it is percent-encoded, as %20, and % as %25"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Counts:
     missing_documents: int  # judged documents that the corpus lacks; they stay in the denominators
     identical_ids: int  # results dropped because their id is their query's, as BEIR does
     identical_relevant: int  # of them, judged relevant: then ids that mean different things may have met by chance
+    identical_kept: int  # results with their query's id that are not dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,24 +38,36 @@ class Result:
     scores: Scores
     counts: Counts
     run: Run
+    spaced_ids: bool = False  # an id of a query or a document holds white space
 
-    def notes(self) -> list[str]:
-        """A sentence for each count that is not as it should be."""
-        texts = {
+    def notes(self, row: str = "") -> list[str]:
+        """A sentence for each count that is not as it should be; those about the ranking name `row`, its table row."""
+        other = " and another text" if self.counts.identical_ids else ""
+        of_ranking = {
             "without_results": "queries found nothing and count 0",
-            "without_text": "judged queries have no text and are left out",
-            "missing_documents": "judged documents are not in the corpus and cannot be found",
             "identical_ids": "results had their query's own id and were dropped, as BEIR does",
             "identical_relevant": "of these were judged relevant: rename the queries unless they are documents",
+            "identical_kept": f"results have their query's own id{other}, and are kept; "
+            "evaluate.drop_same_id=always drops them, as BEIR does",
         }
+        of_test_set = {
+            "without_text": "judged queries have no text and are left out",
+            "missing_documents": "judged documents are not in the corpus and cannot be found",
+        }
+        place = f"{self.collection}, {row}" if row else self.collection
+        spaced = [f"{self.collection}: {_SPACED}"] if self.spaced_ids else []
+        return [*self._counted(place, of_ranking), *self._counted(self.collection, of_test_set), *spaced]
+
+    def _counted(self, place: str, texts: Mapping[str, str]) -> list[str]:
         counts = dataclasses.asdict(self.counts)
-        return [f"{self.collection}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]
+        return [f"{place}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]
 
 
-def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Result:
+def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None) -> Result:
     """Ranks `depth` documents for every query of `test_set` and scores them.
 
-    `ids` names the rows that `find` returns; a document of several passages is as good as its best one.
+    `ids` names the rows that `find` returns; a document of several passages is as good as its best one. The queries
+    `own`, or all, do not find the document with their id (see `same_ids`).
 
     Raises:
         ConfigError: `depth` is too small for the measures.
@@ -62,7 +76,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
     k = min(len(ids), depth + 1)  # one more, for the query's own document
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
     found = runs.from_ranking(ranking, test_set.queries, ids)
-    kept, identical = runs.without_identical(found)
+    kept, identical = runs.without_identical(found, own)
     run = runs.cut(kept, depth)
     counts = Counts(
         queries=len(test_set.queries),
@@ -71,17 +85,16 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
         missing_documents=len(test_set.missing_documents(ids)),
         identical_ids=len(identical),
         identical_relevant=sum(test_set.qrels[query].get(query, 0) > 0 for query in identical),
+        identical_kept=sum(query in scores for query, scores in run.items()),
     )
-    return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run)
+    spaced = any(map(runs.holds_space, (*test_set.queries, *ids)))
+    return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run, spaced)
 
 
 def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:
-    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run; `step` is that of the checkpoint.
-
-    Raises:
-        DataError: an id holds white space, which a TREC file cannot express.
-    """
-    runs.write_run(folder / f"{name}.trec", result.run, name)
+    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run; `step` is that of the checkpoint."""
+    run = runs.percent_encoded(result.run) if result.spaced_ids else result.run
+    runs.write_run(folder / f"{name}.trec", run, name)
     about = {
         "collection": result.collection,
         "split": result.collection.rpartition("/")[2],

@@ -4,14 +4,19 @@
 strings, *descending* ("d9" before "d10"). Every figure and file here uses it.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
 from dense_jax.contracts import Ranking
 from dense_jax.errors import DataError
 from dense_jax.files import whole_file
+
+_SPACE = re.compile(r"\s")
+_SPACE_OR_PERCENT = re.compile(r"[\s%]")
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
@@ -53,16 +58,29 @@ def cut(run: Run, depth: int) -> Run:
     }
 
 
-def without_identical(run: Run) -> tuple[Run, list[str]]:
-    """The run without documents whose id is their query's, and those ids.
+def without_identical(run: Run, queries: Container[str] | None = None) -> tuple[Run, list[str]]:
+    """The run without documents whose id is their query's, and those ids; only of `queries`, if they are given.
 
-    BEIR does so, because in ArguAna and Quora the queries are themselves documents; its published figures rest on it.
+    BEIR does so for all queries, because in ArguAna the queries are themselves documents; its published figures rest on
+    it.
     """
-    dropped = [query for query, scores in run.items() if query in scores]
+    dropped = [query for query, scores in run.items() if query in scores and (queries is None or query in queries)]
+    own = set(dropped)
     kept = {
-        query: {document: s for document, s in scores.items() if document != query} for query, scores in run.items()
+        query: {document: s for document, s in scores.items() if document != query or query not in own}
+        for query, scores in run.items()
     }
     return kept, dropped
+
+
+def percent_encoded(run: Run) -> Run:
+    """The run with each white space of an id as %20 or the like, and % as %25, as a TREC file can hold them."""
+    return {_encoded(query): {_encoded(d): score for d, score in scores.items()} for query, scores in run.items()}
+
+
+def holds_space(identifier: str) -> bool:
+    """Whether an id has white space, which a TREC file cannot express."""
+    return _SPACE.search(identifier) is not None
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
@@ -101,6 +119,10 @@ def read_run(path: Path) -> Run:
             raise DataError(f"{path}:{number}: query {query!r} has document {document!r} twice")
         run[query][document] = _score(score, f"{path}:{number}")
     return run
+
+
+def _encoded(identifier: str) -> str:
+    return _SPACE_OR_PERCENT.sub(lambda found: quote(found[0]), identifier)
 
 
 def _check_word(word: str, path: Path) -> None:

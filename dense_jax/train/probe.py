@@ -27,6 +27,7 @@ class Sample:
     store: Passages  # its documents, tokenised
     tokenizer: Tokenizes
     fingerprint: str  # other samples' figures do not compare
+    own: frozenset[str] | None = None  # queries that do not find the document with their id; None: all (see `same_ids`)
 
 
 class Probe:
@@ -61,6 +62,7 @@ class Probe:
                 self._ids,
                 sample.test_set,
                 DEEPEST,
+                sample.own,
             )
         figures = np.array([result.scores.mean[name] for name in HEADLINE])
         return dict(zip(HEADLINE, _of_first_process(figures).tolist(), strict=True))

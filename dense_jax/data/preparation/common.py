@@ -1,6 +1,7 @@
 """What all kinds of prepared data share: the usable documents, the list of rejected rows, test set and tokenizer."""
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dense_jax.data.preparation.near_duplicates import (
     read_duplicates,
 )
 from dense_jax.data.sources.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
@@ -126,6 +128,7 @@ class _Scanned:
     config: CorpusConfig
     documents: int
     reasons: Counter[str]
+    causes: Counter[str]  # of the same rows
     first: list[Reject]
 
     @property
@@ -151,7 +154,10 @@ def scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
 
 
 def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
+    if source.note:
+        print(source.note, file=sys.stderr)
     reasons: Counter[str] = Counter()
+    causes: Counter[str] = Counter()
     first: list[Reject] = []
     documents = 0
     for row in progress(source, f"check {source.name}", None, "rows"):
@@ -159,10 +165,11 @@ def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
             place, _, line = row.where.rpartition(":")
             rejects.write(orjson.dumps({"file": place, "line": int(line), "reason": row.reason}) + b"\n")
             reasons[_kind(row.reason)] += 1
+            causes[likely_cause(row.reason)] += 1
             first += [row] if len(first) < _EXAMPLES else []
         else:
             documents += 1
-    return _Scanned(source.config, documents, reasons, first)
+    return _Scanned(source.config, documents, reasons, causes, first)
 
 
 def _kind(reason: str) -> str:
@@ -173,14 +180,14 @@ def _kind(reason: str) -> str:
 def _too_many(found: _Scanned, file: Path) -> str:
     rows = found.rejected + found.documents
     allowed = found.config.max_rejects
-    fix = f"correct them, or skip them by --corpus.max_rejects={min(1.0, found.rejected / rows + 0.005):.2f}"
+    fix = advice(found.causes, found.documents)
     return "\n".join(
         [
             f"{found.rejected:,} of {rows:,} rows cannot be used (corpus.max_rejects={allowed}):",
             *(f"  {count:,} x {kind or 'other'}" for kind, count in found.reasons.most_common()),
             "for example",
             *(f"  {row.where}: {row.reason}" for row in found.first),
-            f"all are in {file}; {fix if found.documents else 'no document is left'}",
+            f"all are in {file}; {fix if found.documents else f'no document is left; {fix}'}",
         ]
     )
 

@@ -21,6 +21,7 @@ from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.sources.corpus import CheckedCorpus, Source
 from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
 from dense_jax.data.sources.query_ids import read_queries
+from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
 from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.tokenizer import Tokenizer
@@ -181,11 +182,9 @@ def _check(judged: _Judged, usable: int, folder: Path) -> None:
     shown = "\n".join(f"  {one.where}: {one.reason}" for one in judged.rejects[:_EXAMPLES])
     if not usable:
         raise DataError(f"no query is left to learn from; for example\n{shown}\nall are in {folder / 'rejects.json'}")
-    share = min(1.0, rejected / (rejected + usable) + 0.005)
     raise DataError(
         f"{rejected:,} of {rejected + usable:,} queries cannot be used (corpus.max_rejects={allowed}); for example\n"
-        f"{shown}\nall are in {folder / 'rejects.json'}; correct them, or skip them by "
-        f"--corpus.max_rejects={share:.2f}"
+        f"{shown}\nall are in {folder / 'rejects.json'}; {advice(causes_of(judged.rejects), usable)}"
     )
 
 

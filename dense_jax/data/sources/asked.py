@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 import xxhash
 
 from dense_jax.contracts import Reject
+from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, as_id, value_of
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError
 from dense_jax.data.sources.rows import Row
-
-_DOCUMENT_IDS = ("docid", "passage_id", "psg_id", "id", "_id")
 
 
 class Told(NamedTuple):
@@ -98,11 +97,11 @@ def told(value: Any, what: str) -> Told:
         return Told(text_id(f"\n{value}"), "", value)
     if not isinstance(value, dict):
         raise RowError(f"{what} is {value!r:.60}, neither a text nor an object with one")
-    title, text = value.get("title"), value.get("text")
+    title, text = value_of(value, TITLES), value_of(value, TEXTS)
     title = "" if title is None else title
     if not isinstance(title, str) or not isinstance(text, str):
         raise RowError(f"{what} has title {title!r:.60} and text {text!r:.60}, not two strings")
-    given = next((value[name] for name in _DOCUMENT_IDS if value.get(name) is not None), None)
+    given = value_of(value, DOCUMENT_IDS)
     identifier = text_id(f"{title}\n{text}") if given is None else checked_id(given, f"{what}: document id")
     return Told(identifier, title, text, checked_score(value.get("score"), what))
 
@@ -126,14 +125,12 @@ def query_text(value: Any) -> str:
 
 
 def checked_id(value: Any, what: str) -> str:
-    """An id as a string.
+    """An id as a string, without white space at its ends.
 
     Raises:
-        RowError: it is neither a string nor an integer.
+        RowError: it is neither a string nor an integer, or it is blank or holds a line break.
     """
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise RowError(f"the {what} is {value!r:.60}, not a string or an integer")
-    return str(value)
+    return as_id(value, f"the {what}")
 
 
 def checked_score(value: Any, what: str) -> float:

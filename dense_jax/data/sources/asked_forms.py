@@ -1,10 +1,12 @@
-"""What a row with named values says, by the names it has.
+"""Forms of rows with named values, by their names.
 
 Tevatron    query_id, query, positive_passages, negative_passages: lists of {docid, title, text, score}
 DPR         question, positive_ctxs, hard_negative_ctxs, negative_ctxs: lists of {title, text, passage_id, score}
-pairs       query | anchor | question, positive | pos | document | passage | answer, perhaps negative | negatives | neg
+pairs       query | question | anchor, positive | pos | document | passage | answer, perhaps negative | negatives | neg
             or negative_1, negative_2, ...: a text, an object with one, or a list of them; perhaps query_id
 ids         query_id, query_text, positive_document_ids, negative_document_ids: see `query_ids`
+
+Ids, titles, texts and queries may have the other names in `fields`.
 
 A pair's score | scores | label | labels is a list with a number for each positive and negative, or for the negatives
 alone: then margins, by how much the positive is above each. A single number is the positive's score, or the margin of
@@ -16,12 +18,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import Asked, Told, checked_score, told
+from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, listed, text_field, value_of
 from dense_jax.data.sources.lines import RowError
 from dense_jax.data.sources.tables import Record
 
-_QUERY = ("query", "anchor", "question")
 _POSITIVE = ("positive", "pos", "document", "passage", "answer")
 _NEGATIVE = ("negative", "negatives", "neg")
 _NUMBERED = re.compile(r"negative_(\d+)")
@@ -39,24 +42,26 @@ class Form(enum.Enum):
     ANSWERS = "questions and answers"
 
 
-def form_of(names: Collection[str], text_field: str) -> Form | None:
-    """The form of a row with these names, where documents have the field `text_field`; None: none that is known."""
+def form_of(names: Collection[str], config: CorpusConfig) -> Form | None:
+    """The form of a row with these names; None: no known one. The other known names of a text come last."""
     if "positive_document_ids" in names:
         return Form.IDS
     if "positive_passages" in names:
         return Form.TEVATRON
     if "positive_ctxs" in names:
         return Form.DPR
-    if text_field in names:
+    if config.text_field in names:
         return Form.DOCUMENTS
     if is_pairs(names):
         return Form.PAIRS
-    return Form.ANSWERS if "question" in names and "answers" in names else None
+    if "question" in names and "answers" in names:
+        return Form.ANSWERS
+    return Form.DOCUMENTS if text_field(tuple(names), config) else None
 
 
 def is_pairs(names: Collection[str]) -> bool:
     """Whether there is a query and what answers it."""
-    return _first(_QUERY, names) is not None and _first(_POSITIVE, names) is not None
+    return find(names, QUERY_TEXTS) is not None and find(names, _POSITIVE) is not None
 
 
 def asked_rows(records: Iterable[Record | Reject], form: Form, place: str) -> Iterator[Asked | Reject]:
@@ -74,24 +79,26 @@ def asked_rows(records: Iterable[Record | Reject], form: Form, place: str) -> It
 
 def _tevatron(number: int, values: Mapping[str, Any]) -> Asked:
     positives = _texts(values, "positive_passages")
-    return Asked(number, values.get("query_id"), values.get("query"), positives, _texts(values, "negative_passages"))
+    negatives = _texts(values, "negative_passages")
+    return Asked(number, value_of(values, QUERY_IDS), value_of(values, QUERY_TEXTS), positives, negatives)
 
 
 def _dpr(number: int, values: Mapping[str, Any]) -> Asked:
     negatives = _texts(values, "hard_negative_ctxs") + _texts(values, "negative_ctxs")
-    return Asked(number, None, values.get("question"), _texts(values, "positive_ctxs"), negatives)
+    positives = _texts(values, "positive_ctxs")
+    return Asked(number, value_of(values, QUERY_IDS), value_of(values, QUERY_TEXTS), positives, negatives)
 
 
 def _pair(number: int, values: Mapping[str, Any]) -> Asked:
-    query, positive, negative = (_first(names, values) for names in (_QUERY, _POSITIVE, _NEGATIVE))
+    query, positive, negative = (find(values, names) for names in (QUERY_TEXTS, _POSITIVE, _NEGATIVE))
     if query is None or positive is None:
-        raise RowError(f"has no query and positive; it has {', '.join(map(repr, list(values)[:9])) or 'none'}")
+        raise RowError(f"has no query and positive; it has {listed(values)}")
     positives = _texts(values, positive)
     negatives = _texts(values, negative) if negative else ()
     numbered = sorted((name for name in values if _NUMBERED.fullmatch(name)), key=lambda name: int(name[9:]))
     negatives += tuple(text for name in numbered for text in _texts(values, name))
-    asked = Asked(number, values.get("query_id"), values.get(query), positives, negatives)
-    scores = _first(_SCORES, values)
+    asked = Asked(number, value_of(values, QUERY_IDS), values.get(query), positives, negatives)
+    scores = find(values, _SCORES)
     if scores is None or values[scores] is None:
         return asked
     if scores == "label" and not negatives and checked_score(values[scores], scores) <= 0:
@@ -114,13 +121,9 @@ def _with_scores(asked: Asked, value: Any, name: str) -> Asked:
 
 
 def _texts(values: Mapping[str, Any], name: str) -> tuple[Told, ...]:
-    """The texts under `name`: none, one, or a list."""
+    """The texts under `name`: a list of them, one, or no text where the value is null or blank."""
     value = values.get(name)
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return ()
     listed = value if isinstance(value, list) else [value]
     return tuple(told(one, f"{name}[{i}]") for i, one in enumerate(listed))
-
-
-def _first(names: Iterable[str], known: Collection[str]) -> str | None:
-    return next((name for name in names if name in known), None)

@@ -1,22 +1,24 @@
 """Where documents come from, and what a row must be to become one.
 
-A row needs an id (or gets its number) and a text. A text may also be a list of paragraphs, or of sections with
-`heading` and `text`, joined by blank lines. Every other row becomes a `Reject` with file, line and reason.
+A row needs an id (or gets its number where no row has one) and a text. A text may also be a list of paragraphs, or of
+sections with `heading` and `text`, joined by blank lines. Every other row becomes a `Reject` with file, line and
+reason.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
+from dense_jax.data.sources.fields import as_id, check_configured, document_fields, numbering_note
 from dense_jax.data.sources.installed import installed_rows, installed_versions
 from dense_jax.data.sources.judged import JudgedQuery
 from dense_jax.data.sources.lines import RowError, has_surrogate
-from dense_jax.data.sources.rows import Fields, Row, open_tfds, tfds_rows
+from dense_jax.data.sources.rows import Row, open_tfds, tfds_rows
 from dense_jax.data.sources.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.files import located
@@ -38,6 +40,7 @@ class Source:
     prefix: str = ""  # of the ids of its documents
     judged: Judged | None = None  # its training queries, if it has any
     left_out: frozenset[str] = frozenset()  # ids of documents that count as read, and are not given
+    note: str = ""  # a sentence for the user about how it is read
 
     def __iter__(self) -> Iterator[Document | Reject]:
         """
@@ -81,7 +84,7 @@ class Source:
             if (first := first_seen.setdefault(document.id, row.number)) != row.number:
                 raise RowError(f"has the id {document.id!r} of {self.place}:{first}")
         except RowError as error:
-            return Reject(f"{self.place}:{row.number}", str(error))
+            return Reject(row.where or f"{self.place}:{row.number}", str(error))
         return replace(document, id=self.prefix + document.id)
 
 
@@ -124,7 +127,7 @@ def open_corpus(config: CorpusConfig, *, asked: bool = False) -> CheckedCorpus:
     sources = [_open_source(replace(config, source=source, also=()), own) for source in config.sources]
     if len(sources) == 1:
         return CheckedCorpus(tuple(sources))
-    names = [_WHITE_SPACE.sub("_", source.name) for source in sources]  # an id with a space could be no test query
+    names = [_WHITE_SPACE.sub("_", source.name) for source in sources]
     if twice := [name for i, name in enumerate(names) if name in names[:i]]:
         raise ConfigError(
             f"corpus.source and corpus.also name two sources that are called {twice[0]}; rename one of them, since the "
@@ -141,13 +144,13 @@ def _open_source(config: CorpusConfig, asked: bool) -> Source:
     if config.source == INSTALLED:
         return Source(INSTALLED, INSTALLED, _Kept(installed_rows()).all, installed_versions, config)
     if config.source.startswith(_TFDS):
-        return _open_tfds_source(config, Fields(config.id_field, config.title_field, config.text_field))
+        return _open_tfds_source(config)
     path = located(config.source)
     if not path.exists():
         raise DataError(f"corpus source {config.source}: no such file or folder; name {FORMS}")
     found = open_path(path, config, asked)
     name = path.name
-    return Source(name, str(found.place), found.rows, found.identify, config, judged=found.judged)
+    return Source(name, str(found.place), found.rows, found.identify, config, judged=found.judged, note=found.note)
 
 
 class _Kept:
@@ -164,12 +167,17 @@ class _Kept:
             yield row
 
 
-def _open_tfds_source(config: CorpusConfig, fields: Fields) -> Source:
+def _open_tfds_source(config: CorpusConfig) -> Source:
     name = config.source.removeprefix(_TFDS)
     source = open_tfds(name, config.split)
     label = f"{source.dataset_info.full_name}[{config.split}]"
+    names = tuple(source.dataset_info.features)
+    check_configured(f"corpus source tfds:{name}", names, config)
+    fields = document_fields(names, config)
+    note = numbering_note(label, names) if fields.numbered else ""
     rows = partial(tfds_rows, source, fields, label)
-    return Source(label, label, rows, lambda: {"examples": len(source), "fields": asdict(fields)}, config)
+    identify = partial(dict, examples=len(source), fields=fields.named())
+    return Source(label, label, rows, identify, config, note=note)
 
 
 def _checked(row: Row, max_characters: int) -> Document:
@@ -178,9 +186,6 @@ def _checked(row: Row, max_characters: int) -> Document:
     Raises:
         RowError: an id, title or text that cannot be used.
     """
-    identifier = str(row.number) if row.id is None else row.id
-    if isinstance(identifier, bool) or not isinstance(identifier, str | int) or identifier == "":
-        raise RowError(f"the id is {identifier!r:.60}, not a string or an integer")
     title = "" if row.title is None else row.title
     if not isinstance(title, str):
         raise RowError(f"the title is {title!r:.60}, not a string")
@@ -189,12 +194,20 @@ def _checked(row: Row, max_characters: int) -> Document:
         raise RowError("text and title are empty")
     if len(text) + len(title) > max_characters:
         raise RowError(f"{len(text) + len(title):,} characters, more than corpus.max_characters={max_characters:,}")
-    for name, value in (("id", str(identifier)), ("title", title), ("text", text)):
-        if "\0" in value:
-            raise RowError(f"the {name} holds a NUL character")
-        if has_surrogate(value):
-            raise RowError(f"the {name} holds a lone surrogate, which is no character")
-    return Document(str(identifier), title, text)
+    _check_characters("title", title)
+    _check_characters("text", text)
+    if row.id is None:
+        raise RowError("has no id, which other rows have; give it one")
+    identifier = as_id(row.id, "the id")
+    _check_characters("id", identifier)
+    return Document(identifier, title, text)
+
+
+def _check_characters(name: str, value: str) -> None:
+    if "\0" in value:
+        raise RowError(f"the {name} holds a NUL character")
+    if has_surrogate(value):
+        raise RowError(f"the {name} holds a lone surrogate, which is no character")
 
 
 def _joined(text: Any) -> str:

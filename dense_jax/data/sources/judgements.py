@@ -1,26 +1,38 @@
-"""Queries and judgements of documents that are told by their ids, row by row, every bad row with its line.
+"""Queries, and judgements of documents by their ids, row by row, every bad row with its line.
 
-    queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
-    queries.SPLIT.tsv    query-id <tab> text
+    queries.jsonl        {"_id": "q1", "text": "who discovered radium"}, or other names of `fields`
+    queries.SPLIT.tsv    query-id <tab> text, perhaps with a header
     qrels                query-id <tab> corpus-id <tab> grade
 
-Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`.
+Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`. A
+header with known names of all three decides which column is which. Ids with spaces need tabs.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import csv
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
 from dense_jax.contracts import Reject
+from dense_jax.data.sources.fields import DOCUMENT_IDS, GRADES, QUERY_IDS, QUERY_TEXTS, as_id, find, is_known, listed
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError, decoded, form, lines
+from dense_jax.data.sources.tables import Record, is_array, json_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
+T = TypeVar("T")
+
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
-_HEADERS = {"queryid", "qid", "query", "topic", "topicid"}  # what the first cell of a header says, without - and _
+_TREC = 4  # columns
+_QUERIES = ("query_id", "qid", "query", "topic_id", "topic", "question_id", "_id")  # in the header of judgements
+_DOCUMENTS = (*DOCUMENT_IDS, "doc", "document", "passage")
+_HEADER_ADVICE = "if it is a header, write it as query-id, corpus-id and score"
+_TAB_ADVICE = "if ids hold spaces, separate the columns by tabs"
 _PACKED = ("", ".gz", ".xz")
+_TEXTS = ("text", *QUERY_TEXTS)
 
 
 class QueryRow(NamedTuple):
@@ -29,6 +41,13 @@ class QueryRow(NamedTuple):
     number: int
     id: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedQuery(Reject):
+    """A row with an id whose query cannot be used; it is harmless where no judgement has this id."""
+
+    id: str
 
 
 class Judgement(NamedTuple):
@@ -42,33 +61,37 @@ class Judgement(NamedTuple):
 
 def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
     """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
-    parse = _tsv_query if form(path) == ".tsv" else _jsonl_query
     first: dict[str, int] = {}
-    for number, raw in lines(path, _LONGEST_LINE):
+    id_name: str | None = None  # of the first row that has an id: other rows have it there too
+    for record in _query_records(path):
+        if isinstance(record, Reject):
+            yield record
+            continue
+        where, query = f"{path}:{record.number}", None
         try:
-            query, text = parse(_text(raw))
-            if first.setdefault(query, number) != number:
+            id_name = id_name or find(record.values, QUERY_IDS)
+            query = _query_id(record.values, id_name or "_id")
+            if first.setdefault(query, record.number) != record.number:
                 raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
+            yield QueryRow(record.number, query, _query_text(record.values))
         except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-        else:
-            yield QueryRow(number, query, text)
+            yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query)
 
 
 def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     """The judgements of a file in its order. One may be repeated with the same grade; with another, it is a bad row."""
     seen: dict[tuple[str, str], Judgement] = {}
-    columns = 0
+    columns: _Columns | None = None
     for number, raw in lines(path, _LONGEST_LINE):
         try:
             line = _text(raw)
-            cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
-            columns = columns or _known_columns(cells)
-            if len(cells) != columns or not all(cells):
-                raise RowError(f"{line!r:.200} does not have {columns} non-empty columns like the first row")
-            if not seen and _is_header(cells):
+            cells = _cells(line)
+            is_first, columns = columns is None, columns or _columns(cells, line)
+            if is_first and columns.header:
                 continue
-            row = Judgement(number, cells[0], cells[-2], _grade(cells[-1]))
+            _check_cells(cells, line, columns)
+            grade = _grade(cells[columns.grade], is_first)
+            row = Judgement(number, cells[columns.query], cells[columns.document], grade)
             first = seen.setdefault((row.query, row.document), row)
             if first.grade != row.grade:
                 raise RowError(
@@ -81,6 +104,18 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
             yield row
 
 
+def sound(rows: Iterable[T | Reject]) -> Iterator[T]:
+    """`rows`, all of which must be usable: figures on a part of a test set are not comparable.
+
+    Raises:
+        DataError: naming file and line of a bad row.
+    """
+    for row in rows:
+        if isinstance(row, Reject):
+            raise DataError(f"{row.where}: {row.reason}")
+        yield row
+
+
 def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The queries that `judgements` judges, in the order of their file: from grade 1 a document is a positive."""
     found: dict[str, dict[str, Judgement]] = {}
@@ -91,7 +126,8 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
             found.setdefault(row.query, {})[row.document] = row
     for row in query_rows(queries):
         if isinstance(row, Reject):
-            yield row
+            if not isinstance(row, RejectedQuery) or row.id in found:
+                yield row
         elif own := found.pop(row.id, None):
             positives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade >= 1)
             negatives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade < 1)
@@ -155,43 +191,125 @@ def _text(raw: bytes | None) -> str:
     return decoded(raw)
 
 
-def _jsonl_query(line: str) -> tuple[str, str]:
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise RowError(f"is not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise RowError('is not a JSON object with "_id" and "text"')
-    query, text = row.get("_id"), row.get("text")
-    if isinstance(query, bool) or not isinstance(query, str | int) or query == "":
-        raise RowError(f'"_id" is {_shown(query)}, not a string or an integer')
+def _query_records(path: AnyPath) -> Iterator[Record | Reject]:
+    if form(path) == ".tsv":
+        return _tsv_queries(path)
+    return json_records(path) if is_array(path) else _jsonl_queries(path)
+
+
+def _jsonl_queries(path: AnyPath) -> Iterator[Record | Reject]:
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            row = orjson.loads(_text(raw))
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+        except orjson.JSONDecodeError as error:
+            yield Reject(f"{path}:{number}", f"is not JSON ({error})")
+        else:
+            no_object = Reject(f"{path}:{number}", 'is not a JSON object with "_id" and "text"')
+            yield Record(number, row) if isinstance(row, dict) else no_object
+
+
+def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
+    """A record for each line: id and text, or as the first line names them."""
+    names, is_first = ("_id", "text"), True
+    for number, raw in lines(path, _LONGEST_LINE):
+        try:
+            line = _text(raw)
+        except RowError as error:
+            yield Reject(f"{path}:{number}", str(error))
+            continue
+        cells = line.split("\t")
+        header, is_first = is_first and find(cells, QUERY_IDS) and find(cells, _TEXTS), False
+        if header:
+            names = tuple(cells)
+        elif len(cells) != len(names) or not all(cell.strip() for cell in cells):
+            columns = "two non-empty columns: query id and text" if len(names) == 2 else f"the columns {listed(names)}"
+            yield Reject(f"{path}:{number}", f"{line!r:.200} does not have {columns}")
+        else:
+            yield Record(number, dict(zip(names, cells, strict=True)))
+
+
+def _query_id(values: Mapping[str, Any], name: str) -> str:
+    if values.get(name) is None:
+        raise RowError(f'"{name}" is missing; the row has {listed(values)}')
+    return as_id(values[name], f'"{name}"')
+
+
+def _query_text(values: Mapping[str, Any]) -> str:
+    name = find(values, _TEXTS) or "text"
+    text = values.get(name)
     if not isinstance(text, str):
-        raise RowError(f'"text" is {_shown(text)}, not a string')
+        shown = f"missing; the row has {listed(values)}" if text is None else f"{text!r:.80}, not a string"
+        raise RowError(f'"{name}" is {shown}')
     if not text.strip() or "\0" in text:
-        raise RowError(f'"text" {"holds a NUL character" if text.strip() else "is empty"}')
-    return str(query), text
+        raise RowError(f'"{name}" {"holds a NUL character" if text.strip() else "is empty"}')
+    return text
 
 
-def _tsv_query(line: str) -> tuple[str, str]:
-    cells = line.split("\t")
-    if len(cells) != 2 or not all(cell.strip() for cell in cells):
-        raise RowError(f"{line!r:.200} does not have two non-empty columns: query id and text")
-    return cells[0].strip(), cells[1]
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Where a file of judgements has what, by its first row."""
+
+    count: int
+    query: int
+    document: int
+    grade: int
+    header: bool  # the first row
 
 
-def _shown(value: Any) -> str:
-    return "missing" if value is None else repr(value)[:80]
+def _columns(cells: list[str], line: str) -> _Columns:
+    """The columns by the names of a header, or else by their order.
+
+    Raises:
+        RowError: the row is neither a header nor a judgement.
+    """
+    count = len(cells)
+    if named := _named_columns(cells):
+        return _Columns(count, *named, header=True)
+    if count not in (3, 4):
+        raise RowError(
+            f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
+        )
+    # Only by its own words: a first row that merely looks odd must fail, not vanish.
+    header = is_known(cells[0], _QUERIES) and not _is_number(cells[-1])
+    if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
+        raise RowError(f"{line!r:.200} has {cells[1]!r} in the place of TREC's 0; {_TAB_ADVICE}")
+    return _Columns(count, 0, count - 2, count - 1, header)
 
 
-def _known_columns(cells: list[str]) -> int:
-    if len(cells) not in (3, 4):
-        raise RowError(f"{len(cells)} columns; a judgement is `query document grade` or `query 0 document grade`")
-    return len(cells)
+def _named_columns(cells: list[str]) -> tuple[int, int, int] | None:
+    """The columns of query, document and grade, if `cells` names all three."""
+    query = find(cells, _QUERIES)
+    document = find([cell for cell in cells if cell != query], _DOCUMENTS)
+    grade = find(cells, GRADES)
+    if query is None or document is None or grade is None:
+        return None
+    return cells.index(query), cells.index(document), cells.index(grade)
 
 
-def _is_header(cells: list[str]) -> bool:
-    """Only by its own words: a first row that merely looks odd must fail, not vanish."""
-    return cells[0].lower().replace("-", "").replace("_", "") in _HEADERS and not _is_number(cells[-1])
+def _cells(line: str) -> list[str]:
+    """The columns between tabs, or between white space where a line has no tab; cells may be quoted as in CSV."""
+    if "\t" not in line:
+        return line.split()
+    if '"' not in line:
+        return [cell.strip() for cell in line.split("\t")]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter="\t", strict=True))]
+    except csv.Error:  # the quotes are parts of ids
+        return [cell.strip() for cell in line.split("\t")]
+
+
+def _check_cells(cells: list[str], line: str, columns: _Columns) -> None:
+    if len(cells) == columns.count and all(cells):
+        return
+    advice = "" if "\t" in line else f"; {_TAB_ADVICE}"
+    raise RowError(f"{line!r:.200} does not have {columns.count} non-empty columns like the first row{advice}")
+
+
+def _is_iteration(cell: str) -> bool:
+    """Whether `cell` may be the second column of TREC's judgements, which has no meaning."""
+    return _is_number(cell) or cell.lower() in ("q0", "iter", "-")
 
 
 def _is_number(cell: str) -> bool:
@@ -202,8 +320,10 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _grade(cell: str) -> int:
+def _grade(cell: str, is_first: bool) -> int:
     """Negative grades are allowed and gain nothing."""
     if not _is_number(cell) or not float(cell).is_integer():
-        raise RowError(f"grade {cell!r} is not a whole number; round the grades, or keep those that are relevant as 1")
+        fix = "round the grades, or keep those that are relevant as 1"
+        header = f"; {_HEADER_ADVICE}" if is_first and not _is_number(cell) else ""
+        raise RowError(f"grade {cell!r} is not a whole number; {fix}{header}")
     return int(float(cell))

@@ -1,9 +1,11 @@
 """Lines of text files, plain or compressed, in bounded memory whatever the file holds."""
 
+import codecs
 import contextlib
 import gzip
 import lzma
 import re
+import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
@@ -12,10 +14,17 @@ from typing import IO
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
-_BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz")
 _ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")
 _LOOKED_AT = 4_096  # bytes
+_MARKS = {  # what a file begins with -> its encoding; those of UTF-32 begin with those of UTF-16
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_SURELY = 0.5  # share of NUL bytes among the bytes that are NUL in a Latin text of such an encoding
+_LATIN = "; if all of the file is Latin-1, convert it by iconv -f ISO-8859-1 -t UTF-8"
 
 
 class RowError(Exception):
@@ -25,22 +34,33 @@ class RowError(Exception):
 def lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]:
     """(number from 1, content) of each line of `path` that is not blank; None for one of more than `longest` bytes.
 
-    Line ends of Windows and a byte order mark are taken off. `.gz` and `.xz` files are unpacked on the way.
+    Line ends of Windows and byte order marks are taken off. `.gz` and `.xz` files are unpacked on the way.
 
     Raises:
-        DataError: there is no such file, or its compression is damaged (with the line where it broke off).
+        DataError: there is no such file, it is UTF-16 or UTF-32, or its compression is damaged (with the line where it
+            broke off).
+    """
+    for number, raw in raw_lines(path, longest):
+        if raw is None or raw.strip():
+            yield number, None if raw is None else raw.rstrip(b"\r\n")
+
+
+def raw_lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]:
+    """The same of all lines, blank ones too, with their line ends.
+
+    Raises:
+        DataError: as `lines`.
     """
     number = 0
     with _naming_damage(path, lambda: number), _opened(path) as file:
         while raw := file.readline(longest + 2):
             number += 1
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
+            raw = raw.removeprefix(codecs.BOM_UTF8)  # also within a file, where others were joined to it
             if len(raw.rstrip(b"\r\n")) > longest:
                 _skip_line(file, raw, longest)
                 yield number, None
-            elif raw.strip():
-                yield number, raw.rstrip(b"\r\n")
+            else:
+                yield number, raw
 
 
 def content(path: AnyPath) -> bytes:
@@ -50,7 +70,7 @@ def content(path: AnyPath) -> bytes:
         DataError: as `lines`.
     """
     with _naming_damage(path, lambda: 0), _opened(path) as file:
-        return file.read().removeprefix(_BOM)
+        return file.read().removeprefix(codecs.BOM_UTF8)
 
 
 def first_byte(path: AnyPath) -> bytes:
@@ -60,7 +80,7 @@ def first_byte(path: AnyPath) -> bytes:
         DataError: as `lines`.
     """
     with _naming_damage(path, lambda: 0), _opened(path) as file:
-        return file.read(_LOOKED_AT).removeprefix(_BOM).lstrip()[:1]
+        return file.read(_LOOKED_AT).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
 def form(path: AnyPath) -> str:
@@ -84,7 +104,7 @@ def decoded(raw: bytes) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RowError(f"is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise RowError(f"is not UTF-8 ({error.reason} at byte {error.start}){_LATIN}") from None
 
 
 def has_surrogate(text: str) -> bool:
@@ -111,16 +131,38 @@ def _naming_damage(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
-    with path.open("rb") as file:
-        match path.suffix:
-            case ".gz":
-                with gzip.open(file) as unpacked:
-                    yield unpacked
-            case ".xz":
-                with lzma.open(file) as unpacked:
-                    yield unpacked
-            case _:
-                yield file
+    """`path` from its start, unpacked.
+
+    Raises:
+        DataError: it is UTF-16 or UTF-32.
+    """
+    unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
+    with path.open("rb") as file, unpack(file) as unpacked:
+        if encoding := _wide_encoding(unpacked.read(_LOOKED_AT)):
+            raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
+        unpacked.seek(0)
+        yield unpacked
+
+
+def _wide_encoding(start: bytes) -> str | None:
+    """UTF-16 or UTF-32, by the mark that a file starts with, or by the NUL bytes of its Latin characters."""
+    if marked := next((name for mark, name in _MARKS.items() if start.startswith(mark)), None):
+        return marked
+    nul = [start[place::4].count(0) > _SURELY * len(start[place::4]) > 0 for place in range(4)]
+    by_place = {
+        (False, True, True, True): "UTF-32LE",
+        (True, True, True, False): "UTF-32BE",
+        (False, True, False, True): "UTF-16LE",
+        (True, False, True, False): "UTF-16BE",
+    }
+    return by_place.get(tuple(nul))  # pyright: ignore[reportArgumentType]  four of them
+
+
+def _conversion(path: AnyPath, encoding: str) -> str:
+    """A shell command that writes an UTF-8 copy."""
+    command = {".gz": "gzip -dc", ".xz": "xz -dc"}.get(path.suffix, "cat")
+    new = path.with_name(f"utf8-{path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name}")
+    return f"{command} {shlex.quote(str(path))} | iconv -f {encoding} -t UTF-8 > {shlex.quote(str(new))}"
 
 
 def _skip_line(file: IO[bytes] | BufferedIOBase, read: bytes, step: int) -> None:

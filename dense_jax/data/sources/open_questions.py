@@ -1,35 +1,36 @@
 """Questions with their answers and without passages, as the sets of open-domain question answering come.
 
 .jsonl, .json, .parquet     {"question", "answer" or "answers": a text or a list}: NQ-open, DPR;
-                            perhaps with an "_id" or "id"
+                            perhaps with an "_id", "id" or another known name (see `fields`)
                             {"_id", "text", "metadata": {"answers"}}: queries.jsonl of a BEIR folder
                             "answers_are": "regex" in a row says that its answers are regular expressions
 .json                       SQuAD: those of a question that its paragraph does not answer are rejected
 .tsv, .csv, .txt            question <tab> list of answers, as JSON or as Python spells it: DPR's files
+.csv                        the same with commas, if a header names question and answers
 
 `.gz` and `.xz` are unpacked on the way. A question without an id has that of its text (`asked.text_id`).
 """
 
 import ast
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
 from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import checked_id, query_text, text_id
+from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, value_of
 from dense_jax.data.sources.lines import RowError, form, has_surrogate
 from dense_jax.data.sources.source_files import holds_squad, table_records
 from dense_jax.data.sources.squad import squad_answers
-from dense_jax.data.sources.tables import Record, tsv_records
+from dense_jax.data.sources.tables import Record, csv_header, csv_records, tsv_records
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
 _LONGEST = 1 << 24  # bytes of a line: DPR's training rows hold a hundred passages
 _TABLES = (".tsv", ".csv", ".txt")
-_IDS = ("_id", "id")
-_TEXTS = ("question", "text", "query")
+_TEXTS = (*QUERY_TEXTS, "text")
 _ANSWERS = ("answers", "answer")
 
 
@@ -86,18 +87,25 @@ def is_squad_file(path: AnyPath) -> bool:
 
 
 def _records(path: AnyPath) -> Iterator[Record | Reject]:
+    if form(path) == ".csv" and _has_names(csv_header(path, _LONGEST)):
+        return _with_lists(csv_records(path, _LONGEST), path)
     if form(path) in _TABLES:
-        return _tsv_records(path)
+        return _with_lists(tsv_records(path, _LONGEST, ("question", "answers"), header=False), path)
     return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
 
 
-def _tsv_records(path: AnyPath) -> Iterator[Record | Reject]:
-    for row in tsv_records(path, _LONGEST, ("question", "answers"), header=False):
+def _has_names(cells: list[str]) -> bool:
+    return bool(find(cells, _TEXTS) and find(cells, _ANSWERS))
+
+
+def _with_lists(records: Iterable[Record | Reject], path: AnyPath) -> Iterator[Record | Reject]:
+    """`records` of a table, whose answers are lists in cells."""
+    for row in records:
         if isinstance(row, Reject):
             yield row
             continue
         try:
-            yield Record(row.number, row.values | {"answers": _listed(row.values["answers"])})
+            yield Record(row.number, row.values | {"answers": _listed(value_of(row.values, _ANSWERS))})
         except RowError as error:
             yield Reject(f"{path}:{row.number}", str(error))
 
@@ -123,18 +131,18 @@ def _literal(cell: str) -> Any:
 
 
 def _question(values: dict[str, Any], patterns: bool) -> OpenQuestion:
-    text = query_text(_first(values, _TEXTS))
+    text = query_text(value_of(values, _TEXTS))
     if has_surrogate(text):
         raise RowError("the question holds half of a UTF-16 pair, which no file can store")
-    given = _first(values, _IDS)
+    given = value_of(values, QUERY_IDS)
     identifier = text_id(text) if given is None else checked_id(given, "question id")
     return OpenQuestion(identifier, text, _answers(values), patterns or values.get("answers_are") == "regex")
 
 
 def _answers(values: dict[str, Any]) -> tuple[str, ...]:
-    value = _first(values, _ANSWERS)
+    value = value_of(values, _ANSWERS)
     if value is None and isinstance(values.get("metadata"), dict):
-        value = _first(values["metadata"], _ANSWERS)
+        value = value_of(values["metadata"], _ANSWERS)
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         raise RowError(f"no answer: the answers are {value!r:.60}, not a text or a list of at least one")
@@ -142,7 +150,3 @@ def _answers(values: dict[str, Any]) -> tuple[str, ...]:
         if not isinstance(answer, str) or not answer.strip():
             raise RowError(f"one of the answers is {answer!r:.60}, not a text; an empty one would be found everywhere")
     return tuple(dict.fromkeys(listed))
-
-
-def _first(values: dict[str, Any], names: tuple[str, ...]) -> Any:
-    return next((values[name] for name in names if values.get(name) is not None), None)

@@ -6,7 +6,8 @@
                           source's folder: queries.SPLIT.tsv, or queries.jsonl
 any form with texts       as a source has it (see `source_files`): the ids of its documents are used, not their texts
 
-All other names are ignored. Whether the source has the documents is not looked up here.
+`fields` has the other names of ids and queries; all others are ignored. This module does not check that the source
+has the documents.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import checked_id, checked_score, query_text
 from dense_jax.data.sources.asked_forms import Form
 from dense_jax.data.sources.corpus import Source
+from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, value_of
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.judgements import folder_queries, query_rows
 from dense_jax.data.sources.lines import RowError, form
@@ -70,8 +72,8 @@ def _id_rows(records: Iterable[Record | Reject], place: str) -> Iterator[JudgedQ
 
 
 def _id_row(values: Mapping[str, Any]) -> JudgedQuery:
-    text = query_text(values.get("query_text"))
-    identifier = checked_id(values.get("query_id"), "query id")
+    text = query_text(value_of(values, QUERY_TEXTS))
+    identifier = checked_id(value_of(values, QUERY_IDS), "query id")
     positives, negatives = (_scored(values, side) for side in ("positive", "negative"))
     if not positives:
         raise RowError("no positive: positive_document_ids is empty")

@@ -1,7 +1,8 @@
 """Rows of a source as they stand there, nothing checked but that they can be read.
 
-JSONL   one object a line, fields by name; the rows of a Parquet file as well
-TSV     id, text and perhaps title; a header names them in another order; cells may be quoted as in CSV
+JSONL   one object a line, fields by name (see `fields`); the rows of a Parquet file or a CSV file, and those of a TSV
+        file with a header, as well
+TSV     without a header: id, text and perhaps title; cells may be quoted as in CSV
 TFDS    examples of a data set of tensorflow_datasets in ArrayRecord format, without TensorFlow
 """
 
@@ -11,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.contracts import Reject
+from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, find
 from dense_jax.data.sources.lines import RowError, decoded
 from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 from dense_jax.files import AnyPath
 
-_ID_COLUMNS = {"id", "_id", "pid", "docid", "doc_id"}
 _BLOCK = 256  # examples read from TFDS at once: one by one is several times slower
 
 
@@ -25,28 +26,24 @@ class Row:
     """One row; the values are whatever the source holds."""
 
     number: int  # line, or example, from 1
-    id: Any  # None: the source has none
+    id: Any  # None: this row has none, other rows have one
     title: Any
     text: Any
+    where: str = ""  # file and line, where the source has several files
 
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    """Names of the fields that make a document."""
+def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> Row:
+    """Row `number` from a mapping.
 
-    id: str
-    title: str
-    text: str
-
-    def row(self, number: int, values: Mapping[str, Any]) -> Row:
-        """Row `number` from a mapping.
-
-        Raises:
-            RowError: there is no text field.
-        """
-        if self.text not in values:
-            raise RowError(f"has no field {self.text!r}; it has {', '.join(map(repr, list(values)[:9])) or 'none'}")
-        return Row(number, values.get(self.id), values.get(self.title), values[self.text])
+    Raises:
+        RowError: there is no text field, or an id although the first rows have none.
+    """
+    if fields.text not in values:
+        raise RowError(f"has no field {fields.text!r}; it has {', '.join(map(repr, list(values)[:9])) or 'none'}")
+    identifier = number if fields.numbered else values.get(fields.id)
+    if fields.numbered and (name := find(values, DOCUMENT_IDS)):
+        raise RowError(f"has an id, {name!r}, and the first rows have none, so that rows are numbered; give each an id")
+    return Row(number, identifier, values.get(fields.title), values[fields.text])
 
 
 def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -> Iterator[Row | Reject]:
@@ -56,38 +53,28 @@ def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -
             yield record
             continue
         try:
-            yield fields.row(*record)
+            yield row_of(*record, fields)
         except RowError as error:
             yield Reject(f"{place}:{record.number}", str(error))
 
 
 def tsv_rows(path: AnyPath, longest: int) -> Iterator[Row | Reject]:
-    """A row for each line of `path`; the first line says how many columns there are, and which if it is a header.
+    """A row for each line of `path`, which has no header: id, text and perhaps title.
 
     Raises:
-        DataError: neither two nor three columns and no header.
+        DataError: the first line has neither two nor three columns.
     """
-    columns: dict[str, int] | None = None
     width = 0
     for row in tsv_cells(path, longest):
         if isinstance(row, Reject):
             yield row
             continue
         number, cells = row
-        if columns is None:
-            columns, width = _columns(cells, f"{path}:{number}"), len(cells)
-            if is_header(cells):
-                continue
-        if len(cells) != width:
+        width = width or _width(cells, f"{path}:{number}")
+        if len(cells) == width:
+            yield Row(number, *_in_order(*cells))
+        else:
             yield Reject(f"{path}:{number}", f"has {len(cells)} columns, the first row has {width}")
-            continue
-        title = cells[columns["title"]] if "title" in columns else None
-        yield Row(number, cells[columns["id"]], title, cells[columns["text"]])
-
-
-def is_header(cells: list[str]) -> bool:
-    """Whether the first line of a TSV corpus begins with the name of an id."""
-    return cells[0].lower() in _ID_COLUMNS
 
 
 def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[Row | Reject]:
@@ -96,7 +83,7 @@ def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[Row | Reject]:
         block = range(start, min(start + _BLOCK, len(source)))
         for number, example in zip(block, source.__getitems__(list(block)), strict=True):
             try:
-                yield fields.row(number + 1, {key: _plain(value) for key, value in example.items()})
+                yield row_of(number + 1, {key: _plain(value) for key, value in example.items()}, fields)
             except RowError as error:
                 yield Reject(f"{name}:{number + 1}", str(error))
 
@@ -122,14 +109,14 @@ def open_tfds(name: str, split: str) -> Any:
         ) from error
 
 
-def _columns(cells: list[str], where: str) -> dict[str, int]:
-    """Column of id, text and title; in the order id, text, title unless `cells` is a header that says otherwise."""
-    if cells[0].lower() in _ID_COLUMNS and "text" in map(str.lower, cells):
-        names = [name.lower() for name in cells]
-        return {"id": 0, "text": names.index("text")} | ({"title": names.index("title")} if "title" in names else {})
+def _width(cells: list[str], where: str) -> int:
     if len(cells) not in (2, 3):
         raise DataError(f"{where}: {len(cells)} columns; a TSV corpus is `id text` or `id text title`, or has a header")
-    return dict(zip(("id", "text", "title"), range(len(cells)), strict=False))
+    return len(cells)
+
+
+def _in_order(identifier: str, text: str, title: str | None = None) -> tuple[str, str | None, str]:
+    return identifier, title, text
 
 
 def _plain(value: Any) -> Any:

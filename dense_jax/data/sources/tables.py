@@ -1,12 +1,13 @@
-"""Files whose rows are values by name: JSONL, an array in a JSON file, TSV with a header, Parquet."""
+"""Files whose rows are values by name: JSONL, an array in a JSON file, CSV and TSV with a header, Parquet."""
 
-from collections.abc import Iterator, Sequence
+import csv
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from dense_jax.contracts import Reject
-from dense_jax.data.sources.lines import RowError, content, decoded, lines
+from dense_jax.data.sources.lines import RowError, content, decoded, first_byte, lines, raw_lines
 from dense_jax.errors import DataError, MachineError
 from dense_jax.files import AnyPath
 
@@ -18,6 +19,9 @@ class Record(NamedTuple):
 
     number: int  # line, entry or row, from 1
     values: dict[str, Any]
+
+
+Records = Callable[[], Iterator[Record | Reject]]  # all of a file's at each call
 
 
 def jsonl_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
@@ -45,6 +49,17 @@ def json_records(path: AnyPath) -> Iterator[Record | Reject]:
             yield Reject(f"{path}:{number}", f"is not a JSON object but {str(entry)[:40]!r}")
 
 
+def is_array(path: AnyPath) -> bool:
+    """Whether a file of JSON is one array of objects, whatever its name."""
+    if first_byte(path) != b"[":
+        return False  # without reading all of it
+    try:
+        entries = orjson.loads(content(path))
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+
+
 def whole_json(path: AnyPath) -> Any:
     """The value in a JSON file.
 
@@ -52,7 +67,9 @@ def whole_json(path: AnyPath) -> Any:
         DataError: it is not JSON.
     """
     try:
-        return orjson.loads(content(path))
+        return orjson.loads(decoded(content(path)))
+    except RowError as error:
+        raise DataError(f"{path}: {error}") from None
     except orjson.JSONDecodeError as error:
         raise DataError(f"{path}: is not JSON ({error}); a file with an object on each line is named .jsonl") from None
 
@@ -82,6 +99,48 @@ def tsv_records(path: AnyPath, longest: int, names: Sequence[str], header: bool)
             yield Record(row[0], dict(zip(names, row[1], strict=True)))
 
 
+def csv_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
+    """A record for each row of a CSV file (RFC 4180) by the names of its header; quoted cells may hold line breaks.
+
+    A record's number is that of the line where it begins.
+
+    Raises:
+        DataError: a quote is never closed, a line is longer than `longest` bytes, or two columns have one name.
+    """
+    names: list[str] = []
+    for number, cells in _csv_rows(path, longest):
+        if isinstance(cells, str):
+            yield Reject(f"{path}:{number}", cells)
+        elif not names:
+            names = column_names(cells, f"{path}:{number}")
+        elif len(cells) != len(names):
+            reason = f"has {len(cells)} columns, not the {len(names)} columns {', '.join(names)}"
+            yield Reject(f"{path}:{number}", reason)
+        else:
+            yield Record(number, dict(zip(names, cells, strict=True)))
+
+
+def csv_header(path: AnyPath, longest: int) -> list[str]:
+    """The cells of the first line of a CSV file; no cell if the line is no text or there is no line."""
+    _, raw = next(lines(path, longest), (1, b""))
+    try:
+        return next(csv.reader([text_of(raw, longest)]), [])
+    except RowError:
+        return []
+
+
+def column_names(cells: Sequence[str], where: str) -> list[str]:
+    """The names in a header.
+
+    Raises:
+        DataError: two columns have one name.
+    """
+    names = [cell.strip() for cell in cells]
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns have one name: {', '.join(names)}; call the negatives negative_1, ...")
+    return names
+
+
 def parquet_records(path: AnyPath) -> Iterator[Record]:
     """A record for each row of a Parquet file.
 
@@ -101,6 +160,35 @@ def parquet_records(path: AnyPath) -> Iterator[Record]:
                     yield Record(number, values)
     except (ArrowException, OSError) as error:
         raise DataError(f"{path}:{number + 1}: is no sound Parquet file ({error}); fetch it again") from None
+
+
+def _csv_rows(path: AnyPath, longest: int) -> Iterator[tuple[int, list[str] | str]]:
+    """(line where it begins, cells) of each row that is not blank; in place of cells, the reason of a bad row."""
+    csv.field_size_limit(max(longest, csv.field_size_limit()))  # the module's own limit is less than a document
+    reader = csv.reader(_csv_lines(path, longest), strict=True)
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if "end of data" in str(error) or "field limit" in str(error):
+                raise DataError(f"{path}:{number}: a quote that opens in this row is never closed ({error})") from None
+            yield number, f"is not CSV ({error})"
+            continue
+        try:
+            if cells:
+                yield number, [decoded(cell.encode("utf-8", "surrogateescape")) for cell in cells]
+        except RowError as error:
+            yield number, str(error)
+
+
+def _csv_lines(path: AnyPath, longest: int) -> Iterator[str]:
+    for number, raw in raw_lines(path, longest):
+        if raw is None:
+            raise DataError(f"{path}:{number}: is longer than {longest:,} bytes, too long for a line of CSV")
+        yield raw.decode("utf-8", "surrogateescape")
 
 
 def text_of(raw: bytes | None, longest: int) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from dense_jax.arrays import Int
 from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Reject
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions
+from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import AnyPath, digest, read_json, write_json
@@ -41,7 +42,7 @@ class QuestionSet(Passages):
             shown = "\n".join(f"  {one.where}: {one.reason}" for one in rejects[:_EXAMPLES])
             raise DataError(
                 f"{path}: {len(rejects):,} of {len(rows):,} questions cannot be used, which is more than "
-                f"corpus.max_rejects={max_rejects:g} allows:\n{shown}"
+                f"corpus.max_rejects={max_rejects:g} allows:\n{shown}\n{advice(causes_of(rejects), len(found))}"
             )
         usable = [question for question in found if not question.patterns]
         if not usable:
