@@ -160,7 +160,7 @@ class Vocabulary:
     unk: int
     cls: int
     sep: int
-    mask: int
+    mask: int | None  # None: the tokenizer has no mask token
     special: Bool[np.ndarray, " v"]  # never masked, never part of a word
     continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
     prompts: Mapping[str, Int[np.ndarray, " l"]] = field(default_factory=dict)  # the ids of the objective's prompts

@@ -17,6 +17,7 @@ from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.passages import split_sentences
 from dense_jax.errors import DataError
+from dense_jax.files import text_lines
 from dense_jax.progress import progress
 
 SPLIT = "test"  # what the judgements are called
@@ -69,7 +70,7 @@ def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries
 def read_queries(folder: Path) -> Queries:
     """The queries that `write_test_set` wrote."""
     texts = [orjson.loads(line)["text"] for line in (folder / "queries.jsonl").read_bytes().splitlines()]
-    rows = (folder / "qrels" / f"{SPLIT}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    rows = text_lines(folder / "qrels" / f"{SPLIT}.tsv")[1:]
     return {row.split("\t")[1]: text for row, text in zip(rows, texts, strict=True)}
 
 

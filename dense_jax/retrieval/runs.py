@@ -11,7 +11,7 @@ import numpy as np
 
 from dense_jax.contracts import Ranking
 from dense_jax.errors import DataError
-from dense_jax.files import whole_file
+from dense_jax.files import text_lines, whole_file
 
 Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
@@ -89,7 +89,7 @@ def read_run(path: Path) -> Run:
     """
     run: Run = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(path)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
+from dense_jax.files import text_lines
 from dense_jax.progress import bar, seconds
 from dense_jax.train.diagnosis import PREFIX
 
@@ -133,14 +134,14 @@ class MetricsLog:
 def _continued(path: Path, first: int) -> Path:
     """`path` without the lines of steps after `first`, which a run that continues from there does again."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
+        kept = [f"{line}\n" for line in text_lines(path) if _step(line) <= first]
+        path.write_text("".join(kept), encoding="utf-8")
     return path
 
 
 def _totals(path: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text_lines(path)
     last = json.loads(lines[-1]) if lines else {"step": 0}
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
