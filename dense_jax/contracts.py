@@ -234,6 +234,7 @@ class Tower:
     length: int  # tokens, special ones included; longer texts are cut
     layout: Layout = Layout.BODY
     prompt: str = ""  # put before the text
+    pools_prompt: bool = True  # else a mean leaves the first token and the prompt out
 
 
 @dataclass(frozen=True, slots=True)
