@@ -163,7 +163,7 @@ class Vocabulary:
     unk: int
     cls: int
     sep: int
-    mask: int
+    mask: int | None  # None: the tokenizer has no mask token
     special: Bool[np.ndarray, " v"]  # never masked, never part of a word
     continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
     prompts: Mapping[str, Int[np.ndarray, " l"]] = field(default_factory=dict)  # the ids of the objective's prompts
@@ -237,6 +237,7 @@ class Tower:
     length: int  # tokens, special ones included; longer texts are cut
     layout: Layout = Layout.BODY
     prompt: str = ""  # put before the text
+    pools_prompt: bool = True  # else a mean leaves the first token and the prompt out
 
 
 @dataclass(frozen=True, slots=True)

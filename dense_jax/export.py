@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from dense_jax.arrays import Float, np
 from dense_jax.config import require
 from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
-from dense_jax.data.passages import lay_out
+from dense_jax.data.passages import lay_out, stacked
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.export_views import read_views, write_views
@@ -38,6 +38,7 @@ from dense_jax.models.hf_config import read_config
 from dense_jax.models.hf_inputs import read_tokens
 from dense_jax.models.layers import Dtype
 from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.retrieval.encode import count_unpooled
 
 TOLERANCE = 1e-4  # largest difference of a number in a vector
 Reader = Callable[[Sequence[str | tuple[str, str]]], Float[np.ndarray, "b *n d"]]  # texts or pairs -> vectors
@@ -81,14 +82,14 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     shared = _same_model(towers.query, towers.passage)
-    # As in searching: prompt and query are one text.
-    query, queries = dataclasses.replace(towers.query, prompt=""), [("", towers.query.prompt + q) for _, q in _QUERIES]
+    for tower in (towers.query, towers.passage):
+        _check_prompt(tower)
     with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
         of_query, of_passage = _written(towers, shared, tokenizer, partial)
         (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
         differences = [
-            _difference(query, queries, tokenizer, of_query, folder),
-            _difference(towers.passage, _PASSAGES, tokenizer, of_passage, folder),
+            _difference(towers.query, _QUERIES, True, tokenizer, of_query, folder),
+            _difference(towers.passage, _PASSAGES, False, tokenizer, of_passage, folder),
         ]
     return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
 
@@ -102,7 +103,7 @@ def _written(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -
         _write(model, tokenizer, towers.similarity, folder / model.place)
     places = ("", "") if shared else ("query", "passage")
     of_query, of_passage = (
-        functools.partial(_their_vectors, folder / place, tower.length)
+        functools.partial(_their_vectors, folder / place, tower.length, tower.prompt)
         for place, tower in zip(places, (towers.query, towers.passage), strict=True)
     )
     return of_query, of_passage
@@ -139,7 +140,7 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
     vocabulary = tokenizer.vocabulary
     hf.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
-    write_modules(modules_of(encoder, params), folder)
+    write_modules(modules_of(encoder, params, model.tower.pools_prompt), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
     write_json(
         folder / "config_sentence_transformers.json",
@@ -175,11 +176,25 @@ _QUERIES = (("", ""), ("", "Who wrote the first program?"), ("", _LONG))
 _PASSAGES = (*_QUERIES, ("Ada Lovelace", ""), ("Ada Lovelace", "She wrote the first program."), ("Ada Lovelace", _LONG))
 
 
+def _check_prompt(tower: Tower) -> None:
+    """Refuse a mean without the prompt of pairs: sentence-transformers does not know where that prompt ends."""
+    require(
+        tower.pools_prompt or not tower.prompt or tower.layout is not Layout.PAIR,
+        f"objective.pool_prompts=false cannot be exported with objective.layout=pair and the prompt {tower.prompt!r}; "
+        "use --objective.layout=joined",
+    )
+
+
 def _difference(
-    tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer, read: Reader, folder: Path
+    tower: Tower,
+    samples: Sequence[tuple[str, str]],
+    are_queries: bool,
+    tokenizer: Tokenizer,
+    read: Reader,
+    folder: Path,
 ) -> float:
     """The largest difference between `tower`'s vectors of the samples and those that `read` gives."""
-    ours = _our_vectors(tower, samples, tokenizer)
+    ours = _our_vectors(tower, samples, are_queries, tokenizer)
     theirs = read([_their_input(tower, *sample) for sample in samples])
     differences = np.abs(ours.reshape(len(samples), -1) - theirs.reshape(len(samples), -1)).max(1)
     worst = int(np.argmax(differences))
@@ -193,10 +208,16 @@ def _difference(
     return float(differences[worst])
 
 
-def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Float[np.ndarray, "b *n d"]:
-    rows = [_our_tokens(tower, *sample, tokenizer) for sample in samples]
-    tokens = Tokens(*(np.stack(field) for field in zip(*rows, strict=True)))
-    return np.asarray(jax.jit(_in_float32(tower.encoder).apply)(tower.params, tokens))
+def _our_vectors(
+    tower: Tower, samples: Sequence[tuple[str, str]], are_queries: bool, tokenizer: Tokenizer
+) -> Float[np.ndarray, "b *n d"]:
+    side = tower
+    if are_queries:  # as in searching: prompt and query are one text
+        side, samples = dataclasses.replace(tower, prompt=""), [(title, tower.prompt + text) for title, text in samples]
+    tokens = stacked([_our_tokens(side, *sample, tokenizer) for sample in samples])
+    count = count_unpooled(tower, tokenizer)
+    apply = functools.partial(_in_float32(tower.encoder).apply, **({"unpooled": count} if count else {}))
+    return np.asarray(jax.jit(apply)(tower.params, tokens))
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
@@ -217,14 +238,20 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
     return tower.prompt + (" ".join(filter(None, (title, text))) if tower.layout is Layout.JOINED else text)
 
 
-def _their_vectors(folder: Path, length: int, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b d"]:
-    """The vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules, each read anew."""
+def _their_vectors(
+    folder: Path, length: int, prompt: str, inputs: Sequence[str | tuple[str, str]]
+) -> Float[np.ndarray, "b d"]:
+    """Return the vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules.
+
+    All `inputs` start with `prompt`.
+    """
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = hf.load(blank, folder, encoder)
     tokens = read_tokens(folder, inputs, length)
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
-    return run_modules(read_modules(folder), hidden, np.asarray(tokens.mask))
+    prompted = int(read_tokens(folder, [prompt], length).mask.sum()) - 1 if prompt else 0  # without its last [SEP]
+    return run_modules(read_modules(folder), hidden, np.asarray(tokens.mask), prompted)
 
 
 def _in_float32(encoder: Any) -> Any:

@@ -16,6 +16,7 @@ from dense_jax.errors import ConfigError, MachineError, StorageError, require
 
 AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
 _CHUNK = 1 << 22  # bytes read at a time
+_POINTER = b"version https://git-lfs.github.com/spec/"  # the start of every pointer
 _BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
 
 
@@ -95,7 +96,42 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise StorageError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        check_no_pointer(path)
         raise StorageError(f"{path}: damaged ({error})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`.
+
+    Raises:
+        StorageError: the file is missing or damaged, or holds another kind of value.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise StorageError(f"{path}: holds a {type(value).__name__}, not a JSON object")
+    return value
+
+
+def text_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 file, without their line ends (of Unix or Windows).
+
+    `str.splitlines` would also cut at U+0085, U+2028 and six more characters, which a line may hold.
+    """
+    lines = path.read_bytes().decode("utf-8").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def check_no_pointer(path: Path) -> None:
+    """
+    Raises:
+        StorageError: `path` is a pointer of Git LFS: the file itself has not been fetched.
+    """
+    with path.open("rb") as file:
+        is_pointer = file.read(len(_POINTER)) == _POINTER
+    if is_pointer:
+        raise StorageError(
+            f"{path}: a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
+        )
 
 
 def digest(path: AnyPath) -> str:

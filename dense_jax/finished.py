@@ -7,7 +7,7 @@ from typing import Any
 
 from dense_jax.config import Select
 from dense_jax.errors import DataError
-from dense_jax.files import read_json
+from dense_jax.files import read_json, text_lines
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL
@@ -55,7 +55,7 @@ def read_run(path: Path) -> Run:
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
         )
     config = read_json(path / "config.json")
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
+    lines = text_lines(path / "metrics.jsonl") if _has_metrics(path) else []
     last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
     probes = read_history(path)
     ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]

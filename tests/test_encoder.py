@@ -70,6 +70,13 @@ def test_mean_pooling_ignores_padding_and_a_row_of_padding_is_0(params):
     np.testing.assert_array_equal(found[2], 0)
 
 
+def test_mean_pooling_leaves_out_the_first_tokens_that_it_is_given(params):
+    encoder = Encoder(BERT, Pooling.MEAN)
+    hidden, found = encoder.hidden_states(params, TOKENS), encoder.apply(params, TOKENS, unpooled=1)
+    np.testing.assert_allclose(found[0], hidden[0, 1:].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found[1], hidden[1, 1], rtol=1e-5)
+
+
 def test_normalised_vectors_have_length_1(params):
     vectors = Encoder(BERT, Pooling.POOLER, projection=6, normalize=True).apply(params, TOKENS)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=1e-6)

@@ -16,12 +16,14 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.export import export
 from dense_jax.files import read_json, write_json
+from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card, Result
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
 from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.objectives.condenser import Condenser
+from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
 from tests.toys import MeanEmbedding
 
 TEXTS = ["Ada Lovelace wrote the first program.", "query: passage: who what where 0 1 2 3 4 5 6 7 8 9"] * 3
@@ -121,6 +123,28 @@ def test_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, loa
     np.testing.assert_allclose(model.encode(texts, prompt_name="document"), expected, **CLOSE)
     queries = model.encode(["who?"], prompt_name="query")
     np.testing.assert_allclose(queries, ours(mean.query, tokenizer, [""], ["query: who?"]), **CLOSE)
+
+
+def test_a_mean_without_its_prompt_comes_along(mean, tokenizer, tokenizer_folder, tmp_path, load):
+    query, passage = (replace(tower, pools_prompt=False) for tower in (mean.query, mean.passage))
+    export(Towers(query, passage, Similarity.COSINE), tokenizer_folder, tmp_path / "model", CARD)
+    model = load(tmp_path / "model")
+    mesh = own_mesh()
+    expected = encode_queries(["who?", "Ada"], TowerOnMesh(query, mesh), tokenizer)
+    np.testing.assert_allclose(model.encode(["who?", "Ada"], prompt_name="query"), expected, **CLOSE)
+    pooled = encode_queries(["who?", "Ada"], TowerOnMesh(mean.query, mesh), tokenizer)
+    assert np.abs(expected - pooled).max() > 0.01
+    found = read_sentence_folder(tmp_path / "model")
+    assert (found.pools_prompt, found.encoder) == (False, query.encoder)
+
+
+def test_a_mean_without_the_prompt_of_pairs_is_not_exported(mean, tokenizer_folder, tmp_path):
+    pairs = replace(mean.passage, layout=Layout.PAIR, pools_prompt=False)
+    message = (
+        r"pool_prompts=false cannot be exported with objective\.layout=pair and the prompt 'passage: '; use --config"
+    )
+    with pytest.raises(ConfigError, match=message):
+        export(replace(mean, passage=pairs), tokenizer_folder, tmp_path / "model", CARD)
 
 
 def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path, load):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest, digests, read_json, verify, whole_file, writable, write_json
+from dense_jax.files import digest, digests, read_json, text_lines, verify, whole_file, writable, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -22,6 +22,29 @@ def test_damaged_json_is_named(tmp_path):
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(StorageError, match=r"a\.json: damaged"):
         read_json(tmp_path / "a.json")
+
+
+def test_a_git_lfs_pointer_in_the_place_of_json_is_named_with_its_cure(tmp_path):
+    (tmp_path / "a.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3\n")
+    with pytest.raises(
+        StorageError, match=r"a\.json: a Git LFS pointer, not the file itself; fetch it by `git lfs pull`"
+    ):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("a", ["a"]),
+        ("a\n", ["a"]),
+        ("a\r\n\r\nb\n", ["a", "", "b"]),
+        ("a\u2028b\x85\n\x0bc", ["a\u2028b\x85", "\x0bc"]),
+    ],
+)
+def test_lines_end_at_a_newline_only(text, lines, tmp_path):
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    assert text_lines(tmp_path / "a.txt") == lines
 
 
 def test_a_changed_byte_changes_the_digest_and_is_found(tmp_path):

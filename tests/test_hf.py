@@ -69,8 +69,9 @@ def test_older_spellings_of_names_are_read(spelling, folder, params):
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
 
 
-def test_half_precision_files_become_float32(folder, params):
-    rewrite(folder, lambda tensors: {name: x.astype(np.float16) for name, x in tensors.items()})
+@pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
+def test_files_of_other_floating_point_types_become_float32(kind, folder, params):
+    rewrite(folder, lambda tensors: {name: x.astype(jnp.dtype(kind)) for name, x in tensors.items()})
     found, _ = hf.load(params, folder, settings(SMALL))
     assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype("float32")}
 
@@ -105,7 +106,47 @@ def rewrite(folder, change):
     save_file(tensors, folder / "model.safetensors")
 
 
+def test_only_the_weights_of_the_model_are_read(folder, params):
+    """Mistral's authors, for one, publish the same weights a second time as consolidated.safetensors."""
+    (folder / "consolidated.safetensors").write_bytes(b"not a header at all")
+    found, report = hf.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
+    assert report.ignored == ["consolidated.safetensors"]
+
+
+@pytest.mark.parametrize("prefix", ["0.auto_model.", "model.", "module.", "0.model.", "student."])
+@pytest.mark.parametrize("base", ["bert.", ""])
+def test_a_model_that_was_saved_as_a_part_of_another_is_read(prefix, base, folder, params):
+    rewrite(folder, lambda tensors: {prefix + name.replace("bert.", base, 1): x for name, x in tensors.items()})
+    found, report = hf.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
+    assert not report.ignored
+
+
 # What cannot be loaded
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"])
+def test_a_git_lfs_pointer_is_named_with_its_cure(name, folder, params):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 90868376\n")
+    message = load_error(folder, params)
+    assert (
+        message
+        == f"{folder}/{name}: a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
+    )
+
+
+def test_a_folder_of_two_encoders_is_refused(folder, params):
+    both = lambda tensors: {f"{side}.{name}": x for side in ("query", "passage") for name, x in tensors.items()}  # noqa: E731
+    rewrite(folder, both)
+    assert "holds 2 encoders, 'passage.bert.' and 'query.bert.'; save the one to start" in load_error(folder, params)
+
+
+def test_quantized_weights_are_refused_by_name(folder, params):
+    word = "bert.embeddings.word_embeddings.weight"
+    rewrite(folder, lambda tensors: tensors | {word: tensors[word].astype(np.int8)})
+    assert f"model.safetensors: {word} has the type I8; quantized weights cannot be read" in load_error(folder, params)
 
 
 def load_error(folder, params, bert=SMALL, kind=StorageError):

@@ -196,3 +196,10 @@ def test_a_run_continues_after_a_line_of_the_state_before_its_first_step(tmp_pat
     probed(log, clock, 0)
     log.close()
     assert totals(train(tmp_path, clock, [2, 3, 4], first=1)) == {0: (0, 0.0), 2: (30, 0.5), 4: (90, 1.5)}
+
+
+def test_a_last_line_that_a_crash_left_without_its_newline_stays_a_line(tmp_path, clock):
+    train(tmp_path, clock, range(1, 3), last=4)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().removesuffix("\n"))
+    assert sorted(totals(train(tmp_path, clock, range(3, 5), first=2, last=4))) == [2, 4]

@@ -268,6 +268,13 @@ def test_ict_base_has_the_released_projection():
     assert (method.removal_rate, method.layout, method.temperature) == (0.9, Layout.PAIR, 1.0)
 
 
+def test_only_a_mean_can_leave_prompts_out():
+    with pytest.raises(
+        ConfigError, match=r"pool_prompts=false concerns a mean, but objective\.encoder\.pooling=cls; use"
+    ):
+        MLM(encoder=encoder(), length=20, pool_prompts=False)
+
+
 def test_an_mlm_example_hides_tokens_and_labels_them():
     method = MLM(encoder=encoder(), length=20)
     found = method.example(sentences_store()[0], VOCABULARY, np.random.default_rng(0))

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
+from dense_jax.data.spans import mask_id
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
 
@@ -178,7 +179,7 @@ def test_truncation_and_padding_of_an_imported_tokenizer_are_switched_off(byte_l
 def test_missing_special_tokens_are_named(byte_level, tmp_path):
     folder = hugging_face_folder(tmp_path / "theirs", byte_level, mask_token=None, cls_token=None)
     with pytest.raises(
-        ConfigError, match="theirs: the tokenizer has no cls_token, mask_token; pre-training needs pad, unk"
+        ConfigError, match="theirs: the tokenizer has no cls_token; an encoder needs pad, unk, cls, sep"
     ):
         import_folder(folder)
 
@@ -219,8 +220,61 @@ def test_a_bare_vocabulary_lowers_case_unless_it_has_capitals(tmp_path, extra, t
 
 def test_a_bare_vocabulary_without_its_special_tokens_is_refused(tmp_path):
     (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\nword\n")
-    with pytest.raises(ConfigError, match=r"vocab.txt: the tokenizer has no sep_token, mask_token"):
+    with pytest.raises(ConfigError, match=r"vocab.txt: the tokenizer has no sep_token; an encoder needs"):
         import_folder(tmp_path)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_line_of_a_vocabulary_ends_at_a_newline_only(end, tmp_path):
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    rest = ["\u2028", "a\x85", "\u2029", "\x0b", "\x0c", "\x1c", "", "otter"]
+    (tmp_path / "vocab.txt").write_bytes("".join(piece + end for piece in [*special, *rest]).encode())
+    found = import_folder(tmp_path)
+    assert (found.size, found.encode(["otter"])[0].tolist()) == (13, [12])
+
+
+def unmasked(trained, folder, **config):
+    """A folder of `trained` in which another piece has the place of [MASK]."""
+    trained.save(folder)
+    raw = json.loads((folder / "tokenizer.json").read_text().replace("[MASK]", "zzz"))
+    raw["added_tokens"] = [token for token in raw["added_tokens"] if token["content"] != "zzz"]
+    (folder / "tokenizer.json").write_text(json.dumps(raw))
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["mask_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | config))
+    return folder
+
+
+@pytest.mark.parametrize("config", [{}, {"mask_token": None}, {"tokenizer_class": "PreTrainedTokenizerFast"}], ids=str)
+def test_a_tokenizer_without_a_mask_token_is_read_and_refused_where_tokens_are_masked(config, trained, tmp_path):
+    found = import_folder(unmasked(trained, tmp_path, **config))
+    assert (found.size, found.vocabulary.mask) == (trained.size, None)
+    found.save(tmp_path / "own")
+    assert Tokenizer.load(tmp_path / "own").vocabulary.mask is None
+    assert import_folder(tmp_path / "own").vocabulary.mask is None
+    with pytest.raises(ConfigError, match="the tokenizer has no mask token, and this objective masks tokens; train a"):
+        mask_id(found.vocabulary)
+
+
+def test_a_bare_vocabulary_without_a_mask_token_is_read(tmp_path):
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\nword\n")
+    found = import_folder(tmp_path)
+    assert (found.size, found.vocabulary.mask) == (5, None)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt", "tokenizer_config.json", "sentencepiece.bpe.model"])
+def test_a_git_lfs_pointer_for_a_tokenizer_is_named_with_its_cure(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 466247\n")
+    with pytest.raises(
+        StorageError, match=f"{name}: a Git LFS pointer, not the file itself; fetch it by `git lfs pull`"
+    ):
+        import_folder(tmp_path)
+
+
+def test_of_a_models_config_only_its_kind_concerns_its_tokenizer(trained, tmp_path):
+    trained.save(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "is_decoder": null, "hidden_size": "wide"}')
+    assert import_folder(tmp_path).size == trained.size
 
 
 def test_a_lone_surrogate_is_refused_with_its_text(trained):

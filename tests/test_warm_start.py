@@ -360,7 +360,13 @@ def test_the_command_for_a_pickled_head_makes_one_that_is_taken(tmp_path):
 def test_other_files_beside_the_model_are_not_read(tmp_path):
     folder = published(tmp_path / "hf", CONDENSER)
     save_file({"adapter.weight": np.ones(3)}, folder / "adapter.safetensors")
-    assert warm_start(params(CONDENSER), str(folder), CONDENSER)[1].ignored == []
+    assert warm_start(params(CONDENSER), str(folder), CONDENSER)[1].ignored == ["adapter.safetensors"]
+
+
+def test_a_head_that_the_objective_has_no_use_for_is_not_read(tmp_path):
+    folder = published(tmp_path / "hf", CONDENSER)
+    (folder / "head.safetensors").write_bytes(b"not a header at all")
+    assert warm_start(params(MASKED), str(folder), MASKED)[1].ignored == ["head.safetensors"]
 
 
 def test_half_a_head_is_refused(tmp_path):

@@ -77,7 +77,7 @@ def test_an_exported_encoder_gives_our_vectors(family, layout, tmp_path, load):
 
 
 def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tmp_path, load):
-    encoder = read_sentence_folder(folder, Pooling.MEAN).encoder
+    encoder = read_sentence_folder(folder).encoder
     tower = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED, "the light: ")
     tokenizer = import_folder(folder)
     tokenizer.save(tmp_path / "tokenizer")
@@ -88,7 +88,7 @@ def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tm
 
 def test_a_query_prompt_and_the_query_after_it_are_one_text_to_a_byte_level_tokenizer(tmp_path, load):
     source = model_folder(tmp_path / "source", Family.ROBERTA)
-    encoder = read_sentence_folder(source, Pooling.MEAN).encoder
+    encoder = read_sentence_folder(source).encoder
     passage = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED)
     query, tokenizer, card = replace(passage, prompt="the light: "), import_folder(source), Card("x", "none", "", 0, 1)
     tokenizer.save(tmp_path / "tokenizer")

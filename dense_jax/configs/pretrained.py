@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dense_jax.config import Config, TokenizerConfig, require
 from dense_jax.config.rules import expanded
-from dense_jax.models.sentence_folder import read_sentence_folder
+from dense_jax.models.sentence_folder import print_note, read_sentence_folder
 from dense_jax.objectives.mlm import MLM
 
 
@@ -16,16 +16,19 @@ def get_config(folder: str = "") -> Config:
     require(bool(folder), "no folder of the model; name it after the colon, --config=pretrained:FOLDER")
     folder = expanded(folder)
     model = read_sentence_folder(Path(folder))
+    for note in model.notes:
+        print_note(note)
     return Config(
         objective=MLM(
             encoder=model.encoder,
             length=model.length,
-            query_length=model.length,
+            query_length=model.query_length,
             query_prompt=model.query_prompt,
             passage_prompt=model.passage_prompt,
+            pool_prompts=model.pools_prompt,
         ),
         steps=0,
         batch=64,
-        init_from=folder,
-        tokenizer=TokenizerConfig(path=folder),
+        init_from=str(model.weights),
+        tokenizer=TokenizerConfig(path=str(model.weights)),
     )

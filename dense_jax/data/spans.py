@@ -8,6 +8,7 @@ import numpy as np
 from dense_jax.arrays import Bool, Example, Int
 from dense_jax.contracts import Layout, Passage, Tokens, Vocabulary
 from dense_jax.data.passages import lay_out
+from dense_jax.errors import ConfigError
 
 _DECODER_SAMPLES = 256  # of one sequence, as in RetroMAE's released code
 _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
@@ -70,7 +71,7 @@ def disturb(
         return tokens[~drawn] if not drawn.all() else tokens[:1]
     changed = tokens.copy()
     if noise is Noise.MASK:
-        changed[drawn] = vocabulary.mask
+        changed[drawn] = mask_id(vocabulary)
     elif noise is Noise.SHUFFLE:
         changed[drawn] = rng.permutation(tokens[drawn])
     else:
@@ -78,6 +79,20 @@ def disturb(
         drawn &= ~vocabulary.special[others]
         changed[drawn] = others[drawn]
     return changed
+
+
+def mask_id(vocabulary: Vocabulary) -> int:
+    """Return the id of the mask token.
+
+    Raises:
+        ConfigError: the tokenizer has no mask token.
+    """
+    if vocabulary.mask is None:
+        raise ConfigError(
+            "the tokenizer has no mask token, and this objective masks tokens; train a method that does not, such as "
+            "configs/ict.py or configs/contriever.py, or take a tokenizer that has one, --tokenizer.path=FOLDER"
+        )
+    return vocabulary.mask
 
 
 def masked_passage(
@@ -113,7 +128,7 @@ def hide(tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: n
     draw = rng.random(len(positions))
     noise = rng.integers(vocabulary.size, size=len(positions))
     hidden = ids.copy()
-    hidden[positions] = np.where(draw < 0.8, vocabulary.mask, np.where(draw < 0.9, noise, ids[positions]))
+    hidden[positions] = np.where(draw < 0.8, mask_id(vocabulary), np.where(draw < 0.9, noise, ids[positions]))
     return {
         "tokens": tokens._replace(ids=hidden),
         "positions": _filled(positions, slots),
@@ -139,7 +154,7 @@ def mask_span(
         return None
     sentence = passage.tokens[chosen]
     hidden = sentence.copy()
-    hidden[start:end] = vocabulary.mask
+    hidden[start:end] = mask_id(vocabulary)
     labels = sentence[start:end][:slots].astype(np.int32)
     return {
         "query": lay_out(passage.title[:0], hidden, length, Layout.BODY, vocabulary),

@@ -22,7 +22,7 @@ from dense_jax.config import require
 from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import digest, read_json, whole_file, write_json
+from dense_jax.files import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -47,7 +47,7 @@ class Tokenizer:
     """Text -> ids without special tokens, and the facts of the vocabulary that objectives need."""
 
     backend: tokenizers.Tokenizer
-    special: dict[str, str]  # pad, unk, cls, sep, mask -> token
+    special: dict[str, str]  # pad, unk, cls, sep, mask -> token; mask may be empty
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
@@ -57,7 +57,7 @@ class Tokenizer:
             StorageError: a file is missing or damaged.
         """
         config = read_json(folder / "tokenizer_config.json")
-        special = {role: config.get(f"{role}_token", "") for role in _BERT}
+        special = {role: config.get(f"{role}_token") or "" for role in _BERT}
         return cls(_read(folder / "tokenizer.json"), _complete(special, folder))
 
     @classmethod
@@ -95,7 +95,7 @@ class Tokenizer:
             StorageError: the disk is full or refuses.
         """
         normalizer = json.loads(self.backend.to_str())["normalizer"] or {}
-        config: dict[str, Any] = {f"{role}_token": token for role, token in self.special.items()}
+        config: dict[str, Any] = {f"{role}_token": token or None for role, token in self.special.items()}
         config |= {"model_max_length": max_length, "clean_up_tokenization_spaces": False}
         if normalizer.get("type") == "BertNormalizer":
             config |= {
@@ -202,9 +202,11 @@ class Tokenizer:
             unspaced = starts and _UNSPACED.match(piece)
             continues[i] = piece.startswith(mark) != starts and not unspaced
         special[[i for i, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
-        ids = {role: pieces[token] for role, token in self.special.items()}
+        ids = {role: pieces[token] for role, token in self.special.items() if token}
         special[list(ids.values())] = True
-        return Vocabulary(size=size, **ids, special=special, continues=continues & ~special, prompts={})
+        return Vocabulary(
+            size=size, **{"mask": None, **ids}, special=special, continues=continues & ~special, prompts={}
+        )
 
     @functools.cached_property
     def _word_mark(self) -> tuple[str, bool]:
@@ -228,16 +230,17 @@ def import_folder(folder: Path) -> Tokenizer:
     """Any tokenizer folder of Hugging Face, a bare `vocab.txt` included. Code in it never runs.
 
     Raises:
-        ConfigError: there is no tokenizer in it, or a special token that pre-training needs is missing.
+        ConfigError: there is no tokenizer in it, or a special token that every encoder needs is missing.
+        StorageError: a file is a pointer of Git LFS.
     """
+    for path in _files(folder):
+        check_no_pointer(path)
     if [path.name for path in _files(folder)] == ["vocab.txt"] and not (folder / "config.json").exists():
         return _from_vocabulary(folder / "vocab.txt")
-    from transformers import AutoTokenizer  # imported here: it takes seconds
-
     try:
-        theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        theirs = _theirs(folder)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # those of three libraries
         raise ConfigError(f"tokenizer.path={folder}: transformers cannot load it ({error})") from error
     backend.no_truncation()
     backend.no_padding()
@@ -257,6 +260,34 @@ def folder_fingerprint(folder: Path) -> str:
         ConfigError: there is none.
     """
     return _hash("".join(f"{path.name} {digest(path)}\n" for path in _files(folder)))
+
+
+def _theirs(folder: Path) -> Any:
+    """The tokenizer of transformers in `folder`, without a mask token that its vocabulary does not have."""
+    from transformers import AutoTokenizer  # imported here: it takes seconds
+
+    load = functools.partial(AutoTokenizer.from_pretrained, str(folder), trust_remote_code=False, local_files_only=True)
+    theirs = load(**_kind(folder))
+    return load(**_kind(folder), mask_token=None) if _is_invented(theirs.mask_token, folder) else theirs
+
+
+def _is_invented(token: str | None, folder: Path) -> bool:
+    """Whether `token` stands in no file of a whole vocabulary: transformers then appends its class's default to it."""
+    is_whole = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
+    return bool(token) and is_whole and not any(str(token).encode() in path.read_bytes() for path in _files(folder))
+
+
+def _kind(folder: Path) -> dict[str, Any]:
+    """The model's config as an argument of AutoTokenizer: of config.json, only what tokenizers depend on.
+
+    Its other values do not concern a tokenizer, and transformers refuses some, such as null for a truth value.
+    """
+    raw = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    if not raw.get("model_type"):
+        return {}
+    from transformers import AutoConfig
+
+    return {"config": AutoConfig.for_model(raw["model_type"], tokenizer_class=raw.get("tokenizer_class"))}
 
 
 def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
@@ -287,12 +318,11 @@ def _files(folder: Path) -> list[Path]:
 
 def _from_vocabulary(path: Path) -> Tokenizer:
     """BERT's tokenizer over a `vocab.txt`; lower-casing if no piece of it has an upper-case letter."""
-    pieces = path.read_text(encoding="utf-8").splitlines()
+    pieces = text_lines(path)
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    missing = [token for token in _BERT.values() if token not in vocabulary]
-    _complete({role: "" if token in missing else token for role, token in _BERT.items()}, path)
+    special = _complete({role: token if token in vocabulary else "" for role, token in _BERT.items()}, path)
     lowercase = not any(piece != piece.lower() for piece in pieces if not piece.startswith("["))
-    return Tokenizer(_wordpiece(vocabulary, lowercase), _BERT)
+    return Tokenizer(_wordpiece(vocabulary, lowercase), special)
 
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
@@ -302,7 +332,7 @@ def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeni
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=_PREFIX)
     if vocabulary:
-        backend.add_special_tokens(list(_BERT.values()))
+        backend.add_special_tokens([token for token in _BERT.values() if token in vocabulary])
         cls, sep = _BERT["cls"], _BERT["sep"]
         backend.post_processor = processors.TemplateProcessing(
             single=f"{cls} $A {sep}",
@@ -335,10 +365,14 @@ def _parts(stage: dict[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
-    """`special` as it is; refused if a role has no token."""
-    missing = [f"{role}_token" for role, token in special.items() if not token]
+    """`special` as it is; refused if a role other than mask, which some objectives do without, has no token."""
+    needed = [role for role in _BERT if role != "mask"]
+    missing = [f"{role}_token" for role in needed if not special[role]]
     if missing:
-        raise ConfigError(f"{folder}: the tokenizer has no {', '.join(missing)}; pre-training needs {', '.join(_BERT)}")
+        raise ConfigError(
+            f"{folder}: the tokenizer has no {', '.join(missing)}; an encoder needs {', '.join(needed)}: name them in "
+            "tokenizer_config.json, or use another tokenizer"
+        )
     return special
 
 

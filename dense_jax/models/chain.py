@@ -27,6 +27,7 @@ class Pool:
 
     pooling: Pooling  # CLS or MEAN
     width: int
+    include_prompt: bool = True  # in a mean
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,10 @@ Module = Pool | Dense | Normalize
 _NAMES = {Pool: "Pooling", Dense: "Dense", Normalize: "Normalize"}
 
 
-def modules_of(encoder: Encoder, params: Params) -> list[Module]:
-    """What follows the transformer of `encoder`."""
+def modules_of(encoder: Encoder, params: Params, pools_prompt: bool = True) -> list[Module]:
+    """Return the modules that follow the transformer of `encoder`."""
     first = encoder.pooling in (Pooling.CLS, Pooling.POOLER)
-    modules: list[Module] = [Pool(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width)]
+    modules: list[Module] = [Pool(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
     if encoder.pooling is Pooling.POOLER:
         modules.append(Dense(*_affine(params["pooler"]["dense"]), tanh=True))
     if encoder.projection:
@@ -59,13 +60,14 @@ def modules_of(encoder: Encoder, params: Params) -> list[Module]:
 
 
 def run_modules(
-    modules: Sequence[Module], hidden: Float[np.ndarray, "b l d"], mask: Bool[np.ndarray, "b l"]
+    modules: Sequence[Module], hidden: Float[np.ndarray, "b l d"], mask: Bool[np.ndarray, "b l"], prompt: int = 0
 ) -> Float[np.ndarray, "b w"]:
-    """The vectors that the modules make of hidden states."""
+    """Return the vectors that the modules make of hidden states, of which the first `prompt` are the prompt's."""
     vectors = hidden[:, 0]  # what CLS pooling takes
     for module in modules:
         if isinstance(module, Pool) and module.pooling is Pooling.MEAN:
-            vectors = np.einsum("bld,bl->bd", hidden, mask) / np.maximum(mask.sum(1, keepdims=True), 1)
+            kept = mask & (np.arange(mask.shape[1])[None] >= (0 if module.include_prompt else prompt))
+            vectors = np.einsum("bld,bl->bd", hidden, kept) / np.maximum(kept.sum(1, keepdims=True), 1)
         elif isinstance(module, Dense):
             vectors = vectors @ module.kernel + module.bias[None]
             vectors = np.tanh(vectors) if module.tanh else vectors
@@ -133,7 +135,7 @@ def _pooling_json(module: Pool) -> dict[str, Any]:
         "pooling_mode_cls_token": module.pooling is Pooling.CLS,
         "pooling_mode_mean_tokens": module.pooling is Pooling.MEAN,
         **{f"pooling_mode_{name}": False for name in _OTHER_POOLING},
-        "include_prompt": True,
+        "include_prompt": module.include_prompt,
     }
 
 
@@ -146,7 +148,7 @@ def _dense_json(module: Dense) -> dict[str, Any]:
 def _read_pool(path: Path) -> Pool:
     raw = read_json(path / "config.json")
     pooling = Pooling.CLS if raw["pooling_mode_cls_token"] else Pooling.MEAN
-    return Pool(pooling, raw["word_embedding_dimension"])
+    return Pool(pooling, raw["word_embedding_dimension"], raw["include_prompt"])
 
 
 def _read_dense(path: Path) -> Dense:

@@ -53,10 +53,13 @@ class Encoder:
             params["projection"] = fresh(self._projection, projection, jnp.zeros((1, self.bert.width)))
         return params
 
-    def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b d"]:
-        """The float32 vectors of `tokens`."""
+    def apply(
+        self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None, unpooled: int = 0
+    ) -> Float[Array, "b d"]:
+        """Return the float32 vectors of `tokens`; a mean leaves the first `unpooled` of them out."""
         bert, head = split(rng, 2)
-        return self.pool(params, self.hidden_states(params, tokens, rng=bert), tokens.mask, rng=head)
+        mask = tokens.mask & (np.arange(tokens.mask.shape[-1])[None] >= unpooled) if unpooled else tokens.mask
+        return self.pool(params, self.hidden_states(params, tokens, rng=bert), mask, rng=head)
 
     def apply_packed(self, params: Params, packed: Packed, *, rng: PRNGKeyArray | None = None) -> Float[Array, "r s d"]:
         """The float32 vectors of the texts of each row: as `apply` gives of each alone."""

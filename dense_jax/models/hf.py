@@ -13,12 +13,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import StorageError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import check_no_pointer, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
 
@@ -61,12 +61,15 @@ _BERT = {"cls.": "cls.", "": "bert."}
 _PREFIXES = {Family.BERT: _BERT, Family.ROBERTA: _ROBERTA, Family.XLM_ROBERTA: _ROBERTA}
 _CLASSES = {Family.BERT: "Bert", Family.ROBERTA: "Roberta", Family.XLM_ROBERTA: "XLMRoberta"}  # of transformers
 _HEAD = "c_head."
+_HEAD_FILE = "head.safetensors"  # heads of pre-training that their authors publish as a file of their own
 _PARTS = {"cls.": "masked-LM head", "pooler.": "pooler", _HEAD: "Condenser head or decoder"}  # by their prefix
 _PICKLED_HEAD = "model.pt"
 _LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}  # a kernel is transposed
 _WORDS = "embeddings.word_embeddings.weight"
 _UNTIED = "cls.predictions.decoder.weight"
 _BY_VOCABULARY = (_WORDS, "cls.predictions.bias")  # first axis: the vocabulary, which may be padded here
+_FLOATS = ("F32", "F16", "BF16", "F64")  # types of weights, as safetensors names them
+_BASES = ("bert.", "roberta.")  # before the encoder's names, in models with a head
 _OTHER_SPELLINGS = (
     (r"^(lm\.)?(bert\.|roberta\.)?", ""),
     *((f"^{re.escape(theirs)}", name) for name, theirs in _ROBERTA.items() if name),
@@ -106,10 +109,11 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
     check_architecture(objective, folder)
-    tensors = read_tensors(folder)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}
     wanted = {path: name for path in ours if (name := tensor_name(path))}
+    head = _read_head(folder) if any(name.startswith(_HEAD) for name in wanted.values()) else {}
+    tensors = head | read_tensors(folder)
     _check_complete(wanted, tensors, folder)
     if any(name.startswith("cls.") for name in wanted.values()):
         _check_tied(tensors, folder)
@@ -121,7 +125,7 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
         loaded=list(loaded),
         padded={path: new_rows[path] for path, name in loaded.items() if name in _BY_VOCABULARY and new_rows[path]},
         initialised=[path for path in ours if path not in loaded],
-        ignored=sorted(tensors.keys() - set(loaded.values())) + _pickled_head(folder),
+        ignored=sorted(tensors.keys() - set(loaded.values())) + _unread_files(folder, bool(head)),
     )
     return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
 
@@ -162,28 +166,61 @@ def tensor_name(path: str) -> str | None:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """All tensors of `folder` under the names of today's BERT, without the prefix "bert.".
+    """Return all tensors of `folder` under the names of today's BERT, without the prefix "bert.".
 
-    Files beside the model's own are read if they hold heads of pre-training (`c_head.*`), as Condenser's authors
-    publish them.
+    These are the tensors of model.safetensors, or of the shards that its index names.
 
     Raises:
-        StorageError: there is no safetensors file, or it is damaged.
+        StorageError: there is no safetensors file, or it is damaged, a pointer of Git LFS, quantized, or of several
+            encoders.
     """
-    files = _weight_files(folder)
-    tensors = {name: tensor for path in files for name, tensor in _read(path).items()}
-    beside = [_read(path) for path in sorted(folder.glob("*.safetensors")) if path not in files]
-    heads = [found for found in beside if any(name.startswith(_HEAD) for name in found)]
-    return {name: tensor for found in heads for name, tensor in found.items()} | tensors
+    named = {name: tensor for path in _weight_files(folder) for name, tensor in _read(path).items()}
+    wrapper = _wrapper(named, folder)
+    return {modern_name(name.removeprefix(wrapper)): tensor for name, tensor in named.items()}
+
+
+def _read_head(folder: Path) -> dict[str, np.ndarray]:
+    """The tensors of head.safetensors, if it holds a head of pre-training."""
+    found = _read(folder / _HEAD_FILE) if (folder / _HEAD_FILE).is_file() else {}
+    tensors = {modern_name(name): tensor for name, tensor in found.items()}
+    return tensors if any(name.startswith(_HEAD) for name in tensors) else {}
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     try:
-        return {modern_name(name): tensor for name, tensor in load_file(path).items()}
+        with safe_open(path, "np") as file:
+            types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  it is no mapping
+        _check_types(types, path)
+        return load_file(path)
     except FileNotFoundError:
-        raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
+        raise StorageError(
+            f"{path}: no such file, but {_INDEX} names it; fetch it, or the whole folder again"
+        ) from None
     except SafetensorError as error:
+        check_no_pointer(path)
         raise StorageError(f"{path}: damaged ({error})") from None
+
+
+def _check_types(types: Mapping[str, str], path: Path) -> None:
+    quantized = [name for name, kind in types.items() if name.endswith(".weight") and kind not in _FLOATS]
+    if quantized:
+        raise StorageError(
+            f"{path}: {quantized[0]} has the type {types[quantized[0]]}; quantized weights cannot be read, so take the "
+            f"model in one of {', '.join(_FLOATS)}"
+        )
+
+
+def _wrapper(names: Iterable[str], folder: Path) -> str:
+    """What stands before all names of a model that was saved as a part of another, such as "0.auto_model."."""
+    prefixes = sorted(name.removesuffix(_WORDS) for name in names if name.endswith(_WORDS))
+    if len(prefixes) > 1:
+        raise StorageError(
+            f"{folder}: holds {len(prefixes)} encoders, {' and '.join(map(repr, prefixes))}; save the one to start "
+            "from in a folder of its own"
+        )
+    for base in _BASES:
+        prefixes = [prefix.removesuffix(base) for prefix in prefixes]
+    return prefixes[0] if prefixes else ""
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -211,7 +248,8 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _INDEX).is_file():
         names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
         return [folder / Path(name).name for name in names]  # never outside the folder
-    if any((folder / name).is_file() for name in _PICKLES):
+    if pickles := [folder / name for name in _PICKLES if (folder / name).is_file()]:
+        check_no_pointer(pickles[0])
         raise StorageError(
             f"{folder} holds pickled weights only, and unpickling runs whatever code is in them; if you trust them, "
             f"convert them where PyTorch is installed:\n{_conversion(folder)}"
@@ -219,11 +257,13 @@ def _weight_files(folder: Path) -> list[Path]:
     raise StorageError(f"{folder} holds no {WEIGHTS}")
 
 
-def _pickled_head(folder: Path) -> list[str]:
-    """What to say of weights of a head that are there but cannot be read."""
-    if not (folder / _PICKLED_HEAD).is_file():
-        return []
-    return [f"{_PICKLED_HEAD}, a pickle; to use it: {_conversion(folder, _PICKLED_HEAD, 'head.safetensors')}"]
+def _unread_files(folder: Path, has_head: bool) -> list[str]:
+    """Files of weights that were left alone, with a command for a head that is a pickle."""
+    read = {*_weight_files(folder), *([folder / _HEAD_FILE] if has_head else [])}
+    unread = [path.name for path in sorted(folder.glob("*.safetensors")) if path not in read]
+    if (folder / _PICKLED_HEAD).is_file():
+        unread.append(f"{_PICKLED_HEAD}, a pickle; to use it: {_conversion(folder, _PICKLED_HEAD, _HEAD_FILE)}")
+    return unread
 
 
 def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:

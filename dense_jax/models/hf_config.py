@@ -7,7 +7,7 @@ from typing import Any
 
 from dense_jax.config import require
 from dense_jax.errors import StorageError
-from dense_jax.files import read_json
+from dense_jax.files import read_object
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
 
@@ -24,22 +24,35 @@ _KEYS = {
     "epsilon": "layer_norm_eps",
     "initializer": "initializer_range",
 }
-_NEEDED = ("layers", "width", "heads", "feed_forward", "vocab_size")  # the others have the same defaults there and here
-_GELU = {"gelu": Gelu.ERF, "gelu_new": Gelu.TANH, "gelu_pytorch_tanh": Gelu.TANH}
+# Transformers' defaults for keys that a file leaves out; the other keys have the same defaults in BertConfig.
+_DEFAULTS = {"layers": 12, "width": 768, "heads": 12, "feed_forward": 3072, "vocab_size": 30_522}
+_GELU = {  # of several names of one function, the last is written
+    "gelu_python": Gelu.ERF,
+    "gelu": Gelu.ERF,
+    "gelu_new": Gelu.TANH,
+    "gelu_fast": Gelu.TANH,
+    "gelu_accurate": Gelu.TANH,
+    "gelu_pytorch_tanh": Gelu.TANH,
+}
 _FAMILIES = {family.value.replace("_", "-"): family for family in Family}
 _ARCHITECTURE = ("family", "layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
-_REQUIRED_VALUES = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
+_REQUIRED_VALUES = {
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "pruned_heads": {},
+}
 
 
 def read_config(folder: Path) -> BertConfig:
-    """The model that `folder` holds.
+    """Return the architecture of the model in `folder`. A key without a value (null) counts as absent.
 
     Raises:
         ConfigError: it is an encoder of none of our families.
-        StorageError: config.json is missing, damaged or incomplete.
+        StorageError: config.json is missing or damaged.
     """
     path = folder / "config.json"
-    raw = read_json(path)
+    raw = {key: value for key, value in read_object(path).items() if value is not None}
     kind = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]
@@ -49,9 +62,11 @@ def read_config(folder: Path) -> BertConfig:
         require(raw.get(key, value) == value, f"{path}: {key} is {raw.get(key)!r}; only {value!r} can be read")
     activation = raw.get("hidden_act", "gelu")
     require(activation in _GELU, f"{path}: hidden_act is {activation!r}; only {', '.join(_GELU)} can be read")
-    if missing := [_KEYS[name] for name in _NEEDED if _KEYS[name] not in raw]:
-        raise StorageError(f"{path}: has no {', '.join(missing)}")
-    known = {name: raw[key] for name, key in _KEYS.items() if key in raw}
+    known = _DEFAULTS | {name: raw[key] for name, key in _KEYS.items() if key in raw}
+    if wrong := [
+        _KEYS[name] for name, value in known.items() if isinstance(value, bool) or not isinstance(value, int | float)
+    ]:
+        raise StorageError(f"{path}: {', '.join(wrong)} must be numbers")
     return BertConfig(**known, family=family, gelu=_GELU[activation])
 
 

@@ -3,6 +3,7 @@
 Devlin et al. 2019, "BERT", section 3.1; whole-word selection as in Condenser (Gao and Callan 2021).
 """
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -14,6 +15,7 @@ from dense_jax.config.rules import Length, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
+from dense_jax.models.heads import Pooling
 
 
 @dataclass
@@ -25,8 +27,14 @@ class MLM(Objective):
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
     query_prompt: str = ""  # put before a query when searching
     passage_prompt: str = ""  # put before a passage
+    pool_prompts: bool = True  # else a mean leaves [CLS] and the prompt out
 
     def __post_init__(self) -> None:
+        require(
+            self.pool_prompts or self.encoder.pooling is Pooling.MEAN,
+            f"objective.pool_prompts=false concerns a mean, but objective.encoder.pooling={self.encoder.pooling.value}"
+            "; use --objective.pool_prompts=true",
+        )
         self.encoder.check_input("length", self.length, self.layout)
         self.encoder.check_input("query_length", self.query_length, Layout.BODY)
 
@@ -48,8 +56,9 @@ class MLM(Objective):
         return encoded.loss, ({"accuracy": encoded.accuracy}, carry)
 
     def towers(self, params: Params) -> Towers:
+        side = functools.partial(Tower, self.encoder, params["encoder"], pools_prompt=self.pool_prompts)
         return Towers(
-            query=Tower(self.encoder, params["encoder"], self.query_length, prompt=self.query_prompt),
-            passage=Tower(self.encoder, params["encoder"], self.length, self.layout, self.passage_prompt),
+            query=side(length=self.query_length, prompt=self.query_prompt),
+            passage=side(length=self.length, layout=self.layout, prompt=self.passage_prompt),
             similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
         )

@@ -22,7 +22,7 @@ from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.mesh import check_batch
 from dense_jax.progress import bar
-from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, not_finite
+from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 
@@ -72,7 +72,8 @@ def embed(
 
 def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) -> dict[str, Any]:
     """What must be the same for two shards to belong together."""
-    layout = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
+    layout: dict[str, Any] = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
+    layout |= {} if tower.pools_prompt else {"pools_prompt": False}
     return {"count": count, "shard_size": shard_size, **layout, "made_by": made_by}
 
 
@@ -149,7 +150,8 @@ def encode_passages(
     def tokens(i: int) -> Tokens:
         return _passage_tokens(passages[i], prompt, side, tokenizer.vocabulary)
 
-    vectors = tower.encode(tokens, [len(p.title) + len(p.tokens) for p in passages], batch, done)
+    lengths = [len(p.title) + len(p.tokens) for p in passages]
+    vectors = tower.encode(tokens, lengths, batch, done, count_unpooled(side, tokenizer))
     vectors = vectors.reshape(-1, vectors.shape[-1])
     bad = list(dict.fromkeys(store.document(rows[i // views]).id for i in not_finite(vectors)))
     if bad:

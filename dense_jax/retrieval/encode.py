@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own 
 _QUERY_BATCH = 128
 
 T = TypeVar("T")
-Program = Callable[[Params, Tokens], Float[Array, "b n d"]]
+Program = Callable[..., Float[Array, "b n d"]]  # of parameters, tokens and `unpooled`
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class TowerOnMesh:
         """`program` is that of an earlier instance, for the same encoder: with it nothing is compiled again."""
         self.tower = dataclasses.replace(tower, params=jax.device_put(tower.params, replicated(mesh)))
         self.mesh = mesh
-        self.program: Program = program or jax.jit(functools.partial(_apply, tower.encoder))
+        self.program: Program = program or jax.jit(functools.partial(_apply, tower.encoder), static_argnames="unpooled")
 
     def encode(
         self,
@@ -55,24 +55,27 @@ class TowerOnMesh:
         lengths: Sequence[int],
         batch: int,
         done: Callable[[int], object] = lambda count: None,
+        unpooled: int = 0,
     ) -> Float[np.ndarray, "b n d"]:
-        """The float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each view and each of `lengths`.
+        """Return the float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each view and each of `lengths`.
 
-        `lengths` only brings similar ones together, so it may be rough. `done` is told how many more are finished.
+        `lengths` only brings similar ones together, so it may be rough. `done` is called with the number of those that
+        are newly finished. A mean leaves the first `unpooled` tokens out.
         """
         encoder = self.tower.encoder
         vectors = np.empty((len(lengths), encoder.views, encoder.width), np.float32)
         order = np.argsort(-np.array(lengths), kind="stable")
         groups = [order[start : start + batch] for start in range(0, len(order), batch)]
-        dispatched = ((places, self._run([tokens(int(i)) for i in places], batch)) for places in groups)
+        dispatched = ((places, self._run([tokens(int(i)) for i in places], batch, unpooled)) for places in groups)
         for places, result in _one_late(dispatched):
             vectors[places] = np.asarray(result)[: len(places)]
             done(len(places))
         return vectors
 
-    def _run(self, rows: list[Tokens], batch: int) -> Float[Array, "b n d"]:
+    def _run(self, rows: list[Tokens], batch: int, unpooled: int) -> Float[Array, "b n d"]:
         with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
-            return self.program(self.tower.params, jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh)))
+            tokens = jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh))
+            return self.program(self.tower.params, tokens, unpooled=unpooled)
 
 
 def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenizes) -> Float[np.ndarray, "q d"]:
@@ -90,10 +93,18 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
     parts = batch_parts(tower.mesh)
     batch = math.ceil(rounded / parts) * parts
-    vectors = tower.encode(tokens.__getitem__, [len(body) for body in ids], batch)[:, 0]
+    lengths = [len(body) for body in ids]
+    vectors = tower.encode(tokens.__getitem__, lengths, batch, unpooled=count_unpooled(side, tokenizer))[:, 0]
     for i in not_finite(vectors)[:1]:
         raise DataError(f"query {texts[i]!r} became a vector with NaN or infinity; the checkpoint has diverged")
     return vectors
+
+
+def count_unpooled(tower: Tower, tokenizer: Tokenizes) -> int:
+    """Return how many first tokens the mean of `tower` leaves out: [CLS] and its prompt, or none."""
+    if tower.pools_prompt or not tower.prompt:
+        return 0
+    return 1 + len(tokenizer.encode([tower.prompt])[0])
 
 
 def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
@@ -101,8 +112,9 @@ def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
     return np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
 
 
-def _apply(encoder: Encodes, params: Params, tokens: Tokens) -> Float[Array, "b n d"]:
-    return encoder.apply(params, tokens).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
+def _apply(encoder: Encodes, params: Params, tokens: Tokens, *, unpooled: int) -> Float[Array, "b n d"]:
+    settings: dict[str, Any] = {"unpooled": unpooled} if unpooled else {}  # which an encoder without a mean lacks
+    return encoder.apply(params, tokens, **settings).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
 
 
 def _stacked(rows: list[Tokens], batch: int) -> Tokens:

@@ -13,7 +13,7 @@ import numpy as np
 
 from dense_jax.contracts import Ranking
 from dense_jax.errors import DataError
-from dense_jax.files import whole_file
+from dense_jax.files import text_lines, whole_file
 
 _SPACE = re.compile(r"\s")
 _SPACE_OR_PERCENT = re.compile(r"[\s%]")
@@ -107,7 +107,7 @@ def read_run(path: Path) -> Run:
     """
     run: Run = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_lines(path)
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
     for number, line in enumerate(lines, start=1):

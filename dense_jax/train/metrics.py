@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
-from dense_jax.files import whole_file
+from dense_jax.files import text_lines, whole_file
 from dense_jax.progress import bar, seconds
 
 DIAGNOSIS = "diagnosis/"  # before the names of collapse metrics
@@ -143,7 +143,7 @@ def _drop_lines_after(path: Path, first: int) -> None:
 
 def _totals(path: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = text_lines(path)
     last = json.loads(lines[-1]) if lines else {"step": 0}
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
