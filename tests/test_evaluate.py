@@ -95,6 +95,13 @@ def test_a_note_about_a_ranking_names_its_row_and_one_about_the_test_set_does_no
     ]
 
 
+def test_empty_queries_that_are_left_out_are_named_with_file_and_line():
+    test_set = judged({"q1": {"d0": 1}}, unknown_queries=("q8", "q9"), empty_queries=("queries.jsonl:8",))
+    assert evaluate(in_order_of_rows, IDS, test_set, DEPTH).notes() == [
+        "set/test: 2 judged queries have no text and are left out; empty: queries.jsonl:8"
+    ]
+
+
 def test_a_depth_that_cuts_recall_short_is_refused():
     with pytest.raises(ConfigError, match=r"evaluate.depth=10 is less than the 100 documents that Recall@100 looks at"):
         evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}), 10)

@@ -79,7 +79,7 @@ def test_another_encoding_is_named_and_its_cure_works(tmp_path, encoding, mark, 
     with pytest.raises(DataError, match=rf"is {named}, not UTF-8") as error:
         read(path)
     command = re.search(r"`(.*)`", str(error.value))[1]
-    subprocess.run(command, shell=True, check=True)
+    subprocess.run(command, shell=True, check=True, cwd=tmp_path)
     (converted,) = set(tmp_path.iterdir()) - {path}
     assert read(converted) == DOCUMENTS
 

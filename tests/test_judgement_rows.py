@@ -70,17 +70,25 @@ def test_an_empty_query_that_is_not_judged_does_not_count(folder):
     assert [query.text for query in read(folder, split="test")[1]] == ["who"]
 
 
-def test_an_empty_query_that_is_judged_is_refused_with_file_and_line(folder):
-    write(folder / "qrels/test.tsv", "q1\td1\t1\nq2\td1\t1\n")
-    with pytest.raises(DataError) as error:
-        beir.read_test_set(folder, "test")
-    assert 'queries.jsonl:2: "text" is empty' in str(error.value)
-    assert "the query 'q2' is judged: mend it, or remove its judgements" in str(error.value)
-    rows = list(source_of(folder, split="test").queries())
-    assert rejects(rows)[0] == (2, '"text" is empty')
+def test_an_empty_query_that_is_judged_is_left_out_and_named_with_file_and_line(folder):
+    write(folder / "qrels/test.tsv", "q1\td1\t1\nq2\td1\t1\nq9\td1\t1\n")
+    found = beir.read_test_set(folder, "test")
+    assert (found.queries, found.unknown_queries) == ({"q1": "who"}, ("q2", "q9"))
+    assert found.empty_queries == (f"{folder}/queries.jsonl:2",)
+
+
+def test_an_empty_training_query_that_is_judged_is_rejected_once(folder):
+    write(folder / "qrels/train.tsv", "q1\td1\t1\nq2\td1\t1\n")
+    rows = list(source_of(folder).queries())
+    assert rejects(rows) == [(2, '"text" is empty')]
     assert sum(not isinstance(row, Reject) for row in rows) == 1
-    write(folder / "qrels/test.tsv", "q1\td1\t1\n")  # as advised
-    assert beir.read_test_set(folder, "test").queries == {"q1": "who"}
+
+
+@pytest.mark.parametrize("text", ["a\0b", 3, None])
+def test_a_judged_query_whose_text_is_none_is_refused_with_its_line(folder, text):
+    write(folder / "queries.jsonl", [{"_id": "q1", "text": text}])
+    with pytest.raises(DataError, match=r"queries.jsonl:1: \"text\" .*; the query 'q1' is judged: mend it, or remove"):
+        beir.read_test_set(folder, "test")
 
 
 @pytest.mark.parametrize("row", ["{oops", '{"text": "no id"}', '{"_id": 1.5, "text": "x"}'])

@@ -4,8 +4,7 @@
     FOLDER/qrels/SPLIT.tsv      query-id <tab> corpus-id <tab> score
 
 Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four
-columns. A query without a text does not count unless it is judged: then it is an error, since figures on a part of a
-test set are not comparable.
+columns. An empty query has no vector: it is left out, and named if it is judged.
 """
 
 from collections.abc import Collection
@@ -29,6 +28,7 @@ class TestSet:
     queries: Queries
     qrels: Qrels
     unknown_queries: tuple[str, ...]  # judged, but without a text: excluded from everything
+    empty_queries: tuple[str, ...] = ()  # file:line of those that are in the file, with an empty text
 
     def missing_documents(self, ids: Collection[str]) -> list[str]:
         """The judged documents that `ids`, a corpus, lacks. They stay in the denominators, as in published figures."""
@@ -54,13 +54,14 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
             f"for example {next(iter(qrels))!r}; the two files do not belong together"
         )
     unknown = tuple(query for query in qrels if query not in texts)
-    return TestSet(folder.name, split, queries, {query: qrels[query] for query in queries}, unknown)
+    empty = _empty_queries(queries_path, unknown) if unknown else ()
+    return TestSet(folder.name, split, queries, {query: qrels[query] for query in queries}, unknown, empty)
 
 
 def read_queries(path: AnyPath, judged: Collection[str] | None = None) -> Queries:
     """Id -> text, in the file's order; integer ids become strings.
 
-    A query that cannot be used is left out where `judged` lacks its id.
+    With `judged`, empty queries and queries that are not judged are left out where they cannot be used.
 
     Raises:
         DataError: naming file and line of a row that is not a query, or of a repeated id.
@@ -71,12 +72,17 @@ def read_queries(path: AnyPath, judged: Collection[str] | None = None) -> Querie
             queries[row.id] = row.text
         elif judged is None or not isinstance(row, RejectedQuery):
             raise DataError(f"{row.where}: {row.reason}")
-        elif row.id in judged:
+        elif row.id in judged and not row.is_empty:
             fix = f"the query {row.id!r} is judged: mend it, or remove its judgements"
             raise DataError(f"{row.where}: {row.reason}; {fix}")
     if not queries:
         raise DataError(f"{path}: holds no query")
     return queries
+
+
+def _empty_queries(path: AnyPath, ids: Collection[str]) -> tuple[str, ...]:
+    rows = (row for row in query_rows(path) if isinstance(row, RejectedQuery))
+    return tuple(row.where for row in rows if row.is_empty and row.id in ids)
 
 
 def read_qrels(path: AnyPath) -> Qrels:

@@ -14,6 +14,7 @@ from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import Find, by_document
 
 DEEPEST = 100  # ranks that the measures look at
+_EMPTY_SHOWN = 5  # places in a note
 _SPACED = "ids hold white space, which a TREC run cannot express: there it is percent-encoded, as %20, and % as %25"
 
 
@@ -39,10 +40,12 @@ class Result:
     counts: Counts
     run: Run
     spaced_ids: bool = False  # an id of a query or a document holds white space
+    empty_queries: tuple[str, ...] = ()  # file:line of the first of those that are left out
 
     def notes(self, row: str = "") -> list[str]:
         """A sentence for each count that is not as it should be; those about the ranking name `row`, its table row."""
         other = " and another text" if self.counts.identical_ids else ""
+        empty = f"; empty: {', '.join(self.empty_queries)}" if self.empty_queries else ""
         of_ranking = {
             "without_results": "queries found nothing and count 0",
             "identical_ids": "results had their query's own id and were dropped, as BEIR does",
@@ -51,7 +54,7 @@ class Result:
             "evaluate.drop_same_id=always drops them, as BEIR does",
         }
         of_test_set = {
-            "without_text": "judged queries have no text and are left out",
+            "without_text": f"judged queries have no text and are left out{empty}",
             "missing_documents": "judged documents are not in the corpus and cannot be found",
         }
         place = f"{self.collection}, {row}" if row else self.collection
@@ -88,7 +91,8 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: fro
         identical_kept=sum(query in scores for query, scores in run.items()),
     )
     spaced = any(map(runs.holds_space, (*test_set.queries, *ids)))
-    return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run, spaced)
+    collection, empty = f"{test_set.name}/{test_set.split}", test_set.empty_queries[:_EMPTY_SHOWN]
+    return Result(collection, score(run, test_set.qrels), counts, run, spaced, empty)
 
 
 def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:

@@ -48,6 +48,7 @@ class RejectedQuery(Reject):
     """A row with an id whose query cannot be used; it is harmless where no judgement has this id."""
 
     id: str
+    is_empty: bool = False  # the query is an empty text
 
 
 class Judgement(NamedTuple):
@@ -75,7 +76,8 @@ def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
                 raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
             yield QueryRow(record.number, query, _query_text(record.values))
         except RowError as error:
-            yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query)
+            empty = _is_empty(record.values)
+            yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query, empty)
 
 
 def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
@@ -126,7 +128,7 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
             found.setdefault(row.query, {})[row.document] = row
     for row in query_rows(queries):
         if isinstance(row, Reject):
-            if not isinstance(row, RejectedQuery) or row.id in found:
+            if not isinstance(row, RejectedQuery) or found.pop(row.id, None):
                 yield row
         elif own := found.pop(row.id, None):
             positives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade >= 1)
@@ -234,6 +236,11 @@ def _query_id(values: Mapping[str, Any], name: str) -> str:
     if values.get(name) is None:
         raise RowError(f'"{name}" is missing; the row has {listed(values)}')
     return as_id(values[name], f'"{name}"')
+
+
+def _is_empty(values: Mapping[str, Any]) -> bool:
+    text = values.get(find(values, _TEXTS) or "text")
+    return isinstance(text, str) and not text.strip()
 
 
 def _query_text(values: Mapping[str, Any]) -> str:

@@ -159,10 +159,10 @@ def _wide_encoding(start: bytes) -> str | None:
 
 
 def _conversion(path: AnyPath, encoding: str) -> str:
-    """A shell command that writes an UTF-8 copy."""
+    """A shell command that writes an UTF-8 copy, unpacked, to the working directory."""
     command = {".gz": "gzip -dc", ".xz": "xz -dc"}.get(path.suffix, "cat")
-    new = path.with_name(f"utf8-{path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name}")
-    return f"{command} {shlex.quote(str(path))} | iconv -f {encoding} -t UTF-8 > {shlex.quote(str(new))}"
+    name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
+    return f"{command} {shlex.quote(str(path))} | iconv -f {encoding} -t UTF-8 > {shlex.quote(f'utf8-{name}')}"
 
 
 def _skip_line(file: IO[bytes] | BufferedIOBase, read: bytes, step: int) -> None:
