@@ -20,8 +20,8 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import check_on_disk, located, whole_file, writable
-from dense_jax.finished import measured
+from dense_jax.files import absolute, check_on_disk, digest, whole_file, writable
+from dense_jax.finished import measured, row_names
 from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
@@ -29,12 +29,13 @@ from dense_jax.processes import join_processes, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.retrieval.results import claim_folder
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
 from dense_jax.train.versions import VERSIONS, Versions
-from dense_jax.workdir import Collection, Workdir
+from dense_jax.workdir import Workdir
 
 
 def _show(work: Workdir, words: list[str]) -> None:
@@ -110,14 +111,14 @@ def _index(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
-    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), own_mesh()).summary)
+    print(index.build(vectors, work.config.index, work.index_folder(vectors), own_mesh()).summary)
 
 
 def _search(work: Workdir, words: list[str]) -> None:
     queries, columns = _typed(words), shutil.get_terminal_size().columns
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
-    dense = _indexed(work, collection, trained)
+    dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
     for query, hits in zip(queries, search.search(dense, collection.store, queries, work.config.search.k), strict=True):
         print(search.render(query, hits, columns), end="\n\n")
 
@@ -127,12 +128,6 @@ def _typed(words: list[str]) -> list[str]:
     if not queries:
         raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
     return queries
-
-
-def _indexed(work: Workdir, collection: Collection, trained: Trained) -> search.Find:
-    """Search in the index that `index` made."""
-    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), own_mesh())
-    return search.dense(found, trained.towers.query, work.tokenizer)
 
 
 def _answer(work: Workdir, words: list[str]) -> None:
@@ -146,19 +141,23 @@ def _answer(work: Workdir, words: list[str]) -> None:
             "`dense-jax search`, or measure it by questions with answers, --answer.questions=FILE"
         )
     collection = work.collection(trained.towers.passage)
-    find = _indexed(work, collection, trained)
+    find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
     reader = None
     if trained.reader and settings.read:
         length = trained.towers.query.length
         reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), settings.batch)
     if settings.questions:
-        path = located(settings.questions)
+        path = absolute(settings.questions)
         asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
         about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
         found = answer_report.report(asked, find, collection.store, reader, about)
-        target = work.path / "results" / f"{stem(path)}-answers"
-        of_first(lambda: found.write(target))
-        print(f"{found.table()}\nall answers are in {target}")
+
+        def write() -> str:
+            target = claim_folder(work.path / "results", f"{stem(path)}-answers", settings.questions, digest(path))
+            found.write(target)
+            return str(target)
+
+        print(f"{found.table()}\nall answers are in {of_first(write)}")
     elif reader:
         questions, columns = _typed(words), shutil.get_terminal_size().columns
         ranking = find(questions, min(reader.reader.passages, len(collection.store)))
@@ -189,36 +188,39 @@ def _mine(work: Workdir, words: list[str]) -> None:
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
-    test_set = read_test_set(work.test_folder, work.config.evaluate.split)
-    bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 and is_first() else {}
+    folder, split = work.test_folder, work.config.evaluate.split
+    test_set = read_test_set(folder, split)
+    rows = [_ranked_by_words(work, test_set)] if work.config.evaluate.bm25 and is_first() else []
     chosen = work.trained(work.config.embed.step)
     before = [work.trained(0)] if work.config.evaluate.before and chosen.step else []
-    ours = {"after training" if trained.step else "before training": trained for trained in (*before, chosen)}
-    rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
-    target = work.path / "results" / f"{test_set.name}-{test_set.split}"
-    notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
-    text = "\n".join([evaluate.table(rows), *notes])
+    rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
+    notes = dict.fromkeys(note for row in rows for note in row.result.notes())
+    text = "\n".join([evaluate.table({row.name: row.result for row in rows}), *notes])
 
-    def write() -> None:
-        for name, result in rows.items():
-            evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
+    def write() -> str:
+        name = f"{test_set.name}-{test_set.split}"
+        target = claim_folder(work.path / "results", name, work.config.evaluate.folder, work.content_of(folder, split))
+        for row in rows:
+            evaluate.write(target, row.file, row.result, row.step)
         with whole_file(target / "table.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
+        return str(target)
 
-    of_first(write)
+    target = of_first(write)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
 
 
-def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Result:
+def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Row:
     settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
     words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
-    return evaluate.evaluate(words.search, words.ids, test_set, settings.depth)
+    return evaluate.Row("BM25", "BM25", None, evaluate.evaluate(words.search, words.ids, test_set, settings.depth))
 
 
-def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Result:
+def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Row:
     collection = work.collection(trained.towers.passage, str(work.test_folder))
     dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
-    return evaluate.evaluate(dense, collection.store.ids(), test_set, work.config.evaluate.depth)
+    result = evaluate.evaluate(dense, collection.store.ids(), test_set, work.config.evaluate.depth)
+    return evaluate.Row(*row_names(work.path, work.config, trained.step), trained.step, result)
 
 
 def _export(work: Workdir, words: list[str]) -> None:
@@ -233,7 +235,7 @@ def _export(work: Workdir, words: list[str]) -> None:
         settings=show.settings(public),
         results=measured(work.path, trained.step),
     )
-    print(export(trained.towers, work.tokenizer_folder, work.path / "export", card))
+    print(export(trained.towers, work.saved_tokenizer(), work.path / "export", card))
 
 
 VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {

@@ -30,7 +30,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of the table, with what is behind it."""
+    """The figures of one retriever, with the run behind them."""
 
     collection: str
     scores: Scores
@@ -48,6 +48,16 @@ class Result:
         }
         counts = dataclasses.asdict(self.counts)
         return [f"{self.collection}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A retriever, and what it found."""
+
+    name: str  # in the table
+    file: str  # of its figures and its run, without the ending
+    step: int | None  # of its checkpoint; None: of BM25
+    result: Result
 
 
 def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Result:
