@@ -238,8 +238,10 @@ class Workdir:
         Raises:
             ConfigError: none is named, and `prepare` held none out.
         """
-        named = self.asked.evaluate.folder
-        folder = absolute(named) if named else self.prepared / "test"
+        if named := self.asked.evaluate.folder:
+            folder = absolute(named)
+        else:
+            folder = (self._root if self._is_as_it_is else self.prepared) / "test"
         if not folder.is_dir():
             raise ConfigError(
                 f"there is no test set at {folder}; name a BEIR folder by --evaluate.folder=DIR, "
