@@ -15,9 +15,9 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--key=value ...] --wor
   prepare   documents -> sentences -> passages -> tokens
   train     pre-train; continues by itself where it was stopped
   refresh   beside a training that looks passages up: the index of each snapshot
-  embed     the collection through the passage tower
+  embed     the corpus, or embed.collection, through the passage tower
   index     nearest-neighbour index over the embeddings
-  search    queries, from the arguments or standard input -> score, title, text
+  search    queries, from the arguments or standard input -> score, id, title, text
   answer    questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall
   mine      hard negatives for the training queries, by the trained retriever or by BM25
   evaluate  nDCG@10, MRR@10, Recall@100: BM25, before training, after training

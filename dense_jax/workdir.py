@@ -5,11 +5,12 @@ config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
 questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
-collections/NAME  embeddings/NAME-STEP                embed
-index/NAME-STEP                                       index
+collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
+embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of the texts and the parameters
+index/NAME-STEP-DIGEST                                index
 mined/NAME.jsonl                                      mine
-results/NAME-SPLIT                                    evaluate
-results/NAME-answers                                  answer, with answer.questions
+results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
+results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export
 """
 
