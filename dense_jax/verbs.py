@@ -125,8 +125,8 @@ def _search(work: Workdir, words: list[str]) -> None:
 
 def _typed(words: list[str]) -> list[str]:
     queries = words or of_first(lambda: [line.strip() for line in sys.stdin if line.strip()])
-    if not queries:
-        raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
+    if not queries or not all(map(str.strip, queries)):
+        raise ConfigError("an empty query, or none; give them as arguments, in quotes, or as lines on standard input")
     return queries
 
 
@@ -135,34 +135,47 @@ def _answer(work: Workdir, words: list[str]) -> None:
     settings, trained = work.config.answer, work.trained(work.config.embed.step)
     if words and settings.questions:
         raise ConfigError(f"answer got {' '.join(words)} and answer.questions={settings.questions}; give one of them")
-    if trained.reader is None and not settings.questions:
+    if settings.questions:
+        _answer_file(work, trained)
+        return
+    reader = _reader(work, trained)
+    if reader is None:
         raise ConfigError(
             f"{type(work.config.objective).__name__} has no reader, so it finds passages and answers nothing; use "
             "`dense-jax search`, or measure it by questions with answers, --answer.questions=FILE"
         )
+    questions, columns = _typed(words), shutil.get_terminal_size().columns
     collection = work.collection(trained.towers.passage)
     find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
-    reader = None
-    if trained.reader and settings.read:
-        length = trained.towers.query.length
-        reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), settings.batch)
-    if settings.questions:
-        path = absolute(settings.questions)
-        asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
-        about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
-        found = answer_report.report(asked, find, collection.store, reader, about)
+    ranking = find(questions, min(reader.reader.passages, len(collection.store)))
+    for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
+        print(answer.render(question, reading.answer, columns), end="\n\n")
 
-        def write() -> str:
-            target = claim_folder(work.path / "results", f"{stem(path)}-answers", settings.questions, digest(path))
-            found.write(target)
-            return str(target)
 
-        print(f"{found.table()}\nall answers are in {of_first(write)}")
-    elif reader:
-        questions, columns = _typed(words), shutil.get_terminal_size().columns
-        ranking = find(questions, min(reader.reader.passages, len(collection.store)))
-        for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
-            print(answer.render(question, reading.answer, columns), end="\n\n")
+def _answer_file(work: Workdir, trained: Trained) -> None:
+    """The questions of answer.questions, answered and scored."""
+    settings, path = work.config.answer, absolute(work.config.answer.questions)
+    asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
+    reader = _reader(work, trained) if settings.read else None
+    collection = work.collection(trained.towers.passage)
+    find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+    about = answer_report.About(path.name, collection.source, len(collection.store), trained.step)
+    found = answer_report.report(asked, find, collection.store, reader, about)
+
+    def write() -> str:
+        target = claim_folder(work.path / "results", f"{stem(path)}-answers", settings.questions, digest(path))
+        found.write(target)
+        return str(target)
+
+    print(f"{found.table()}\nall answers are in {of_first(write)}")
+
+
+def _reader(work: Workdir, trained: Trained) -> answer.ReaderOnMesh | None:
+    """The reader, if the objective has one."""
+    if trained.reader is None:
+        return None
+    length, batch = trained.towers.query.length, work.config.answer.batch
+    return answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), batch)
 
 
 def _mine(work: Workdir, words: list[str]) -> None:
@@ -171,12 +184,15 @@ def _mine(work: Workdir, words: list[str]) -> None:
     made_by = {"queries": queries.fingerprint}
     if config.source is Miner.BM25:
         settings = work.config.evaluate
+        if is_first():
+            print(f"{work.documents_of_queries.described}; BM25", file=sys.stderr)
         documents = [queries.documents.document(row) for row in range(len(queries.documents))]
         words_of = mine.Words(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
         made_by |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
         mined = mine.mine(queries, queries.documents, words_of, config, folder / "bm25", made_by)
     else:
         trained, documents = work.trained(work.config.embed.step), work.documents_of_queries
+        mine.check_guide(config, trained.towers.passage.encoder.views)
         meaning = mine.Meaning(work.index(documents, trained), trained.towers.query, work.tokenizer)
         target = folder / f"dense-{trained.step:08d}"
         made_by |= {"checkpoint": trained.fingerprint}
@@ -188,18 +204,20 @@ def _mine(work: Workdir, words: list[str]) -> None:
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
-    folder, split = work.test_folder, work.config.evaluate.split
-    test_set = read_test_set(folder, split)
-    rows = [_ranked_by_words(work, test_set)] if work.config.evaluate.bm25 and is_first() else []
+    settings, folder = work.config.evaluate, work.test_folder
+    evaluate.check_depth(settings.depth)
+    test_set = read_test_set(folder, settings.split)
     chosen = work.trained(work.config.embed.step)
-    before = [work.trained(0)] if work.config.evaluate.before and chosen.step else []
+    before = [work.trained(0)] if settings.before and chosen.step else []
+    rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_first() else []
     rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
     notes = dict.fromkeys(note for row in rows for note in row.result.notes())
     text = "\n".join([evaluate.table({row.name: row.result for row in rows}), *notes])
 
+    content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
+
     def write() -> str:
-        name = f"{test_set.name}-{test_set.split}"
-        target = claim_folder(work.path / "results", name, work.config.evaluate.folder, work.content_of(folder, split))
+        target = claim_folder(work.path / "results", name, settings.folder, content)
         for row in rows:
             evaluate.write(target, row.file, row.result, row.step)
         with whole_file(target / "table.md") as partial:

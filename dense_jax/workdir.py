@@ -6,7 +6,7 @@ neighbours/STEP                                       train or refresh: the inde
 questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
-embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of the texts and the parameters
+embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
 index/NAME-STEP-DIGEST                                index
 mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
@@ -383,9 +383,10 @@ class Workdir:
         )
 
     def _embeddings_folder(self, name: str, content: str, trained: Trained) -> Path:
-        """One folder for the same texts and parameters, under the name that the texts had first."""
-        folder, key = self.path / "embeddings", short_digest([content, trained.passage_fingerprint])
-        end = f"-{trained.passage_step:08d}-{key}"
+        """One folder for the same texts, parameters and layout, under the name that the texts had first."""
+        folder, tower = self.path / "embeddings", trained.towers.passage
+        key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt]
+        end = f"-{trained.passage_step:08d}-{short_digest(key)}"
         return folder / of_first(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))
 
     def index_folder(self, vectors: Vectors) -> Path:

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 
+import jax
 import pytest
 
 from dense_jax.config import Unit
-from dense_jax.contracts import Tower
+from dense_jax.contracts import Tower, Towers
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import ConfigError
+from dense_jax.train.restore import Trained
 from dense_jax.workdir import Workdir
+from tests import test_prepare_queries as fine_tuning
 from tests.sources import config, rows, sentence, write
 from tests.toys import MeanEmbedding
 
@@ -140,3 +143,43 @@ def test_documents_without_a_text_that_passages_lack_are_reported(tmp_path):
     assert (
         found.described == f"{source}: 5 documents, 1 of them without text and left out, as {len(found.store)} passages"
     )
+
+
+def test_documents_that_are_mined_and_those_of_a_test_set_are_the_same_content(tmp_path):
+    source = fine_tuning.folder(tmp_path / "toys")
+    write(source / "qrels" / "test.tsv", [])
+    work = opened(fine_tuning.config(source), tmp_path / "work")
+    mined, evaluated = work.documents_of_queries, work.collection(TOWER, str(source))
+    assert mined.store.folder != evaluated.store.folder
+    assert mined.store.content == evaluated.store.content
+    assert mined.described == evaluated.described == f"{source}: 12 documents"
+    assert work.collection(TOWER).store.folder == mined.store.folder
+
+
+def test_the_same_texts_are_embedded_once_whatever_their_source_is_called(wiki, tmp_path, capsys):
+    work = opened(config(wiki), tmp_path / "work")
+    work.__dict__["config"] = work.asked
+    folders = []
+    for name, count in (("a", 3), ("b", 3), ("c", 4)):
+        source = write(tmp_path / f"{name}.jsonl", rows(count))
+        folders.append(work.embeddings(work.collection(TOWER, str(source)), trained()).folder)
+    assert folders[0] == folders[1] != folders[2]
+    assert folders[0].name.startswith("a-00000007-")
+    said = capsys.readouterr().err
+    assert f"{tmp_path / 'b.jsonl'}: 3 documents; checkpoint of step 7" in said
+    assert said.count("embed: 100%") == 2
+
+
+def test_other_parameters_of_the_same_step_and_other_layouts_have_vectors_of_their_own(wiki, tmp_path):
+    work = opened(config(wiki), tmp_path / "work")
+    changed = [trained(), trained(passage_fingerprint="other"), trained(replace(PASSAGES, length=12))]
+    found = [work.embeddings(work.collection(TOWER, str(wiki)), each).folder for each in changed]
+    assert len(set(found)) == 3
+
+
+PASSAGES = Tower(MeanEmbedding(vocab_size=80), MeanEmbedding(vocab_size=80).init(jax.random.key(0)), 16)
+
+
+def trained(tower=PASSAGES, **changes):
+    about = {"step": 7, "passage_step": 7, "fingerprint": "a", "passage_fingerprint": "a"} | changes
+    return Trained(Towers(tower, tower), None, described="checkpoint of step 7", **about)

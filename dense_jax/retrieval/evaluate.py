@@ -68,7 +68,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
     Raises:
         ConfigError: `depth` is too small for the measures.
     """
-    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
+    check_depth(depth)
     k = min(len(ids), depth + 1)  # one more, for the query's own document
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
     found = runs.from_ranking(ranking, test_set.queries, ids)
@@ -83,6 +83,14 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int) -> Resul
         identical_relevant=sum(test_set.qrels[query].get(query, 0) > 0 for query in identical),
     )
     return Result(f"{test_set.name}/{test_set.split}", score(run, test_set.qrels), counts, run)
+
+
+def check_depth(depth: int) -> None:
+    """
+    Raises:
+        ConfigError: `depth` is too small for the measures.
+    """
+    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
 
 
 def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:
