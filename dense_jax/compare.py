@@ -11,7 +11,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     """
     if len({path.resolve() for path in workdirs}) < len(workdirs):
         raise ConfigError("a workdir is named twice")
-    rows = grouped([read_run(path) for path in workdirs])
+    rows = grouped(_by_content([read_run(path) for path in workdirs]))
     reference = next((row for row in rows if row.name == against), None) if against else rows[0]
     if reference is None:
         raise ConfigError(f"--against={against} is none of {', '.join(row.name for row in rows)}")
@@ -111,6 +111,20 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
         rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
+
+
+def _by_content(runs: Sequence[Run]) -> list[Run]:
+    """`runs` with equal sets under one name, and different ones under different names, whatever their folders are."""
+    names: dict[tuple[str, str], str] = {}
+    for run in runs:
+        for name, content in (found.set for found in (*run.results.values(), *run.words.values())):
+            taken = bool(content) and name in names.values()
+            names.setdefault((name, content), f"{name}-{content}" if taken else name)
+
+    def renamed(results: dict[str, Found]) -> dict[str, Found]:
+        return {names[found.set]: found for found in results.values()}
+
+    return [replace(run, results=renamed(run.results), words=renamed(run.words)) for run in runs]
 
 
 def _identity(config: dict[str, Any], path: str = "") -> dict[str, Any]:

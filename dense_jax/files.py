@@ -34,6 +34,12 @@ def located(name: str) -> AnyPath:
     return epath.Path(name)
 
 
+def absolute(name: str) -> AnyPath:
+    """As `located`, with a name: `.` and `..` have none."""
+    path = located(name)
+    return Path(os.path.abspath(path)) if isinstance(path, Path) else path  # noqa: PTH100  links keep their names
+
+
 def check_on_disk(name: str, setting: str) -> None:
     """
     Raises:
@@ -141,6 +147,16 @@ def digest(path: AnyPath) -> str:
         while chunk := file.read(_CHUNK):
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """The xxh3-128 of a JSON value, in hex."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
+
+
+def short_digest(value: Any) -> str:
+    """The first eight digits of `json_digest`: enough to keep the folders of a workdir apart."""
+    return json_digest(value)[:8]
 
 
 def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:

@@ -5,16 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import Select
+from dense_jax.config import Config, Select
 from dense_jax.errors import DataError
-from dense_jax.files import read_json, text_lines
+from dense_jax.files import absolute, read_json
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL
 from dense_jax.retrieval.metrics import HEADLINE
+from dense_jax.retrieval.results import set_of
 from dense_jax.train.history import History, read_history
+from dense_jax.train.warm_start import as_run
 
-_BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
+_BEFORE, _AFTER, _WORDS = "before_training", "after_training", "BM25"  # files of figures, without the ending
 
 PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
 
@@ -26,6 +28,7 @@ class Found:
     step: int | None  # of the checkpoint; None: of BM25
     measures: tuple[str, ...]  # those to show, what counts most first
     per_query: PerQuery
+    set: tuple[str, str]  # the name of the set, which others may have too, and a digest of its content, if known
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,8 @@ def read_run(path: Path) -> Run:
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
         )
     config = read_json(path / "config.json")
-    lines = text_lines(path / "metrics.jsonl") if _has_metrics(path) else []
-    last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
-    probes = read_history(path)
-    ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]
-    if last["step"] != config["steps"] and not ended:
+    last, probes = _last_metrics(path), read_history(path)
+    if not _has_ended(last["step"], config["steps"], probes):
         raise DataError(
             f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
             "end, and `dense-jax evaluate` after it"
@@ -82,22 +82,61 @@ def read_run(path: Path) -> Run:
     )
 
 
+def row_names(path: Path, config: Config, step: int) -> tuple[str, str]:
+    """The name of the row of checkpoint `step` in the table of `evaluate`, and that of its files.
+
+    Of a run of no steps the row is named after the model that it starts from.
+    """
+    if step == 0:
+        return (_start(config) if not config.steps else "") or "before training", _BEFORE
+    if _is_end(path, config.steps, step):
+        return "after training", _AFTER
+    return f"step {step:,} of {config.steps:,}", f"step_{step}"
+
+
+def _start(config: Config) -> str:
+    """The name of the folder of `init_from`; empty: there is none."""
+    if not config.init_from:
+        return ""
+    run = as_run(Path(config.init_from))
+    name = absolute(config.init_from if run is None else str(run.workdir)).name
+    name += f", step {run.step:,}" if run is not None and run.step >= 0 else ""
+    return f"{name} (init_from)" if name == "BM25" else name.replace("|", "\\|")
+
+
+def _is_end(path: Path, steps: int, step: int) -> bool:
+    """True of the last checkpoint of a training that has ended, and of its best one."""
+    last, probes = _last_metrics(path)["step"], read_history(path)
+    return step == steps or (_has_ended(last, steps, probes) and step in (last, probes.best if probes else None))
+
+
+def _has_ended(last: int, steps: int, probes: History | None) -> bool:
+    """True if training that stands at step `last` has come to its end, by its steps or by its patience."""
+    return last == steps or bool(probes is not None and probes.ended and probes.steps[-1] == last)
+
+
+def _last_metrics(path: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl."""
+    lines = text_lines(path / "metrics.jsonl") if _has_metrics(path) else []
+    return json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
+
+
 def measured(path: Path, step: int) -> tuple[Result, ...]:
     """What `evaluate` and `answer` found of the towers of checkpoint `step`, wherever they were run.
 
     What a reader made of the passages is left out, since it is no part of the towers.
     """
-    evaluated, answered = _read(path, _AFTER).values(), _read(path, FIGURES).values()
+    evaluated: dict[str, Any] = {}
+    for file in (_BEFORE, f"step_{step}", _AFTER):
+        evaluated |= _read(path, f"{file}.json", step)
     ranked = [
-        Result(found["collection"].rpartition("/")[0], found["split"], name, found["mean"][name])
-        for found in evaluated
-        if found["step"] == step
+        Result(found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name])
+        for folder, found in evaluated.items()
         for name in HEADLINE
     ]
     asked = [
-        Result(found["questions"], "", name, value)
-        for found in answered
-        if found["step"] == step
+        Result(found["questions"] + _apart(path, folder), "", name, value)
+        for folder, found in _read(path, FIGURES, step).items()
         for name, value in found["figures"].items()
         if name.startswith(RECALL)
     ]
@@ -106,17 +145,34 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
 
 def _evaluated(path: Path, file: str) -> dict[str, Found]:
     """What `evaluate` left in `file`, for each test set."""
-    return {name: Found(of["step"], HEADLINE, of["per_query"]) for name, of in _read(path, file).items()}
+    return {
+        name: Found(of["step"], HEADLINE, of["per_query"], _set(path, name))
+        for name, of in _read(path, f"{file}.json").items()
+    }
 
 
 def _answered(path: Path) -> dict[str, Found]:
     """What `answer` left, for each set of questions."""
-    return {name: Found(of["step"], tuple(of["figures"]), of["per_query"]) for name, of in _read(path, FIGURES).items()}
+    return {
+        name: Found(of["step"], tuple(of["figures"]), of["per_query"], _set(path, name))
+        for name, of in _read(path, FIGURES).items()
+    }
 
 
-def _read(path: Path, file: str) -> dict[str, Any]:
-    """Each `file` in the results of a workdir, by the name of the set of queries or questions."""
-    return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+def _read(path: Path, file: str, step: int | None = None) -> dict[str, Any]:
+    """Each `file` in the results of a workdir, by the name of its folder; with `step`, those of that checkpoint."""
+    found = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+    return {name: of for name, of in found.items() if step is None or of["step"] == step}
+
+
+def _set(path: Path, folder: str) -> tuple[str, str]:
+    about = set_of(path / "results" / folder)
+    return about["name"], about["content"]
+
+
+def _apart(path: Path, folder: str) -> str:
+    """The end of a folder's name that distinguishes its set from another one of the same name."""
+    return folder.removeprefix(_set(path, folder)[0])
 
 
 def _rules(probes: History | None) -> str:

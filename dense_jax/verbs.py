@@ -19,8 +19,8 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError
 from dense_jax.export import export
-from dense_jax.files import located, whole_file, writable
-from dense_jax.finished import measured
+from dense_jax.files import absolute, digest, whole_file, writable
+from dense_jax.finished import measured, row_names
 from dense_jax.flags import Comparison, Invocation
 from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
@@ -29,6 +29,7 @@ from dense_jax.processes import join_processes, leaving_at_once, naming_missing_
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.streams import input_lines
 from dense_jax.train.lock import only_one
@@ -36,7 +37,7 @@ from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
 from dense_jax.train.versions import VERSIONS, Versions
-from dense_jax.workdir import Collection, Workdir
+from dense_jax.workdir import Workdir
 
 
 def _show(work: Workdir, words: list[str]) -> None:
@@ -112,29 +113,23 @@ def _index(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
     vectors = work.embeddings(collection, trained)
-    print(index.build(vectors, work.config.index, work.index_folder(collection, trained), own_mesh()).summary)
+    print(index.build(vectors, work.config.index, work.index_folder(vectors), own_mesh()).summary)
 
 
 def _search(work: Workdir, words: list[str]) -> None:
     queries, columns = _typed(words), shutil.get_terminal_size().columns
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
-    dense = _indexed(work, collection, trained)
+    dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
     for query, hits in zip(queries, search.search(dense, collection.store, queries, work.config.search.k), strict=True):
         print(search.render(query, hits, columns), end="\n\n")
 
 
 def _typed(words: list[str]) -> list[str]:
     queries = words or of_first(input_lines)
-    if not queries:
-        raise ConfigError("no query; give them as arguments, in quotes, or as lines on standard input")
+    if not queries or not all(map(str.strip, queries)):
+        raise ConfigError("an empty query, or no query at all; give them as arguments, in quotes, or as lines on standard input")
     return queries
-
-
-def _indexed(work: Workdir, collection: Collection, trained: Trained) -> search.Find:
-    """Search in the index that `index` made."""
-    found = index.load(work.index_folder(collection, trained), work.embeddings(collection, trained), own_mesh())
-    return search.dense(found, trained.towers.query, work.tokenizer)
 
 
 def _answer(work: Workdir, words: list[str]) -> None:
@@ -142,30 +137,47 @@ def _answer(work: Workdir, words: list[str]) -> None:
     settings, trained = work.config.answer, work.trained(work.config.embed.step)
     if words and settings.questions:
         raise ConfigError(f"answer got {' '.join(words)} and answer.questions={settings.questions}; give one of them")
-    if trained.reader is None and not settings.questions:
+    if settings.questions:
+        _answer_file(work, trained)
+        return
+    reader = _reader(work, trained)
+    if reader is None:
         raise ConfigError(
             f"{type(work.config.objective).__name__} has no reader, so it finds passages and answers nothing; use "
             "`dense-jax search`, or measure it by questions with answers, --answer.questions=FILE"
         )
+    questions, columns = _typed(words), shutil.get_terminal_size().columns
     collection = work.collection(trained.towers.passage)
-    find = _indexed(work, collection, trained)
-    reader = None
-    if trained.reader and settings.read:
-        length = trained.towers.query.length
-        reader = answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), settings.batch)
-    if settings.questions:
-        path = located(settings.questions)
-        asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
-        about = answer_report.About(path.name, collection.name, len(collection.store), trained.step)
-        found = answer_report.report(asked, find, collection.store, reader, about)
-        target = work.path / "results" / f"{stem(path)}-answers"
-        of_first(lambda: found.write(target))
-        print(f"{found.table()}\nall answers are in {target}")
-    elif reader:
-        questions, columns = _typed(words), shutil.get_terminal_size().columns
-        ranking = find(questions, min(reader.reader.passages, len(collection.store)))
-        for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
-            print(answer.render(question, reading.answer, columns), end="\n\n")
+    find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+    ranking = find(questions, min(reader.reader.passages, len(collection.store)))
+    for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
+        print(answer.render(question, reading.answer, columns), end="\n\n")
+
+
+def _answer_file(work: Workdir, trained: Trained) -> None:
+    """The questions of answer.questions, answered and scored."""
+    settings, path = work.config.answer, absolute(work.config.answer.questions)
+    asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
+    reader = _reader(work, trained) if settings.read else None
+    collection = work.collection(trained.towers.passage)
+    find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+    about = answer_report.About(path.name, collection.source, len(collection.store), trained.step)
+    found = answer_report.report(asked, find, collection.store, reader, about)
+
+    def write() -> str:
+        target = claim_folder(work.path / "results", f"{stem(path)}-answers", settings.questions, digest(path))
+        found.write(target)
+        return str(target)
+
+    print(f"{found.table()}\nall answers are in {of_first(write)}")
+
+
+def _reader(work: Workdir, trained: Trained) -> answer.ReaderOnMesh | None:
+    """The reader, if the objective has one."""
+    if trained.reader is None:
+        return None
+    length, batch = trained.towers.query.length, work.config.answer.batch
+    return answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), batch)
 
 
 def _mine(work: Workdir, words: list[str]) -> None:
@@ -174,12 +186,15 @@ def _mine(work: Workdir, words: list[str]) -> None:
     made_by = {"queries": queries.fingerprint}
     if config.source is Miner.BM25:
         settings = work.config.evaluate
+        if is_first():
+            print(f"{work.documents_of_queries.described}; BM25", file=sys.stderr)
         documents = [queries.documents.document(row) for row in range(len(queries.documents))]
         words_of = mine.Words(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
         made_by |= {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
         mined = mine.mine(queries, queries.documents, words_of, config, folder / "bm25", made_by)
     else:
         trained, documents = work.trained(work.config.embed.step), work.documents_of_queries
+        mine.check_guide(config, trained.towers.passage.encoder.views)
         meaning = mine.Meaning(work.index(documents, trained), trained.towers.query, work.tokenizer)
         target = folder / f"dense-{trained.step:08d}"
         made_by |= {"checkpoint": trained.fingerprint}
@@ -191,40 +206,47 @@ def _mine(work: Workdir, words: list[str]) -> None:
 
 def _evaluate(work: Workdir, words: list[str]) -> None:
     """BM25, the parameters before training and those after it, on one test set."""
-    test_set = read_test_set(work.test_folder, work.config.evaluate.split)
-    bm25 = {"BM25": _ranked_by_words(work, test_set)} if work.config.evaluate.bm25 and is_first() else {}
+    settings, folder = work.config.evaluate, work.test_folder
+    evaluate.check_depth(settings.depth)
+    test_set = read_test_set(folder, settings.split)
     chosen = work.trained(work.config.embed.step)
-    before = [work.trained(0)] if work.config.evaluate.before and chosen.step else []
-    ours = {"after training" if trained.step else "before training": trained for trained in (*before, chosen)}
-    rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
-    target = work.path / "results" / f"{test_set.name}-{test_set.split}"
-    notes = dict.fromkeys(note for name, result in rows.items() for note in result.notes(name))
-    text = "\n".join([evaluate.table(rows), *notes])
+    before = [work.trained(0)] if settings.before and chosen.step else []
+    rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_first() else []
+    rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
+    notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
+    text = "\n".join([evaluate.table({row.name: row.result for row in rows}), *notes])
 
-    def write() -> None:
-        for name, result in rows.items():
-            evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
+    content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
+
+    def write() -> str:
+        target = claim_folder(work.path / "results", name, settings.folder, content)
+        for row in rows:
+            evaluate.write(target, row.file, row.result, row.step)
         with whole_file(target / "table.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
+        return str(target)
 
-    of_first(write)
+    target = of_first(write)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
 
 
-def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Result:
+def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Row:
     settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
     words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
-    drop, queries = settings.drop_same_id, test_set.queries
-    own = own_documents(drop, queries, words.ids, lambda rows: [documents[row] for row in rows])
-    return evaluate.evaluate(words.search, words.ids, test_set, settings.depth, own)
+    own = own_documents(
+        settings.drop_same_id, test_set.queries, words.ids, lambda rows: [documents[row] for row in rows]
+    )
+    result = evaluate.evaluate(words.search, words.ids, test_set, settings.depth, own)
+    return evaluate.Row("BM25", "BM25", None, result)
 
 
-def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Result:
+def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Row:
     collection = work.collection(trained.towers.passage, str(work.test_folder))
     dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
     settings, ids = work.config.evaluate, collection.store.ids()
     own = own_documents(settings.drop_same_id, test_set.queries, ids, collection.store.texts)
-    return evaluate.evaluate(dense, ids, test_set, settings.depth, own)
+    result = evaluate.evaluate(dense, ids, test_set, settings.depth, own)
+    return evaluate.Row(*row_names(work.path, work.config, trained.step), trained.step, result)
 
 
 def _export(work: Workdir, words: list[str]) -> None:
@@ -239,7 +261,7 @@ def _export(work: Workdir, words: list[str]) -> None:
         settings=show.settings(public),
         results=measured(work.path, trained.step),
     )
-    print(export(trained.towers, work.tokenizer_folder, work.path / "export", card))
+    print(export(trained.towers, work.saved_tokenizer(), work.path / "export", card))
 
 
 VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {

@@ -5,30 +5,35 @@ config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
 questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
-collections/NAME  embeddings/NAME-STEP                embed
-index/NAME-STEP                                       index
+collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
+embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
+index/NAME-STEP-DIGEST                                index
 mined/NAME.jsonl                                      mine
-results/NAME-SPLIT                                    evaluate
-results/NAME-answers                                  answer, with answer.questions
+results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
+results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export
 """
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from dense_jax.agreement import first_then_all, of_first
+from dense_jax.agreement import first_then_all, is_first, of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, differences, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
+from dense_jax.data.preparation.collection import Collection, whole_corpus
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
+from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
@@ -36,7 +41,7 @@ from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import AnyPath, digest, located
+from dense_jax.files import AnyPath, absolute, digest, located, short_digest
 from dense_jax.mesh import own_mesh
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
@@ -52,14 +57,6 @@ from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Passages that can be searched."""
-
-    name: str
-    store: PassageStore
 
 
 @dataclass(frozen=True)
@@ -105,23 +102,51 @@ class Workdir:
         Raises:
             ConfigError: nothing was prepared there.
         """
-        path = Path(self.asked.passages.workdir or self.path)
         passages, spans = self.asked.passages, self.asked.spans.sources
-        asked = passages.unit is Unit.QUERIES
-        folder = queries_folder(path, self.asked.corpus) if asked else passages_folder(path, passages, spans)
-        if not is_finished(folder):
-            kind = "queries" if asked else f"{passages.unit.value} of {passages.length} tokens"
+        if not self._is_prepared:
+            queries = passages.unit is Unit.QUERIES
+            kind = "queries" if queries else f"{passages.unit.value} of {passages.length} tokens"
             kind += f" with spans.{', spans.'.join(spans)}" if spans else ""
-            raise ConfigError(f"{path} holds no prepared {kind}; run `dense-jax prepare` first")
-        return path
+            raise ConfigError(f"{self._root} holds no prepared {kind}; run `dense-jax prepare` first")
+        return self._root
 
     @property
-    def tokenizer_folder(self) -> Path:
-        return self.prepared / "tokenizer"
+    def _root(self) -> Path:
+        """Where `prepare` leaves its parts."""
+        return Path(self.asked.passages.workdir or self.path)
+
+    @property
+    def _is_prepared(self) -> bool:
+        passages, corpus = self.asked.passages, self.asked.corpus
+        if passages.unit is Unit.QUERIES:
+            return is_finished(queries_folder(self._root, corpus))
+        return is_finished(passages_folder(self._root, passages, self.asked.spans.sources))
+
+    @property
+    def _held_out(self) -> Path:
+        """Where `prepare` writes the test set that it holds out."""
+        return Path(absolute(str(self._root / "test")))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.tokenizer_folder)
+        """The prepared tokenizer. A model that is used as it is has one of its own, and nothing need be prepared."""
+        if self._is_as_it_is:
+            return import_folder(Path(self.asked.tokenizer.path))
+        return Tokenizer.load(self.prepared / "tokenizer")
+
+    @property
+    def _is_as_it_is(self) -> bool:
+        """True of a model that is not to be trained and for which nothing was prepared."""
+        asked = self.asked
+        return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self._is_prepared
+
+    def saved_tokenizer(self) -> Path:
+        """The folder of the tokenizer, which is saved now if nothing was prepared."""
+        if not self._is_as_it_is:
+            return self.prepared / "tokenizer"
+        folder = self._root / "tokenizer"
+        self.tokenizer.save(folder)
+        return folder
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -130,7 +155,7 @@ class Workdir:
 
     def planned_vocabulary(self) -> tuple[int, str]:
         """How many words the tokenizer has or will have, and how that is known; nothing need be prepared."""
-        prepared, asked = Path(self.asked.passages.workdir or self.path) / "tokenizer", self.asked.tokenizer
+        prepared, asked = self._root / "tokenizer", self.asked.tokenizer
         if has_tokenizer(prepared):
             return Tokenizer.load(prepared).size, f"of the tokenizer in {prepared}"
         if asked.path:
@@ -206,7 +231,7 @@ class Workdir:
         Raises:
             StorageError: none were prepared.
         """
-        return open_queries(Path(self.asked.passages.workdir or self.path), self.asked.corpus)
+        return open_queries(self._root, self.asked.corpus)
 
     @property
     def test_folder(self) -> AnyPath:
@@ -215,8 +240,10 @@ class Workdir:
         Raises:
             ConfigError: none is named, and `prepare` held none out.
         """
-        named = self.asked.evaluate.folder
-        folder = located(named) if named else self.prepared / "test"
+        if named := self.asked.evaluate.folder:
+            folder = absolute(named)
+        else:
+            folder = (self._root if self._is_as_it_is else self.prepared) / "test"
         if not folder.is_dir():
             raise ConfigError(
                 f"there is no test set at {folder}; name a BEIR folder by --evaluate.folder=DIR, "
@@ -225,40 +252,40 @@ class Workdir:
         return folder
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
-        """What `tower` embeds: `source`, what the config names, the held-out test set, or what was prepared.
+        """The documents that `tower` embeds: those of `source`, of embed.collection, or of the corpus.
 
-        Spans lack the documents of a single one, and chunks are of several documents: in their place the corpus itself
-        is embedded. With queries it is what they are about.
-
-        Raises:
-            ConfigError: that is more than one source.
+        The corpus is whole, with the sentences that the test set holds out of training. Where nothing is held out, its
+        prepared passages are searched; with queries, the documents that they are about.
         """
-        held_out, searched = self.prepared / "test", self.asked.passages.unit is Unit.PASSAGES
-        source = source or self.asked.embed.collection or (str(held_out) if held_out.is_dir() else "")
-        if not source and self.asked.passages.unit is Unit.QUERIES:
+        if source := source or self.asked.embed.collection:
+            folder = absolute(source)
+            described = f"{source} (the held-out test set)" if folder == self._held_out else source
+            corpus = partial(open_collection, source, self.asked)
+            return self._prepared_collection(corpus, tower, stem(folder), described)
+        unit, sources = self.asked.passages.unit, self.asked.corpus.sources
+        if unit is Unit.QUERIES:
             return self.documents_of_queries
-        if not source and searched:
-            return Collection("passages", self._blocks)
-        source = source or self._only_source()
+        if unit is Unit.PASSAGES and not self.asked.corpus.held_out and self._is_prepared:
+            return Collection("passages", ", ".join(sources), self._blocks)
+        name = stem(absolute(sources[0])) if len(sources) == 1 else "corpus"
+        return self._prepared_collection(partial(whole_corpus, self.asked, self._root), tower, name, ", ".join(sources))
+
+    def _prepared_collection(
+        self, corpus: Callable[[], CheckedCorpus], tower: Tower, name: str, source: str
+    ) -> Collection:
         split = tower.length if self.asked.embed.split else 0
-        name = stem(Path(source)) + (f"-{split}" if split else "")
-        folder = self.path / "collections" / name
-        make = partial(prepare_collection, source, self.asked, self.tokenizer, folder, split=split)
-        return Collection(name, first_then_all(make))
+        name += f"-{split}" if split else ""
+
+        def make() -> PassageStore:
+            folder = self.path / "collections"
+            return prepare_collection(corpus(), self.asked, self.tokenizer, folder, name, split=split)
+
+        return Collection(name, source, first_then_all(make))
 
     @property
     def documents_of_queries(self) -> Collection:
         """The documents that the training queries are about, each whole."""
-        return Collection("documents", self.queries.documents)
-
-    def _only_source(self) -> str:
-        first, *others = self.asked.corpus.sources
-        require(
-            not others,
-            f"{self.asked.passages.unit.value} are not searched, and the corpus in their place has {len(others) + 1} "
-            f"sources; name what to embed by --embed.collection, such as {first}",
-        )
-        return first
+        return Collection("documents", ", ".join(self.asked.corpus.sources), self.queries.documents)
 
     def documents(self, source: str) -> list[Document]:
         """The documents of `source`, whole."""
@@ -293,16 +320,20 @@ class Workdir:
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
         target = self.path / "probe" / name
-        files = {path.name: digest(path) for path in beir_files(folder, split)}
         write_sample(
             target,
             whole,
             (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
             queries=settings.queries,
             size=settings.documents,
-            made_from={"corpus": corpus.fingerprint(), "files": files},
+            made_from=self.content_of(folder, split),
         )
         return str(target)
+
+    def content_of(self, folder: AnyPath, split: str) -> dict[str, Any]:
+        """JSON values that distinguish a test set from others: its documents, queries and judgements."""
+        files = {path.name: digest(path) for path in beir_files(folder, split)}
+        return {"corpus": open_collection(str(folder), self.asked).fingerprint(), "files": files}
 
     @property
     def _passage_tower(self) -> Tower:
@@ -333,34 +364,46 @@ class Workdir:
         self.tokenizer.check_ids(theirs, f"{setting}={path}")
 
     def trained(self, step: int) -> Trained:
-        """The towers of checkpoint `step`; -1: of the one that probe.select says."""
+        """The towers of checkpoint `step`; -1: of the one that probe.select names."""
+        if self._is_as_it_is and self.asked.tokenizer.path != self.asked.init_from:
+            self.check_init_from()
         return load_trained(self.config, self.path, step)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
-        """The vectors of `collection`, made now as far as they are not there yet."""
-        settings = self.asked.embed
+        """The vectors of `collection`, made now as far as they are missing. Prints collection and checkpoint."""
+        if is_first():
+            print(f"{collection.described}; {trained.described}", file=sys.stderr)
+        settings, content = self.asked.embed, collection.store.content
         return embed(
             collection.store,
             trained.towers.passage,
             self.tokenizer,
             own_mesh(),
-            self.path / "embeddings" / _named(collection, trained),
+            self._embeddings_folder(collection.name, content, trained),
             batch=settings.batch,
             shard_size=settings.shard_size,
-            made_by={"checkpoint": trained.passage_fingerprint, "collection": collection.store.fingerprint},
+            made_by={"checkpoint": trained.passage_fingerprint, "collection": content},
         )
 
-    def index_folder(self, collection: Collection, trained: Trained) -> Path:
-        return self.path / "index" / _named(collection, trained)
+    def _embeddings_folder(self, name: str, content: str, trained: Trained) -> Path:
+        """One folder for the same texts, parameters and layout, under the name that the texts had first."""
+        folder, tower = self.path / "embeddings", trained.towers.passage
+        key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt]
+        end = f"-{trained.passage_step:08d}-{short_digest(key)}"
+        return folder / of_first(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))
+
+    def index_folder(self, vectors: Vectors) -> Path:
+        return self.path / "index" / vectors.folder.name
 
     def index(self, collection: Collection, trained: Trained) -> index.Index:
-        """The index over the vectors of `collection`, built now if it is not there yet."""
-        vectors, folder = self.embeddings(collection, trained), self.index_folder(collection, trained)
-        try:
-            return index.load(folder, vectors, own_mesh())
-        except StorageError:
-            return index.build(vectors, self.asked.index, folder, own_mesh())
-
-
-def _named(collection: Collection, trained: Trained) -> str:
-    return f"{collection.name}-{trained.passage_step:08d}"
+        """The index over the vectors of `collection`, built now if it is missing, damaged or of other vectors."""
+        vectors = self.embeddings(collection, trained)
+        folder = self.index_folder(vectors)
+        if of_first(lambda: index.is_finished(folder)):
+            try:
+                return index.load(folder, vectors, own_mesh())
+            except (ConfigError, StorageError) as error:
+                vectors.verify()  # if it is they that are damaged, no index can be built
+                if is_first():
+                    print(f"warning: {error}\nthe index in {folder} is built again", file=sys.stderr)
+        return index.build(vectors, self.asked.index, folder, own_mesh())

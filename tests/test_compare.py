@@ -201,6 +201,34 @@ def test_answers_of_an_older_step_are_refused(tmp_path):
         compare([path], "", tmp_path)
 
 
+def of_set(path, folder, content, values):
+    evaluated(path, values, test_set=folder)
+    about = {"name": "toy-test", "place": f"{content}/toy", "content": content}
+    write_json(path / "results" / folder / "set.json", about)
+
+
+def test_sets_of_one_name_and_other_content_have_tables_of_their_own_whatever_was_measured_first(tmp_path):
+    first = workdir(tmp_path / "a-0", [0.5])
+    of_set(first, "toy-test", "1111", [0.25])
+    of_set(first, "toy-test-2222", "2222", [0.75])
+    second = workdir(tmp_path / "b-0", [0.5], method="B")
+    of_set(second, "toy-test", "2222", [0.5])
+    of_set(second, "toy-test-1111", "1111", [1.0])
+    text = compare([first, second], "", tmp_path / "out")
+    assert text.count("toy-test, 1 queries") == text.count("toy-test-2222, 1 queries") == 1
+    rows = {row["name"]: row["sets"] for row in read_json(tmp_path / "out" / "comparison.json")["rows"]}
+    means = {name: {s: of["measures"]["nDCG@10"]["mean"] for s, of in sets.items()} for name, sets in rows.items()}
+    assert means == {"a": {"toy-test": 0.25, "toy-test-2222": 0.75}, "b": {"toy-test": 1.0, "toy-test-2222": 0.5}}
+
+
+def test_runs_measured_on_other_sets_of_the_same_name_are_refused(tmp_path):
+    runs = [workdir(tmp_path / name, [0.5], method=name) for name in ("a-0", "b-0")]
+    for path, content in zip(runs, ("1111", "2222"), strict=True):
+        of_set(path, "toy-test", content, [0.5])
+    with pytest.raises(DataError, match="not measured on the same queries of toy-test"):
+        compare(runs, "", tmp_path / "out")
+
+
 # More than chance?
 
 

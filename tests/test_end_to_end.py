@@ -112,10 +112,59 @@ def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monke
     assert said.index("rivers") < said.index("engines")
 
 
-def test_search_without_an_index_says_which_verb_makes_it(corpus, trained, capsys):
-    status = run(["search", *arguments(corpus, trained), f"--embed.collection={corpus}", "rivers"])
-    assert status == 4
-    assert "run `dense-jax index`" in capsys.readouterr().err
+def test_search_makes_the_vectors_and_the_index_that_are_missing(corpus, trained, tmp_path, capsys):
+    source = tmp_path / "three.jsonl"
+    source.write_text("".join(corpus.read_text().splitlines(keepends=True)[:3]))
+    argv = [*arguments(corpus, trained), f"--embed.collection={source}", "--search.k=5", "rivers"]
+    assert run(["search", *argv]) == 0
+    said = capsys.readouterr()
+    assert all(f"  d{i}  " in said.out for i in range(3)) and "   4  " not in said.out
+    assert f"{source}: 3 documents; checkpoint of step 20 in {trained}" in said.err
+    assert run(["search", *argv]) == 0
+    assert "embed:" not in capsys.readouterr().err
+
+
+def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut_from(corpus, trained, capsys):
+    identifier = (trained / "test" / "qrels" / "test.tsv").read_text().splitlines()[1].split("\t")[1]
+    rows = {row["_id"]: row for row in map(json.loads, corpus.read_text().splitlines())}
+    first = rows[identifier]["text"].partition(".")[0] + "."
+    argv = [*arguments(corpus, trained), "--search.k=300", rows[identifier]["text"]]
+    assert run(["search", *argv]) == 0
+    said = capsys.readouterr()
+    assert f"{corpus}: 300 documents" in said.err
+    place = said.out.index(f"  {identifier}  ")
+    assert first in " ".join(said.out[place:].split())[:400]
+
+
+@pytest.mark.parametrize("damage", ["manifest", "outdated"])
+def test_an_index_that_cannot_be_used_is_named_and_built_again(corpus, trained, tmp_path, capsys, damage):
+    source = Path(shutil.copy(corpus, tmp_path / f"{damage}.jsonl"))
+    with source.open("a") as file:
+        file.write(json.dumps({"_id": damage, "text": f"The {damage} of the rivers."}) + "\n")
+    argv = [*arguments(corpus, trained), f"--embed.collection={source}"]
+    assert run(["index", *argv]) == 0
+    (manifest,) = (trained / "index").glob(f"{damage}-*/manifest.json")
+    text = manifest.read_text()
+    manifest.write_text(text[:-20] if damage == "manifest" else text.replace('"embeddings": "', '"embeddings": "0'))
+    capsys.readouterr()
+    assert run(["search", *argv, "rivers"]) == 0
+    said = capsys.readouterr().err
+    assert f"warning: {manifest.parent}" in said and f"the index in {manifest.parent} is built again" in said
+    assert run(["search", *argv, "rivers"]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_damaged_vectors_are_refused_with_what_to_do(corpus, trained, tmp_path, capsys):
+    source = tmp_path / "few.jsonl"
+    source.write_text("".join(corpus.read_text().splitlines(keepends=True)[:5]))
+    argv = [*arguments(corpus, trained), f"--embed.collection={source}", "rivers"]
+    assert run(["search", *argv]) == 0
+    (path,) = (trained / "embeddings").glob("few-*/vectors-*.npy")
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    assert run(["search", *argv]) == 4
+    assert f"remove {path.parent} and run `dense-jax embed` again" in capsys.readouterr().err
+    shutil.rmtree(path.parent)
+    assert run(["search", *argv]) == 0
 
 
 def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, trained, tmp_path, capsys):
@@ -162,6 +211,36 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     steps = {name: json.loads((results / f"{name}.json").read_text())["step"] for name in ("BM25", "before_training")}
     assert (steps, figures["step"]) == ({"BM25": None, "before_training": 0}, 20)
     assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
+
+
+def test_test_sets_of_one_name_have_results_of_their_own_and_the_same_texts_are_embedded_once(
+    corpus, trained, tmp_path, capsys
+):
+    documents = corpus.read_text().splitlines(keepends=True)[:20]
+    for place, query in (("a", "rivers"), ("b", "engines"), ("c", "violins")):
+        folder = tmp_path / place / ("other" if place == "c" else "toys")
+        (folder / "qrels").mkdir(parents=True)
+        (folder / "corpus.jsonl").write_text("".join(documents))
+        (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": query}) + "\n")
+        (folder / "qrels" / "test.tsv").write_text("query-id\tcorpus-id\tscore\nq\td1\t1\n")
+        for _ in range(2):
+            argv = [*arguments(corpus, trained), f"--evaluate.folder={folder}"]
+            assert run(["evaluate", *argv, "--evaluate.before=false"]) == 0
+            said = capsys.readouterr()
+            assert f"{folder}: 20 documents; checkpoint of step 20 in {trained}" in said.err
+    first, second = (json.loads(p.read_text()) for p in sorted((trained / "results").glob("toys-test*/set.json")))
+    assert [first["place"], second["place"]] == [str(tmp_path / "a" / "toys"), str(tmp_path / "b" / "toys")]
+    assert (trained / "results" / "other-test" / "set.json").is_file()
+    assert len(list((trained / "embeddings").glob("toys-*"))) == 1
+    assert not list((trained / "embeddings").glob("other-*"))
+
+
+def test_a_step_before_the_end_of_training_is_called_by_its_number(corpus, trained, capsys):
+    argv = [*arguments(corpus, trained), "--embed.step=10", "--evaluate.before=false"]
+    assert run(["evaluate", *argv]) == 0
+    said = capsys.readouterr().out
+    assert "| step 10 of 20 |" in said and "after training" not in said
+    assert json.loads((trained / "results" / "test-test" / "step_10.json").read_text())["step"] == 10
 
 
 @pytest.mark.slow
@@ -284,7 +363,8 @@ def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
 
 @pytest.mark.slow
 def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
-    others = shutil.copy(corpus, tmp_path / "others.jsonl")
+    others = tmp_path / "others.jsonl"
+    others.write_text(corpus.read_text().replace("The ", "An "))
     argv = arguments(corpus, trained, f"--embed.collection={others}", "--embed.shard_size=64")
     told_to_stop("dense_jax.retrieval.embed.encode_passages", 3, "embed", argv)
     (made,) = (trained / "embeddings").glob("others-*")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.prepare import prepare_collection
+from dense_jax.data.preparation.prepare import open_collection, prepare_collection
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.files import write_json
@@ -19,11 +19,17 @@ def tokenizer():
     return Tokenizer.train([sentence(i) for i in range(20)], 80, lowercase=True)
 
 
+def collected(tmp_path, settings, tokenizer, folder="collections", **more):
+    """The store of the BEIR folder `tmp_path`/beir."""
+    corpus = open_collection(str(tmp_path / "beir"), settings)
+    return prepare_collection(corpus, settings, tokenizer, tmp_path / folder, "beir", **more)
+
+
 def test_a_collection_keeps_every_document_as_one_passage_in_the_order_of_the_source(tokenizer, tmp_path):
     long = {"_id": "long", "title": "", "text": " ".join(sentence(i) for i in range(100))}
     empty = {"_id": "empty", "title": "Light", "text": ""}
     write(tmp_path / "beir" / "corpus.jsonl", [empty, long, *rows(3)])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "collection")
+    found = collected(tmp_path, config("unused"), tokenizer)
     assert found.ids() == ["empty", "long", "d0", "d1", "d2"]
     assert [len(p.tokens) for p in found.passages(range(2))] == [0, 512]
     assert tokenizer.decode(found[0].title) == "light"
@@ -36,7 +42,7 @@ def test_a_split_collection_keeps_all_of_a_long_document_as_several_passages(tok
     long = {"_id": "long", "title": "Light", "text": " ".join(sentence(i) for i in range(20))}
     empty = {"_id": "empty", "title": "House", "text": ""}
     write(tmp_path / "beir" / "corpus.jsonl", [long, empty, *rows(2)])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=64)
+    found = collected(tmp_path, config("unused"), tokenizer, split=64)
     ids, passages = found.ids(), found.passages(range(len(found)))
     assert list(dict.fromkeys(ids)) == ["long", "empty", "d0", "d1"]
     of_long, of_empty = (passages[ids.index(name) : ids.index(name) + ids.count(name)] for name in ("long", "empty"))
@@ -49,51 +55,54 @@ def test_a_split_collection_keeps_all_of_a_long_document_as_several_passages(tok
     assert [(tokenizer.decode(passage.title), len(passage.tokens)) for passage in of_empty] == [("house", 0)]
 
 
-def test_a_collection_that_was_split_otherwise_is_refused(tokenizer, tmp_path):
-    write(tmp_path / "beir" / "corpus.jsonl", rows(2))
-    arguments = (str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts")
-    prepare_collection(*arguments, split=64)
-    with pytest.raises(ConfigError, match=r"parts was prepared with other settings:\n  split: 64 -> 32\n"):
-        prepare_collection(*arguments, split=32)
-    with pytest.raises(ConfigError, match=r"other settings:\n  length: None -> 512\n  split: 64 -> None\n"):
-        prepare_collection(*arguments)
+def test_a_collection_that_is_split_otherwise_has_a_store_of_its_own(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "a", "text": " ".join(sentence(i) for i in range(20))}])
+    found = [collected(tmp_path, config("unused"), tokenizer, split=split) for split in (64, 32, 0, 64)]
+    assert len({store.folder for store in found}) == 3
+    assert len(found[0]) == len(found[3]) < len(found[1])
+    assert len(found[2]) == 1
 
 
 def test_a_beir_collection_is_read_by_beirs_field_names_whatever_those_of_the_corpus(tokenizer, tmp_path):
     write(tmp_path / "beir" / "corpus.jsonl", rows(3))
     settings = config("unused")
     settings = replace(settings, corpus=replace(settings.corpus, id_field="key", text_field="body"))
-    found = prepare_collection(str(tmp_path / "beir"), settings, tokenizer, tmp_path / "collection")
+    found = collected(tmp_path, settings, tokenizer)
     assert found.ids() == ["d0", "d1", "d2"]
 
 
-def test_a_changed_collection_or_tokenizer_is_noticed(tokenizer, tmp_path):
+def test_a_changed_collection_or_tokenizer_makes_another_store(tokenizer, tmp_path):
     write(tmp_path / "beir" / "corpus.jsonl", rows(3))
-    arguments = (str(tmp_path / "beir"), config("unused"))
-    prepare_collection(*arguments, tokenizer, tmp_path / "collection")
     other = Tokenizer.train([sentence(99)], 70, lowercase=True)
-    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  tokenizer: \w+ -> \w+"):
-        prepare_collection(*arguments, other, tmp_path / "collection")
+    found = [collected(tmp_path, config("unused"), each) for each in (tokenizer, other)]
     write(tmp_path / "beir" / "corpus.jsonl", rows(4))
-    with pytest.raises(ConfigError, match=r"collection was prepared with other settings:\n  source.digest: \w+ -> \w+"):
-        prepare_collection(*arguments, tokenizer, tmp_path / "collection")
+    found.append(collected(tmp_path, config("unused"), tokenizer))
+    assert [len(store) for store in found] == [3, 3, 4]
+    assert len({store.folder for store in found}) == 3
+
+
+def test_the_same_documents_have_the_same_content_whatever_their_source_is_called(tokenizer, tmp_path):
+    stores = []
+    for name, count in (("a.jsonl", 3), ("b.jsonl", 3), ("c.jsonl", 4)):
+        corpus = open_collection(str(write(tmp_path / name, rows(count))), config("unused"))
+        stores.append(prepare_collection(corpus, config("unused"), tokenizer, tmp_path / "collections", name))
+    assert stores[0].content == stores[1].content != stores[2].content
 
 
 def test_an_interrupted_collection_ends_with_the_same_files(tokenizer, tmp_path):
     write(tmp_path / "beir" / "corpus.jsonl", rows(30))
-    arguments = (str(tmp_path / "beir"), config("unused", shard_size=4), tokenizer)
-    prepare_collection(*arguments, tmp_path / "whole")
-
+    arguments = (tmp_path, config("unused", shard_size=4), tokenizer)
+    collected(*arguments, "whole")
     with killed_at(module, "whole_documents", 17):
-        prepare_collection(*arguments, tmp_path / "again")
-    prepare_collection(*arguments, tmp_path / "again")
+        collected(*arguments, "again")
+    collected(*arguments, "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
 
 def test_a_sentence_longer_than_a_passage_is_divided_and_nothing_of_it_is_lost(tokenizer, tmp_path):
     text = " ".join(["word"] * 100)  # no full stop: one sentence
     write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "", "text": text}])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    found = collected(tmp_path, config("unused"), tokenizer, split=32)
     passages = found.passages(range(len(found)))
     assert max(len(passage.tokens) for passage in passages) <= 32 - 3
     assert np.concatenate([passage.tokens for passage in passages]).tolist() == tokenizer.encode([text])[0].tolist()
@@ -106,7 +115,7 @@ def test_the_text_of_a_piece_of_a_sentence_says_what_its_tokens_say(tmp_path):
     words = " ".join(sentence(i) for i in range(20)).replace(".", ",").lower()
     text = f"Light. A {words} \u2014 the end\u200b"  # the last character has no token
     write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "Light", "text": text}])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    found = collected(tmp_path, config("unused"), tokenizer, split=32)
     texts = [document.text for document in found.texts(range(len(found)))]
     assert len(texts) > 6 and " ".join(texts) == text
     assert [ids.tolist() for ids in tokenizer.encode(texts)] == [
@@ -119,7 +128,7 @@ def test_a_sentence_is_divided_alike_whatever_marks_the_start_of_a_word(make, tm
     tokenizer = import_folder(make(tmp_path / "tokenizer"))
     first, long = "The keeper sleeps.", "Das Licht hütet den Wärter in São Paulo, " * 9 + "unlighted."
     write(tmp_path / "beir" / "corpus.jsonl", [{"_id": "long", "title": "", "text": f"{first} {long}"}])
-    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts", split=32)
+    found = collected(tmp_path, config("unused"), tokenizer, split=32)
     tokens = np.concatenate([passage.tokens for passage in found.passages(range(len(found)))])
     assert tokens.tolist() == np.concatenate(tokenizer.encode([first, f" {long}"])).tolist()
     texts = [document.text for document in found.texts(range(len(found)))]
@@ -128,9 +137,8 @@ def test_a_sentence_is_divided_alike_whatever_marks_the_start_of_a_word(make, tm
 
 def test_a_split_collection_whose_pieces_have_the_text_of_their_sentence_is_refused(tokenizer, tmp_path):
     write(tmp_path / "beir" / "corpus.jsonl", rows(2))
-    arguments = (str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "parts")
-    manifest = prepare_collection(*arguments, split=64).manifest
-    del manifest["settings"]["texts"]  # as stores were before pieces had texts of their own
-    write_json(tmp_path / "parts" / "manifest.json", manifest)
-    with pytest.raises(ConfigError, match=r"parts was prepared with other settings:\n  texts: None -> split\n"):
-        prepare_collection(*arguments, split=64)
+    store = collected(tmp_path, config("unused"), tokenizer, split=64)
+    del store.manifest["settings"]["texts"]  # as stores were before pieces had texts of their own
+    write_json(store.folder / "manifest.json", store.manifest)
+    with pytest.raises(ConfigError, match=r"beir-\w+ was prepared with other settings:\n  texts: None -> split\n"):
+        collected(tmp_path, config("unused"), tokenizer, split=64)

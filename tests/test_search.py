@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.contracts import Document, Part, Passage, Passages, Ranking, Tower, Vocabulary
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import build
@@ -96,9 +95,8 @@ def test_empty_places_are_no_hits():
     assert [hit.id for hit in search(one, Store(), ["q"], 2)[0]] == ["cake"]
 
 
-def test_more_results_than_passages_are_refused(find):
-    with pytest.raises(ConfigError, match="k=4 results were asked of an index with 3 passages; use at most 3"):
-        search(find, Store(), ["tea"], 4)
+def test_a_search_for_more_results_than_there_are_documents_gives_all_of_them(find):
+    assert [hit.id for hit in search(find, Store(), ["tea"], 5)[0]] == ["tea", "cake", "sea"]
 
 
 class Scored:
@@ -176,7 +174,13 @@ def test_text_search_shows_a_document_of_several_passages_once():
 def test_results_are_rendered_with_rank_score_title_and_text():
     hits = [Hit(0.71828, "d1", "Radium", "It glows."), Hit(-3.0, "d2", "", "No title.")]
     assert render("what glows", hits, 80) == (
-        "what glows\n   1   0.718  Radium\n              It glows.\n   2  -3.000  d2\n              No title."
+        "what glows\n   1   0.718  d1  Radium\n              It glows.\n   2  -3.000  d2\n              No title."
+    )
+
+
+def test_a_title_that_is_the_id_is_shown_once():
+    assert (
+        render("q", [Hit(1.0, "numpy.sort", "numpy.sort", "Sorts.")], 80).splitlines()[1] == "   1   1.000  numpy.sort"
     )
 
 

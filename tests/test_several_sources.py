@@ -234,24 +234,6 @@ def test_passages_of_all_sources_are_searched_together(wiki, news, tmp_path):
     assert len(collection(of_both(wiki, news), tmp_path / "work").store.parts()) == 2
 
 
-def test_in_the_place_of_chunks_the_corpus_itself_is_searched(wiki, tmp_path):
+def test_instead_of_chunks_the_corpus_itself_is_searched(wiki, tmp_path):
     found = collection(config(wiki, unit=Unit.CHUNKS), tmp_path / "work")
     assert found.store.ids() == [f"d{i}" for i in range(20)]
-
-
-@pytest.mark.parametrize("unit", [Unit.CHUNKS, Unit.SPANS])
-def test_which_of_several_sources_is_searched_in_their_place_must_be_said(wiki, news, tmp_path, unit):
-    asked = of_both(wiki, news, unit=unit, length=20)
-    with pytest.raises(ConfigError) as error:
-        collection(asked, tmp_path / "work")
-    assert str(error.value) == (
-        f"{unit.value} are not searched, and the corpus in their place has 2 sources; "
-        f"name what to embed by --embed.collection, such as {wiki}"
-    )
-    named = replace(asked, embed=replace(asked.embed, collection=str(news)))
-    assert len(collection(named, tmp_path / "work").store) == 10
-
-
-def test_the_held_out_test_set_is_searched_in_the_place_of_chunks_of_several_sources(wiki, news, tmp_path):
-    found = collection(of_both(wiki, news, held_out=8, unit=Unit.CHUNKS), tmp_path / "work")
-    assert found.store.ids() == [row.id for row in read(wiki, news)]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.config import IndexConfig, IndexKind, MeshConfig
+from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.mesh import make_mesh
@@ -18,7 +18,7 @@ from dense_jax.objectives.mvr import MVR
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.mine import Meaning, write_guide
+from dense_jax.retrieval.mine import Meaning, check_guide
 from tests import fake_tower
 from tests.test_embed import Passages
 from tests.test_objectives import batch_of
@@ -236,7 +236,6 @@ def test_an_answer_scores_by_its_best_view_in_mining(built):
     assert len(set(found.rows.tolist())) == 5
 
 
-def test_a_guide_of_several_vectors_is_refused(built, tmp_path):
-    meaning = Meaning(built, fake_tower.tower(), fake_tower.WordNumbers())
+def test_a_guide_of_several_vectors_is_refused():
     with pytest.raises(ConfigError, match=r"mine.guide=True needs a guide of one vector a passage, and this one has 3"):
-        write_guide(Passages(1), meaning, tmp_path)
+        check_guide(MineConfig(guide=True), VIEWS)

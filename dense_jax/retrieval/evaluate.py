@@ -33,7 +33,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One row of the table, with what is behind it."""
+    """The figures of one retriever, with the run behind them."""
 
     collection: str
     scores: Scores
@@ -66,6 +66,16 @@ class Result:
         return [f"{place}: {counts[name]} {text}" for name, text in texts.items() if counts[name]]
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A retriever, and what it found."""
+
+    name: str  # in the table
+    file: str  # of its figures and its run, without the ending
+    step: int | None  # of its checkpoint; None: of BM25
+    result: Result
+
+
 def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None) -> Result:
     """Ranks `depth` documents for every query of `test_set` and scores them.
 
@@ -75,7 +85,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: fro
     Raises:
         ConfigError: `depth` is too small for the measures.
     """
-    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
+    check_depth(depth)
     k = min(len(ids), depth + 1)  # one more, for the query's own document
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
     found = runs.from_ranking(ranking, test_set.queries, ids)
@@ -93,6 +103,14 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: fro
     spaced = any(map(runs.holds_space, (*test_set.queries, *ids)))
     collection, empty = f"{test_set.name}/{test_set.split}", test_set.empty_queries[:_EMPTY_SHOWN]
     return Result(collection, score(run, test_set.qrels), counts, run, spaced, empty)
+
+
+def check_depth(depth: int) -> None:
+    """
+    Raises:
+        ConfigError: `depth` is too small for the measures.
+    """
+    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
 
 
 def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:

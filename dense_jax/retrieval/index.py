@@ -116,6 +116,11 @@ def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> In
     return index
 
 
+def is_finished(folder: Path) -> bool:
+    """True if `build` came to its end in `folder`."""
+    return (folder / _MANIFEST).is_file()
+
+
 def load(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
     """The index that `build` wrote to `folder`, over the embeddings that it was built from.
 
@@ -241,7 +246,7 @@ def _manifest(vectors: Vectors, kind: IndexKind) -> dict[str, Any]:
 
 def _read_manifest(folder: Path, vectors: Vectors) -> dict[str, Any]:
     """That of an index over `vectors`."""
-    if not (folder / _MANIFEST).is_file():
+    if not is_finished(folder):
         raise StorageError(f"{folder}: holds no finished index ({_MANIFEST} is missing); run `dense-jax index`")
     manifest = read_json(folder / _MANIFEST)
     if manifest["embeddings"] != vectors.fingerprint:

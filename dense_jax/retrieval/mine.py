@@ -127,16 +127,19 @@ def summary(mined: Path, config: MineConfig) -> dict[str, Any]:
     }
 
 
-def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
-    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them.
-
-    Raises:
-        ConfigError: the documents have several vectors.
+def check_guide(config: MineConfig, views: int) -> None:
     """
-    views = meaning.index.vectors.views
+    Raises:
+        ConfigError: a guide is to be written, and the retriever has several vectors of a passage.
+    """
     require(
-        views == 1, f"mine.guide=True needs a guide of one vector a passage, and this one has {views}; leave it out"
+        not config.guide or views == 1,
+        f"mine.guide=True needs a guide of one vector a passage, and this one has {views}; leave it out",
     )
+
+
+def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
+    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
     asked = [queries.document(row) for row in range(len(queries))]
     blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
     vectors = [encode_queries([query.text for query in block], meaning.tower, meaning.tokenizer) for block in blocks]

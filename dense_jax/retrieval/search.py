@@ -37,11 +37,11 @@ def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
 def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str], k: int, passages: int) -> Ranking:
     """The k best documents for each query, each by the best of its passages, which is the row that is given.
 
-    A query whose k best passages are of fewer documents is searched again, deeper, up to all `passages`: so the result
-    is exact if `find` is.
+    Where there are fewer documents, the last rows are -1 and their scores -inf. A query whose k best passages are of
+    fewer documents is searched again, deeper, up to all `passages`: so the result is exact if `find` is.
     """
     result = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
-    left, depth = list(range(len(queries))), k
+    left, depth = list(range(len(queries))), min(k, passages)
     while left:
         ranking = find([queries[i] for i in left], depth)
         unfinished = []
@@ -59,7 +59,6 @@ def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[
     """The k best documents of `store` for each query, each as its best passage; fewer where `find` has no more.
 
     Raises:
-        ConfigError: k is more than the passages there are.
         DataError: a query is empty.
     """
     ranking = by_document(find, queries, lambda row: store.document(row).id, k, len(store))
@@ -70,7 +69,7 @@ def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[
 
 
 def render(query: str, hits: Sequence[Hit], width: int) -> str:
-    """The results of one query for a terminal of `width` columns: rank, score, title, and the start of the text."""
+    """The results of one query for a terminal of `width` columns: rank, score, id, title, and the start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
     return "\n".join([printable(query), *(shown or ["  nothing found"])])
 
@@ -96,7 +95,9 @@ def _hit(store: Passages, score: float, row: int) -> Hit:
 
 def _rendered(rank: int, hit: Hit, width: int) -> str:
     room = width - len(_INDENT)
-    title = textwrap.shorten(printable(hit.title) or printable(hit.id), room, placeholder=" ...")
+    identifier, title = printable(hit.id), printable(hit.title)
+    shortened = textwrap.shorten(title, max(room - len(identifier) - 2, 0), placeholder=" ...").strip()
+    head = identifier if title == identifier else f"{identifier}  {shortened}".rstrip()
     start = printable(hit.text[: 4 * _LINES * room])  # a text may be a megabyte, and wrapping reads all of it
     body = textwrap.wrap(start, room, max_lines=_LINES, placeholder=" ...")
-    return "\n".join([f"{rank:>4}  {hit.score:>6.3f}  {title}", *(_INDENT + line for line in body)])
+    return "\n".join([f"{rank:>4}  {hit.score:>6.3f}  {head}", *(_INDENT + line for line in body)])

@@ -106,7 +106,10 @@ class Vectors:
         Raises:
             StorageError: naming a file that has changed since it was written.
         """
-        verify_in_shares(self.folder, self.manifest["files"])
+        try:
+            verify_in_shares(self.folder, self.manifest["files"])
+        except StorageError as error:
+            raise StorageError(f"{error}; remove {self.folder} and run `dense-jax embed` again") from None
 
 
 def _mapped(path: Path, width: int) -> Float[np.ndarray, "p d"]:

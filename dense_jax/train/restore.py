@@ -1,37 +1,44 @@
 """Trained towers, and a reader, out of a workdir."""
 
 import functools
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import xxhash
 
-from dense_jax.agreement import of_first, whole
+from dense_jax.agreement import is_first, of_first, whole
 from dense_jax.config import Config
 from dense_jax.contracts import PASSAGE, Reader, Towers
 from dense_jax.mesh import everywhere
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
+from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import check_same_run
+from dense_jax.train.warm_start import started_from
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The towers of a checkpoint, and its reader if the objective has one."""
+    """The towers of a checkpoint or of a model that is used as it is, and the reader if the objective has one."""
 
     towers: Towers
     reader: Reader | None
     step: int
-    fingerprint: str  # of the checkpoint: another run's differs, even at the same step
+    fingerprint: str  # of the parameters: another run's differs, even at the same step
     passage_step: int  # of the checkpoint that passages are encoded by: 0 where training leaves their tower as it is
     passage_fingerprint: str
+    described: str  # for people
 
 
 def load_trained(config: Config, workdir: Path, step: int) -> Trained:
-    """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on every device.
+    """The towers of checkpoint `step` (-1: the one that probe.select names), their parameters on every device.
 
-    Where that is of several processes, each gets all of them, as numpy arrays.
+    Of several processes each gets all parameters, as numpy arrays. A run of no steps needs no checkpoint: without one,
+    its parameters are those that `init_from` holds.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
@@ -39,6 +46,8 @@ def load_trained(config: Config, workdir: Path, step: int) -> Trained:
     """
     check_same_run(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
+    if not config.steps and step in (-1, 0) and not of_first(checkpoints.steps):
+        return _untrained(config)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
     step = of_first(lambda: checkpoints.existing(step))
@@ -52,7 +61,27 @@ def load_trained(config: Config, workdir: Path, step: int) -> Trained:
         checkpoints.fingerprint(step),
         passage_step,
         checkpoints.fingerprint(passage_step),
+        f"checkpoint of step {step:,} in {workdir}",
     )
+
+
+def _untrained(config: Config) -> Trained:
+    """The parameters that training would start from."""
+    params, reports = started_from(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
+    for report in reports if is_first() else ():
+        print(report, file=sys.stderr)
+    fingerprint, objective = _fingerprint(params), config.objective
+    described = f"parameters of {config.init_from}" if config.init_from else f"random parameters, seed {config.seed}"
+    return Trained(objective.towers(params), objective.reader(params), 0, fingerprint, 0, fingerprint, described)
+
+
+def _fingerprint(params: Any) -> str:
+    """A digest of the names and values of all parameters."""
+    hasher = xxhash.xxh3_128()
+    for path, array in jax.tree_util.tree_leaves_with_path(params):
+        hasher.update(path_name(path).encode())
+        hasher.update(np.asarray(array).tobytes())
+    return hasher.hexdigest()
 
 
 def _like(config: Config) -> Any:

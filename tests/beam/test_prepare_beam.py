@@ -9,7 +9,7 @@ from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
 from dense_jax.config_tree import checked
 from dense_jax.data.preparation import by_beam, entries, running_text
 from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.prepare import prepare, prepare_collection
+from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
@@ -94,7 +94,8 @@ def test_a_collection_is_the_same(sources, tmp_path):
     prepare(asked(sources[0]), tmp_path / "work")
     tokenizer = Tokenizer.load(tmp_path / "work" / "tokenizer")
     for name, settings in (("here", asked(sources[0])), ("there", on_workers(sources[0]))):
-        prepare_collection(str(sources[0]), settings, tokenizer, tmp_path / name, split=24)
+        corpus = open_collection(str(sources[0]), settings)
+        prepare_collection(corpus, settings, tokenizer, tmp_path / name, "rows", split=24)
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
 
 

@@ -34,6 +34,7 @@ from dense_jax.data.stores.passage_store import (
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
+from dense_jax.files import json_digest, short_digest
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
@@ -126,28 +127,36 @@ def passages_folder(root: Path, config: PassagesConfig, spans: Sequence[str] = (
 
 
 def prepare_collection(
-    source: str, config: Config, tokenizer: Tokenizer, folder: Path, *, split: int = 0
+    corpus: CheckedCorpus, config: Config, tokenizer: Tokenizer, root: Path, name: str, *, split: int = 0
 ) -> PassageStore:
-    """Every document of `source` as one passage, in the order of the source, under `folder`.
+    """Every document of `corpus` as one passage, in their order, in a folder of `root` that `name` and content name.
 
     With `split`, as passages of up to so many tokens.
 
     Raises:
-        ConfigError: `folder` was made from another source or with another tokenizer.
-        DataError: the source cannot be used, or too many of its rows.
+        DataError: a source cannot be used, or too many of its rows.
     """
-    corpus = open_collection(source, config)
-    settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
-    # Stores that do not say what is split of texts have the whole sentence as the text of each of its pieces.
-    settings |= {"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH}
+    settings = _collection_settings(corpus, tokenizer, split)
+    folder = root / f"{name}-{short_digest(settings)}"
     check_settings(folder, settings)
     if not started(folder):
-        claim(folder, settings, scan(corpus, folder / "rejects.jsonl"))
+        notes = scan(corpus, folder / "rejects.jsonl")
+        claim(folder, settings, notes | ({"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}))
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
         fill(writer, corpus, partial(arrange, tokenizer=tokenizer, length=length), config.prepare)
     return PassageStore(folder)
+
+
+def _collection_settings(corpus: CheckedCorpus, tokenizer: Tokenizer, split: int) -> dict[str, Any]:
+    """What the content of a collection's store depends on."""
+    rows = corpus.sources[0].config
+    settings: dict[str, Any] = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
+    settings |= {"max_characters": rows.max_characters, "limit": rows.limit}
+    settings |= {"left_out": json_digest(sorted(left_out))} if (left_out := corpus.left_out) else {}
+    # Stores that do not say what is split of texts have the whole sentence as the text of each of its pieces.
+    return settings | ({"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH})
 
 
 def open_collection(source: str, config: Config) -> CheckedCorpus:

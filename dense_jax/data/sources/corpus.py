@@ -106,6 +106,11 @@ class CheckedCorpus:
         first, *others = (source.fingerprint() for source in self.sources)
         return first | ({"also": {str(i): other for i, other in enumerate(others, start=1)}} if others else {})
 
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the documents that are read and not given."""
+        return self.sources[0].left_out
+
     def without(self, ids: frozenset[str]) -> "CheckedCorpus":
         """The same corpus without some of its documents."""
         return CheckedCorpus(tuple(replace(source, left_out=ids) for source in self.sources))

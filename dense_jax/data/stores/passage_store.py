@@ -24,7 +24,7 @@ from dense_jax.contracts import Document, Part, Passage, Passages
 from dense_jax.data.stores.records import Records
 from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest, read_json, verify, write_json
+from dense_jax.files import digest, json_digest, read_json, verify, write_json
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
@@ -85,6 +85,12 @@ class PassageStore(Passages):
     def fingerprint(self) -> str:
         """Changes with anything in the store."""
         return digest(self.folder / _MANIFEST)
+
+    @property
+    def content(self) -> str:
+        """Equal for the same tokens and texts in the same order, whatever their source is called."""
+        files = self.manifest["files"]
+        return json_digest({name: files[name] for name in files if name.startswith(("passages-", "texts-"))})
 
     def ids(self) -> list[str]:
         """The id of the document behind each row."""
