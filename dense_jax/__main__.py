@@ -14,6 +14,7 @@ USAGE = """usage: dense-jax VERB --config=FILE[:variant] [--key=value ...] --wor
             with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler
   prepare   documents -> sentences -> passages -> tokens
   train     pre-train; continues by itself where it was stopped
+            with --restart it starts over, and moves what it wrote before aside
   refresh   beside a training that looks passages up: the index of each snapshot
   embed     the collection through the passage tower
   index     nearest-neighbour index over the embeddings

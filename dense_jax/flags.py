@@ -16,7 +16,7 @@ from dense_jax.config_tree import checked
 from dense_jax.errors import ConfigError
 from dense_jax.files import check_on_disk
 
-PLAIN_FLAGS = ("config", "workdir", "topology")
+PLAIN_FLAGS = ("config", "workdir", "topology", "restart")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Invocation:
     workdir: Path
     words: list[str]  # what is not a flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
+    restart: bool = False  # `train` starts over, and moves the old state aside
 
 
 def parse(argv: list[str]) -> Invocation:
@@ -54,7 +55,8 @@ def parse(argv: list[str]) -> Invocation:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
     check_on_disk(workdir, "--workdir")
     words = [arg for arg in argv if not arg.startswith("--")]
-    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value or "")
+    topology, restart = values["topology"].value or "", values["restart"].value
+    return Invocation(checked(values.config), Path(workdir), words, topology, restart)
 
 
 def _load(argv: list[str]) -> flags.FlagValues:
@@ -63,6 +65,7 @@ def _load(argv: list[str]) -> flags.FlagValues:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     flags.DEFINE_string("workdir", "", "where everything is written to and read from", flag_values=values)
     flags.DEFINE_string("topology", "", "TPUs to compile for, such as v5e:16x16", flag_values=values)
+    flags.DEFINE_bool("restart", False, "start over; the old state is moved aside", flag_values=values)
     try:
         values(argv)
         _ = values.config

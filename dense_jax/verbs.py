@@ -1,6 +1,7 @@
 """What each verb does: opens the parts of a workdir, calls the stage, prints the result."""
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -18,7 +19,7 @@ from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, Stopped, require
 from dense_jax.export import export
 from dense_jax.files import check_on_disk, located, whole_file, writable
 from dense_jax.finished import measured
@@ -69,7 +70,7 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
         print(f"{name:{width}} {value:,}" if isinstance(value, int) else f"{name:{width}} {value}")
 
 
-def _train(work: Workdir, words: list[str]) -> None:
+def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes(os.environ, polls=True)
@@ -78,7 +79,10 @@ def _train(work: Workdir, words: list[str]) -> None:
     if is_first():
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
-    train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
+    try:
+        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, restart=restart)
+    except Stopped as stopped:
+        raise Stopped(f"{stopped}{', without --restart' if restart else ''}") from None
     if is_first():
         print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
@@ -274,15 +278,17 @@ def call(verb: str, argv: list[str]) -> None:
             )
         print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
         return
+    require(verb == "train" or not asked.restart, f"{verb} takes no --restart; `dense-jax train` starts over by it")
+    stages = VERBS | {"train": functools.partial(_train, restart=asked.restart)}
     with leaving_at_once(verb, polls=verb == "train"):
         if verb in _TOGETHER:
             join_processes(os.environ)
             with _only_the_first_speaks():
-                VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+                stages[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
         else:
             if verb != "train":
                 check_alone(verb, os.environ)
-            VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+            stages[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
 
 
 @contextlib.contextmanager

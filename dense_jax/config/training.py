@@ -31,6 +31,7 @@ class OptimizerConfig:
     decay_all: bool = False  # on them too, as Contriever has it
     clip: float = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
+    skip_nonfinite: int = 0  # steps in a row with a non-finite loss or gradient that end training; fewer are skipped
 
     def __post_init__(self) -> None:
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
@@ -42,6 +43,10 @@ class OptimizerConfig:
             "up; set one of them to 0",
         )
         require(self.clip >= 0, f"optimizer.clip={self.clip} must not be negative; 0 means no clipping")
+        require(
+            self.skip_nonfinite >= 0,
+            f"optimizer.skip_nonfinite={self.skip_nonfinite} must not be negative; 0 means that none is skipped",
+        )
 
 
 @dataclass
@@ -58,6 +63,7 @@ class MeshConfig:
 class CheckpointConfig:
     every: int = 1_000  # steps
     keep: int = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
+    recompute_digests: bool = False  # of checkpoints whose digest files are missing, such as after a partial copy
 
 
 class Select(enum.Enum):

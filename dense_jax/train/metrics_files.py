@@ -1,0 +1,93 @@
+"""The one place that writes metrics: metrics.jsonl, skipped.jsonl and TensorBoard's events."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dense_jax.files import naming_storage_errors, whole_file
+
+METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
+
+
+class MetricsFiles:
+    """The metrics of a run that continues from step `first`, written at once: a full disk is noticed at that step."""
+
+    def __init__(self, workdir: Path, first: int) -> None:
+        """
+        Raises:
+            StorageError: the disk is full or refuses the write; of the other methods too.
+        """
+        self.workdir = workdir
+        _cut(workdir / SKIPPED, first)
+        with naming_storage_errors(workdir / METRICS):
+            self._lines = _cut(workdir / METRICS, first).open("a", encoding="utf-8")
+        with naming_storage_errors(workdir / EVENTS):
+            self._events = _events_writer(workdir / EVENTS)
+
+    def write(self, step: int, values: Mapping[str, float], more: Mapping[str, float]) -> None:
+        """Writes a line of all figures, and those of `values` as events."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with naming_storage_errors(self.workdir / METRICS):
+            self._lines.write(json.dumps({"step": step, **values, **more}) + "\n")
+            self._lines.flush()
+        with naming_storage_errors(self.workdir / EVENTS):
+            for name, value in values.items():
+                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._events.flush()
+
+    def write_skipped(self, step: int, figures: Mapping[str, str], examples: Sequence[str]) -> None:
+        """Writes a line about a step whose update was left out, with the ids of its examples."""
+        path, line = self.workdir / SKIPPED, {"step": step, **figures, "examples": [*examples]}
+        with naming_storage_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        with naming_storage_errors(self.workdir / METRICS):
+            self._lines.close()
+        with naming_storage_errors(self.workdir / EVENTS):
+            self._events.close()
+
+
+def has_trained(workdir: Path) -> bool:
+    """Whether metrics.jsonl has a line of a trained step."""
+    path = workdir / METRICS
+    return path.is_file() and any(0 < _step(line) < math.inf for line in path.read_text(encoding="utf-8").split("\n"))
+
+
+def totals(workdir: Path, first: int) -> dict[str, float]:
+    """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
+    lines = (workdir / METRICS).read_text(encoding="utf-8").rstrip("\n").split("\n")
+    last = json.loads(lines[-1]) if lines[-1] else {"step": 0}
+    if not last["step"]:
+        return {"tokens": 0.0, "seconds": 0.0}
+    return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
+
+
+def _cut(path: Path, first: int) -> Path:
+    """`path` without the lines of steps after `first`, which a run that continues from there does again."""
+    if path.exists():
+        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if _step(line) <= first]
+        with whole_file(path) as partial:
+            partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def _step(line: str) -> float:
+    """The step of a line; infinity for an empty one and for one that a crash cut short: they are dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+def _events_writer(folder: Path) -> Any:
+    """A writer without a thread of its own, in which errors would be lost."""
+    from tensorboardX.event_file_writer import EventsWriter  # imports torch where that is installed: seconds
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return EventsWriter(str(folder / "events"))
