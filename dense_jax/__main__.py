@@ -43,7 +43,7 @@ def main() -> None:
     """The console script."""
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
-    logging.set_verbosity(logging.ERROR)  # what a user must know, the verbs say themselves
+    logging.set_verbosity(logging.FATAL)  # Orbax logs an error with its traceback before it raises it; the verbs say it
     sys.exit(run(sys.argv[1:]))
 
 
