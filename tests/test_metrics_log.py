@@ -1,11 +1,13 @@
 """metrics.jsonl: what a run has cost so far, and that a continued run goes on where it left off."""
 
 import json
+import struct
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from dense_jax.errors import NonFiniteError
 from dense_jax.train.metrics import MetricsLog
@@ -128,3 +130,20 @@ def test_a_run_continues_after_a_line_of_the_state_before_its_first_step(tmp_pat
     probed(log, clock, 0)
     log.close()
     assert totals(train(tmp_path, clock, [2, 3, 4], first=1)) == {0: (0, 0.0), 2: (30, 0.5), 4: (90, 1.5)}
+
+
+def test_tensorboard_reads_what_is_written(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = [(event.step, value.tag, value.simple_value) for event in read(events) for value in event.summary.value]
+    assert [(step, value) for step, tag, value in found if tag == "loss"] == [(2, 2.0), (4, 4.0)]
+    assert {tag for _, tag, _ in found} == {"loss", "gradient_norm", "examples_per_second", "tokens_per_second"}
+
+
+def read(path):
+    """The events of a file, by TensorFlow's format: length, 4 bytes, event, 4 bytes."""
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]

@@ -1,11 +1,14 @@
 """The one place that writes metrics: metrics.jsonl, skipped.jsonl and TensorBoard's events."""
 
+import contextlib
 import json
 import math
+import socket
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from dense_jax.files import naming_storage_errors, whole_file
 
@@ -25,19 +28,16 @@ class MetricsFiles:
         with naming_storage_errors(workdir / METRICS):
             self._lines = _cut(workdir / METRICS, first).open("a", encoding="utf-8")
         with naming_storage_errors(workdir / EVENTS):
-            self._events = _events_writer(workdir / EVENTS)
+            self._events = _events_file(workdir / EVENTS)
 
     def write(self, step: int, values: Mapping[str, float], more: Mapping[str, float]) -> None:
         """Writes a line of all figures, and those of `values` as events."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
         with naming_storage_errors(self.workdir / METRICS):
             self._lines.write(json.dumps({"step": step, **values, **more}) + "\n")
             self._lines.flush()
         with naming_storage_errors(self.workdir / EVENTS):
             for name, value in values.items():
-                self._events.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                self._events.write(_scalar(step, name, value))
             self._events.flush()
 
     def write_skipped(self, step: int, figures: Mapping[str, str], examples: Sequence[str]) -> None:
@@ -47,10 +47,9 @@ class MetricsFiles:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def close(self) -> None:
-        with naming_storage_errors(self.workdir / METRICS):
-            self._lines.close()
-        with naming_storage_errors(self.workdir / EVENTS):
-            self._events.close()
+        with naming_storage_errors(self.workdir / METRICS), contextlib.ExitStack() as files:
+            files.callback(self._lines.close)
+            files.callback(self._events.close)
 
 
 def has_trained(workdir: Path) -> bool:
@@ -85,9 +84,27 @@ def _step(line: str) -> float:
         return math.inf
 
 
-def _events_writer(folder: Path) -> Any:
-    """A writer without a thread of its own, in which errors would be lost."""
-    from tensorboardX.event_file_writer import EventsWriter  # imports torch where that is installed: seconds
+def _events_file(folder: Path) -> IO[bytes]:
+    """A file of events, which is written by whoever calls: tensorboardX writes on a thread, where errors are lost."""
+    from tensorboardX.proto.event_pb2 import Event  # imports torch where that is installed: seconds
 
     folder.mkdir(parents=True, exist_ok=True)
-    return EventsWriter(str(folder / "events"))
+    file = (folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}").open("ab")
+    file.write(_record(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString()))
+    return file
+
+
+def _scalar(step: int, name: str, value: float) -> bytes:
+    """The record of an event that holds one figure."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    return _record(Event(wall_time=time.time(), step=step, summary=scalar(name, value)).SerializeToString())
+
+
+def _record(data: bytes) -> bytes:
+    """`data` as TensorFlow's record: its length with a checksum, then itself with a checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
