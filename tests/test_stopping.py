@@ -1,6 +1,7 @@
 """SIGTERM ends a stage with status 75, whatever it is at; how it goes on is in test_end_to_end.py."""
 
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dense_jax.errors import Stopped
-from dense_jax.stopping import stopping_on_sigterm
+from dense_jax.stopping import _watch, stopping_on_sigterm
 
 ROOT = Path(__file__).parent.parent
 # The second lock of a mutex that is held waits for ever, and no signal wakes it. One that comes before changes nothing.
@@ -47,3 +48,24 @@ def test_sigterm_raises_what_has_status_75_and_afterwards_it_is_as_before():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.set_wakeup_fd(-1) == -1
+
+
+class OneSignal(socket.socket):
+    """Receives SIGTERM once, and notes how long the second one is waited for."""
+
+    waited: float | None = None
+
+    def recv(self, *arguments):
+        if self.waited is not None:
+            raise TimeoutError
+        return bytes([signal.SIGTERM])
+
+    def settimeout(self, seconds):
+        self.waited = seconds
+
+
+def test_a_stage_that_hears_no_signal_is_given_five_seconds(monkeypatch):
+    monkeypatch.setattr("os._exit", sys.exit)
+    with OneSignal() as signals, pytest.raises(SystemExit) as ended:
+        _watch(signals)
+    assert (signals.waited, ended.value.code) == (5.0, Stopped.code)
