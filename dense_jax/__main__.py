@@ -87,7 +87,7 @@ def _call(argv: Sequence[str], stop: Stop) -> None:
 
         from dense_jax import verbs
 
-        logging.set_verbosity(logging.ERROR)  # the verbs themselves print what a user must know
+        logging.set_verbosity(logging.FATAL)  # the verbs print what a user must know; Orbax logs what it raises
         stop.at_once = False
         verbs.call(verb, asked)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError
-from dense_jax.files import absolute, read_json
+from dense_jax.files import absolute, read_json, text_lines
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL

@@ -1,8 +1,8 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Every flag has exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken
-for a query. A setting of several values is given by its flag once for each of them; of other flags the last one counts.
-Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
+Every flag but `--restart` has exactly one value, the rest of its own argument after `=` or the next argument, so that
+no value is taken for a query. A setting of several values is given by its flag once for each of them; of other flags
+the last one counts. Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
 """
 
 import contextlib
@@ -46,7 +46,9 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "config": "a published method, such as ict or ict:tiny, or a file, such as mine/method.py:variant",
     "workdir": "the folder that everything is written to and read from",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
+    "restart": "`train` starts over and moves what it wrote before aside; without a value",
 }
+_SWITCHES = ("restart",)  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
 
@@ -59,6 +61,7 @@ class Invocation:
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
+    restart: bool = False  # `train` starts over, and moves the old state aside
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
     for setting in settings(config):
         if setting.place:
             _set(config, setting.name, expanded(setting.value))
-    return Invocation(checked(config), Path(expanded(line.value("workdir"))), line.words, line.value("topology"))
+    workdir, restart = Path(expanded(line.value("workdir"))), bool(line.value("restart"))
+    return Invocation(checked(config), workdir, line.words, line.value("topology"), restart)
 
 
 def config_for_help(argv: Sequence[str]) -> Config | None:
@@ -175,6 +179,8 @@ def split(argv: Sequence[str]) -> Line:
             line.problems.append(f"unknown flag {argument}; a query that begins with - comes after --")
         elif equals:
             line.flags.append((name, value))
+        elif name in _SWITCHES:
+            line.flags.append((name, "true"))
         elif rest and not rest[0].startswith("--"):
             line.flags.append((name, rest.pop(0)))
         else:
@@ -198,6 +204,9 @@ def _own_problems(line: Line) -> Iterable[str]:
     if not line.value("workdir"):
         yield _NO_WORKDIR
     yield from _in_bucket(line.value("workdir"))
+    for name in _SWITCHES:
+        if line.value(name) not in ("", "true"):
+            yield f"--{name}={line.value(name)}: takes no value; leave the flag out if you do not want it"
 
 
 def _unfit(verb: str, line: Line) -> Iterable[str]:
@@ -206,6 +215,8 @@ def _unfit(verb: str, line: Line) -> Iterable[str]:
         return
     if line.words and verb not in _TAKE_WORDS:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
+    if line.value("restart") and verb != "train":
+        yield f"{verb} takes no --restart; `dense-jax train` starts over by it"
     if line.value("topology") and verb != "show":
         yield f"{verb} takes no --topology={line.value('topology')}; `dense-jax show` compiles for TPUs elsewhere"
 

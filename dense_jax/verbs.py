@@ -1,6 +1,7 @@
 """What each verb does: opens the parts of a workdir, calls the stage, prints the result."""
 
 import contextlib
+import functools
 import io
 import os
 import shutil
@@ -17,7 +18,7 @@ from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, Stopped
 from dense_jax.export import export
 from dense_jax.files import absolute, digest, whole_file, writable
 from dense_jax.finished import measured, row_names
@@ -72,7 +73,7 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
         print(f"{name:{width}} {value:,}" if isinstance(value, int) else f"{name:{width}} {value}")
 
 
-def _train(work: Workdir, words: list[str]) -> None:
+def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes(os.environ, polls=True)
@@ -81,7 +82,12 @@ def _train(work: Workdir, words: list[str]) -> None:
     if is_first():
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
-    train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
+    try:
+        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, restart=restart)
+    except Stopped as stopped:
+        if restart:
+            stopped.args = (f"{stopped}, without --restart",)
+        raise
     if is_first():
         print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
@@ -128,7 +134,9 @@ def _search(work: Workdir, words: list[str]) -> None:
 def _typed(words: list[str]) -> list[str]:
     queries = words or of_first(input_lines)
     if not queries or not all(map(str.strip, queries)):
-        raise ConfigError("an empty query, or no query at all; give them as arguments, in quotes, or as lines on standard input")
+        raise ConfigError(
+            "an empty query, or no query at all; give them as arguments, in quotes, or as lines on standard input"
+        )
     return queries
 
 
@@ -291,17 +299,18 @@ def call(verb: str, asked: Invocation | Comparison) -> None:
     if isinstance(asked, Comparison):
         print(compare(asked.folders, asked.against, workdir))
         return
+    stages = VERBS | {"train": functools.partial(_train, restart=asked.restart)}
     with leaving_at_once(verb, polls=verb == "train"), naming_missing_platforms(os.environ):
         if asked.topology:
             print(_plan(Workdir(workdir, asked.config), asked.topology))
         elif verb in _TOGETHER:
             join_processes(os.environ)
             with _only_the_first_speaks():
-                VERBS[verb](Workdir(workdir, asked.config), asked.words)
+                stages[verb](Workdir(workdir, asked.config), asked.words)
         else:
             if verb != "train":
                 check_alone(verb, os.environ)
-            VERBS[verb](Workdir(workdir, asked.config), asked.words)
+            stages[verb](Workdir(workdir, asked.config), asked.words)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
 from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNumbers, mean_of, table, tower
+from tests.faults.pickles import write_pickle
 
 
 class Passages(contracts.Passages):
@@ -186,9 +187,10 @@ def test_a_missing_shard_is_refused(run, tmp_path):
 
 def test_pickled_arrays_are_refused(run, tmp_path):
     run()
-    np.save(tmp_path / "embeddings" / "vectors-00000-of-00003.npy", np.array([{}]), allow_pickle=True)
+    canary = write_pickle(tmp_path / "embeddings" / "vectors-00000-of-00003.npy")
     with pytest.raises(StorageError, match=r"vectors-00000-of-00003.npy: damaged"):
         Vectors(tmp_path / "embeddings")
+    assert not canary.exists()
 
 
 def test_a_shard_of_another_width_is_refused(run, tmp_path):

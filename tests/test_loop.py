@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -14,6 +15,7 @@ from dense_jax.errors import ConfigError, NonFiniteError, StorageError
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.mlm import MLM
+from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.restore import load_trained
@@ -185,3 +187,127 @@ def test_a_loss_that_is_no_number_stops_the_run_and_is_never_saved(tmp_path):
     assert "--optimizer.learning_rate" in text
     steps = {path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()}
     assert steps == {"0", "2"}
+
+
+def test_parameters_that_are_not_finite_end_the_run_in_the_step_that_would_save_them(tmp_path):
+    """Loss and gradient of the second step are finite, and its update is 4 times the largest number."""
+    overflowing = {"optimizer": OptimizerConfig(3e38, warmup=1, bias_correction=False)}
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match=r"step 2: NaN or infinity in params/(.|\n)*is of step 0"):
+            run(tmp_path, **overflowing, checkpoint=CheckpointConfig(every=2))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["0"]
+
+
+def test_a_checkpoint_that_is_not_finite_is_put_aside_and_the_one_before_it_is_used(tmp_path, monkeypatch, capsys):
+    """As saved by versions that did not look."""
+    checkpoint = {"checkpoint": CheckpointConfig(every=2)}
+    run(tmp_path, steps=6, **checkpoint)
+    straight = params(tmp_path, steps=6, **checkpoint)
+    make_last_checkpoint_nan(tmp_path, monkeypatch, **checkpoint)
+    capsys.readouterr()
+    run(tmp_path, steps=6, **checkpoint)
+    said = capsys.readouterr().err
+    assert "checkpoint of step 6 holds NaN or infinity in params/encoder/embedding" in said
+    assert "continuing from step 4" in said
+    assert (tmp_path / "checkpoints" / "quarantine" / "6").is_dir()
+    np.testing.assert_array_equal(params(tmp_path, steps=6, **checkpoint), straight)
+
+
+def make_last_checkpoint_nan(workdir, monkeypatch, **settings):
+    checkpoints = Checkpoints(workdir / "checkpoints", settings["checkpoint"])
+    state, meta = checkpoints.restore(6, make_program(config(steps=6, **settings)).like)
+    shutil.rmtree(workdir / "checkpoints" / "6")
+    (workdir / "checkpoints" / "digests-6.json").unlink()
+    checkpoints.close()
+    checkpoints = Checkpoints(workdir / "checkpoints", settings["checkpoint"])
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "non_finite", lambda state: [])
+        broken = replace(state, params=jax.tree.map(lambda x: x.at[0].set(np.nan), state.params))
+        checkpoints.save(6, broken, meta)
+        checkpoints.close()
+
+
+@dataclass
+class Breaking(BagOfTokens):
+    """Loss and gradient of these steps, counted from 1, are not finite."""
+
+    broken: tuple[int, ...] = ()
+
+    def loss(self, params, carry, batch, *, rng, step):
+        loss, rest = super().loss(params, carry, batch, rng=rng, step=step)
+        return loss * jax.numpy.where(jax.numpy.isin(step + 1, jax.numpy.array(self.broken)), np.inf, 1.0), rest
+
+
+def breaking(*steps, skip=3):
+    return {
+        "objective": Breaking(broken=steps),
+        "optimizer": OptimizerConfig(0.1, skip_nonfinite=skip),
+        "checkpoint": CheckpointConfig(every=1, keep=20),
+    }
+
+
+def test_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_listed(tmp_path, capsys):
+    run(tmp_path, **breaking(4))
+    said = capsys.readouterr().err
+    assert "warning: step 4: loss inf and gradient_norm" in said and "Its update is skipped" in said
+    trained = [load_trained(config(**breaking(4)), tmp_path, step) for step in (3, 4, 5)]
+    states = [one.towers.query.params["embedding"] for one in trained]
+    np.testing.assert_array_equal(states[0], states[1])
+    assert not np.array_equal(states[1], states[2]) and np.isfinite(states[2]).all()
+    assert [row["skipped_steps"] for row in lines(tmp_path)] == [0] * 3 + [1] * 7
+    (row,) = (json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines())
+    assert row["step"] == 4 and row["loss"] == "inf"
+    assert len(row["examples"]) == 8 and all(name.startswith("doc") for name in row["examples"])
+
+
+def test_so_many_steps_in_a_row_that_are_not_finite_end_training_and_none_was_applied(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"step 6: (.|\n)*3 such steps in a row, and optimizer.skip_nonfinite=3"):
+        run(tmp_path, **breaking(4, 5, 6, 7))
+    assert np.isfinite(params(tmp_path, **breaking(4, 5, 6, 7))).all()
+
+
+def test_steps_that_are_not_finite_but_not_in_a_row_do_not_end_training(tmp_path):
+    run(tmp_path, **breaking(2, 3, 5, 6, 8, 9))
+    assert lines(tmp_path)[-1]["skipped_steps"] == 6
+
+
+def test_a_run_that_continues_counts_on(tmp_path):
+    """Two of three steps in a row are behind it."""
+    for _ in range(2):
+        with pytest.raises(NonFiniteError, match="step 6: "):
+            run(tmp_path, **breaking(4, 5, 6, 7, 8, 9))
+    assert [json.loads(line)["step"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [4, 5]
+
+
+def test_skipping_may_be_set_when_a_run_continues_and_changes_nothing_where_all_is_finite(tmp_path):
+    run(tmp_path / "straight")
+    with pytest.raises(NonFiniteError, match="step 6: "):
+        run(tmp_path / "broken", **breaking(6, skip=0))
+    run(tmp_path / "broken", **breaking(6, skip=2))
+    run(tmp_path / "skipping", optimizer=OptimizerConfig(0.1, skip_nonfinite=2))
+    np.testing.assert_array_equal(params(tmp_path / "straight"), params(tmp_path / "skipping"))
+
+
+def test_a_disk_without_room_for_two_checkpoints_is_noticed_before_anything_is_computed(tmp_path):
+    huge = BagOfTokens(encoder=MeanEmbedding(vocab_size=10**6, width=10**9))
+    with pytest.raises(StorageError, match=r"2 more checkpoints take up to 24000000.00 GB, and .* are free"):
+        run(tmp_path, objective=huge)
+
+
+def test_a_workdir_whose_checkpoints_are_gone_is_not_trained_over_again(tmp_path):
+    run(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"has no checkpoint of them; .*--restart"):
+            run(tmp_path)
+
+
+def test_a_restart_moves_the_old_state_aside_and_may_have_other_settings(tmp_path):
+    run(tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    train(config(seed=1, steps=3), MemoryStore(), VOCABULARY, tmp_path, restart=True)
+    assert (tmp_path / "before-restart-1" / "metrics.jsonl").read_text() == before
+    assert (tmp_path / "before-restart-1" / "checkpoints" / "10").is_dir()
+    assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3]
+    train(config(steps=1), MemoryStore(), VOCABULARY, tmp_path, restart=True)
+    assert (tmp_path / "before-restart-2" / "checkpoints" / "3").is_dir()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import Event
 
 from dense_jax.errors import NonFiniteError
 from dense_jax.train.metrics import MetricsLog
@@ -203,3 +204,20 @@ def test_a_last_line_that_a_crash_left_without_its_newline_stays_a_line(tmp_path
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().removesuffix("\n"))
     assert sorted(totals(train(tmp_path, clock, range(3, 5), first=2, last=4))) == [2, 4]
+
+
+def test_tensorboard_reads_what_is_written(tmp_path, clock):
+    train(tmp_path, clock, range(1, 5))
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    found = [(event.step, value.tag, value.simple_value) for event in read(events) for value in event.summary.value]
+    assert [(step, value) for step, tag, value in found if tag == "loss"] == [(2, 2.0), (4, 4.0)]
+    assert {tag for _, tag, _ in found} == {"loss", "gradient_norm", "examples_per_second", "tokens_per_second"}
+
+
+def read(path):
+    """The events of a file, by TensorFlow's format: length, 4 bytes, event, 4 bytes."""
+    content = path.read_bytes()
+    while content:
+        (length,) = struct.unpack("<Q", content[:8])
+        yield Event.FromString(content[12 : 12 + length])
+        content = content[16 + length :]

@@ -11,6 +11,8 @@ from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
 from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.errors import DataError, StorageError
+from dense_jax.files import digest
+from tests.faults.pickles import write_pickle
 
 RNG = np.random.default_rng(0)  # nothing is drawn with it
 
@@ -156,3 +158,23 @@ def test_a_store_travels_to_another_process_by_its_paths(folder, tmp_path):
     assert question.tokens.tolist() == same.tokens.tolist()
     np.testing.assert_array_equal(question.guide.query, same.guide.query)
     assert is_mapped(question.guide.documents)  # else each worker would hold all vectors
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens-ends"])
+def test_pickled_lists_are_refused_and_not_run(folder, name):
+    canary = write_pickle(folder / f"{name}.npy")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][f"{name}.npy"] = digest(folder / f"{name}.npy")  # of one who wants it to be read
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StorageError, match=rf"{name}\.npy: damaged"):
+        store(folder)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("name", ["queries", "documents"])
+def test_a_pickled_guide_is_refused_and_not_run(folder, tmp_path, name):
+    named = guide(tmp_path / "guide")
+    canary = write_pickle(tmp_path / "guide" / f"{name}.npy")
+    with pytest.raises(StorageError, match=rf"{name}\.npy cannot be read"):
+        store(folder, named)
+    assert not canary.exists()

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.errors import Stopped
-from dense_jax.stopping import stopping_on_signals
+from dense_jax.stopping import Stop, _watch, stopping_on_signals
 
 ROOT = Path(__file__).parent.parent
 # The second lock of a mutex that is held waits for ever, and no signal wakes it. One that comes before changes nothing.
@@ -122,3 +124,28 @@ def test_ctrl_c_while_a_module_is_imported_is_one_line(module):
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=200)
     assert done.stderr == "dense-jax: stopped; finished parts are kept, start the same command to continue\n"
     assert done.returncode == 130
+
+
+class OneSignal(socket.socket):
+    """Receives SIGTERM once, at 0 seconds; after that every wait for another signal takes its timeout."""
+
+    now, timeout, received = 0.0, 0.0, False
+
+    def settimeout(self, seconds):
+        self.timeout = seconds
+
+    def recv(self, *arguments):
+        if self.received:
+            self.now += self.timeout
+            raise TimeoutError
+        self.received = True
+        return bytes([signal.SIGTERM])
+
+
+def test_a_stage_that_hears_no_signal_is_given_five_seconds(monkeypatch):
+    monkeypatch.setattr("os._exit", sys.exit)
+    with OneSignal() as signals, pytest.raises(SystemExit) as ended:
+        monkeypatch.setattr("time.monotonic", lambda: signals.now)
+        _watch(signals, Stop(raised=True), threading.get_ident())
+    assert ended.value.code == Stopped.code
+    assert 5.0 < signals.now <= 6.0

@@ -33,6 +33,9 @@ class OptimizerConfig:
     decay_all: bool = False  # on them too, as Contriever has it
     clip: NotNegative[float] = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
+    skip_nonfinite: NotNegative[int] = (
+        0  # steps in a row with a non-finite loss or gradient that end training; fewer are skipped
+    )
 
     def __post_init__(self) -> None:
         require(
@@ -56,6 +59,7 @@ class MeshConfig:
 class CheckpointConfig:
     every: Positive[int] = 1_000  # steps
     keep: Positive[int] = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
+    recompute_digests: bool = False  # of checkpoints whose digest files are missing, such as after a partial copy
 
 
 class Select(enum.Enum):

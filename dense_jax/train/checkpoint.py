@@ -1,27 +1,33 @@
 """Checkpoints that are complete and verified, or not used. The only importer of Orbax.
 
 A step counts once Orbax has written its commit marker and we have written the digests of all its files: Orbax alone
-restores flipped bits silently, and casts a changed dtype silently.
+restores flipped bits silently, and casts a changed dtype silently. The marker is a file, since renaming a folder is no
+commit where the folder lies in a mounted bucket. Older steps are deleted only after that, by us: so at every moment a
+sealed checkpoint is on the disk.
 """
 
+import errno
 import sys
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as policies
 
-from dense_jax.agreement import agreed, all_or_none, is_first, together
+from dense_jax.agreement import all_or_none, is_first, of_first, together
+from dense_jax.arrays import Array, Bool
 from dense_jax.config import CheckpointConfig
-from dense_jax.errors import StorageError
-from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.errors import NonFiniteError, StorageError
+from dense_jax.files import digest, naming_storage_errors
 from dense_jax.mesh import everywhere
+from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
-_NONE = -1  # in place of a step
+_NAMED = 5  # arrays in an error message
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
@@ -29,22 +35,20 @@ class Checkpoints:
     """The checkpoints of one workdir, saved in the background."""
 
     def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
-        self.folder = folder.absolute()
+        self.folder, self.config = folder.absolute(), config
+        self.files = CheckpointFiles(self.folder)
         self._held: Callable[[], Collection[int]] = tuple
         self._protected: list[int] = []  # the best step last; before it those kept until its checkpoint is sealed
+        self._asked = 0  # how often `preempted` was
+        self._unsealed: int | None = None  # a step whose save is under way
+        self._are_finite = jax.jit(_are_finite)
+        if not read_only:
+            of_first(self._prepare_folder)
         options = ocp.CheckpointManagerOptions(
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(config.keep),
-                    policies.CustomSteps([0]),
-                    _Protects(lambda: self._protected),
-                    _Protects(lambda: self._held()),
-                ]
-            ),
-            cleanup_tmp_directories=not read_only,
+            cleanup_tmp_directories=False,  # under COMMIT_FILE, Orbax takes every folder without a marker for its own
             enable_async_checkpointing=not read_only,
-            create=not read_only,
+            create=False,
             read_only=read_only,
         )
         handlers = {  # named here, so that a fresh manager can describe what it finds
@@ -53,12 +57,10 @@ class Checkpoints:
             "meta": ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
-        self._asked = 0  # how often `preempted` was
-        self._unverified: int | None = None  # a step whose save is under way
 
     def steps(self) -> list[int]:
         """The steps that are complete and have digests, oldest first."""
-        return [step for step in sorted(self._manager.all_steps()) if self._digests(step).is_file()]
+        return self.files.steps()
 
     def existing(self, step: int) -> int:
         """`step` if there is such a checkpoint; for -1 the newest.
@@ -66,20 +68,37 @@ class Checkpoints:
         Raises:
             StorageError: there is none.
         """
-        steps = self.steps()
+        steps, without = self.steps(), self.files.without_digests()
+        if step in without or (step == -1 and without and not steps):
+            self.verify(without[-1] if step == -1 else step)  # its message names the missing file and the way out
         if not steps:
             raise StorageError(f"{self.folder} holds no checkpoint; run `dense-jax train` first")
         if step not in (-1, *steps):
             raise StorageError(f"{self.folder} has no checkpoint of step {step}; there are {steps}")
+        if step == -1 and without and without[-1] > steps[-1]:
+            reason = self.files.missing_digests(without[-1])
+            print(f"warning: step {steps[-1]:,} is used, not {without[-1]:,}: {reason}", file=sys.stderr)
         return steps[-1] if step == -1 else step
+
+    def check_space(self, like: TrainState, copies: int) -> None:
+        """
+        Raises:
+            StorageError: the disk has no room for `copies` more checkpoints of a state such as `like`.
+        """
+        need = copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        of_first(lambda: check_space(self.folder, need, f"{copies} more checkpoint{'s' if copies > 1 else ''}"))
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Copies `state` to the host and starts to write it; the device goes on at once.
 
         Raises:
+            NonFiniteError: the state holds NaN or infinity; nothing is written.
             StorageError: this save could not start, or the one before it failed.
         """
         self.finish()
+        if broken := self.non_finite(state):
+            raise NonFiniteError(f"step {step}: NaN or infinity in {', '.join(broken)}; this state is not saved")
+        of_first(lambda: self.files.begin(step))
         rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
         with self._naming(step):
             self._manager.save(
@@ -91,7 +110,13 @@ class Checkpoints:
                 ),
                 force=True,
             )
-        self._unverified = step
+        self._unsealed = step
+
+    def non_finite(self, state: TrainState) -> list[str]:
+        """The names of arrays of `state` with NaN or infinity, a few of them."""
+        found = np.asarray(self._are_finite(state))
+        names = [path_name(path) for path, x in jax.tree_util.tree_leaves_with_path(state) if _is_float(x)]
+        return [name for name, fine in zip(names, found, strict=True) if not fine][:_NAMED]
 
     def protect(self, step: int) -> None:
         """Keeps the checkpoint of `step`, which is there or is saved next, and lets go of the one kept so before."""
@@ -103,7 +128,7 @@ class Checkpoints:
 
     def poll(self) -> None:
         """Seals a save that has come to its end; returns at once if one is still under way."""
-        if self._unverified is not None and not self._manager.is_saving_in_progress():
+        if self._unsealed is not None and not self._manager.is_saving_in_progress():
             self.finish()
 
     def finish(self) -> None:
@@ -112,16 +137,17 @@ class Checkpoints:
         Raises:
             StorageError: it failed; earlier steps are intact.
         """
-        step, self._unverified = self._unverified, None
+        step, self._unsealed = self._unsealed, None
         if step is None:
             return
         with self._naming(step):
             self._manager.wait_until_finished()
+            if step in self._protected:
+                del self._protected[: self._protected.index(step)]
             if is_first():
-                write_json(self._digests(step), digests(self.folder / str(step)))
-                self._forget_deleted()
-        if step in self._protected:
-            del self._protected[: self._protected.index(step)]
+                self.files.seal(step)
+                newest = self.steps()[-self.config.keep :]
+                self.files.delete_all_but({0, *newest, *self._protected, *self._held()})
 
     def preempted(self) -> bool:
         """True at the call at which all processes agree to stop, after one of them was sent SIGTERM.
@@ -175,30 +201,28 @@ class Checkpoints:
 
     def verify(self, step: int) -> None:
         """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
-        try:
-            verify(self.folder / str(step), read_json(self._digests(step)))
-        except StorageError as error:
-            raise StorageError(f"checkpoint of step {step}: {error}") from None
+        self.files.verify(step)
 
     def fingerprint(self, step: int) -> str:
         """A digest of all files of `step`."""
-        return digest(self._digests(step))
+        return digest(self.files.digests_path(step))
 
     def fingerprints(self, steps: Collection[int]) -> dict[int, str]:
         """Those of `steps` that there are."""
         return {step: self.fingerprint(step) for step in self.steps() if step in steps}
 
     def newest_sound(self) -> int | None:
-        """The newest step that verifies, or None if none was ever saved.
+        """The newest step that verifies, or None if no trained step was ever saved and step 0 is not sound.
+
+        Damaged newer ones go to `quarantine/`, with a warning. The first process looks, for all of them.
 
         Raises:
-            StorageError: there are checkpoints, and not one is sound.
+            StorageError: trained steps were saved, and not one is sound: to go on would be to start over.
         """
-        found = sorted(self._manager.all_steps(), reverse=True)
-        return self.first_sound(found) if found else None
+        return self._reloaded(of_first(self._newest_sound))
 
     def first_sound(self, steps: Sequence[int]) -> int:
-        """The first of `steps` that verifies. Damaged ones before it go to `quarantine/`, with a word.
+        """The first of `steps` that verifies. Damaged ones before it go to `quarantine/`, with a warning.
 
         The first process looks, for all of them.
 
@@ -206,11 +230,15 @@ class Checkpoints:
             StorageError: not one is sound.
         """
         together("checkpoints are listed")
-        step = agreed(self._first_that_verifies(steps) if is_first() else 0)
-        self._manager.reload()
-        if step == _NONE:
+        step = self._reloaded(of_first(lambda: self.files.first_sound(steps)))
+        if step is None:
             raise StorageError(f"{self.folder}: none of the checkpoints {steps} is sound; they are in quarantine/")
         return step
+
+    def put_aside(self, step: int, reason: str) -> None:
+        """Moves the checkpoint of `step` to `quarantine/`, with a warning that gives the `reason`."""
+        of_first(lambda: self.files.put_aside(step, reason))
+        self._manager.reload()
 
     def close(self) -> None:
         """Waits for what is under way."""
@@ -221,33 +249,24 @@ class Checkpoints:
         with self._naming(step):
             return self._manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(like)))["params"]
 
-    def _digests(self, step: int) -> Path:
-        return self.folder / f"digests-{step}.json"
+    def _prepare_folder(self) -> None:
+        with naming_storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.files.recover()
+        if self.config.recompute_digests:
+            self.files.recompute_digests()
 
-    def _first_that_verifies(self, steps: Sequence[int]) -> int:
-        for step in steps:
-            try:
-                self.verify(step)
-                return step
-            except StorageError as error:
-                self._quarantine(step, error)
-        return _NONE
+    def _newest_sound(self) -> int | None:
+        found = self.files.found()
+        trained = self.files.first_sound([step for step in reversed(found) if step > 0])
+        if trained is None and (lost := self.files.lost()):
+            raise StorageError(self.files.lost_message(lost))
+        return trained if trained is not None else self.files.first_sound([step for step in found if step == 0])
 
-    def _quarantine(self, step: int, error: StorageError) -> None:
-        target = self.folder / "quarantine" / str(step)
-        target.parent.mkdir(exist_ok=True)
-        while target.exists():
-            target = target.with_name(target.name + "_")
-        (self.folder / str(step)).rename(target)
-        self._digests(step).unlink(missing_ok=True)
-        print(f"warning: {error}; moved to {target}", file=sys.stderr)
-
-    def _forget_deleted(self) -> None:
-        """Drops the digests of steps that the preservation policy has deleted."""
-        kept = {str(step) for step in self._manager.all_steps()}
-        for path in self.folder.glob("digests-*.json"):
-            if path.stem.removeprefix("digests-") not in kept:
-                path.unlink()
+    def _reloaded(self, step: int | None) -> int | None:
+        """`step`, once Orbax knows what was put aside before it was found."""
+        self._manager.reload()
+        return step
 
     def _check_architecture(self, step: int, like: dict[str, Any]) -> None:
         metadata = self._manager.item_metadata(step)
@@ -262,19 +281,8 @@ class Checkpoints:
         return _NamingErrors(self.folder / str(step))
 
 
-class _Protects(policies.PreservationPolicy):
-    """Keeps what `steps` names at the time."""
-
-    def __init__(self, steps: Callable[[], Collection[int]]) -> None:
-        self.steps = steps
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        kept = self.steps()
-        return [checkpoint.step in kept for checkpoint in checkpoints]
-
-
 class _NamingErrors:
-    """Orbax reports a full disk as a ValueError of many lines; this names the step and the cure."""
+    """Orbax reports what the disk refuses as errors of many kinds and lines; this names the step and the cure."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -283,13 +291,28 @@ class _NamingErrors:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if isinstance(error, ValueError) and any(sign in str(error) for sign in _FULL):
+        if not isinstance(error, (OSError, ValueError, KeyError)) or isinstance(error, TimeoutError):  # of processes
+            return
+        if any(sign in str(error) for sign in _FULL):
             raise StorageError(
                 f"{self.path}: the disk is full; earlier checkpoints are intact, free some space and start again"
             ) from error
-        if isinstance(error, OSError):
-            with naming_storage_errors(self.path):
+        with naming_storage_errors(self.path):
+            if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EROFS:
                 raise error
+        reason = next(iter(str(error).splitlines()), "")
+        raise StorageError(
+            f"{self.path}: Orbax could not read or write it ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def _are_finite(state: TrainState) -> Bool[Array, " n"]:
+    """True for each array of floating-point numbers that holds neither NaN nor infinity."""
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state) if _is_float(x)])
+
+
+def _is_float(x: Any) -> bool:
+    return jnp.issubdtype(x.dtype, jnp.floating)
 
 
 def _mismatches(found: Any, expected: Any) -> list[str]:

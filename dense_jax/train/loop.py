@@ -12,21 +12,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dense_jax.agreement import is_first
+from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
 from dense_jax.contracts import Passages, Vocabulary
 from dense_jax.data.pipeline import Examples
-from dense_jax.errors import DataError, NonFiniteError, Stopped
+from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.feed import Feed, LookedUp
 from dense_jax.train.lock import only_one
-from dense_jax.train.metrics import MetricsLog
+from dense_jax.train.metrics import MetricsLog, SkippedSteps
+from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.probe import Probe, Sample
+from dense_jax.train.restart import move_aside
 from dense_jax.train.same_run import check_same_run
 from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import check_models, state_sharding
@@ -73,6 +75,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
             optimizer=optimizer,
             seed=config.seed,
             chunks=config.batch // (config.chunk or config.batch),
+            skip_nonfinite=config.optimizer.skip_nonfinite > 0,
         ),
         in_shardings=(sharding, batch_sharding(mesh)),
         out_shardings=(sharding, None),
@@ -98,22 +101,27 @@ def train(
     *,
     sample: Sample | None = None,
     library: Library | None = None,
+    restart: bool = False,
 ) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
-    `library` an objective that retrieves looks passages up.
+    `library` an objective that retrieves looks passages up. With `restart` it starts over, after what an earlier run
+    wrote was moved aside.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
-        NonFiniteError: a loss or gradient that is not a number; no such state is saved.
+        NonFiniteError: a loss, a gradient or a parameter that is not finite; no such state is saved.
+        StorageError: the disk refuses, or all checkpoints of trained steps are lost.
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
     with only_one(workdir / "train.lock", "is being trained"):
+        if restart:
+            move_aside(workdir)
         check_same_run(config, workdir)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
-        state, meta = _resumed(program, checkpoints)
+        state, meta = _resumed(program, checkpoints, workdir)
         examples = Examples(
             store,
             config.objective,
@@ -133,20 +141,36 @@ def train(
             batch=config.batch,
             names=lambda row: store.document(row).id,
             silent=not is_first(),
+            skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
         )
         feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
-        try:
-            with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
-                probe = Probe(sample, config.objective, config.embed.batch) if sample else None
-                selection = Selection(config, probe, workdir, checkpoints, log, first)
-                _run(program, state, feed, diagnosis, selection, checkpoints, log)
-        except NonFiniteError as error:
-            raise _with_advice(error, checkpoints) from None
-        finally:
-            feed.close()
-            log.close()
-            checkpoints.close()
+        with _closing(feed, log, checkpoints):
+            try:
+                with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
+                    diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
+                    probe = Probe(sample, config.objective, config.embed.batch) if sample else None
+                    selection = Selection(config, probe, workdir, checkpoints, log, first)
+                    _run(program, state, feed, diagnosis, selection, checkpoints, log)
+            except NonFiniteError as error:
+                raise _with_advice(error, checkpoints) from None
+
+
+@contextlib.contextmanager
+def _closing(*parts: Feed | MetricsLog | Checkpoints) -> Iterator[None]:
+    """Closes all `parts` after the block; an error of the block is raised, not one that closing them meets after it."""
+    try:
+        yield
+    except BaseException as error:
+        for part in parts:
+            try:
+                part.close()
+            except Exception as other:
+                if not isinstance(error, StorageError):  # else it is most likely the same one again
+                    print(f"warning: {other}", file=sys.stderr)
+        raise
+    with contextlib.ExitStack() as stack:
+        for part in reversed(parts):
+            stack.callback(part.close)
 
 
 def _feed(
@@ -166,16 +190,42 @@ def _feed(
     return LookedUp(examples, config.batch, program.mesh, start, neighbours)
 
 
-def _resumed(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from and what its checkpoint says of the feed; a new run saves its initial state first."""
     newest = checkpoints.newest_sound()
     if newest is None:
-        state, meta = initial_state(program), {"next_index": 0}
-        checkpoints.save(0, state, meta)
-        return state, meta
+        of_first(lambda: _check_untrained(workdir))
+        return _begun(program, checkpoints)
     state, meta = checkpoints.restore(newest, program.like)
+    if broken := checkpoints.non_finite(state):
+        reason = f"the checkpoint of step {newest:,} holds NaN or infinity in {', '.join(broken)}"
+        checkpoints.put_aside(newest, reason)
+        return _resumed(program, checkpoints, workdir)
+    if newest < program.config.steps:
+        checkpoints.check_space(program.like, copies=1)
     if is_first():
         print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
+    return state, meta
+
+
+def _check_untrained(workdir: Path) -> None:
+    """
+    Raises:
+        StorageError: a run was trained there, and its checkpoints are gone.
+    """
+    if has_trained(workdir):
+        raise StorageError(
+            f"{workdir / METRICS} has lines of trained steps, but {workdir / 'checkpoints'} has no checkpoint of them; "
+            "copy the checkpoints there, or start over by --restart, given once: it moves the old state aside"
+        )
+
+
+def _begun(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
+    """The initial state, sealed before the first step is compiled: a process that is killed meanwhile loses nothing."""
+    checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
+    state, meta = initial_state(program), {"next_index": 0}
+    checkpoints.save(0, state, meta)
+    checkpoints.finish()
     return state, meta
 
 
@@ -237,7 +287,7 @@ def _run(
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
-                checkpoints.save(step, state, meta)
+                checkpoints.save(step, state, meta | log.state)
             checkpoints.finish()
             raise
         state, metrics = program.step(state, batch.batch)
@@ -257,7 +307,7 @@ def _run(
             selection.look(step, state.params)
         over = due and selection.over(step)
         if save or over or (due and selection.is_best(step)):
-            checkpoints.save(step, state, meta)
+            checkpoints.save(step, state, meta | log.state)
             saved = step
         checkpoints.poll()
         if stop and not over:

@@ -1,11 +1,11 @@
 """What a run says of itself: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
 
 import contextlib
-import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,24 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
-from dense_jax.files import text_lines, whole_file
 from dense_jax.progress import bar, seconds
+from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals
 
 DIAGNOSIS = "diagnosis/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
 
 
+@dataclass(frozen=True)
+class SkippedSteps:
+    """The steps whose loss or gradient was not finite, so that their update was left out."""
+
+    limit: int = 0  # in a row that end training (optimizer.skip_nonfinite); 0: the first one does
+    in_a_row: int = 0
+    total: int = 0
+
+
 class MetricsLog:
-    """Reads the metrics of finished steps, stops the run on a loss that is not a number, and writes every k-th step.
+    """Reads the metrics of finished steps, stops the run on non-finite losses, and writes every k-th step.
 
     A step with a diagnosis (train/diagnosis.py) is written too.
 
@@ -39,51 +48,70 @@ class MetricsLog:
         batch: int,
         names: Callable[[int], str],
         silent: bool = False,
+        skipped: SkippedSteps = SkippedSteps(),
     ) -> None:
         """For the steps after `first` up to `last`; `names` gives the document id of a row, for error messages.
 
         A `silent` one looks at the losses and writes and says nothing: that of all processes but the first.
         """
-        self.silent = silent
+        self.silent, self._skipped = silent, skipped
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
-            _drop_lines_after(workdir / "metrics.jsonl", first)
-            self._file = (workdir / "metrics.jsonl").open("a", encoding="utf-8")
-            self._board = _tensorboard(workdir / "tensorboard", first)
+            self._files = MetricsFiles(workdir, first)
         self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # since then
-        self._total = {} if silent else _totals(workdir / "metrics.jsonl", first)
+        self._total = {} if silent else totals(workdir, first)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint must hold of it, as JSON values."""
+        skipped = self._skipped
+        return {"skipped": {"in_a_row": skipped.in_a_row, "total": skipped.total}} if skipped.limit else {}
 
     def record(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
         """Takes the metrics of `step`, made from the passages `rows`.
 
         Raises:
-            NonFiniteError: the loss or the gradient is NaN or infinite.
+            NonFiniteError: the loss or the gradient is NaN or infinite, and too often in a row to be skipped.
+            StorageError: the disk is full or refuses the write.
         """
         values = {name: float(value) for name, value in metrics.items()}
-        broken = [f"{name} {values[name]}" for name in ("loss", "gradient_norm") if not math.isfinite(values[name])]
+        broken = {name: values[name] for name in ("loss", "gradient_norm") if not math.isfinite(values[name])}
         if broken:
-            documents = ", ".join(self.names(int(row)) for row in rows[:_NAMED])
-            raise NonFiniteError(f"step {step}: {' and '.join(broken)}; its examples come from {documents}, ...")
+            self._skip(step, broken, rows)
+            values = {name: value for name, value in values.items() if math.isfinite(value)}
+        else:
+            self._skipped = replace(self._skipped, in_a_row=0)
         if self.silent:
             return
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
         if step % self.every == 0 or step == self.last or any(name.startswith(DIAGNOSIS) for name in values):
-            self._write(step, values)
+            counted = {"skipped_steps": float(self._skipped.total)} if self._skipped.limit else {}
+            self._write(step, values | counted)
+
+    def _skip(self, step: int, broken: dict[str, float], rows: Int[np.ndarray, " b"]) -> None:
+        skipped = replace(self._skipped, in_a_row=self._skipped.in_a_row + 1, total=self._skipped.total + 1)
+        self._skipped = skipped
+        found = " and ".join(f"{name} {value}" for name, value in broken.items())
+        documents = ", ".join(self.names(int(row)) for row in rows[:_NAMED])
+        reason = f"step {step}: {found}; its examples come from {documents}, ..."
+        if skipped.in_a_row >= skipped.limit:
+            in_a_row = f"\n{skipped.in_a_row} such steps in a row, and optimizer.skip_nonfinite={skipped.limit}"
+            raise NonFiniteError(reason + (in_a_row if skipped.limit else ""))
+        if not self.silent:
+            figures = {name: str(value) for name, value in broken.items()}
+            self._files.write_skipped(step, figures, [self.names(int(row)) for row in rows])
+            self.say(f"warning: {reason} Its update is skipped; all of its examples are listed in {SKIPPED}")
 
     def add(self, step: int, values: dict[str, float], remark: str) -> None:
         """Writes what else was found of the state after `step`, and says it with a remark."""
         if self.silent:
             return
         passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
-        totals = {name: self._total[name] + more for name, more in passed.items()}
-        self._file.write(json.dumps({"step": step, **values, **totals}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._files.write(step, values, {name: self._total[name] + more for name, more in passed.items()})
         shown = "  ".join(f"{name.rpartition('/')[2]} {value:.3f}" for name, value in values.items())
         self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
 
@@ -108,8 +136,7 @@ class MetricsLog:
             return
         if self._bar is not None:
             self._bar.close()
-        self._file.close()
-        self._board.close()
+        self._files.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         (before, then), now = self._since, time.monotonic()
@@ -117,52 +144,13 @@ class MetricsLog:
         speed = {"examples_per_second": rate * self.batch, "tokens_per_second": self._tokens * rate / (step - before)}
         self._total = {"tokens": self._total["tokens"] + self._tokens, "seconds": self._total["seconds"] + now - then}
         self._since, self._tokens = (step, now), 0.0
-        self._file.write(json.dumps({"step": step, **values, **speed, **self._total}) + "\n")
-        self._file.flush()
-        for name, value in {**values, **speed}.items():
-            self._board.add_scalar(name, value, step)
+        self._files.write(step, {**values, **speed}, self._total)
         self._show(step, values, speed, (self.last - step) / rate)
 
     def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(DIAGNOSIS))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(f" loss {values['loss']:.4g}")
+            self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")
         else:
             print(f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {seconds(left)}", file=sys.stderr, flush=True)
-
-
-def _drop_lines_after(path: Path, first: int) -> None:
-    """Replaces `path` by a file without the lines of steps after `first`, which a run that continues does again."""
-    before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line + b"\n" for line in before.splitlines() if _step(line) <= first)
-    if kept != before:
-        with whole_file(path) as partial:
-            partial.write_bytes(kept)
-
-
-def _totals(path: Path, first: int) -> dict[str, float]:
-    """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
-    lines = text_lines(path)
-    last = json.loads(lines[-1]) if lines else {"step": 0}
-    if not last["step"]:
-        return {"tokens": 0.0, "seconds": 0.0}
-    return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
-
-
-def _step(line: bytes) -> float:
-    """Return the step of a line; infinity for one that a crash cut short, so that it is dropped."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
-
-
-def _tensorboard(folder: Path, first: int) -> Any:
-    """A writer for the steps after `first`: TensorBoard drops what earlier files have of them.
-
-    The suffix keeps a run that is started again within a second from writing over the file of the one before.
-    """
-    from tensorboardX import SummaryWriter  # imports torch where that is installed: seconds
-
-    return SummaryWriter(str(folder), purge_step=first + 1, filename_suffix=f".{first:08}")

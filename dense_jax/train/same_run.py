@@ -11,8 +11,8 @@ from dense_jax.files import read_json, write_json
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
                   "loader.workers", "log_every", "mesh.", "mine.", "neighbours.ahead", "neighbours.keep",
-                  "neighbours.max_staleness", "neighbours.patience", "neighbours.stale", "passages.workdir", "prepare.",
-                  "probe.", "search.")  # fmt: skip
+                  "neighbours.max_staleness", "neighbours.patience", "neighbours.stale",
+                  "optimizer.skip_nonfinite", "passages.workdir", "prepare.", "probe.", "search.")  # fmt: skip
 
 
 def check_same_run(config: Config, workdir: Path) -> None:

@@ -1,6 +1,7 @@
 """One training step."""
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -21,10 +22,12 @@ def train_step(
     optimizer: optax.GradientTransformation,
     seed: int,
     chunks: int = 1,
+    skip_nonfinite: bool = False,
 ) -> tuple[TrainState, Metrics]:
     """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step).
 
-    With several `chunks`, they are encoded one after the other (train/chunks.py).
+    With several `chunks`, they are encoded one after the other (train/chunks.py). With `skip_nonfinite`, a step whose
+    loss or gradient is not finite leaves all but the number of steps as it was.
     """
     loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
     rng = step_rng(seed, state.step)
@@ -41,7 +44,12 @@ def train_step(
         "tokens": real_tokens(batch),
         **metrics,
     }
-    return TrainState(state.step + 1, params, optimizer_state, carry), metrics
+    after = TrainState(state.step + 1, params, optimizer_state, carry)
+    if skip_nonfinite:
+        is_finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["gradient_norm"])
+        before = replace(state, step=after.step)
+        after = jax.tree.map(lambda new, old: jnp.where(is_finite, new, old), after, before)
+    return after, metrics
 
 
 def step_rng(seed: int, step: int | Int[Array, ""]) -> PRNGKeyArray:

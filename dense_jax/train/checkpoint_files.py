@@ -1,0 +1,245 @@
+"""The folder of a run's checkpoints: which steps are whole, which are damaged, and what does not belong to the run.
+
+    STEP/               one checkpoint, as Orbax writes it; COMMIT, its last file, says that all of it was written
+    digests-STEP.json   the seal: a digest of each file of STEP, written once STEP is committed
+    saving.json         the step of the save under way; it proves that an incomplete STEP is this run's own
+    quarantine/         damaged checkpoints with their digests, and numbered entries that no run of ours wrote
+
+Only a sealed step and the incomplete step that saving.json names are ever deleted. All else is left or put aside.
+"""
+
+import re
+import shutil
+import sys
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from dense_jax.errors import StorageError
+from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+
+COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode
+QUARANTINE = "quarantine"
+_SAVING = "saving.json"
+_STEP = re.compile(r"0|[1-9][0-9]*")  # the names that Orbax takes for steps
+_DIGESTS = re.compile(r"digests-(0|[1-9][0-9]*)\.json")
+_SHOWN = 5  # lost steps in an error message
+
+
+class CheckpointFiles:
+    """The checkpoints in `folder`. Of several processes, only the first one calls what writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def digests_path(self, step: int) -> Path:
+        return self.folder / f"digests-{step}.json"
+
+    def steps(self) -> list[int]:
+        """The sealed steps, oldest first."""
+        return [step for step in self.committed() if self.digests_path(step).is_file()]
+
+    def committed(self) -> list[int]:
+        """The steps whose folder is complete by Orbax's own account, sealed or not, oldest first."""
+        return [step for step in _numbers(self.folder) if (self.path(step) / COMMIT).is_file()]
+
+    def found(self) -> list[int]:
+        """The steps of all checkpoints, sound or not, oldest first."""
+        return sorted({*self.committed(), *(step for step in self._sealed() if self.path(step).is_dir())})
+
+    def without_digests(self) -> list[int]:
+        """The committed steps whose digests are missing, but for a save that is just being sealed."""
+        return [step for step in self.committed() if not self.digests_path(step).is_file() and step != self.saving()]
+
+    def saving(self) -> int | None:
+        """The step of the save that is under way, or was when the process ended."""
+        try:
+            return int(read_json(self.folder / _SAVING)["step"])
+        except (StorageError, KeyError, TypeError, ValueError):  # missing or damaged: it proves nothing
+            return None
+
+    def begin(self, step: int) -> None:
+        """Records that `step` is being saved, after putting aside whatever has its name."""
+        if self.path(step).exists():
+            self.put_aside(step, f"{self.path(step)} is in the way of the checkpoint of step {step}")
+        write_json(self.folder / _SAVING, {"step": step})
+
+    def seal(self, step: int) -> None:
+        """Writes the digests of a committed step."""
+        write_json(self.digests_path(step), digests(self.path(step)))
+        (self.folder / _SAVING).unlink(missing_ok=True)
+
+    def verify(self, step: int) -> None:
+        """
+        Raises:
+            StorageError: naming the file of `step` that is missing or differs from what was written.
+        """
+        try:
+            if not self.digests_path(step).is_file() and step in self.committed():
+                raise StorageError(self.missing_digests(step))
+            verify(self.path(step), _read_digests(self.digests_path(step)))
+        except StorageError as error:
+            raise StorageError(f"checkpoint of step {step}: {error}") from None
+
+    def delete_all_but(self, kept: Collection[int]) -> None:
+        """Deletes the sealed steps that are not `kept`; what has no digests is not proven to be this run's."""
+        for step in sorted(self._sealed() - {*kept}):
+            if self.path(step).is_dir():
+                shutil.rmtree(self.path(step))
+            self.digests_path(step).unlink()
+
+    def recover(self) -> None:
+        """Brings order into what a killed process left: seals a committed save, deletes one that was cut off.
+
+        Numbered entries that are no checkpoints, such as an empty or a half-copied folder, are put aside.
+        """
+        with naming_storage_errors(self.folder):
+            self._end_save()
+            for path in sorted(self.folder.iterdir()):
+                if _STEP.fullmatch(path.name) and int(path.name) not in self.found():
+                    self.put_aside(
+                        int(path.name), f"{path} is no complete checkpoint, and no save of this run wrote it"
+                    )
+
+    def _end_save(self) -> None:
+        step = self.saving()
+        if step is None:
+            return
+        if (self.path(step) / COMMIT).is_file():
+            self.seal(step)
+        elif self.path(step).is_dir():
+            shutil.rmtree(self.path(step))
+            _warn(f"the save of step {step:,} in {self.folder} was cut off; what it had written is deleted")
+        (self.folder / _SAVING).unlink(missing_ok=True)
+
+    def recompute_digests(self) -> None:
+        """Seals all committed steps whose digests are missing."""
+        for step in self.without_digests():
+            self.seal(step)
+            _warn(
+                f"{self.digests_path(step)} was missing and is computed again from the files of step {step:,}; damage "
+                "that they had before cannot be seen any more"
+            )
+
+    def first_sound(self, steps: Collection[int]) -> int | None:
+        """The first of `steps` that verifies; None if none does.
+
+        Damaged ones before it are put aside. Those that only lack their digests are, too, unless nothing is sound.
+        """
+        passed: list[tuple[int, str]] = []
+        for step in steps:
+            try:
+                self.verify(step)
+            except StorageError as error:
+                if step in self.without_digests():
+                    passed.append((step, str(error)))
+                else:
+                    self.put_aside(step, str(error))
+            else:
+                for other, reason in passed:
+                    self.put_aside(other, reason)
+                return step
+        return None
+
+    def put_aside(self, step: int, reason: str) -> None:
+        """Moves the checkpoint of `step` and its digests to the quarantine, with a warning that gives the `reason`."""
+        quarantine = self.folder / QUARANTINE
+        name = str(step)
+        with naming_storage_errors(quarantine):
+            quarantine.mkdir(exist_ok=True)
+            while (quarantine / name).exists() or (quarantine / f"digests-{name}.json").exists():
+                name += "_"
+            if self.path(step).exists():
+                self.path(step).rename(quarantine / name)
+            if self.digests_path(step).is_file():
+                self.digests_path(step).rename(quarantine / f"digests-{name}.json")
+        _warn(f"{reason}; moved to {quarantine / name}")
+
+    def lost(self) -> Mapping[str, str]:
+        """Path -> what is wrong with it, for each checkpoint of a trained step that was saved here and is not sound."""
+        quarantine = self.folder / QUARANTINE
+        lost = {self.path(step): self.missing_digests(step) for step in self.without_digests()}
+        for step in self._sealed():
+            if not self.path(step).exists():
+                lost[self.path(step)] = "missing"
+        for path in sorted(quarantine.iterdir()) if quarantine.is_dir() else ():
+            sealed = quarantine / f"digests-{path.name}.json"
+            if path.is_dir() and path.name.rstrip("_").isdigit() and ((path / COMMIT).is_file() or sealed.is_file()):
+                lost[path] = _wrong(path, sealed)
+        return {str(path): wrong for path, wrong in lost.items() if path.name.rstrip("_") != "0"}
+
+    def lost_message(self, lost: Mapping[str, str]) -> str:
+        """An error message for a folder whose trained steps are `lost`, with the ways out."""
+        shown = "\n  ".join(f"{path}: {wrong}" for path, wrong in [*lost.items()][-_SHOWN:])
+        steps = sorted({int(Path(path).name.rstrip("_")) for path in lost})
+        return (
+            f"{self.folder}: the run was trained, and none of the checkpoints {steps} is sound:\n  {shown}\n"
+            f"to continue from one, repair it or copy it again, move it with its digests to {self.folder}/STEP and "
+            f"{self.folder}/digests-STEP.json, and start the same command; where only the digests are missing or "
+            "damaged, move STEP without them and add --checkpoint.recompute_digests=true\n"
+            "to start over, add --restart once: it moves the old state aside"
+        )
+
+    def missing_digests(self, step: int) -> str:
+        """The reason why a committed step without digests is not used, with the ways out."""
+        return (
+            f"its digests, {self.digests_path(step)}, are missing; copy them too, or have them computed again by "
+            "`dense-jax train` with --checkpoint.recompute_digests=true"
+        )
+
+    def _sealed(self) -> set[int]:
+        """The steps that have digests, whatever there is of them."""
+        found = (_DIGESTS.fullmatch(path.name) for path in self.folder.glob("digests-*.json"))
+        return {int(match[1]) for match in found if match}
+
+
+def check_space(folder: Path, need: int, what: str) -> None:
+    """
+    Raises:
+        StorageError: fewer than `need` bytes are free below `folder`; `what` they are for.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise StorageError(
+            f"{folder}: {what} take up to {_size(need)}, and {_size(free)} are free; free some space, or use another "
+            "--workdir"
+        )
+
+
+def _size(count: int) -> str:
+    """A number of bytes as a person says it."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
+
+
+def _numbers(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
+
+
+def _wrong(path: Path, sealed: Path) -> str:
+    """What is wrong with a checkpoint in quarantine."""
+    if not sealed.is_file():
+        return "its digests are missing"
+    try:
+        verify(path, _read_digests(sealed))
+    except StorageError as error:
+        return str(error)
+    return "its files match its digests"
+
+
+def _read_digests(path: Path) -> dict[str, str]:
+    """
+    Raises:
+        StorageError: the file is missing, or damaged.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict) or not found or not all(isinstance(known, str) for known in found.values()):
+        raise StorageError(f"{path}: damaged (it has no digests)")
+    return found
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

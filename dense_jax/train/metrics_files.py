@@ -1,0 +1,121 @@
+"""The one place that writes metrics: metrics.jsonl, skipped.jsonl and TensorBoard's events."""
+
+import contextlib
+import json
+import math
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from dense_jax.files import naming_storage_errors, text_lines, whole_file
+
+METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
+
+
+class MetricsFiles:
+    """The metrics of a run that continues from step `first`, written at once: a full disk is noticed at that step."""
+
+    def __init__(self, workdir: Path, first: int) -> None:
+        """
+        Raises:
+            StorageError: the disk is full or refuses the write; of the other methods too.
+        """
+        self.workdir = workdir
+        _cut(workdir / SKIPPED, first)
+        with naming_storage_errors(workdir / METRICS):
+            self._lines = _cut(workdir / METRICS, first).open("a", encoding="utf-8")
+        with naming_storage_errors(workdir / EVENTS):
+            self._events = _events_file(workdir / EVENTS, first)
+
+    def write(self, step: int, values: Mapping[str, float], more: Mapping[str, float]) -> None:
+        """Writes a line of all figures, and those of `values` as events."""
+        with naming_storage_errors(self.workdir / METRICS):
+            self._lines.write(json.dumps({"step": step, **values, **more}) + "\n")
+            self._lines.flush()
+        with naming_storage_errors(self.workdir / EVENTS):
+            for name, value in values.items():
+                self._events.write(_scalar(step, name, value))
+            self._events.flush()
+
+    def write_skipped(self, step: int, figures: Mapping[str, str], examples: Sequence[str]) -> None:
+        """Writes a line about a step whose update was left out, with the ids of its examples."""
+        path, line = self.workdir / SKIPPED, {"step": step, **figures, "examples": [*examples]}
+        with naming_storage_errors(path), path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def close(self) -> None:
+        with naming_storage_errors(self.workdir / METRICS), contextlib.ExitStack() as files:
+            files.callback(self._lines.close)
+            files.callback(self._events.close)
+
+
+def has_trained(workdir: Path) -> bool:
+    """Whether metrics.jsonl has a line of a trained step."""
+    path = workdir / METRICS
+    return path.is_file() and any(0 < _step(line) < math.inf for line in text_lines(path))
+
+
+def totals(workdir: Path, first: int) -> dict[str, float]:
+    """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
+    lines = text_lines(workdir / METRICS)
+    last = json.loads(lines[-1]) if lines else {"step": 0}
+    if not last["step"]:
+        return {"tokens": 0.0, "seconds": 0.0}
+    return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
+
+
+def _cut(path: Path, first: int) -> Path:
+    """`path` without the lines of steps after `first`, which a run that continues from there does again."""
+    before = path.read_bytes() if path.exists() else b""
+    kept = b"".join(line + b"\n" for line in before.split(b"\n") if _step(line) <= first)
+    if kept != before:
+        with whole_file(path) as partial:
+            partial.write_bytes(kept)
+    return path
+
+
+def _step(line: str | bytes) -> float:
+    """The step of a line; infinity for an empty one and for one that a crash cut short: they are dropped."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _events_file(folder: Path, first: int) -> IO[bytes]:
+    """A file of events, which is written by whoever calls: tensorboardX writes on a thread, where errors are lost.
+
+    Its start of a session makes TensorBoard drop what earlier files have of the steps after `first`. The suffix keeps a
+    run that is started again within a second from appending to the file of the one before.
+    """
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # imports torch where that is installed: seconds
+
+    folder.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    file = (folder / f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{first:08}").open("ab")
+    start = SessionLog(status=SessionLog.START)
+    for event in (
+        Event(wall_time=now, file_version="brain.Event:2"),
+        Event(wall_time=now, step=first + 1, session_log=start),
+    ):
+        file.write(_record(event.SerializeToString()))
+    return file
+
+
+def _scalar(step: int, name: str, value: float) -> bytes:
+    """The record of an event that holds one figure."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.summary import scalar
+
+    return _record(Event(wall_time=time.time(), step=step, summary=scalar(name, value)).SerializeToString())
+
+
+def _record(data: bytes) -> bytes:
+    """`data` as TensorFlow's record: its length with a checksum, then itself with a checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
