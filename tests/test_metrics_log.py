@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tensorboardX.proto import event_pb2
 from tensorboardX.proto.event_pb2 import Event
 
 from dense_jax.errors import NonFiniteError
@@ -158,7 +157,7 @@ def events(data):
     """The events of a file of TFRecords: length, its checksum, event, its checksum."""
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        yield event_pb2.Event.FromString(data[12 : 12 + length])
+        yield Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
 
 
@@ -208,16 +207,9 @@ def test_a_last_line_that_a_crash_left_without_its_newline_stays_a_line(tmp_path
 
 def test_tensorboard_reads_what_is_written(tmp_path, clock):
     train(tmp_path, clock, range(1, 5))
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    found = [(event.step, value.tag, value.simple_value) for event in read(events) for value in event.summary.value]
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    written = [(event.step, value) for event in events(path.read_bytes()) for value in event.summary.value]
+    found = [(step, value.tag, value.simple_value) for step, value in written]
     assert [(step, value) for step, tag, value in found if tag == "loss"] == [(2, 2.0), (4, 4.0)]
     assert {tag for _, tag, _ in found} == {"loss", "gradient_norm", "examples_per_second", "tokens_per_second"}
 
-
-def read(path):
-    """The events of a file, by TensorFlow's format: length, 4 bytes, event, 4 bytes."""
-    content = path.read_bytes()
-    while content:
-        (length,) = struct.unpack("<Q", content[:8])
-        yield Event.FromString(content[12 : 12 + length])
-        content = content[16 + length :]

@@ -11,6 +11,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
+from dense_jax.config import require
 from dense_jax.config.rules import Length, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
