@@ -2,7 +2,7 @@
 # make test   the tests
 # make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
 # make check  style, types and the direction of imports
-# make bench  every figure of the README
+# make bench  training and encoding on this machine; the other programs: benchmarks/README.md
 PYTHON ?= python3
 CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))

@@ -89,6 +89,11 @@ def test_one_dash_is_no_flag(config_file):
     assert text == "unknown flag -v; a query that begins with - comes after --"
 
 
+def test_an_argument_that_is_not_utf_8_is_refused(config_file):
+    text = message(f"--config={config_file}", "--workdir=w", "a\udcff")
+    assert text == r"'a\udcff' is not UTF-8"
+
+
 def test_of_a_flag_that_is_given_twice_the_last_counts(config_file):
     assert parse([f"--config={config_file}", "--workdir=w", "--batch=8", "--batch=16"]).config.batch == 16
 

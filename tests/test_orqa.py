@@ -210,8 +210,6 @@ def test_both_towers_start_alike():
     ("settings", "message"),
     [
         ({"read": 6}, "objective.read=6 passages are not among objective.retrieved=5"),
-        ({"temperature": 0.0}, "objective.temperature=0.0 must be positive"),
-        ({"span_width": 0}, "objective.span_width=0 must be positive"),
         ({"reader_length": 7}, "objective.reader_length=7 leaves no room for a passage beside a question of "
                                "objective.query_length=6"),
         ({"reader_length": 33}, "objective.reader_length=33 exceeds objective.encoder.bert.positions=32"),

@@ -122,7 +122,7 @@ class AnswerConfig:
 class EvaluateConfig:
     folder: DataPath = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
-    depth: Positive[int] = 100  # documents ranked per query
+    depth: Annotated[int, at_least(100)] = 100  # documents ranked per query; Recall@100 looks at so many
     before: bool = True  # also evaluate the parameters at step 0
     bm25: bool = True
     bm25_k1: NotNegative[float] = 0.9
