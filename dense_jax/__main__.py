@@ -83,6 +83,8 @@ def _call(argv: Sequence[str], stop: Stop) -> None:
     else:
         flags.check_verb(verb)
         asked = flags.parse_comparison(rest) if verb == "compare" else flags.parse(rest, verb)
+        if verb == "train":
+            print("loading, then compiling the training step; its first line follows", file=sys.stderr, flush=True)
         from absl import logging
 
         from dense_jax import verbs

@@ -1,7 +1,6 @@
 """Config files: found by the name of a published one (`ict:tiny`), or by a path (`mine/method.py:tiny`)."""
 
 import importlib
-import importlib.util
 import re
 import sys
 import traceback
@@ -74,10 +73,10 @@ def find(name: str) -> ConfigFile:
 def _module(path: Path) -> ModuleType:
     if path.resolve().parent == PUBLISHED.resolve():
         return importlib.import_module(f"dense_jax.configs.{path.stem}")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses of the file look up their types
-    spec.loader.exec_module(module)
+    module = ModuleType("config_file")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses of the file look up their types
+    exec(compile(path.read_bytes(), str(path), "exec"), vars(module))
     return module
 
 

@@ -23,7 +23,7 @@ from dense_jax.config import Config
 from dense_jax.config.rules import Setting, expanded, settings
 from dense_jax.config_files import find, published
 from dense_jax.config_tree import checked
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import check_on_disk
 
 VERBS = {
@@ -42,6 +42,13 @@ VERBS = {
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
 }
 _TAKE_WORDS = ("search", "answer")
+_READS = {  # data that a verb certainly reads where its flag is given
+    "prepare": ("corpus.source", "corpus.also", "spans.answers", "spans.precomputed"),
+    "embed": ("embed.collection",),
+    "answer": ("answer.questions",),
+    "evaluate": ("evaluate.folder",),
+}
+_NO_FILES = ("installed", "tfds:", "gs://", "s3://")  # how the names of other data begin
 OWN_FLAGS = {  # those that are no settings, with their help texts
     "config": "a published method, such as ict or ict:tiny, or a file, such as mine/method.py:variant",
     "workdir": "the folder that everything is written to and read from",
@@ -99,9 +106,12 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
 
     Raises:
         ConfigError: with a line for each unknown flag (and the nearest known ones), wrong type and broken rule.
+        DataError: a file that `verb` reads is not there.
     """
     line = split(argv)
     problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
+    if not problems and (missing := list(_missing_files(verb, line))):
+        raise DataError("\n".join(missing))
     known = {setting.name: setting for setting in settings(Config)}
     if not any(_may_be_of_the_method(name, known) for name in line.given()) or not line.value("config"):
         _raise([*problems, *_read(line, known)[1]])
@@ -128,6 +138,13 @@ def config_for_help(argv: Sequence[str]) -> Config | None:
     """
     name = split([arg for arg in argv if arg not in ("--help", "-h")]).value("config")
     return find(name).load() if name else None
+
+
+def _missing_files(verb: str, line: Line) -> Iterable[str]:
+    for name in _READS.get(verb, ()):
+        for value in line.given().get(name, ()):
+            if value and not value.startswith(_NO_FILES) and not Path(value).expanduser().exists():
+                yield f"{name}={value}: no such file or folder; correct the name"
 
 
 def check_verb(verb: str) -> None:

@@ -26,7 +26,7 @@ def print_settings(verb: str, config: Config | None) -> None:
     """Prints the flags of `verb`, their types, values and comments: of the method too, where `config` is known."""
     own = "\n".join(f"--{name}: {text}" for name, text in OWN_FLAGS.items())
     hint = "" if config else "\n\nWith --config NAME the settings of its method, objective.*, are listed too."
-    shown = _of_a_method(config) if config else {"f": _of_all_methods()}
+    shown: dict[str, Any] = _of_a_method(config) if config else {"f": _of_all_methods()}
     with contextlib.suppress(SystemExit):  # which tyro raises after a help text
         tyro.cli(
             **shown,

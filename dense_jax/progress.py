@@ -7,7 +7,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-_LINE_EVERY = 10.0  # seconds between lines where there is no terminal
+_LINE_EVERY = 4.0  # seconds between lines where there is no terminal
 _FORMAT = (
     "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
 )
@@ -26,7 +26,7 @@ def bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: b
         position=0,  # a bar within a bar takes its line, instead of steering the cursor
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else _LINE_EVERY,
-        maxinterval=0.2 if terminal else _LINE_EVERY,
+        miniters=1,  # tqdm's own choice goes by the rate so far, and is silent for long where a stage slows down
         bar_format=_FORMAT if total else _OPEN_FORMAT,
         file=sys.stderr if terminal else _Lines(),
         disable=silent,

@@ -85,6 +85,18 @@ def stopping_on_signals() -> Iterator[Stop]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
+def start_resource_tracker() -> None:
+    """Start the helper process of multiprocessing's workers, before they are started.
+
+    When Python starts it, it unblocks SIGINT in the calling thread, and Ctrl-C would reach the workers.
+    """
+    from multiprocessing import resource_tracker  # here, since it takes long to import
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
 def _forget() -> None:
     """Keep the SIGTERM that ends a worker process from our watcher."""
     signal.set_wakeup_fd(-1)

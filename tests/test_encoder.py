@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dense_jax.contracts import Encodes, Tokens
-from dense_jax.errors import ConfigError
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling, init_mlm, mlm_logits
 from dense_jax.models.layers import Dtype
@@ -111,8 +110,3 @@ def test_the_masked_lm_logits_use_the_encoders_own_embeddings(params):
     assert logits.shape == (3, 2, 20)
     nothing = jax.tree.map(jnp.zeros_like, params)
     np.testing.assert_array_equal(mlm_logits(BERT, {"encoder": nothing, "mlm": head}, hidden, positions), 0)
-
-
-def test_a_negative_projection_is_refused():
-    with pytest.raises(ConfigError, match=r"encoder\.projection=-1 must not be negative; 0 means none"):
-        Encoder(BERT, projection=-1)

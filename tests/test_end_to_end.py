@@ -282,7 +282,7 @@ def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
     assert (trained / "export" / "modules.json").is_file()
 
 
-def test_sigterm_saves_exits_75_and_the_next_start_continues(corpus, trained, tmp_path):
+def test_sigterm_saves_exits_75_and_the_next_start_continues_until_ctrl_c(corpus, trained, tmp_path):
     more = ("--steps=100000", f"--passages.workdir={trained}", "--log_every=1")
     running = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
     metrics = tmp_path / "metrics.jsonl"
@@ -301,8 +301,10 @@ def test_sigterm_saves_exits_75_and_the_next_start_continues(corpus, trained, tm
             break
     else:
         pytest.fail("the second start did not continue")
-    again.kill()
-    again.communicate()
+    again.send_signal(signal.SIGINT)
+    _, said = again.communicate(timeout=120)
+    assert again.returncode == 130, said
+    assert "Traceback" not in said
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 from dense_jax.config import Order
 from dense_jax.config.rules import settings
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.flags import parse
 from tests.bert_folders import write_config
 
@@ -89,6 +89,11 @@ def test_one_dash_is_no_flag(config_file):
     assert text == "unknown flag -v; a query that begins with - comes after --"
 
 
+def test_an_argument_that_is_not_utf_8_is_refused(config_file):
+    text = message(f"--config={config_file}", "--workdir=w", "a\udcff")
+    assert text == r"'a\udcff' is not UTF-8"
+
+
 def test_of_a_flag_that_is_given_twice_the_last_counts(config_file):
     assert parse([f"--config={config_file}", "--workdir=w", "--batch=8", "--batch=16"]).config.batch == 16
 
@@ -165,7 +170,7 @@ def test_a_setting_of_the_method_is_known_and_suggested(config_file):
     flags = f"--config={config_file}", "--workdir=w"
     assert parse([*flags, "--objective.noise=0.5"]).config.objective.noise == 0.5
     assert "did you mean --objective.encoder.views" in message(*flags, "--objective.encoder.vews=1")
-    assert message(*flags, "--vocab_siz=1").endswith("--objective.encoder.vocab_size, --tokenizer.vocab_size?")
+    assert "did you mean --objective.noise" in message(*flags, "--noise=1")
 
 
 def test_mistakes_of_flags_are_found_before_jax_is_imported():
@@ -181,6 +186,15 @@ def test_mistakes_of_flags_are_found_before_jax_is_imported():
         "steps=many is not a whole number",
         "embed.batch=-2 must be positive",
     ]
+
+
+def test_a_missing_file_is_named_before_jax_is_imported_by_the_verb_that_reads_it(config_file, tmp_path):
+    flags = [f"--config={config_file}", "--workdir=w", f"--corpus.source={tmp_path}", "--corpus.also=no.jsonl"]
+    with pytest.raises(DataError, match=r"^corpus\.also=no\.jsonl: no such file or folder; correct the name$"):
+        parse(flags, "prepare")
+    assert parse(flags, "train").config.corpus.also == ("no.jsonl",)
+    for elsewhere in ("installed", "tfds:wiki", "gs://bucket/x"):
+        assert parse([*flags[:2], f"--corpus.source={elsewhere}"], "prepare").config.corpus.source == elsewhere
 
 
 def test_words_that_are_no_flags_are_kept_in_order(config_file):

@@ -337,7 +337,6 @@ def test_of_equal_probes_the_first_is_best_and_patience_counts_those_after_it(va
         ({"every": 0, "select": Select.BEST}, r"probe.select=best needs probes to choose by.*probe.every"),
         ({"every": 0, "patience": 3}, r"probe.patience=3 needs probes to count.*probe.every"),
         ({"measure": "nDCG"}, r"probe.measure=nDCG is none of nDCG@10, MRR@10, Recall@100"),
-        ({"queries": 0}, r"probe.queries=0 must be positive"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

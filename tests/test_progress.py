@@ -17,6 +17,12 @@ def test_each_state_of_a_bar_is_one_line_and_the_last_one_is_there(capsys):
     assert "4/4 passages" in lines[-1]
 
 
+def test_a_bar_that_advances_is_shown_every_five_seconds_however_fast_it_was_before(capsys):
+    with progress.bar("embed", 4, "passages") as shown:
+        assert shown.mininterval < 5
+        assert (shown.miniters, shown.dynamic_miniters) == (1, False)
+
+
 def test_a_total_that_is_not_known_gives_a_count(capsys):
     assert list(progress.progress("abc", "read", None, "rows")) == ["a", "b", "c"]
     assert "read: 3 rows" in capsys.readouterr().err.splitlines()[-1]

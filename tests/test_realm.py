@@ -229,9 +229,6 @@ def test_one_encoder_serves_both_towers_unless_two_are_asked_for():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"candidates": 1}, "objective.candidates=1 leaves none beside the null document"),
-        ({"most_masked": 0}, "objective.most_masked=0 must be positive"),
-        ({"temperature": 0.0}, "objective.temperature=0.0 must be positive"),
         ({"passage_length": 60}, "objective.query_length \\+ passage_length=68 exceeds"),
     ],
 )

@@ -88,6 +88,20 @@ def test_processes_that_a_stage_starts_get_no_ctrl_c():
     assert done.stdout == "True\n"
 
 
+def test_workers_of_multiprocessing_get_no_ctrl_c_either():
+    code = """
+import signal
+from dense_jax.stopping import start_resource_tracker, stopping_on_signals
+with stopping_on_signals():
+    start_resource_tracker()
+    print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+start_resource_tracker()
+print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_an_error_that_a_library_makes_of_the_signal_is_no_traceback(monkeypatch, capsys):
     def importing(argv, stop):
         stop.at_once = False

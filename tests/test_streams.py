@@ -1,4 +1,4 @@
-"""Standard streams of every kind: encodings, pipes and devices that are closed or full, and platforms that are missing."""
+"""Standard streams of every encoding, closed or full; and platforms that are missing."""
 
 import io
 import os
@@ -32,7 +32,7 @@ def test_what_an_encoding_lacks_is_printed_as_an_escape(encoding, said):
 
 
 def test_a_full_device_ends_in_one_line_and_the_status_of_storage():
-    with open("/dev/full", "wb") as full:
+    with Path("/dev/full").open("wb") as full:
         done = saying(stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 4
     assert done.stderr.decode().count("\n") == 1
@@ -54,7 +54,8 @@ def test_a_stream_that_was_closed_before_the_start_is_no_error(closed):
 
 
 def test_notes_that_cannot_be_written_stop_nothing():
-    with Unfailing(open("/dev/full", "wb", buffering=0), encoding="utf-8", write_through=True) as full:
+    device = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115
+    with Unfailing(device, encoding="utf-8", write_through=True) as full:
         print("epoch 1", file=full, flush=True)
 
 
@@ -68,9 +69,7 @@ def test_queries_are_read_as_utf_8_whatever_the_encoding_of_the_terminal(monkeyp
 
 
 def test_a_query_that_is_not_utf_8_is_named_by_its_line(monkeypatch):
-    with pytest.raises(
-        DataError, match=r"^standard input, line 2: byte 0xff is not UTF-8; convert it, such as by iconv"
-    ):
+    with pytest.raises(DataError, match=r"^standard input, line 2: byte 0xff is not UTF-8; convert it"):
         typed(monkeypatch, b"one\n\xff\n")
 
 

@@ -83,11 +83,6 @@ def test_views_differ_from_the_start_and_have_length_1_where_that_is_asked():
     assert np.abs(vectors[:, 0] - vectors[:, 1]).max() > 1e-3
 
 
-def test_no_viewer_is_refused():
-    with pytest.raises(ConfigError, match=r"encoder.views=0 must be positive"):
-        MultiViewEncoder(BERT, views=0)
-
-
 # The objective
 
 METHOD = {"query_length": 6, "passage_length": 8, "negatives": 2, "known": 3}

@@ -72,7 +72,7 @@ class CorpusConfig:
 @dataclass
 class TokenizerConfig:
     path: DiskPath = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
-    vocab_size: Positive[int] = 30_522  # of a trained vocabulary, special tokens included
+    vocab_size: Annotated[int, at_least(32)] = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 
 

@@ -21,6 +21,7 @@ from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
 from dense_jax.data.visits import Visits
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
+from dense_jax.stopping import start_resource_tracker
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -195,7 +196,10 @@ def host_batches(
     read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
-    return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)) if workers else read)
+    if not workers:
+        return iter(read)
+    start_resource_tracker()
+    return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
 
 
 @dataclass(frozen=True)

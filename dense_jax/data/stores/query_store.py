@@ -154,7 +154,7 @@ def _by_id(folder: Path, name: str, ids: list[str]) -> _Vectors:
         vectors = _Vectors(path, None)
     except (FileNotFoundError, ValueError, EOFError) as error:
         raise StorageError(
-            f"corpus.guide={folder}: {name}.npy cannot be read ({error}); `dense-jax mine --mine.guide` makes it"
+            f"corpus.guide={folder}: {name}.npy cannot be read ({error}); `dense-jax mine --mine.guide=true` makes it"
         ) from None
     theirs = read_json(folder / f"{name}.json")
     if theirs == ids:
