@@ -99,6 +99,7 @@ def load():
     return lambda folder: judge.SentenceTransformer(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folder, tmp_path, load):
     report = export(ict, tokenizer_folder, tmp_path / "model", CARD)
     assert report.difference < 1e-5
@@ -112,6 +113,7 @@ def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folde
     np.testing.assert_allclose(model.encode(queries), ours(ict.query, tokenizer, ["", ""], queries), **CLOSE)
 
 
+@pytest.mark.slow
 def test_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, load):
     model = load(mean_folder)
     assert (model.max_seq_length, model.similarity_fn_name) == (32, "cosine")
@@ -123,6 +125,7 @@ def test_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, loa
     np.testing.assert_allclose(queries, ours(mean.query, tokenizer, [""], ["query: who?"]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path, load):
     export(two, tokenizer_folder, tmp_path / "model", CARD)
     for side in ("query", "passage"):
@@ -131,6 +134,7 @@ def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path
         np.testing.assert_allclose(model.encode(["who?"]), ours(tower, tokenizer, [""], ["who?"]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_condensers_export_is_its_encoder_alone_and_transformers_gives_our_cls_vectors(
     bert, tokenizer, tokenizer_folder, tmp_path
 ):

@@ -28,6 +28,7 @@ with stopping_on_sigterm():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stage_that_hears_no_signal_is_ended(signals):
     running = subprocess.Popen(
