@@ -1,5 +1,6 @@
 # make demo   the whole pipeline on the documentation of the installed packages; CONFIG=configs/x.py:tiny for a method
-# make test   the tests
+# make test   the quick tests: minutes on two cores, less once the compiled programs are cached in .pytest_cache
+# make test-all    all tests, with those marked slow: they take long, start processes or need a peer library
 # make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
 # make check  style, types and the direction of imports
 # make bench  the speed of training and encoding here, as in benchmarks/README.md (which lists the other programs)
@@ -8,12 +9,15 @@ CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 
-.PHONY: demo test test-beam check bench clean
+.PHONY: demo test test-all test-beam check bench clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/local.sh $(CONFIG) $(WORKDIR)
 
 test: .venv/installed-test
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
+
+test-all: .venv/installed-test
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 test-beam: .venv-beam/installed
@@ -49,4 +53,4 @@ bench: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-beam runs *.egg-info
+	rm -rf .venv .venv-beam .pytest_cache runs *.egg-info

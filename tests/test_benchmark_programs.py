@@ -162,6 +162,7 @@ def test_a_config_has_a_row_for_each_topology():
     assert "all-reduce" in few["collectives"]
 
 
+@pytest.mark.slow
 def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
     sentences = 9 * "The quick brown fox jumps over the lazy dog. "
     lines = [json.dumps({"_id": str(i), "title": "fox", "text": f"Fox {i}. {sentences}"}) for i in range(40)]

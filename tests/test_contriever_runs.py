@@ -14,6 +14,8 @@ from dense_jax.train.loop import initial_state, make_program, train
 from tests.test_contriever import Texts, contriever
 from tests.toys import VOCABULARY
 
+pytestmark = pytest.mark.slow
+
 
 def config(**settings) -> Config:
     method = contriever(queue=48, momentum=0.9, views_per_row=2, row_length=24)

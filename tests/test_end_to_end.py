@@ -73,6 +73,7 @@ def trained(corpus, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_show_prints_settings_a_decoded_example_shapes_parameters_and_the_plan(corpus, trained, capsys):
     assert run(["show", *arguments(corpus, trained)]) == 0
     said = capsys.readouterr().out
@@ -84,6 +85,7 @@ def test_show_prints_settings_a_decoded_example_shapes_parameters_and_the_plan(c
     assert "20 steps of 16 examples, 320 in all" in said
 
 
+@pytest.mark.slow
 def test_training_leaves_metrics_events_and_checkpoints(trained):
     steps = [json.loads(line)["step"] for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert steps == [5, 10, 15, 20]
@@ -92,6 +94,7 @@ def test_training_leaves_metrics_events_and_checkpoints(trained):
     assert kept == {"0", "10", "20"}
 
 
+@pytest.mark.slow
 def test_embed_index_search_find_a_document_by_its_words(corpus, trained, capsys):
     for verb in ("embed", "index"):
         assert run([verb, *arguments(corpus, trained)]) == 0
@@ -101,6 +104,7 @@ def test_embed_index_search_find_a_document_by_its_words(corpus, trained, capsys
     assert said.count(" and ") >= 3  # the titles of three documents
 
 
+@pytest.mark.slow
 def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monkeypatch):
     import io
 
@@ -167,6 +171,7 @@ def test_damaged_vectors_are_refused_with_what_to_do(corpus, trained, tmp_path, 
     assert run(["search", *argv]) == 0
 
 
+@pytest.mark.slow
 def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, trained, tmp_path, capsys):
     questions = tmp_path / "asked.jsonl"
     questions.write_text('{"question": "what of the rivers", "answer": ["no such answer", "the old bridges"]}\n')
@@ -180,6 +185,7 @@ def test_a_method_without_a_reader_is_measured_by_answer_recall_alone(corpus, tr
     assert list(figures["figures"]) == [f"AnswerRecall@{k}" for k in (1, 5, 20, 100)]
 
 
+@pytest.mark.slow
 def test_sets_of_questions_of_one_family_have_results_of_their_own(corpus, trained, tmp_path):
     assert run(["index", *arguments(corpus, trained)]) == 0
     for split in ("dev", "train"):
@@ -190,6 +196,7 @@ def test_sets_of_questions_of_one_family_have_results_of_their_own(corpus, train
     assert [json.loads(file.read_text())["questions"] for file in files] == ["NQ-open.dev.jsonl", "NQ-open.train.jsonl"]
 
 
+@pytest.mark.slow
 def test_a_method_without_a_reader_answers_no_question(corpus, trained, capsys):
     assert run(["answer", *arguments(corpus, trained), "what of the rivers"]) == 2
     assert "ICT has no reader, so it finds passages and answers nothing; use `dense-jax search`" in (
@@ -197,6 +204,7 @@ def test_a_method_without_a_reader_answers_no_question(corpus, trained, capsys):
     )
 
 
+@pytest.mark.slow
 def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus, trained, capsys):
     assert run(["evaluate", *arguments(corpus, trained)]) == 0
     said = capsys.readouterr().out
@@ -276,12 +284,14 @@ def test_a_run_on_running_text_of_two_sources_is_searched_by_the_test_set_of_bot
     assert {line.split()[2].partition("/")[0] for line in ranked} == {"documents.jsonl", "more.jsonl"}
 
 
+@pytest.mark.slow
 def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
     assert run(["export", *arguments(corpus, trained)]) == 0
     assert str(trained / "export") in capsys.readouterr().out
     assert (trained / "export" / "modules.json").is_file()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_exits_75_and_the_next_start_continues_until_ctrl_c(corpus, trained, tmp_path):
     more = ("--steps=100000", f"--passages.workdir={trained}", "--log_every=1")
     running = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
@@ -328,6 +338,7 @@ def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(
     np.testing.assert_array_equal(*vectors)
 
 
+@pytest.mark.slow
 def test_one_process_of_a_job_of_four_does_not_train_alone(corpus, trained, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "4")
     done = train(corpus, tmp_path, f"--passages.workdir={trained}")

@@ -101,6 +101,7 @@ def load():
     return lambda folder: judge.SentenceTransformer(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folder, tmp_path, load):
     report = export(ict, tokenizer_folder, tmp_path / "model", CARD)
     assert report.difference < 1e-5
@@ -114,6 +115,7 @@ def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folde
     np.testing.assert_allclose(model.encode(queries), ours(ict.query, tokenizer, ["", ""], queries), **CLOSE)
 
 
+@pytest.mark.slow
 def test_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, load):
     model = load(mean_folder)
     assert (model.max_seq_length, model.similarity_fn_name) == (32, "cosine")
@@ -141,12 +143,13 @@ def test_a_mean_without_its_prompt_comes_along(mean, tokenizer, tokenizer_folder
 def test_a_mean_without_the_prompt_of_pairs_is_not_exported(mean, tokenizer_folder, tmp_path):
     pairs = replace(mean.passage, layout=Layout.PAIR, pools_prompt=False)
     message = (
-        r"pool_prompts=false cannot be exported with objective\.layout=pair and the prompt 'passage: '; use --config"
+        r"pool_prompts=false cannot be exported with objective\.layout=pair and the prompt 'passage: '; use --"
     )
     with pytest.raises(ConfigError, match=message):
         export(replace(mean, passage=pairs), tokenizer_folder, tmp_path / "model", CARD)
 
 
+@pytest.mark.slow
 def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path, load):
     export(two, tokenizer_folder, tmp_path / "model", CARD)
     for side in ("query", "passage"):
@@ -155,6 +158,7 @@ def test_two_towers_become_two_models(two, tokenizer, tokenizer_folder, tmp_path
         np.testing.assert_allclose(model.encode(["who?"]), ours(tower, tokenizer, [""], ["who?"]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_condensers_export_is_its_encoder_alone_and_transformers_gives_our_cls_vectors(
     bert, tokenizer, tokenizer_folder, tmp_path
 ):

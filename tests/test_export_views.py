@@ -31,6 +31,7 @@ def load():
     return lambda folder: judge.MultiVectorEncoder(str(folder), device="cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layout", "normalize", "views"),
     [(Layout.PAIR, False, VIEWS), (Layout.JOINED, True, VIEWS), (Layout.BODY, False, 1)],
@@ -59,6 +60,7 @@ def test_a_multi_vector_encoder_gives_our_vectors_and_scores(
     np.testing.assert_allclose(model.similarity(queries, passages), best, atol=1e-4)  # sums of 16 products up to 10
 
 
+@pytest.mark.slow
 def test_a_text_that_spells_a_viewer_has_no_vector_more(bert, tokenizer, tokenizer_folder, tmp_path, load):
     export(towers_of(bert, Layout.BODY), tokenizer_folder, tmp_path / "model", CARD)
     model = load(tmp_path / "model")
@@ -66,6 +68,7 @@ def test_a_text_that_spells_a_viewer_has_no_vector_more(bert, tokenizer, tokeniz
     assert model.encode_query(["what [VIEQ] who"])[0].shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_shared_encoders_read_queries_by_the_first_viewer(bert, tokenizer, tokenizer_folder, tmp_path, load):
     passage = towers_of(bert, Layout.BODY).passage
     query = dataclasses.replace(passage, encoder=dataclasses.replace(passage.encoder, views=1), length=12, prompt="")

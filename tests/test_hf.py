@@ -201,6 +201,7 @@ def test_an_untied_vocabulary_matrix_is_refused_where_it_would_be_lost(folder, p
     assert "cls.predictions.decoder.weight" in report.ignored
 
 
+@pytest.mark.slow
 def test_pickled_weights_are_refused_with_a_command_that_converts_them(folder, params):
     torch = pytest.importorskip("torch", reason="the command is for a machine with PyTorch")
     import safetensors.torch

@@ -54,6 +54,7 @@ def torch_inputs(torch, tokens):
     }
 
 
+@pytest.mark.slow
 def test_hidden_states_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert = read_config(folder)
@@ -66,6 +67,7 @@ def test_hidden_states_equal_those_of_pytorch(torch, theirs):
         np.testing.assert_allclose(a * inputs.mask[..., None], b.numpy() * inputs.mask[..., None], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert = read_config(folder)
@@ -90,6 +92,7 @@ def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
         np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_pytorch_reads_what_save_writes(torch, tmp_path):
     import transformers
 

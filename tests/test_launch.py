@@ -30,6 +30,7 @@ def world(tmp_path) -> World:
     return world
 
 
+@pytest.mark.slow
 def test_shellcheck_finds_nothing_in_any_script():
     beside = Path(sys.executable).parent / "shellcheck"
     program = str(beside) if beside.exists() else shutil.which("shellcheck")

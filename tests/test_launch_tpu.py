@@ -83,6 +83,7 @@ def test_a_queued_request_is_waited_for(world):
     assert world.called("tpu-vm create") == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["PREEMPTED", "GONE"])
 def test_after_a_preemption_the_slice_is_made_again_and_the_program_continues(world, state):
     world.plan(f"137 75 {state}", "0 0")
@@ -94,6 +95,7 @@ def test_after_a_preemption_the_slice_is_made_again_and_the_program_continues(wo
     assert world.attempts(0) == 2
 
 
+@pytest.mark.slow
 def test_a_preempted_place_in_the_queue_is_given_up_for_a_new_one(world):
     world.plan("137 137 PREEMPTED", "0 0")
     running = world.start(*RUN, "--queued", *TRAIN)
@@ -105,6 +107,7 @@ def test_a_preempted_place_in_the_queue_is_given_up_for_a_new_one(world):
     assert world.called("queued-resources create") == 2
 
 
+@pytest.mark.slow
 def test_a_slice_that_was_there_once_is_asked_for_until_there_is_one_again(world):
     ready(world)
     world.plan("75 75 PREEMPTED", "0 0")
@@ -121,6 +124,7 @@ def test_a_slice_that_cannot_be_made_ends_with_6_and_names_the_queue(world):
     assert "--queued waits for one" in done.stderr
 
 
+@pytest.mark.slow
 def test_75_starts_the_program_again_on_the_same_slice(world):
     world.plan("75 75", "75 134", "0 0")
     done = world.run(*RUN, *TRAIN)
@@ -138,6 +142,7 @@ def test_an_error_that_a_worker_explains_stops_at_once_with_its_status(world, pl
     assert f"worker 0: exit status {plan.split()[0]}" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_killed_worker_on_a_sound_slice_is_tried_three_times_in_a_row(world):
     world.plan("137 134", "137 134", "75 75", *["137 134"] * 9)
     done = world.run(*RUN, *TRAIN)
@@ -153,6 +158,7 @@ def test_a_worker_that_one_connection_did_not_reach_is_started_with_the_others_a
     assert (world.attempts(0), world.attempts(1)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_only_killed_workers_in_a_row_count_and_a_long_attempt_ends_the_row(world):
     script = world.checkout / "launch/tpu_vm.sh"
     script.write_text(re.sub("^LONG=.*", "LONG=0", script.read_text(), flags=re.MULTILINE))
@@ -167,6 +173,7 @@ def unreachable(world: World, times: int) -> None:
         world.set(f"unreachable-{worker}", "no\n" * times)
 
 
+@pytest.mark.slow
 def test_workers_without_an_answer_may_be_at_work_and_are_asked_again_for_long(world):
     unreachable(world, 9)
     world.plan("137 137", "137 137", "0 0")  # these are counted by themselves
@@ -176,6 +183,7 @@ def test_workers_without_an_answer_may_be_at_work_and_are_asked_again_for_long(w
     assert world.called("tpu-vm delete") == 1
 
 
+@pytest.mark.slow
 def test_workers_without_an_answer_end_with_6_and_are_never_deleted(world):
     unreachable(world, 99)
     done = world.run(*RUN, "--delete", *TRAIN)
@@ -213,6 +221,7 @@ def test_interrupted_it_lets_the_workers_save_and_starts_nothing_again(world):
     assert (world.attempts(0), world.called("tpu-vm delete")) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_program_outlives_its_launcher_and_is_followed_by_the_next(world):
     world.plan("wait wait", "0 0")
     first = world.start(*RUN, *TRAIN)
@@ -231,6 +240,7 @@ def test_a_program_outlives_its_launcher_and_is_followed_by_the_next(world):
     assert "== exit status 75" in log(world, "attempt-1-worker-0")
 
 
+@pytest.mark.slow
 def test_a_worker_at_work_on_another_command_is_left_alone(world):
     world.plan("wait wait")
     first = world.start(*RUN, *TRAIN)

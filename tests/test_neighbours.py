@@ -569,12 +569,13 @@ def test_old_versions_are_removed(beside):
 
 
 def test_the_lock_of_a_version_that_is_removed_goes_with_it(beside):
-    trainer = beside(keep=1)
-    for step in (0, 10):
+    trainer = beside(keep=2)
+    for step in (0, 10, 20):
         trainer.make(step)
     (trainer.versions.folder / "00000005.lock").touch()  # of a version that is long gone
     trainer.prune()
-    assert sorted(path.name for path in trainer.versions.folder.glob("0*")) == ["00000010", "00000010.lock"]
+    left = sorted(path.name for path in trainer.versions.folder.glob("0*"))
+    assert left == ["00000010", "00000010.lock", "00000020", "00000020.lock"]
 
 
 def test_what_an_interrupted_removal_left_is_removed_and_what_is_being_made_is_not(beside):
@@ -658,6 +659,7 @@ class Diverging(Borrower):
         return loss * jnp.nan, rest
 
 
-def test_a_run_that_diverges_says_so_before_its_search_does(tmp_path):
+@pytest.mark.parametrize("diagnose_every", [0, 1])
+def test_a_run_that_diverges_says_so_before_its_search_does(tmp_path, diagnose_every):
     with pytest.raises(NonFiniteError, match="step 1: loss nan"):
-        run(tmp_path, config(NeighboursConfig(every=0), objective=Diverging()))
+        run(tmp_path, config(NeighboursConfig(every=0), objective=Diverging(), diagnose_every=diagnose_every))

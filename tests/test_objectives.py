@@ -142,10 +142,15 @@ def variants(path: Path) -> list[str]:
     return str(error.value).rpartition("there are ")[2].split(", ")
 
 
+def published_are_slow(path: Path, variant: str):
+    """One case; a model of the published size takes seconds to trace."""
+    marks = () if variant.startswith("tiny") else pytest.mark.slow
+    return pytest.param(path, variant, id=f"{path.stem}-{variant}", marks=marks)
+
+
 @pytest.mark.parametrize(
-    ("path", "variant"), [(path, variant) for path in FILES for variant in variants(path)],
-    ids=lambda value: getattr(value, "stem", value),
-)  # fmt: skip
+    ("path", "variant"), [published_are_slow(path, variant) for path in FILES for variant in variants(path)]
+)
 def test_every_config_holds_and_every_parameter_has_its_rules(path, variant):
     config = load(path, variant)
     method = with_vocabulary(config.objective, 30_522)
@@ -181,6 +186,7 @@ def check_equal_on(case: Case, asked: MeshConfig) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), case.over_one, over_eight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked",
     [MeshConfig(8), MeshConfig(1, 8), MeshConfig(4, tensor=2)],

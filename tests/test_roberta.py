@@ -74,6 +74,7 @@ def inputs(torch, batch):
     }
 
 
+@pytest.mark.slow
 def test_the_family_epsilon_and_segments_are_read(theirs):
     found = read_config(theirs[1])
     assert found.family in (Family.ROBERTA, Family.XLM_ROBERTA)
@@ -81,6 +82,7 @@ def test_the_family_epsilon_and_segments_are_read(theirs):
     assert found.longest == 10
 
 
+@pytest.mark.slow
 def test_hidden_states_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch = read_config(folder), tokens()
@@ -92,6 +94,7 @@ def test_hidden_states_equal_those_of_pytorch(torch, theirs):
         np.testing.assert_allclose(a * batch.mask[..., None], b.numpy() * batch.mask[..., None], **CLOSE)
 
 
+@pytest.mark.slow
 def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch, positions = read_config(folder), tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
@@ -117,6 +120,7 @@ def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
             np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), [(Family.ROBERTA, "Roberta"), (Family.XLM_ROBERTA, "XLMRoberta")])
 def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
     import transformers
@@ -271,6 +275,7 @@ def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
     assert str(error.value) == f"{path}.family=bert, but {tmp_path} has xlm_roberta; use --{path}.family=xlm_roberta"
 
 
+@pytest.mark.slow
 def test_a_run_that_names_no_family_is_of_bert():
     theirs = to_dict(Config(MLM(Encoder(SMALL), length=10, query_length=10), steps=1, batch=1))["objective"]
     check_same_architecture(settings(SMALL), theirs, "run")

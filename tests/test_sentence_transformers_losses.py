@@ -13,6 +13,8 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch", reason="the judge of the losses")
 pytest.importorskip("sentence_transformers", reason="the judge of the losses")
 reference = importlib.import_module("sentence_transformers.sentence_transformer.losses")

@@ -34,6 +34,7 @@ with stopping_on_signals():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.slow
 @pytest.mark.parametrize("signals", [1, 2])
 def test_a_stage_that_hears_no_signal_is_ended(signals, number, status):
     running = subprocess.Popen(

@@ -70,6 +70,7 @@ print(hashlib.md5(Tokenizer.train(texts, 600, True).backend.to_str().encode()).h
 """
 
 
+@pytest.mark.slow
 def test_training_gives_the_same_vocabulary_whatever_the_number_of_threads():
     def digest(threads):
         environment = {**os.environ, "RAYON_NUM_THREADS": threads}

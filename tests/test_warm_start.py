@@ -344,6 +344,7 @@ def test_a_pickled_head_is_ignored_with_the_command_that_converts_it(tmp_path):
     assert f"'{folder}/head.safetensors'" in str(report)
 
 
+@pytest.mark.slow
 def test_the_command_for_a_pickled_head_makes_one_that_is_taken(tmp_path):
     torch = pytest.importorskip("torch", reason="the command is for a machine with PyTorch")
     folder = published(tmp_path / "hf", CONDENSER)

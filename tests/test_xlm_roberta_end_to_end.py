@@ -59,6 +59,7 @@ def ours(tower, tokenizer, texts):
     return jax.jit(tower.encoder.apply)(tower.params, Tokens(*(np.stack(field) for field in zip(*rows, strict=True))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", STYLES)
 @pytest.mark.parametrize("layout", [Layout.BODY, Layout.JOINED])
 def test_an_exported_encoder_gives_our_vectors(family, layout, tmp_path, load):
@@ -76,6 +77,7 @@ def test_an_exported_encoder_gives_our_vectors(family, layout, tmp_path, load):
     np.testing.assert_allclose(model.encode(texts), ours(tower, tokenizer, texts), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tmp_path, load):
     encoder = read_sentence_folder(folder).encoder
     tower = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED, "the light: ")
@@ -86,6 +88,7 @@ def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tm
     np.testing.assert_allclose(found, ours(tower, tokenizer, [tower.prompt + text for text in TEXTS[:3]]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_query_prompt_and_the_query_after_it_are_one_text_to_a_byte_level_tokenizer(tmp_path, load):
     source = model_folder(tmp_path / "source", Family.ROBERTA)
     encoder = read_sentence_folder(source).encoder
@@ -121,6 +124,7 @@ def train(*argv):
     return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=200)
 
 
+@pytest.mark.slow
 def test_a_pretrained_folder_is_trained_embedded_and_exported(folder, corpus, tmp_path, load):
     workdir = tmp_path / "run"
     argv = arguments(folder, corpus, workdir)
