@@ -25,8 +25,9 @@ class Mixing(enum.Enum):
 
 @dataclass
 class CorpusConfig:
-    # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
-    # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
+    # BEIR or MS MARCO folder; .jsonl, .json, .csv, .tsv (.gz, .xz too) or .parquet file, of documents or of queries
+    # with texts; .txt file or folder of them; tfds:NAME; or installed (documentation). Files and folders may lie in a
+    # bucket: gs://..., s3://...
     source: str = "installed"
     also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
@@ -34,8 +35,9 @@ class CorpusConfig:
     guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
     questions: str = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
     query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
-    id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
-    title_field: str = "title"  # may be absent
+    # Names of fields. The defaults stand for all known names (data/sources/fields.py); some row must have another name.
+    id_field: str = "_id"  # rows are numbered where none has an id
+    title_field: str = "title"
     text_field: str = "text"
     max_characters: int = 1_000_000  # a longer document is rejected
     max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
