@@ -1,13 +1,14 @@
 """Names of fields: the known ones of every form of file, configured ones, and ids that are no strings."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from dense_jax.config import CorpusConfig
 from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, find
+from dense_jax.data.sources.fields import DOCUMENT_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, TITLES, find
 from dense_jax.errors import DataError
 
 DOCUMENT = Document("7", "Title", "Some text.")
@@ -134,3 +135,9 @@ def test_white_space_around_an_id_is_no_part_of_it(tmp_path):
     first, second = read(path)
     assert first.id == "Geneva Durben"
     assert second == Reject(f"{path}:2", f"has the id 'Geneva Durben' of {path}:1")
+
+
+def test_the_readme_names_all_known_fields():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    for names in (DOCUMENT_IDS, TITLES, TEXTS, QUERY_IDS, QUERY_TEXTS):
+        assert ", ".join(f"`{name}`" for name in names) in readme

@@ -221,3 +221,21 @@ def test_an_empty_file_is_refused(tmp_path, name, content):
 def test_comma_separated_questions_with_a_header_are_read(tmp_path):
     path = write(tmp_path / "nq.csv", 'question,answers\n"who, then","[""Ann"", ""Bo""]"\n')
     assert [(one.text, one.answers) for one in sound_questions(path)] == [("who, then", ("Ann", "Bo"))]
+
+
+@pytest.mark.parametrize("name", ["queries.jsonl", "queries.train.tsv", "qrels/train.tsv", "qrels.dev.tsv"])
+def test_a_test_collection_without_its_documents_is_not_taken_for_another_form(tmp_path, name):
+    write(tmp_path / name, "x\n")
+    write(tmp_path / "README.txt", "about")
+    with pytest.raises(
+        DataError, match=r"has queries or judgements; add the documents as corpus.jsonl or collection.tsv"
+    ):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(("mark", "advice"), [(";", "';'"), ("\t", "name it .tsv"), ("|", "'|'")])
+def test_a_csv_file_with_other_separators_is_refused_with_the_separator(tmp_path, mark, advice):
+    path = write(tmp_path / "rows.csv", f"id{mark}text\n7{mark}Some text.\n")
+    with pytest.raises(DataError, match=r"commas separate the columns of a .csv file") as error:
+        read(path)
+    assert advice in str(error.value)

@@ -102,3 +102,9 @@ def test_a_row_that_may_be_a_judged_query_is_refused(folder, row):
 def test_a_query_of_another_shape_that_is_not_judged_does_not_count(folder, text):
     write(folder / "queries.jsonl", [{"_id": "q1", "text": "who"}, {"_id": "q3", "text": text}])
     assert beir.read_test_set(folder, "test").queries == {"q1": "who"}
+
+
+def test_judgements_with_commas_are_refused_with_the_separator(tmp_path):
+    path = write(tmp_path / "test.tsv", "query-id,corpus-id,score\nq1,d1,1\n")
+    with pytest.raises(DataError, match=r"test.tsv:1: .*separate the columns by tabs"):
+        beir.read_qrels(path)

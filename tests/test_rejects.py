@@ -59,3 +59,10 @@ def test_a_file_of_mostly_bad_rows_is_refused_without_advice_to_throw_it_away(tm
     assert "10 of 11 rows cannot be used" in str(error.value)
     assert "--corpus.text_field=NAME" in str(error.value)
     assert "--corpus.max_rejects" not in str(error.value)
+
+
+def test_the_user_reads_that_rows_are_numbered(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"key": "a", "text": "x"}\n')
+    assert scan(open_corpus(CorpusConfig(source=str(path))), tmp_path / "rejects.jsonl")["usable"] == 1
+    assert "the rows are numbered from 1; they have 'key', 'text'" in capsys.readouterr().err

@@ -27,28 +27,26 @@ class Mixing(enum.Enum):
 
 @dataclass
 class CorpusConfig:
-    # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
-    # texts; tfds:NAME; or installed, the documentation of the installed packages. Files and folders may lie in a
-    # bucket: gs://..., s3://...
+    # BEIR or MS MARCO folder; .jsonl, .json, .csv, .tsv (.gz, .xz too) or .parquet file, of documents or of queries
+    # with texts; .txt file or folder of them; tfds:NAME; or installed, the documentation of the installed packages.
+    # Files and folders may lie in a bucket: gs://..., s3://...
     source: DataPath = ""
     also: tuple[DataPath, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
-    queries: tuple[
-        DataPath, ...
-    ] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
+    # files of queries about the documents, as `mine` writes; empty: the source's own
+    queries: tuple[DataPath, ...] = ()
     guide: DiskPath = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
     questions: DataPath = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
     query_share: ShareAbove0[float] = 1.0  # of the queries, to be learned from; their ids decide which
-    id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
-    title_field: str = "title"  # may be absent
+    # Names of fields. The defaults stand for all known names (data/sources/fields.py); some row must have another name.
+    id_field: str = "_id"  # rows are numbered where none has an id
+    title_field: str = "title"
     text_field: str = "text"
     max_characters: Positive[int] = 1_000_000  # a longer document is rejected
-    max_rejects: Share[float] = (
-        0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
-    )
-    held_out: NotNegative[int] = (
-        0  # documents whose first sentence becomes a test query, taken out of the training text
-    )
+    # largest share of rejected rows, in any one source, at which `prepare` still goes on
+    max_rejects: Share[float] = 0.0
+    # documents whose first sentence becomes a test query, taken out of the training text
+    held_out: NotNegative[int] = 0
     limit: NotNegative[int] = 0  # read at most so many documents of each source; 0: all
     # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
     # the literature; 1.0: those of the same words; 0.0: none

@@ -274,6 +274,8 @@ def _columns(cells: list[str], line: str) -> _Columns:
     count = len(cells)
     if named := _named_columns(cells):
         return _Columns(count, *named, header=True)
+    if count == 1:
+        raise RowError(f"{line!r:.200} has 1 columns; separate the columns by tabs: `query-id corpus-id score`")
     if count not in (3, 4):
         raise RowError(
             f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"

@@ -60,6 +60,8 @@ _REST_OF_LINE = 1 << 20  # bytes beside the text
 _PAIR = ("query", "positive", "negative")
 _LOOKED_AT = 100  # rows that may be bad before one shows the form
 _OF_ROWS = (".jsonl", ".json", ".tsv", ".csv", ".parquet")
+_OF_COLLECTIONS = ("queries.", "qrels.", "qrels/")  # what names of queries and judgements start with
+_SEPARATORS = ("\t", ";", "|")  # of columns, where they are not commas
 _FILES_SHOWN = 5
 
 Judged = Callable[[], Iterator[JudgedQuery | Reject]]
@@ -121,13 +123,21 @@ def open_table(path: AnyPath, config: CorpusConfig) -> Table:
     found = next((known for values in first if (known := form_of(values, config))), None)
     if names and not found:
         check_configured(str(path), names, config)
-        headless = "; a .csv file begins with a header" if form(path) == ".csv" else ""
         raise DataError(
             f"{path}: its rows have the fields {listed(names)}, which no known form has, and none is "
             f"corpus.text_field={config.text_field}; name {FORMS}; if one of the fields is the text of a document, "
-            f"name it by --corpus.text_field=NAME{headless}"
+            f"name it by --corpus.text_field=NAME{_csv_advice(names) if form(path) == '.csv' else ''}"
         )
     return Table(records, found or Form.DOCUMENTS, names)  # without names nothing can be read: each row says why
+
+
+def _csv_advice(names: tuple[str, ...]) -> str:
+    """What may be wrong with a CSV file whose header is `names`."""
+    mark = next((mark for mark in _SEPARATORS if len(names) == 1 and mark in names[0]), None)
+    if mark is None:
+        return "; a .csv file begins with a header"
+    fix = "name it .tsv" if mark == "\t" else f"replace {mark!r} by commas"
+    return f"; commas separate the columns of a .csv file: {fix}"
 
 
 def holds_squad(path: AnyPath, longest: int) -> bool:
@@ -184,6 +194,10 @@ def _text_folder(path: AnyPath) -> Contents:
     """
     files = files_in(path)
     texts, others = [file for file in files if is_text(file)], [file for file in files if not is_text(file)]
+    if any(file.relative_to(path).as_posix().startswith(_OF_COLLECTIONS) for file in others):
+        raise DataError(
+            f"{_no_corpus(path)}, but it has queries or judgements; add the documents as corpus.jsonl or collection.tsv"
+        )
     if rows := [file for file in others if form(file) in _OF_ROWS]:
         advice = "name it" if len(rows) == 1 else "name one of them in corpus.source and the others in corpus.also"
         raise DataError(f"{_no_corpus(path)}; it holds {_names(rows)}: {advice}")
