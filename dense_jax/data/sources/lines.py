@@ -10,7 +10,7 @@ from io import BufferedIOBase
 from typing import IO
 
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
+from dense_jax.files import POINTER, AnyPath, is_pointer
 
 _BOM = b"\xef\xbb\xbf"
 _PACKED = (".gz", ".xz")
@@ -112,6 +112,8 @@ def _naming_damage(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
 @contextlib.contextmanager
 def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     with path.open("rb") as file:
+        if is_pointer(file):
+            raise DataError(f"{path}: {POINTER}")
         match path.suffix:
             case ".gz":
                 with gzip.open(file) as unpacked:
