@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import xxhash
 from etils import epath
@@ -16,7 +16,8 @@ from dense_jax.errors import ConfigError, MachineError, StorageError, require
 
 AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
 _CHUNK = 1 << 22  # bytes read at a time
-_POINTER = b"version https://git-lfs.github.com/spec/"  # the start of every pointer
+_POINTER_START = b"version https://git-lfs.github.com/spec/"
+POINTER = "a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
 _BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
 
 
@@ -133,11 +134,15 @@ def check_no_pointer(path: Path) -> None:
         StorageError: `path` is a pointer of Git LFS: the file itself has not been fetched.
     """
     with path.open("rb") as file:
-        is_pointer = file.read(len(_POINTER)) == _POINTER
-    if is_pointer:
-        raise StorageError(
-            f"{path}: a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
-        )
+        if is_pointer(file):
+            raise StorageError(f"{path}: {POINTER}")
+
+
+def is_pointer(file: IO[bytes]) -> bool:
+    """Return whether a file that was just opened is a pointer of Git LFS; it can be read from its start again."""
+    start = file.read(len(_POINTER_START))
+    file.seek(0)
+    return start == _POINTER_START
 
 
 def digest(path: AnyPath) -> str:

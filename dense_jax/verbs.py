@@ -43,6 +43,9 @@ from dense_jax.workdir import Workdir
 
 def _show(work: Workdir, words: list[str]) -> None:
     program = make_program(work.config)
+    if not _has_examples(work):
+        _print_sections({"settings": show.settings(work.config), "parameters": show.parameters(program.like.params)})
+        return
     examples = _examples(work)
     sections = {
         "settings": show.settings(work.config),
@@ -54,7 +57,16 @@ def _show(work: Workdir, words: list[str]) -> None:
         "memory": show.memory(program, examples),
         "plan": show.plan(examples, work.config),
     }
+    _print_sections(sections)
+
+
+def _print_sections(sections: Mapping[str, str]) -> None:
     print("\n\n".join(f"== {title}\n{text}" for title, text in sections.items()))
+
+
+def _has_examples(work: Workdir) -> bool:
+    """Whether examples can be shown: a model that is only used, in no steps, may have a tokenizer without a mask."""
+    return work.config.steps > 0 or work.vocabulary.mask is not None
 
 
 def _plan(work: Workdir, topology: str) -> str:
@@ -79,7 +91,7 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     start_processes(os.environ, polls=True)
     of_first(work.check_spans)
     first_then_all(work.check_questions)
-    if is_first():
+    if is_first() and _has_examples(work):
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
     try:

@@ -287,6 +287,13 @@ def test_a_truncated_packed_file_is_named_with_the_line_where_it_broke_off(tmp_p
         read(path)
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz"])
+def test_a_git_lfs_pointer_is_named_with_its_cure(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 466247\n")
+    with pytest.raises(DataError, match=f"{name}: a Git LFS pointer, not the file itself; fetch it by `git lfs pull`"):
+        read(tmp_path / name)
+
+
 def test_a_file_that_is_not_packed_as_its_name_says_is_refused(tmp_path):
     path = jsonl(tmp_path, GOOD, name="rows.jsonl.gz")
     with pytest.raises(DataError, match=r"rows.jsonl.gz:1: the compressed file is damaged \(Not a gzipped file"):

@@ -53,7 +53,7 @@ def read_config(folder: Path) -> BertConfig:
     """
     path = folder / "config.json"
     raw = {key: value for key, value in read_object(path).items() if value is not None}
-    kind = raw.get("model_type")
+    kind: Any = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]
     pad = raw.get("pad_token_id", family.pad)
@@ -62,7 +62,7 @@ def read_config(folder: Path) -> BertConfig:
         require(raw.get(key, value) == value, f"{path}: {key} is {raw.get(key)!r}; only {value!r} can be read")
     activation = raw.get("hidden_act", "gelu")
     require(activation in _GELU, f"{path}: hidden_act is {activation!r}; only {', '.join(_GELU)} can be read")
-    known = _DEFAULTS | {name: raw[key] for name, key in _KEYS.items() if key in raw}
+    known: dict[str, Any] = _DEFAULTS | {name: raw[key] for name, key in _KEYS.items() if key in raw}
     if wrong := [
         _KEYS[name] for name, value in known.items() if isinstance(value, bool) or not isinstance(value, int | float)
     ]:

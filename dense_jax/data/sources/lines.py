@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from typing import IO
 
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
+from dense_jax.files import POINTER, AnyPath, is_pointer
 
 _PACKED = (".gz", ".xz")
 _ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")
@@ -134,14 +134,17 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     """`path` from its start, unpacked.
 
     Raises:
-        DataError: it is UTF-16 or UTF-32.
+        DataError: it is UTF-16 or UTF-32, or a pointer of Git LFS.
     """
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
-    with path.open("rb") as file, unpack(file) as unpacked:
-        if encoding := _wide_encoding(unpacked.read(_LOOKED_AT)):
-            raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
-        unpacked.seek(0)
-        yield unpacked
+    with path.open("rb") as file:
+        if is_pointer(file):
+            raise DataError(f"{path}: {POINTER}")
+        with unpack(file) as unpacked:
+            if encoding := _wide_encoding(unpacked.read(_LOOKED_AT)):
+                raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
+            unpacked.seek(0)
+            yield unpacked
 
 
 def _wide_encoding(start: bytes) -> str | None:
