@@ -27,7 +27,7 @@ from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
 from dense_jax.processes import join_processes, leaving_at_once, naming_missing_platforms, start_processes
-from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
+from dense_jax.retrieval import answer, answer_report, evaluate, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
@@ -130,8 +130,7 @@ def _embed(work: Workdir, words: list[str]) -> None:
 def _index(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
     collection = work.collection(trained.towers.passage)
-    vectors = work.embeddings(collection, trained)
-    print(index.build(vectors, work.config.index, work.index_folder(vectors), own_mesh()).summary)
+    print(work.index(collection, trained, again=True).summary)
 
 
 def _search(work: Workdir, words: list[str]) -> None:

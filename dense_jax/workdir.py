@@ -23,13 +23,14 @@ from typing import Any
 
 import jax
 
-from dense_jax.agreement import first_then_all, is_first, of_first
+from dense_jax import embedded
+from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, differences, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
-from dense_jax.data.preparation.collection import Collection, whole_corpus
+from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
@@ -40,14 +41,12 @@ from dense_jax.data.stores.passage_store import PassageStore, is_finished
 from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
-from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import AnyPath, absolute, digest, located, short_digest
-from dense_jax.mesh import own_mesh
+from dense_jax.errors import ConfigError
+from dense_jax.files import AnyPath, absolute, digest, located
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
-from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import read_test_set
-from dense_jax.retrieval.embed import embed
+from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
@@ -265,10 +264,15 @@ class Workdir:
         unit, sources = self.asked.passages.unit, self.asked.corpus.sources
         if unit is Unit.QUERIES:
             return self.documents_of_queries
-        if unit is Unit.PASSAGES and not self.asked.corpus.held_out and self._is_prepared:
-            return Collection("passages", ", ".join(sources), self._blocks)
+        if unit is Unit.PASSAGES and self._is_prepared and not self._holds_out:
+            return prepared_collection("passages", self._blocks)
         name = stem(absolute(sources[0])) if len(sources) == 1 else "corpus"
         return self._prepared_collection(partial(whole_corpus, self.asked, self._root), tower, name, ", ".join(sources))
+
+    @property
+    def _holds_out(self) -> bool:
+        """True if the prepared passages lack the first sentences of documents."""
+        return bool(self._blocks.manifest["settings"]["corpus"]["held_out"])
 
     def _prepared_collection(
         self, corpus: Callable[[], CheckedCorpus], tower: Tower, name: str, source: str
@@ -285,7 +289,7 @@ class Workdir:
     @property
     def documents_of_queries(self) -> Collection:
         """The documents that the training queries are about, each whole."""
-        return Collection("documents", ", ".join(self.asked.corpus.sources), self.queries.documents)
+        return prepared_collection("documents", self.queries.documents)
 
     def documents(self, source: str) -> list[Document]:
         """The documents of `source`, whole."""
@@ -371,39 +375,8 @@ class Workdir:
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
         """The vectors of `collection`, made now as far as they are missing. Prints collection and checkpoint."""
-        if is_first():
-            print(f"{collection.described}; {trained.described}", file=sys.stderr)
-        settings, content = self.asked.embed, collection.store.content
-        return embed(
-            collection.store,
-            trained.towers.passage,
-            self.tokenizer,
-            own_mesh(),
-            self._embeddings_folder(collection.name, content, trained),
-            batch=settings.batch,
-            shard_size=settings.shard_size,
-            made_by={"checkpoint": trained.passage_fingerprint, "collection": content},
-        )
+        return embedded.embeddings(self.path, self.asked.embed, self.tokenizer, collection, trained)
 
-    def _embeddings_folder(self, name: str, content: str, trained: Trained) -> Path:
-        """One folder for the same texts, parameters and layout, under the name that the texts had first."""
-        folder, tower = self.path / "embeddings", trained.towers.passage
-        key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt]
-        end = f"-{trained.passage_step:08d}-{short_digest(key)}"
-        return folder / of_first(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))
-
-    def index_folder(self, vectors: Vectors) -> Path:
-        return self.path / "index" / vectors.folder.name
-
-    def index(self, collection: Collection, trained: Trained) -> index.Index:
-        """The index over the vectors of `collection`, built now if it is missing, damaged or of other vectors."""
-        vectors = self.embeddings(collection, trained)
-        folder = self.index_folder(vectors)
-        if of_first(lambda: index.is_finished(folder)):
-            try:
-                return index.load(folder, vectors, own_mesh())
-            except (ConfigError, StorageError) as error:
-                vectors.verify()  # if it is they that are damaged, no index can be built
-                if is_first():
-                    print(f"warning: {error}\nthe index in {folder} is built again", file=sys.stderr)
-        return index.build(vectors, self.asked.index, folder, own_mesh())
+    def index(self, collection: Collection, trained: Trained, *, again: bool = False) -> Index:
+        """The index over the vectors of `collection`, built now if it is missing, cannot be used, or `again`."""
+        return embedded.index(self.path, self.asked.index, self.embeddings(collection, trained), again=again)

@@ -80,7 +80,7 @@ def test_training_answers_questions_that_it_did_not_learn_from(world, trained, c
     assert before["figures"]["exact_match"] <= 0.25
     assert after["figures"]["exact_match"] >= 0.75
     said = capsys.readouterr().out
-    assert "test.jsonl, answered from 36 passages of passages\nanswers compared as NQ-open" in said
+    assert "test.jsonl, answered from 36 passages of documents.jsonl\nanswers compared as NQ-open" in said
     assert (trained / "results" / "test-answers" / "table.md").read_text() in said
 
 
@@ -107,7 +107,8 @@ def test_questions_in_a_bucket_are_answered(world, trained, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_passages_keep_their_vectors_so_all_checkpoints_share_an_index(trained):
-    assert [path.name for path in (trained / "index").iterdir()] == ["passages-00000000"]
+    (made,) = (trained / "index").iterdir()
+    assert made.name.startswith("passages-00000000-")
 
 
 @pytest.mark.slow

@@ -102,8 +102,25 @@ def test_a_changed_corpus_is_not_searched_by_an_older_list_of_near_duplicates(tm
     asked = config(source, held_out=8)
     work = opened(replace(asked, corpus=replace(asked.corpus, near_duplicates=1.0)), tmp_path / "work")
     write(source, rows(21))
-    with pytest.raises(ConfigError, match=r"other settings:\n  corpus.source.digest: \w+ -> \w+\n"):
+    with pytest.raises(ConfigError, match=r"rows.jsonl changed since .*work was prepared, and .*duplicates.jsonl"):
         work.collection(TOWER)
+    named = Workdir(work.path, replace(work.asked, embed=replace(work.asked.embed, collection=str(source))))
+    assert texts(named.collection(TOWER).store) == whole(21)
+
+
+def test_passages_of_another_workdir_are_searched_whole_only_if_the_corpus_is_theirs(wiki, news, tmp_path):
+    prepare(config(wiki, held_out=8), tmp_path / "data")
+    asked = config(news, workdir=str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match=r"data was prepared from wiki.jsonl, but .* are news.jsonl; name what is to"):
+        Workdir(tmp_path / "work", asked).collection(TOWER)
+    asked = config(wiki, workdir=str(tmp_path / "data"))
+    assert texts(Workdir(tmp_path / "work", asked).collection(TOWER).store) == whole()
+
+
+def test_a_corpus_that_was_moved_and_renamed_is_searched(wiki, tmp_path):
+    work = opened(config(wiki, held_out=8), tmp_path / "work")
+    moved = replace(work.asked.corpus, source=str(wiki.rename(tmp_path / "other.jsonl")))
+    assert texts(Workdir(work.path, replace(work.asked, corpus=moved)).collection(TOWER).store) == whole()
 
 
 def test_no_more_documents_are_searched_than_the_limit_of_the_corpus(wiki, tmp_path):
@@ -140,9 +157,8 @@ def test_a_collection_is_described_by_its_source_and_its_number_of_documents(wik
 def test_documents_without_a_text_that_passages_lack_are_reported(tmp_path):
     source = write(tmp_path / "in" / "rows.jsonl", [*rows(4), {"_id": "title", "title": "Light", "text": ""}])
     found = opened(config(source), tmp_path / "work").collection(TOWER)
-    assert (
-        found.described == f"{source}: 5 documents, 1 of them without text and left out, as {len(found.store)} passages"
-    )
+    count = len(found.store)
+    assert found.described == f"rows.jsonl: 5 documents, 1 of them without text and left out, as {count} passages"
 
 
 def test_documents_that_are_mined_and_those_of_a_test_set_are_the_same_content(tmp_path):
@@ -152,7 +168,7 @@ def test_documents_that_are_mined_and_those_of_a_test_set_are_the_same_content(t
     mined, evaluated = work.documents_of_queries, work.collection(TOWER, str(source))
     assert mined.store.folder != evaluated.store.folder
     assert mined.store.content == evaluated.store.content
-    assert mined.described == evaluated.described == f"{source}: 12 documents"
+    assert (mined.described, evaluated.described) == ("toys: 12 documents", f"{source}: 12 documents")
     assert work.collection(TOWER).store.folder == mined.store.folder
 
 

@@ -2,12 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dense_jax.config import Config
-from dense_jax.data.preparation.common import check_same_text, without_duplicates
+from dense_jax.config import Config, require
+from dense_jax.data.preparation.common import without_duplicates
 from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore
+from dense_jax.files import read_json
 
 _LEFT_OUT = {"near_duplicates": ("near-duplicates", NAME), "rejected": ("rejected rows", "rejects.jsonl")}
 
@@ -34,16 +36,38 @@ class Collection:
         return f"{self.source}: {', '.join(counts)}{split}"
 
 
+def prepared_collection(name: str, store: PassageStore) -> Collection:
+    """What `prepare` stored, described by the sources that it was prepared from."""
+    return Collection(name, ", ".join(part.name for part in store.parts()), store)
+
+
 def whole_corpus(config: Config, root: Path) -> CheckedCorpus:
     """All sources of the corpus that `config` names, without the near-duplicates that `prepare` listed in `root`.
 
     Nothing is held out of it.
 
     Raises:
-        ConfigError: near-duplicates are to be left out, and `root` was not prepared from this corpus.
+        ConfigError: `root` was prepared from another corpus, or lists near-duplicates of an older state of this one.
     """
-    corpus = open_corpus(config.corpus)
-    if not config.corpus.near_duplicates:
+    corpus, path = open_corpus(config.corpus), root / "text.json"
+    if not path.is_file():
+        duplicates = config.corpus.near_duplicates
+        require(not duplicates, f"corpus.near_duplicates={duplicates}: run `dense-jax prepare` first, which finds them")
         return corpus
-    notes = check_same_text(config, root)
-    return without_duplicates(corpus, root, notes)
+    prepared = read_json(path)
+    notes, before, now = prepared["notes"], prepared["settings"]["corpus"]["source"], corpus.fingerprint()
+    if before == now or (before | {"name": ""} == now | {"name": ""} and len(corpus.sources) == 1):
+        return without_duplicates(corpus, root, notes)
+    theirs, ours = ", ".join(_names(before)), ", ".join(_names(now))
+    fix = "name what is to be searched by --embed.collection, or prepare the corpus in another --workdir"
+    require(theirs == ours, f"{root} was prepared from {theirs}, but corpus.source and corpus.also are {ours}; {fix}")
+    require(
+        not notes.get("near_duplicates"),
+        f"{ours} changed since {root} was prepared, and {root / NAME} lists near-duplicates of its former texts; {fix}",
+    )
+    return corpus
+
+
+def _names(fingerprint: dict[str, Any]) -> list[str]:
+    """The names of the sources in a corpus's fingerprint."""
+    return [fingerprint["name"], *(also["name"] for also in fingerprint.get("also", {}).values())]

@@ -28,7 +28,7 @@ from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
-from dense_jax.errors import ConfigError, DataError, require
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import bar, progress
 
@@ -54,19 +54,6 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
     write_json(path, {"settings": settings, "notes": notes})
     return read_json(path)
-
-
-def check_same_text(config: Config, root: Path) -> dict[str, Any]:
-    """The notes of the text that `prepare_text` prepared in `root`.
-
-    Raises:
-        ConfigError: nothing was prepared there, or it was another text; lists the differences.
-    """
-    path = root / "text.json"
-    require(path.is_file(), f"{root} holds no prepared text; run `dense-jax prepare` first")
-    prepared = read_json(path)
-    refuse_other(path, prepared["settings"], _settings(config))
-    return prepared["notes"]
 
 
 def fill(
