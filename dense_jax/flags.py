@@ -55,7 +55,7 @@ def parse(argv: list[str]) -> Invocation:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
     check_on_disk(workdir, "--workdir")
     words = [arg for arg in argv if not arg.startswith("--")]
-    topology, restart = values["topology"].value or "", values["restart"].value
+    topology, restart = values["topology"].value or "", bool(values["restart"].value)
     return Invocation(checked(values.config), Path(workdir), words, topology, restart)
 
 

@@ -152,7 +152,7 @@ class CheckpointFiles:
             while (quarantine / name).exists() or (quarantine / f"digests-{name}.json").exists():
                 name += "_"
             if self.path(step).exists():
-                self.path(step).rename(quarantine / name)
+                shutil.move(self.path(step), quarantine / name)  # a mounted bucket may rename no folder
             if self.digests_path(step).is_file():
                 self.digests_path(step).rename(quarantine / f"digests-{name}.json")
         _warn(f"{reason}; moved to {quarantine / name}")

@@ -86,7 +86,8 @@ def _step(line: str) -> float:
 
 def _events_file(folder: Path) -> IO[bytes]:
     """A file of events, which is written by whoever calls: tensorboardX writes on a thread, where errors are lost."""
-    from tensorboardX.proto.event_pb2 import Event  # imports torch where that is installed: seconds
+    # Imports torch where that is installed: seconds.
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
     folder.mkdir(parents=True, exist_ok=True)
     file = (folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}").open("ab")
@@ -96,7 +97,7 @@ def _events_file(folder: Path) -> IO[bytes]:
 
 def _scalar(step: int, name: str, value: float) -> bytes:
     """The record of an event that holds one figure."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboardX.summary import scalar
 
     return _record(Event(wall_time=time.time(), step=step, summary=scalar(name, value)).SerializeToString())
