@@ -2,6 +2,7 @@
 
 import os
 import sys
+from logging import CRITICAL, getLogger
 
 from absl import logging
 
@@ -43,8 +44,16 @@ def main() -> None:
     """The console script."""
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
-    logging.set_verbosity(logging.FATAL)  # Orbax logs an error with its traceback before it raises it; the verbs say it
+    logging.set_verbosity(logging.FATAL)  # what a user must know, the verbs say themselves
+    silence_background_writes()
     sys.exit(run(sys.argv[1:]))
+
+
+def silence_background_writes() -> None:
+    """Leaves out the errors that follow where one file of a checkpoint cannot be written, and that one is raised."""
+    getLogger("asyncio").setLevel(CRITICAL)
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else show(found)
 
 
 def run(argv: list[str]) -> int:
