@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from logging import CRITICAL, getLogger
 
 from dense_jax.errors import Stopped, StorageError, UserError
 from dense_jax.stopping import Stop, stopping_on_signals
@@ -28,9 +29,17 @@ def main() -> None:
     open_streams()
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
+    silence_background_writes()
     status = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python shuts down prints no traceback
     sys.exit(status)
+
+
+def silence_background_writes() -> None:
+    """Leave out the errors that follow where one file of a checkpoint cannot be written, and that one is raised."""
+    getLogger("asyncio").setLevel(CRITICAL)
+    show = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else show(found)
 
 
 def run(argv: Sequence[str]) -> int:

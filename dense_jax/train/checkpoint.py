@@ -27,6 +27,7 @@ from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
+_FILE = 4_096  # bytes that an array takes besides its own
 _NAMED = 5  # arrays in an error message
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
@@ -85,7 +86,8 @@ class Checkpoints:
         Raises:
             StorageError: the disk has no room for `copies` more checkpoints of a state such as `like`.
         """
-        need = copies * sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(like))
+        arrays = jax.tree.leaves(like)
+        need = copies * sum(x.size * x.dtype.itemsize + _FILE for x in arrays)
         of_first(lambda: check_space(self.folder, need, f"{copies} more checkpoint{'s' if copies > 1 else ''}"))
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
@@ -98,6 +100,7 @@ class Checkpoints:
         self.finish()
         if broken := self.non_finite(state):
             raise NonFiniteError(f"step {step}: NaN or infinity in {', '.join(broken)}; this state is not saved")
+        self.check_space(state, copies=1)
         of_first(lambda: self.files.begin(step))
         rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
         with self._naming(step):

@@ -152,7 +152,7 @@ class CheckpointFiles:
             while (quarantine / name).exists() or (quarantine / f"digests-{name}.json").exists():
                 name += "_"
             if self.path(step).exists():
-                self.path(step).rename(quarantine / name)
+                shutil.move(self.path(step), quarantine / name)  # a mounted bucket may rename no folder
             if self.digests_path(step).is_file():
                 self.digests_path(step).rename(quarantine / f"digests-{name}.json")
         _warn(f"{reason}; moved to {quarantine / name}")
@@ -198,13 +198,13 @@ class CheckpointFiles:
 def check_space(folder: Path, need: int, what: str) -> None:
     """
     Raises:
-        StorageError: fewer than `need` bytes are free below `folder`; `what` they are for.
+        StorageError: fewer than `need` bytes, which `what` may take, are free below `folder`.
     """
     free = shutil.disk_usage(folder).free
     if free < need:
         raise StorageError(
-            f"{folder}: {what} take up to {_size(need)}, and {_size(free)} are free; free some space, or use another "
-            "--workdir"
+            f"{folder}: the disk is full: {what} may take {_size(need)}, and {_size(free)} are free; earlier "
+            "checkpoints are intact, free some space and start again"
         )
 
 

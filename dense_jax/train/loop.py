@@ -202,7 +202,7 @@ def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple
         checkpoints.put_aside(newest, reason)
         return _resumed(program, checkpoints, workdir)
     if newest < program.config.steps:
-        checkpoints.check_space(program.like, copies=1)
+        checkpoints.check_space(program.like, copies=1)  # said before the first step is compiled
     if is_first():
         print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
     return state, meta

@@ -91,7 +91,8 @@ def _events_file(folder: Path, first: int) -> IO[bytes]:
     Its start of a session makes TensorBoard drop what earlier files have of the steps after `first`. The suffix keeps a
     run that is started again within a second from appending to the file of the one before.
     """
-    from tensorboardX.proto.event_pb2 import Event, SessionLog  # imports torch where that is installed: seconds
+    # Imports torch where that is installed: seconds.
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
     folder.mkdir(parents=True, exist_ok=True)
     now = time.time()
@@ -107,7 +108,7 @@ def _events_file(folder: Path, first: int) -> IO[bytes]:
 
 def _scalar(step: int, name: str, value: float) -> bytes:
     """The record of an event that holds one figure."""
-    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboardX.summary import scalar
 
     return _record(Event(wall_time=time.time(), step=step, summary=scalar(name, value)).SerializeToString())

@@ -1,5 +1,6 @@
 """A deliberate new start in a workdir that was trained: what the old run wrote is moved aside, not deleted."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,5 +27,5 @@ def _moved(workdir: Path) -> None:
     with naming_storage_errors(target):
         target.mkdir()
         for path in written:
-            path.rename(target / path.name)
+            shutil.move(path, target / path.name)  # a mounted bucket may rename no folder
     print(f"the old state, {', '.join(path.name for path in written)}, is moved to {target}", file=sys.stderr)

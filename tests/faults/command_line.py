@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -41,22 +40,19 @@ def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
 
 
 def start(verb: str, *argv: str, largest_file: int = 0) -> subprocess.Popen:
-    """A process of the command line, which may write no file of more than `largest_file` bytes; 0: of any size."""
-
-    def limit() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-
+    """A process of the command line, which may write no file of more than `largest_file` KiB; 0: of any size."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+    limited = []
     if largest_file:
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # its files are not on trial
+        limited = ["bash", "-c", f'ulimit -f {largest_file}; exec "$@"', "bash"]
     return subprocess.Popen(
-        [sys.executable, "-m", "dense_jax", verb, *argv],
+        [*limited, sys.executable, "-m", "dense_jax", verb, *argv],
         cwd=ROOT,
         env=environment,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        preexec_fn=limit if largest_file else None,
     )
 
 

@@ -21,6 +21,7 @@ from tests.test_checkpoint import saved, started, state
 from tests.toys import VOCABULARY, MemoryStore
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its other files
 def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_is_intact(tmp_path):
     checkpoints = saved(tmp_path, 1)
     noise = jax.random.normal(jax.random.key(0), (256, 64))  # cannot be compressed
@@ -37,12 +38,15 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_befo
 
 
 def test_no_first_checkpoint_is_begun_where_two_do_not_fit(tmp_path):
-    with mounted(tmp_path / "disk", 100_000) as disk:
-        (disk / "checkpoints").mkdir()
+    with mounted(tmp_path / "disk", 200_000) as disk:
         checkpoints = Checkpoints(disk / "checkpoints", CheckpointConfig())
-        checkpoints.check_space(state(0), copies=0)
-        with pytest.raises(StorageError, match=r"2 more checkpoints take up to 0\.26 MB, and 0\.10 MB are free"):
+        checkpoints.check_space(state(0), copies=1)
+        with pytest.raises(StorageError, match=r"2 more checkpoints may take 0\.29 MB, and 0\.20 MB are free"):
             checkpoints.check_space(state(0), copies=2)
+        (disk / "other").write_bytes(bytes(100_000))
+        with pytest.raises(StorageError, match=r"1 more checkpoint may take 0\.15 MB"):
+            checkpoints.save(1, state(1), {})
+        assert [path.name for path in (disk / "checkpoints").iterdir()] == []
 
 
 def record(log: MetricsLog, step: int) -> None:

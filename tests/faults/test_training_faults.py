@@ -10,7 +10,7 @@ from dense_jax.__main__ import run
 from tests.faults.command_line import arguments, ended, start, write_corpus
 from tests.faults.full_disk import enlarge, mounted
 
-pytestmark = pytest.mark.slow  # each start takes a process of its own
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]  # each start takes a process of its own
 
 
 @pytest.fixture(scope="module")
@@ -45,30 +45,42 @@ def only_message(said: str) -> str:
     return message
 
 
-def test_damaged_checkpoints_end_every_start_with_status_4_until_they_are_repaired_or_the_run_restarted(
-    corpus, prepared, trained, tmp_path
-):
+@pytest.fixture
+def damaged(trained, tmp_path) -> Path:
+    """A run of whose checkpoints of trained steps not one is sound."""
     workdir = shutil.copytree(trained, tmp_path / "run")
-    argv, checkpoints = command(corpus, prepared, workdir), workdir / "checkpoints"
-    whole = {step: (checkpoints / step / "params" / "_METADATA").read_bytes() for step in ("2", "4", "6")}
-    for step in whole:
-        (checkpoints / step / "params" / "_METADATA").write_bytes(b"{")
+    for step in ("2", "4", "6"):
+        flip(workdir / "checkpoints" / step / "params" / "_METADATA")
+    return workdir
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_checkpoints_end_every_start_with_status_4_until_one_is_repaired_and_moved_back(
+    corpus, prepared, damaged
+):
+    argv, checkpoints = command(corpus, prepared, damaged), damaged / "checkpoints"
     for _ in range(2):
         status, said = ended("train", *argv)
         assert status == 4, said
         message = only_message(said)
-        assert all(f"{checkpoints}/quarantine/{step}: " in message for step in whole), message
-        assert "--restart" in message
-    (checkpoints / "quarantine" / "6" / "params" / "_METADATA").write_bytes(whole["6"])
+        assert all(f"{checkpoints}/quarantine/{step}: " in message for step in (2, 4, 6)), message
+    flip(checkpoints / "quarantine" / "6" / "params" / "_METADATA")
     for name in ("6", "digests-6.json"):  # as the message says
         (checkpoints / "quarantine" / name).rename(checkpoints / name)
     status, said = ended("train", *argv)
     assert status == 0 and "continuing from step 6 of 6" in said, said
-    (checkpoints / "6" / "params" / "_METADATA").write_bytes(b"{")
-    status, said = ended("train", *argv, "--restart")
-    assert status == 0 and f"is moved to {workdir / 'before-restart-1'}" in said, said
-    assert (workdir / "before-restart-1" / "checkpoints" / "quarantine" / "4").is_dir()
-    assert (checkpoints / "digests-6.json").is_file()
+
+
+def test_a_restart_starts_over_and_keeps_the_damaged_state(corpus, prepared, damaged):
+    status, said = ended("train", *command(corpus, prepared, damaged, "--restart"))
+    assert status == 0 and f"is moved to {damaged / 'before-restart-1'}" in said, said
+    assert (damaged / "before-restart-1" / "checkpoints" / "4").is_dir()
+    assert (damaged / "checkpoints" / "digests-6.json").is_file()
 
 
 def test_a_copy_without_digests_is_trained_on_request_and_foreign_folders_survive(corpus, prepared, trained, tmp_path):
@@ -100,7 +112,7 @@ def test_a_kill_while_the_first_step_is_compiled_is_no_obstacle_to_the_next_star
 
 
 def test_a_disk_that_fills_up_while_training_ends_it_with_one_message(corpus, prepared, tmp_path):
-    with mounted(tmp_path / "disk", 1_200_000) as disk:
+    with mounted(tmp_path / "disk", 1_500_000) as disk:
         argv = command(corpus, prepared, disk / "run", "--steps=40")
         status, said = ended("train", *argv)
         assert status == 4, said
@@ -112,7 +124,7 @@ def test_a_disk_that_fills_up_while_training_ends_it_with_one_message(corpus, pr
 
 
 def test_a_first_checkpoint_that_cannot_be_written_ends_training_with_one_message(corpus, prepared, tmp_path):
-    status, said = ended("train", *command(corpus, prepared, tmp_path), largest_file=10_000)
+    status, said = ended("train", *command(corpus, prepared, tmp_path), largest_file=10)
     assert status == 4, said
     assert "the disk is full" in only_message(said)
     assert only_message(said).count("\n") == 1
