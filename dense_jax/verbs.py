@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax import flags, show
-from dense_jax.agreement import first_then_all, is_first, of_first
+from dense_jax.agreement import is_first, of_first
 from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
@@ -74,11 +74,11 @@ def _train(work: Workdir, words: list[str]) -> None:
     work.check_init_from()
     start_processes(os.environ, polls=True)
     of_first(work.check_spans)
-    first_then_all(work.check_questions)
     if is_first():
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
-    train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library)
+    data = work.learned_data
+    train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, data=data)
     if is_first():
         print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 

@@ -3,7 +3,6 @@
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
-questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME  embeddings/NAME-STEP                embed
 index/NAME-STEP                                       index
@@ -26,14 +25,15 @@ from dense_jax.config_tree import checked, differences, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
+from dense_jax.data.preparation.common import corpus_fingerprint, prepared_corpus
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
-from dense_jax.data.stores.query_store import QueryStore
-from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
+from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
+from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import AnyPath, digest, located
@@ -45,8 +45,10 @@ from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train import warm_start
 from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
+from dense_jax.train.same_run import Data, Named, recorded
 from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
 
@@ -167,14 +169,6 @@ class Workdir:
         print(questions, file=sys.stderr)
         return questions
 
-    def check_questions(self) -> None:
-        """
-        Raises:
-            ConfigError: a run that began here learned from other questions.
-        """
-        if path := self.asked.corpus.questions:
-            check_same_questions(located(path), self.path / "questions.json")
-
     def check_spans(self) -> None:
         """
         Raises:
@@ -189,6 +183,37 @@ class Workdir:
                 f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
                 "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
             )
+
+    @property
+    def used_data(self) -> Data:
+        """The data that a trained model is used with: the tokenizer, and the paths of the config."""
+        start, asked = warm_start.fingerprint, self.asked
+        paths = {
+            "corpus.source": Named("corpus", lambda: corpus_fingerprint(asked)),
+            "corpus.also": Named("corpus", lambda: corpus_fingerprint(asked)),
+            "corpus.guide": Named("guide", lambda: guide_fingerprint(asked.corpus.guide)),
+            "tokenizer.path": Named("tokenizer", lambda: self._named_tokenizer.fingerprint),
+            "init_from": Named("init_from", lambda: start(asked.init_from)),
+            "init_reader_from": Named("init_reader_from", lambda: start(asked.init_reader_from)),
+        }
+        return Data({"tokenizer": self.tokenizer.fingerprint}, paths)
+
+    @property
+    def learned_data(self) -> Data:
+        """The data that a run learns from. What it starts from is recorded with it, and not compared any more."""
+        used, known = self.used_data, recorded(self.path)
+        digests = {"passages": self.passages.fingerprint, "corpus": prepared_corpus(self.prepared)}
+        digests |= {"library": self.library.fingerprint} if self.library else {}
+        if known is None:
+            names = [name for name in ("init_from", "init_reader_from") if getattr(self.asked, name)]
+            digests |= {name: used.paths[name].digest() for name in names}
+        digests |= {"guide": guide_fingerprint(path)} if (path := self.asked.corpus.guide) else {}
+        return replace(used, digests={**used.digests, **digests})
+
+    @property
+    def _named_tokenizer(self) -> Tokenizer:
+        path = self.asked.tokenizer.path
+        return import_folder(Path(path)) if path else self.tokenizer
 
     @cached_property
     def library(self) -> Library | None:
@@ -331,7 +356,7 @@ class Workdir:
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the one that probe.select says."""
-        return load_trained(self.config, self.path, step)
+        return load_trained(self.config, self.path, step, self.used_data)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
         """The vectors of `collection`, made now as far as they are not there yet."""

@@ -20,11 +20,13 @@ from dense_jax.config.data import (
     TokenizerConfig,
     Unit,
 )
+from dense_jax.config.marks import PATH, RESUMABLE
 from dense_jax.config.retrieval import (
     HEADLINE,
     AnswerConfig,
     EmbedConfig,
     EvaluateConfig,
+    ExportConfig,
     IndexConfig,
     IndexKind,
     Margin,
@@ -63,27 +65,31 @@ class Config:
     tokens: int = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
     chunk: int = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: int = 0
-    init_from: str = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
-    init_reader_from: str = ""  # the same, for the reader of an objective that has one; empty: init_from
-    log_every: int = 10  # steps
-    diagnose_every: int = 100  # steps from one look for signs of collapse to the next; 0: never
+    # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
+    init_from: str = field(default="", metadata=PATH)
+    # the same, for the reader of an objective that has one; empty: init_from
+    init_reader_from: str = field(default="", metadata=PATH)
+    log_every: int = field(default=10, metadata=RESUMABLE)  # steps
+    # steps from one look for signs of collapse to the next; 0: never
+    diagnose_every: int = field(default=100, metadata=RESUMABLE)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig, metadata=RESUMABLE)
     spans: SpansConfig = field(default_factory=SpansConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    embed: EmbedConfig = field(default_factory=EmbedConfig)
-    index: IndexConfig = field(default_factory=IndexConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig, metadata=RESUMABLE)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
+    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata=RESUMABLE)
+    embed: EmbedConfig = field(default_factory=EmbedConfig, metadata=RESUMABLE)
+    index: IndexConfig = field(default_factory=IndexConfig, metadata=RESUMABLE)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
-    mine: MineConfig = field(default_factory=MineConfig)
-    answer: AnswerConfig = field(default_factory=AnswerConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    search: SearchConfig = field(default_factory=SearchConfig, metadata=RESUMABLE)
+    mine: MineConfig = field(default_factory=MineConfig, metadata=RESUMABLE)
+    answer: AnswerConfig = field(default_factory=AnswerConfig, metadata=RESUMABLE)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
+    export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         require(self.steps >= 0, f"steps={self.steps} must not be negative")
@@ -174,6 +180,7 @@ __all__ = [
     "CorpusConfig",
     "EmbedConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "IndexConfig",
     "IndexKind",
     "LoaderConfig",

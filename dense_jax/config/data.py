@@ -1,8 +1,9 @@
 """What is trained on: corpus, tokenizer, passages, salient spans, and the order of visits."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dense_jax.config.marks import PATH, PRIVATE, RESUMABLE
 from dense_jax.errors import require
 
 _FINEST = 0.98  # similarity that MinHash tells from equality
@@ -27,18 +28,24 @@ class Mixing(enum.Enum):
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .tsv (.gz, .xz too) or .parquet file, of documents or of queries with
     # texts; tfds:NAME; or installed (documentation). Files and folders may lie in a bucket: gs://..., s3://...
-    source: str = "installed"
-    also: tuple[str, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
+    source: str = field(default="installed", metadata=PATH)
+    # further sources of any form, their rows after those of `source`; fields as there
+    also: tuple[str, ...] = field(default=(), metadata=PATH)
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
-    queries: tuple[str, ...] = ()  # files of queries about the documents, as `mine` writes; empty: the source's own
-    guide: str = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
-    questions: str = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
+    # files of queries about the documents, as `mine` writes; empty: the source's own
+    queries: tuple[str, ...] = field(default=(), metadata=PATH)
+    # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
+    guide: str = field(default="", metadata=PATH)
+    # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
+    questions: str = field(default="", metadata=PATH)
     query_share: float = 1.0  # of the queries, to be learned from; their ids decide which
     id_field: str = "_id"  # JSONL and TFDS; rows without it are numbered
     title_field: str = "title"  # may be absent
     text_field: str = "text"
     max_characters: int = 1_000_000  # a longer document is rejected
-    max_rejects: float = 0.0  # largest share of rejected rows, in any one source, at which `prepare` still goes on
+    # largest share of rejected rows, in any one source, at which `prepare` still goes on; of a collection that is
+    # searched, rows without text are not counted
+    max_rejects: float = field(default=0.0, metadata=RESUMABLE)
     held_out: int = 0  # documents whose first sentence becomes a test query, taken out of the training text
     limit: int = 0  # read at most so many documents of each source; 0: all
     # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
@@ -63,7 +70,8 @@ class CorpusConfig:
 
 @dataclass
 class TokenizerConfig:
-    path: str = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
+    # a Hugging Face tokenizer folder; empty: that of init_from, else train a WordPiece vocabulary on the corpus
+    path: str = field(default="", metadata=PATH)
     vocab_size: int = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 
@@ -80,8 +88,10 @@ class PrepareConfig:
     """Where a corpus is prepared."""
 
     runner: Runner = Runner.LOCAL
-    options: str = ""  # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
-    staging: str = ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
+    options: str = field(default="", metadata=PRIVATE)
+    # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    staging: str = field(default="", metadata=PATH)
 
     def __post_init__(self) -> None:
         beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
@@ -110,8 +120,9 @@ class PassagesConfig:
     length: int = 288  # tokens of a passage or span, special ones and title included; of a chunk, without them
     titled: bool = True  # passages leave room for their title, chunks have it before the text
     short_rate: float = 0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
-    shard_size: int = 32_768  # passages per file
-    workdir: str = ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    shard_size: int = field(default=32_768, metadata=RESUMABLE)  # passages per file
+    # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    workdir: str = field(default="", metadata=PATH | RESUMABLE)
 
     def __post_init__(self) -> None:
         require(self.length > 3, f"passages.length={self.length} leaves no room beside three special tokens")
@@ -133,8 +144,10 @@ class SpansConfig:
     patterns: bool = False  # dates, numbers, money and percentages of English text
     capitals: bool = False  # names, by their capitals
     titles: bool = False  # names: the titles of the corpus's documents
-    answers: str = ""  # file of questions with answers, which count as names: of a training split, never of a test
-    precomputed: str = ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    # file of questions with answers, which count as names: of a training split, never of a test
+    answers: str = field(default="", metadata=PATH)
+    # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    precomputed: str = field(default="", metadata=PATH)
     random: float = 0.0  # share of all words that stand in random spans: an ablation, used alone
     random_mean: float = 3.0  # words of a random span
     random_seed: int = 0
@@ -162,8 +175,9 @@ class LoaderConfig:
     readers: int = 12  # of the locality order, in each source
     mixing: Mixing = Mixing.EXAMPLE
     sampling_power: float = 0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
-    workers: int = 0  # processes that make examples; 0: in the trainer's process, by threads
-    prefetch: int = 2  # batches held ready on the device
+    # processes that make examples; 0: in the trainer's process, by threads
+    workers: int = field(default=0, metadata=RESUMABLE)
+    prefetch: int = field(default=2, metadata=RESUMABLE)  # batches held ready on the device
 
     def __post_init__(self) -> None:
         require(0 <= self.sampling_power <= 1, f"loader.sampling_power={self.sampling_power} is not between 0 and 1")

@@ -1,8 +1,9 @@
 """What is done with what was trained: vectors, index, search, negatives, answers, evaluation."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from dense_jax.config.marks import PATH
 from dense_jax.errors import require
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -19,7 +20,8 @@ class IndexKind(enum.Enum):
 
 @dataclass
 class EmbedConfig:
-    collection: str = ""  # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
+    # BEIR folder or file to embed; empty: the held-out test set, or else the prepared passages
+    collection: str = field(default="", metadata=PATH)
     step: int = -1  # checkpoint; -1: the newest, or what probe.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: int = 256  # texts at a time, of each process
@@ -93,7 +95,8 @@ class MineConfig:
 
 @dataclass
 class AnswerConfig:
-    questions: str = ""  # file of questions with answers, to be scored on; empty: the questions of the command line
+    # file of questions with answers, to be scored on; empty: the questions of the command line
+    questions: str = field(default="", metadata=PATH)
     patterns: bool = False  # all its answers are regular expressions, as CuratedTREC's
     read: bool = True  # false: the retriever alone is measured, though the run has a reader
     batch: int = 16  # questions whose passages are read at a time, over all devices
@@ -113,10 +116,17 @@ class AnswerConfig:
 
 @dataclass
 class EvaluateConfig:
-    folder: str = ""  # BEIR folder; empty: the test set that `prepare` held out
+    folder: str = field(default="", metadata=PATH)  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
     depth: int = 100  # documents ranked per query
     before: bool = True  # also evaluate the parameters at step 0
     bm25: bool = True
     bm25_k1: float = 0.9
     bm25_b: float = 0.4
+
+
+@dataclass
+class ExportConfig:
+    """What the model card says that only its author knows."""
+
+    licence: str = ""  # of the weights, as the Hugging Face Hub spells it, such as apache-2.0; empty: none is named

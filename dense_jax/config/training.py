@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
+from dense_jax.config.marks import PATH, RESUMABLE
 from dense_jax.config.retrieval import HEADLINE, IndexKind
 from dense_jax.errors import require
 
@@ -72,7 +73,8 @@ class ProbeConfig:
     """Retrieval while training, on a sample of judged queries."""
 
     every: int = 0  # steps; the state before the first step and that after the last are probed too; 0: never
-    folder: str = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
+    # BEIR folder of judged queries; empty: the test set that `prepare` held out
+    folder: str = field(default="", metadata=PATH)
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
     queries: int = 200  # of the sample
     documents: int = 5_000  # of the sample: all that are relevant, and others up to so many
@@ -118,11 +120,11 @@ class NeighboursConfig:
     kind: IndexKind = IndexKind.EXACT  # other settings of the index: index.*
     refresh: Refresh = Refresh.SYNCHRONOUS
     every: int = 500  # steps from one index to the next, or from one snapshot for it; 0: the first one stays
-    max_staleness: int = 5_000  # steps, of an asynchronous index; 0: any
-    stale: Stale = Stale.WAIT
-    patience: float = 3_600.0  # seconds
-    keep: int = 3  # newest versions of the index on disk
-    ahead: int = 2  # batches looked up while the devices work; 0: none
+    max_staleness: int = field(default=5_000, metadata=RESUMABLE)  # steps, of an asynchronous index; 0: any
+    stale: Stale = field(default=Stale.WAIT, metadata=RESUMABLE)
+    patience: float = field(default=3_600.0, metadata=RESUMABLE)  # seconds
+    keep: int = field(default=3, metadata=RESUMABLE)  # newest versions of the index on disk
+    ahead: int = field(default=2, metadata=RESUMABLE)  # batches looked up while the devices work; 0: none
 
     def __post_init__(self) -> None:
         require(self.every >= 0, f"neighbours.every={self.every} must not be negative; 0 means that one index is kept")

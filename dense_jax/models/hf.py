@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import StorageError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import digest, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
 
@@ -175,6 +175,15 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     beside = [_read(path) for path in sorted(folder.glob("*.safetensors")) if path not in files]
     heads = [found for found in beside if any(name.startswith(_HEAD) for name in found)]
     return {name: tensor for found in heads for name, tensor in found.items()} | tensors
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the weights of `folder`, wherever it lies.
+
+    Raises:
+        StorageError: there are none.
+    """
+    return "".join(digest(path) for path in _weight_files(folder))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

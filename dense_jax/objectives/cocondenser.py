@@ -3,7 +3,7 @@
 Gao and Callan 2022, "Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
+from dense_jax.config.marks import RESUMABLE
 from dense_jax.contracts import Layout, Passage, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.diagnostics import signs_of_collapse
@@ -30,8 +31,9 @@ class Spans(NamedTuple):
 class CoCondenser(Condenser):
     """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
 
+    layout: Layout = field(default=Layout.BODY, metadata=RESUMABLE)  # of passages at search time; spans have no title
     mlm_weight: float = 1.0  # of Condenser's losses beside the contrastive one
-    score_chunk: int = 0  # spans scored at a time; 0: all of the batch
+    score_chunk: int = field(default=0, metadata=RESUMABLE)  # spans scored at a time; 0: all of the batch
 
     def __post_init__(self) -> None:
         super().__post_init__()

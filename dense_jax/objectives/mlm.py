@@ -3,7 +3,7 @@
 Devlin et al. 2019, "BERT", section 3.1; whole-word selection as in Condenser (Gao and Callan 2021).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
+from dense_jax.config.marks import AT_SEARCH, RESUMABLE
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
@@ -19,12 +20,12 @@ from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
 @dataclass
 class MLM(Objective):
     encoder: Encoder
-    length: int = 288  # tokens
-    query_length: int = 64  # tokens; of queries at search time
-    layout: Layout = Layout.JOINED
+    length: int = field(default=288, metadata=AT_SEARCH)  # tokens
+    query_length: int = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)
     mask_rate: float = 0.15  # share of tokens that are predicted
-    query_prompt: str = ""  # put before a query when searching
-    passage_prompt: str = ""  # put before a passage
+    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query when searching
+    passage_prompt: str = field(default="", metadata=RESUMABLE)  # put before a passage when searching
 
     def __post_init__(self) -> None:
         require(0 < self.mask_rate < 1, f"objective.mask_rate={self.mask_rate} is not between 0 and 1")

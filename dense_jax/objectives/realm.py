@@ -5,7 +5,7 @@ that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Langu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
+from dense_jax.config.marks import AT_SEARCH
 from dense_jax.contracts import (
     Found,
     Layout,
@@ -39,9 +40,11 @@ _SPARE = 8  # passages looked up beyond those used, in the place of the source a
 @dataclass
 class Realm(Retrieves):
     encoder: Encoder  # of both towers; the reader is its BERT with a masked-language-model head
-    query_length: int = 96  # tokens
-    passage_length: int = 288  # tokens; the reader sees sentence and passage, as many as both
-    layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
+    query_length: int = field(default=96, metadata=AT_SEARCH)  # tokens
+    # tokens; the reader sees sentence and passage, as many as both
+    passage_length: int = field(default=288, metadata=AT_SEARCH)
+    # of passages in their tower; the reader sees no title
+    layout: Layout = field(default=Layout.PAIR, metadata=AT_SEARCH)
     candidates: int = 8  # of an example: the null document and passages
     most_masked: int = 10  # tokens of a span that count; those beyond are masked all the same
     marginal: Marginal = Marginal.SEQUENCE

@@ -25,6 +25,11 @@ _NONE = -1  # in place of a step
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder` holds a checkpoint that was sealed with its digests."""
+    return any((folder / path.stem.removeprefix("digests-")).is_dir() for path in folder.glob("digests-*.json"))
+
+
 class Checkpoints:
     """The checkpoints of one workdir, saved in the background."""
 

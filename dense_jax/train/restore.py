@@ -13,7 +13,7 @@ from dense_jax.contracts import PASSAGE, Reader, Towers
 from dense_jax.mesh import everywhere
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
-from dense_jax.train.same_run import check_same_run
+from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,16 @@ class Trained:
     passage_fingerprint: str
 
 
-def load_trained(config: Config, workdir: Path, step: int) -> Trained:
-    """What checkpoint `step` (-1: the one that probe.select says) was trained to, its parameters on every device.
+def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA) -> Trained:
+    """The towers of checkpoint `step` (-1: the one that probe.select says), their parameters on every device.
 
-    Where that is of several processes, each gets all of them, as numpy arrays.
+    Where those are of several processes, each gets all of them, as numpy arrays. `data` is what they are used with.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
         StorageError: there is no such checkpoint, or it is damaged.
     """
-    check_same_run(config, workdir)
+    check_same_parameters(config, workdir, data)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())

@@ -97,12 +97,31 @@ def as_run(path: Path) -> Run | None:
     return Run(path, -1) if (path / "checkpoints").is_dir() else None
 
 
-def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
-    check_same_architecture(objective, run.config["objective"], str(run.workdir))
+def fingerprint(init_from: str) -> str:
+    """A digest of the weights that `init_from` names, wherever they lie; empty where it names none.
+
+    Raises:
+        StorageError: there are no weights.
+    """
+    if not init_from:
+        return ""
+    if run := as_run(Path(init_from)):
+        checkpoints, step = _checkpoint(run)
+        return checkpoints.fingerprint(step)
+    return hf.fingerprint(Path(init_from))
+
+
+def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
+    """The checkpoints of a run, and the step that it names."""
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
     step = run.step if history is None else selected(run.workdir, history.select, history.measure, checkpoints.steps())
-    step = checkpoints.existing(step)
+    return checkpoints, checkpoints.existing(step)
+
+
+def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
+    check_same_architecture(objective, run.config["objective"], str(run.workdir))
+    checkpoints, step = _checkpoint(run)
     theirs = _by_name(checkpoints.restore_params_as_saved(step))
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {path_name(path): leaf for path, leaf in leaves}

@@ -30,13 +30,14 @@ from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import bar, progress
 
+TEXT = "text.json"  # written last of what all kinds of passages share
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
 _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
-    path, settings = root / "text.json", _settings(config)
+    path, settings = root / TEXT, _settings(config)
     if path.is_file():
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
@@ -107,6 +108,16 @@ class Documents:
         return held_out.without_queries(documents, self.queries)
 
 
+def corpus_fingerprint(config: Config) -> dict[str, Any]:
+    """The content of the corpus that `config` names, wherever it lies, whether its queries are learned from or not."""
+    return open_corpus(config.corpus).fingerprint()
+
+
+def prepared_corpus(root: Path) -> dict[str, Any]:
+    """The same of the corpus that was prepared in `root`; nothing where that is not known."""
+    return read_json(root / TEXT)["settings"]["corpus"]["source"] if (root / TEXT).is_file() else {}
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
     path, chosen = config.tokenizer.path, config.corpus
@@ -114,7 +125,7 @@ def _settings(config: Config) -> dict[str, Any]:
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
     rows |= {"near_duplicates": chosen.near_duplicates} if chosen.near_duplicates else {}
     return {
-        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are asked for or not
+        "corpus": {"source": corpus_fingerprint(config), **rows},
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
     }
 
