@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare_collection
 from dense_jax.data.tokenizer import Tokenizer, import_folder
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import write_json
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 from tests.sources import config, contents, killed_at, rows, sentence, write
@@ -134,3 +135,22 @@ def test_a_split_collection_whose_pieces_have_the_text_of_their_sentence_is_refu
     write_json(tmp_path / "parts" / "manifest.json", manifest)
     with pytest.raises(ConfigError, match=r"parts was prepared with other settings:\n  texts: None -> split\n"):
         prepare_collection(*arguments, split=64)
+
+
+def test_rows_without_text_are_left_out_of_a_collection_with_file_and_line(tokenizer, tmp_path, capsys):
+    empty = [{"_id": "e", "title": "", "text": " "}, {"_id": "f", "text": None}]
+    corpus = write(tmp_path / "beir" / "corpus.jsonl", [*rows(2), *empty])
+    found = prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "made")
+    assert found.ids() == ["d0", "d1"]
+    said = f"2 rows are left out, such as {corpus}:3 (text and title are empty); see {tmp_path / 'made/rejects.jsonl'}"
+    assert f"note: {said}\n" in capsys.readouterr().err
+    assert rows_left_out(tmp_path / "made") == said
+
+
+def test_other_bad_rows_of_a_collection_are_refused_up_to_the_share_that_is_allowed(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", [*rows(2), {"_id": "e", "text": 3}])
+    with pytest.raises(DataError) as error:
+        prepare_collection(str(tmp_path / "beir"), config("unused"), tokenizer, tmp_path / "made")
+    share = float(str(error.value).rpartition("=")[2])
+    allowed = config("unused", max_rejects=share)
+    assert len(prepare_collection(str(tmp_path / "beir"), allowed, tokenizer, tmp_path / "made")) == 2
