@@ -26,6 +26,7 @@ class Invocation:
     config: Config
     workdir: Path
     words: list[str]  # what is not a flag: the queries of `search`
+    given: frozenset[str] = frozenset()  # the settings that the command line gives, such as batch
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
 
 
@@ -54,7 +55,8 @@ def parse(argv: list[str]) -> Invocation:
         raise ConfigError("no --workdir=DIR, the folder that everything is written to and read from")
     check_on_disk(workdir, "--workdir")
     words = [arg for arg in argv if not arg.startswith("--")]
-    return Invocation(checked(values.config), Path(workdir), words, values["topology"].value or "")
+    settings = frozenset(key for arg in given if (key := _setting(arg)) in keys)
+    return Invocation(checked(values.config), Path(workdir), words, settings, values["topology"].value or "")
 
 
 def _load(argv: list[str]) -> flags.FlagValues:
@@ -71,11 +73,17 @@ def _load(argv: list[str]) -> flags.FlagValues:
     return values
 
 
+def _setting(arg: str) -> str:
+    """The setting that a flag gives; empty if it is no flag of a setting."""
+    flag = arg.removeprefix("--").partition("=")[0]
+    return flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else ""
+
+
 def _problems(base: list[str], arg: str, keys: dict[str, Any]) -> Iterator[str]:
     """What is wrong with one flag."""
     flag, _, value = arg.removeprefix("--").partition("=")
-    key = flag.removeprefix("no").removeprefix("config.") if flag.startswith(("config.", "noconfig.")) else None
-    if key is None:
+    key = _setting(arg)
+    if not flag.startswith(("config.", "noconfig.")):
         if flag not in PLAIN_FLAGS:
             yield f"unknown flag --{flag}{_nearest(flag, [*PLAIN_FLAGS, *(f'config.{k}' for k in keys)], '--')}"
     elif key not in keys:

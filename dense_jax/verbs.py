@@ -16,6 +16,7 @@ from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
 from dense_jax.data.pipeline import Examples
+from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError
@@ -33,6 +34,7 @@ from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
+from dense_jax.train.start import check_tokenizer, fitted
 from dense_jax.train.versions import VERSIONS, Versions
 from dense_jax.workdir import Collection, Workdir
 
@@ -60,7 +62,14 @@ def _plan(work: Workdir, topology: str) -> str:
 
 
 def _prepare(work: Workdir, words: list[str]) -> None:
+    check_tokenizer(work.asked)
+    _print_notes(work)
     _print_counts(prepare(work.asked, work.path))
+
+
+def _print_notes(work: Workdir) -> None:
+    for note in work.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_counts(counts: Mapping[str, Any]) -> None:
@@ -75,6 +84,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     start_processes(os.environ, polls=True)
     of_first(work.check_spans)
     if is_first():
+        _print_notes(work)
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample = work.sample() if work.config.probe.every else None
     data = work.learned_data
@@ -197,6 +207,8 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     rows = bm25 | {name: _ranked_by_meaning(work, test_set, trained) for name, trained in ours.items()}
     target = work.path / "results" / f"{test_set.name}-{test_set.split}"
     notes = dict.fromkeys(note for result in rows.values() for note in result.notes())
+    if left_out := rows_left_out(work.collection(chosen.towers.passage, str(work.test_folder)).store.folder):
+        notes[f"{test_set.name}/{test_set.split}: {left_out}"] = None
     text = "\n".join([evaluate.table(rows), *notes])
 
     def write() -> None:
@@ -265,6 +277,7 @@ def call(verb: str, argv: list[str]) -> None:
     if verb not in VERBS:
         raise ConfigError(f"no verb {verb!r}; there are {', '.join(VERBS)}, compare")
     asked = flags.parse(argv)
+    config, notes = fitted(asked.config, asked.given, asked.workdir)
     if asked.words and verb not in ("search", "answer"):
         raise ConfigError(f"{verb} takes no words, but got {' '.join(asked.words)}; settings are --key=value")
     if asked.topology:
@@ -272,17 +285,17 @@ def call(verb: str, argv: list[str]) -> None:
             raise ConfigError(
                 f"{verb} takes no --topology={asked.topology}; `dense-jax show` compiles for TPUs elsewhere"
             )
-        print(_plan(Workdir(writable(asked.workdir), asked.config), asked.topology))
+        print(_plan(Workdir(writable(asked.workdir), config), asked.topology))
         return
     with leaving_at_once(verb, polls=verb == "train"):
         if verb in _TOGETHER:
             join_processes(os.environ)
             with _only_the_first_speaks():
-                VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+                VERBS[verb](Workdir(writable(asked.workdir), config), asked.words)
         else:
             if verb != "train":
                 check_alone(verb, os.environ)
-            VERBS[verb](Workdir(writable(asked.workdir), asked.config), asked.words)
+            VERBS[verb](Workdir(writable(asked.workdir), config, notes), asked.words)
 
 
 @contextlib.contextmanager

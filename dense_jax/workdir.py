@@ -13,6 +13,7 @@ export                                                export
 """
 
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,7 +23,7 @@ import jax
 from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, differences, with_vocabulary
-from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
+from dense_jax.contracts import Answered, Document, Reject, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.common import corpus_fingerprint, prepared_corpus
@@ -49,6 +50,7 @@ from dense_jax.train import warm_start
 from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import Data, Named, recorded
+from dense_jax.train.start import start_vocabulary
 from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
 
@@ -65,16 +67,20 @@ class Collection:
 
 @dataclass(frozen=True)
 class Workdir:
-    """A workdir and the config it is used with; its parts are opened when asked for."""
+    """A workdir and the config it is used with; its parts are opened when they are needed."""
 
     path: Path
     asked: Config
+    notes: Sequence[str] = ()  # on settings that were fitted to what training starts from
 
     @cached_property
     def config(self) -> Config:
         """The config with the tokenizer's vocabulary size, and with steps where it asks for tokens."""
         check_padding(self.asked.objective, self.tokenizer.vocabulary.pad)
-        config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
+        size = self.tokenizer.size
+        if recorded(self.path) is None:
+            size = max(size, start_vocabulary(self.asked))
+        config = replace(self.asked, objective=with_vocabulary(self.asked.objective, size))
         if not config.tokens:
             return config
         require(
@@ -319,7 +325,7 @@ class Workdir:
         write_sample(
             target,
             whole,
-            (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
+            _sound(progress(corpus, "sample", None, "documents")),
             queries=settings.queries,
             size=settings.documents,
             made_from={"corpus": corpus.fingerprint(), "files": files},
@@ -339,13 +345,11 @@ class Workdir:
                 workdir.
         """
         for setting in ("init_from", "init_reader_from"):
-            if path := getattr(self.asked, setting):
+            if (path := getattr(self.asked, setting)) and recorded(self.path) is None:
                 self._check_ids(path, setting)
 
     def _check_ids(self, path: str, setting: str) -> None:
-        run, folder = as_run(Path(path)), Path(path)
-        if run is not None:
-            folder = Path(run.config["passages"]["workdir"] or run.workdir) / "tokenizer"
+        run, folder = as_run(Path(path)), warm_start.tokenizer_folder(path)
         if not has_tokenizer(folder):
             print(
                 f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?", file=sys.stderr
@@ -382,6 +386,19 @@ class Workdir:
             return index.load(folder, vectors, own_mesh())
         except StorageError:
             return index.build(vectors, self.asked.index, folder, own_mesh())
+
+
+def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:
+    """The documents among `rows`; the first of the others is named once all are read."""
+    rejects: list[Reject] = []
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
+        else:
+            rejects.append(row)
+    if rejects:
+        count = f"{len(rejects):,} rows are left out of the sample, such as"
+        print(f"note: {count} {rejects[0].where} ({rejects[0].reason})", file=sys.stderr)
 
 
 def _named(collection: Collection, trained: Trained) -> str:

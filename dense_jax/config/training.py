@@ -22,6 +22,8 @@ class OptimizerConfig:
     """AdamW."""
 
     learning_rate: float = 1e-4  # peak
+    # peak where init_from names a trained model, unless the command line gives learning_rate; 0: learning_rate
+    warm_start_rate: float = 0.0
     warmup: int = 0  # steps
     warmup_share: float = 0.0  # in place of warmup: share of all steps
     schedule: Schedule = Schedule.LINEAR
@@ -34,6 +36,10 @@ class OptimizerConfig:
     bias_correction: bool = True  # BERT's own optimiser has none
 
     def __post_init__(self) -> None:
+        require(
+            self.warm_start_rate >= 0,
+            f"optimizer.warm_start_rate={self.warm_start_rate} must not be negative; 0 means learning_rate",
+        )
         require(self.learning_rate > 0, f"optimizer.learning_rate={self.learning_rate} must be positive")
         require(self.warmup >= 0, f"optimizer.warmup={self.warmup} must not be negative")
         require(0 <= self.warmup_share <= 1, f"optimizer.warmup_share={self.warmup_share} is not between 0 and 1")

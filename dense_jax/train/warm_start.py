@@ -119,6 +119,17 @@ def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
     return checkpoints, checkpoints.existing(step)
 
 
+def tokenizer_folder(init_from: str) -> Path:
+    """Where the tokenizer of what `init_from` names should be; of a run, also where its passages have moved with it."""
+    run = as_run(Path(init_from))
+    if run is None:
+        return Path(init_from)
+    shared = run.config["passages"]["workdir"]
+    places = [Path(shared), run.workdir.parent / Path(shared).name] if shared else []
+    folders = [place / "tokenizer" for place in (*places, run.workdir)]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
 def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints, step = _checkpoint(run)
