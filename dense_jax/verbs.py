@@ -15,6 +15,7 @@ from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
+from dense_jax.contracts import Question
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare
@@ -36,6 +37,7 @@ from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
 from dense_jax.train.start import check_tokenizer, fitted
 from dense_jax.train.versions import VERSIONS, Versions
+from dense_jax.train.warm_start import origin
 from dense_jax.workdir import Collection, Workdir
 
 
@@ -86,7 +88,7 @@ def _train(work: Workdir, words: list[str]) -> None:
     if is_first():
         _print_notes(work)
         print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    sample = work.sample() if work.config.probe.every else None
+    sample = work.sample() if work.is_probed else None
     data = work.learned_data
     train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, data=data)
     if is_first():
@@ -235,11 +237,15 @@ def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> ev
 
 def _export(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
-    public = without_folders(work.config)
+    public, objective, start = without_folders(work.config), work.config.objective, origin(work.config.init_from)
+    sources = ", ".join(public.corpus.sources)
     card = Card(
-        name=work.path.name,
-        method=type(work.config.objective).__name__,
-        corpus=", ".join(public.corpus.sources),
+        name=work.path.absolute().name,
+        method=type(objective).__name__,
+        corpus=f"the training queries of {sources}" if objective.learns_from is Question else sources,
+        base=start.words,
+        base_model=start.model,
+        license=work.config.export.licence,
         steps=trained.step,
         batch=work.config.batch,
         settings=show.settings(public),

@@ -294,6 +294,13 @@ class Workdir:
         """The documents of `source`, whole."""
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether training is measured: every k steps, or before and after where it starts from a trained model."""
+        held_out = self.prepared / "test"
+        judged = bool(self.asked.probe.folder) or held_out.is_dir()
+        return self.asked.probe.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+
     def sample(self) -> Sample:
         """What a run is probed on, made now if it is not there yet; all processes ask for it together.
 

@@ -78,7 +78,9 @@ class Select(enum.Enum):
 class ProbeConfig:
     """Retrieval while training, on a sample of judged queries."""
 
-    every: int = 0  # steps; the state before the first step and that after the last are probed too; 0: never
+    # steps; the state before the first step and that after the last are probed too; 0: these two alone, where training
+    # starts from a trained model (init_from) and there are judged queries
+    every: int = 0
     # BEIR folder of judged queries; empty: the test set that `prepare` held out
     folder: str = field(default="", metadata=PATH)
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
@@ -89,7 +91,7 @@ class ProbeConfig:
     patience: int = 0  # probes in a row without a new best after which training ends; 0: only after the last step
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, f"probe.every={self.every} must not be negative; 0 means never")
+        require(self.every >= 0, f"probe.every={self.every} must not be negative; 0 means before and after training")
         require(self.queries > 0, f"probe.queries={self.queries} must be positive")
         require(self.documents > 0, f"probe.documents={self.documents} must be positive")
         require(self.patience >= 0, f"probe.patience={self.patience} must not be negative; 0 means no early end")

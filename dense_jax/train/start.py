@@ -74,8 +74,8 @@ def check_tokenizer(config: Config) -> None:
     """
     if config.init_from and not config.tokenizer.path:
         raise ConfigError(
-            f"init_from={config.init_from} holds no tokenizer, and the token ids of another one would mean other words; "
-            "name the folder of its tokenizer by --tokenizer.path=FOLDER"
+            f"init_from={config.init_from} holds no tokenizer, and token ids of another one mean other words; name "
+            "the folder of its tokenizer by --tokenizer.path=FOLDER"
         )
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +117,31 @@ def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
     history = read_history(run.workdir) if run.step == -1 else None
     step = run.step if history is None else selected(run.workdir, history.select, history.measure, checkpoints.steps())
     return checkpoints, checkpoints.existing(step)
+
+
+class Origin(NamedTuple):
+    """What training started from."""
+
+    words: str  # for people; empty: random numbers
+    model: str  # the name of the Hugging Face model at the beginning; empty if there is none
+
+
+def origin(init_from: str) -> Origin:
+    """Where `init_from` comes from, through the runs before it as far as they are still there."""
+    if not init_from:
+        return Origin("", "")
+    run = as_run(Path(init_from))
+    if run is None:
+        name = Path(init_from).absolute().name
+        return Origin(name, name)
+    name = run.workdir.absolute().name
+    if not (run.workdir / "config.json").is_file():
+        return Origin(f"the run {name}", "")
+    config = run.config
+    steps = config["steps"] if run.step == -1 else run.step
+    before = origin(config["init_from"])
+    start = f"which started from {before.words}" if before.words else "which started from random numbers"
+    return Origin(f"the run {name} ({config['objective']['class']}, {steps:,} steps), {start}", before.model)
 
 
 def tokenizer_folder(init_from: str) -> Path:
