@@ -4,8 +4,8 @@ tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
-collections/NAME  embeddings/NAME-STEP                embed
-index/NAME-STEP                                       index
+collections/NAME  embeddings/NAME-STEP-LAYOUT         embed
+index/NAME-STEP-LAYOUT                                index
 mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate
 results/NAME-answers                                  answer, with answer.questions
@@ -19,6 +19,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 import jax
+import xxhash
 
 from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
@@ -409,4 +410,7 @@ def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:
 
 
 def _named(collection: Collection, trained: Trained) -> str:
-    return f"{collection.name}-{trained.passage_step:08d}"
+    """Vectors of another layout, which search may ask for, have a folder of their own."""
+    tower = trained.towers.passage
+    layout = xxhash.xxh3_64_hexdigest(f"{tower.length} {tower.layout.value} {tower.prompt}".encode())[:8]
+    return f"{collection.name}-{trained.passage_step:08d}-{layout}"
