@@ -1,11 +1,13 @@
 """Settings that follow from the model that training starts from."""
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from dense_jax.config import Config, OptimizerConfig, TokenizerConfig
+from dense_jax.config import Config, CorpusConfig, OptimizerConfig, TokenizerConfig
 from dense_jax.config_tree import to_dict
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.files import write_json
@@ -16,6 +18,7 @@ from dense_jax.models.hf_config import config_json
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted, start_vocabulary
+from dense_jax.workdir import Workdir
 
 SMALL = BertConfig(layers=1, width=8, heads=1, feed_forward=8)
 THEIRS = BertConfig(layers=3, width=12, heads=2, feed_forward=16, vocab_size=70, positions=40, dropout=0.3)
@@ -102,3 +105,25 @@ def test_a_preparation_for_a_model_without_a_tokenizer_is_refused_at_once(folder
     found, _ = fitted(config(init_from=str(folder)), [], tmp_path)
     with pytest.raises(ConfigError, match=r"holds no tokenizer.*--tokenizer\.path=FOLDER"):
         check_tokenizer(found)
+
+
+def test_the_advice_after_a_start_from_other_token_ids_works_when_followed(folder, tmp_path):
+    """Passages were prepared before the start was chosen; so `prepare` is run again, elsewhere, with the same flags."""
+    rows = "".join(json.dumps({"_id": str(i), "text": "The keeper kept the light. It burned all night."}) for i in "ab")
+    (tmp_path / "docs.jsonl").write_text(rows.replace("}{", "}\n{") + "\n")
+    asked = config(corpus=CorpusConfig(source=str(tmp_path / "docs.jsonl")), tokenizer=TokenizerConfig(vocab_size=50))
+    prepare(asked, tmp_path / "work")
+    started = replace(asked, init_from=str(folder))
+    with pytest.raises(ConfigError, match="run `dense-jax prepare` with the same flags and another --workdir"):
+        Workdir(tmp_path / "work", fitted(started, [], tmp_path / "work").config).check_init_from()
+    again = fitted(started, [], tmp_path / "again").config
+    prepare(again, tmp_path / "again")
+    Workdir(tmp_path / "again", again).check_init_from()
+
+
+def test_a_named_tokenizer_that_equals_the_prepared_one_is_no_other_setting(tmp_path):
+    (tmp_path / "docs.jsonl").write_text(json.dumps({"_id": "a", "text": "The keeper kept the light."}) + "\n")
+    asked = config(corpus=CorpusConfig(source=str(tmp_path / "docs.jsonl")), tokenizer=TokenizerConfig(vocab_size=50))
+    first = prepare(asked, tmp_path / "work")
+    named = replace(asked, tokenizer=TokenizerConfig(path=str(tmp_path / "work" / "tokenizer")))
+    assert prepare(named, tmp_path / "work") == first

@@ -40,6 +40,7 @@ class Data:
 
 
 NO_DATA = Data()
+_OTHER_CONTENT = " (its content is not what this run began with)"
 
 
 def recorded(workdir: Path) -> dict[str, Any] | None:
@@ -80,7 +81,7 @@ def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> N
     digests = theirs.pop(DIGESTS, {})
     marks = dict(marks_of(config))
     found = [
-        str(line)
+        f"{line}{_OTHER_CONTENT if 'path' in marks.get(line.name, ()) and digests else ''}"
         for line in changed(completed(theirs, config), to_dict(config))
         if not may_change & marks.get(line.name, frozenset()) and not _same_content(line, digests, data, marks)
     ]

@@ -8,6 +8,7 @@
 A run that has begun keeps what was recorded of it, so what it started from need not be there any more.
 """
 
+import contextlib
 import dataclasses
 import enum
 from collections.abc import Callable, Collection
@@ -96,14 +97,20 @@ def _recorded_values(known: dict[str, Any]) -> Values:
 
 
 def _values(start: Path) -> Values:
-    run = as_run(start)
-    bert = architecture_of_run(run.config["objective"]) if run else architecture(read_config(start))
-    declares = run is None and (start / "modules.json").is_file()
-    encoder = {}
-    if declares:
-        theirs = read_sentence_folder(start).encoder
-        encoder = {"pooling": theirs.pooling, "normalize": theirs.normalize}
+    if run := as_run(start):
+        bert, encoder = architecture_of_run(run.config["objective"]), {}
+    else:
+        bert, encoder = _folder_values(start)
     return lambda path, node: bert if isinstance(node, BertConfig) else encoder
+
+
+def _folder_values(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings of the BERT in a Hugging Face folder, and those of the encoder where the folder declares them."""
+    if (folder / "modules.json").is_file():
+        with contextlib.suppress(ConfigError):  # it has further modules, which are no part of what is taken from it
+            theirs = read_sentence_folder(folder).encoder
+            return architecture(theirs.bert), {"pooling": theirs.pooling, "normalize": theirs.normalize}
+    return architecture(read_config(folder)), {}
 
 
 def _adopted(node: Any, path: str, given: Collection[str], values: Values) -> Any:
