@@ -64,7 +64,7 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
 
 
 def _introduction(card: Card) -> str:
-    """What the model is, and what was done to it."""
+    """The first paragraph: the base model, and the training that it had here."""
     if card.steps:
         start = f": {card.base}, trained further" if card.base else ", trained"
         done = f"with {card.method} on {card.corpus}: {card.steps:,} steps of {card.batch:,} examples, by dense_jax"

@@ -297,7 +297,7 @@ class Workdir:
 
     @property
     def is_probed(self) -> bool:
-        """Whether training is measured: every k steps, or before and after where it starts from a trained model."""
+        """True if training is probed: every k steps, or before and after it where it starts from a trained model."""
         held_out = self.prepared / "test"
         judged = bool(self.asked.probe.folder) or held_out.is_dir()
         return self.asked.probe.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)

@@ -127,6 +127,6 @@ class EvaluateConfig:
 
 @dataclass
 class ExportConfig:
-    """What the model card says that only its author knows."""
+    """Facts on the model card that only its author knows."""
 
     licence: str = ""  # of the weights, as the Hugging Face Hub spells it, such as apache-2.0; empty: none is named

@@ -26,7 +26,7 @@ _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether `folder` holds a checkpoint that was sealed with its digests."""
+    """True if `folder` holds a checkpoint that was sealed with its digests."""
     return any((folder / path.stem.removeprefix("digests-")).is_dir() for path in folder.glob("digests-*.json"))
 
 

@@ -48,7 +48,7 @@ class History:
 
     @property
     def loss(self) -> str:
-        """What the last state found less of than the state before the first step; empty if it found as much."""
+        """A sentence on the measure that fell from the state before the first step to the last one; empty if it did not."""
         if self.steps[:1] != [0]:
             return ""
         before, after = (self.probes[i][self.measure] for i in (0, -1))

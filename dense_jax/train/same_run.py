@@ -96,7 +96,7 @@ def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> N
 def _same_content(
     line: Difference, digests: Mapping[str, Any], data: Data, marks: Mapping[str, frozenset[str]]
 ) -> bool:
-    """Whether a setting is a path that names what the run began with.
+    """True for a path that names what the run began with.
 
     A path that decides nothing but passages needs no look: their own digest is compared.
     """

@@ -25,7 +25,7 @@ class Selection:
             self._remember()
 
     def due(self, step: int) -> bool:
-        """Whether the state after `step` is to be probed and was not yet: the first, the last, every k-th."""
+        """True if the state after `step` is to be probed and was not yet: the first, the last, every k-th."""
         if self.probe is None or step in self.history.steps:
             return False
         every = self.config.probe.every

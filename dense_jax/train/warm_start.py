@@ -120,14 +120,14 @@ def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
 
 
 class Origin(NamedTuple):
-    """What training started from."""
+    """The model that training started from."""
 
     words: str  # for people; empty: random numbers
     model: str  # the name of the Hugging Face model at the beginning; empty if there is none
 
 
 def origin(init_from: str) -> Origin:
-    """Where `init_from` comes from, through the runs before it as far as they are still there."""
+    """The origin of `init_from`, through the runs before it as far as they still exist."""
     if not init_from:
         return Origin("", "")
     run = as_run(Path(init_from))
@@ -145,7 +145,7 @@ def origin(init_from: str) -> Origin:
 
 
 def tokenizer_folder(init_from: str) -> Path:
-    """Where the tokenizer of what `init_from` names should be; of a run, also where its passages have moved with it."""
+    """The folder of the tokenizer of `init_from`; of a run, also the one that has moved with it."""
     run = as_run(Path(init_from))
     if run is None:
         return Path(init_from)

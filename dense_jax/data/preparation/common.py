@@ -73,9 +73,9 @@ def _with_same_tokenizer(settings: dict[str, Any], config: TokenizerConfig, text
 
 
 def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
-    """Whether what is known of the text may give way to what `settings` make: nothing was made of it yet.
+    """True if `settings` may replace the text of `root`: they differ, and no store was begun from it.
 
-    A preparation that was refused at its end leaves that.
+    A preparation that was refused at its end leaves such a text.
     """
     before = read_json(root / TEXT)["settings"]
     if content_of(before) == content_of(settings) or any(started(folder) for folder in root.iterdir()):
@@ -149,7 +149,7 @@ def prepared_corpus(root: Path) -> dict[str, Any]:
 
 
 def _settings(config: Config) -> dict[str, Any]:
-    """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
+    """The settings that the result depends on; content instead of paths, so that a moved workdir stays valid."""
     path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
