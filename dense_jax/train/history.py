@@ -48,7 +48,7 @@ class History:
 
     @property
     def loss(self) -> str:
-        """A sentence on the measure that fell from the state before the first step to the last one; empty if it did not."""
+        """A sentence on a measure that is lower now than before the first step; empty if it is not."""
         if self.steps[:1] != [0]:
             return ""
         before, after = (self.probes[i][self.measure] for i in (0, -1))
