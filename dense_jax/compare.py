@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,13 @@ import numpy as np
 from scipy import stats
 
 from dense_jax.arrays import Float
+from dense_jax.config import Config
+from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import whole_file, write_json
 from dense_jax.finished import Found, Run, read_run
 from dense_jax.progress import seconds
-from dense_jax.train.same_run import FREE_TO_CHANGE
+from dense_jax.train.same_run import DIGESTS
 
 BM25 = "BM25"
 _RESAMPLES = 9_999
@@ -127,16 +129,21 @@ def _by_content(runs: Sequence[Run]) -> list[Run]:
     return [replace(run, results=renamed(run.results), words=renamed(run.words)) for run in runs]
 
 
-def _identity(config: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """A config without the seed and what may change during a run."""
-    kept = {}
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """A recorded config without the seed and what may change during a run; paths count where no digest is recorded."""
+    by_content = bool(config.get(DIGESTS))
+    free = {
+        setting.name for setting in settings(Config) if "resumable" in setting.marks or (by_content and setting.place)
+    }
+    return {name: value for name, value in _flat(config) if name != "seed" and name not in free}
+
+
+def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
-        name = f"{path}{key}"
         if isinstance(value, dict):
-            kept[key] = _identity(value, f"{name}.")
-        elif name != "seed" and not name.startswith(FREE_TO_CHANGE):
-            kept[key] = value
-    return kept
+            yield from _flat(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:

@@ -3,11 +3,10 @@
 import dataclasses
 import enum
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from dense_jax.config import Config, PrepareConfig, require
-from dense_jax.config.rules import own_settings
+from dense_jax.config import Config, require
+from dense_jax.config.rules import Setting, own_settings, settings
 from dense_jax.errors import ConfigError
 
 
@@ -56,29 +55,25 @@ def with_vocabulary(node: Any, size: int) -> Any:
 
 
 def without_folders(config: Config) -> Config:
-    """`config` with the last part of each path to a folder or file: what may be published of it."""
-    last = lambda path: path.rstrip("/").rpartition("/")[2]  # noqa: E731
-    return replace(
-        config,
-        init_from=last(config.init_from),
-        init_reader_from=last(config.init_reader_from),
-        corpus=replace(
-            config.corpus,
-            source=last(config.corpus.source),
-            also=tuple(map(last, config.corpus.also)),
-            queries=tuple(map(last, config.corpus.queries)),
-            guide=last(config.corpus.guide),
-            questions=last(config.corpus.questions),
-        ),
-        tokenizer=replace(config.tokenizer, path=last(config.tokenizer.path)),
-        passages=replace(config.passages, workdir=last(config.passages.workdir)),
-        prepare=PrepareConfig(),  # projects and buckets
-        spans=replace(config.spans, answers=last(config.spans.answers), precomputed=last(config.spans.precomputed)),
-        embed=replace(config.embed, collection=last(config.embed.collection)),
-        probe=replace(config.probe, folder=last(config.probe.folder)),
-        answer=replace(config.answer, questions=last(config.answer.questions)),
-        evaluate=replace(config.evaluate, folder=last(config.evaluate.folder)),
-    )
+    """The part of `config` that may be published: the last part of each path, and nothing that is private."""
+    return _published(config, {setting.name: setting for setting in settings(config)})
+
+
+def _published(node: Any, known: dict[str, Setting], path: str = "") -> Any:
+    changes = {}
+    for field in dataclasses.fields(node):
+        name, value = f"{path}{field.name}", getattr(node, field.name)
+        if is_node(value):
+            changes[field.name] = _published(value, known, f"{name}.")
+        elif "private" in known[name].marks:
+            changes[field.name] = field.default
+        elif known[name].place:
+            changes[field.name] = tuple(map(_last, value)) if isinstance(value, tuple) else _last(value)
+    return dataclasses.replace(node, **changes)
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def is_node(value: Any) -> bool:
@@ -110,14 +105,30 @@ def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
     return found
 
 
-def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
-    """One line `key: old -> new` for each setting that differs between two results of `to_dict`."""
+class Difference(NamedTuple):
+    """A setting that differs between two results of `to_dict`."""
+
+    name: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.old} -> {self.new}"
+
+
+def changed(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[Difference]:
+    """The settings that differ between two results of `to_dict`."""
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            yield from differences(a, b, f"{path}{key}.")
+            yield from changed(a, b, f"{path}{key}.")
         elif a != b:
-            yield f"{path}{key}: {a} -> {b}"
+            yield Difference(f"{path}{key}", a, b)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Iterator[str]:
+    """One line `key: old -> new` for each setting that differs between two results of `to_dict`."""
+    return map(str, changed(old, new, path))
 
 
 def _method(node: Any) -> str | None:

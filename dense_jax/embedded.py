@@ -54,6 +54,6 @@ def index(workdir: Path, config: IndexConfig, vectors: Vectors, *, again: bool) 
 def _folder(folder: Path, name: str, content: str, trained: Trained) -> Path:
     """One folder for the same texts, parameters and layout, under the name that the texts had first."""
     tower = trained.towers.passage
-    key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt]
+    key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt, tower.pools_prompt]
     end = f"-{trained.passage_step:08d}-{short_digest(key)}"
     return folder / of_first(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))

@@ -2,7 +2,8 @@
 
 Every flag but `--restart` has exactly one value, the rest of its own argument after `=` or the next argument, so that
 no value is taken for a query. A setting of several values is given by its flag once for each of them; of other flags
-the last one counts. Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
+the last one counts. Mistakes that can be seen without a config are reported before JAX is imported, which takes
+seconds.
 """
 
 import contextlib
@@ -67,6 +68,7 @@ class Invocation:
     config: Config
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
+    given: frozenset[str] = frozenset()  # the settings that the command line gives, such as batch
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
     restart: bool = False  # `train` starts over, and moves the old state aside
 
@@ -127,7 +129,7 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         if setting.place:
             _set(config, setting.name, expanded(setting.value))
     workdir, restart = Path(expanded(line.value("workdir"))), bool(line.value("restart"))
-    return Invocation(checked(config), workdir, line.words, line.value("topology"), restart)
+    return Invocation(checked(config), workdir, line.words, frozenset(values), line.value("topology"), restart)
 
 
 def config_for_help(argv: Sequence[str]) -> Config | None:

@@ -37,6 +37,8 @@ class Card:
     settings: str = ""  # the whole config, as text
     license: str = ""  # of the weights, as the Hugging Face Hub spells it
     results: tuple[Result, ...] = ()
+    base: str = ""  # what training started from, in words; empty: random numbers
+    base_model: str = ""  # the name of the Hugging Face model at the beginning, if there is one
 
 
 def card_text(card: Card, towers: Towers, shared: bool) -> str:
@@ -45,6 +47,7 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
 
     data = ModelCardData(
         license=card.license or None,
+        base_model=card.base_model or None,
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "dense-retrieval", "dense_jax"],
@@ -61,10 +64,15 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
 
 
 def _introduction(card: Card) -> str:
-    return (
-        f"# {card.name}\n\nA dense retrieval encoder, trained with {card.method} on {card.corpus}: "
-        f"{card.steps:,} steps of {card.batch:,} examples, by dense_jax."
-    )
+    """The first paragraph: the base model, and the training that it had here."""
+    if card.steps:
+        start = f": {card.base}, trained further" if card.base else ", trained"
+        done = f"with {card.method} on {card.corpus}: {card.steps:,} steps of {card.batch:,} examples, by dense_jax"
+    elif card.base:
+        start, done = f": {card.base}", "as it is, without further training, exported by dense_jax"
+    else:
+        start, done = "", "of random numbers, without any training, exported by dense_jax"
+    return f"# {card.name}\n\nA dense retrieval encoder{start} {done}."
 
 
 def _usage(towers: Towers, shared: bool) -> str:

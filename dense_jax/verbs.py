@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dense_jax import show
-from dense_jax.agreement import first_then_all, is_first, of_first
+from dense_jax.agreement import is_first, of_first
 from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
 from dense_jax.config_tree import without_folders
+from dense_jax.contracts import Question
 from dense_jax.data.pipeline import Examples
+from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError, Stopped
@@ -36,8 +38,11 @@ from dense_jax.streams import input_lines
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
+from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import Trained
+from dense_jax.train.start import check_tokenizer, fitted
 from dense_jax.train.versions import VERSIONS, Versions
+from dense_jax.train.warm_start import origin
 from dense_jax.workdir import Workdir
 
 
@@ -76,7 +81,14 @@ def _plan(work: Workdir, topology: str) -> str:
 
 
 def _prepare(work: Workdir, words: list[str]) -> None:
+    check_tokenizer(work.asked)
+    _print_notes(work)
     _print_counts(prepare(work.asked, work.path))
+
+
+def _print_notes(work: Workdir) -> None:
+    for note in work.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _print_counts(counts: Mapping[str, Any]) -> None:
@@ -90,12 +102,16 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     work.check_init_from()
     start_processes(os.environ, polls=True)
     of_first(work.check_spans)
-    first_then_all(work.check_questions)
-    if is_first() and _has_examples(work):
-        print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    sample = work.sample() if work.config.probe.every else None
+    if restart:
+        with only_one(work.path / "train.lock", "is being trained"):
+            move_aside(work.path)
+    if is_first():
+        _print_notes(work)
+        if _has_examples(work):
+            print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
+    sample, data = work.sample() if work.is_probed else None, work.learned_data
     try:
-        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, restart=restart)
+        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, data=data)
     except Stopped as stopped:
         if restart:
             stopped.args = (f"{stopped}, without --restart",)
@@ -233,6 +249,8 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_first() else []
     rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
     notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
+    if left_out := rows_left_out(work.collection(chosen.towers.passage, str(folder)).store.folder):
+        notes[f"{test_set.name}/{test_set.split}: {left_out}"] = None
     text = "\n".join([evaluate.table({row.name: row.result for row in rows}), *notes])
 
     content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
@@ -270,11 +288,15 @@ def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> ev
 
 def _export(work: Workdir, words: list[str]) -> None:
     trained = work.trained(work.config.embed.step)
-    public = without_folders(work.config)
+    public, objective, start = without_folders(work.config), work.config.objective, origin(work.config.init_from)
+    sources = ", ".join(public.corpus.sources)
     card = Card(
-        name=work.path.name,
-        method=type(work.config.objective).__name__,
-        corpus=", ".join(public.corpus.sources),
+        name=work.path.absolute().name,
+        method=type(objective).__name__,
+        corpus=f"the training queries of {sources}" if objective.learns_from is Question else sources,
+        base=start.words,
+        base_model=start.model,
+        license=work.config.export.licence,
         steps=trained.step,
         batch=work.config.batch,
         settings=show.settings(public),
@@ -312,16 +334,17 @@ def call(verb: str, asked: Invocation | Comparison) -> None:
         return
     stages = VERBS | {"train": functools.partial(_train, restart=asked.restart)}
     with leaving_at_once(verb, polls=verb == "train"), naming_missing_platforms(os.environ):
+        config, notes = fitted(asked.config, asked.given, workdir)
         if asked.topology:
-            print(_plan(Workdir(workdir, asked.config), asked.topology))
+            print(_plan(Workdir(workdir, config), asked.topology))
         elif verb in _TOGETHER:
             join_processes(os.environ)
             with _only_the_first_speaks():
-                stages[verb](Workdir(workdir, asked.config), asked.words)
+                stages[verb](Workdir(workdir, config), asked.words)
         else:
             if verb != "train":
                 check_alone(verb, os.environ)
-            stages[verb](Workdir(workdir, asked.config), asked.words)
+            stages[verb](Workdir(workdir, config, notes), asked.words)
 
 
 @contextlib.contextmanager

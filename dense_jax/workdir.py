@@ -3,7 +3,6 @@
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
-questions.json                                        train, with corpus.questions: which they are
 probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
 collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
 embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
@@ -15,7 +14,7 @@ export                                                export
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,10 +26,11 @@ from dense_jax import embedded
 from dense_jax.agreement import first_then_all, of_first
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config_tree import checked, differences, with_vocabulary
-from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
+from dense_jax.contracts import Answered, Document, Reject, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
+from dense_jax.data.preparation.common import corpus_fingerprint, prepared_corpus
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
@@ -38,8 +38,8 @@ from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
-from dense_jax.data.stores.query_store import QueryStore
-from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
+from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
+from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.files import AnyPath, absolute, digest, located
@@ -50,8 +50,11 @@ from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train import warm_start
 from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
+from dense_jax.train.same_run import Data, Named, recorded
+from dense_jax.train.start import start_vocabulary
 from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
 
@@ -60,16 +63,20 @@ _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated
 
 @dataclass(frozen=True)
 class Workdir:
-    """A workdir and the config it is used with; its parts are opened when asked for."""
+    """A workdir and the config it is used with; its parts are opened when they are needed."""
 
     path: Path
     asked: Config
+    notes: Sequence[str] = ()  # on settings that were fitted to what training starts from
 
     @cached_property
     def config(self) -> Config:
         """The config with the tokenizer's vocabulary size, and with steps where it asks for tokens."""
         check_padding(self.asked.objective, self.tokenizer.vocabulary.pad)
-        config = replace(self.asked, objective=with_vocabulary(self.asked.objective, self.tokenizer.size))
+        size = self.tokenizer.size
+        if recorded(self.path) is None:
+            size = max(size, start_vocabulary(self.asked))
+        config = replace(self.asked, objective=with_vocabulary(self.asked.objective, size))
         if not config.tokens:
             return config
         require(
@@ -192,14 +199,6 @@ class Workdir:
         print(questions, file=sys.stderr)
         return questions
 
-    def check_questions(self) -> None:
-        """
-        Raises:
-            ConfigError: a run that began here learned from other questions.
-        """
-        if path := self.asked.corpus.questions:
-            check_same_questions(located(path), self.path / "questions.json")
-
     def check_spans(self) -> None:
         """
         Raises:
@@ -214,6 +213,37 @@ class Workdir:
                 f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
                 "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
             )
+
+    @property
+    def used_data(self) -> Data:
+        """The data that a trained model is used with: the tokenizer, and the paths of the config."""
+        start, asked = warm_start.fingerprint, self.asked
+        paths = {
+            "corpus.source": Named("corpus", lambda: corpus_fingerprint(asked)),
+            "corpus.also": Named("corpus", lambda: corpus_fingerprint(asked)),
+            "corpus.guide": Named("guide", lambda: guide_fingerprint(asked.corpus.guide)),
+            "tokenizer.path": Named("tokenizer", lambda: self._named_tokenizer.fingerprint),
+            "init_from": Named("init_from", lambda: start(asked.init_from)),
+            "init_reader_from": Named("init_reader_from", lambda: start(asked.init_reader_from)),
+        }
+        return Data({"tokenizer": self.tokenizer.fingerprint}, paths)
+
+    @property
+    def learned_data(self) -> Data:
+        """The data that a run learns from. What it starts from is recorded with it, and not compared any more."""
+        used, known = self.used_data, recorded(self.path)
+        digests = {"passages": self.passages.fingerprint, "corpus": prepared_corpus(self.prepared)}
+        digests |= {"library": self.library.fingerprint} if self.library else {}
+        if known is None:
+            names = [name for name in ("init_from", "init_reader_from") if getattr(self.asked, name)]
+            digests |= {name: used.paths[name].digest() for name in names}
+        digests |= {"guide": guide_fingerprint(path)} if (path := self.asked.corpus.guide) else {}
+        return replace(used, digests={**used.digests, **digests})
+
+    @property
+    def _named_tokenizer(self) -> Tokenizer:
+        path = self.asked.tokenizer.path
+        return import_folder(Path(path)) if path else self.tokenizer
 
     @cached_property
     def library(self) -> Library | None:
@@ -295,6 +325,13 @@ class Workdir:
         """The documents of `source`, whole."""
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
+    @property
+    def is_probed(self) -> bool:
+        """True if training is probed: every k steps, or before and after it where it starts from a trained model."""
+        held_out = self.prepared / "test"
+        judged = bool(self.asked.probe.folder) or held_out.is_dir()
+        return self.asked.probe.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+
     def sample(self) -> Sample:
         """What a run is probed on, made now if it is not there yet; all processes ask for it together.
 
@@ -327,7 +364,7 @@ class Workdir:
         write_sample(
             target,
             whole,
-            (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
+            _sound(progress(corpus, "sample", None, "documents")),
             queries=settings.queries,
             size=settings.documents,
             made_from=self.content_of(folder, split),
@@ -352,13 +389,11 @@ class Workdir:
                 workdir.
         """
         for setting in ("init_from", "init_reader_from"):
-            if path := getattr(self.asked, setting):
+            if (path := getattr(self.asked, setting)) and recorded(self.path) is None:
                 self._check_ids(path, setting)
 
     def _check_ids(self, path: str, setting: str) -> None:
-        run, folder = as_run(Path(path)), Path(path)
-        if run is not None:
-            folder = Path(run.config["passages"]["workdir"] or run.workdir) / "tokenizer"
+        run, folder = as_run(Path(path)), warm_start.tokenizer_folder(path)
         if not has_tokenizer(folder):
             print(
                 f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?", file=sys.stderr
@@ -371,7 +406,7 @@ class Workdir:
         """The towers of checkpoint `step`; -1: of the one that probe.select names."""
         if self._is_as_it_is and self.asked.tokenizer.path != self.asked.init_from:
             self.check_init_from()
-        return load_trained(self.config, self.path, step)
+        return load_trained(self.config, self.path, step, self.used_data)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
         """The vectors of `collection`, made now as far as they are missing. Prints collection and checkpoint."""
@@ -380,3 +415,16 @@ class Workdir:
     def index(self, collection: Collection, trained: Trained, *, again: bool = False) -> Index:
         """The index over the vectors of `collection`, built now if it is missing, cannot be used, or `again`."""
         return embedded.index(self.path, self.asked.index, self.embeddings(collection, trained), again=again)
+
+
+def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:
+    """The documents among `rows`; the first of the others is named once all are read."""
+    rejects: list[Reject] = []
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
+        else:
+            rejects.append(row)
+    if rejects:
+        count = f"{len(rejects):,} rows are left out of the sample, such as"
+        print(f"note: {count} {rejects[0].where} ({rejects[0].reason})", file=sys.stderr)

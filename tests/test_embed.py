@@ -124,6 +124,10 @@ def test_an_interrupted_run_computes_only_the_missing_shards(run, tmp_path):
     np.testing.assert_array_equal(resumed[40:], whole[40:])
 
 
+def test_files_of_another_size_hold_the_same_vectors(run):
+    np.testing.assert_array_equal(run(shard_size=20).array(), run(shard_size=7).array())
+
+
 def test_vectors_of_another_checkpoint_are_not_mixed_in(run):
     run(step=7)
     with pytest.raises(ConfigError, match=r"embeddings holds embeddings made otherwise.*\n  made_by.step: 7 -> 8"):

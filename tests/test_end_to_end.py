@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
+from dense_jax.contracts import Document
+from dense_jax.data.beir_folder import write_beir
 from dense_jax.files import digests
 from tests.test_search_together import run as run_together
 
@@ -126,6 +128,21 @@ def test_search_makes_the_vectors_and_the_index_that_are_missing(corpus, trained
     assert f"{source}: 3 documents; checkpoint of step 20 in {trained}" in said.err
     assert run(["search", *argv]) == 0
     assert "embed:" not in capsys.readouterr().err
+
+
+def test_a_test_collection_with_an_empty_row_is_measured_at_another_length_than_in_training(
+    corpus, trained, tmp_path, capsys
+):
+    rows = [json.loads(line) for line in corpus.read_text().splitlines()[:40]]
+    documents = [Document(row["_id"], row["title"], row["text"]) for row in rows]
+    queries = {f"q{i}": row["text"].partition(".")[0] for i, row in enumerate(rows)}
+    judged = {f"q{i}": {row["_id"]: 1, "gone": 1} for i, row in enumerate(rows)}
+    write_beir(tmp_path / "toys", [*documents, Document("gone", "", "")], queries, judged, "test")
+    more = (f"--evaluate.folder={tmp_path / 'toys'}", "--objective.query_length=24")
+    assert run(["evaluate", *arguments(corpus, trained, *more)]) == 0
+    said = capsys.readouterr().out
+    assert f"1 row is left out: {tmp_path / 'toys' / 'corpus.jsonl'}:41 (text and title are empty)" in said
+    assert "1 judged documents are not in the corpus and cannot be found" in said
 
 
 def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut_from(corpus, trained, capsys):

@@ -142,9 +142,7 @@ def test_a_mean_without_its_prompt_comes_along(mean, tokenizer, tokenizer_folder
 
 def test_a_mean_without_the_prompt_of_pairs_is_not_exported(mean, tokenizer_folder, tmp_path):
     pairs = replace(mean.passage, layout=Layout.PAIR, pools_prompt=False)
-    message = (
-        r"pool_prompts=false cannot be exported with objective\.layout=pair and the prompt 'passage: '; use --"
-    )
+    message = r"pool_prompts=false cannot be exported with objective\.layout=pair and the prompt 'passage: '; use --"
     with pytest.raises(ConfigError, match=message):
         export(replace(mean, passage=pairs), tokenizer_folder, tmp_path / "model", CARD)
 

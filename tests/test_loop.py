@@ -1,6 +1,7 @@
 """Training: resumes to the last bit, refuses what it must, stops when it should."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
-from dense_jax.errors import ConfigError, NonFiniteError, StorageError
+from dense_jax.errors import ConfigError, DataError, NonFiniteError, StorageError
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.mlm import MLM
-from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.checkpoint import Checkpoints, has_checkpoint
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.restore import load_trained
@@ -131,6 +132,42 @@ def test_a_workdir_of_another_config_is_refused_with_what_differs(tmp_path):
         run(tmp_path, seed=1, optimizer=OptimizerConfig(0.2))
     assert "seed: 0 -> 1" in str(error.value)
     assert "optimizer.learning_rate: 0.1 -> 0.2" in str(error.value)
+
+
+class Choosy(BagOfTokens):
+    """Makes no example of any passage."""
+
+    def example(self, passage, vocabulary, rng):
+        return None
+
+
+class Ragged(BagOfTokens):
+    """Its batches have three rows, which eight devices do not share."""
+
+    def collate(self, examples, numbers):
+        return jax.tree.map(lambda x: x[:3], examples)
+
+
+@pytest.mark.parametrize(("method", "error"), [(Choosy, DataError), (Ragged, ConfigError)])
+def test_a_start_that_is_refused_records_nothing_and_the_corrected_one_trains(tmp_path, method, error):
+    with pytest.raises(error):
+        run(tmp_path, objective=method())
+    assert not (tmp_path / "config.json").exists()
+    assert not has_checkpoint(tmp_path / "checkpoints")
+    run(tmp_path)
+
+
+def test_a_search_in_a_workdir_that_was_never_trained_records_nothing(tmp_path):
+    with pytest.raises(StorageError, match="holds no checkpoint"):
+        load_trained(config(seed=3), tmp_path, -1)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_the_advice_after_a_loss_that_is_not_finite_works_when_followed(tmp_path):
+    with pytest.raises(NonFiniteError) as error:
+        run(tmp_path / "diverged", optimizer=OptimizerConfig(1e30))
+    (start,) = re.findall(r"--init_from=(\S+)", str(error.value))
+    run(tmp_path / "again", optimizer=OptimizerConfig(0.01), init_from=start)
 
 
 def test_settings_that_change_no_result_may_change(tmp_path):

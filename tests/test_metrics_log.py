@@ -212,4 +212,3 @@ def test_tensorboard_reads_what_is_written(tmp_path, clock):
     found = [(step, value.tag, value.simple_value) for step, value in written]
     assert [(step, value) for step, tag, value in found if tag == "loss"] == [(2, 2.0), (4, 4.0)]
     assert {tag for _, tag, _ in found} == {"loss", "gradient_norm", "examples_per_second", "tokens_per_second"}
-

@@ -35,6 +35,20 @@ def test_the_card_says_how_the_model_was_made():
     assert "```\nseed: 0\n```" in text
 
 
+@pytest.mark.parametrize(
+    ("steps", "base", "said"),
+    [
+        (20, "MiniLM", "encoder: MiniLM, trained further with the inverse cloze task on two sentences: 20 steps of 8"),
+        (0, "MiniLM", "encoder: MiniLM as it is, without further training, exported by dense_jax."),
+        (0, "", "encoder of random numbers, without any training, exported by dense_jax."),
+    ],
+)
+def test_the_card_names_the_base_model_and_what_was_done(steps, base, said):
+    card = ModelCard(card_text(replace(CARD, steps=steps, base=base, base_model=base), PLAIN, shared=True))
+    assert said in card.text
+    assert card.data.base_model == (base or None)
+
+
 def test_a_card_without_results_license_or_settings_leaves_them_out():
     text = card_text(replace(CARD, results=(), license="", settings=""), PLAIN, shared=True)
     assert not any(word in text for word in ("## Results", "## Settings", "license", "model-index"))

@@ -150,7 +150,7 @@ def test_a_run_refuses_other_questions_than_it_began_with(world, trained, tmp_pa
     running = process("train", *asked)
     _, said = running.communicate(timeout=100)
     assert running.returncode == 2
-    assert "has changed since this run began to learn from it" in said
+    assert f"corpus.questions={path}: its content is not what this run began with" in said
 
 
 def test_training_without_questions_names_the_setting(world, tmp_path, capsys):

@@ -113,9 +113,12 @@ def test_a_workdir_made_with_other_settings_is_refused_with_those_that_differ(so
         ConfigError, match=r"text.json was prepared with other settings:\n  tokenizer.vocab_size: 80 -> 90\nuse these"
     ):
         prepare(config(source, vocab_size=90), tmp_path / "work")
-    with pytest.raises(ConfigError, match=rf"{PASSAGES} was prepared (?s:.*):\n  passages.shard_size: 20 -> 10\nuse"):
-        prepare(config(source, shard_size=10), tmp_path / "work")
     assert contents(tmp_path / "work") == before
+
+
+def test_files_of_another_size_are_the_same_passages(source, tmp_path):
+    first = prepare(config(source), tmp_path / "work")
+    assert prepare(config(source, shard_size=10), tmp_path / "work") == first
 
 
 def test_a_changed_source_is_noticed(source, tmp_path):
@@ -174,6 +177,26 @@ def test_a_corpus_of_nothing_but_bad_rows_is_refused_whatever_share_is_allowed(s
     write(source, [{"text": 3}])
     with pytest.raises(DataError, match=r"1 of 1 rows cannot be used (?s:.*) no document is left"):
         prepare(config(source, max_rejects=1.0), tmp_path / "work")
+
+
+def test_after_a_refusal_at_the_end_the_settings_that_it_names_are_accepted(source, tmp_path):
+    write(source, [{"_id": row["_id"], "title": row["title"], "text": "", "body": row["text"]} for row in rows(30)])
+    with pytest.raises(DataError, match=r"no document has a text, only titles; use another --corpus.text_field"):
+        prepare(config(source), tmp_path / "work")
+    corrected = config(source)
+    corrected.corpus.text_field = "body"
+    assert prepare(corrected, tmp_path / "work")["documents"] == 30
+
+
+def test_a_vocabulary_that_is_refused_leaves_no_test_set_behind(source, tmp_path):
+    with pytest.raises(ConfigError):
+        prepare(config(source, held_out=4, vocab_size=3), tmp_path / "work")
+    assert prepare(config(source), tmp_path / "work")["held-out queries"] == 0
+
+
+def test_a_renamed_source_is_the_same_corpus(source, tmp_path):
+    first = prepare(config(source), tmp_path / "work")
+    assert prepare(config(source.rename(tmp_path / "renamed.jsonl")), tmp_path / "work") == first
 
 
 def test_held_out_sentences_are_not_in_the_passages_but_in_the_queries(source, tmp_path):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import open_collection, prepare_collection
 from dense_jax.data.tokenizer import Tokenizer, import_folder
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import write_json
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 from tests.sources import config, contents, killed_at, rows, sentence, write
@@ -142,3 +143,21 @@ def test_a_split_collection_whose_pieces_have_the_text_of_their_sentence_is_refu
     write_json(store.folder / "manifest.json", store.manifest)
     with pytest.raises(ConfigError, match=r"beir-\w+ was prepared with other settings:\n  texts: None -> split\n"):
         collected(tmp_path, config("unused"), tokenizer, split=64)
+
+
+def test_rows_without_text_are_left_out_of_a_collection_with_file_and_line(tokenizer, tmp_path, capsys):
+    empty = [{"_id": "e", "title": "", "text": " "}, {"_id": "f", "text": None}]
+    corpus = write(tmp_path / "beir" / "corpus.jsonl", [*rows(2), *empty])
+    found = collected(tmp_path, config("unused"), tokenizer)
+    assert found.ids() == ["d0", "d1"]
+    said = f"2 rows are left out, such as {corpus}:3 (text and title are empty); see {found.folder / 'rejects.jsonl'}"
+    assert f"note: {said}\n" in capsys.readouterr().err
+    assert rows_left_out(found.folder) == said
+
+
+def test_other_bad_rows_of_a_collection_are_refused_up_to_the_share_that_is_allowed(tokenizer, tmp_path):
+    write(tmp_path / "beir" / "corpus.jsonl", [*rows(2), {"_id": "e", "text": 3}])
+    with pytest.raises(DataError) as error:
+        collected(tmp_path, config("unused"), tokenizer)
+    share = float(str(error.value).rpartition("=")[2])
+    assert len(collected(tmp_path, config("unused", max_rejects=share), tokenizer)) == 2

@@ -100,6 +100,7 @@ def test_a_corpus_in_which_no_document_makes_two_spans_is_refused_each_time(sour
             "or longer documents",
         ):
             prepared(source, tmp_path, unit=Unit.SPANS, length=56)
+        assert not (tmp_path / "spans-56").exists()
 
 
 def test_documents_of_a_title_alone_are_counted_and_a_corpus_of_nothing_else_is_refused(tmp_path):

@@ -177,6 +177,17 @@ def test_figures_are_logged_before_the_first_step_at_every_kth_and_after_the_las
     }  # fmt: skip
 
 
+def test_without_a_number_of_steps_the_first_and_the_last_state_are_probed(run):
+    assert figures(run(0.1, 0.2, every=0)) == {0: 0.1, 10: 0.2}
+
+
+@pytest.mark.parametrize(("values", "warns"), [((0.3, 0.2), True), ((0.2, 0.3), False), ((0.2, 0.2), False)])
+def test_a_training_that_loses_what_the_start_had_warns(run, capsys, values, warns):
+    run(*values, every=0)
+    said = "warning: training lowered nDCG@10 on the probe's sample from 0.300 to 0.200; try a lower --optimizer"
+    assert (said in capsys.readouterr().err) == warns
+
+
 def test_probes_change_nothing_in_what_is_trained(run):
     params = []
     for name, every in {"with": 1, "without": 0}.items():

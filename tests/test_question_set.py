@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dense_jax.contracts import Answered
-from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
+from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import ConfigError, DataError
+from dense_jax.errors import DataError
 
 TOKENIZER = Tokenizer.train(["who lives in paris and in old rome"] * 3, vocab_size=80, lowercase=True)
 
@@ -60,10 +60,9 @@ def test_bad_rows_are_refused_up_to_the_share_that_is_allowed(tmp_path):
     assert QuestionSet(path, TOKENIZER, max_rejects=0.5).notes["rejected"] == 1
 
 
-def test_a_run_keeps_to_the_questions_it_began_with(tmp_path):
-    path, record = write(tmp_path / "nq.jsonl", {"question": "who", "answer": ["Rome"]}), tmp_path / "questions.json"
-    check_same_questions(path, record)
-    check_same_questions(path, record)
+def test_a_fingerprint_tells_other_questions_apart(tmp_path):
+    path = write(tmp_path / "nq.jsonl", {"question": "who", "answer": ["Rome"]})
+    before = QuestionSet(path, TOKENIZER).fingerprint
+    assert QuestionSet(path, TOKENIZER).fingerprint == before
     write(path, {"question": "who", "answer": ["Paris"]})
-    with pytest.raises(ConfigError, match=r"nq\.jsonl has changed since this run began to learn from it"):
-        check_same_questions(path, record)
+    assert QuestionSet(path, TOKENIZER).fingerprint != before

@@ -1,30 +1,46 @@
-"""Whose workdir it is: settings that came after a run was recorded are no other settings."""
+"""Whose workdir it is: which settings and data make another run, and which may change."""
 
 import pytest
 
-from dense_jax.config import Config
+from dense_jax.config import Config, CorpusConfig, EmbedConfig, EvaluateConfig, LoaderConfig, PassagesConfig, Unit
 from dense_jax.config_tree import to_dict
+from dense_jax.contracts import Layout
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.contriever import Contriever
-from dense_jax.train.same_run import check_same_run
+from dense_jax.objectives.ict import ICT
+from dense_jax.objectives.supervised import Supervised
+from dense_jax.train.same_run import NO_DATA, Data, Named, check_continues, check_same_parameters, record, recorded
+
+ENCODER = Encoder(BertConfig(layers=1, width=8, heads=1, feed_forward=8))
 
 
 def method(**settings) -> Contriever:
-    return Contriever(Encoder(BertConfig(layers=1, width=8, heads=1, feed_forward=8)), **settings)
+    return Contriever(ENCODER, **settings)
 
 
 def config(**settings) -> Config:
     return Config(**({"objective": method(), "steps": 10, "batch": 8} | settings))
 
 
-def recorded(workdir, change) -> None:
-    """A workdir whose record `change` was done to."""
-    record = to_dict(config())
-    change(record)
-    write_json(workdir / "config.json", record)
+def begun(workdir, change=lambda record: None, **settings) -> None:
+    """A workdir with a checkpoint, and a record to which `change` was done."""
+    known = to_dict(config(**settings))
+    change(known)
+    write_json(workdir / "config.json", known)
+    sealed(workdir)
+
+
+def sealed(workdir) -> None:
+    """A checkpoint, as far as it is looked at here."""
+    (workdir / "checkpoints" / "0").mkdir(parents=True)
+    write_json(workdir / "checkpoints" / "digests-0.json", {})
+
+
+def check_same_run(config, workdir, data=NO_DATA) -> None:
+    check_continues(config, workdir, data)
 
 
 @pytest.mark.parametrize(
@@ -38,32 +54,95 @@ def test_a_setting_that_the_record_lacks_counts_as_its_default(tmp_path, group, 
             record = record[key]
         del record[name]
 
-    recorded(tmp_path, forget)
+    begun(tmp_path, forget)
     before = read_json(tmp_path / "config.json")
     check_same_run(config(), tmp_path)
     assert read_json(tmp_path / "config.json") == before
 
 
 def test_another_value_than_the_default_of_a_setting_that_the_record_lacks_is_refused(tmp_path):
-    recorded(tmp_path, lambda record: record["objective"].pop("temperature"))
+    begun(tmp_path, lambda record: record["objective"].pop("temperature"))
     default = method().temperature
     with pytest.raises(ConfigError, match=f"objective.temperature: {default} -> 0.5"):
         check_same_run(config(objective=method(temperature=0.5)), tmp_path)
 
 
 def test_a_recorded_setting_that_exists_no_more_is_refused(tmp_path):
-    recorded(tmp_path, lambda record: record["optimizer"].update(nesterov=True))
+    begun(tmp_path, lambda record: record["optimizer"].update(nesterov=True))
     with pytest.raises(ConfigError, match=r"optimizer\.nesterov: True -> None"):
         check_same_run(config(), tmp_path)
 
 
 def test_the_settings_of_another_method_are_not_filled_in(tmp_path):
-    recorded(tmp_path, lambda record: record.update(objective={"class": "MLM"}))
+    begun(tmp_path, lambda record: record.update(objective={"class": "MLM"}))
     with pytest.raises(ConfigError, match=r"objective.class: MLM -> Contriever(.|\n)*objective.temperature: None ->"):
         check_same_run(config(), tmp_path)
 
 
 def test_a_setting_without_a_default_must_be_recorded(tmp_path):
-    recorded(tmp_path, lambda record: record.pop("batch"))
+    begun(tmp_path, lambda record: record.pop("batch"))
     with pytest.raises(ConfigError, match="batch: None -> 8"):
         check_same_run(config(), tmp_path)
+
+
+def test_a_record_without_a_checkpoint_binds_nobody(tmp_path):
+    write_json(tmp_path / "config.json", to_dict(config(seed=5)))
+    check_same_run(config(), tmp_path)
+    assert recorded(tmp_path) is None
+
+
+def test_a_check_records_nothing(tmp_path):
+    check_same_run(config(), tmp_path)
+    check_same_parameters(config(), tmp_path, NO_DATA)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"log_every": 3}, {"embed": EmbedConfig(split=True, shard_size=7)}, {"evaluate": EvaluateConfig(depth=300)},
+     {"corpus": CorpusConfig(max_rejects=0.5)}, {"passages": PassagesConfig(shard_size=9)},
+     {"loader": LoaderConfig(workers=3)}, {"objective": method(query_length=16, passage_length=32)}],
+)  # fmt: skip
+def test_what_changes_neither_parameters_nor_examples_may_change_in_training(tmp_path, settings):
+    begun(tmp_path)
+    check_same_run(config(**settings), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings"),
+    [(ICT, {"passage_length": 100}), (ICT, {"layout": Layout.BODY}), (Supervised, {"query_prompt": "query: "}),
+     (Contriever, {"layout": Layout.BODY})],
+)  # fmt: skip
+def test_what_changes_examples_and_is_read_by_search_may_change_after_training_only(tmp_path, objective, settings):
+    unit = {"passages": PassagesConfig(unit=Unit.QUERIES)} if objective is Supervised else {}
+    begun(tmp_path, objective=objective(ENCODER), **unit)
+    changed = config(objective=objective(ENCODER, **settings), **unit)
+    check_same_parameters(changed, tmp_path, NO_DATA)
+    with pytest.raises(ConfigError, match=rf"objective\.{next(iter(settings))}: "):
+        check_same_run(changed, tmp_path)
+
+
+def test_a_corpus_under_another_path_goes_on_and_another_corpus_is_refused(tmp_path):
+    def named(digest):
+        return Data({"passages": "p"}, {"corpus.source": Named("corpus", lambda: digest)})
+
+    at = lambda place: config(corpus=CorpusConfig(source=f"{place}/docs.jsonl"))  # noqa: E731
+    record(at("/old"), tmp_path, Data({"passages": "p", "corpus": "a"}))
+    sealed(tmp_path)
+    for check in (check_continues, check_same_parameters):
+        check(at("/new"), tmp_path, named("a"))
+        with pytest.raises(ConfigError, match=r"/old/docs\.jsonl -> /new/docs\.jsonl \(its content is not"):
+            check(at("/new"), tmp_path, named("b"))
+
+
+def test_passages_that_were_prepared_again_from_other_text_are_named(tmp_path):
+    record(config(), tmp_path, Data({"passages": "a"}))
+    sealed(tmp_path)
+    with pytest.raises(ConfigError, match=r"what is prepared of corpus\.source=installed: its content is not what"):
+        check_same_run(config(), tmp_path, Data({"passages": "b"}))
+
+
+def test_a_path_that_was_recorded_without_digests_is_compared_as_it_is(tmp_path):
+    begun(tmp_path)
+    with pytest.raises(ConfigError, match=r"corpus\.source: installed -> docs\.jsonl"):
+        check_same_run(config(corpus=CorpusConfig(source="docs.jsonl")), tmp_path)

@@ -32,7 +32,7 @@ from dense_jax.objectives.retromae import RetroMAE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.state import TrainState
-from dense_jax.train.warm_start import started_from, warm_start
+from dense_jax.train.warm_start import Origin, origin, started_from, warm_start
 from tests.bert_folders import flat
 from tests.toys import BagOfTokens
 
@@ -179,7 +179,9 @@ def test_another_architecture_is_refused_with_the_flags_that_make_it_the_same(tm
 def test_a_larger_vocabulary_there_is_refused(tmp_path):
     workdir = trained(tmp_path / "mlm", MASKED, 3)
     smaller = replace(MASKED, encoder=Encoder(replace(BERT, vocab_size=20)))
-    with pytest.raises(ConfigError, match=r"vocab_size=20 is smaller than the 30 of .*--passages.workdir="):
+    with pytest.raises(
+        ConfigError, match=r"vocab_size=20 is smaller than the 30 of .*run `dense-jax prepare` with the same flags"
+    ):
         warm_start(params(smaller), workdir, smaller)
 
 
@@ -381,3 +383,14 @@ def test_half_a_head_is_refused(tmp_path):
 def test_a_folder_that_is_neither_is_refused(tmp_path):
     with pytest.raises(StorageError, match=r"none/config\.json: no such file"):
         warm_start(params(MASKED), str(tmp_path / "none"), MASKED)
+
+
+def test_an_origin_is_followed_through_the_runs_before_it(tmp_path):
+    assert origin("") == Origin("", "")
+    assert origin(str(tmp_path / "all-MiniLM")) == Origin("all-MiniLM", "all-MiniLM")
+    (tmp_path / "ict" / "checkpoints").mkdir(parents=True)
+    record = to_dict(Config(MLM(Encoder(BERT), length=8), steps=7, batch=8, init_from=str(tmp_path / "all-MiniLM")))
+    write_json(tmp_path / "ict" / "config.json", record)
+    words = "the run ict (MLM, 5 steps), which started from all-MiniLM"
+    assert origin(str(tmp_path / "ict" / "checkpoints" / "5")) == Origin(words, "all-MiniLM")
+    assert origin(str(tmp_path / "gone" / "checkpoints" / "5")) == Origin("the run gone", "")

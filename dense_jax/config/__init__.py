@@ -27,6 +27,7 @@ from dense_jax.config.retrieval import (
     DropSameId,
     EmbedConfig,
     EvaluateConfig,
+    ExportConfig,
     IndexConfig,
     IndexKind,
     Margin,
@@ -35,7 +36,7 @@ from dense_jax.config.retrieval import (
     Pick,
     SearchConfig,
 )
-from dense_jax.config.rules import DiskPath, NotNegative, Positive, Seed
+from dense_jax.config.rules import RESUMABLE, DiskPath, NotNegative, Positive, Seed
 from dense_jax.config.training import (
     CheckpointConfig,
     MeshConfig,
@@ -71,25 +72,27 @@ class Config:
     seed: Seed = 0
     init_from: DiskPath = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
     init_reader_from: DiskPath = ""  # the same, for the reader of an objective that has one; empty: init_from
-    log_every: Positive[int] = 10  # steps
-    diagnose_every: NotNegative[int] = 100  # steps from one look for signs of collapse to the next; 0: never
+    log_every: Positive[int] = field(default=10, metadata=RESUMABLE)  # steps
+    # steps from one look for signs of collapse to the next; 0: never
+    diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)
+    prepare: PrepareConfig = field(default_factory=PrepareConfig, metadata=RESUMABLE)
     spans: SpansConfig = field(default_factory=SpansConfig)
     loader: LoaderConfig = field(default_factory=LoaderConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    probe: ProbeConfig = field(default_factory=ProbeConfig)
-    embed: EmbedConfig = field(default_factory=EmbedConfig)
-    index: IndexConfig = field(default_factory=IndexConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig, metadata=RESUMABLE)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
+    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata=RESUMABLE)
+    embed: EmbedConfig = field(default_factory=EmbedConfig, metadata=RESUMABLE)
+    index: IndexConfig = field(default_factory=IndexConfig, metadata=RESUMABLE)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
-    mine: MineConfig = field(default_factory=MineConfig)
-    answer: AnswerConfig = field(default_factory=AnswerConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    search: SearchConfig = field(default_factory=SearchConfig, metadata=RESUMABLE)
+    mine: MineConfig = field(default_factory=MineConfig, metadata=RESUMABLE)
+    answer: AnswerConfig = field(default_factory=AnswerConfig, metadata=RESUMABLE)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
+    export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         require(
@@ -167,6 +170,7 @@ __all__ = [
     "DropSameId",
     "EmbedConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "IndexConfig",
     "IndexKind",
     "LoaderConfig",

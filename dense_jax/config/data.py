@@ -1,10 +1,21 @@
 """What is trained on: corpus, tokenizer, passages, salient spans, and the order of visits."""
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
-from dense_jax.config.rules import DataPath, DiskPath, NotNegative, Positive, Seed, Share, ShareAbove0, at_least
+from dense_jax.config.rules import (
+    PRIVATE,
+    RESUMABLE,
+    DataPath,
+    DiskPath,
+    NotNegative,
+    Positive,
+    Seed,
+    Share,
+    ShareAbove0,
+    at_least,
+)
 from dense_jax.errors import require
 
 _FINEST = 0.98  # similarity that MinHash tells from equality
@@ -43,8 +54,9 @@ class CorpusConfig:
     title_field: str = "title"
     text_field: str = "text"
     max_characters: Positive[int] = 1_000_000  # a longer document is rejected
-    # largest share of rejected rows, in any one source, at which `prepare` still goes on
-    max_rejects: Share[float] = 0.0
+    # largest share of rejected rows, in any one source, at which `prepare` still goes on; of a collection that is
+    # searched, rows without text are not counted
+    max_rejects: Share[float] = field(default=0.0, metadata=RESUMABLE)
     # documents whose first sentence becomes a test query, taken out of the training text
     held_out: NotNegative[int] = 0
     limit: NotNegative[int] = 0  # read at most so many documents of each source; 0: all
@@ -69,7 +81,8 @@ class CorpusConfig:
 
 @dataclass
 class TokenizerConfig:
-    path: DiskPath = ""  # a Hugging Face tokenizer folder; empty: train a WordPiece vocabulary on the corpus
+    # a Hugging Face tokenizer folder; empty: that of init_from, else train a WordPiece vocabulary on the corpus
+    path: DiskPath = ""
     vocab_size: Annotated[int, at_least(32)] = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 
@@ -86,10 +99,10 @@ class PrepareConfig:
     """Where a corpus is prepared."""
 
     runner: Runner = Runner.LOCAL
-    options: str = ""  # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
-    staging: DataPath = (
-        ""  # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
-    )
+    # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
+    options: str = field(default="", metadata=PRIVATE)
+    # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    staging: DataPath = ""
 
     def __post_init__(self) -> None:
         beam = [f"prepare.{name}" for name in ("options", "staging") if getattr(self, name)]
@@ -115,17 +128,14 @@ class Unit(enum.Enum):
 @dataclass
 class PassagesConfig:
     unit: Unit = Unit.PASSAGES
-    length: Annotated[int, at_least(4)] = (
-        288  # tokens of a passage or span, special ones and title included; of a chunk, without them
-    )
+    # tokens of a passage or span, special ones and title included; of a chunk, without them
+    length: Annotated[int, at_least(4)] = 288
     titled: bool = True  # passages leave room for their title, chunks have it before the text
-    short_rate: Share[float] = (
-        0.0  # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
-    )
-    shard_size: Positive[int] = 32_768  # passages per file
-    workdir: DiskPath = (
-        ""  # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
-    )
+    # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
+    short_rate: Share[float] = 0.0
+    shard_size: Positive[int] = field(default=32_768, metadata=RESUMABLE)  # passages per file
+    # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    workdir: DiskPath = field(default="", metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         require(
@@ -146,9 +156,8 @@ class SpansConfig:
     capitals: bool = False  # names, by their capitals
     titles: bool = False  # names: the titles of the corpus's documents
     answers: DataPath = ""  # file of questions with answers, which count as names: of a training split, never of a test
-    precomputed: DataPath = (
-        ""  # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
-    )
+    # JSON lines {"id", "spans": [[start, end], ...]}, one for each document: what a tagger found
+    precomputed: DataPath = ""
     random: Share[float] = 0.0  # share of all words that stand in random spans: an ablation, used alone
     random_mean: Annotated[float, at_least(1)] = 3.0  # words of a random span
     random_seed: Seed = 0
@@ -173,8 +182,8 @@ class LoaderConfig:
     order: Order = Order.LOCALITY
     readers: Positive[int] = 12  # of the locality order, in each source
     mixing: Mixing = Mixing.EXAMPLE
-    sampling_power: Share[float] = (
-        0.0  # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
-    )
-    workers: NotNegative[int] = 0  # processes that make examples; 0: in the trainer's process, by threads
-    prefetch: NotNegative[int] = 2  # batches held ready on the device
+    # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
+    sampling_power: Share[float] = 0.0
+    # processes that make examples; 0: in the trainer's process, by threads
+    workers: NotNegative[int] = field(default=0, metadata=RESUMABLE)
+    prefetch: NotNegative[int] = field(default=2, metadata=RESUMABLE)  # batches held ready on the device

@@ -34,12 +34,10 @@ class IndexConfig:
     leaves: NotNegative[int] = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
     leaves_searched: NotNegative[int] = 0  # 0: a tenth of the leaves, doubled until recall@10 on the sample is 0.99
     reorder: Positive[int] = 100  # candidates scored again exactly
-    parts: NotNegative[int] = (
-        0  # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
-    )
-    sample: NotNegative[int] = (
-        1_000  # vectors used as queries to measure recall@10 against exact search; 0: not measured
-    )
+    # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
+    parts: NotNegative[int] = 0
+    # vectors used as queries to measure recall@10 against exact search; 0: not measured
+    sample: NotNegative[int] = 1_000
 
 
 @dataclass
@@ -97,9 +95,8 @@ class MineConfig:
 
 @dataclass
 class AnswerConfig:
-    questions: DataPath = (
-        ""  # file of questions with answers, to be scored on; empty: the questions of the command line
-    )
+    # file of questions with answers, to be scored on; empty: the questions of the command line
+    questions: DataPath = ""
     patterns: bool = False  # all its answers are regular expressions, as CuratedTREC's
     read: bool = True  # false: the retriever alone is measured, though the run has a reader
     batch: Positive[int] = 16  # questions whose passages are read at a time, over all devices

@@ -1,4 +1,4 @@
-"""Rules of single settings, written beside the fields: `batch: Positive[int]`, `also: tuple[DataPath, ...]`.
+"""Rules and marks of single settings, written at their fields: `batch: Positive[int]`, `also: tuple[DataPath, ...]`.
 
 A rule between several settings is a `__post_init__` of the class that has them. Both are checked by
 `config_tree.checked`, which knows the full name of each setting.
@@ -48,6 +48,11 @@ Seed = Annotated[int, Rule("must lie in [0, 2**32)", lambda value: 0 <= value < 
 Length = Annotated[int, Rule("leaves no room for a token beside [CLS] and [SEP]; use 3 or more", lambda n: n > 2)]
 MeshAxis = Annotated[int, Rule("must be positive, or -1 for all devices that are left", lambda n: n == -1 or n > 0)]
 
+# Marks of settings: the metadata of their fields. A setting without a mark is part of a run's identity (same_run.py).
+RESUMABLE = {"resumable": True}  # alters neither the parameters nor the order of examples: may change at any time
+AT_SEARCH = {"at_search": True}  # alters training examples, and is read at search time: may change after training
+PRIVATE = {"private": True}  # never published
+
 DataPath = Annotated[str, Place(on_disk=False)]  # data to read, from a disk or a bucket
 DiskPath = Annotated[str, Place(on_disk=True)]  # models and workdirs
 
@@ -59,6 +64,7 @@ class Setting:
     name: str  # in full, such as optimizer.warmup
     hint: Any  # its type, with its notes
     value: Any = None  # None in a tree of classes
+    marks: frozenset[str] = frozenset()  # of its field, and of the fields of the classes that it is in
 
     @property
     def type(self) -> Any:
@@ -93,12 +99,19 @@ class Setting:
         return int in (self.type, *typing.get_args(self.type))
 
 
-def settings(node: Any, path: str = "") -> Iterator[Setting]:
-    """The leaves of a tree of settings, in the order of their fields; of a class the fields whose types it knows."""
-    for setting in _fields(node, path):
+def settings(node: Any, path: str = "", marks: frozenset[str] = frozenset()) -> Iterator[Setting]:
+    """The leaves of a tree of settings, in the order of their fields; of a class the fields whose types it knows.
+
+    >>> @dataclass
+    ... class Loader:
+    ...     workers: NotNegative[int] = dataclasses.field(default=0, metadata=RESUMABLE)
+    >>> [(setting.name, *setting.marks) for setting in settings(Loader)]
+    [('workers', 'resumable')]
+    """
+    for setting in _fields(node, path, marks):
         inner = setting.value if dataclasses.is_dataclass(setting.value) else setting.type
         if dataclasses.is_dataclass(inner):
-            yield from settings(inner, f"{setting.name}.")
+            yield from settings(inner, f"{setting.name}.", setting.marks)
         else:
             yield setting
 
@@ -114,12 +127,12 @@ def expanded(value: Any) -> Any:
     return tuple(map(home, value)) if isinstance(value, tuple) else home(value)
 
 
-def _fields(node: Any, path: str) -> Iterator[Setting]:
+def _fields(node: Any, path: str, marks: frozenset[str] = frozenset()) -> Iterator[Setting]:
     owner = node if isinstance(node, type) else type(node)
     hints = typing.get_type_hints(owner, include_extras=True)
     for field in dataclasses.fields(owner):
         value = None if isinstance(node, type) else getattr(node, field.name)
-        yield Setting(f"{path}{field.name}", hints[field.name], value)
+        yield Setting(f"{path}{field.name}", hints[field.name], value, marks.union(field.metadata))
 
 
 def _broken(rule: Rule, value: Any, whole: bool) -> str:

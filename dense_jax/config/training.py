@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from dense_jax.config.retrieval import HEADLINE, IndexKind
-from dense_jax.config.rules import DataPath, MeshAxis, NotNegative, Positive, Share, ShareBelow1, at_least
+from dense_jax.config.rules import RESUMABLE, DataPath, MeshAxis, NotNegative, Positive, Share, ShareBelow1, at_least
 from dense_jax.errors import require
 
 
@@ -23,6 +23,8 @@ class OptimizerConfig:
     """AdamW."""
 
     learning_rate: Positive[float] = 1e-4  # peak
+    # peak where init_from names a trained model, unless the command line gives learning_rate; 0: learning_rate
+    warm_start_rate: NotNegative[float] = 0.0
     warmup: NotNegative[int] = 0  # steps
     warmup_share: Share[float] = 0.0  # in place of warmup: share of all steps
     schedule: Schedule = Schedule.LINEAR
@@ -33,9 +35,8 @@ class OptimizerConfig:
     decay_all: bool = False  # on them too, as Contriever has it
     clip: NotNegative[float] = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
-    skip_nonfinite: NotNegative[int] = (
-        0  # steps in a row with a non-finite loss or gradient that end training; fewer are skipped
-    )
+    # steps in a row with a non-finite loss or gradient that end training; fewer are skipped
+    skip_nonfinite: NotNegative[int] = field(default=0, metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         require(
@@ -73,18 +74,17 @@ class Select(enum.Enum):
 class ProbeConfig:
     """Retrieval while training, on a sample of judged queries."""
 
-    every: NotNegative[int] = (
-        0  # steps; the state before the first step and that after the last are probed too; 0: never
-    )
+    # steps; the state before the first step and that after the last are probed too; 0: these two alone, where training
+    # starts from a trained model (init_from) and there are judged queries
+    every: NotNegative[int] = 0
     folder: DataPath = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
     queries: Positive[int] = 200  # of the sample
     documents: Positive[int] = 5_000  # of the sample: all that are relevant, and others up to so many
     measure: str = HEADLINE[0]  # what the best is best in: nDCG@10, MRR@10 or Recall@100
     select: Select = Select.NEWEST  # the checkpoint that embed.step=-1 and init_from mean
-    patience: NotNegative[int] = (
-        0  # probes in a row without a new best after which training ends; 0: only after the last step
-    )
+    # probes in a row without a new best after which training ends; 0: only after the last step
+    patience: NotNegative[int] = 0
 
     def __post_init__(self) -> None:
         require(self.measure in HEADLINE, f"probe.measure={self.measure} is none of {', '.join(HEADLINE)}")
@@ -119,14 +119,15 @@ class NeighboursConfig:
 
     kind: IndexKind = IndexKind.EXACT  # other settings of the index: index.*
     refresh: Refresh = Refresh.SYNCHRONOUS
-    every: NotNegative[int] = (
-        500  # steps from one index to the next, or from one snapshot for it; 0: the first one stays
-    )
-    max_staleness: NotNegative[int] = 5_000  # steps, of an asynchronous index; 0: any
-    stale: Stale = Stale.WAIT
-    patience: NotNegative[float] = 3_600.0  # seconds
-    keep: Annotated[int, at_least(2)] = 3  # newest versions of the index on disk
-    ahead: NotNegative[int] = 2  # batches looked up while the devices work; 0: none
+    # steps from one index to the next, or from one snapshot for it; 0: the first one stays
+    every: NotNegative[int] = 500
+    # steps, of an asynchronous index; 0: any
+    max_staleness: NotNegative[int] = field(default=5_000, metadata=RESUMABLE)
+    stale: Stale = field(default=Stale.WAIT, metadata=RESUMABLE)
+    patience: NotNegative[float] = field(default=3_600.0, metadata=RESUMABLE)  # seconds
+    # newest versions of the index on disk
+    keep: Annotated[int, at_least(2)] = field(default=3, metadata=RESUMABLE)
+    ahead: NotNegative[int] = field(default=2, metadata=RESUMABLE)  # batches looked up while the devices work; 0: none
 
     def __post_init__(self) -> None:
         asynchronous = self.refresh is Refresh.ASYNCHRONOUS

@@ -90,7 +90,7 @@ def _tiny(negatives: Negatives) -> Config:
         ),
         steps=1_000,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=5e-3, warmup_share=0.1, schedule=Schedule.COSINE),
+        optimizer=OptimizerConfig(learning_rate=5e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
         corpus=CorpusConfig(source="installed", held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.CHUNKS, length=128),

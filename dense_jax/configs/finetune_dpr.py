@@ -59,7 +59,7 @@ def tiny() -> Config:
         ),
         steps=300,
         batch=64,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.QUERIES),
         loader=LoaderConfig(order=Order.DISTINCT),

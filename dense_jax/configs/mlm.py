@@ -39,7 +39,7 @@ def tiny() -> Config:
         ),
         steps=600,
         batch=128,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_share=0.1),
+        optimizer=OptimizerConfig(learning_rate=2e-3, warm_start_rate=2e-5, warmup_share=0.1),
         corpus=CorpusConfig(source="installed", held_out=500),
         tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64),

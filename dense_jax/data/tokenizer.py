@@ -148,8 +148,8 @@ class Tokenizer:
             piece, i = min(different, key=lambda found: found[1])
             raise ConfigError(
                 f"{name} was trained on other token ids: {len(different):,} differ, such as {piece!r}, "
-                f"{i} there and {ours.get(piece, 'unknown')} here; take its tokenizer, "
-                "--tokenizer.path=FOLDER (a run's is WORKDIR/tokenizer)"
+                f"{i} there and {ours.get(piece, 'unknown')} here; run `dense-jax prepare` "
+                "with the same flags and another --workdir, which takes its tokenizer"
             )
 
     @property

@@ -9,7 +9,7 @@ Parameters are float32, whatever the compute type. Their tree is the same with u
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
 from dense_jax.config import require
-from dense_jax.config.rules import NotNegative, Positive, ShareBelow1
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.contracts import Tokens
 from dense_jax.mesh import over_batch, platform
 from dense_jax.models.attention import Attention, attend
@@ -56,10 +56,12 @@ class BertConfig:
     epsilon: Positive[float] = 1e-12  # of layer normalisation, inside the root
     gelu: Gelu = Gelu.ERF
     initializer: Positive[float] = 0.02  # standard deviation of fresh kernels and embeddings
-    dtype: Dtype = Dtype.FLOAT32  # of the computation; parameters, softmax and normalisation are float32
-    attention: Attention = Attention.AUTO
-    scan: bool = False  # layers as one loop: compiles faster, runs slower
-    remat: bool = False  # layers computed again in the backward pass: less memory, a third more work
+    # of the computation; parameters, softmax and normalisation are float32
+    dtype: Dtype = field(default=Dtype.FLOAT32, metadata=AT_SEARCH)
+    attention: Attention = field(default=Attention.AUTO, metadata=RESUMABLE)
+    scan: bool = field(default=False, metadata=RESUMABLE)  # layers as one loop: compiles faster, runs slower
+    # layers computed again in the backward pass: less memory, a third more work
+    remat: bool = field(default=False, metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         require(

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import StorageError
-from dense_jax.files import check_no_pointer, read_json, whole_file, write_json
+from dense_jax.files import check_no_pointer, digest, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
 
@@ -184,6 +184,15 @@ def _read_head(folder: Path) -> dict[str, np.ndarray]:
     found = _read(folder / _HEAD_FILE) if (folder / _HEAD_FILE).is_file() else {}
     tensors = {modern_name(name): tensor for name, tensor in found.items()}
     return tensors if any(name.startswith(_HEAD) for name in tensors) else {}
+
+
+def fingerprint(folder: Path) -> str:
+    """A digest of the weights of `folder`, wherever it lies.
+
+    Raises:
+        StorageError: there are none.
+    """
+    return "".join(digest(path) for path in _weight_files(folder))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

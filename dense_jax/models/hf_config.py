@@ -36,6 +36,7 @@ _GELU = {  # of several names of one function, the last is written
 }
 _FAMILIES = {family.value.replace("_", "-"): family for family in Family}
 _ARCHITECTURE = ("family", "layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
+_PREPARE = "run `dense-jax prepare` with the same flags and another --workdir, which takes its tokenizer"
 _REQUIRED_VALUES = {
     "position_embedding_type": "absolute",
     "is_decoder": False,
@@ -91,7 +92,7 @@ def check_architecture(objective: Any, folder: Path) -> None:
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.
     """
-    _check(objective, read_config(folder), str(folder), f"use its tokenizer, --tokenizer.path={folder}")
+    _check(objective, read_config(folder), str(folder), _PREPARE)
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
@@ -103,7 +104,17 @@ def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -
     for raw in _bert_dicts(theirs):
         named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size")}
         config = BertConfig(**named | {"family": Family(raw["family"]), "gelu": Gelu(raw["gelu"])})
-        _check(objective, config, name, f"use its passages and tokenizer, --passages.workdir={name}")
+        _check(objective, config, name, _PREPARE)
+
+
+def architecture(config: BertConfig) -> dict[str, Any]:
+    """The settings that two models must share for one to start from the other, but for their vocabulary."""
+    return {name: getattr(config, name) for name in _ARCHITECTURE}
+
+
+def architecture_of_run(objective: dict[str, Any]) -> dict[str, Any]:
+    """The same of the first model among the settings of an objective, as `config_tree.to_dict` gives them."""
+    return {name: raw[name] for raw in [*_bert_dicts(objective)][:1] for name in _ARCHITECTURE}
 
 
 def check_padding(objective: Any, pad: int) -> None:

@@ -1,7 +1,7 @@
 """What all fine-tuning shares: a query, its answer and further passages, and the two encoders that they go through."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config.rules import Length, NotNegative
+from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.questions import QuestionLayout
 from dense_jax.losses import InBatch, Marks
@@ -32,14 +32,14 @@ class BiEncoder(Objective, Generic[E]):
     """The part of an objective that says nothing of its loss."""
 
     encoder: E
-    query_length: Length = 32  # tokens
-    passage_length: Length = 128  # tokens
-    layout: Layout = Layout.JOINED  # of passages
+    query_length: Length = field(default=32, metadata=AT_SEARCH)  # tokens
+    passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
+    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages
     negatives: NotNegative[int] = 7  # passages beside the answer, of each query
     known: NotNegative[int] = 8  # answers of a query that are no negatives of it, whose passages ever they are
     shared: bool = True  # one encoder for both sides; else two, as in DPR
-    query_prompt: str = ""  # put before a query
-    passage_prompt: str = ""  # put before a passage
+    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
+    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
 
     learns_from = Question
 

@@ -3,7 +3,7 @@
 Gao and Callan 2022, "Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config.rules import NotNegative
+from dense_jax.config.rules import RESUMABLE, NotNegative
 from dense_jax.contracts import Layout, Passage, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.diagnostics import signs_of_collapse
@@ -30,8 +30,9 @@ class Spans(NamedTuple):
 class CoCondenser(Condenser):
     """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
 
+    layout: Layout = field(default=Layout.BODY, metadata=RESUMABLE)  # of passages at search time; spans have no title
     mlm_weight: NotNegative[float] = 1.0  # of Condenser's losses beside the contrastive one
-    score_chunk: NotNegative[int] = 0  # spans scored at a time; 0: all of the batch
+    score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)  # spans scored at a time; 0: all of the batch
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         """Two different spans of a document, drawn uniformly, each masked."""

@@ -3,7 +3,7 @@
 Gao and Callan 2021, "Condenser: a Pre-training Architecture for Dense Retrieval".
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
 from dense_jax.config import require
-from dense_jax.config.rules import Length, NotNegative, Positive, ShareInside
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
@@ -32,9 +32,9 @@ class Condenser(Objective):
     # the layer after which the head sees the tokens; it sees the first token after the last layer
     skip_from: NotNegative[int] = 6
     late_mlm: bool = True  # masked words are predicted from the encoder's last layer too
-    length: Length = 128  # tokens
-    query_length: Length = 32  # tokens; of queries at search time
-    layout: Layout = Layout.BODY
+    length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
+    query_length: Length = field(default=32, metadata=RESUMABLE)  # tokens; of queries at search time
+    layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
 
     def __post_init__(self) -> None:

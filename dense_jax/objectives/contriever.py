@@ -5,7 +5,7 @@ that a slowly following copy of the encoder fills (MoCo, He et al. 2020), or fro
 """
 
 import enum
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
 from dense_jax.config import require
-from dense_jax.config.rules import Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from dense_jax.contracts import Layout, Objective, Packed, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.packing import pack
 from dense_jax.data.passages import lay_out
@@ -60,10 +60,12 @@ class Contriever(Objective):
     queue_warmup: bool = True  # only real keys are negatives; else the queue starts full of noise, as published; moco
     key_dropout: bool = False  # dropout in the momentum encoder, as the released code has it; moco
     both_directions: bool = False  # keys look for their queries too; in_batch
-    score_chunk: NotNegative[int] = 0  # keys scored at a time; 0: all of the batch; in_batch
-    query_length: Length = 64  # tokens; of queries at search time
-    passage_length: Length = 256  # tokens; of passages at search time
-    layout: Layout = Layout.JOINED  # of passages at search time, and of texts with a title
+    # keys scored at a time; 0: all of the batch; in_batch
+    score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
+    query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    passage_length: Length = field(default=256, metadata=RESUMABLE)  # tokens; of passages at search time
+    # of passages at search time, and of texts with a title
+    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)
 
     def __post_init__(self) -> None:
         require(

@@ -4,7 +4,7 @@ Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Doma
 4; the pre-training stage of REALM (Guu et al. 2020) too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config.rules import Length, NotNegative, Positive, Share
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, Share
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import cloze
@@ -31,13 +31,14 @@ class Pairs(NamedTuple):
 @dataclass
 class ICT(Objective):
     encoder: Encoder
-    query_length: Length = 64  # tokens
-    passage_length: Length = 288  # tokens
-    layout: Layout = Layout.PAIR  # of passages
+    query_length: Length = field(default=64, metadata=AT_SEARCH)  # tokens
+    passage_length: Length = field(default=288, metadata=AT_SEARCH)  # tokens
+    layout: Layout = field(default=Layout.PAIR, metadata=AT_SEARCH)  # of passages
     removal_rate: Share[float] = 0.9  # how often the sentence is taken out of its passage
     shared: bool = True  # one encoder for both sides, as released; the papers write two
     temperature: Positive[float] = 1.0  # divides the scores
-    score_chunk: NotNegative[int] = 0  # passages scored at a time; 0: all of the batch
+    # passages scored at a time; 0: all of the batch
+    score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
 
     def __post_init__(self) -> None:
         for name in ("query_length", "passage_length"):

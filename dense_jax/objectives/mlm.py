@@ -4,7 +4,7 @@ Devlin et al. 2019, "BERT", section 3.1; whole-word selection as in Condenser (G
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
-from dense_jax.config.rules import Length, ShareInside
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.spans import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
@@ -22,13 +22,13 @@ from dense_jax.models.heads import Pooling
 @dataclass
 class MLM(Objective):
     encoder: Encoder
-    length: Length = 288  # tokens
-    query_length: Length = 64  # tokens; of queries at search time
-    layout: Layout = Layout.JOINED
+    length: Length = field(default=288, metadata=AT_SEARCH)  # tokens
+    query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
-    query_prompt: str = ""  # put before a query when searching
-    passage_prompt: str = ""  # put before a passage
-    pool_prompts: bool = True  # else a mean leaves [CLS] and the prompt out
+    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query when searching
+    passage_prompt: str = field(default="", metadata=RESUMABLE)  # put before a passage
+    pool_prompts: bool = field(default=True, metadata=RESUMABLE)  # else a mean leaves [CLS] and the prompt out
 
     def __post_init__(self) -> None:
         require(

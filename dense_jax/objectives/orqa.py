@@ -7,7 +7,7 @@ section 5; REALM (Guu et al. 2020) is fine-tuned in the same way. Where paper an
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +30,7 @@ from dense_jax.arrays import (
     split,
 )
 from dense_jax.config import require
-from dense_jax.config.rules import Length, Positive
+from dense_jax.config.rules import AT_SEARCH, Length, Positive
 from dense_jax.contracts import (
     PASSAGE,
     Answered,
@@ -72,13 +72,14 @@ class Scores(NamedTuple):
 @dataclass
 class Orqa(Retrieves):
     encoder: Encoder  # of both towers; the reader is a BERT of its own, of the same architecture
-    query_length: Length = 64  # tokens of a question, in its tower and in the reader
-    passage_length: Length = 288  # tokens of a passage in its tower, title included
-    layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
-    reader_length: Length = 320  # tokens of question and passage together
+    query_length: Length = field(default=64, metadata=AT_SEARCH)  # tokens of a question, in its tower and in the reader
+    passage_length: Length = field(default=288, metadata=AT_SEARCH)  # tokens of a passage in its tower, title included
+    # of passages in their tower; the reader sees no title
+    layout: Layout = field(default=Layout.PAIR, metadata=AT_SEARCH)
+    reader_length: Length = field(default=320, metadata=AT_SEARCH)  # tokens of question and passage together
     retrieved: Positive[int] = 5_000  # passages of a question that the early loss is over
-    read: Positive[int] = 5  # of them, the best ones, whose spans compete
-    span_width: Positive[int] = 10  # tokens of the widest span
+    read: Positive[int] = field(default=5, metadata=AT_SEARCH)  # of them, the best ones, whose spans compete
+    span_width: Positive[int] = field(default=10, metadata=AT_SEARCH)  # tokens of the widest span
     early: bool = True  # with the early loss, which teaches the retriever where the reader finds nothing
     positives: Positives = Positives.RAW
     temperature: Positive[float] = 1.0  # divides the scores of passages

@@ -5,7 +5,7 @@ that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Langu
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config.rules import Length, Positive, at_least
+from dense_jax.config.rules import AT_SEARCH, Length, Positive, at_least
 from dense_jax.contracts import (
     Found,
     Layout,
@@ -39,9 +39,11 @@ _SPARE = 8  # passages looked up beyond those used, in the place of the source a
 @dataclass
 class Realm(Retrieves):
     encoder: Encoder  # of both towers; the reader is its BERT with a masked-language-model head
-    query_length: Length = 96  # tokens
-    passage_length: Length = 288  # tokens; the reader sees sentence and passage, as many as both
-    layout: Layout = Layout.PAIR  # of passages in their tower; the reader sees no title
+    query_length: Length = field(default=96, metadata=AT_SEARCH)  # tokens
+    # tokens; the reader sees sentence and passage, as many as both
+    passage_length: Length = field(default=288, metadata=AT_SEARCH)
+    # of passages in their tower; the reader sees no title
+    layout: Layout = field(default=Layout.PAIR, metadata=AT_SEARCH)
     candidates: Annotated[int, at_least(2)] = 8  # of an example: the null document and passages
     most_masked: Positive[int] = 10  # tokens of a span that count; those beyond are masked all the same
     marginal: Marginal = Marginal.SEQUENCE

@@ -4,7 +4,7 @@ Xiao et al. 2022, "RetroMAE: Pre-Training Retrieval-oriented Language Models Via
 `bag_of_words`, DupMAE (Liu et al. 2023).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
-from dense_jax.config.rules import Length, NotNegative, ShareInside
+from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, ShareInside
 from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.data.spans import decoder_view, hide, masking_budget
@@ -31,9 +31,9 @@ class Rebuilt(NamedTuple):
 @dataclass
 class RetroMAE(Objective):
     encoder: Encoder
-    length: Length = 512  # tokens
-    query_length: Length = 64  # tokens; of queries at search time
-    layout: Layout = Layout.BODY
+    length: Length = field(default=512, metadata=AT_SEARCH)  # tokens
+    query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
     encoder_mask_rate: ShareInside[float] = 0.3  # share of all tokens, special ones counted, that the encoder predicts
     decoder_mask_rate: ShareInside[float] = 0.5  # share that each position of the decoder does not see
     bag_of_words: NotNegative[float] = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE

@@ -6,7 +6,7 @@ are settings: false negatives left out (GISTEmbed, NV-Retriever), a teacher's sc
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, unit
 from dense_jax.config import require
-from dense_jax.config.rules import NotNegative, Positive, ShareBelow1
+from dense_jax.config.rules import RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.contracts import Question, Vocabulary
 from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.losses import Directions, Side
@@ -44,7 +44,8 @@ class Supervised(BiEncoder[Encoder]):
     temperature: Positive[float] = 1.0  # divides the scores
     directions: Directions = Directions.PASSAGES
     label_smoothing: ShareBelow1[float] = 0.0
-    score_chunk: NotNegative[int] = 0  # passages scored at a time; 0: all of the batch
+    # passages scored at a time; 0: all of the batch
+    score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
     false_negatives: FalseNegatives = FalseNegatives.NONE
     margin: NotNegative[float] = 0.0  # a passage is left out that scores above the answer less this
     relative_margin: bool = False  # the margin is a share of the answer's score

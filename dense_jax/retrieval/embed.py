@@ -58,6 +58,7 @@ def embed(
     check_batch(batch, mesh, "embed.batch")
     if not len(store):
         raise DataError("the collection holds no passage to embed")
+    shard_size = of_first(lambda: _begun_size(folder, shard_size))
     plan = _plan(len(store), tower, shard_size, made_by)
     of_first(lambda: _claim(folder, plan))
     if not of_first((folder / MANIFEST).is_file):
@@ -75,6 +76,11 @@ def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) ->
     layout: dict[str, Any] = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
     layout |= {} if tower.pools_prompt else {"pools_prompt": False}
     return {"count": count, "shard_size": shard_size, **layout, "made_by": made_by}
+
+
+def _begun_size(folder: Path, shard_size: int) -> int:
+    """Passages per file: as the folder was begun with, which changes no vector, or `shard_size` for a new one."""
+    return read_json(folder / _PLAN)["shard_size"] if (folder / _PLAN).is_file() else shard_size
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:

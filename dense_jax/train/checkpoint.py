@@ -32,6 +32,11 @@ _NAMED = 5  # arrays in an error message
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """True if `folder` holds a checkpoint that was sealed with its digests."""
+    return any((folder / path.stem.removeprefix("digests-")).is_dir() for path in folder.glob("digests-*.json"))
+
+
 class Checkpoints:
     """The checkpoints of one workdir, saved in the background."""
 

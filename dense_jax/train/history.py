@@ -46,6 +46,16 @@ class History:
             f"(probe.patience={self.patience})"
         )
 
+    @property
+    def loss(self) -> str:
+        """A sentence on a measure that is lower now than before the first step; empty if it is not."""
+        if self.steps[:1] != [0]:
+            return ""
+        before, after = (self.probes[i][self.measure] for i in (0, -1))
+        if after >= before:
+            return ""
+        return f"training lowered {self.measure} on the probe's sample from {before:.3f} to {after:.3f}"
+
     def added(self, step: int, figures: dict[str, float]) -> "History":
         return replace(self, probes=(*self.probes, {"step": step, **figures}))
 

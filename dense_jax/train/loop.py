@@ -1,6 +1,7 @@
 """The training loop. It knows the contract, never a method."""
 
 import contextlib
+import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ from jax.sharding import Mesh
 from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Int, Metrics
 from dense_jax.config import Config
-from dense_jax.contracts import Passages, Vocabulary
-from dense_jax.data.pipeline import Examples
+from dense_jax.contracts import Passages, Retrieves, Vocabulary
+from dense_jax.data.pipeline import Examples, batches
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
 from dense_jax.train.checkpoint import Checkpoints
@@ -28,14 +29,15 @@ from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.probe import Probe, Sample
-from dense_jax.train.restart import move_aside
-from dense_jax.train.same_run import check_same_run
+from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
 from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.versions import VERSIONS, Library, Versions
 from dense_jax.train.warm_start import started_from
+
+_CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,13 @@ def train(
     *,
     sample: Sample | None = None,
     library: Library | None = None,
-    restart: bool = False,
+    data: Data = NO_DATA,
 ) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
-    `library` an objective that retrieves looks passages up. With `restart` it starts over, after what an earlier run
-    wrote was moved aside.
+    `library` an objective that retrieves looks passages up. `data` is recorded with a new run, after all that could
+    refuse its start.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -117,9 +119,7 @@ def train(
     """
     program = make_program(config)
     with only_one(workdir / "train.lock", "is being trained"):
-        if restart:
-            move_aside(workdir)
-        check_same_run(config, workdir)
+        check_continues(config, workdir, data)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
         state, meta = _resumed(program, checkpoints, workdir)
         examples = Examples(
@@ -150,6 +150,11 @@ def train(
                     diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
                     probe = Probe(sample, config.objective, config.embed.batch) if sample else None
                     selection = Selection(config, probe, workdir, checkpoints, log, first)
+                    if not checkpoints.steps():
+                        _check_first_batch(examples, program)
+                        record(config, workdir, data)
+                        checkpoints.save(first, state, meta)
+                        checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
                     _run(program, state, feed, diagnosis, selection, checkpoints, log)
             except NonFiniteError as error:
                 raise _with_advice(error, checkpoints) from None
@@ -191,11 +196,12 @@ def _feed(
 
 
 def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from and what its checkpoint says of the feed; a new run saves its initial state first."""
+    """The state to go on from, or a new one, and what its checkpoint says of the feed."""
     newest = checkpoints.newest_sound()
     if newest is None:
         of_first(lambda: _check_untrained(workdir))
-        return _begun(program, checkpoints)
+        checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
+        return initial_state(program), {"next_index": 0}
     state, meta = checkpoints.restore(newest, program.like)
     if broken := checkpoints.non_finite(state):
         reason = f"the checkpoint of step {newest:,} holds NaN or infinity in {', '.join(broken)}"
@@ -220,13 +226,20 @@ def _check_untrained(workdir: Path) -> None:
         )
 
 
-def _begun(program: Program, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any]]:
-    """The initial state, sealed before the first step is compiled: a process that is killed meanwhile loses nothing."""
-    checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
-    state, meta = initial_state(program), {"next_index": 0}
-    checkpoints.save(0, state, meta)
-    checkpoints.finish()
-    return state, meta
+def _check_first_batch(examples: Examples, program: Program) -> None:
+    """Make the first batch, without the passages that are looked up for it, which take a checkpoint.
+
+    Raises:
+        ConfigError: the examples of a batch do not share the devices evenly.
+        DataError: the corpus gives no example.
+    """
+    if not len(examples):
+        return
+    if isinstance(examples.objective, Retrieves):
+        examples[0]
+        return
+    alone = dataclasses.replace(examples, config=dataclasses.replace(examples.config, workers=0, prefetch=0))
+    next(batches(alone, program.config.batch, program.mesh, start=0))
 
 
 class _Late:
@@ -318,8 +331,9 @@ def _run(
 def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteError:
     checkpoints.finish()
     steps = checkpoints.steps()
-    last = f"the last good checkpoint is of step {steps[-1]:,}" if steps else "no checkpoint was saved yet"
+    if not steps:
+        return NonFiniteError(f"{error}\nno checkpoint was saved yet; try {_CURES}")
     return NonFiniteError(
-        f"{error}\n{last}; try a lower --optimizer.learning_rate, a longer --optimizer.warmup, "
-        "or --objective.encoder.bert.dtype=float32"
+        f"{error}\nthe last good checkpoint is of step {steps[-1]:,}; in another --workdir, go on from it by "
+        f"--init_from={checkpoints.folder / str(steps[-1])} with {_CURES}"
     )

@@ -17,7 +17,7 @@ from dense_jax.mesh import everywhere
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.optimizer import path_name
-from dense_jax.train.same_run import check_same_run
+from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
 from dense_jax.train.warm_start import started_from
 
 
@@ -34,17 +34,17 @@ class Trained:
     described: str  # for people
 
 
-def load_trained(config: Config, workdir: Path, step: int) -> Trained:
+def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA) -> Trained:
     """The towers of checkpoint `step` (-1: the one that probe.select names), their parameters on every device.
 
     Of several processes each gets all parameters, as numpy arrays. A run of no steps needs no checkpoint: without one,
-    its parameters are those that `init_from` holds.
+    its parameters are those that `init_from` holds. `data` is what they are used with.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
         StorageError: there is no such checkpoint, or it is damaged.
     """
-    check_same_run(config, workdir)
+    check_same_parameters(config, workdir, data)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
     if not config.steps and step in (-1, 0) and not of_first(checkpoints.steps):
         return _untrained(config)

@@ -1,36 +1,118 @@
-"""A workdir belongs to one run: what it was trained with is recorded, and another config is refused."""
+"""The identity of a run: the settings that it began with and the digests of its data, in WORKDIR/config.json.
 
+The marks of `config/rules.py` say which settings may change later. Paths are compared by the content behind them, so a
+workdir or a corpus that has moved goes on. A record without a checkpoint is of a run that never began, and is ignored.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dense_jax.agreement import is_first, together
+from dense_jax.agreement import is_first, of_first, together
 from dense_jax.config import Config
-from dense_jax.config_tree import completed, differences, to_dict
+from dense_jax.config.rules import Setting, settings
+from dense_jax.config_tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
+from dense_jax.train.checkpoint import has_checkpoint
 
-# Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
-FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
-                  "loader.workers", "log_every", "mesh.", "mine.", "neighbours.ahead", "neighbours.keep",
-                  "neighbours.max_staleness", "neighbours.patience", "neighbours.stale",
-                  "optimizer.skip_nonfinite", "passages.workdir", "prepare.", "probe.", "search.")  # fmt: skip
+FILE = "config.json"
+DIGESTS = "digests"  # the key of the record that is no setting
 
 
-def check_same_run(config: Config, workdir: Path) -> None:
-    """Records `config` in a new workdir; refuses one that was made with another. To be called by all processes.
+class Named(NamedTuple):
+    """A path among the settings."""
 
-    A setting that the record lacks, since it is newer, counts as having its default there.
+    data: str  # the key of `Data.digests` that it decides
+    digest: Callable[[], Any]  # of what the path names now, a JSON value
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of a run by content.
+
+    `digests` (JSON values) belong to the run. `paths` has settings, such as corpus.source, whose path may have changed.
+    """
+
+    digests: Mapping[str, Any] = field(default_factory=dict)
+    paths: Mapping[str, Named] = field(default_factory=dict)
+
+
+NO_DATA = Data()
+_OTHER_CONTENT = " (its content is not what this run began with)"
+
+
+def recorded(workdir: Path) -> dict[str, Any] | None:
+    """The record of a run, as `config_tree.to_dict` gives its config; None if it has no checkpoint yet."""
+    path = workdir / FILE
+    return read_json(path) if path.is_file() and has_checkpoint(workdir / "checkpoints") else None
+
+
+def record(config: Config, workdir: Path, data: Data) -> None:
+    """Writes what a run begins with, just before its first checkpoint. To be called by all processes."""
+    if is_first():
+        write_json(workdir / FILE, to_dict(config) | {DIGESTS: dict(data.digests)})
+    together("config.json is written")
+
+
+def check_continues(config: Config, workdir: Path, data: Data) -> None:
+    """Check that training can go on from the checkpoints of `workdir`, if there are any. All processes call it.
 
     Raises:
-        ConfigError: listing the settings that differ.
+        ConfigError: listing the settings and the data that differ.
     """
-    path, ours = workdir / "config.json", to_dict(config)
-    if is_first() and not path.exists():
-        write_json(path, ours)
-    together("config.json is written")
-    lines = differences(completed(read_json(path), config), ours)
-    changed = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
-    if changed:
+    _check(config, workdir, data, may_change={"resumable"})
+
+
+def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
+    """Check that `config` describes the run of `workdir`, but for settings that search alone reads. All call it.
+
+    Raises:
+        ConfigError: listing the settings and the data that differ.
+    """
+    _check(config, workdir, data, may_change={"resumable", "at_search"})
+
+
+def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
+    """A setting that the record lacks, since it is newer, counts as having its default there."""
+    if (theirs := of_first(lambda: recorded(workdir))) is None:
+        return
+    digests = theirs.pop(DIGESTS, {})
+    known = {setting.name: setting for setting in settings(config)}
+    found = [
+        f"{line}{_OTHER_CONTENT if digests and _is_path(line, known) else ''}"
+        for line in changed(completed(theirs, config), to_dict(config))
+        if not (line.name in known and may_change & known[line.name].marks)
+        and not (digests and _is_path(line, known) and _same_content(line, digests, data))
+    ]
+    found += _changed_data(config, digests, data)
+    if found:
         raise ConfigError(
             f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  "
-            + "\n  ".join(changed)
+            + "\n  ".join(found)
         )
+
+
+def _is_path(line: Difference, known: Mapping[str, Setting]) -> bool:
+    return line.name in known and known[line.name].place is not None
+
+
+def _same_content(line: Difference, digests: Mapping[str, Any], data: Data) -> bool:
+    """True for a path that names what the run began with.
+
+    A path that decides nothing but passages needs no look: their own digest is compared.
+    """
+    named = data.paths.get(line.name)
+    if named is None:
+        return line.name.startswith(("corpus.", "spans."))
+    return digests.get(named.data) == named.digest()
+
+
+def _changed_data(config: Config, digests: Mapping[str, Any], data: Data) -> Iterator[str]:
+    questions, sources = config.corpus.questions, ", ".join(config.corpus.sources)
+    learned = f"corpus.questions={questions}" if questions else f"what is prepared of corpus.source={sources}"
+    names = {"passages": learned, "tokenizer": "the tokenizer of the workdir"}
+    for key, ours in data.digests.items():
+        if key in digests and digests[key] != ours:
+            yield f"{names.get(key, key)}: its content is not what this run began with"

@@ -25,10 +25,11 @@ class Selection:
             self._remember()
 
     def due(self, step: int) -> bool:
-        """Whether the state after `step` is to be probed and was not yet."""
+        """True if the state after `step` is to be probed and was not yet: the first, the last, every k-th."""
         if self.probe is None or step in self.history.steps:
             return False
-        return step % self.config.probe.every == 0 or step == self.config.steps
+        every = self.config.probe.every
+        return step in (0, self.config.steps) or (every > 0 and step % every == 0)
 
     def look(self, step: int, params: Params) -> None:
         """Probes the state after `step`, which is due."""
@@ -40,6 +41,9 @@ class Selection:
         rank = "the best so far" if best == step else f"the best is of step {best:,}"
         self.log.add(step, {PREFIX + name: value for name, value in figures.items()}, rank)
         self._remember()
+        ends = step == self.config.steps or bool(self.history.ended)
+        if ends and (loss := self.history.loss):
+            self.log.say(f"warning: {loss}; try a lower --optimizer.learning_rate in another --workdir")
 
     def is_best(self, step: int) -> bool:
         """Whether the state after `step` is to be kept as the best."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,12 +97,67 @@ def as_run(path: Path) -> Run | None:
     return Run(path, -1) if (path / "checkpoints").is_dir() else None
 
 
-def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
-    check_same_architecture(objective, run.config["objective"], str(run.workdir))
+def fingerprint(init_from: str) -> str:
+    """A digest of the weights that `init_from` names, wherever they lie; empty where it names none.
+
+    Raises:
+        StorageError: there are no weights.
+    """
+    if not init_from:
+        return ""
+    if run := as_run(Path(init_from)):
+        checkpoints, step = _checkpoint(run)
+        return checkpoints.fingerprint(step)
+    return hf.fingerprint(Path(init_from))
+
+
+def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
+    """The checkpoints of a run, and the step that it names."""
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
     step = run.step if history is None else selected(run.workdir, history.select, history.measure, checkpoints.steps())
-    step = checkpoints.existing(step)
+    return checkpoints, checkpoints.existing(step)
+
+
+class Origin(NamedTuple):
+    """The model that training started from."""
+
+    words: str  # for people; empty: random numbers
+    model: str  # the name of the Hugging Face model at the beginning; empty if there is none
+
+
+def origin(init_from: str) -> Origin:
+    """The origin of `init_from`, through the runs before it as far as they still exist."""
+    if not init_from:
+        return Origin("", "")
+    run = as_run(Path(init_from))
+    if run is None:
+        name = Path(init_from).absolute().name
+        return Origin(name, name)
+    name = run.workdir.absolute().name
+    if not (run.workdir / "config.json").is_file():
+        return Origin(f"the run {name}", "")
+    config = run.config
+    steps = config["steps"] if run.step == -1 else run.step
+    before = origin(config["init_from"])
+    start = f"which started from {before.words}" if before.words else "which started from random numbers"
+    return Origin(f"the run {name} ({config['objective']['class']}, {steps:,} steps), {start}", before.model)
+
+
+def tokenizer_folder(init_from: str) -> Path:
+    """The folder of the tokenizer of `init_from`; of a run, also the one that has moved with it."""
+    run = as_run(Path(init_from))
+    if run is None:
+        return Path(init_from)
+    shared = run.config["passages"]["workdir"]
+    places = [Path(shared), run.workdir.parent / Path(shared).name] if shared else []
+    folders = [place / "tokenizer" for place in (*places, run.workdir)]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
+
+
+def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
+    check_same_architecture(objective, run.config["objective"], str(run.workdir))
+    checkpoints, step = _checkpoint(run)
     theirs = _by_name(checkpoints.restore_params_as_saved(step))
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {path_name(path): leaf for path, leaf in leaves}

@@ -1,6 +1,7 @@
 """What all kinds of prepared data share: the usable documents, the list of rejected rows, test set and tokenizer."""
 
 import re
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -23,37 +24,67 @@ from dense_jax.data.preparation.near_duplicates import (
     list_duplicates,
     read_duplicates,
 )
-from dense_jax.data.sources.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.sources.corpus import EMPTY, CheckedCorpus, Source, open_corpus
 from dense_jax.data.sources.rejects import advice, likely_cause
-from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
+from dense_jax.data.stores.passage_store import StoreWriter, content_of, refuse_other, started
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.progress import bar, progress
 
+REJECTS = "rejects.jsonl"
+TEXT = "text.json"  # written last of what all kinds of passages share
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
 _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
-    path, settings = root / "text.json", _settings(config)
-    if path.is_file():
+    path = root / TEXT
+    settings = _with_same_tokenizer(_settings(config), config.tokenizer, path)
+    if path.is_file() and not _is_replaced(root, settings):
         refuse_other(path, read_json(path)["settings"], settings)
         return read_json(path)
-    notes = scan(corpus, root / "rejects.jsonl")
+    notes = scan(corpus, root / REJECTS)
     if config.corpus.near_duplicates:
         edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
         first = first_of_each(edges, notes["usable"])
         notes["near_duplicates"] = list_duplicates(Documents(corpus, {}), first, root / NAME)
         notes["usable"] -= notes["near_duplicates"]
     corpus = without_duplicates(corpus, root, notes)
-    documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
-    tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
+    queries = _choose_queries(corpus, config.corpus.held_out, root / "test")
+    tokenizer = _make_tokenizer(config.tokenizer, Documents(corpus, queries))
+    if queries:  # after all that may be refused, and before the file that says that all is done
+        held_out.write_test_set(root / "test", Documents(corpus, queries), queries)
+    tokenizer.save(root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
     write_json(path, {"settings": settings, "notes": notes})
     return read_json(path)
+
+
+def _with_same_tokenizer(settings: dict[str, Any], config: TokenizerConfig, text: Path) -> dict[str, Any]:
+    """`settings` with the tokenizer that `text` records, if the config names the folder of the same one."""
+    if not config.path or not text.is_file():
+        return settings
+    before = read_json(text)
+    if settings["tokenizer"] == before["settings"]["tokenizer"]:
+        return settings
+    same = import_folder(Path(config.path)).fingerprint == before["notes"]["tokenizer"]
+    return settings | ({"tokenizer": before["settings"]["tokenizer"]} if same else {})
+
+
+def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
+    """True if `settings` may replace the text of `root`: they differ, and no store was begun from it.
+
+    A preparation that was refused at its end leaves such a text.
+    """
+    before = read_json(root / TEXT)["settings"]
+    if content_of(before) == content_of(settings) or any(started(folder) for folder in root.iterdir()):
+        return False
+    if before["corpus"]["held_out"]:
+        shutil.rmtree(root / "test", ignore_errors=True)
+    return True
 
 
 def fill(
@@ -109,14 +140,24 @@ class Documents:
         return held_out.without_queries(documents, self.queries)
 
 
+def corpus_fingerprint(config: Config) -> dict[str, Any]:
+    """The content of the corpus that `config` names, wherever it lies, whether its queries are learned from or not."""
+    return content_of(open_corpus(config.corpus).fingerprint())
+
+
+def prepared_corpus(root: Path) -> dict[str, Any]:
+    """The same of the corpus that was prepared in `root`; nothing where that is not known."""
+    return content_of(read_json(root / TEXT)["settings"]["corpus"]["source"]) if (root / TEXT).is_file() else {}
+
+
 def _settings(config: Config) -> dict[str, Any]:
-    """What the result depends on; content in the place of paths, so that a moved workdir stays valid."""
+    """The settings that the result depends on; content instead of paths, so that a moved workdir stays valid."""
     path, chosen = config.tokenizer.path, config.corpus
     trained = {"vocab_size": config.tokenizer.vocab_size, "lowercase": config.tokenizer.lowercase}
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
     rows |= {"near_duplicates": chosen.near_duplicates} if chosen.near_duplicates else {}
     return {
-        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are asked for or not
+        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are learned from or not
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
     }
 
@@ -135,22 +176,34 @@ class _Scanned:
     def rejected(self) -> int:
         return self.reasons.total()
 
-    @property
-    def too_bad(self) -> bool:
-        return self.rejected > self.config.max_rejects * (self.rejected + self.documents) or not self.documents
+    def too_bad(self, may_be_empty: bool) -> bool:
+        counted = self.rejected - (self.reasons[_kind(EMPTY)] if may_be_empty else 0)
+        return counted > self.config.max_rejects * (self.rejected + self.documents) or not self.documents
 
 
-def scan(corpus: CheckedCorpus, rejects: Path) -> dict[str, int]:
-    """Reads every row once, lists the bad ones in `rejects`, and returns how many rows are of either kind.
+def scan(corpus: CheckedCorpus, rejects: Path, *, may_be_empty: bool = False) -> dict[str, int]:
+    """Read every row once, list the bad ones in `rejects`, and return the numbers of rows of either kind.
+
+    With `may_be_empty`, rows with neither text nor title do not count against corpus.max_rejects.
 
     Raises:
         DataError: their share in a source is above corpus.max_rejects, or nothing is left of it.
     """
     with whole_file(rejects) as partial, partial.open("wb") as file:
         found = [_scan_source(source, file) for source in corpus.sources]
-    if bad := [_too_many(scanned, rejects) for scanned in found if scanned.too_bad]:
+    if bad := [_too_many(scanned, rejects) for scanned in found if scanned.too_bad(may_be_empty)]:
         raise DataError("\n".join(bad))
     return {"usable": sum(of.documents for of in found), "rejected": sum(of.rejected for of in found)}
+
+
+def rows_left_out(folder: Path) -> str:
+    """A sentence on the rows that `scan` listed in `folder`, with file and line; empty where there are none."""
+    lines = (folder / REJECTS).read_bytes().split(b"\n")[:-1] if (folder / REJECTS).is_file() else []
+    if not lines:
+        return ""
+    first = orjson.loads(lines[0])
+    are = "rows are left out, such as" if len(lines) > 1 else "row is left out:"
+    return f"{len(lines):,} {are} {first['file']}:{first['line']} ({first['reason']}); see {folder / REJECTS}"
 
 
 def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
@@ -203,8 +256,8 @@ def _alike(config: Config, documents: Documents, count: int, root: Path) -> Edge
     return alike((document.text for document in shown), similarity)
 
 
-def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
-    """Writes the test set of `count` queries, if there are to be any; its queries.
+def _choose_queries(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
+    """The `count` queries of a test set in `test`, if there are to be any.
 
     Raises:
         ConfigError: there is one that was not asked for.
@@ -214,20 +267,15 @@ def _hold_out(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries
         if test.exists():
             raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")
         return {}
-    queries = held_out.choose_queries(Documents(corpus, {}), count)
-    held_out.write_test_set(test, Documents(corpus, queries), queries)
-    return queries
+    return held_out.choose_queries(Documents(corpus, {}), count)
 
 
-def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document], folder: Path) -> Tokenizer:
-    """The tokenizer that the config names or describes, saved to `folder`."""
+def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document]) -> Tokenizer:
+    """The tokenizer that the config names or describes."""
     if config.path:
-        tokenizer = import_folder(Path(config.path))
-    else:
-        texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
-        tokenizer = Tokenizer.train(texts, config.vocab_size, config.lowercase)
-    tokenizer.save(folder)
-    return tokenizer
+        return import_folder(Path(config.path))
+    texts = _sample(progress(documents, "sample for the vocabulary", None, "documents"), _SAMPLE)
+    return Tokenizer.train(texts, config.vocab_size, config.lowercase)
 
 
 def _sample(documents: Iterable[Document], characters: int) -> list[str]:

@@ -4,6 +4,8 @@ The source is read several times, which is cheap beside tokenising it and keeps 
 the same call goes on where an interrupted one stopped, and does nothing where all is done.
 """
 
+import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +16,15 @@ from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
-from dense_jax.data.preparation.common import Documents, fill, prepare_text, scan, without_duplicates
+from dense_jax.data.preparation.common import (
+    REJECTS,
+    Documents,
+    fill,
+    prepare_text,
+    rows_left_out,
+    scan,
+    without_duplicates,
+)
 from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
 from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.preparation.queries import DOCUMENT_LENGTH, prepare_queries
@@ -58,7 +68,8 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     corpus = without_duplicates(corpus, root, about["notes"])
     passages, spans = replace(config.passages, workdir=""), config.spans.sources
     folder = passages_folder(root, passages, spans)
-    settings = about["settings"] | {"passages": to_dict(passages)}
+    of_passages = replace(passages, shard_size=PassagesConfig.shard_size)  # which changes no passage
+    settings = about["settings"] | {"passages": to_dict(of_passages)}
     settings |= {"spans": spans_settings(config.spans)} if spans else {}
     check_settings(folder, settings)
     if not is_finished(folder):
@@ -66,17 +77,27 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         arrange = _arrangement(config, corpus, root, tokenizer)
         if not started(folder):
             claim(folder, settings, about["notes"])
-        writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans))
+        check = partial(_check_yield, folder, config, or_copies=_or_all_are_copies(root, about["notes"]))
+        writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
         fill(writer, corpus, arrange, config.prepare, chunk=_chunk(config))
-    store = open_passages(root, passages, spans)
-    for source, part in zip(corpus.sources, store.parts(), strict=True):
-        if not part.rows:
-            raise DataError(f"{source.name}: {_lack(passages)}{_or_all_are_copies(root, about['notes'])}")
-    if spans and not store.manifest["spans"]["count"]:
-        raise DataError(
-            f"spans.{', spans.'.join(spans)}: no salient span in {len(store):,} passages; use other sources"
-        )
-    return _summary(store)
+    return _summary(open_passages(root, passages, spans))
+
+
+def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
+    """Remove a store that cannot be trained on, before it counts as finished.
+
+    Raises:
+        DataError: a source gave no passage, or no passage has a salient span.
+    """
+    spans = config.spans.sources
+    lacking = [part["name"] for part in manifest["parts"] if not part["count"]]
+    problems = [f"{name}: {_lack(config.passages)}{or_copies}" for name in lacking]
+    if not problems and spans and not manifest["spans"]["count"]:
+        found = f"no salient span in {manifest['count']:,} passages"
+        problems = [f"spans.{', spans.'.join(spans)}: {found}; use other sources"]
+    if problems:
+        shutil.rmtree(folder)
+        raise DataError("\n".join(problems))
 
 
 @dataclass(frozen=True)
@@ -131,7 +152,8 @@ def prepare_collection(
 ) -> PassageStore:
     """Every document of `corpus` as one passage, in their order, in a folder of `root` that `name` and content name.
 
-    With `split`, as passages of up to so many tokens.
+    With `split`, as passages of up to so many tokens. Rows with neither text nor title are left out with a note: they
+    cannot be found, and stay among the judged documents.
 
     Raises:
         DataError: a source cannot be used, or too many of its rows.
@@ -140,8 +162,10 @@ def prepare_collection(
     folder = root / f"{name}-{short_digest(settings)}"
     check_settings(folder, settings)
     if not started(folder):
-        notes = scan(corpus, folder / "rejects.jsonl")
+        notes = scan(corpus, folder / REJECTS, may_be_empty=True)
         claim(folder, settings, notes | ({"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}))
+        if rows := rows_left_out(folder):
+            print(f"note: {rows}", file=sys.stderr)
     if not is_finished(folder):
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)

@@ -24,6 +24,7 @@ from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.files import located
 
 INSTALLED = "installed"
+EMPTY = "text and title are empty"  # the reason why a row is no document
 _TFDS = "tfds:"
 _WHITE_SPACE = re.compile(r"\s+")
 
@@ -194,9 +195,9 @@ def _checked(row: Row, max_characters: int) -> Document:
     title = "" if row.title is None else row.title
     if not isinstance(title, str):
         raise RowError(f"the title is {title!r:.60}, not a string")
-    text = _joined(row.text)
+    text = "" if row.text is None and not title.strip() else _joined(row.text)
     if not text.strip() and not title.strip():
-        raise RowError("text and title are empty")
+        raise RowError(EMPTY)
     if len(text) + len(title) > max_characters:
         raise RowError(f"{len(text) + len(title):,} characters, more than corpus.max_characters={max_characters:,}")
     _check_characters("title", title)

@@ -10,7 +10,7 @@ A shard ends with a document and with its source, so a writer that starts again 
 source to skip.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -105,9 +105,17 @@ class PassageStore(Passages):
 class StoreWriter:
     """Writes a claimed folder shard by shard; a new writer goes on after the last finished one."""
 
-    def __init__(self, folder: Path, shard_size: int, vocab_size: int, *, salient: bool = False) -> None:
-        """With `salient`, the spans of entries are stored too."""
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        shard_size: int,
+        vocab_size: int,
+        *,
+        salient: bool = False,
+        check: Callable[[dict[str, Any]], None] = lambda manifest: None,
+    ) -> None:
+        """With `salient`, the spans of entries are stored too. What `check` refuses of a manifest is never finished."""
+        self.folder, self._check = folder, check
         self.shard_size = shard_size
         self._part = -1  # the source that is being written
         self._entries: list[Entry] = []
@@ -170,8 +178,9 @@ class StoreWriter:
             self._write_shard()
 
     def finish(self) -> PassageStore:
-        """Writes what is left and the manifest."""
+        """Writes what is left and, once it has passed the check, the manifest."""
         self._end_part()
+        self._check(self._state)
         write_json(self.folder / _MANIFEST, self._state)
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
@@ -226,12 +235,25 @@ def refuse_other(path: Path, found: dict[str, Any], settings: dict[str, Any]) ->
     Raises:
         ConfigError: `path` was made with settings `found`, which are not `settings`; lists the differences.
     """
+    found, settings = content_of(found), content_of(settings)
     if found != settings:
         changes = "\n  ".join(differences(found, settings))
         raise ConfigError(
             f"{path} was prepared with other settings:\n  {changes}\n"
             "use these settings again, or another --workdir, or remove it"
         )
+
+
+def content_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the names of files that stand alone in a corpus: their digests say what they hold.
+
+    >>> content_of({"source": {"name": "old.jsonl", "digest": "5f"}})
+    {'source': {'digest': '5f'}}
+    """
+    if "also" in settings:  # the names stand before the ids of their documents
+        return settings
+    kept = {key: value for key, value in settings.items() if not (key == "name" and "digest" in settings)}
+    return {key: content_of(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
 def started(folder: Path) -> dict[str, Any] | None:

@@ -139,6 +139,11 @@ def write_queries(folder: Path, parts: dict[str, list[Stored]], about: dict[str,
     write_json(folder / MANIFEST, {**about, "parts": described, "files": digests(folder, "*.npy")})
 
 
+def guide_fingerprint(folder: str) -> dict[str, str]:
+    """The digests of a guide's vectors, wherever they lie; nothing where no folder is named."""
+    return digests(Path(folder), "*.npy") if folder else {}
+
+
 def _bytes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode(), np.uint8)
 

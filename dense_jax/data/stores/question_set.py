@@ -1,7 +1,6 @@
 """Questions with answers to learn from: read and tokenised whenever they are opened, some 10,000 a second."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,8 +10,8 @@ from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Rej
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import AnyPath, digest, read_json, write_json
+from dense_jax.errors import DataError
+from dense_jax.files import AnyPath, digest
 
 _EXAMPLES = 5  # bad rows shown in an error
 
@@ -83,25 +82,14 @@ class QuestionSet(Passages):
         """The id of each question."""
         return [stored.question.id for stored in self._stored]
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything in the file."""
+        return digest(self.path)
+
     def parts(self) -> Sequence[Part]:
         """All rows: one source."""
         return [Part(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
-
-
-def check_same_questions(path: AnyPath, record: Path) -> None:
-    """Writes to `record` which questions a run learns from, or refuses others than it says.
-
-    Raises:
-        ConfigError: the file has changed since the run began.
-    """
-    ours = {"digest": digest(path)}
-    if not record.is_file():
-        write_json(record, ours)
-    elif read_json(record) != ours:
-        raise ConfigError(
-            f"corpus.questions={path} has changed since this run began to learn from it ({record}); give it the file "
-            "it had, or use another --workdir"
-        )
 
 
 def tokenised_answers(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[list[Int[np.ndarray, " _"]]]:
