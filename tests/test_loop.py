@@ -19,6 +19,7 @@ from dense_jax.objectives.mlm import MLM
 from dense_jax.train.checkpoint import Checkpoints, has_checkpoint
 from dense_jax.train.lock import only_one
 from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import load_trained
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
@@ -346,9 +347,10 @@ def test_a_workdir_whose_checkpoints_are_gone_is_not_trained_over_again(tmp_path
 def test_a_restart_moves_the_old_state_aside_and_may_have_other_settings(tmp_path):
     run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
-    train(config(seed=1, steps=3), MemoryStore(), VOCABULARY, tmp_path, restart=True)
+    move_aside(tmp_path)
+    train(config(seed=1, steps=3), MemoryStore(), VOCABULARY, tmp_path)
     assert (tmp_path / "before-restart-1" / "metrics.jsonl").read_text() == before
     assert (tmp_path / "before-restart-1" / "checkpoints" / "10").is_dir()
     assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3]
-    train(config(steps=1), MemoryStore(), VOCABULARY, tmp_path, restart=True)
+    move_aside(tmp_path)
     assert (tmp_path / "before-restart-2" / "checkpoints" / "3").is_dir()

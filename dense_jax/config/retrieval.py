@@ -131,3 +131,10 @@ class EvaluateConfig:
     bm25: bool = True
     bm25_k1: NotNegative[float] = 0.9
     bm25_b: Share[float] = 0.4
+
+
+@dataclass
+class ExportConfig:
+    """Facts on the model card that only its author knows."""
+
+    licence: str = ""  # of the weights, as the Hugging Face Hub spells it, such as apache-2.0; empty: none is named
