@@ -26,9 +26,8 @@ THEIRS = BertConfig(layers=3, width=12, heads=2, feed_forward=16, vocab_size=70,
 
 def config(**settings) -> Config:
     rates = OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5)
-    return Config(
-        **({"objective": MLM(Encoder(SMALL), length=32, query_length=32), "steps": 1, "batch": 8, "optimizer": rates} | settings)
-    )
+    objective = MLM(Encoder(SMALL), length=32, query_length=32)
+    return Config(**({"objective": objective, "steps": 1, "batch": 8, "optimizer": rates} | settings))
 
 
 @pytest.fixture
