@@ -6,11 +6,8 @@ the last one counts. Mistakes that can be seen without a config are reported bef
 seconds.
 """
 
-import contextlib
 import dataclasses
 import difflib
-import enum
-import io
 import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from dense_jax import flag_values
 from dense_jax.config import Config
 from dense_jax.config.rules import Setting, expanded, settings
 from dense_jax.config_files import find, published
@@ -111,12 +107,7 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         DataError: a file that `verb` reads is not there.
     """
     line = split(argv)
-    problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
-    if not problems and (missing := list(_missing_files(verb, line))):
-        raise DataError("\n".join(missing))
-    known = {setting.name: setting for setting in settings(Config)}
-    if not any(_may_be_of_the_method(name, known) for name in line.given()) or not line.value("config"):
-        _raise([*problems, *_read(line, known)[1]])
+    problems = _early_problems(verb, line)
     try:
         config = find(line.value("config")).load()
     except ConfigError as error:
@@ -147,6 +138,17 @@ def _missing_files(verb: str, line: Line) -> Iterable[str]:
         for value in line.given().get(name, ()):
             if value and not value.startswith(_NO_FILES) and not Path(value).expanduser().exists():
                 yield f"{name}={value}: no such file or folder; correct the name"
+
+
+def _early_problems(verb: str, line: Line) -> list[str]:
+    """Mistakes that can be seen without a config. They are raised, unless the config may show more of them."""
+    problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
+    known = {setting.name: setting for setting in settings(Config)}
+    if not any(_may_be_of_the_method(name, known) for name in line.given()) or not line.value("config"):
+        _raise([*problems, *_read(line, known)[1]])
+    if not problems and (missing := list(_missing_files(verb, line))):
+        raise DataError("\n".join(missing))
+    return problems
 
 
 def check_verb(verb: str) -> None:
@@ -209,7 +211,7 @@ def split(argv: Sequence[str]) -> Line:
 
 
 def _own_problems(line: Line) -> Iterable[str]:
-    """What is wrong with the flags that are no settings."""
+    """Mistakes in the flags that are no settings."""
     if not (name := line.value("config")):
         yield (
             f"no --config=NAME, such as --config=ict:tiny; the published methods are {', '.join(published())}, and a "
@@ -229,7 +231,7 @@ def _own_problems(line: Line) -> Iterable[str]:
 
 
 def _unfit(verb: str, line: Line) -> Iterable[str]:
-    """What is given that `verb` does not take."""
+    """Arguments that `verb` does not take."""
     if not verb:
         return
     if line.words and verb not in _TAKE_WORDS:
@@ -248,7 +250,7 @@ def _in_bucket(workdir: str) -> Iterable[str]:
 
 
 def _may_be_of_the_method(name: str, known: Mapping[str, Setting]) -> bool:
-    """Whether `name` is a setting of the method, or unlike all others, so that only its config shows what was meant."""
+    """Return whether `name` is a setting of the method, or unlike all others, so that only its config shows what was meant."""
     return name.startswith("objective.") or (name not in known and not _nearest(name, known))
 
 
@@ -261,56 +263,13 @@ def _read(line: Line, known: Mapping[str, Setting]) -> tuple[dict[str, Any], lis
             continue
         several = typing.get_origin(known[name].type) is tuple
         try:
-            values[name] = _value(known[name].type, texts if several else texts[-1:])
+            values[name] = flag_values.read(known[name].type, texts if several else texts[-1:])
         except ValueError:
-            problems.append(f"{name}={', '.join(texts)} is not {_kind(known[name].type)}")
+            problems.append(f"{name}={', '.join(texts)} is not {flag_values.kind(known[name].type)}")
             continue
         if broken := dataclasses.replace(known[name], value=values[name]).problem():
             problems.append(broken)
     return values, problems
-
-
-def _value(type_: Any, texts: list[str]) -> Any:
-    """`texts` as tyro reads a value of that type.
-
-    Raises:
-        ValueError: they are none.
-    """
-    holder = dataclasses.make_dataclass("Flag", [("value", tyro.conf.UseAppendAction[type_])])
-    arguments = [f"--value={text}" for text in texts]
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):  # our messages stand in for tyro's
-            return tyro.cli(holder, args=arguments, registry=boolean_registry(), config=STYLE, add_help=False).value
-    except SystemExit:
-        raise ValueError(texts) from None
-
-
-STYLE = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.EnumChoicesFromValues)
-
-
-def boolean_registry() -> tyro.constructors.ConstructorRegistry:
-    """Of types whose values are written in another way than tyro's: booleans."""
-    registry = tyro.constructors.ConstructorRegistry()
-
-    @registry.primitive_rule
-    def _(info: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec | None:
-        if info.type is not bool:
-            return None
-        return tyro.constructors.PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="{true,false}",
-            instance_from_str=lambda texts: _boolean(texts[0]),
-            is_instance=lambda value: isinstance(value, bool),
-            str_from_instance=lambda value: [str(value).lower()],
-        )
-
-    return registry
-
-
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -320,15 +279,6 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, tails, n=2, cutoff=0.75)
     near = near or [k for k, v in tails.items() if v in difflib.get_close_matches(tail, tails.values(), 2, 0.75)]
     return f"; did you mean {', '.join(f'--{key}' for key in near[:3])}?" if near else ""
-
-
-def _kind(type_: Any) -> str:
-    if isinstance(type_, type) and issubclass(type_, enum.Enum):
-        return "one of " + ", ".join(member.value for member in type_)
-    if typing.get_origin(type_) is tuple:
-        return f"{_kind(typing.get_args(type_)[0])}; give the flag once for each value"
-    plain = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    return plain.get(type_, f"a {type_}")
 
 
 def _set(config: Config, name: str, value: Any) -> None:

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import tyro
 
+from dense_jax import flag_values
 from dense_jax.config import Config
-from dense_jax.flags import OWN_FLAGS, STYLE, VERBS, boolean_registry
+from dense_jax.flags import OWN_FLAGS, VERBS
 
 USAGE = """usage: dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...]
        dense-jax compare WORKDIR ... [--against NAME] --workdir DIR
@@ -24,6 +25,9 @@ def usage() -> str:
 
 def print_settings(verb: str, config: Config | None) -> None:
     """Prints the flags of `verb`, their types, values and comments: of the method too, where `config` is known."""
+    if verb == "compare":
+        print(f"{USAGE}\n{VERBS[verb]}")
+        return
     own = "\n".join(f"--{name}: {text}" for name, text in OWN_FLAGS.items())
     hint = "" if config else "\n\nWith --config NAME the settings of its method, objective.*, are listed too."
     shown: dict[str, Any] = _of_a_method(config) if config else {"f": _of_all_methods()}
@@ -34,8 +38,8 @@ def print_settings(verb: str, config: Config | None) -> None:
             prog=f"dense-jax {verb}",
             description=f"{VERBS[verb]}\n\n{own}{hint}",
             use_underscores=True,
-            config=STYLE,
-            registry=boolean_registry(),
+            config=flag_values.STYLE,
+            registry=flag_values.registry(),
         )
 
 

@@ -44,7 +44,7 @@ class Stop:
         return INTERRUPTED if self.interrupted else Stopped.code
 
     def error(self) -> Stopped:
-        """What the stage raises."""
+        """The error that the stage raises."""
         error = Stopped(_MESSAGE)
         error.code = self.code
         return error

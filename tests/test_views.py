@@ -142,13 +142,6 @@ def test_it_tells_how_far_views_differ():
     assert "rank_me" in found
 
 
-@pytest.mark.parametrize("settings", [{"local_weight": -1.0}, {"annealing": -1.0}, {"lowest_temperature": 0.0}])
-def test_settings_without_a_meaning_are_refused(settings):
-    (name, value), *_ = settings.items()
-    with pytest.raises(ConfigError, match=f"objective.{name}={value} must"):
-        MVR(ENCODER, **METHOD, **settings)
-
-
 # Embedding, index, mining
 
 

@@ -45,7 +45,7 @@ ShareAbove0 = Annotated[N, Rule("must lie above 0 and up to 1", lambda value: 0 
 ShareBelow1 = Annotated[N, Rule("must lie in [0, 1)", lambda value: 0 <= value < 1)]
 ShareInside = Annotated[N, Rule("is not between 0 and 1", lambda value: 0 < value < 1)]
 Seed = Annotated[int, Rule("must lie in [0, 2**32)", lambda value: 0 <= value < 2**32)]
-Length = Annotated[int, Rule("leaves no room for a token beside [CLS] and [SEP]; use 3 or more", lambda n: n > 2)]
+Length = Annotated[int, Rule("leaves no room for a token between [CLS] and [SEP]; use 3 or more", lambda n: n > 2)]
 MeshAxis = Annotated[int, Rule("must be positive, or -1 for all devices that are left", lambda n: n == -1 or n > 0)]
 
 # Marks of settings: the metadata of their fields. A setting without a mark is part of a run's identity (same_run.py).
