@@ -74,7 +74,7 @@ def test_a_folder_that_declares_its_pooling_is_pooled_so(folder, tmp_path):
 
 def test_a_run_as_start_gives_its_architecture_and_tokenizer(folder, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    theirs = config(objective=MLM(Encoder(replace(THEIRS, scan=True), Pooling.MEAN), length=32))
+    theirs = config(objective=MLM(Encoder(replace(THEIRS, scan=True), Pooling.MEAN), length=32, query_length=32))
     write_json(tmp_path / "run" / "config.json", to_dict(theirs))
     (folder / "config.json").unlink()
     folder.rename(tmp_path / "run" / "tokenizer")
