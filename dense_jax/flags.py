@@ -237,7 +237,7 @@ def _in_bucket(workdir: str) -> Iterable[str]:
 
 
 def _may_be_of_the_method(name: str, known: Mapping[str, Setting]) -> bool:
-    """Return whether `name` is a setting of the method, or unlike all others, so that only its config shows what was meant."""
+    """Return whether `name` is a setting of the method, or unlike all others, so that it may be meant as one."""
     return name.startswith("objective.") or (name not in known and not _nearest(name, known))
 
 
