@@ -1,4 +1,4 @@
-"""What is trained on: corpus, tokenizer, passages, salient spans, and the order of visits."""
+"""Settings of the training data: corpus, tokenizer, passages, salient spans, and the order of visits."""
 
 import enum
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ class Order(enum.Enum):
 
 
 class Mixing(enum.Enum):
-    """What is drawn together from one source, where a corpus has several."""
+    """The unit that is drawn from one source, where a corpus has several."""
 
     EXAMPLE = "example"  # each example by itself, as in Contriever's code
     BATCH = "batch"  # all examples of a batch, as in Contriever's paper
@@ -88,7 +88,7 @@ class TokenizerConfig:
 
 
 class Runner(enum.Enum):
-    """What does the work of `prepare`; the result is the same to the last byte."""
+    """The runner of `prepare`; the result is the same to the last byte."""
 
     LOCAL = "local"  # this process
     BEAM = "beam"  # the workers of an Apache Beam pipeline; extra `beam`
@@ -117,7 +117,7 @@ class PrepareConfig:
 
 
 class Unit(enum.Enum):
-    """What one visit of training sees of the corpus."""
+    """The unit of the corpus that one visit of training sees."""
 
     PASSAGES = "passages"  # a run of whole sentences of one document; for ORQA a question to be answered by them
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
@@ -147,7 +147,7 @@ class PassagesConfig:
 
 @dataclass
 class SpansConfig:
-    """What finds the salient spans of passages, which REALM masks; without any source `prepare` looks for none.
+    """The sources of the salient spans of passages, which REALM masks; without any of them there are no spans.
 
     Several sources are joined; of spans that overlap the longest stays. How good each is: `data/salient/taggers.py`.
     """

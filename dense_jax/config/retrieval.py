@@ -1,4 +1,4 @@
-"""What is done with what was trained: vectors, index, search, negatives, answers, evaluation."""
+"""Settings of the use of a trained model: vectors, index, search, negatives, answers, evaluation."""
 
 import enum
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown fi
 
 
 class IndexKind(enum.Enum):
-    """How nearest vectors are found."""
+    """The kind of search for the nearest vectors."""
 
     AUTO = "auto"  # exact below 20,000 vectors, ScaNN from there
     EXACT = "exact"  # all inner products, over all devices
@@ -46,14 +46,14 @@ class SearchConfig:
 
 
 class Miner(enum.Enum):
-    """What ranks the documents that negatives are taken from."""
+    """The ranker of the documents that negatives are taken from."""
 
     DENSE = "dense"  # the trained retriever, by its index
     BM25 = "bm25"
 
 
 class Margin(enum.Enum):
-    """How far below the lowest-scored positive a negative must be."""
+    """The margin by which a negative scores below the lowest-scored positive."""
 
     NONE = "none"  # anywhere
     ABSOLUTE = "absolute"  # at most s - margin_size

@@ -1,4 +1,4 @@
-"""How it is trained: optimiser, mesh, checkpoints, probes, and the passages that are looked up meanwhile."""
+"""Settings of training: optimiser, mesh, checkpoints, probes, and the passages that are looked up meanwhile."""
 
 import enum
 from dataclasses import dataclass, field
@@ -106,7 +106,7 @@ class Refresh(enum.Enum):
 
 
 class Stale(enum.Enum):
-    """What the trainer does where the index is older than neighbours.max_staleness."""
+    """The reaction of the trainer to an index that is older than neighbours.max_staleness."""
 
     WARN = "warn"  # goes on
     WAIT = "wait"  # for a newer one, at most neighbours.patience; then as REFRESH
