@@ -106,7 +106,8 @@ class Checkpoints:
         if broken := self.non_finite(state):
             raise NonFiniteError(f"step {step}: NaN or infinity in {', '.join(broken)}; this state is not saved")
         self.check_space(state, copies=1)
-        of_first(lambda: self.files.begin(step))
+        if of_first(lambda: self.files.begin(step)):
+            self._manager.reload()  # Orbax may have taken what was there for a checkpoint
         rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
         with self._naming(step):
             self._manager.save(

@@ -60,11 +60,13 @@ class CheckpointFiles:
         except (StorageError, KeyError, TypeError, ValueError):  # missing or damaged: it proves nothing
             return None
 
-    def begin(self, step: int) -> None:
-        """Records that `step` is being saved, after putting aside whatever has its name."""
-        if self.path(step).exists():
+    def begin(self, step: int) -> bool:
+        """Records that `step` is being saved, after putting aside whatever has its name; True if there was such."""
+        is_taken = self.path(step).exists()
+        if is_taken:
             self.put_aside(step, f"{self.path(step)} is in the way of the checkpoint of step {step}")
         write_json(self.folder / _SAVING, {"step": step})
+        return is_taken
 
     def seal(self, step: int) -> None:
         """Writes the digests of a committed step."""

@@ -34,10 +34,11 @@ def die_while_writing(step: int) -> None:
     """Dies once Orbax, on a thread of its own, has made the folder, long before it has written all of it."""
     begin = CheckpointFiles.begin
 
-    def begun(self: CheckpointFiles, found: int) -> None:
-        begin(self, found)
+    def begun(self: CheckpointFiles, found: int) -> bool:
+        was_taken = begin(self, found)
         if found == step:
             threading.Thread(target=_die_once_there, args=(self.path(step),), daemon=True).start()
+        return was_taken
 
     CheckpointFiles.begin = begun
 
