@@ -171,7 +171,8 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
     line = split(argv)
     unknown = [name for name, _ in line.flags if name not in _COMPARE_FLAGS]
     takes = "; compare takes --against=NAME and --workdir=DIR"
-    problems = [*line.problems, *(f"unknown flag --{name}{_nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown)]
+    problems = list(line.problems)
+    problems += [f"unknown flag --{name}{_nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown]
     if not line.words or not line.value("workdir"):
         problems.append("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
     _raise([*problems, *_in_bucket(line.value("workdir"))])

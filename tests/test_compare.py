@@ -329,7 +329,7 @@ def test_the_verb_prints_the_table_and_leaves_three_files(runs, tmp_path, capsys
     [
         (["--workdir=out"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
         (["ict-0"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
-        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; compare takes --against=NAME and --workdir=DIR"),
+        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; compare takes --against=NAME and --workdir="),
         (["none", "--workdir=out"], 3, "none: not trained and evaluated"),
     ],
     ids=["no runs", "no workdir", "another flag", "no run"],
