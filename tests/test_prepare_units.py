@@ -107,7 +107,7 @@ def test_documents_of_a_title_alone_are_counted_and_a_corpus_of_nothing_else_is_
     titles = [{"_id": f"t{i}", "title": sentence(i), "text": ""} for i in range(3)]
     counts, _ = prepared(write(tmp_path / "some.jsonl", [*rows(4), *titles]), tmp_path / "work")
     assert (counts["documents"], counts["without text"]) == (7, 3)
-    with pytest.raises(DataError, match=r"titles.jsonl: no document has a text, only titles; use another --config"):
+    with pytest.raises(DataError, match=r"titles.jsonl: no document has a text, only titles; use another --corpus"):
         prepared(write(tmp_path / "titles.jsonl", titles), tmp_path / "empty")
 
 

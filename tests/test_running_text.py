@@ -107,7 +107,7 @@ def test_sentences_of_a_chunk_start_with_it_and_where_they_do_in_the_text(source
 
 def test_a_corpus_of_titles_alone_is_refused(tmp_path):
     titles = [{"_id": f"t{i}", "title": sentence(i), "text": ""} for i in range(3)]
-    with pytest.raises(DataError, match=r"titles.jsonl: no document has a text, only titles; use another --config"):
+    with pytest.raises(DataError, match=r"titles.jsonl: no document has a text, only titles; use another --corpus"):
         prepared(write(tmp_path / "titles.jsonl", titles), tmp_path / "work")
 
 

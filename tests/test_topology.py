@@ -200,7 +200,7 @@ def test_of_a_batch_that_does_not_fit_the_largest_half_that_does_is_shown_before
     assert "== largest batch\n4\n           4: 0.00 GiB\n          16: no, 16.0G of 4.5G\n           8: no" in out
     assert "query/ids                int32    [4, 32]" in out
     assert "at most" in out
-    assert "batch=16 takes more memory than a chip has, 16.0G of 4.5G; use --batch=4, which fits, --conf" in err
+    assert "batch=16 takes more memory than a chip has, 16.0G of 4.5G; use --batch=4, which fits, --" in err
 
 
 def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, monkeypatch, tmp_path, capsys):
