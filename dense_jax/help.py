@@ -1,4 +1,4 @@
-"""The help texts: the verbs, and the settings of a verb by tyro, which reads the comments beside the fields."""
+"""The help texts: the verbs, and the settings of a verb by tyro, which reads the comments of the fields."""
 
 import contextlib
 import dataclasses
@@ -55,7 +55,7 @@ def _of_all_methods() -> type:
 
 
 def _with_objective(annotation: Any, **defaults: Any) -> type:
-    """`Config` with another annotation of its objective; the comments beside the fields are found as in `Config`."""
+    """`Config` with another annotation of its objective; the comments of the fields are found as in `Config`."""
     source = {name: vars(Config)[name] for name in ("__module__", "__firstlineno__") if name in vars(Config)}
     made = type("Config", (Config,), {"__annotations__": {"objective": annotation}, **source, **defaults})
     return dataclass(made, kw_only=True)

@@ -67,7 +67,7 @@ class Config:
     objective: Objective
     steps: NotNegative[int]
     batch: Positive[int]  # examples per step over all devices
-    tokens: NotNegative[int] = 0  # in place of steps: as many as it takes to see so many tokens, padding not counted
+    tokens: NotNegative[int] = 0  # in place of steps: train until this many tokens are seen, padding not counted
     chunk: NotNegative[int] = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: Seed = 0
     init_from: DiskPath = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder

@@ -59,7 +59,7 @@ class CorpusConfig:
     max_rejects: Share[float] = field(default=0.0, metadata=RESUMABLE)
     # documents whose first sentence becomes a test query, taken out of the training text
     held_out: NotNegative[int] = 0
-    limit: NotNegative[int] = 0  # read at most so many documents of each source; 0: all
+    limit: NotNegative[int] = 0  # read at most this many documents of each source; 0: all
     # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
     # the literature; 1.0: those of the same words; 0.0: none
     near_duplicates: Share[float] = 0.0

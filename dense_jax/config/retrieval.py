@@ -125,7 +125,7 @@ class DropSameId(enum.Enum):
 class EvaluateConfig:
     folder: DataPath = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
-    depth: Annotated[int, at_least(100)] = 100  # documents ranked per query; Recall@100 looks at so many
+    depth: Annotated[int, at_least(100)] = 100  # documents ranked per query; Recall@100 needs 100
     before: bool = True  # also evaluate the parameters at step 0
     drop_same_id: DropSameId = DropSameId.AUTO  # of the documents that have the id of the query
     bm25: bool = True

@@ -80,7 +80,7 @@ class ProbeConfig:
     folder: DataPath = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
     queries: Positive[int] = 200  # of the sample
-    documents: Positive[int] = 5_000  # of the sample: all that are relevant, and others up to so many
+    documents: Positive[int] = 5_000  # of the sample: all that are relevant, and others up to this number
     measure: str = HEADLINE[0]  # what the best is best in: nDCG@10, MRR@10 or Recall@100
     select: Select = Select.NEWEST  # the checkpoint that embed.step=-1 and init_from mean
     # probes in a row without a new best after which training ends; 0: only after the last step

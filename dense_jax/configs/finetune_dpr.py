@@ -26,7 +26,7 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base() -> Config:
-    """One negative of BM25 for each question, beside those of the batch."""
+    """One BM25 negative for each question, in addition to those of the batch."""
     return Config(
         objective=Supervised(
             encoder=Encoder(bert("base")),

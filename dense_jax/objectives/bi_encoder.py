@@ -35,7 +35,7 @@ class BiEncoder(Objective, Generic[E]):
     query_length: Length = field(default=32, metadata=AT_SEARCH)  # tokens
     passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
     layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages
-    negatives: NotNegative[int] = 7  # passages beside the answer, of each query
+    negatives: NotNegative[int] = 7  # passages of each query in addition to its answer
     known: NotNegative[int] = 8  # answers of a query that are no negatives of it, whose passages ever they are
     shared: bool = True  # one encoder for both sides; else two, as in DPR
     query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query

@@ -31,7 +31,7 @@ class CoCondenser(Condenser):
     """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
 
     layout: Layout = field(default=Layout.BODY, metadata=RESUMABLE)  # of passages at search time; spans have no title
-    mlm_weight: NotNegative[float] = 1.0  # of Condenser's losses beside the contrastive one
+    mlm_weight: NotNegative[float] = 1.0  # of Condenser's losses, added to the contrastive one
     score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)  # spans scored at a time; 0: all of the batch
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:

@@ -24,7 +24,7 @@ class MVR(BiEncoder[MultiViewEncoder]):
     """Shared encoders read queries by the first viewer of passages."""
 
     shared: bool = False
-    local_weight: NotNegative[float] = 0.01  # lambda, which the paper does not tell: the value is ours
+    local_weight: NotNegative[float] = 0.01  # lambda, which the paper does not give: the value is ours
     annealing: NotNegative[float] = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
     lowest_temperature: ShareAbove0[float] = 0.3
 

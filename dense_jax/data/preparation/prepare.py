@@ -152,7 +152,7 @@ def prepare_collection(
 ) -> PassageStore:
     """Every document of `corpus` as one passage, in their order, in a folder of `root` that `name` and content name.
 
-    With `split`, as passages of up to so many tokens. Rows with neither text nor title are left out with a note: they
+    With `split`, as passages of up to that many tokens. Rows with neither text nor title are left out with a note: they
     cannot be found, and stay among the judged documents.
 
     Raises:

@@ -283,7 +283,7 @@ def _columns(cells: list[str], line: str) -> _Columns:
     # Only by its own words: a first row that merely looks odd must fail, not vanish.
     header = is_known(cells[0], _QUERIES) and not _is_number(cells[-1])
     if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
-        raise RowError(f"{line!r:.200} has {cells[1]!r} in the place of TREC's 0; {_TAB_ADVICE}")
+        raise RowError(f"{line!r:.200} has {cells[1]!r} where TREC has a 0; {_TAB_ADVICE}")
     return _Columns(count, 0, count - 2, count - 1, header)
 
 
