@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -213,14 +214,15 @@ def test_an_earlier_best_makes_room(run):
     assert kept(workdir) == [0, 8, 10]
 
 
-def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, monkeypatch, capsys):
-    """Broken off with the last save under way."""
+def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, tmp_path, monkeypatch, capsys):
+    """Broken off with the last save under way, of which nothing has reached the disk."""
     monkeypatch.setattr("dense_jax.train.checkpoint.Checkpoints.close", lambda self: self._manager.close())
     monkeypatch.setattr("dense_jax.train.checkpoint.Checkpoints.poll", lambda self: None)
     once = CheckpointConfig(every=100, keep=1)
     with pytest.raises(IndexError):
         run(0.1, 0.2, 0.3, checkpoint=once, select=Select.BEST)
     monkeypatch.undo()
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     workdir = run(0.3, 0.2, 0.2, 0.2, checkpoint=once, select=Select.BEST)
     assert "continuing from step 2" in capsys.readouterr().err
     assert [probe["nDCG@10"] for probe in read_history(workdir).probes] == [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]
