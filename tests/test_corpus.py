@@ -107,7 +107,7 @@ BAD_ROWS = {
     "a list": (b'["a"]', "is not a JSON object but '[\"a\"]'"),
     "no text": ({"_id": "a", "body": "x"}, "has no field 'text'; it has '_id', 'body'"),
     "text a number": ({"text": 3}, "the text is 3, not a string"),
-    "text null": ({"text": None}, "the text is None, not a string"),
+    "text null": ({"text": None}, "text and title are empty"),
     "text of numbers": ({"text": ["x", 3]}, "the text's part 3 is neither a string nor a section with a text"),
     "title a number": ({"text": "x", "title": 3}, "the title is 3, not a string"),
     "id true": ({"_id": True, "text": "x"}, "the id is True, not a string or an integer"),

@@ -433,7 +433,7 @@ def test_parquet_files_hold_pairs_passages_or_documents(tmp_path):
     plain = parquet(tmp_path / "plain.parquet", [{"_id": "d", "title": "T", "text": "x"}, {"_id": "e", "text": None}])
     good, bad = source_of(plain)
     assert good == Document("d", "T", "x")
-    assert bad == Reject(f"{plain}:2", "the text is None, not a string")
+    assert bad == Reject(f"{plain}:2", "text and title are empty")
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path):
