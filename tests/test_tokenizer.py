@@ -77,6 +77,24 @@ def test_training_gives_the_same_vocabulary_whatever_the_number_of_threads():
     assert digest("1") == digest("2")
 
 
+def test_words_that_become_unknown_teach_a_vocabulary_nothing():
+    long = "qz" * 51
+    vocabulary = Tokenizer.train([*TEXTS, f"keeper,{long}.light"], 90, True).backend.get_vocab()
+    assert vocabulary == Tokenizer.train([*TEXTS, "keeper,.light"], 90, True).backend.get_vocab()
+
+
+def test_a_word_of_a_hundred_characters_is_trained_on():
+    vocabulary = Tokenizer.train([*TEXTS, "qz" * 50], 90, True).backend.get_vocab()
+    assert {"q", "z"} <= vocabulary.keys()
+
+
+def test_text_without_spaces_is_trained_on_word_by_word():
+    joined = "-".join(["keeper", "light"] * 20)
+    parted = " - ".join(["keeper", "light"] * 20)
+    trained = [Tokenizer.train([text], 60, True).backend.get_vocab() for text in (joined, parted)]
+    assert trained[0] == trained[1]
+
+
 def test_a_vocabulary_without_room_for_an_alphabet_is_refused():
     with pytest.raises(ConfigError, match="vocab_size=31 leaves no room for an alphabet; use at least 32"):
         Tokenizer.train(TEXTS, vocab_size=31, lowercase=True)

@@ -32,6 +32,8 @@ _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
 _SMALLEST = 32  # trained vocabulary
+_LONGEST_WORD = 100  # characters, in WordPiece; a longer word is [UNK]
+_LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
 
 
@@ -65,7 +67,8 @@ class Tokenizer:
         """A BERT WordPiece vocabulary of at most `vocab_size` pieces, the same for the same texts in the same order.
 
         The library numbers continuing letters in the order of a hash map and breaks ties by these numbers, so two runs
-        differ. Here the alphabet and its continuing forms get their numbers first.
+        differ. Here the alphabet and its continuing forms get their numbers first. Words of more than 100 characters
+        are left out: they become [UNK] in any case, and training takes time quadratic in the length of a word.
 
         Raises:
             ConfigError: `vocab_size` has no room for an alphabet.
@@ -74,8 +77,8 @@ class Tokenizer:
             raise ConfigError(
                 f"tokenizer.vocab_size={vocab_size} leaves no room for an alphabet; use at least {_SMALLEST}"
             )
-        texts = list(texts)
         backend = _wordpiece({}, lowercase)
+        texts = [_without_long_words(backend, text) for text in texts]
         alphabet = _alphabet(backend, texts, limit=min(1_000, max(vocab_size // 16, min(128, vocab_size // 2 - 4))))
         letters = [_PREFIX + letter for letter in alphabet if _joins_words(backend, letter)]
         trainer = trainers.WordPieceTrainer(
@@ -297,7 +300,9 @@ def _from_vocabulary(path: Path) -> Tokenizer:
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
     """BERT's: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=100))
+    backend = tokenizers.Tokenizer(
+        models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=_LONGEST_WORD)
+    )
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=_PREFIX)
@@ -310,6 +315,19 @@ def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeni
             special_tokens=[(token, vocabulary[token]) for token in (cls, sep)],
         )
     return backend
+
+
+def _without_long_words(backend: tokenizers.Tokenizer, text: str) -> str:
+    """`text` without the words, as `backend` splits them, of more than `_LONGEST_WORD` characters."""
+    normal = backend.normalizer.normalize_str(text)
+    if not _LONG.search(normal):
+        return text
+
+    def short(match: re.Match[str]) -> str:
+        words = backend.pre_tokenizer.pre_tokenize_str(match[0])
+        return " ".join(word for word, _ in words if len(word) <= _LONGEST_WORD)
+
+    return _LONG.sub(short, normal)
 
 
 def _alphabet(backend: tokenizers.Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
