@@ -22,6 +22,7 @@ from dense_jax.arrays import Float
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import whole_file, write_json
 from dense_jax.finished import Found, Run, read_run
+from dense_jax.locks import in_turn
 from dense_jax.progress import seconds
 from dense_jax.train.same_run import FREE_TO_CHANGE
 
@@ -63,10 +64,11 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     measures = _measures(rows)
     found = [_described(row, reference, measures) for row in rows]
     text = "\n\n".join(_table(found, name, measures[name], reference.name) for name in measures)
-    write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
-    with whole_file(folder / "comparison.md") as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-    _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
+    with in_turn(folder / "compare.lock"):
+        write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
+        with whole_file(folder / "comparison.md") as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+        _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
     return text
 
 

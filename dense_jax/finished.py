@@ -7,11 +7,12 @@ from typing import Any
 
 from dense_jax.config import Select
 from dense_jax.errors import DataError
-from dense_jax.files import read_json
+from dense_jax.files import check_kind, read_json
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL
 from dense_jax.retrieval.metrics import HEADLINE
+from dense_jax.schemas import AnswerFigures, Evaluated, FinishedConfig, MetricsLine
 from dense_jax.train.history import History, read_history
 
 _BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
@@ -54,9 +55,7 @@ def read_run(path: Path) -> Run:
         raise DataError(
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
         )
-    config = read_json(path / "config.json")
-    lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if _has_metrics(path) else []
-    last = json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
+    config, last = read_json(path / "config.json", FinishedConfig), _last_metrics(path / "metrics.jsonl")
     probes = read_history(path)
     ended = probes is not None and probes.ended and probes.steps[-1] == last["step"]
     if last["step"] != config["steps"] and not ended:
@@ -116,7 +115,8 @@ def _answered(path: Path) -> dict[str, Found]:
 
 def _read(path: Path, file: str) -> dict[str, Any]:
     """Each `file` in the results of a workdir, by the name of the set of queries or questions."""
-    return {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+    kind = AnswerFigures if file == FIGURES else Evaluated
+    return {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
 
 
 def _rules(probes: History | None) -> str:
@@ -125,5 +125,14 @@ def _rules(probes: History | None) -> str:
     return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
 
 
-def _has_metrics(path: Path) -> bool:
-    return (path / "metrics.jsonl").is_file()
+def _last_metrics(path: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl that is whole: a kill or a power cut may have cut one short."""
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in reversed(list(enumerate(lines, start=1))):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        check_kind(value, MetricsLine, f"{path}:{number}")
+        return value
+    return {"step": 0, "tokens": 0.0, "seconds": 0.0}

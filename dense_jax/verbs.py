@@ -22,6 +22,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.export import export
 from dense_jax.files import check_on_disk, located, whole_file, writable
 from dense_jax.finished import measured
+from dense_jax.locks import alone, in_turn, lock_of, only_one
 from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
@@ -29,7 +30,6 @@ from dense_jax.processes import join_processes, leaving_at_once, start_processes
 from dense_jax.retrieval import answer, answer_report, evaluate, index, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
-from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import Trained
@@ -60,7 +60,9 @@ def _plan(work: Workdir, topology: str) -> str:
 
 
 def _prepare(work: Workdir, words: list[str]) -> None:
-    _print_counts(prepare(work.asked, work.path))
+    root = Path(work.asked.passages.workdir or work.path)
+    with alone(root / "prepare.lock", f"{root} is being prepared"):
+        _print_counts(prepare(work.asked, work.path))
 
 
 def _print_counts(counts: Mapping[str, Any]) -> None:
@@ -95,7 +97,7 @@ def _refresh(work: Workdir, words: list[str]) -> None:
             "and this --neighbours.refresh=asynchronous"
         )
     versions = Versions(work.path / VERSIONS, library, config, own_mesh())
-    with only_one(work.path / "refresh.lock", "is being refreshed"):
+    with only_one(work.path / "refresh.lock", f"--workdir={work.path} is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)
 
 
@@ -200,10 +202,11 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     text = "\n".join([evaluate.table(rows), *notes])
 
     def write() -> None:
-        for name, result in rows.items():
-            evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
-        with whole_file(target / "table.md") as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        with in_turn(lock_of(target)):
+            for name, result in rows.items():
+                evaluate.write(target, name.replace(" ", "_"), result, ours[name].step if name in ours else None)
+            with whole_file(target / "table.md") as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
 
     of_first(write)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")

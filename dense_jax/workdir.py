@@ -37,6 +37,7 @@ from dense_jax.data.stores.question_set import QuestionSet, check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import AnyPath, digest, located
+from dense_jax.locks import in_turn, lock_of
 from dense_jax.mesh import own_mesh
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
@@ -291,14 +292,15 @@ class Workdir:
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
         target = self.path / "probe" / name
         files = {path.name: digest(path) for path in beir_files(folder, split)}
-        write_sample(
-            target,
-            whole,
-            (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
-            queries=settings.queries,
-            size=settings.documents,
-            made_from={"corpus": corpus.fingerprint(), "files": files},
-        )
+        with in_turn(lock_of(target)):
+            write_sample(
+                target,
+                whole,
+                (row for row in progress(corpus, "sample", None, "documents") if isinstance(row, Document)),
+                queries=settings.queries,
+                size=settings.documents,
+                made_from={"corpus": corpus.fingerprint(), "files": files},
+            )
         return str(target)
 
     @property

@@ -83,7 +83,7 @@ FUNCTIONS = {
 
 
 def ratio(work, small, large):
-    """How many times as long the larger input takes, by the quicker of two runs of each, in seconds of the processor."""
+    """How many times as long the larger input takes, by the quicker of two runs in processor time."""
     return quicker(work, large) / max(quicker(work, small), 1e-3)
 
 

@@ -23,6 +23,7 @@ from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.files import digest, read_json, whole_file, write_json
+from dense_jax.schemas import OwnTokenizer
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -58,7 +59,7 @@ class Tokenizer:
         Raises:
             StorageError: a file is missing or damaged.
         """
-        config = read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json", OwnTokenizer)
         special = {role: config.get(f"{role}_token", "") for role in _BERT}
         return cls(_read(folder / "tokenizer.json"), _complete(special, folder))
 

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
-from dense_jax.errors import StorageError
+from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
+from dense_jax.schemas import WeightIndex
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -209,7 +210,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / _INDEX).is_file():
-        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
+        names = sorted(set(read_json(folder / _INDEX, WeightIndex, ConfigError)["weight_map"].values()))
         return [folder / Path(name).name for name in names]  # never outside the folder
     if any((folder / name).is_file() for name in _PICKLES):
         raise StorageError(

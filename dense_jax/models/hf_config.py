@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import require
-from dense_jax.errors import StorageError
+from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
+from dense_jax.schemas import ModelConfig
 
 _KEYS = {
     "layers": "num_hidden_layers",
@@ -39,7 +40,7 @@ def read_config(folder: Path) -> BertConfig:
         StorageError: config.json is missing, damaged or incomplete.
     """
     path = folder / "config.json"
-    raw = read_json(path)
+    raw = read_json(path, ModelConfig, ConfigError)
     kind = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]

@@ -9,10 +9,12 @@ from typing import Any
 
 from dense_jax.config import require
 from dense_jax.contracts import Similarity
+from dense_jax.errors import ConfigError
 from dense_jax.files import read_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
 from dense_jax.models.hf_config import read_config
+from dense_jax.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings
 
 _POOLING = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}  # versions 2 to 5 -> 6
 _SIMILARITY = {"cosine": Similarity.COSINE, "dot": Similarity.DOT, "dot_product": Similarity.DOT}
@@ -50,7 +52,7 @@ def read_sentence_folder(folder: Path, pooling: Pooling = Pooling.CLS) -> Senten
     weights = folder / modules["Transformer"]
     if "Pooling" in modules:
         pooling = _pooling(folder / modules["Pooling"] / "config.json")
-    settings = _optional(folder / "config_sentence_transformers.json")
+    settings = _optional(folder / "config_sentence_transformers.json", SentenceSettings)
     similarity = _similarity(folder, settings.get("similarity_fn_name"), normalized="Normalize" in modules)
     bert = read_config(weights)
     return SentenceFolder(
@@ -68,7 +70,7 @@ def _modules(folder: Path) -> dict[str, str]:
     path = folder / "modules.json"
     if not path.is_file():
         return {"Transformer": ""}
-    found = {module["type"].rpartition(".")[2]: module["path"] for module in read_json(path)}
+    found = {module["type"].rpartition(".")[2]: module["path"] for module in read_json(path, Modules, ConfigError)}
     chains = (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"])
     require(
         list(found) in chains,
@@ -78,7 +80,7 @@ def _modules(folder: Path) -> dict[str, str]:
 
 
 def _pooling(path: Path) -> Pooling:
-    raw = read_json(path)
+    raw = read_json(path, PoolingSettings, ConfigError)
     old = [_POOLING.get(key, key) for key, on in raw.items() if key.startswith("pooling_mode_") and on]
     modes = [raw["pooling_mode"]] if "pooling_mode" in raw else old
     require(modes in (["cls"], ["mean"]), f"{path}: pooling is {modes}; only cls or mean can be read")
@@ -94,8 +96,8 @@ def _similarity(folder: Path, name: str | None, normalized: bool) -> Similarity:
 
 def _length(folder: Path, longest: int) -> int:
     """The maximum length, of whichever file names it; tokenizers without a limit name a huge number."""
-    named = _optional(folder / "sentence_bert_config.json").get("max_seq_length")
-    named = named or _optional(folder / "tokenizer_config.json").get("model_max_length")
+    named = _optional(folder / "sentence_bert_config.json", LengthSettings).get("max_seq_length")
+    named = named or _optional(folder / "tokenizer_config.json", LengthSettings).get("model_max_length")
     return min(named or longest, longest)
 
 
@@ -105,5 +107,5 @@ def _prompt(settings: dict[str, Any], names: tuple[str, ...]) -> str:
     return next((prompts[name] for name in (*names, default) if prompts.get(name)), "")
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def _optional(path: Path, kind: Any) -> dict[str, Any]:
+    return read_json(path, kind, ConfigError) if path.is_file() else {}

@@ -18,6 +18,7 @@ from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.files import digest, digests, naming_storage_errors, read_json, verify, write_json
 from dense_jax.mesh import everywhere
+from dense_jax.schemas import Digests
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
@@ -176,7 +177,7 @@ class Checkpoints:
     def verify(self, step: int) -> None:
         """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
         try:
-            verify(self.folder / str(step), read_json(self._digests(step)))
+            verify(self.folder / str(step), read_json(self._digests(step), Digests))
         except StorageError as error:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 

@@ -13,8 +13,10 @@ import numpy as np
 from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
-from dense_jax.errors import NonFiniteError
+from dense_jax.errors import NonFiniteError, StorageError
+from dense_jax.files import check_kind, whole_file
 from dense_jax.progress import bar, seconds
+from dense_jax.schemas import MetricsLine
 from dense_jax.train.diagnosis import PREFIX
 
 _NAMED = 10  # examples of a broken batch
@@ -134,7 +136,8 @@ def _continued(path: Path, first: int) -> Path:
     """`path` without the lines of steps after `first`, which a run that continues from there does again."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_text("".join(line for line in lines if _step(line) <= first), encoding="utf-8")
     return path
 
 
@@ -148,10 +151,12 @@ def _totals(path: Path, first: int) -> dict[str, float]:
 
 
 def _step(line: str) -> float:
-    """A line cut short by a crash has no step and is dropped."""
+    """The step of a line; one that a crash has cut short has none, and is dropped."""
     try:
-        return float(json.loads(line)["step"])
-    except (json.JSONDecodeError, KeyError, TypeError):
+        value = json.loads(line)
+        check_kind(value, MetricsLine, "a line")
+        return float(value["step"])
+    except (ValueError, RecursionError, StorageError):
         return math.inf
 
 

@@ -7,6 +7,7 @@ from dense_jax.config import Config
 from dense_jax.config_tree import completed, differences, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
+from dense_jax.schemas import RunConfig
 
 # Settings that may change when a run continues: they alter neither the parameters nor the order of examples.
 FREE_TO_CHANGE = ("answer.", "checkpoint.", "diagnose_every", "embed.", "evaluate.", "index.", "loader.prefetch",
@@ -27,7 +28,7 @@ def check_same_run(config: Config, workdir: Path) -> None:
     if is_first() and not path.exists():
         write_json(path, ours)
     together("config.json is written")
-    lines = differences(completed(read_json(path), config), ours)
+    lines = differences(completed(read_json(path, RunConfig), config), ours)
     changed = [line for line in lines if not line.startswith(FREE_TO_CHANGE)]
     if changed:
         raise ConfigError(

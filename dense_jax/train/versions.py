@@ -26,14 +26,15 @@ from dense_jax.agreement import all_or_none, is_first, of_first
 from dense_jax.config import Config, IndexKind
 from dense_jax.contracts import Passages, Tower
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, read_json, verify, write_json
+from dense_jax.files import digest, is_written, read_json, verify, write_json
+from dense_jax.locks import all_in_turn, in_turn, is_held
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.train.lock import all_in_turn, in_turn, is_held
+from dense_jax.schemas import Digests, Manifest
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -70,12 +71,12 @@ class Versions:
 
     def committed(self) -> list[int]:
         """The steps of those that are complete."""
-        return [step for step in self.begun() if (self._of(step) / _COMMITTED).is_file()]
+        return [step for step in self.begun() if is_written(self._of(step) / _COMMITTED)]
 
     def belongs(self, step: int, checkpoint: str) -> bool:
         """Whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint."""
         path = self._of(step) / _MADE_BY
-        return path.is_file() and read_json(path) == self._made_by(checkpoint)
+        return is_written(path) and read_json(path) == self._made_by(checkpoint)
 
     def make(
         self,
@@ -109,7 +110,7 @@ class Versions:
             # Of one who does not end and wakes up after all, writing on, the digests tell.
             if broken or not of_first(lambda: self.belongs(step, checkpoint)) or self._is_damaged(folder):
                 of_first(lambda: self._begin(step, checkpoint))
-            if not of_first((folder / _COMMITTED).is_file):
+            if not of_first(lambda: is_written(folder / _COMMITTED)):
                 self._build(folder, tower, checkpoint, between)
 
     def _begin(self, step: int, checkpoint: str) -> None:
@@ -121,7 +122,9 @@ class Versions:
         try:
             for manifest in (folder / name for name in _MANIFESTS):
                 if of_first(manifest.is_file):
-                    verify_in_shares(manifest.parent, of_first(lambda path=manifest: read_json(path)["files"]))
+                    verify_in_shares(
+                        manifest.parent, of_first(lambda path=manifest: read_json(path, Manifest)["files"])
+                    )
         except StorageError as error:
             if is_first():
                 print(f"warning: {error}; its index is made anew", file=sys.stderr)
@@ -152,7 +155,7 @@ class Versions:
         """The file of the library's ids, written now if it is not there yet."""
         path = self.folder / f"ids-{self.library.fingerprint}.json"
         with in_turn(self.folder / "ids.lock"):
-            if not path.is_file():
+            if not is_written(path):
                 write_json(path, self.library.passages.ids())
         return str(path)
 
@@ -173,9 +176,9 @@ class Versions:
             return index.load(folder / "index", vectors, self.mesh)
 
     def _vectors(self, folder: Path) -> Vectors:
-        if not (folder / _COMMITTED).is_file():
+        if not is_written(folder / _COMMITTED):
             raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
-        verify(folder, read_json(folder / _COMMITTED))
+        verify(folder, read_json(folder / _COMMITTED, Digests))
         return Vectors(folder / "vectors")
 
     def prune(self, checkpoints: Mapping[int, str], in_use: int = -1) -> None:

@@ -12,6 +12,7 @@ import orjson
 import xxhash
 
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.preparation.near_duplicates import (
@@ -27,19 +28,22 @@ from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import is_written, read_json, whole_file, write_json
 from dense_jax.progress import bar, progress
+from dense_jax.schemas import Text
 
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
+AGAIN = "give the same command again"
 _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
     path, settings = root / "text.json", _settings(config)
-    if path.is_file():
-        refuse_other(path, read_json(path)["settings"], settings)
-        return read_json(path)
+    if is_written(path):
+        found = read_json(path, Text)
+        refuse_other(path, found["settings"], settings)
+        return found
     notes = scan(corpus, root / "rejects.jsonl")
     if config.corpus.near_duplicates:
         edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
@@ -50,6 +54,7 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
     tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+    check_unchanged(open_corpus(config.corpus), settings["corpus"]["source"])
     write_json(path, {"settings": settings, "notes": notes})
     return read_json(path)
 
@@ -61,20 +66,29 @@ def fill(
     settings: PrepareConfig,
     *,
     chunk: int = 0,
+    cure: str = "prepare it in another --workdir",
 ) -> None:
     """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
 
     Workers of a pipeline give it any run of documents of a source, so there it must go by single documents, and is
-    pickled; with `chunk`, it gives lines, which they cut every so many tokens.
+    pickled; with `chunk`, it gives lines, which they cut every so many tokens. `cure` is what to do about a corpus that
+    changes meanwhile.
 
     Raises:
         MachineError: it is to be done by Beam, which is missing or fails.
+        DataError: the corpus changed while it was read.
     """
+    before = corpus.fingerprint()
+
+    def finish() -> None:
+        check_unchanged(corpus, before, cure)
+        writer.finish()
+
     if settings.runner is Runner.BEAM:
         from dense_jax.data.preparation.by_beam import fill_by_beam  # imported here: an extra
 
         sources = [(source.name, Documents(source, {})) for source in corpus.sources]
-        fill_by_beam(writer, sources, arrange, settings, chunk)
+        fill_by_beam(writer, sources, arrange, settings, chunk, finish)
         return
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
@@ -82,7 +96,19 @@ def fill(
             for group in arrange(islice(Documents(source, {}), done, None)):
                 writer.add(group)
                 shown.update(group.documents)
-    writer.finish()
+    finish()
+
+
+def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], cure: str = AGAIN) -> None:
+    """
+    Raises:
+        DataError: the corpus, read since it had the fingerprint `before`, has another one now; `cure` is what to do.
+    """
+    if changes := "\n  ".join(differences(before, corpus.fingerprint())):
+        raise DataError(
+            f"{corpus.name} changed while it was read:\n  {changes}\n"
+            f"wait until nothing writes to it any more, then {cure}"
+        )
 
 
 def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any]) -> CheckedCorpus:

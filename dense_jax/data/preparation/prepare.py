@@ -14,7 +14,15 @@ from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
-from dense_jax.data.preparation.common import Documents, fill, prepare_text, scan, without_duplicates
+from dense_jax.data.preparation.common import (
+    AGAIN,
+    Documents,
+    check_unchanged,
+    fill,
+    prepare_text,
+    scan,
+    without_duplicates,
+)
 from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
 from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.preparation.queries import DOCUMENT_LENGTH, prepare_queries
@@ -34,6 +42,7 @@ from dense_jax.data.stores.passage_store import (
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
+from dense_jax.locks import alone, lock_of
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
@@ -133,20 +142,25 @@ def prepare_collection(
     With `split`, as passages of up to so many tokens.
 
     Raises:
-        ConfigError: `folder` was made from another source or with another tokenizer.
-        DataError: the source cannot be used, or too many of its rows.
+        ConfigError: `folder` was made from another source or with another tokenizer, or another process makes it.
+        DataError: the source cannot be used, or too many of its rows, or it changed while it was read.
     """
     corpus = open_collection(source, config)
     settings = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
     # Stores that do not say what is split of texts have the whole sentence as the text of each of its pieces.
     settings |= {"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH}
-    check_settings(folder, settings)
-    if not started(folder):
-        claim(folder, settings, scan(corpus, folder / "rejects.jsonl"))
     if not is_finished(folder):
-        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-        fill(writer, corpus, partial(arrange, tokenizer=tokenizer, length=length), config.prepare)
+        with alone(lock_of(folder), f"{folder} is being prepared"):
+            check_settings(folder, settings)
+            if not started(folder):
+                notes = scan(corpus, folder / "rejects.jsonl")
+                check_unchanged(corpus, settings["source"])
+                claim(folder, settings, notes)
+            writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
+            arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
+            cut, cure = partial(arrange, tokenizer=tokenizer, length=length), f"remove {folder} and {AGAIN}"
+            fill(writer, corpus, cut, config.prepare, cure=cure)
+    check_settings(folder, settings)
     return PassageStore(folder)
 
 

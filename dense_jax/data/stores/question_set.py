@@ -11,7 +11,8 @@ from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Rej
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import AnyPath, digest, read_json, write_json
+from dense_jax.files import AnyPath, digest, is_written, read_json, write_json
+from dense_jax.schemas import Digests
 
 _EXAMPLES = 5  # bad rows shown in an error
 
@@ -94,9 +95,9 @@ def check_same_questions(path: AnyPath, record: Path) -> None:
         ConfigError: the file has changed since the run began.
     """
     ours = {"digest": digest(path)}
-    if not record.is_file():
+    if not is_written(record):
         write_json(record, ours)
-    elif read_json(record) != ours:
+    elif read_json(record, Digests) != ours:
         raise ConfigError(
             f"corpus.questions={path} has changed since this run began to learn from it ({record}); give it the file "
             "it had, or use another --workdir"
