@@ -180,7 +180,7 @@ def check_kind(value: Any, kind: Any, where: str, error: type[UserError] = Stora
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
 
 

@@ -145,7 +145,8 @@ IndexManifest = TypedDict(
 )
 """manifest.json of an index."""
 
-PerQuery = dict[str, dict[str, float]]
+Share = Annotated[float, Field(ge=0, le=1)]
+PerQuery = dict[str, dict[str, Share]]
 
 
 class Evaluated(TypedDict):
@@ -154,7 +155,7 @@ class Evaluated(TypedDict):
     collection: str
     split: str
     step: Count | None
-    mean: dict[str, float]
+    mean: dict[str, Share]
     per_query: PerQuery
 
 
@@ -204,7 +205,7 @@ class Probes(TypedDict):
 
     sample: str
     measure: str
-    select: str
+    select: Literal["newest", "best"]
     patience: Count
     probes: list[_Probe]
 
@@ -229,7 +230,27 @@ class ModelConfig(TypedDict):
     hidden_dropout_prob: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
     attention_probs_dropout_prob: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
     layer_norm_eps: NotRequired[Annotated[float, Field(gt=0, lt=1)] | None]
-    initializer_range: NotRequired[Annotated[float, Field(ge=0)] | None]
+    initializer_range: NotRequired[Annotated[float, Field(ge=0, le=100)] | None]
+
+
+PieceId = Annotated[int, Field(ge=0, lt=1 << 24)]  # every id up to the largest has a row in memory
+PieceIds = dict[str, PieceId]
+"""vocab.json or added_tokens.json."""
+
+
+class _TokenizerModel(TypedDict):
+    vocab: NotRequired[PieceIds | list[Any]]
+
+
+class _AddedToken(TypedDict):
+    id: PieceId
+
+
+class TokenizerFile(TypedDict):
+    """tokenizer.json."""
+
+    model: _TokenizerModel
+    added_tokens: NotRequired[list[_AddedToken] | None]
 
 
 class _Module(TypedDict):

@@ -256,3 +256,34 @@ def test_a_damaged_tokenizer_file_is_named(trained, tmp_path):
 def test_a_folder_without_our_files_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"tokenizer_config.json: no such file"):
         Tokenizer.load(tmp_path)
+
+
+def explosive(pattern="(a+)+b"):
+    tokenizer = Tokenizer.train(["a b c"], 32, True)
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    tokenizer.backend.pre_tokenizer = split
+    return tokenizer
+
+
+def test_a_pattern_that_backtracks_without_end_is_named_with_the_text(capfd):
+    with pytest.raises(ConfigError, match=r"cannot encode the text 'aaaa.* of 61 characters \(.*retry-limit"):
+        explosive().encode(["fine", "a" * 60 + "c"])
+
+
+def test_a_piece_with_an_absurd_id_is_refused_before_memory_is_asked_for(tmp_path):
+    Tokenizer.train(["a b c"], 32, True).save(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["zz"] = 4_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(StorageError, match=r"tokenizer\.json: damaged \(model\.vocab\..*zz: Input should be less than"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: damaged \(model\.vocab\..*zz: Input should be less than"):
+        import_folder(tmp_path)
+
+
+def test_a_special_token_without_a_piece_is_named(tmp_path):
+    Tokenizer.train(["a b c"], 32, True).save(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(raw | {"pad_token": "<nothing>"}))
+    with pytest.raises(StorageError, match="no piece for its pad_token '<nothing>'"):
+        Tokenizer.load(tmp_path)

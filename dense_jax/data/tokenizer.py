@@ -21,9 +21,9 @@ from dense_jax.arrays import Int
 from dense_jax.config import require
 from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
-from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.errors import ConfigError, DataError, StorageError, UserError
 from dense_jax.files import digest, read_json, whole_file, write_json
-from dense_jax.schemas import OwnTokenizer
+from dense_jax.schemas import OwnTokenizer, PieceIds, Settings, TokenizerFile
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -32,6 +32,7 @@ _PREFIX = "##"  # of a piece that continues a word, in WordPiece
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_SCHEMAS: dict[str, Any] = {"tokenizer.json": TokenizerFile, "vocab.json": PieceIds, "added_tokens.json": PieceIds}
 _SMALLEST = 32  # trained vocabulary
 _LONGEST_WORD = 100  # characters, in WordPiece; a longer word is [UNK]
 _LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
@@ -61,7 +62,9 @@ class Tokenizer:
         """
         config = read_json(folder / "tokenizer_config.json", OwnTokenizer)
         special = {role: config.get(f"{role}_token", "") for role in _BERT}
-        return cls(_read(folder / "tokenizer.json"), _complete(special, folder))
+        backend, special = _read(folder / "tokenizer.json"), _complete(special, folder)
+        _check_vocabulary(backend, special, folder, StorageError)
+        return cls(backend, special)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
@@ -236,17 +239,22 @@ def import_folder(folder: Path) -> Tokenizer:
     """
     if [path.name for path in _files(folder)] == ["vocab.txt"] and not (folder / "config.json").exists():
         return _from_vocabulary(folder / "vocab.txt")
+    for path in _files(folder):
+        if path.suffix == ".json":
+            read_json(path, _SCHEMAS.get(path.name, Settings), ConfigError)  # names the file, as transformers does not
     from transformers import AutoTokenizer  # imported here: it takes seconds
 
     try:
         theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
-    except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # whatever comes to it in a damaged file
         raise ConfigError(f"tokenizer.path={folder}: transformers cannot load it ({error})") from error
     backend.no_truncation()
     backend.no_padding()
     special = {role: str(getattr(theirs, f"{role}_token") or "") for role in _BERT}
-    return Tokenizer(backend, _complete(special, folder))
+    special = _complete(special, folder)
+    _check_vocabulary(backend, special, folder, ConfigError)
+    return Tokenizer(backend, special)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -266,11 +274,31 @@ def folder_fingerprint(folder: Path) -> str:
 def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
     try:
         return encode(list(texts), add_special_tokens=False)
-    except TypeError as error:
-        bad = next((text for text in texts if has_surrogate(text)), None)
-        if bad is None:
+    except BaseException as error:
+        if bad := next((text for text in texts if has_surrogate(text)), None):
+            raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        if not _is_the_librarys(error):
             raise
-        raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        bad = next((text for text in texts if not _encodes(encode, text)), "")
+        raise ConfigError(
+            f"the tokenizer cannot encode the text {bad[:60]!r} of {len(bad):,} characters ({error}); use another "
+            "--tokenizer.path, or leave the text out of the corpus"
+        ) from None
+
+
+def _encodes(encode: Callable[..., list[tokenizers.Encoding]], text: str) -> bool:
+    try:
+        encode([text], add_special_tokens=False)
+    except BaseException as error:
+        if not _is_the_librarys(error):
+            raise
+        return False
+    return True
+
+
+def _is_the_librarys(error: BaseException) -> bool:
+    """True for what the library raises: bare Exception, or a panic, such as that of a pattern that backtracks."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _placed(text: str, encoding: tokenizers.Encoding, space: int | None) -> Placed:
@@ -361,12 +389,27 @@ def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
     return special
 
 
+def _check_vocabulary(
+    backend: tokenizers.Tokenizer, special: dict[str, str], folder: Path, error: type[UserError]
+) -> None:
+    """
+    Raises:
+        UserError: of the class `error`: a special token has no id.
+    """
+    pieces = backend.get_vocab()
+    if unknown := [f"{role}_token {token!r:.60}" for role, token in special.items() if token not in pieces]:
+        raise error(
+            f"{folder}: the tokenizer has no piece for its {', '.join(unknown)}; its files do not belong together: "
+            "fetch or prepare the folder again"
+        )
+
+
 def _hash(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:
-    text = json.dumps(read_json(path), ensure_ascii=False)
+    text = json.dumps(read_json(path, TokenizerFile), ensure_ascii=False)
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception

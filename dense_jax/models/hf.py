@@ -185,6 +185,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise StorageError(f"{path}: no such file, but {_INDEX} names it") from None
     except SafetensorError as error:
         raise StorageError(f"{path}: damaged ({error})") from None
+    except AttributeError as error:  # of numpy, which lacks the type of a tensor
+        raise ConfigError(
+            f"{path}: holds numbers of a type that cannot be read ({error}); save the model in F32, F16, BF16 or F64"
+        ) from None
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:

@@ -40,7 +40,7 @@ def read_config(folder: Path) -> BertConfig:
         StorageError: config.json is missing, damaged or incomplete.
     """
     path = folder / "config.json"
-    raw = read_json(path, ModelConfig, ConfigError)
+    raw = {key: value for key, value in read_json(path, ModelConfig, ConfigError).items() if value is not None}
     kind = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]

@@ -52,6 +52,11 @@ class PassageStore(Passages):
             for counts, end in zip(_parts(self.manifest), ends, strict=True)
         ]
         counts = self.manifest["passages_per_shard"]
+        if not sum(counts) == self.manifest["count"] == sum(len(part.rows) for part in self._parts):
+            raise StorageError(
+                f"{folder / _MANIFEST}: damaged (its counts of passages contradict each other); remove {folder} and "
+                "prepare again"
+            )
         self._dtype = np.dtype(self.manifest["dtype"])
         self._passages = Records([shard_path(folder, "passages", i) for i in range(len(counts))], counts)
         self._texts = Records([shard_path(folder, "texts", i) for i in range(len(counts))], counts)
