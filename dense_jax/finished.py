@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import Select
-from dense_jax.errors import DataError
+from dense_jax.errors import DataError, StorageError
 from dense_jax.files import check_kind, read_json
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL
 from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.schemas import AnswerFigures, Evaluated, FinishedConfig, MetricsLine
+from dense_jax.schemas import Answered, AnsweredMeans, Evaluated, EvaluatedMeans, FinishedConfig, MetricsLine
 from dense_jax.train.history import History, read_history
 
 _BEFORE, _AFTER, _WORDS = "before_training.json", "after_training.json", "BM25.json"
@@ -86,7 +86,7 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
 
     What a reader made of the passages is left out, since it is no part of the towers.
     """
-    evaluated, answered = _read(path, _AFTER).values(), _read(path, FIGURES).values()
+    evaluated, answered = _read(path, _AFTER, EvaluatedMeans).values(), _read(path, FIGURES, AnsweredMeans).values()
     ranked = [
         Result(found["collection"].rpartition("/")[0], found["split"], name, found["mean"][name])
         for found in evaluated
@@ -105,17 +105,24 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
 
 def _evaluated(path: Path, file: str) -> dict[str, Found]:
     """What `evaluate` left in `file`, for each test set."""
-    return {name: Found(of["step"], HEADLINE, of["per_query"]) for name, of in _read(path, file).items()}
+    return {name: _found(of, HEADLINE, path, name) for name, of in _read(path, file, Evaluated).items()}
 
 
 def _answered(path: Path) -> dict[str, Found]:
     """What `answer` left, for each set of questions."""
-    return {name: Found(of["step"], tuple(of["figures"]), of["per_query"]) for name, of in _read(path, FIGURES).items()}
+    return {name: _found(of, tuple(of["figures"]), path, name) for name, of in _read(path, FIGURES, Answered).items()}
 
 
-def _read(path: Path, file: str) -> dict[str, Any]:
+def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> Found:
+    lacking = [query for query, figures in of["per_query"].items() if not figures.keys() >= set(measures)]
+    if lacking or not of["per_query"]:
+        what = f"lacks some of {', '.join(measures)} of {lacking[0]!r}" if lacking else "has no query"
+        raise StorageError(f"{path / 'results' / name}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
+    return Found(of["step"], measures, of["per_query"])
+
+
+def _read(path: Path, file: str, kind: Any) -> dict[str, Any]:
     """Each `file` in the results of a workdir, by the name of the set of queries or questions."""
-    kind = AnswerFigures if file == FIGURES else Evaluated
     return {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
 
 

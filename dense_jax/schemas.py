@@ -27,6 +27,7 @@ class Notes(TypedDict):
     usable: NotRequired[Count]
     rejected: NotRequired[Count]
     near_duplicates: NotRequired[Count]
+    test: NotRequired[Digests]  # of the files of the held-out test set
 
 
 class Text(TypedDict):
@@ -150,22 +151,35 @@ PerQuery = dict[str, dict[str, Share]]
 
 
 class Evaluated(TypedDict):
-    """Figures of a ranking."""
+    """Figures of a ranking, query by query."""
+
+    step: Count | None
+    per_query: PerQuery
+
+
+class EvaluatedMeans(TypedDict):
+    """Means of the same, and what they are of."""
 
     collection: str
     split: str
     step: Count | None
     mean: dict[str, Share]
+
+
+class Answered(TypedDict):
+    """Figures of answers, question by question."""
+
+    step: Count
+    figures: dict[str, Share]
     per_query: PerQuery
 
 
-class AnswerFigures(TypedDict):
-    """Figures of answers."""
+class AnsweredMeans(TypedDict):
+    """Means of the same, and what they are of."""
 
     questions: str
     step: Count
-    figures: dict[str, float]
-    per_query: PerQuery
+    figures: dict[str, Share]
 
 
 # What `train` writes.

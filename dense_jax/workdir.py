@@ -26,6 +26,7 @@ from dense_jax.config_tree import checked, differences, with_vocabulary
 from dense_jax.contracts import Answered, Document, Retrieves, Tower, Vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
+from dense_jax.data.preparation.common import check_test_set
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
@@ -208,12 +209,13 @@ class Workdir:
         """
         return open_queries(Path(self.asked.passages.workdir or self.path), self.asked.corpus)
 
-    @property
+    @cached_property
     def test_folder(self) -> AnyPath:
         """The BEIR folder that `evaluate` works on.
 
         Raises:
             ConfigError: none is named, and `prepare` held none out.
+            StorageError: that which `prepare` held out has changed.
         """
         named = self.asked.evaluate.folder
         folder = located(named) if named else self.prepared / "test"
@@ -222,6 +224,8 @@ class Workdir:
                 f"there is no test set at {folder}; name a BEIR folder by --evaluate.folder=DIR, "
                 "or have `prepare` hold documents out by --corpus.held_out=500"
             )
+        if not named:
+            check_test_set(self.prepared)
         return folder
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
@@ -270,6 +274,7 @@ class Workdir:
         Raises:
             ConfigError: no test set is named, and `prepare` held none out.
             DataError: it lacks the split, or has no relevant document.
+            StorageError: that which `prepare` held out has changed.
         """
         settings = self.asked.probe
         folder = located(settings.folder) if settings.folder else self.prepared / "test"
@@ -288,6 +293,8 @@ class Workdir:
     def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""
         settings = self.asked.probe
+        if not settings.folder:
+            check_test_set(self.prepared)
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
         target = self.path / "probe" / name

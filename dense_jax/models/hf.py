@@ -5,6 +5,7 @@ counterpart there. RoBERTa and XLM-R have names of their own for the masked-LM h
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -232,12 +233,13 @@ def _pickled_head(folder: Path) -> list[str]:
 
 
 def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:
-    return (
-        'python -c "import glob, torch, safetensors.torch as s; w = {}; '
-        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob('{folder}/{pickles}')]; "
-        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
-        f"'{folder}/{target}', {{'format': 'pt'}})\""
+    program = (
+        "import pathlib, torch, safetensors.torch as s; w = {}; "
+        f"p = pathlib.Path({str(folder)!r}); "
+        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in p.glob({pickles!r})]; "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, p / {target!r}, {{'format': 'pt'}})"
     )
+    return f"python -c {shlex.quote(program)}"
 
 
 def modern_name(name: str) -> str:

@@ -45,5 +45,5 @@ def test_a_data_set_of_tfds_without_sound_metadata_is_named(tmp_path, text):
     if text is not None:
         (folder / "dataset_info.json").write_text(text)
         (folder / "features.json").write_text(text)
-    with pytest.raises(DataError, match="corpus source tfds:.*x/1.0.0, corpus.split=train: "):
+    with pytest.raises(DataError, match=r"corpus source tfds:.*x/1.0.0, corpus.split=train: "):
         open_tfds(str(folder), "train")

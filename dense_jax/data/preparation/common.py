@@ -27,19 +27,20 @@ from dense_jax.data.sources.corpus import CheckedCorpus, Source, open_corpus
 from dense_jax.data.stores.passage_store import StoreWriter, refuse_other
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
-from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import is_written, read_json, whole_file, write_json
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.files import digests, is_written, read_json, verify, whole_file, write_json
 from dense_jax.progress import bar, progress
 from dense_jax.schemas import Text
 
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
+_TEXT = "text.json"
 AGAIN = "give the same command again"
 _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
-    path, settings = root / "text.json", _settings(config)
+    path, settings = root / _TEXT, _settings(config)
     if is_written(path):
         found = read_json(path, Text)
         refuse_other(path, found["settings"], settings)
@@ -54,9 +55,25 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     documents = Documents(corpus, _hold_out(corpus, config.corpus.held_out, root / "test"))
     tokenizer = _make_tokenizer(config.tokenizer, documents, root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+    notes |= {"test": digests(root / "test")} if config.corpus.held_out else {}
     check_unchanged(open_corpus(config.corpus), settings["corpus"]["source"])
     write_json(path, {"settings": settings, "notes": notes})
     return read_json(path)
+
+
+def check_test_set(root: Path) -> None:
+    """
+    Raises:
+        StorageError: the test set that `prepare` held out has changed since: its figures would compare with no others.
+    """
+    known = read_json(root / _TEXT, Text)["notes"].get("test", {})  # older preparations have none
+    try:
+        verify(root / "test", known)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; restore it, or prepare in another --workdir; a test set of your own is a folder elsewhere, "
+            "named by --evaluate.folder or --probe.folder"
+        ) from None
 
 
 def fill(

@@ -17,6 +17,7 @@ from dense_jax.data import held_out
 from dense_jax.data.preparation.common import (
     AGAIN,
     Documents,
+    check_test_set,
     check_unchanged,
     fill,
     prepare_text,
@@ -52,7 +53,8 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: it was prepared with other settings or from other text; lists the differences.
-        DataError: a source of the corpus cannot be used, or too many of its rows.
+        DataError: a source of the corpus cannot be used, or too many of its rows, or it changed while it was read.
+        StorageError: the test set has changed since it was held out.
     """
     root = Path(config.passages.workdir or workdir)
     asked = config.passages.unit is Unit.QUERIES
@@ -61,6 +63,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         for source in corpus.sources:
             source.queries()  # refuses a source that has none, before its documents are read
     about = prepare_text(config, corpus, root)
+    check_test_set(root)
     if asked:
         return prepare_queries(config, corpus, root, about)
     corpus = without_duplicates(corpus, root, about["notes"])
