@@ -26,6 +26,11 @@ _CURES: dict[type[UserError], str] = {
     ConfigError: "correct it, or fetch the folder again",
     DataError: "correct it, or fetch it again",
 }
+_REFUSALS = (  # of the system to write a file there, whatever it holds
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+_PATTERN = "\\*?[]"  # characters of a path that Orbax takes for a pattern, or for a slash
 _BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
 
 
@@ -128,7 +133,7 @@ def naming_storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: the disk is full; free some space and start again, finished parts stay"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+        if error.errno in _REFUSALS:
             raise StorageError(f"{path}: may not be written ({error.strerror})") from error
         raise
 
@@ -225,8 +230,14 @@ def writable(folder: Path) -> Path:
     """`folder`, created if need be, after a trial write.
 
     Raises:
-        ConfigError: it cannot be created or written, said before any work is done.
+        ConfigError: it cannot be created or written, or checkpoints in it could not be read; said before any work.
     """
+    odd = sorted({character for character in str(folder.absolute()) if character in _PATTERN})
+    require(
+        not odd,
+        f"--workdir={folder}: {' and '.join(odd)} in the path would be taken for a pattern when checkpoints are read; "
+        "name a folder without it",
+    )
     trial = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)

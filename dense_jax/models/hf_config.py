@@ -41,7 +41,7 @@ def read_config(folder: Path) -> BertConfig:
     """
     path = folder / "config.json"
     raw = {key: value for key, value in read_json(path, ModelConfig, ConfigError).items() if value is not None}
-    kind = raw.get("model_type")
+    kind: Any = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]
     pad = raw.get("pad_token_id", family.pad)
