@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import require
-from dense_jax.errors import StorageError
-from dense_jax.files import read_object
+from dense_jax.errors import ConfigError, StorageError
+from dense_jax.files import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
+from dense_jax.schemas import ModelConfig
 
 _KEYS = {
     "layers": "num_hidden_layers",
@@ -53,7 +54,7 @@ def read_config(folder: Path) -> BertConfig:
         StorageError: config.json is missing or damaged.
     """
     path = folder / "config.json"
-    raw = {key: value for key, value in read_object(path).items() if value is not None}
+    raw = {key: value for key, value in read_json(path, ModelConfig, ConfigError).items() if value is not None}
     kind: Any = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]

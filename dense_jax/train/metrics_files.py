@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from dense_jax.files import naming_storage_errors, text_lines, whole_file
+from dense_jax.errors import StorageError
+from dense_jax.files import check_kind, naming_storage_errors, text_lines, whole_file
+from dense_jax.schemas import MetricsLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
 
@@ -61,7 +63,7 @@ def has_trained(workdir: Path) -> bool:
 def totals(workdir: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
     lines = text_lines(workdir / METRICS)
-    last = json.loads(lines[-1]) if lines else {"step": 0}
+    last = json.loads(lines[-1]) if lines else {"step": 0}  # _cut has left whole lines alone
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
@@ -80,8 +82,10 @@ def _cut(path: Path, first: int) -> Path:
 def _step(line: str | bytes) -> float:
     """The step of a line; infinity for an empty one and for one that a crash cut short: they are dropped."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        value = json.loads(line)
+        check_kind(value, MetricsLine, "a line")
+        return float(value["step"])
+    except (ValueError, RecursionError, StorageError):
         return math.inf
 
 

@@ -18,6 +18,7 @@ from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import read_json
 from dense_jax.models import hf
 from dense_jax.models.hf_config import check_same_architecture
+from dense_jax.schemas import StartConfig
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import read_history, selected
 from dense_jax.train.optimizer import path_name
@@ -37,7 +38,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What it was trained with, as `config_tree.to_dict` gives it."""
-        return read_json(self.workdir / "config.json")
+        return read_json(self.workdir / "config.json", StartConfig)
 
 
 def started_from(params: Params, config: Config) -> tuple[Params, list[hf.LoadReport]]:
