@@ -223,7 +223,7 @@ class FinishedConfig(RunConfig):
     steps: Count
 
 
-_Method = TypedDict("_Method", {"class": str})
+_Method = TypedDict("_Method", {"class": NotRequired[str]})
 
 
 class _PassagesPlace(TypedDict):
@@ -238,10 +238,15 @@ class StartConfig(FinishedConfig):
     init_from: str
 
 
-class MetricsLine(TypedDict):
-    """A line of metrics.jsonl."""
+class StepLine(TypedDict):
+    """A line of metrics.jsonl or skipped.jsonl."""
 
     step: Count
+
+
+class MetricsLine(StepLine):
+    """A line of metrics.jsonl."""
+
     tokens: float
     seconds: float
 
@@ -273,11 +278,17 @@ class Probes(TypedDict):
 # Model folders of Hugging Face and sentence-transformers: a null stands for a key that is left out.
 
 
+class ModelKind(TypedDict):
+    """config.json of a model, as far as tokenizers depend on it."""
+
+    model_type: NotRequired[str | None]
+    tokenizer_class: NotRequired[str | None]
+
+
 class ModelConfig(TypedDict):
     """config.json of a model."""
 
     model_type: NotRequired[str | None]
-    tokenizer_class: NotRequired[str | None]
     hidden_act: NotRequired[str | None]
     position_embedding_type: NotRequired[str | None]
     num_hidden_layers: NotRequired[Annotated[int, Field(ge=1, le=1_000)] | None]

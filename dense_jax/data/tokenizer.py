@@ -23,7 +23,7 @@ from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError, UserError
 from dense_jax.files import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
-from dense_jax.schemas import ModelConfig, OwnTokenizer, PieceIds, Settings, TokenizerFile
+from dense_jax.schemas import ModelKind, OwnTokenizer, PieceIds, Settings, TokenizerFile
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -250,6 +250,8 @@ def import_folder(folder: Path) -> Tokenizer:
     try:
         theirs = _theirs(folder)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
+    except UserError:
+        raise
     except Exception as error:  # those of three libraries
         raise ConfigError(f"tokenizer.path={folder}: transformers cannot load it ({error})") from error
     backend.no_truncation()
@@ -295,7 +297,7 @@ def _kind(folder: Path) -> dict[str, Any]:
     Its other values do not concern a tokenizer, and transformers refuses some, such as null for a truth value.
     """
     path = folder / "config.json"
-    raw = read_json(path, ModelConfig, ConfigError) if path.is_file() else {}
+    raw = read_json(path, ModelKind, ConfigError) if path.is_file() else {}
     if not raw.get("model_type"):
         return {}
     from transformers import AutoConfig
@@ -432,7 +434,7 @@ def _check_vocabulary(
         UserError: of the class `error`: a special token has no id.
     """
     pieces = backend.get_vocab()
-    if unknown := [f"{role}_token {token!r:.60}" for role, token in special.items() if token not in pieces]:
+    if unknown := [f"{role}_token {token!r:.60}" for role, token in special.items() if token and token not in pieces]:
         raise error(
             f"{folder}: the tokenizer has no piece for its {', '.join(unknown)}; its files do not belong together: "
             "fetch or prepare the folder again"

@@ -12,7 +12,7 @@ from typing import IO
 
 from dense_jax.errors import StorageError
 from dense_jax.files import check_kind, naming_storage_errors, text_lines, whole_file
-from dense_jax.schemas import MetricsLine
+from dense_jax.schemas import MetricsLine, StepLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
 
@@ -62,10 +62,12 @@ def has_trained(workdir: Path) -> bool:
 
 def totals(workdir: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
-    lines = text_lines(workdir / METRICS)
-    last = json.loads(lines[-1]) if lines else {"step": 0}  # _cut has left whole lines alone
+    path = workdir / METRICS
+    lines = text_lines(path)
+    last = json.loads(lines[-1]) if lines else {"step": 0}  # all lines are whole: `_cut` has dropped the others
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
+    check_kind(last, MetricsLine, f"{path}:{len(lines)}")
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 
@@ -83,7 +85,7 @@ def _step(line: str | bytes) -> float:
     """The step of a line; infinity for an empty one and for one that a crash cut short: they are dropped."""
     try:
         value = json.loads(line)
-        check_kind(value, MetricsLine, "a line")
+        check_kind(value, StepLine, "a line")
         return float(value["step"])
     except (ValueError, RecursionError, StorageError):
         return math.inf

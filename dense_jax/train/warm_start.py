@@ -142,7 +142,8 @@ def origin(init_from: str) -> Origin:
     steps = config["steps"] if run.step == -1 else run.step
     before = origin(config["init_from"])
     start = f"which started from {before.words}" if before.words else "which started from random numbers"
-    return Origin(f"the run {name} ({config['objective']['class']}, {steps:,} steps), {start}", before.model)
+    method = config["objective"].get("class", "of an unknown method")
+    return Origin(f"the run {name} ({method}, {steps:,} steps), {start}", before.model)
 
 
 def tokenizer_folder(init_from: str) -> Path:
