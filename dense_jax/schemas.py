@@ -126,6 +126,12 @@ class DuplicateLine(TypedDict):
 # What `embed`, `index`, `evaluate` and `answer` write.
 
 
+class Plan(TypedDict):
+    """plan.json of embeddings."""
+
+    shard_size: Annotated[int, Field(ge=1, lt=1 << 48)]
+
+
 class Manifest(TypedDict):
     """manifest.json of embeddings or of an index."""
 

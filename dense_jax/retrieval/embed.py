@@ -27,7 +27,7 @@ from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
-from dense_jax.schemas import Settings
+from dense_jax.schemas import Plan
 
 _PLAN = "plan.json"
 
@@ -86,14 +86,14 @@ def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) ->
 
 def _begun_size(folder: Path, shard_size: int) -> int:
     """Passages per file: as the folder was begun with, which changes no vector, or `shard_size` for a new one."""
-    return read_json(folder / _PLAN)["shard_size"] if (folder / _PLAN).is_file() else shard_size
+    return read_json(folder / _PLAN, Plan)["shard_size"] if is_written(folder / _PLAN) else shard_size
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """Marks `folder` as this plan's, or refuses if it is another's."""
     if not is_written(folder / _PLAN):
         write_json(folder / _PLAN, plan)
-    elif changed := "\n  ".join(differences(read_json(folder / _PLAN, Settings), plan)):
+    elif changed := "\n  ".join(differences(read_json(folder / _PLAN, Plan), plan)):
         raise ConfigError(f"{folder} holds embeddings made otherwise; delete it or name another folder:\n  {changed}")
 
 

@@ -1,6 +1,8 @@
 """A corpus that is written while it is read is refused, and what to do then works."""
 
 import json
+import re
+import shutil
 
 import pytest
 
@@ -8,7 +10,7 @@ from dense_jax.config import Config, CorpusConfig, LoaderConfig, Order, Passages
 from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import queries as queries_module
-from dense_jax.data.preparation.prepare import prepare, prepare_collection
+from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
 from dense_jax.data.stores.passage_store import is_finished
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
@@ -60,15 +62,19 @@ def test_a_corpus_that_grows_while_it_is_tokenised_is_refused(source, tmp_path, 
 def test_a_collection_that_grows_while_it_is_read_is_refused_and_made_as_the_message_says(
     source, tmp_path, monkeypatch, during
 ):
-    tokenizer, folder = Tokenizer.train(["a b c d"], 40, True), tmp_path / "made"
+    tokenizer, settings = Tokenizer.train(["a b c d"], 40, True), config(source)
+
+    def made():
+        return prepare_collection(
+            open_collection(str(source), settings), settings, tokenizer, tmp_path / "made", "rows"
+        )
+
     growing(monkeypatch, module, during, source)
     with pytest.raises(DataError, match="changed while it was read") as refused:
-        prepare_collection(str(source), config(source), tokenizer, folder)
-    if f"remove {folder}" in str(refused.value):
-        for path in folder.iterdir():
-            path.unlink()
-        folder.rmdir()
-    assert len(prepare_collection(str(source), config(source), tokenizer, folder)) == 31
+        made()
+    if found := re.search(r"remove (\S+) and", str(refused.value)):
+        shutil.rmtree(found[1])
+    assert len(made()) == 31
 
 
 def test_queries_that_grow_while_they_are_read_are_refused_and_taken_once_they_rest(source, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ from dense_jax.config import Config, IndexConfig
 from dense_jax.data.preparation.near_duplicates import read_duplicates
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
-from dense_jax.data.stores.question_set import check_same_questions
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError, UserError
 from dense_jax.files import read_json
@@ -19,10 +18,12 @@ from dense_jax.mesh import own_mesh
 from dense_jax.models.hf_config import read_config
 from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.retrieval import embed, index
+from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.train.checkpoint_files import COMMIT, CheckpointFiles
 from dense_jax.train.history import read_history
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.same_run import check_same_run
+from dense_jax.train.same_run import NO_DATA, check_continues, record, recorded
 from tests import toys
 from tests.bert_folders import sentence_folder
 from tests.sources import config, rows, write
@@ -193,11 +194,12 @@ def test_the_manifest_of_an_index(tmp_path, embedded):
 
 def test_the_settings_of_a_run(tmp_path):
     asked = Config(objective=toys.BagOfTokens(), steps=4, batch=8)
-    check_same_run(asked, tmp_path)
-    path = tmp_path / "config.json"
-    if not path.is_file():
-        pytest.skip("a run is recorded with its first checkpoint")
-    outcomes(path, lambda: check_same_run(asked, tmp_path), (StorageError, ConfigError), depth=1)
+    record(asked, tmp_path, NO_DATA)
+    (tmp_path / "checkpoints" / "0").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "digests-0.json").write_text('{"commit_success.txt": "0"}')
+    assert recorded(tmp_path) is not None
+    read = lambda: check_continues(asked, tmp_path, NO_DATA)  # noqa: E731
+    outcomes(tmp_path / "config.json", read, (StorageError, ConfigError), depth=1)
 
 
 def test_the_probes_of_a_run(tmp_path):
@@ -212,11 +214,20 @@ def test_the_probes_of_a_run(tmp_path):
     outcomes(tmp_path / "probes.json", read, StorageError)
 
 
-def test_the_questions_of_a_run(tmp_path):
-    (tmp_path / "q.jsonl").write_text("{}")
-    read = lambda: check_same_questions(tmp_path / "q.jsonl", tmp_path / "questions.json")  # noqa: E731
-    read()
-    outcomes(tmp_path / "questions.json", read, (StorageError, ConfigError))
+def test_the_set_that_results_are_of(tmp_path):
+    folder = claim_folder(tmp_path, "toys-test", "evaluate.folder", [1])
+    found = outcomes(folder / "set.json", lambda: claim_folder(tmp_path, "toys-test", "", [1]), StorageError)
+    assert "damaged (name: Input should be" in found["('name',) is -1"]
+
+
+def test_the_digests_and_the_save_of_a_checkpoint(tmp_path):
+    files = CheckpointFiles(tmp_path)
+    files.path(1).mkdir()
+    (files.path(1) / COMMIT).write_text("x")
+    files.seal(1)
+    all_refused_but(outcomes(tmp_path / "digests-1.json", lambda: files.verify(1), StorageError), tmp_path, sound=())
+    files.begin(2)
+    outcomes(tmp_path / "saving.json", lambda: files.saving() is None or files.saving() >= 0, ())
 
 
 def finished(work):

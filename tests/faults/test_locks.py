@@ -127,6 +127,17 @@ class Unused:
         raise NotImplementedError
 
 
+def collected(root):
+    """A collection in `root`, in a folder that its content names."""
+    from dense_jax.data.preparation.prepare import open_collection, prepare_collection
+    from dense_jax.data.tokenizer import Tokenizer
+    from tests.sources import config
+
+    settings = config(write(root.parent / "rows.jsonl", rows(3)))
+    corpus = open_collection(settings.corpus.source, settings)
+    return prepare_collection(corpus, settings, Tokenizer.train(["a b c d"], 40, True), root, "rows")
+
+
 @pytest.mark.parametrize("kind", ["embedded", "built", "mined", "exported", "prepared"])
 def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
     from dense_jax.config import IndexConfig, MineConfig
@@ -135,7 +146,6 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
     from dense_jax.model_card import Card
     from dense_jax.retrieval import embed, index, mine
     from tests import toys
-    from tests.sources import config
 
     folder, store, tower = tmp_path / "parent" / "made", toys.MemoryStore(), toys.BagOfTokens()
     towers = tower.towers(tower.init(__import__("jax").random.key(0)))
@@ -151,21 +161,19 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
         Tokenizer.train(["a b c d"], 40, True).save(tmp_path / "tokenizer")
         export(towers, tmp_path / "tokenizer", folder, Card("a", "b", "c", 1, 1))
 
-    def prepared():
-        from dense_jax.data.preparation.prepare import prepare_collection
-        from dense_jax.data.tokenizer import Tokenizer
-
-        source = write(tmp_path / "rows.jsonl", rows(3))
-        prepare_collection(str(source), config(source), Tokenizer.train(["a b c d"], 40, True), folder)
-
+    if kind == "prepared":
+        folder = tmp_path / "parent" / collected(tmp_path / "elsewhere").folder.name
     work = {
         "embedded": lambda: embedded(folder),
         "built": lambda: index.build(embedded(tmp_path / "vectors"), IndexConfig(), folder, own_mesh()),
         "mined": lambda: mine.mine(toys.QuestionStore(), store, Unused(), MineConfig(), folder, {}),
         "exported": exported,
-        "prepared": prepared,
+        "prepared": lambda: collected(tmp_path / "parent"),
     }[kind]
-    with held(lock_of(folder)), pytest.raises(ConfigError, match=f"made is being {kind} by process 1 on elsewhere"):
+    with (
+        held(lock_of(folder)),
+        pytest.raises(ConfigError, match=f"{folder.name} is being {kind} by process 1 on elsewhere"),
+    ):
         work()
     assert not folder.exists()
 
@@ -186,14 +194,8 @@ def test_results_of_two_evaluations_are_written_one_after_the_other(tmp_path):
 
 
 def test_a_finished_folder_is_read_whoever_holds_its_lock(tmp_path):
-    from dense_jax.data.preparation.prepare import prepare_collection
-    from dense_jax.data.tokenizer import Tokenizer
-    from tests.sources import config
-
-    source, tokenizer = write(tmp_path / "rows.jsonl", rows(3)), Tokenizer.train(["a b c d"], 40, True)
-    prepare_collection(str(source), config(source), tokenizer, tmp_path / "made")
-    with held(lock_of(tmp_path / "made")):
-        assert len(prepare_collection(str(source), config(source), tokenizer, tmp_path / "made")) == 3
+    with held(lock_of(collected(tmp_path).folder)):
+        assert len(collected(tmp_path)) == 3
 
 
 def test_a_lock_in_a_folder_that_cannot_be_made_is_named(tmp_path):

@@ -270,6 +270,11 @@ def started(folder: Path) -> dict[str, Any] | None:
     return None
 
 
+def is_started(folder: Path) -> bool:
+    """True if `folder` holds a store, or the start of one, of whatever is trained on."""
+    return any(is_written(folder / name) for name in (_MANIFEST, _PROGRESS))
+
+
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds a whole store."""
     return is_written(folder / _MANIFEST)
