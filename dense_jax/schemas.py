@@ -63,6 +63,12 @@ class _SpanCounts(TypedDict):
     passages: Count
 
 
+class Claimed(TypedDict):
+    """manifest.json or progress.json of passages or queries: what they are made with."""
+
+    settings: Settings
+
+
 class StoreProgress(TypedDict):
     """progress.json of passages: their manifest, as far as it is known."""
 

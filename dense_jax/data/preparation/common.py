@@ -27,7 +27,7 @@ from dense_jax.data.preparation.near_duplicates import (
 )
 from dense_jax.data.sources.corpus import EMPTY, CheckedCorpus, Source, open_corpus
 from dense_jax.data.sources.rejects import advice, likely_cause
-from dense_jax.data.stores.passage_store import StoreWriter, content_of, is_started, refuse_other
+from dense_jax.data.stores.passage_store import StoreWriter, content_of, refuse_other, started
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -86,7 +86,7 @@ def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
     A preparation that was refused at its end leaves such a text.
     """
     before = read_json(root / TEXT, Text)["settings"]
-    if content_of(before) == content_of(settings) or any(is_started(folder) for folder in root.iterdir()):
+    if content_of(before) == content_of(settings) or any(started(folder) for folder in root.iterdir()):
         return False
     if before["corpus"]["held_out"]:
         shutil.rmtree(root / "test", ignore_errors=True)

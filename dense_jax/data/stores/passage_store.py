@@ -25,7 +25,7 @@ from dense_jax.data.stores.records import Records
 from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import digest, is_written, json_digest, read_json, verify, write_json
-from dense_jax.schemas import StoreManifest, StoreProgress
+from dense_jax.schemas import Claimed, StoreManifest, StoreProgress
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
@@ -263,16 +263,11 @@ def content_of(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def started(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a store, or what there is of it as yet; None if the folder was not claimed."""
-    for name, kind in ((_MANIFEST, StoreManifest), (_PROGRESS, StoreProgress)):
+    """The manifest of a store of any kind, or what there is of it as yet; None if the folder was not claimed."""
+    for name in (_MANIFEST, _PROGRESS):
         if is_written(folder / name):
-            return read_json(folder / name, kind)
+            return read_json(folder / name, Claimed)
     return None
-
-
-def is_started(folder: Path) -> bool:
-    """True if `folder` holds a store, or the start of one, of whatever is trained on."""
-    return any(is_written(folder / name) for name in (_MANIFEST, _PROGRESS))
 
 
 def is_finished(folder: Path) -> bool:
