@@ -27,6 +27,7 @@ setup(
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.3",
         "orjson>=3.10",
+        "pydantic>=2.6",
         "pystemmer>=2.2",
         "pytrec-eval-terrier>=0.5.7",
         "regex>=2024.4",
@@ -39,6 +40,7 @@ setup(
         "tqdm>=4.66",
         "transformers>=5.0",
         "tyro>=1.0.17",
+        "typing_extensions>=4.12",
         "xxhash>=3.4",
     ],
     extras_require={

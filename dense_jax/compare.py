@@ -24,6 +24,8 @@ from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.files import whole_file, write_json
 from dense_jax.finished import Found, Run, read_run
+from dense_jax.locks import in_turn
+from dense_jax.markdown import plain, printable
 from dense_jax.progress import seconds
 from dense_jax.train.same_run import DIGESTS
 
@@ -65,10 +67,11 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     measures = _measures(rows)
     found = [_described(row, reference, measures) for row in rows]
     text = "\n\n".join(_table(found, name, measures[name], reference.name) for name in measures)
-    write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
-    with whole_file(folder / "comparison.md") as partial:
-        partial.write_text(text + "\n", encoding="utf-8")
-    _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
+    with in_turn(folder / "compare.lock"):
+        write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
+        with whole_file(folder / "comparison.md") as partial:
+            partial.write_text(text + "\n", encoding="utf-8")
+        _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
     return text
 
 
@@ -195,10 +198,10 @@ def _spread(scores: Float[np.ndarray, " s"]) -> float | None:
 def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], reference: str) -> str:
     """The rows that were measured on the set `name`."""
     rows = [row for row in found if name in row["sets"]]
-    header = ["run", "seeds", "steps", "tokens", "time", *measures, f"p ({measures[0]}, against {reference})"]
+    header = ["run", "seeds", "steps", "tokens", "time", *measures, f"p ({measures[0]}, against {plain(reference)})"]
     lines = [
-        f"{name}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one run; "
-        "paired randomisation test, not corrected for the number of rows",
+        f"{plain(name)}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one "
+        "run; paired randomisation test, not corrected for the number of rows",
         "",
         "| " + " | ".join(header) + " |",
         "| --- |" + " ---: |" * (len(header) - 1),
@@ -215,7 +218,7 @@ def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], 
             ]
         figures = [_figure(**here["measures"][measure]) for measure in measures]
         p = "" if here["p"] is None else f"{here['p']:.4f}"
-        lines.append("| " + " | ".join([row["name"], *cost, *figures, p]) + " |")
+        lines.append("| " + " | ".join([plain(row["name"]), *cost, *figures, p]) + " |")
     return "\n".join(lines)
 
 
@@ -236,8 +239,8 @@ def _draw(rows: Sequence[Row], measures: dict[str, str], path: Path) -> None:
         for place, row in enumerate(rows):
             if name in row.results:
                 _draw_bar(panel, place, row.scores(name, measure), "#9a9a9a" if row.name == BM25 else "#4477aa")
-        panel.set_yticks(range(len(rows)), [row.name for row in rows])
-        panel.set_title(name, loc="left")
+        panel.set_yticks(range(len(rows)), [printable(row.name) for row in rows], parse_math=False)
+        panel.set_title(printable(name), loc="left", parse_math=False)
         panel.set_xlabel(f"{measure}, mean; a dot for each seed" if seeds > 1 else measure)
         panel.tick_params(axis="y", length=0)
         panel.margins(x=0.15)

@@ -28,7 +28,8 @@ from dense_jax.data.passages import lay_out, stacked
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.export_views import read_views, write_views
-from dense_jax.files import naming_storage_errors, write_json
+from dense_jax.files import naming_storage_errors, sync, whole_file, write_json
+from dense_jax.locks import alone, lock_of
 from dense_jax.model_card import Card, card_text
 from dense_jax.models import hf
 from dense_jax.models.attention import Attention
@@ -77,16 +78,18 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     An earlier export in `folder` is replaced once the new one has passed. Computation is float32, whatever the towers'.
 
     Raises:
-        ConfigError: `folder` holds something else, or a tower's encoder is none of ours.
+        ConfigError: `folder` holds something else, another process exports to it, or a tower's encoder is none of ours.
         StorageError: the disk is full or refuses, or a vector differs by more than TOLERANCE.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
     shared = _same_model(towers.query, towers.passage)
     for tower in (towers.query, towers.passage):
         _check_prompt(tower)
-    with _replacing(folder) as partial, jax.default_matmul_precision("highest"):
+    lock = alone(lock_of(folder), f"{folder} is being exported")
+    with lock, _replacing(folder) as partial, jax.default_matmul_precision("highest"):
         of_query, of_passage = _written(towers, shared, tokenizer, partial)
-        (partial / "README.md").write_text(card_text(card, towers, shared), encoding="utf-8")
+        with whole_file(partial / "README.md") as readme:
+            readme.write_text(card_text(card, towers, shared), encoding="utf-8")
         differences = [
             _difference(towers.query, _QUERIES, True, tokenizer, of_query, folder),
             _difference(towers.passage, _PASSAGES, False, tokenizer, of_passage, folder),
@@ -168,6 +171,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         yield partial
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
+        sync(folder.parent)
 
 
 # Titles and texts: nothing at all, a title alone, no title, and more than fits.

@@ -2,22 +2,37 @@
 
 import contextlib
 import errno
+import fcntl
+import functools
+import glob
 import importlib.util
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import xxhash
 from etils import epath
+from pydantic import TypeAdapter, ValidationError
 
-from dense_jax.errors import ConfigError, MachineError, StorageError, require
+from dense_jax.errors import ConfigError, DataError, MachineError, StorageError, UserError, require
 
 AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
 _CHUNK = 1 << 22  # bytes read at a time
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
 POINTER = "a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
+_CURES: dict[type[UserError], str] = {
+    StorageError: "restore it from a copy, or remove it and run again what wrote it",
+    ConfigError: "correct it, or fetch the folder again",
+    DataError: "correct it, or fetch it again",
+}
+_REFUSALS = (  # of the system to write a file there, whatever it holds
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
+    errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
+)  # fmt: skip
+_PATTERN = "\\*?[]"  # characters of a path that Orbax takes for a pattern, or for a slash
 _BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
 
 
@@ -57,18 +72,63 @@ def check_on_disk(name: str, setting: str) -> None:
 def whole_file(path: Path) -> Iterator[Path]:
     """A name to write to, renamed to `path` once the block ends; a block that fails leaves `path` as it was.
 
-    The content reaches the disk before the name does, so that neither a kill nor a power cut leaves half a file.
+    The file and its name are on the disk when this returns: a power cut leaves the old file or the new one. Several
+    processes may write one path; each has a name of its own, and the last one to end wins.
 
     Raises:
         StorageError: the disk is full or refuses the write.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with naming_storage_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield partial
-        with partial.open("rb") as written:
-            os.fsync(written.fileno())
-        partial.replace(path)
+        new = _made_folders(path.parent)
+        _remove_abandoned(path)
+        try:
+            with _locked(partial):
+                yield partial
+                sync(partial)
+                partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+        for folder in (path.parent, *new):
+            sync(folder)
+
+
+def is_written(path: Path) -> bool:
+    """True for a file that holds something: an empty one is what a power cut leaves of a file that was not synced."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has the bytes of a file, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+@contextlib.contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    """Hold a lock on a new file, where the file system has locks: until this process ends, however it does."""
+    with partial.open("xb") as held:
+        with contextlib.suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _made_folders(folder: Path) -> list[Path]:
+    """Create `folder` if need be; the folders that have got a new name in them."""
+    new = [above.parent for above in (folder, *folder.parents) if not above.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what processes that were killed left of `path`: whoever still writes holds a lock."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        with contextlib.suppress(OSError), partial.open("r+b") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            partial.unlink()
 
 
 @contextlib.contextmanager
@@ -81,7 +141,7 @@ def naming_storage_errors(path: Path) -> Iterator[None]:
             raise StorageError(
                 f"{path}: the disk is full; free some space and start again, finished parts stay"
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _REFUSALS:
             raise StorageError(f"{path}: may not be written ({error.strerror})") from error
         raise
 
@@ -92,31 +152,58 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path) -> Any:
-    """The value in `path`.
+def read_json(path: Path, kind: Any = Any, error: type[UserError] = StorageError) -> Any:
+    """Return the value in `path`, of the type `kind` (see schemas.py).
 
     Raises:
-        StorageError: the file is missing or is not JSON.
+        UserError: of the class `error`: the file is missing or empty, is not JSON, or holds another kind of value.
+        StorageError: it is a pointer of Git LFS.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        raw = path.read_bytes()
     except FileNotFoundError:
-        raise StorageError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise error(f"{path}: no such file") from None
+    except OSError as refused:
+        raise error(f"{path}: cannot be read ({refused.strerror})") from None
+    if not raw.strip():
+        raise error(f"{path}: damaged (it is empty, as a power cut leaves a file); {_CURES[error]}")
+    try:
+        value = json.loads(raw.decode("utf-8-sig"))
+    except RecursionError:
+        raise error(f"{path}: damaged (it is nested too deeply); {_CURES[error]}") from None
+    except ValueError as wrong:  # not JSON, not UTF-8, or a number of thousands of digits
         check_no_pointer(path)
-        raise StorageError(f"{path}: damaged ({error})") from None
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """Return the JSON object in `path`.
-
-    Raises:
-        StorageError: the file is missing or damaged, or holds another kind of value.
-    """
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise StorageError(f"{path}: holds a {type(value).__name__}, not a JSON object")
+        raise error(f"{path}: damaged ({wrong}); {_CURES[error]}") from None
+    check_kind(value, kind, str(path), error)
     return value
+
+
+def check_kind(value: Any, kind: Any, where: str, error: type[UserError] = StorageError) -> None:
+    """
+    Raises:
+        UserError: of the class `error`: the JSON value `value`, read from `where`, is not of the type `kind`.
+    """
+    try:
+        _adapter(kind).validate_python(value, strict=True)
+    except ValidationError as wrong:
+        first, more = wrong.errors(include_url=False, include_context=False)[0], wrong.error_count() - 1
+        place = ".".join(map(str, first["loc"])) or "the value"
+        raise error(
+            f"{where}: damaged ({place}: {first['msg']}; it is {_shortened(first['input'])}"
+            f"{f', and {more:,} more' if more else ''}); {_CURES[error]}"
+        ) from None
+
+
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
+
+
+def _shortened(value: Any) -> str:
+    """A value of any depth and length, as it is shown in an error."""
+    if isinstance(value, list | dict):
+        return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,}"
+    return f"{value!r:.60}"
 
 
 def text_lines(path: Path) -> list[str]:
@@ -189,8 +276,14 @@ def writable(folder: Path) -> Path:
     """`folder`, created if need be, after a trial write.
 
     Raises:
-        ConfigError: it cannot be created or written, said before any work is done.
+        ConfigError: it cannot be created or written, or checkpoints in it could not be read; said before any work.
     """
+    odd = sorted({character for character in str(folder.absolute()) if character in _PATTERN})
+    require(
+        not odd,
+        f"--workdir={folder}: {' and '.join(odd)} in the path would be taken for a pattern when checkpoints are read; "
+        "name a folder without it",
+    )
     trial = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)

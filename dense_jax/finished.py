@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import Config, Select
-from dense_jax.errors import DataError
-from dense_jax.files import absolute, read_json, text_lines
+from dense_jax.errors import DataError, StorageError
+from dense_jax.files import absolute, check_kind, read_json
 from dense_jax.model_card import Result
 from dense_jax.retrieval.answer_report import FIGURES
 from dense_jax.retrieval.answer_scores import RECALL
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
+from dense_jax.schemas import Answered, AnsweredMeans, Evaluated, EvaluatedMeans, FinishedConfig, MetricsLine
 from dense_jax.train.history import History, read_history
 from dense_jax.train.warm_start import as_run
 
@@ -57,7 +58,7 @@ def read_run(path: Path) -> Run:
         raise DataError(
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
         )
-    config = read_json(path / "config.json")
+    config = read_json(path / "config.json", FinishedConfig)
     last, probes = _last_metrics(path), read_history(path)
     if not _has_ended(last["step"], config["steps"], probes):
         raise DataError(
@@ -101,7 +102,7 @@ def _start(config: Config) -> str:
     run = as_run(Path(config.init_from))
     name = absolute(config.init_from if run is None else str(run.workdir)).name
     name += f", step {run.step:,}" if run is not None and run.step >= 0 else ""
-    return f"{name} (init_from)" if name == "BM25" else name.replace("|", "\\|")
+    return f"{name} (init_from)" if name == "BM25" else name
 
 
 def _is_end(path: Path, steps: int, step: int) -> bool:
@@ -115,12 +116,6 @@ def _has_ended(last: int, steps: int, probes: History | None) -> bool:
     return last == steps or bool(probes is not None and probes.ended and probes.steps[-1] == last)
 
 
-def _last_metrics(path: Path) -> dict[str, Any]:
-    """The last line of metrics.jsonl."""
-    lines = text_lines(path / "metrics.jsonl") if _has_metrics(path) else []
-    return json.loads(lines[-1]) if lines else {"step": 0, "tokens": 0.0, "seconds": 0.0}
-
-
 def measured(path: Path, step: int) -> tuple[Result, ...]:
     """What `evaluate` and `answer` found of the towers of checkpoint `step`, wherever they were run.
 
@@ -128,7 +123,7 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
     """
     evaluated: dict[str, Any] = {}
     for file in (_BEFORE, f"step_{step}", _AFTER):
-        evaluated |= _read(path, f"{file}.json", step)
+        evaluated |= _read(path, f"{file}.json", EvaluatedMeans, step)
     ranked = [
         Result(found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name])
         for folder, found in evaluated.items()
@@ -136,7 +131,7 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
     ]
     asked = [
         Result(found["questions"] + _apart(path, folder), "", name, value)
-        for folder, found in _read(path, FIGURES, step).items()
+        for folder, found in _read(path, FIGURES, AnsweredMeans, step).items()
         for name, value in found["figures"].items()
         if name.startswith(RECALL)
     ]
@@ -145,23 +140,25 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
 
 def _evaluated(path: Path, file: str) -> dict[str, Found]:
     """What `evaluate` left in `file`, for each test set."""
-    return {
-        name: Found(of["step"], HEADLINE, of["per_query"], _set(path, name))
-        for name, of in _read(path, f"{file}.json").items()
-    }
+    return {name: _found(of, HEADLINE, path, name) for name, of in _read(path, f"{file}.json", Evaluated).items()}
 
 
 def _answered(path: Path) -> dict[str, Found]:
     """What `answer` left, for each set of questions."""
-    return {
-        name: Found(of["step"], tuple(of["figures"]), of["per_query"], _set(path, name))
-        for name, of in _read(path, FIGURES).items()
-    }
+    return {name: _found(of, tuple(of["figures"]), path, name) for name, of in _read(path, FIGURES, Answered).items()}
 
 
-def _read(path: Path, file: str, step: int | None = None) -> dict[str, Any]:
+def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> Found:
+    lacking = [query for query, figures in of["per_query"].items() if not figures.keys() >= set(measures)]
+    if lacking or not of["per_query"]:
+        what = f"lacks some of {', '.join(measures)} of {lacking[0]!r}" if lacking else "has no query"
+        raise StorageError(f"{path / 'results' / name}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
+    return Found(of["step"], measures, of["per_query"], _set(path, name))
+
+
+def _read(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:
     """Each `file` in the results of a workdir, by the name of its folder; with `step`, those of that checkpoint."""
-    found = {found.parent.name: read_json(found) for found in sorted(path.glob(f"results/*/{file}"))}
+    found = {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
     return {name: of for name, of in found.items() if step is None or of["step"] == step}
 
 
@@ -181,5 +178,15 @@ def _rules(probes: History | None) -> str:
     return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
 
 
-def _has_metrics(path: Path) -> bool:
-    return (path / "metrics.jsonl").is_file()
+def _last_metrics(workdir: Path) -> dict[str, Any]:
+    """The last line of metrics.jsonl that is whole: a kill or a power cut may have cut one short."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in reversed(list(enumerate(lines, start=1))):
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        check_kind(value, MetricsLine, f"{path}:{number}")
+        return value
+    return {"step": 0, "tokens": 0.0, "seconds": 0.0}

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dense_jax.contracts import Layout, Similarity, Tower, Towers
+from dense_jax.markdown import fenced, plain
 from dense_jax.models.viewers import MultiViewEncoder
 
 _TITLES = {
@@ -66,13 +67,14 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
 def _introduction(card: Card) -> str:
     """The first paragraph: the base model, and the training that it had here."""
     if card.steps:
-        start = f": {card.base}, trained further" if card.base else ", trained"
-        done = f"with {card.method} on {card.corpus}: {card.steps:,} steps of {card.batch:,} examples, by dense_jax"
+        start = f": {plain(card.base)}, trained further" if card.base else ", trained"
+        method, steps = f"{plain(card.method)} on {plain(card.corpus)}", f"{card.steps:,} steps"
+        done = f"with {method}: {steps} of {card.batch:,} examples, by dense_jax"
     elif card.base:
-        start, done = f": {card.base}", "as it is, without further training, exported by dense_jax"
+        start, done = f": {plain(card.base)}", "as it is, without further training, exported by dense_jax"
     else:
         start, done = "", "of random numbers, without any training, exported by dense_jax"
-    return f"# {card.name}\n\nA dense retrieval encoder{start} {done}."
+    return f"# {plain(card.name)}\n\nA dense retrieval encoder{start} {done}."
 
 
 def _usage(towers: Towers, shared: bool) -> str:
@@ -134,11 +136,11 @@ def _prompt_argument(tower: Tower, name: str) -> str:
 def _prompt_notes(query: Tower, passage: Tower) -> list[str]:
     notes = []
     if query.prompt:
-        notes.append(f"Queries start with {query.prompt!r}, the prompt called `query`.")
+        notes.append(f"Queries start with {plain(repr(query.prompt))}, the prompt called `query`.")
     if passage.prompt and passage.layout is Layout.PAIR:
-        notes.append(f"Put {passage.prompt!r} before each title: a prompt cannot be put before a pair.")
+        notes.append(f"Put {plain(repr(passage.prompt))} before each title: a prompt cannot be put before a pair.")
     elif passage.prompt:
-        notes.append(f"Passages start with {passage.prompt!r}, the prompt called `document`.")
+        notes.append(f"Passages start with {plain(repr(passage.prompt))}, the prompt called `document`.")
     return notes
 
 
@@ -149,9 +151,10 @@ def _comparison(similarity: Similarity) -> str:
 def _results(card: Card) -> str:
     if not card.results:
         return ""
-    rows = [f"| {r.dataset} | {r.split} | {r.metric} | {r.value:.4f} |" for r in card.results]
+    cells = [[plain(r.dataset), plain(r.split), plain(r.metric), f"{r.value:.4f}"] for r in card.results]
+    rows = [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join(["## Results", "", "| Data set | Split | Measure | Value |", "| --- | --- | --- | --- |", *rows])
 
 
 def _settings(card: Card) -> str:
-    return f"## Settings\n\n```\n{card.settings}\n```" if card.settings else ""
+    return f"## Settings\n\n{fenced(card.settings)}" if card.settings else ""

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from dense_jax import show
@@ -25,6 +26,7 @@ from dense_jax.export import export
 from dense_jax.files import absolute, digest, whole_file, writable
 from dense_jax.finished import measured, row_names
 from dense_jax.flags import Comparison, Invocation
+from dense_jax.locks import alone, in_turn, lock_of, only_one
 from dense_jax.mesh import own_mesh
 from dense_jax.model_card import Card
 from dense_jax.planning.topology import plan
@@ -35,7 +37,6 @@ from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.streams import input_lines
-from dense_jax.train.lock import only_one
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restart import move_aside
@@ -83,7 +84,9 @@ def _plan(work: Workdir, topology: str) -> str:
 def _prepare(work: Workdir, words: list[str]) -> None:
     check_tokenizer(work.asked)
     _print_notes(work)
-    _print_counts(prepare(work.asked, work.path))
+    root = Path(work.asked.passages.workdir or work.path)
+    with alone(root / "prepare.lock", f"{root} is being prepared"):
+        _print_counts(prepare(work.asked, work.path))
 
 
 def _print_notes(work: Workdir) -> None:
@@ -103,7 +106,7 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     start_processes(os.environ, polls=True)
     of_first(work.check_spans)
     if restart:
-        with only_one(work.path / "train.lock", "is being trained"):
+        with only_one(work.path / "train.lock", f"--workdir={work.path} is being trained"):
             move_aside(work.path)
     if is_first():
         _print_notes(work)
@@ -132,7 +135,7 @@ def _refresh(work: Workdir, words: list[str]) -> None:
             "and this --neighbours.refresh=asynchronous"
         )
     versions = Versions(work.path / VERSIONS, library, config, own_mesh())
-    with only_one(work.path / "refresh.lock", "is being refreshed"):
+    with only_one(work.path / "refresh.lock", f"--workdir={work.path} is being refreshed"):
         refresh(versions, work.path, config.steps, work.trained)
 
 
@@ -256,11 +259,13 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
 
     def write() -> str:
-        target = claim_folder(work.path / "results", name, settings.folder, content)
-        for row in rows:
-            evaluate.write(target, row.file, row.result, row.step)
-        with whole_file(target / "table.md") as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        results = work.path / "results"
+        with in_turn(lock_of(results / name)):
+            target = claim_folder(results, name, settings.folder, content)
+            for row in rows:
+                evaluate.write(target, row.file, row.result, row.step)
+            with whole_file(target / "table.md") as partial:
+                partial.write_text(text + "\n", encoding="utf-8")
         return str(target)
 
     target = of_first(write)

@@ -30,7 +30,7 @@ from dense_jax.contracts import Answered, Document, Reject, Retrieves, Tower, Vo
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
-from dense_jax.data.preparation.common import corpus_fingerprint, prepared_corpus
+from dense_jax.data.preparation.common import check_test_set, corpus_fingerprint, prepared_corpus
 from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.salient.chosen import spans_settings
@@ -43,6 +43,7 @@ from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.files import AnyPath, absolute, digest, located
+from dense_jax.locks import in_turn, lock_of
 from dense_jax.models.hf_config import check_padding
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
@@ -262,12 +263,13 @@ class Workdir:
         """
         return open_queries(self._root, self.asked.corpus)
 
-    @property
+    @cached_property
     def test_folder(self) -> AnyPath:
         """The BEIR folder that `evaluate` works on.
 
         Raises:
             ConfigError: none is named, and `prepare` held none out.
+            StorageError: that which `prepare` held out has changed.
         """
         if named := self.asked.evaluate.folder:
             folder = absolute(named)
@@ -278,6 +280,8 @@ class Workdir:
                 f"there is no test set at {folder}; name a BEIR folder by --evaluate.folder=DIR, "
                 "or have `prepare` hold documents out by --corpus.held_out=500"
             )
+        if not named:
+            check_test_set(self.prepared)
         return folder
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
@@ -338,6 +342,7 @@ class Workdir:
         Raises:
             ConfigError: no test set is named, and `prepare` held none out.
             DataError: it lacks the split, or has no relevant document.
+            StorageError: that which `prepare` held out has changed.
         """
         settings = self.asked.probe
         folder = located(settings.folder) if settings.folder else self.prepared / "test"
@@ -358,17 +363,20 @@ class Workdir:
     def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""
         settings = self.asked.probe
+        if not settings.folder:
+            check_test_set(self.prepared)
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
         target = self.path / "probe" / name
-        write_sample(
-            target,
-            whole,
-            _sound(progress(corpus, "sample", None, "documents")),
-            queries=settings.queries,
-            size=settings.documents,
-            made_from=self.content_of(folder, split),
-        )
+        with in_turn(lock_of(target)):
+            write_sample(
+                target,
+                whole,
+                _sound(progress(corpus, "sample", None, "documents")),
+                queries=settings.queries,
+                size=settings.documents,
+                made_from=self.content_of(folder, split),
+            )
         return str(target)
 
     def content_of(self, folder: AnyPath, split: str) -> dict[str, Any]:

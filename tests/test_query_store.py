@@ -75,7 +75,7 @@ def test_parts_are_the_sources_with_their_tokens(folder):
 
 
 def test_queries_without_any_negative_can_be_stored(folder, tmp_path):
-    write_queries(tmp_path / "positive", {"": [QUERIES[1]]}, {})
+    write_queries(tmp_path / "positive", {"": [QUERIES[1]]}, {"settings": {}, "notes": {}})
     assert store(tmp_path / "positive").draw(0, 0, RNG).negatives.rows.tolist() == []
 
 

@@ -194,3 +194,16 @@ def test_spans_are_in_order_apart_and_each_in_one_sentence_and_its_tokens_lie_in
         for (_, ids), own in zip(found.tokens.sentences, found.spans, strict=True):
             assert all(0 <= start < end <= len(ids) for start, end in own)
             assert all(before[1] <= after[0] for before, after in pairwise(own.tolist()))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3)), max_size=8),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(1, 6)), max_size=4),
+)
+def test_the_tokens_of_a_span_are_those_inside_whatever_the_order_of_their_places(tokens, spans):
+    places = np.array([(start, start + size) for start, size in tokens], np.int32).reshape(-1, 2)
+    found = []
+    for first, size in spans:
+        inside = [i for i, (a, b) in enumerate(places.tolist()) if first <= a < b <= first + size]
+        found += [[inside[0], inside[-1] + 1]] if inside else []
+    assert covered([(first, first + size) for first, size in spans], places).tolist() == found

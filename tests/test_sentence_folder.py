@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dense_jax.contracts import Similarity
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.errors import ConfigError
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.sentence_folder import print_note, read_sentence_folder
 from tests.bert_folders import NEW, OLD, SMALL, sentence_folder, write_config
@@ -207,7 +207,7 @@ def test_lower_case_is_obeyed_by_a_tokenizer_that_lowers_it(tmp_path):
     (folder / "sentence_bert_config.json").write_text('{"do_lower_case": true}')
     normalizer = {"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}
     for lowers in ({"type": "BertNormalizer", "lowercase": True}, {"type": "Lowercase"}, normalizer):
-        (folder / "tokenizer.json").write_text(json.dumps({"normalizer": lowers}))
+        (folder / "tokenizer.json").write_text(json.dumps({"normalizer": lowers, "model": {}}))
         assert read_sentence_folder(folder).length == 12
 
 
@@ -256,10 +256,8 @@ def test_a_module_of_somebodys_own_code_is_refused(tmp_path):
         read_sentence_folder(sentence_folder(tmp_path, CLS, home="custom_st"))
 
 
-@pytest.mark.parametrize("chain", [{"type": "x"}, [3], [{"type": "x"}]], ids=str)
-def test_a_damaged_list_of_modules_is_named(chain, tmp_path):
+@pytest.mark.parametrize(("chain", "place"), [({"type": "x"}, "the value"), ([3], "0"), ([{"type": "x"}], "0.path")])
+def test_a_damaged_list_of_modules_is_named(chain, place, tmp_path):
     (sentence_folder(tmp_path, CLS) / "modules.json").write_text(json.dumps(chain))
-    with pytest.raises(
-        StorageError, match=r"modules\.json: damaged: is not a list of modules, each with a type and a path"
-    ):
+    with pytest.raises(ConfigError, match=rf"modules\.json: damaged \({place}: "):
         read_sentence_folder(tmp_path)

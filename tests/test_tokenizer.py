@@ -79,6 +79,24 @@ def test_training_gives_the_same_vocabulary_whatever_the_number_of_threads():
     assert digest("1") == digest("2")
 
 
+def test_words_that_become_unknown_teach_a_vocabulary_nothing():
+    long = "qz" * 51
+    vocabulary = Tokenizer.train([*TEXTS, f"keeper,{long}.light"], 90, True).backend.get_vocab()
+    assert vocabulary == Tokenizer.train([*TEXTS, "keeper,.light"], 90, True).backend.get_vocab()
+
+
+def test_a_word_of_a_hundred_characters_is_trained_on():
+    vocabulary = Tokenizer.train([*TEXTS, "qz" * 50], 90, True).backend.get_vocab()
+    assert {"q", "z"} <= vocabulary.keys()
+
+
+def test_text_without_spaces_is_trained_on_word_by_word():
+    joined = "-".join(["keeper", "light"] * 20)
+    parted = " - ".join(["keeper", "light"] * 20)
+    trained = [Tokenizer.train([text], 60, True).backend.get_vocab() for text in (joined, parted)]
+    assert trained[0] == trained[1]
+
+
 def test_a_vocabulary_without_room_for_an_alphabet_is_refused():
     with pytest.raises(ConfigError, match="vocab_size=31 leaves no room for an alphabet; use at least 32"):
         Tokenizer.train(TEXTS, vocab_size=31, lowercase=True)
@@ -292,4 +310,35 @@ def test_a_damaged_tokenizer_file_is_named(trained, tmp_path):
 
 def test_a_folder_without_our_files_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"tokenizer_config.json: no such file"):
+        Tokenizer.load(tmp_path)
+
+
+def explosive(pattern="(a+)+b"):
+    tokenizer = Tokenizer.train(["a b c"], 32, True)
+    split = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+    tokenizer.backend.pre_tokenizer = split
+    return tokenizer
+
+
+def test_a_pattern_that_backtracks_without_end_is_named_with_the_text(capfd):
+    with pytest.raises(ConfigError, match=r"cannot encode the text 'aaaa.* of 61 characters \(.*retry-limit"):
+        explosive().encode(["fine", "a" * 60 + "c"])
+
+
+def test_a_piece_with_an_absurd_id_is_refused_before_memory_is_asked_for(tmp_path):
+    Tokenizer.train(["a b c"], 32, True).save(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer.json").read_text())
+    raw["model"]["vocab"]["zz"] = 4_000_000_000
+    (tmp_path / "tokenizer.json").write_text(json.dumps(raw))
+    with pytest.raises(StorageError, match=r"tokenizer\.json: damaged \(model\.vocab\..*zz: Input should be less than"):
+        Tokenizer.load(tmp_path)
+    with pytest.raises(ConfigError, match=r"tokenizer\.json: damaged \(model\.vocab\..*zz: Input should be less than"):
+        import_folder(tmp_path)
+
+
+def test_a_special_token_without_a_piece_is_named(tmp_path):
+    Tokenizer.train(["a b c"], 32, True).save(tmp_path)
+    raw = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(raw | {"pad_token": "<nothing>"}))
+    with pytest.raises(StorageError, match="no piece for its pad_token '<nothing>'"):
         Tokenizer.load(tmp_path)

@@ -110,13 +110,14 @@ def _normal(sentence: str) -> tuple[str, ...]:
 
 def _occurrences(sentences: set[tuple[str, ...]], documents: Iterable[Document]) -> Counter[tuple[str, ...]]:
     """How often each of `sentences` stands in the text of `documents`, at a sentence's start or inside another."""
-    by_start: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    lengths: dict[tuple[str, ...], set[int]] = {}  # of the sentences that start so
     for sentence in sentences:
-        by_start.setdefault(sentence[:_KEY], []).append(sentence)
+        lengths.setdefault(sentence[:_KEY], set()).add(len(sentence))
     found: Counter[tuple[str, ...]] = Counter()
     for document in documents:
         words = _normal(document.text)
         for place, start in enumerate(zip(*(words[i:] for i in range(_KEY)), strict=False)):
-            for sentence in by_start.get(start, ()):
-                found[sentence] += words[place : place + len(sentence)] == sentence
+            for length in lengths.get(start, ()):
+                run = words[place : place + length]
+                found[run] += len(run) == length and run in sentences
     return found

@@ -21,8 +21,9 @@ from dense_jax.arrays import Int
 from dense_jax.config import require
 from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
-from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.errors import ConfigError, DataError, StorageError, UserError
 from dense_jax.files import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
+from dense_jax.schemas import ModelKind, OwnTokenizer, PieceIds, Settings, TokenizerFile
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")
@@ -31,7 +32,10 @@ _PREFIX = "##"  # of a piece that continues a word, in WordPiece
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+_SCHEMAS: dict[str, Any] = {"tokenizer.json": TokenizerFile, "vocab.json": PieceIds, "added_tokens.json": PieceIds}
 _SMALLEST = 32  # trained vocabulary
+_LONGEST_WORD = 100  # characters, in WordPiece; a longer word is [UNK]
+_LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
 
 
@@ -56,16 +60,19 @@ class Tokenizer:
         Raises:
             StorageError: a file is missing or damaged.
         """
-        config = read_json(folder / "tokenizer_config.json")
+        config = read_json(folder / "tokenizer_config.json", OwnTokenizer)
         special = {role: config.get(f"{role}_token") or "" for role in _BERT}
-        return cls(_read(folder / "tokenizer.json"), _complete(special, folder))
+        backend, special = _read(folder / "tokenizer.json"), _complete(special, folder)
+        _check_vocabulary(backend, special, folder, StorageError)
+        return cls(backend, special)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int, lowercase: bool) -> "Tokenizer":
         """A BERT WordPiece vocabulary of at most `vocab_size` pieces, the same for the same texts in the same order.
 
         The library numbers continuing letters in the order of a hash map and breaks ties by these numbers, so two runs
-        differ. Here the alphabet and its continuing forms get their numbers first.
+        differ. Here the alphabet and its continuing forms get their numbers first. Words of more than 100 characters
+        are left out: they become [UNK] in any case, and training takes time quadratic in the length of a word.
 
         Raises:
             ConfigError: `vocab_size` has no room for an alphabet.
@@ -74,8 +81,8 @@ class Tokenizer:
             raise ConfigError(
                 f"tokenizer.vocab_size={vocab_size} leaves no room for an alphabet; use at least {_SMALLEST}"
             )
-        texts = list(texts)
         backend = _wordpiece({}, lowercase)
+        texts = [_without_long_words(backend, text) for text in texts]
         alphabet = _alphabet(backend, texts, limit=min(1_000, max(vocab_size // 16, min(128, vocab_size // 2 - 4))))
         letters = [_PREFIX + letter for letter in alphabet if _joins_words(backend, letter)]
         trainer = trainers.WordPieceTrainer(
@@ -237,15 +244,22 @@ def import_folder(folder: Path) -> Tokenizer:
         check_no_pointer(path)
     if [path.name for path in _files(folder)] == ["vocab.txt"] and not (folder / "config.json").exists():
         return _from_vocabulary(folder / "vocab.txt")
+    for path in _files(folder):
+        if path.suffix == ".json":
+            read_json(path, _SCHEMAS.get(path.name, Settings), ConfigError)  # names the file, as transformers does not
     try:
         theirs = _theirs(folder)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
+    except UserError:
+        raise
     except Exception as error:  # those of three libraries
         raise ConfigError(f"tokenizer.path={folder}: transformers cannot load it ({error})") from error
     backend.no_truncation()
     backend.no_padding()
     special = {role: str(getattr(theirs, f"{role}_token") or "") for role in _BERT}
-    return Tokenizer(backend, _complete(special, folder))
+    special = _complete(special, folder)
+    _check_vocabulary(backend, special, folder, ConfigError)
+    return Tokenizer(backend, special)
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -282,7 +296,8 @@ def _kind(folder: Path) -> dict[str, Any]:
 
     Its other values do not concern a tokenizer, and transformers refuses some, such as null for a truth value.
     """
-    raw = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    path = folder / "config.json"
+    raw = read_json(path, ModelKind, ConfigError) if path.is_file() else {}
     if not raw.get("model_type"):
         return {}
     from transformers import AutoConfig
@@ -293,11 +308,31 @@ def _kind(folder: Path) -> dict[str, Any]:
 def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
     try:
         return encode(list(texts), add_special_tokens=False)
-    except TypeError as error:
-        bad = next((text for text in texts if has_surrogate(text)), None)
-        if bad is None:
+    except BaseException as error:
+        if bad := next((text for text in texts if has_surrogate(text)), None):
+            raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        if not _is_the_librarys(error):
             raise
-        raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
+        bad = next((text for text in texts if not _encodes(encode, text)), "")
+        raise ConfigError(
+            f"the tokenizer cannot encode the text {bad[:60]!r} of {len(bad):,} characters ({error}); use another "
+            "--tokenizer.path, or leave the text out of the corpus"
+        ) from None
+
+
+def _encodes(encode: Callable[..., list[tokenizers.Encoding]], text: str) -> bool:
+    try:
+        encode([text], add_special_tokens=False)
+    except BaseException as error:
+        if not _is_the_librarys(error):
+            raise
+        return False
+    return True
+
+
+def _is_the_librarys(error: BaseException) -> bool:
+    """True for what the library raises: bare Exception, or a panic, such as that of a pattern that backtracks."""
+    return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
 def _placed(text: str, encoding: tokenizers.Encoding, space: int | None) -> Placed:
@@ -327,7 +362,9 @@ def _from_vocabulary(path: Path) -> Tokenizer:
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
     """BERT's: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
-    backend = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=100))
+    backend = tokenizers.Tokenizer(
+        models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=_LONGEST_WORD)
+    )
     backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     backend.decoder = decoders.WordPiece(prefix=_PREFIX)
@@ -340,6 +377,19 @@ def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokeni
             special_tokens=[(token, vocabulary[token]) for token in (cls, sep)],
         )
     return backend
+
+
+def _without_long_words(backend: tokenizers.Tokenizer, text: str) -> str:
+    """`text` without the words, as `backend` splits them, of more than `_LONGEST_WORD` characters."""
+    normal = backend.normalizer.normalize_str(text)
+    if not _LONG.search(normal):
+        return text
+
+    def short(match: re.Match[str]) -> str:
+        words = backend.pre_tokenizer.pre_tokenize_str(match[0])
+        return " ".join(word for word, _ in words if len(word) <= _LONGEST_WORD)
+
+    return _LONG.sub(short, normal)
 
 
 def _alphabet(backend: tokenizers.Tokenizer, texts: Iterable[str], limit: int) -> list[str]:
@@ -376,12 +426,27 @@ def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
     return special
 
 
+def _check_vocabulary(
+    backend: tokenizers.Tokenizer, special: dict[str, str], folder: Path, error: type[UserError]
+) -> None:
+    """
+    Raises:
+        UserError: of the class `error`: a special token has no id.
+    """
+    pieces = backend.get_vocab()
+    if unknown := [f"{role}_token {token!r:.60}" for role, token in special.items() if token and token not in pieces]:
+        raise error(
+            f"{folder}: the tokenizer has no piece for its {', '.join(unknown)}; its files do not belong together: "
+            "fetch or prepare the folder again"
+        )
+
+
 def _hash(text: str) -> str:
     return xxhash.xxh3_128_hexdigest(text.encode())
 
 
 def _read(path: Path) -> tokenizers.Tokenizer:
-    text = json.dumps(read_json(path), ensure_ascii=False)
+    text = json.dumps(read_json(path, TokenizerFile), ensure_ascii=False)
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception

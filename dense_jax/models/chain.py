@@ -15,6 +15,7 @@ from dense_jax.files import read_json, write_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
 from dense_jax.models.hf import WEIGHTS, read_tensors, write_tensors
+from dense_jax.schemas import DenseSettings, Modules, PoolingSettings
 
 _HOME = "sentence_transformers.models."  # version 6 has another home for them, which versions 3 and 5 do not know
 _TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
@@ -103,7 +104,7 @@ def read_modules(folder: Path) -> list[Module]:
         StorageError: a file is missing or damaged.
     """
     readers = {"Pooling": _read_pool, "Dense": _read_dense, "Normalize": lambda path: Normalize()}
-    chain = read_json(folder / "modules.json")[1:]
+    chain = read_json(folder / "modules.json", Modules)[1:]
     return [readers[entry["type"].removeprefix(_HOME)](folder / entry["path"]) for entry in chain]
 
 
@@ -146,13 +147,13 @@ def _dense_json(module: Dense) -> dict[str, Any]:
 
 
 def _read_pool(path: Path) -> Pool:
-    raw = read_json(path / "config.json")
+    raw = read_json(path / "config.json", PoolingSettings)
     pooling = Pooling.CLS if raw["pooling_mode_cls_token"] else Pooling.MEAN
     return Pool(pooling, raw["word_embedding_dimension"], raw["include_prompt"])
 
 
 def _read_dense(path: Path) -> Dense:
-    raw, tensors = read_json(path / "config.json"), read_tensors(path)
+    raw, tensors = read_json(path / "config.json", DenseSettings), read_tensors(path)
     kernel, bias = tensors["linear.weight"].T, tensors["linear.bias"]
     if kernel.shape != (raw["in_features"], raw["out_features"]):
         raise StorageError(f"{path}: config.json and {WEIGHTS} disagree on the shape")

@@ -5,6 +5,7 @@ counterpart there. RoBERTa and XLM-R have names of their own for the masked-LM h
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
-from dense_jax.errors import StorageError
+from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import check_no_pointer, digest, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.hf_config import check_architecture, config_json
+from dense_jax.schemas import WeightIndex
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -208,6 +210,10 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         check_no_pointer(path)
         raise StorageError(f"{path}: damaged ({error})") from None
+    except AttributeError as error:  # of numpy, which lacks the type of a tensor
+        raise ConfigError(
+            f"{path}: holds numbers of a type that cannot be read ({error}); save the model in F32, F16, BF16 or F64"
+        ) from None
 
 
 def _check_types(types: Mapping[str, str], path: Path) -> None:
@@ -255,7 +261,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
     if (folder / _INDEX).is_file():
-        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
+        names = sorted(set(read_json(folder / _INDEX, WeightIndex, ConfigError)["weight_map"].values()))
         return [folder / Path(name).name for name in names]  # never outside the folder
     if pickles := [folder / name for name in _PICKLES if (folder / name).is_file()]:
         check_no_pointer(pickles[0])
@@ -276,12 +282,13 @@ def _unread_files(folder: Path, has_head: bool) -> list[str]:
 
 
 def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:
-    return (
-        'python -c "import glob, torch, safetensors.torch as s; w = {}; '
-        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in glob.glob('{folder}/{pickles}')]; "
-        "s.save_file({k: v.clone().contiguous() for k, v in w.items()}, "
-        f"'{folder}/{target}', {{'format': 'pt'}})\""
+    program = (
+        "import pathlib, torch, safetensors.torch as s; w = {}; "
+        f"p = pathlib.Path({str(folder)!r}); "
+        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in p.glob({pickles!r})]; "
+        f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, p / {target!r}, {{'format': 'pt'}})"
     )
+    return f"python -c {shlex.quote(program)}"
 
 
 def modern_name(name: str) -> str:

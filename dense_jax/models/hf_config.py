@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import require
-from dense_jax.errors import StorageError
-from dense_jax.files import read_object
+from dense_jax.errors import ConfigError
+from dense_jax.files import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
+from dense_jax.schemas import ModelConfig
 
 _KEYS = {
     "layers": "num_hidden_layers",
@@ -49,11 +50,10 @@ def read_config(folder: Path) -> BertConfig:
     """Return the architecture of the model in `folder`. A key without a value (null) counts as absent.
 
     Raises:
-        ConfigError: it is an encoder of none of our families.
-        StorageError: config.json is missing or damaged.
+        ConfigError: config.json is missing or damaged, or describes an encoder of none of our families.
     """
     path = folder / "config.json"
-    raw = {key: value for key, value in read_object(path).items() if value is not None}
+    raw = {key: value for key, value in read_json(path, ModelConfig, ConfigError).items() if value is not None}
     kind: Any = raw.get("model_type")
     require(kind in _FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(_FAMILIES)} can be read")
     family = _FAMILIES[kind]
@@ -64,10 +64,6 @@ def read_config(folder: Path) -> BertConfig:
     activation = raw.get("hidden_act", "gelu")
     require(activation in _GELU, f"{path}: hidden_act is {activation!r}; only {', '.join(_GELU)} can be read")
     known: dict[str, Any] = _DEFAULTS | {name: raw[key] for name, key in _KEYS.items() if key in raw}
-    if wrong := [
-        _KEYS[name] for name, value in known.items() if isinstance(value, bool) or not isinstance(value, int | float)
-    ]:
-        raise StorageError(f"{path}: {', '.join(wrong)} must be numbers")
     return BertConfig(**known, family=family, gelu=_GELU[activation])
 
 

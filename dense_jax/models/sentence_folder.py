@@ -13,11 +13,12 @@ from typing import Any
 
 from dense_jax.config import require
 from dense_jax.contracts import Similarity
-from dense_jax.errors import StorageError
-from dense_jax.files import read_json, read_object
+from dense_jax.errors import ConfigError
+from dense_jax.files import read_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
 from dense_jax.models.hf_config import read_config
+from dense_jax.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, Settings, TokenizerFile
 
 _HOME = "sentence_transformers."  # of the modules that are known: the same name elsewhere is somebody's own code
 _MODULE_KEYS = {"idx", "name", "path", "type", "kwargs"}  # kwargs: arguments of `encode` that a module takes
@@ -87,7 +88,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     """
     modules = _modules(folder)
     weights = folder / modules[0][1]
-    settings = _optional(folder / _CONFIG)
+    settings = _optional(folder / _CONFIG, SentenceSettings)
     _check_model(settings, weights, folder)
     unknown = [f"{folder / _CONFIG}: {key} is unknown, and without effect" for key in settings.keys() - _CONFIG_KEYS]
     bert = read_config(weights)
@@ -124,11 +125,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     path = folder / "modules.json"
     if not path.is_file():
         return [("Transformer", "")]
-    chain = read_json(path)
-    if not isinstance(chain, list) or not all(
-        isinstance(entry, dict) and {"type", "path"} <= entry.keys() for entry in chain
-    ):
-        raise StorageError(f"{path}: damaged: is not a list of modules, each with a type and a path")
+    chain = read_json(path, Modules, ConfigError)
     for entry in chain:
         _check_values(path, entry, dict.fromkeys(_MODULE_KEYS, ()))
         place = Path(entry["path"])
@@ -142,7 +139,7 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
     )
     for name, entry in zip(names[2:], chain[2:], strict=True):
         settings = folder / entry["path"] / "config.json"
-        _check_values(settings, _optional(settings), _VALUES[name])
+        _check_values(settings, _optional(settings, Settings), _VALUES[name])
     return [(name, entry["path"]) for name, entry in zip(names, chain, strict=True)]
 
 
@@ -184,7 +181,7 @@ def _pooling(folder: Path, modules: list[tuple[str, str]], width: int) -> tuple[
         )
         return Pooling.MEAN, True, [note]
     path = folder / modules[1][1] / "config.json"
-    raw = read_object(path)
+    raw = read_json(path, PoolingSettings, ConfigError)
     _check_values(
         path, raw, dict.fromkeys([*_OLD_MODES, "pooling_mode", "include_prompt"], ()) | dict.fromkeys(_WIDTHS, (width,))
     )
@@ -209,7 +206,8 @@ def _similarity(folder: Path, settings: dict[str, Any], normalized: bool) -> tup
 def _lengths(weights: Path, longest: int) -> tuple[int, int, list[str]]:
     """The maximum lengths of queries and passages; tokenizers without a limit name a huge number."""
     path, raw = _transformer_settings(weights)
-    named = raw.get("max_seq_length") or _optional(weights / "tokenizer_config.json").get("model_max_length") or longest
+    tokenizer = weights / "tokenizer_config.json"
+    named = raw.get("max_seq_length") or _optional(tokenizer, LengthSettings).get("model_max_length") or longest
     lengths = [raw.get(key) or named for key in ("query_length", "document_length")]
     too_long = raw.get("max_seq_length") or 0
     note = (
@@ -223,7 +221,7 @@ def _transformer_settings(weights: Path) -> tuple[Path, dict[str, Any]]:
     """The file that configures the transformer, and its values."""
     paths = [weights / name for name in _TRANSFORMER_FILES]
     path = next((path for path in paths if path.is_file()), paths[0])
-    raw = {key: _without_trust(key, value) for key, value in _optional(path).items()}
+    raw = {key: _without_trust(key, value) for key, value in _optional(path, LengthSettings).items()}
     _check_values(path, raw, _TRANSFORMER_VALUES)
     require(
         not raw.get("do_lower_case") or _lowercases(weights),
@@ -241,11 +239,11 @@ def _without_trust(key: str, value: Any) -> Any:
 
 
 def _lowercases(weights: Path) -> bool:
-    normalizer = _optional(weights / "tokenizer.json").get("normalizer") or {}
+    normalizer = _optional(weights / "tokenizer.json", TokenizerFile).get("normalizer") or {}
     parts = normalizer.get("normalizers", [normalizer])
     if any(part.get("type") == "Lowercase" or part.get("lowercase") for part in parts):
         return True
-    return bool(_optional(weights / "tokenizer_config.json").get("do_lower_case"))
+    return bool(_optional(weights / "tokenizer_config.json", Settings).get("do_lower_case"))
 
 
 def _prompts(settings: dict[str, Any], folder: Path) -> tuple[str, str, list[str]]:
@@ -273,5 +271,5 @@ def _prompt(names: Sequence[str], settings: dict[str, Any], folder: Path) -> tup
     return prompts[default] or "", [note]
 
 
-def _optional(path: Path) -> dict[str, Any]:
-    return read_object(path) if path.is_file() else {}
+def _optional(path: Path, kind: Any) -> dict[str, Any]:
+    return read_json(path, kind, ConfigError) if path.is_file() else {}

@@ -16,8 +16,8 @@ from dense_jax.data.reading import Read, read_input
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.losses.scores import NEVER
 from dense_jax.losses.spans import best_span, candidate_spans, joint_scores, valid_spans
+from dense_jax.markdown import printable
 from dense_jax.mesh import batch_sharding, check_batch, replicated
-from dense_jax.retrieval.search import printable
 
 _NO_TOKENS = np.empty(0, np.int32)
 _AROUND = 120  # characters of the passage that are shown on either side of an answer

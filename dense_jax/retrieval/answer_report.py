@@ -24,6 +24,7 @@ from dense_jax.data.sources.open_questions import OpenQuestion, is_squad_file, s
 from dense_jax.data.stores.question_set import tokenised_answers
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.files import AnyPath, whole_file, write_json
+from dense_jax.locks import in_turn, lock_of
 from dense_jax.progress import progress
 from dense_jax.retrieval.answer import ReaderOnMesh, Reading, Seen
 from dense_jax.retrieval.answer_scores import DEPTHS, answered_in, is_correct, top_k_accuracy
@@ -84,12 +85,13 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """The three files of `folder`."""
-        with whole_file(folder / "predictions.jsonl") as partial:
-            partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in self.lines))
         about = {**asdict(self.about), "count": len(self.lines), "convention": self.convention}
-        write_json(folder / FIGURES, {**about, "figures": self.figures, "per_query": self.per_query})
-        with whole_file(folder / "table.md") as partial:
-            partial.write_text(self.table() + "\n", encoding="utf-8")
+        with in_turn(lock_of(folder)):
+            with whole_file(folder / "predictions.jsonl") as partial:
+                partial.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in self.lines))
+            write_json(folder / FIGURES, {**about, "figures": self.figures, "per_query": self.per_query})
+            with whole_file(folder / "table.md") as partial:
+                partial.write_text(self.table() + "\n", encoding="utf-8")
 
 
 def read_asked(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> Asked:

@@ -4,6 +4,7 @@ Shards do not depend on each other, so processes share them out: the folder is t
 of processes that have as many devices each.
 """
 
+import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Sequence
@@ -19,12 +20,14 @@ from dense_jax.config_tree import differences
 from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 from dense_jax.data.passages import lay_out
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import is_written, read_json, whole_file, write_json
+from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
+from dense_jax.schemas import Plan
 
 _PLAN = "plan.json"
 
@@ -52,7 +55,8 @@ def embed(
     each shard; what it raises ends them all.
 
     Raises:
-        ConfigError: `folder` holds vectors made otherwise, or `batch` does not split over the devices.
+        ConfigError: `folder` holds vectors made otherwise, another process embeds there, or `batch` does not split over
+            the devices.
         DataError: the collection is empty, or vectors are NaN or infinite; names their documents.
     """
     check_batch(batch, mesh, "embed.batch")
@@ -60,14 +64,16 @@ def embed(
         raise DataError("the collection holds no passage to embed")
     shard_size = of_first(lambda: _begun_size(folder, shard_size))
     plan = _plan(len(store), tower, shard_size, made_by)
-    of_first(lambda: _claim(folder, plan))
-    if not of_first((folder / MANIFEST).is_file):
-        shards = _shards(len(store), shard_size)
-        _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
-        of_first(lambda: _write_ids(folder / IDS, store, ids))
-        files = digests_in_shares(folder, [*shards, IDS])
-        about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
-        of_first(lambda: write_json(folder / MANIFEST, plan | about))
+    finished = of_first(lambda: is_written(folder / MANIFEST))
+    with contextlib.nullcontext() if finished else only_one(lock_of(folder), f"{folder} is being embedded"):
+        of_first(lambda: _claim(folder, plan))
+        if not finished:
+            shards = _shards(len(store), shard_size)
+            _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
+            of_first(lambda: _write_ids(folder / IDS, store, ids))
+            files = digests_in_shares(folder, [*shards, IDS])
+            about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
+            of_first(lambda: write_json(folder / MANIFEST, plan | about))
     return all_or_none(lambda: Vectors(folder))
 
 
@@ -80,14 +86,14 @@ def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) ->
 
 def _begun_size(folder: Path, shard_size: int) -> int:
     """Passages per file: as the folder was begun with, which changes no vector, or `shard_size` for a new one."""
-    return read_json(folder / _PLAN)["shard_size"] if (folder / _PLAN).is_file() else shard_size
+    return read_json(folder / _PLAN, Plan)["shard_size"] if is_written(folder / _PLAN) else shard_size
 
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     """Marks `folder` as this plan's, or refuses if it is another's."""
-    if not (folder / _PLAN).is_file():
+    if not is_written(folder / _PLAN):
         write_json(folder / _PLAN, plan)
-    elif changed := "\n  ".join(differences(read_json(folder / _PLAN), plan)):
+    elif changed := "\n  ".join(differences(read_json(folder / _PLAN, Plan), plan)):
         raise ConfigError(f"{folder} holds embeddings made otherwise; delete it or name another folder:\n  {changed}")
 
 
@@ -110,7 +116,7 @@ def _write_shards(
     between: Callable[[], None],
 ) -> None:
     """Writes the shards that are missing, one of each process at a time: so an error of one soon ends all."""
-    missing: list[str] = of_first(lambda: [name for name in shards if not (folder / name).is_file()])
+    missing: list[str] = of_first(lambda: [name for name in shards if not is_written(folder / name)])
     done = len(store) - sum(len(shards[name]) for name in missing)
     with bar("embed", len(store), "passages", initial=done, silent=not is_first()) as shown:
 

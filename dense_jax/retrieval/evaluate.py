@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dense_jax.config import require
 from dense_jax.files import write_json
+from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.metrics import HEADLINE, Scores, score
@@ -132,7 +133,8 @@ def table(rows: Mapping[str, Result]) -> str:
 
 
 def markdown(cells: list[list[str]]) -> str:
-    """Rows of cells, the header first, as a Markdown table that is aligned for people too."""
+    """Rows of cells, the header first, as a Markdown table that is aligned for people too; cells may hold any text."""
+    cells = [[plain(cell) for cell in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [_line(row, widths) for row in cells]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -27,12 +27,14 @@ from dense_jax.config import IndexConfig, IndexKind, require
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import read_json, write_json
+from dense_jax.files import is_written, read_json, write_json
+from dense_jax.locks import lock_of, only_one
 from dense_jax.retrieval import trees
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
 from dense_jax.retrieval.shared import digests_in_shares, verify_in_shares
 from dense_jax.retrieval.vectors import IDS, Vectors
+from dense_jax.schemas import IndexManifest
 
 _EXACT_BELOW = 20_000  # vectors; ScaNN's authors advise so, and the exact answer takes milliseconds
 _FEWEST = 256  # vectors that ScaNN can be trained on sensibly; below 16 it fails
@@ -96,9 +98,14 @@ def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> In
 
     Raises:
         DataError: vectors are NaN or infinite; names their documents.
-        ConfigError: the settings do not fit the number of vectors.
+        ConfigError: the settings do not fit the number of vectors, or another process builds there.
         StorageError: the embeddings changed since they were written, or the disk refuses.
     """
+    with only_one(lock_of(folder), f"{folder} is being built"):
+        return _build(vectors, config, folder, mesh)
+
+
+def _build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:
     vectors.verify()
     kind = _kind(config.kind, len(vectors))
     unit = _checked_norms(vectors)
@@ -118,7 +125,7 @@ def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> In
 
 def is_finished(folder: Path) -> bool:
     """True if `build` came to its end in `folder`."""
-    return (folder / _MANIFEST).is_file()
+    return is_written(folder / _MANIFEST)
 
 
 def load(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
@@ -248,7 +255,7 @@ def _read_manifest(folder: Path, vectors: Vectors) -> dict[str, Any]:
     """That of an index over `vectors`."""
     if not is_finished(folder):
         raise StorageError(f"{folder}: holds no finished index ({_MANIFEST} is missing); run `dense-jax index`")
-    manifest = read_json(folder / _MANIFEST)
+    manifest = read_json(folder / _MANIFEST, IndexManifest)
     if manifest["embeddings"] != vectors.fingerprint:
         changes = list(differences(manifest["made_by"], vectors.manifest["made_by"], "made_by."))
         raise ConfigError(

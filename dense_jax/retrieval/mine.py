@@ -22,11 +22,13 @@ from dense_jax.config_tree import differences, to_dict
 from dense_jax.contracts import Passages, Question, Tower
 from dense_jax.data.duplicates import text_numbers
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.files import is_written, read_json, whole_file, write_json
+from dense_jax.locks import lock_of, only_one
 from dense_jax.progress import bar
 from dense_jax.retrieval.bm25 import BM25, best
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
+from dense_jax.schemas import Settings
 
 _PART = 4_096  # queries: what an interrupted call repeats at most
 _DIGITS = 6  # of scores after the point
@@ -96,16 +98,22 @@ def mine(
     at random depends on a query's number only. `made_by` says what ranked them, as JSON values.
 
     Raises:
-        ConfigError: `folder` was begun with other settings, or from something else than `made_by` says.
+        ConfigError: `folder` was begun with other settings, or from something else than `made_by` says, or another
+            process mines there.
     """
-    of_first(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
+    with only_one(lock_of(folder), f"{folder} is being mined"):
+        of_first(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
+        return _mine(queries, documents, retriever, config, folder)
+
+
+def _mine(queries: Passages, documents: Passages, retriever: Retriever, config: MineConfig, folder: Path) -> Path:
     starts = range(0, len(queries), _PART)
     parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
     with bar("mine", len(queries), "queries", silent=not is_first()) as shown:
         ids, texts = documents.ids(), text_numbers(documents)
         for path, start in parts.items():
             rows = range(start, min(start + _PART, len(queries)))
-            if not of_first(path.is_file):
+            if not of_first(functools.partial(is_written, path)):
                 lines = b"".join(_mined(queries, rows, retriever, config, ids, texts))
                 of_first(functools.partial(_write, path, [lines]))
             shown.update(len(rows))
@@ -171,9 +179,9 @@ def _write(path: Path, blocks: Iterable[bytes]) -> None:
 
 def _claim(folder: Path, plan: dict[str, Any]) -> None:
     path = folder / _PLAN
-    if not path.is_file():
+    if not is_written(path):
         write_json(path, plan)
-    elif changed := "\n  ".join(differences(read_json(path), plan)):
+    elif changed := "\n  ".join(differences(read_json(path, Settings), plan)):
         raise ConfigError(f"{folder} holds negatives mined otherwise; delete it:\n  {changed}")
 
 

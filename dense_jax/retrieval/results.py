@@ -7,7 +7,8 @@ results/NAME-DIGEST/set.json    the same of a further set of that name
 from pathlib import Path
 from typing import Any
 
-from dense_jax.files import read_json, short_digest, write_json
+from dense_jax.files import is_written, read_json, short_digest, write_json
+from dense_jax.schemas import ResultSet
 
 _SET = "set.json"
 
@@ -27,4 +28,4 @@ def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
 def set_of(folder: Path) -> dict[str, str]:
     """The name, place and digest of the set whose results `folder` holds. Older folders know their names alone."""
     unknown = {"name": folder.name, "place": "", "content": ""}
-    return read_json(folder / _SET) if (folder / _SET).is_file() else unknown
+    return read_json(folder / _SET, ResultSet) if is_written(folder / _SET) else unknown

@@ -18,8 +18,9 @@ from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.stores.passage_store import refuse_other
 from dense_jax.errors import DataError
-from dense_jax.files import read_json, write_json
+from dense_jax.files import is_written, read_json, write_json
 from dense_jax.retrieval.beir import TestSet
+from dense_jax.schemas import Settings
 
 _ABOUT = "sample.json"
 _SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two must not be related
@@ -43,8 +44,8 @@ def write_sample(
         DataError: no query has a relevant document.
     """
     about = made_from | {"split": test_set.split, "queries": queries, "documents": size}
-    if (folder / _ABOUT).is_file():
-        refuse_other(folder, read_json(folder / _ABOUT), about)
+    if is_written(folder / _ABOUT):
+        refuse_other(folder, read_json(folder / _ABOUT, Settings), about)
         return
     relevant = {query: {d for d, grade in own.items() if grade >= 1} for query, own in test_set.qrels.items()}
     chosen = nsmallest(queries, (query for query, found in relevant.items() if found), key=_place)

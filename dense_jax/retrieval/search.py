@@ -8,6 +8,7 @@ import numpy as np
 
 from dense_jax.arrays import Int
 from dense_jax.contracts import Passages, Ranking, Tower
+from dense_jax.markdown import printable
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 
@@ -72,11 +73,6 @@ def render(query: str, hits: Sequence[Hit], width: int) -> str:
     """The results of one query for a terminal of `width` columns: rank, score, id, title, and the start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
     return "\n".join([printable(query), *(shown or ["  nothing found"])])
-
-
-def printable(text: str) -> str:
-    """One line without control characters: a document must not be able to steer the terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _first_of_each(rows: Int[np.ndarray, " k"], id_of: Callable[[int], str], k: int) -> list[int]:

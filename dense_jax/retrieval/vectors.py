@@ -14,8 +14,9 @@ from typing import Any
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, read_json
+from dense_jax.files import digest, is_written, read_json
 from dense_jax.retrieval.shared import verify_in_shares
+from dense_jax.schemas import Ids, VectorsManifest
 
 MANIFEST = "manifest.json"
 IDS = "ids.json"
@@ -31,9 +32,9 @@ class Vectors:
             StorageError: it is unfinished, or a file is missing or cut short. `verify` finds changed bytes too.
         """
         self.folder = folder
-        if not (folder / MANIFEST).is_file():
+        if not is_written(folder / MANIFEST):
             raise StorageError(f"{folder}: holds no finished embeddings ({MANIFEST} is missing); run `dense-jax embed`")
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, VectorsManifest)
         self.width: int = self.manifest["width"]
         self.views: int = self.manifest.get("views", 1)
         self._shards = [_mapped(folder / name, self.width) for name in sorted(self.manifest["files"]) if name != IDS]
@@ -51,7 +52,7 @@ class Vectors:
     @functools.cached_property
     def ids(self) -> list[str]:
         """The document id of each passage; documents of several passages stand there several times."""
-        return read_json(self.folder / IDS)
+        return read_json(self.folder / IDS, Ids)
 
     @property
     def fingerprint(self) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dense_jax.errors import StorageError
 from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.schemas import Saving, Seal
 
 COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode
 QUARANTINE = "quarantine"
@@ -56,8 +57,8 @@ class CheckpointFiles:
     def saving(self) -> int | None:
         """The step of the save that is under way, or was when the process ended."""
         try:
-            return int(read_json(self.folder / _SAVING)["step"])
-        except (StorageError, KeyError, TypeError, ValueError):  # missing or damaged: it proves nothing
+            return read_json(self.folder / _SAVING, Saving)["step"]
+        except StorageError:  # missing or damaged: it proves nothing
             return None
 
     def begin(self, step: int) -> bool:
@@ -81,7 +82,7 @@ class CheckpointFiles:
         try:
             if not self.digests_path(step).is_file() and step in self.committed():
                 raise StorageError(self.missing_digests(step))
-            verify(self.path(step), _read_digests(self.digests_path(step)))
+            verify(self.path(step), read_json(self.digests_path(step), Seal))
         except StorageError as error:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 
@@ -226,21 +227,10 @@ def _wrong(path: Path, sealed: Path) -> str:
     if not sealed.is_file():
         return "its digests are missing"
     try:
-        verify(path, _read_digests(sealed))
+        verify(path, read_json(sealed, Seal))
     except StorageError as error:
         return str(error)
     return "its files match its digests"
-
-
-def _read_digests(path: Path) -> dict[str, str]:
-    """
-    Raises:
-        StorageError: the file is missing, or damaged.
-    """
-    found = read_json(path)
-    if not isinstance(found, dict) or not found or not all(isinstance(known, str) for known in found.values()):
-        raise StorageError(f"{path}: damaged (it has no digests)")
-    return found
 
 
 def _warn(text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from dense_jax.config import ProbeConfig, Select
 from dense_jax.errors import StorageError
 from dense_jax.files import read_json, write_json
+from dense_jax.schemas import Probes
 
 FILE = "probes.json"
 
@@ -68,7 +69,9 @@ def read_history(workdir: Path) -> History | None:
     """What the workdir has; None if it was never probed."""
     if not (workdir / FILE).is_file():
         return None
-    found = read_json(workdir / FILE)
+    found = read_json(workdir / FILE, Probes)
+    if not all(isinstance(probe.get(found["measure"]), float | int) for probe in found["probes"]):
+        raise StorageError(f"{workdir / FILE}: damaged (a probe lacks {found['measure']}); restore it from a copy")
     return History(**found | {"select": Select(found["select"]), "probes": tuple(found["probes"])})
 
 

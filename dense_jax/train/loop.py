@@ -19,11 +19,11 @@ from dense_jax.config import Config
 from dense_jax.contracts import Passages, Retrieves, Vocabulary
 from dense_jax.data.pipeline import Examples, batches
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
+from dense_jax.locks import only_one
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.feed import Feed, LookedUp
-from dense_jax.train.lock import only_one
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.neighbours import Neighbours
@@ -118,7 +118,7 @@ def train(
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
-    with only_one(workdir / "train.lock", "is being trained"):
+    with only_one(workdir / "train.lock", f"--workdir={workdir} is being trained"):
         check_continues(config, workdir, data)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
         state, meta = _resumed(program, checkpoints, workdir)

@@ -8,9 +8,11 @@ import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from dense_jax.files import naming_storage_errors, text_lines, whole_file
+from dense_jax.errors import StorageError
+from dense_jax.files import check_kind, naming_storage_errors, text_lines, whole_file
+from dense_jax.schemas import MetricsLine, StepLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
 
@@ -24,9 +26,9 @@ class MetricsFiles:
             StorageError: the disk is full or refuses the write; of the other methods too.
         """
         self.workdir = workdir
-        _cut(workdir / SKIPPED, first)
+        _cut(workdir / SKIPPED, first, StepLine)
         with naming_storage_errors(workdir / METRICS):
-            self._lines = _cut(workdir / METRICS, first).open("a", encoding="utf-8")
+            self._lines = _cut(workdir / METRICS, first, MetricsLine).open("a", encoding="utf-8")
         with naming_storage_errors(workdir / EVENTS):
             self._events = _events_file(workdir / EVENTS, first)
 
@@ -55,33 +57,40 @@ class MetricsFiles:
 def has_trained(workdir: Path) -> bool:
     """Whether metrics.jsonl has a line of a trained step."""
     path = workdir / METRICS
-    return path.is_file() and any(0 < _step(line) < math.inf for line in text_lines(path))
+    return path.is_file() and any(0 < _step(line, StepLine) < math.inf for line in text_lines(path))
 
 
 def totals(workdir: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
-    lines = text_lines(workdir / METRICS)
-    last = json.loads(lines[-1]) if lines else {"step": 0}
+    path = workdir / METRICS
+    lines = text_lines(path)
+    last = json.loads(lines[-1]) if lines else {"step": 0}  # all lines are whole: `_cut` has dropped the others
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
+    check_kind(last, MetricsLine, f"{path}:{len(lines)}")
     return {name: last[name] * first / last["step"] for name in ("tokens", "seconds")}
 
 
-def _cut(path: Path, first: int) -> Path:
-    """`path` without the lines of steps after `first`, which a run that continues from there does again."""
+def _cut(path: Path, first: int, kind: Any) -> Path:
+    """`path` without lines of steps after `first`, which a run that continues from there does again.
+
+    Lines that are not of the type `kind` are dropped too.
+    """
     before = path.read_bytes() if path.exists() else b""
-    kept = b"".join(line + b"\n" for line in before.split(b"\n") if _step(line) <= first)
+    kept = b"".join(line + b"\n" for line in before.split(b"\n") if _step(line, kind) <= first)
     if kept != before:
         with whole_file(path) as partial:
             partial.write_bytes(kept)
     return path
 
 
-def _step(line: str | bytes) -> float:
-    """The step of a line; infinity for an empty one and for one that a crash cut short: they are dropped."""
+def _step(line: str | bytes, kind: Any) -> float:
+    """The step of a line; infinity for an empty one and for one that a crash cut short, which is not of `kind`."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        value = json.loads(line)
+        check_kind(value, kind, "a line")
+        return float(value["step"])
+    except (ValueError, RecursionError, StorageError):
         return math.inf
 
 

@@ -15,6 +15,7 @@ from dense_jax.config.rules import Setting, settings
 from dense_jax.config_tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError
 from dense_jax.files import read_json, write_json
+from dense_jax.schemas import RunConfig
 from dense_jax.train.checkpoint import has_checkpoint
 
 FILE = "config.json"
@@ -46,7 +47,7 @@ _OTHER_CONTENT = " (its content is not what this run began with)"
 def recorded(workdir: Path) -> dict[str, Any] | None:
     """The record of a run, as `config_tree.to_dict` gives its config; None if it has no checkpoint yet."""
     path = workdir / FILE
-    return read_json(path) if path.is_file() and has_checkpoint(workdir / "checkpoints") else None
+    return read_json(path, RunConfig) if path.is_file() and has_checkpoint(workdir / "checkpoints") else None
 
 
 def record(config: Config, workdir: Path, data: Data) -> None:

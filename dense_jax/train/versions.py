@@ -27,14 +27,15 @@ from dense_jax.config import Config, IndexKind
 from dense_jax.config_tree import differences
 from dense_jax.contracts import Passages, Tower
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, read_json, verify, write_json
+from dense_jax.files import digest, is_written, read_json, verify, write_json
+from dense_jax.locks import all_in_turn, in_turn, is_held
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.train.lock import all_in_turn, in_turn, is_held
+from dense_jax.schemas import Digests, Manifest, Settings
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -71,7 +72,7 @@ class Versions:
 
     def committed(self) -> list[int]:
         """The steps of those that are complete."""
-        return [step for step in self.begun() if (self._of(step) / _COMMITTED).is_file()]
+        return [step for step in self.begun() if is_written(self._of(step) / _COMMITTED)]
 
     def belongs(self, step: int, checkpoint: str) -> bool:
         """Return whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint.
@@ -90,7 +91,7 @@ class Versions:
             StorageError: the version is of another checkpoint or of other passages, or the file with them is damaged.
         """
         path = self._of(step) / _MADE_BY
-        if changed := ", ".join(differences(dict(read_json(path)), self._made_by(checkpoint))):
+        if changed := ", ".join(differences(read_json(path, Settings), self._made_by(checkpoint))):
             raise StorageError(f"{path}: made of something else ({changed})")
 
     def make(
@@ -126,7 +127,7 @@ class Versions:
             begun = of_first((folder / _MADE_BY).is_file)
             if broken or not begun or self._is_damaged(step, checkpoint):
                 of_first(lambda: self._begin(step, checkpoint))
-            if not of_first((folder / _COMMITTED).is_file):
+            if not of_first(lambda: is_written(folder / _COMMITTED)):
                 self._build(folder, tower, checkpoint, between)
 
     def _begin(self, step: int, checkpoint: str) -> None:
@@ -142,7 +143,9 @@ class Versions:
                 of_first(lambda: self._verify_committed(folder))
             for manifest in (folder / name for name in _MANIFESTS):
                 if of_first(manifest.is_file):
-                    verify_in_shares(manifest.parent, of_first(lambda path=manifest: read_json(path)["files"]))
+                    verify_in_shares(
+                        manifest.parent, of_first(lambda path=manifest: read_json(path, Manifest)["files"])
+                    )
         except StorageError as error:
             if is_first():
                 print(f"warning: {error}; the index of step {step:,} is made again", file=sys.stderr)
@@ -154,7 +157,7 @@ class Versions:
         Raises:
             StorageError: a manifest is missing or changed since the version was completed.
         """
-        committed = read_json(folder / _COMMITTED)
+        committed = read_json(folder / _COMMITTED, Digests)
         if sorted(committed) != sorted(_MANIFESTS):
             raise StorageError(f"{folder / _COMMITTED}: damaged (names {', '.join(committed)})")
         verify(folder, committed)
@@ -183,7 +186,7 @@ class Versions:
         """The file of the library's ids, written now if it is not there yet."""
         path = self.folder / f"ids-{self.library.fingerprint}.json"
         with in_turn(self.folder / "ids.lock"):
-            if not path.is_file():
+            if not is_written(path):
                 write_json(path, self.library.passages.ids())
         return str(path)
 
@@ -204,7 +207,7 @@ class Versions:
             return index.load(folder / "index", vectors, self.mesh)
 
     def _vectors(self, folder: Path) -> Vectors:
-        if not (folder / _COMMITTED).is_file():
+        if not is_written(folder / _COMMITTED):
             raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
         self._verify_committed(folder)
         return Vectors(folder / "vectors")

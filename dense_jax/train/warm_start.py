@@ -18,6 +18,7 @@ from dense_jax.errors import ConfigError, StorageError
 from dense_jax.files import read_json
 from dense_jax.models import hf
 from dense_jax.models.hf_config import check_same_architecture
+from dense_jax.schemas import StartConfig
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import read_history, selected
 from dense_jax.train.optimizer import path_name
@@ -37,7 +38,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What it was trained with, as `config_tree.to_dict` gives it."""
-        return read_json(self.workdir / "config.json")
+        return read_json(self.workdir / "config.json", StartConfig)
 
 
 def started_from(params: Params, config: Config) -> tuple[Params, list[hf.LoadReport]]:
@@ -141,7 +142,8 @@ def origin(init_from: str) -> Origin:
     steps = config["steps"] if run.step == -1 else run.step
     before = origin(config["init_from"])
     start = f"which started from {before.words}" if before.words else "which started from random numbers"
-    return Origin(f"the run {name} ({config['objective']['class']}, {steps:,} steps), {start}", before.model)
+    method = config["objective"].get("class", "of an unknown method")
+    return Origin(f"the run {name} ({method}, {steps:,} steps), {start}", before.model)
 
 
 def tokenizer_folder(init_from: str) -> Path:

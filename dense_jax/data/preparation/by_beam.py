@@ -59,8 +59,9 @@ def fill_by_beam(
     arrange: Arrange,
     settings: PrepareConfig,
     chunk: int,
+    finish: Callable[[], None],
 ) -> None:
-    """What `fill` does. `sources` are their names and documents.
+    """Do what `fill` does. `sources` are their names and documents; `finish` completes the store.
 
     Raises:
         MachineError: the pipeline failed; what was done so far stays, and the same call goes on.
@@ -77,7 +78,7 @@ def fill_by_beam(
     for i, (name, _) in enumerate(sources):
         writer.begin(name)
         plan.record(i, writer)
-    writer.finish()
+    finish()
     staging.remove()
 
 

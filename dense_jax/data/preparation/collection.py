@@ -9,7 +9,8 @@ from dense_jax.data.preparation.common import without_duplicates
 from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.files import read_json
+from dense_jax.files import is_written, read_json
+from dense_jax.schemas import Text
 
 _LEFT_OUT = {"near_duplicates": ("near-duplicates", NAME), "rejected": ("rejected rows", "rejects.jsonl")}
 
@@ -50,11 +51,11 @@ def whole_corpus(config: Config, root: Path) -> CheckedCorpus:
         ConfigError: `root` was prepared from another corpus, or lists near-duplicates of an older state of this one.
     """
     corpus, path = open_corpus(config.corpus), root / "text.json"
-    if not path.is_file():
+    if not is_written(path):
         duplicates = config.corpus.near_duplicates
         require(not duplicates, f"corpus.near_duplicates={duplicates}: run `dense-jax prepare` first, which finds them")
         return corpus
-    prepared = read_json(path)
+    prepared = read_json(path, Text)
     notes, before, now = prepared["notes"], prepared["settings"]["corpus"]["source"], corpus.fingerprint()
     if before == now or (before | {"name": ""} == now | {"name": ""} and len(corpus.sources) == 1):
         return without_duplicates(corpus, root, notes)

@@ -14,6 +14,7 @@ import orjson
 import xxhash
 
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
+from dense_jax.config_tree import differences
 from dense_jax.contracts import Corpus, Document, Reject
 from dense_jax.data import held_out
 from dense_jax.data.preparation.near_duplicates import (
@@ -29,13 +30,15 @@ from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.data.stores.passage_store import StoreWriter, content_of, refuse_other, started
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
-from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json, whole_file, write_json
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.files import digests, is_written, read_json, verify, whole_file, write_json
 from dense_jax.progress import bar, progress
+from dense_jax.schemas import Text
 
 REJECTS = "rejects.jsonl"
 TEXT = "text.json"  # written last of what all kinds of passages share
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
+AGAIN = "give the same command again"
 _EXAMPLES = 5  # rejected rows shown in an error
 
 
@@ -43,9 +46,10 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
     path = root / TEXT
     settings = _with_same_tokenizer(_settings(config), config.tokenizer, path)
-    if path.is_file() and not _is_replaced(root, settings):
-        refuse_other(path, read_json(path)["settings"], settings)
-        return read_json(path)
+    if is_written(path) and not _is_replaced(root, settings):
+        found = read_json(path, Text)
+        refuse_other(path, found["settings"], settings)
+        return found
     notes = scan(corpus, root / REJECTS)
     if config.corpus.near_duplicates:
         edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
@@ -59,18 +63,20 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         held_out.write_test_set(root / "test", Documents(corpus, queries), queries)
     tokenizer.save(root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
+    notes |= {"test": digests(root / "test")} if config.corpus.held_out else {}
+    check_unchanged(open_corpus(config.corpus), settings["corpus"]["source"])
     write_json(path, {"settings": settings, "notes": notes})
     return read_json(path)
 
 
 def _with_same_tokenizer(settings: dict[str, Any], config: TokenizerConfig, text: Path) -> dict[str, Any]:
     """`settings` with the tokenizer that `text` records, if the config names the folder of the same one."""
-    if not config.path or not text.is_file():
+    if not config.path or not is_written(text):
         return settings
-    before = read_json(text)
+    before = read_json(text, Text)
     if settings["tokenizer"] == before["settings"]["tokenizer"]:
         return settings
-    same = import_folder(Path(config.path)).fingerprint == before["notes"]["tokenizer"]
+    same = import_folder(Path(config.path)).fingerprint == before["notes"].get("tokenizer")
     return settings | ({"tokenizer": before["settings"]["tokenizer"]} if same else {})
 
 
@@ -79,12 +85,27 @@ def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
 
     A preparation that was refused at its end leaves such a text.
     """
-    before = read_json(root / TEXT)["settings"]
+    before = read_json(root / TEXT, Text)["settings"]
     if content_of(before) == content_of(settings) or any(started(folder) for folder in root.iterdir()):
         return False
     if before["corpus"]["held_out"]:
         shutil.rmtree(root / "test", ignore_errors=True)
     return True
+
+
+def check_test_set(root: Path) -> None:
+    """
+    Raises:
+        StorageError: the test set that `prepare` held out has changed since: its figures would compare with no others.
+    """
+    known = read_json(root / TEXT, Text)["notes"].get("test", {})  # older preparations have none
+    try:
+        verify(root / "test", known)
+    except StorageError as error:
+        raise StorageError(
+            f"{error}; restore it, or prepare in another --workdir; a test set of your own is a folder elsewhere, "
+            "named by --evaluate.folder or --probe.folder"
+        ) from None
 
 
 def fill(
@@ -94,20 +115,29 @@ def fill(
     settings: PrepareConfig,
     *,
     chunk: int = 0,
+    cure: str = "prepare it in another --workdir",
 ) -> None:
     """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
 
     Workers of a pipeline give it any run of documents of a source, so there it must go by single documents, and is
-    pickled; with `chunk`, it gives lines, which they cut every so many tokens.
+    pickled; with `chunk`, it gives lines, which they cut every so many tokens. `cure` is what to do about a corpus that
+    changes meanwhile.
 
     Raises:
         MachineError: it is to be done by Beam, which is missing or fails.
+        DataError: the corpus changed while it was read.
     """
+    before = corpus.fingerprint()
+
+    def finish() -> None:
+        check_unchanged(corpus, before, cure)
+        writer.finish()
+
     if settings.runner is Runner.BEAM:
         from dense_jax.data.preparation.by_beam import fill_by_beam  # imported here: an extra
 
         sources = [(source.name, Documents(source, {})) for source in corpus.sources]
-        fill_by_beam(writer, sources, arrange, settings, chunk)
+        fill_by_beam(writer, sources, arrange, settings, chunk, finish)
         return
     with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
@@ -115,7 +145,19 @@ def fill(
             for group in arrange(islice(Documents(source, {}), done, None)):
                 writer.add(group)
                 shown.update(group.documents)
-    writer.finish()
+    finish()
+
+
+def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], cure: str = AGAIN) -> None:
+    """
+    Raises:
+        DataError: the corpus, read since it had the fingerprint `before`, has another one now; `cure` is what to do.
+    """
+    if changes := "\n  ".join(differences(before, corpus.fingerprint())):
+        raise DataError(
+            f"{corpus.name} changed while it was read:\n  {changes}\n"
+            f"wait until nothing writes to it any more, then {cure}"
+        )
 
 
 def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any]) -> CheckedCorpus:
@@ -147,7 +189,8 @@ def corpus_fingerprint(config: Config) -> dict[str, Any]:
 
 def prepared_corpus(root: Path) -> dict[str, Any]:
     """The same of the corpus that was prepared in `root`; nothing where that is not known."""
-    return content_of(read_json(root / TEXT)["settings"]["corpus"]["source"]) if (root / TEXT).is_file() else {}
+    text = root / TEXT
+    return content_of(read_json(text, Text)["settings"]["corpus"]["source"]) if is_written(text) else {}
 
 
 def _settings(config: Config) -> dict[str, Any]:

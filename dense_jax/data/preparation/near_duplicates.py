@@ -26,8 +26,9 @@ from dense_jax.arrays import Int
 from dense_jax.contracts import Document
 from dense_jax.data.duplicates import runs, words
 from dense_jax.errors import StorageError
-from dense_jax.files import whole_file
+from dense_jax.files import check_kind, whole_file
 from dense_jax.progress import progress
+from dense_jax.schemas import DuplicateLine
 
 NAME = "duplicates.jsonl"
 _HASHES = 128
@@ -109,4 +110,10 @@ def _ids(path: Path) -> Iterator[str]:
     if not path.is_file():
         raise StorageError(f"{path}: missing, and it says which documents are left out; prepare in a new --workdir")
     with path.open("rb") as file:
-        yield from (orjson.loads(line)["id"] for line in file)
+        for number, line in enumerate(file, start=1):
+            try:
+                value = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise StorageError(f"{path}:{number}: damaged ({error}); prepare in a new --workdir") from None
+            check_kind(value, DuplicateLine, f"{path}:{number}")
+            yield value["id"]

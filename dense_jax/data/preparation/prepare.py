@@ -17,8 +17,11 @@ from dense_jax.config_tree import to_dict
 from dense_jax.contracts import Document
 from dense_jax.data import held_out
 from dense_jax.data.preparation.common import (
+    AGAIN,
     REJECTS,
     Documents,
+    check_test_set,
+    check_unchanged,
     fill,
     prepare_text,
     rows_left_out,
@@ -45,6 +48,7 @@ from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.files import json_digest, short_digest
+from dense_jax.locks import alone, lock_of
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
@@ -54,7 +58,8 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
 
     Raises:
         ConfigError: it was prepared with other settings or from other text; lists the differences.
-        DataError: a source of the corpus cannot be used, or too many of its rows.
+        DataError: a source of the corpus cannot be used, or too many of its rows, or it changed while it was read.
+        StorageError: the test set has changed since it was held out.
     """
     root = Path(config.passages.workdir or workdir)
     asked = config.passages.unit is Unit.QUERIES
@@ -63,6 +68,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         for source in corpus.sources:
             source.queries()  # refuses a source that has none, before its documents are read
     about = prepare_text(config, corpus, root)
+    check_test_set(root)
     if asked:
         return prepare_queries(config, corpus, root, about)
     corpus = without_duplicates(corpus, root, about["notes"])
@@ -156,20 +162,26 @@ def prepare_collection(
     cannot be found, and stay among the judged documents.
 
     Raises:
-        DataError: a source cannot be used, or too many of its rows.
+        ConfigError: another process makes it.
+        DataError: a source cannot be used, or too many of its rows, or it changed while it was read.
     """
     settings = _collection_settings(corpus, tokenizer, split)
     folder = root / f"{name}-{short_digest(settings)}"
-    check_settings(folder, settings)
-    if not started(folder):
-        notes = scan(corpus, folder / REJECTS, may_be_empty=True)
-        claim(folder, settings, notes | ({"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}))
-        if rows := rows_left_out(folder):
-            print(f"note: {rows}", file=sys.stderr)
     if not is_finished(folder):
-        writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-        arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-        fill(writer, corpus, partial(arrange, tokenizer=tokenizer, length=length), config.prepare)
+        with alone(lock_of(folder), f"{folder} is being prepared"):
+            check_settings(folder, settings)
+            if not started(folder):
+                notes = scan(corpus, folder / REJECTS, may_be_empty=True)
+                notes |= {"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}
+                check_unchanged(corpus, settings["source"])
+                claim(folder, settings, notes)
+                if rows := rows_left_out(folder):
+                    print(f"note: {rows}", file=sys.stderr)
+            writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
+            arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
+            cut, cure = partial(arrange, tokenizer=tokenizer, length=length), f"remove {folder} and {AGAIN}"
+            fill(writer, corpus, cut, config.prepare, cure=cure)
+    check_settings(folder, settings)
     return PassageStore(folder)
 
 

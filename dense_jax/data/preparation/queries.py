@@ -16,7 +16,7 @@ import xxhash
 from dense_jax.config import Config, CorpusConfig
 from dense_jax.contracts import Candidates, Reject
 from dense_jax.data.duplicates import first_of_each_text
-from dense_jax.data.preparation.common import fill
+from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
 from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.sources.corpus import CheckedCorpus, Source
 from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
@@ -160,6 +160,10 @@ def _write(
         first = int(positives.rows[0])  # numpy's integers are looked for in a range one by one
         of = next(part.name for part in documents.parts() if first in part.rows)
         parts[of].append(Stored(query.id, query.text, ids, positives, negatives))
+    if folder != queries_folder(folder.parent, judged.config):
+        raise DataError(f"a file of corpus.queries changed while it was read; {AGAIN}")
+    if not judged.config.queries:
+        check_unchanged(judged.corpus, settings["queries"]["own"])
     notes = {
         "queries": len(found),
         "positives": sum(len(positives.rows) for _, positives, _ in found),

@@ -69,12 +69,19 @@ def covered(spans: Sequence[Span], places: Int[np.ndarray, "l 2"]) -> TokenSpans
     >>> covered([(0, 3), (4, 8), (9, 12)], np.array([[0, 3], [4, 6], [6, 8], [9, 13]])).tolist()
     [[0, 1], [1, 3]]
     """
-    found = [tokens for start, end in spans if (tokens := _inside(places, start, end))]
+    asked = np.array(spans, np.int64).reshape(-1, 2)
+    starts, ends = places.T
+    # Tokens before `first` start before the span, tokens from `last` on end after it. Few are left to be looked at,
+    # since places are in order but for rare accents: a sentence may have 100,000 spans and as many tokens.
+    first = np.searchsorted(np.maximum.accumulate(starts), asked[:, 0])
+    last = np.searchsorted(np.minimum.accumulate(ends[::-1])[::-1], asked[:, 1], side="right")
+    windows = zip(spans, first.tolist(), last.tolist(), strict=True)
+    found = [tokens for span, a, b in windows if (tokens := _inside(places[a:b], span, a))]
     return np.array(found, np.int32) if found else NO_SPANS
 
 
-def _inside(places: Int[np.ndarray, "l 2"], start: int, end: int) -> Span | None:
-    """From the first to one past the last token of those that lie inside, if there are any."""
+def _inside(places: Int[np.ndarray, "l 2"], span: Span, first: int) -> Span | None:
+    """From the first to one past the last token of those that lie inside `span`; `places` start with token `first`."""
     starts, ends = places.T
-    inside = np.flatnonzero((starts >= start) & (ends <= end) & (starts < ends))
-    return (int(inside[0]), int(inside[-1]) + 1) if len(inside) else None
+    inside = np.flatnonzero((starts >= span[0]) & (ends <= span[1]) & (starts < ends))
+    return (first + int(inside[0]), first + int(inside[-1]) + 1) if len(inside) else None

@@ -24,7 +24,8 @@ from dense_jax.contracts import Document, Part, Passage, Passages
 from dense_jax.data.stores.records import Records
 from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest, json_digest, read_json, verify, write_json
+from dense_jax.files import digest, is_written, json_digest, read_json, verify, write_json
+from dense_jax.schemas import Claimed, StoreManifest, StoreProgress
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
@@ -44,13 +45,18 @@ class PassageStore(Passages):
         if not is_finished(folder):
             raise StorageError(f"{folder}: not prepared to the end (no {_MANIFEST}); run `dense-jax prepare` again")
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / _MANIFEST)
+        self.manifest: dict[str, Any] = read_json(folder / _MANIFEST, StoreManifest)
         ends = accumulate(counts["count"] for counts in _parts(self.manifest))
         self._parts = [
             Part(counts["name"], range(end - counts["count"], end), counts["tokens"])
             for counts, end in zip(_parts(self.manifest), ends, strict=True)
         ]
         counts = self.manifest["passages_per_shard"]
+        if not sum(counts) == self.manifest["count"] == sum(len(part.rows) for part in self._parts):
+            raise StorageError(
+                f"{folder / _MANIFEST}: damaged (its counts of passages contradict each other); remove {folder} and "
+                "prepare again"
+            )
         self._dtype = np.dtype(self.manifest["dtype"])
         self._passages = Records([shard_path(folder, "passages", i) for i in range(len(counts))], counts)
         self._texts = Records([shard_path(folder, "texts", i) for i in range(len(counts))], counts)
@@ -123,7 +129,7 @@ class StoreWriter:
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
         fresh = {**dict.fromkeys(_COUNTS, 0), "passages_per_shard": [], "files": {}, "dtype": dtype}
         fresh |= {"spans": dict.fromkeys(_YIELD, 0)} if salient else {}
-        self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS)
+        self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS, StoreProgress)
         self._state["parts"] = _parts(self._state)
 
     @property
@@ -257,16 +263,16 @@ def content_of(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def started(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a store, or what there is of it as yet; None if the folder was not claimed."""
+    """The manifest of a store of any kind, or what there is of it as yet; None if the folder was not claimed."""
     for name in (_MANIFEST, _PROGRESS):
-        if (folder / name).is_file():
-            return read_json(folder / name)
+        if is_written(folder / name):
+            return read_json(folder / name, Claimed)
     return None
 
 
 def is_finished(folder: Path) -> bool:
     """Whether `folder` holds a whole store."""
-    return (folder / _MANIFEST).is_file()
+    return is_written(folder / _MANIFEST)
 
 
 def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from dense_jax.data.stores.passage_store import PassageStore, is_finished
 from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
 from dense_jax.files import digest, digests, read_json, verify, write_json
+from dense_jax.schemas import Ids, QueryManifest
 
 MANIFEST = "manifest.json"
 _NAMES = {
@@ -50,7 +51,7 @@ class QueryStore(Passages):
         if not is_finished(folder):
             raise StorageError(f"{folder}: not prepared to the end (no {MANIFEST}); run `dense-jax prepare` again")
         self.folder, self.documents = folder, documents
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST)
+        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, QueryManifest)
         verify(folder, self.manifest["files"])
         self._lists = {name: Ragged(folder, name) for name in _NAMES}
         self._guide = _aligned(Path(guide), self.ids(), documents.ids()) if guide else None
@@ -161,7 +162,7 @@ def _by_id(folder: Path, name: str, ids: list[str]) -> _Vectors:
         raise StorageError(
             f"corpus.guide={folder}: {name}.npy cannot be read ({error}); `dense-jax mine --mine.guide=true` makes it"
         ) from None
-    theirs = read_json(folder / f"{name}.json")
+    theirs = read_json(folder / f"{name}.json", Ids)
     if theirs == ids:
         return vectors
     places = {identifier: place for place, identifier in enumerate(theirs)}

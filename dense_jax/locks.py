@@ -1,4 +1,7 @@
-"""One process at a time."""
+"""Locks: one process at a time writes a folder.
+
+A lock is a file that the system releases however its process ends; whoever holds it stands in it.
+"""
 
 import contextlib
 import fcntl
@@ -10,30 +13,52 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from dense_jax.agreement import agreed, is_first, of_first
-from dense_jax.errors import ConfigError
+from dense_jax.agreement import agreed, of_first
+from dense_jax.errors import ConfigError, StorageError
+from dense_jax.files import naming_storage_errors
 
 _PAUSE = 0.2  # seconds between looks at a lock that is held
 
 
 @contextlib.contextmanager
-def only_one(path: Path, doing: str) -> Iterator[None]:
-    """Holds the lock file `path` for this process; the system lets go of it however the process ends.
+def only_one(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for all processes, which call this together; the first one takes it.
 
     Raises:
-        ConfigError: naming the process that holds it; `doing` says what it does, such as "is being trained".
+        ConfigError: another program holds it; names its process. `what` it does, such as "WORKDIR is being trained".
+        StorageError: the file system refuses locks.
     """
-    if not is_first():  # the lock is the main process's, for all of them
+    with contextlib.ExitStack() as held:
+        of_first(lambda: held.enter_context(alone(path, what)))
         yield
-        return
-    with path.open("a+", encoding="utf-8") as lock:
+
+
+@contextlib.contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path` for this process alone.
+
+    Raises:
+        ConfigError, StorageError: as `only_one`.
+    """
+    with naming_storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+", encoding="utf-8")
+    with lock:
         if not _take(lock):
             lock.seek(0)
-            raise ConfigError(f"--workdir={path.parent} {doing} by {lock.read().strip()}; use another")
+            raise ConfigError(
+                f"{what} by {lock.read().strip() or 'another process'} ({path}); wait until it ends, or use another "
+                "--workdir"
+            )
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}")
         lock.flush()
         yield
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock file of whoever writes `folder`, next to it."""
+    return folder.with_name(f"{folder.name}.lock")
 
 
 @contextlib.contextmanager
@@ -81,8 +106,12 @@ def _take(lock: IO[str]) -> bool:
     """Take the lock; False if another program holds it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return False
+    except OSError as error:
+        raise StorageError(
+            f"{lock.name}: cannot be locked ({error.strerror}); put the workdir on a file system that has locks"
+        ) from None
     return True
 
 
