@@ -341,7 +341,7 @@ def test_a_pickled_head_is_ignored_with_the_command_that_converts_it(tmp_path):
     assert changed(found, before) == {"encoder", "mlm"}
     assert len(report.initialised) == 16
     assert "1 ignored, of the folder\n  model.pt, a pickle; to use it: python -c " in str(report)
-    assert f"'{folder}/head.safetensors'" in str(report)
+    assert f'"{folder}/head.safetensors"' in str(report)
 
 
 def test_the_command_for_a_pickled_head_makes_one_that_is_taken(tmp_path):
