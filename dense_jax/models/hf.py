@@ -236,8 +236,8 @@ def _pickled_head(folder: Path) -> list[str]:
 def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:
     place, pattern, to = (json.dumps(str(x), ensure_ascii=False) for x in (folder, pickles, folder / target))
     program = (
-        f'import pathlib, torch, safetensors.torch as s; w = {{}}; [w.update(torch.load(f, "cpu", weights_only=True)) '
-        f"for f in pathlib.Path({place}).glob({pattern})]; "
+        "import pathlib, torch, safetensors.torch as s; w = {}; "
+        f'[w.update(torch.load(f, "cpu", weights_only=True)) for f in pathlib.Path({place}).glob({pattern})]; '
         f's.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, {to}, {{"format": "pt"}})'
     )
     return f"python -c {shlex.quote(program)}"
