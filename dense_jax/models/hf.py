@@ -4,6 +4,7 @@ The subtrees "bert", "pooler", "mlm", "condenser" and "decoder" of a parameter t
 counterpart there. RoBERTa and XLM-R have names of their own for the masked-LM head alone.
 """
 
+import json
 import re
 import shlex
 from collections import Counter
@@ -282,11 +283,11 @@ def _unread_files(folder: Path, has_head: bool) -> list[str]:
 
 
 def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str = WEIGHTS) -> str:
+    place, pattern, to = (json.dumps(str(x), ensure_ascii=False) for x in (folder, pickles, folder / target))
     program = (
         "import pathlib, torch, safetensors.torch as s; w = {}; "
-        f"p = pathlib.Path({str(folder)!r}); "
-        f"[w.update(torch.load(f, 'cpu', weights_only=True)) for f in p.glob({pickles!r})]; "
-        f"s.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, p / {target!r}, {{'format': 'pt'}})"
+        f'[w.update(torch.load(f, "cpu", weights_only=True)) for f in pathlib.Path({place}).glob({pattern})]; '
+        f's.save_file({{k: v.clone().contiguous() for k, v in w.items()}}, {to}, {{"format": "pt"}})'
     )
     return f"python -c {shlex.quote(program)}"
 
