@@ -243,7 +243,7 @@ def test_test_sets_of_one_name_have_results_of_their_own_and_the_same_texts_are_
 ):
     documents = corpus.read_text().splitlines(keepends=True)[:20]
     for place, query in (("a", "rivers"), ("b", "engines"), ("c", "violins")):
-        folder = tmp_path / place / ("other" if place == "c" else "toys")
+        folder = tmp_path / place / ("other" if place == "c" else "twins")
         (folder / "qrels").mkdir(parents=True)
         (folder / "corpus.jsonl").write_text("".join(documents))
         (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": query}) + "\n")
@@ -253,10 +253,10 @@ def test_test_sets_of_one_name_have_results_of_their_own_and_the_same_texts_are_
             assert run(["evaluate", *argv, "--evaluate.before=false"]) == 0
             said = capsys.readouterr()
             assert f"{folder}: 20 documents; checkpoint of step 20 in {trained}" in said.err
-    first, second = (json.loads(p.read_text()) for p in sorted((trained / "results").glob("toys-test*/set.json")))
-    assert [first["place"], second["place"]] == [str(tmp_path / "a" / "toys"), str(tmp_path / "b" / "toys")]
+    first, second = (json.loads(p.read_text()) for p in sorted((trained / "results").glob("twins-test*/set.json")))
+    assert [first["place"], second["place"]] == [str(tmp_path / "a" / "twins"), str(tmp_path / "b" / "twins")]
     assert (trained / "results" / "other-test" / "set.json").is_file()
-    assert len(list((trained / "embeddings").glob("toys-*"))) == 1
+    assert len(list((trained / "embeddings").glob("twins-*/"))) == 1
     assert not list((trained / "embeddings").glob("other-*"))
 
 
@@ -397,7 +397,7 @@ def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
     others.write_text(corpus.read_text().replace("The ", "An "))
     argv = arguments(corpus, trained, f"--embed.collection={others}", "--embed.shard_size=64")
     told_to_stop("dense_jax.retrieval.embed.encode_passages", 3, "embed", argv)
-    (made,) = (trained / "embeddings").glob("others-*")
+    (made,) = (trained / "embeddings").glob("others-*/")
     assert len(list(made.glob("vectors-*.npy"))) == 2 and not (made / "manifest.json").is_file()
     assert run(["embed", *argv]) == 0
     continued = digests(made)
