@@ -37,10 +37,12 @@ from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.streams import input_lines
+from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.refresher import refresh
 from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import Trained
+from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted
 from dense_jax.train.versions import VERSIONS, Versions
 from dense_jax.train.warm_start import origin
@@ -269,6 +271,8 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
         return str(target)
 
     target = of_first(write)
+    if not has_checkpoint(work.path / "checkpoints"):  # a model as it is: what `compare` reads of a run
+        record(work.config, work.path, NO_DATA)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
 
 

@@ -432,9 +432,11 @@ def test_a_verb_before_its_turn_names_the_one_to_run_first(corpus, tmp_path, cap
     assert "run `dense-jax prepare` first" in capsys.readouterr().err
 
 
-def test_an_unknown_verb_is_answered_with_those_there_are(capsys):
+def test_an_unknown_verb_is_answered_with_the_nearest_or_all_of_them(capsys):
     assert run(["pretrain"]) == 2
-    assert "no verb 'pretrain'; there are show, prepare, train" in capsys.readouterr().err
+    assert "no verb 'pretrain'; did you mean train?" in capsys.readouterr().err
+    assert run(["fly"]) == 2
+    assert "no verb 'fly'; the verbs are show, prepare, train" in capsys.readouterr().err
 
 
 def test_words_for_a_verb_that_takes_none_are_refused(corpus, tmp_path, capsys):

@@ -389,7 +389,8 @@ def test_an_origin_is_followed_through_the_runs_before_it(tmp_path):
     assert origin("") == Origin("", "")
     assert origin(str(tmp_path / "all-MiniLM")) == Origin("all-MiniLM", "all-MiniLM")
     (tmp_path / "ict" / "checkpoints").mkdir(parents=True)
-    record = to_dict(Config(MLM(Encoder(BERT), length=8), steps=7, batch=8, init_from=str(tmp_path / "all-MiniLM")))
+    objective = MLM(Encoder(BERT), length=8, query_length=8)
+    record = to_dict(Config(objective, steps=7, batch=8, init_from=str(tmp_path / "all-MiniLM")))
     write_json(tmp_path / "ict" / "config.json", record)
     words = "the run ict (MLM, 5 steps), which started from all-MiniLM"
     assert origin(str(tmp_path / "ict" / "checkpoints" / "5")) == Origin(words, "all-MiniLM")
