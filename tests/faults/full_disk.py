@@ -6,18 +6,21 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 
 
 @contextlib.contextmanager
 def largest_file(count: int) -> Iterator[None]:
-    """The block can write no file of more than `count` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    """The block can write no file of more than `count` bytes, and JAX does not try to cache what it compiles."""
+    before, least = resource.getrlimit(resource.RLIMIT_FSIZE), jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)
     resource.setrlimit(resource.RLIMIT_FSIZE, (count, before[1]))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 @contextlib.contextmanager
