@@ -156,13 +156,13 @@ def read_json(path: Path, kind: Any = Any, error: type[UserError] = StorageError
     """Return the value in `path`, of the type `kind` (see schemas.py).
 
     Raises:
-        StorageError: the file is missing, or a pointer of Git LFS.
-        UserError: of the class `error`: the file is empty, is not JSON, or holds another kind of value.
+        StorageError: the file is a pointer of Git LFS.
+        UserError: of the class `error`: the file is missing or empty, is not JSON, or holds another kind of value.
     """
     try:
         raw = path.read_bytes()
     except FileNotFoundError:
-        raise StorageError(f"{path}: no such file") from None
+        raise error(f"{path}: no such file") from None
     except OSError as refused:
         raise error(f"{path}: cannot be read ({refused.strerror})") from None
     if not raw.strip():

@@ -158,7 +158,7 @@ def load_error(folder, params, bert=SMALL, kind=StorageError):
 def test_another_architecture_is_refused_with_the_flags_that_cure_it(folder, params):
     ours = replace(SMALL, heads=4, epsilon=1e-5, gelu=Gelu.TANH, vocab_size=30)
     lines = load_error(folder, params, ours, ConfigError).splitlines()
-    path = "config.objective.encoder.bert"
+    path = "objective.encoder.bert"
     assert lines[0] == f"{path}.heads=4, but {folder} has 2; use --{path}.heads=2"
     assert lines[1] == f"{path}.epsilon=1e-05, but {folder} has 1e-12; use --{path}.epsilon=1e-12"
     assert lines[2] == f"{path}.gelu=tanh, but {folder} has erf; use --{path}.gelu=erf"

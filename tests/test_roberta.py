@@ -255,7 +255,7 @@ def test_a_tokenizer_whose_padding_is_not_one_is_refused():
     check_padding(settings(replace(SMALL, family=Family.BERT)), pad=0)
     with pytest.raises(ConfigError) as error:
         check_padding(settings(SMALL), pad=0)
-    path = "config.objective.encoder.bert"
+    path = "objective.encoder.bert"
     assert str(error.value) == (
         f"{path}.family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
         f"model's own tokenizer, --tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
@@ -269,7 +269,7 @@ def test_a_folder_whose_padding_is_not_one_is_refused(tmp_path):
 
 def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
     hf.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
-    path = "config.objective.encoder.bert"
+    path = "objective.encoder.bert"
     with pytest.raises(ConfigError) as error:
         check_architecture(settings(replace(SMALL, family=Family.BERT)), tmp_path)
     assert str(error.value) == f"{path}.family=bert, but {tmp_path} has xlm_roberta; use --{path}.family=xlm_roberta"

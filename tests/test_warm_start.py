@@ -169,7 +169,7 @@ def test_another_architecture_is_refused_with_the_flags_that_make_it_the_same(tm
     other = replace(MASKED, encoder=Encoder(replace(BERT, heads=4, epsilon=1e-5)))
     with pytest.raises(ConfigError) as error:
         warm_start(params(other), workdir, other)
-    path = "config.objective.encoder.bert"
+    path = "objective.encoder.bert"
     assert str(error.value).splitlines() == [
         f"{path}.heads=4, but {workdir} has 2; use --{path}.heads=2",
         f"{path}.epsilon=1e-05, but {workdir} has 1e-12; use --{path}.epsilon=1e-12",

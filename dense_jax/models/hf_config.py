@@ -119,7 +119,7 @@ def check_padding(objective: Any, pad: int) -> None:
     Raises:
         ConfigError: the model's family counts positions on from another id.
     """
-    for path, bert in _bert_configs(objective, "config.objective"):
+    for path, bert in _bert_configs(objective, "objective"):
         require(
             bert.family.pad in (None, pad),
             f"{path}.family={bert.family.value} counts positions on from padding, whose id is {bert.family.pad}, but "
@@ -129,7 +129,7 @@ def check_padding(objective: Any, pad: int) -> None:
 
 
 def _check(objective: Any, theirs: BertConfig, name: str, tokenizer: str) -> None:
-    found = _bert_configs(objective, "config.objective")
+    found = _bert_configs(objective, "objective")
     problems = [line for path, ours in found for line in _differences(ours, theirs, path, name, tokenizer)]
     require(not problems, "\n".join(problems))
 
