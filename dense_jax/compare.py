@@ -150,7 +150,7 @@ def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """What the folders of a group have in common, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
+    """The common part of the names of a group, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
     names = [BM25]
     for group in groups:
         folders = [run.path.name for run in group]

@@ -1,4 +1,4 @@
-"""What is done to a config as a whole: checked, fitted to a tokenizer, recorded, compared, made fit to be published."""
+"""Operations on a config as a whole: checked, fitted to a tokenizer, recorded, compared, made fit to be published."""
 
 import dataclasses
 import enum
@@ -77,7 +77,7 @@ def _last(path: str) -> str:
 
 
 def is_node(value: Any) -> bool:
-    """Whether `value` is a part of the tree that has settings of its own."""
+    """True if `value` is a part of the tree that has settings of its own."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 

@@ -37,7 +37,7 @@ class Reject:
 
 @runtime_checkable
 class Corpus(Protocol):
-    """Where documents come from."""
+    """A source of documents."""
 
     @property
     def name(self) -> str: ...
@@ -76,7 +76,7 @@ class Candidates(NamedTuple):
 
 
 class Guide(NamedTuple):
-    """What another model makes of a question and of all documents, to tell false negatives by."""
+    """The vectors that another model gives a question and all documents, to detect false negatives."""
 
     query: Float[np.ndarray, " d"]
     documents: Float[np.ndarray, "p d"]  # a memory map: only a few rows are read
@@ -156,7 +156,7 @@ class Passages(abc.ABC):
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What an objective must know of a tokenizer; small, numpy only, travels to data workers."""
+    """The facts on a tokenizer that an objective needs; small, numpy only, travels to data workers."""
 
     size: int
     pad: int

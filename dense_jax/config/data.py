@@ -96,7 +96,7 @@ class Runner(enum.Enum):
 
 @dataclass
 class PrepareConfig:
-    """Where a corpus is prepared."""
+    """The place where a corpus is prepared."""
 
     runner: Runner = Runner.LOCAL
     # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here

@@ -61,7 +61,7 @@ class Margin(enum.Enum):
 
 
 class Pick(enum.Enum):
-    """Which of the documents that are left become negatives."""
+    """The choice of negatives among the documents that are left."""
 
     RANDOM = "random"
     TOP = "top"  # the best
@@ -114,7 +114,7 @@ class AnswerConfig:
 
 
 class DropSameId(enum.Enum):
-    """Which documents with the id of a query are left out of its ranking."""
+    """The rule for documents that have the id of a query: which of them its ranking leaves out."""
 
     AUTO = "auto"  # those with the query's text; all, where at least half of them have it, as in ArguAna
     ALWAYS = "always"  # all, as BEIR does

@@ -64,7 +64,7 @@ class CheckpointConfig:
 
 
 class Select(enum.Enum):
-    """Which checkpoint is meant where none is named."""
+    """The checkpoint that is meant where none is named."""
 
     NEWEST = "newest"
     BEST = "best"  # of those that were probed
@@ -99,7 +99,7 @@ class ProbeConfig:
 
 
 class Refresh(enum.Enum):
-    """Who makes the index anew that training looks passages up in."""
+    """The process that rebuilds the index that training looks passages up in."""
 
     SYNCHRONOUS = "synchronous"  # the trainer, which stops for it
     ASYNCHRONOUS = "asynchronous"  # another process beside it, `dense-jax refresh`

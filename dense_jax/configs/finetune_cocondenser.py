@@ -31,7 +31,7 @@ def round1() -> Config:
 
 
 def round2() -> Config:
-    """Those and the ones that the model of round 1 found among its first 200, for all queries."""
+    """BM25 negatives and those that the model of round 1 found among its first 200, for all queries."""
     return _round(steps=225_000)  # 2 epochs of 400,000 queries with negatives of BM25 and 500,000 with mined ones
 
 

@@ -271,7 +271,7 @@ class _Late:
     def flush(self) -> None:
         """
         Raises:
-            NonFiniteError: what was waiting holds what is no number.
+            NonFiniteError: the metrics that were waiting hold NaN or infinity.
         """
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
