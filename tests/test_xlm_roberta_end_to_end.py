@@ -23,7 +23,7 @@ from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.sentence_folder import read_sentence_folder
 from tests.bert_folders import fresh_params
-from tests.roberta_folders import TEXTS, roberta_tokenizer, xlm_roberta_tokenizer
+from tests.roberta_folders import TEXTS, multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 
 ROOT = Path(__file__).parent.parent
 CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums in another order; vectors of length up to 4
@@ -146,7 +146,8 @@ def test_a_pretrained_folder_is_trained_embedded_and_exported(folder, corpus, tm
 
 
 def test_a_tokenizer_of_another_kind_is_refused_before_training(folder, corpus, tmp_path, capsys):
-    argv = arguments(folder, corpus, tmp_path / "run", "--tokenizer.path=", "--tokenizer.vocab_size=64")
+    bert = multilingual_bert_tokenizer(tmp_path / "bert", vocab_size=140)
+    argv = arguments(folder, corpus, tmp_path / "run", f"--tokenizer.path={bert}")
     assert run(["prepare", *argv]) == 0
     assert run(["show", *argv]) == 2
     assert "family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0" in (
