@@ -18,14 +18,15 @@ from machine import Machine, provenance, set_up
 from timing import Program, Timing, interleaved, ratio
 from train import Ours
 
-from dense_jax import flags
-from dense_jax.contracts import Objective, Passage, Vocabulary
+from dense_jax.config import command_line
 from dense_jax.data.pipeline import Examples, host_batches, real_tokens
 from dense_jax.errors import MachineError
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import Objective
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
+from dense_jax.types import Passage, Vocabulary
 from dense_jax.workdir import Workdir
 
 ENOUGH = 3.0  # times as fast as the trainer, so that it never waits
@@ -35,7 +36,7 @@ PIPELINE, TRAINER = "whole pipeline", "training"
 def main() -> None:
     asked, rest = _parser().parse_known_args()
     here = set_up(asked.threads, "auto")
-    invocation = flags.parse(rest)
+    invocation = command_line.parse(rest)
     work = Workdir(invocation.workdir, invocation.config)
     programs = [*_stages(work, asked.passages), _pipeline(work, asked.batches), _training(work)]
     timings = interleaved(programs, asked.steps, warm_up=2)

@@ -24,14 +24,14 @@ from timing import Program
 
 from dense_jax.arrays import Float
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Tokens, Tower
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import MachineError
+from dense_jax.hf import tensors
 from dense_jax.mesh import check_batch, make_mesh
-from dense_jax.models import hf
 from dense_jax.models.encoder import Encoder
 from dense_jax.retrieval.encode import TowerOnMesh
+from dense_jax.types import Tokens, Tower
 
 BATCHES = 4  # of documents in one step: the host lays out one while the device works on another
 SAME_COSINE = {"float32": 1e-4, "bfloat16": 5e-2}  # largest difference between programs, of two documents' cosine
@@ -97,7 +97,7 @@ def _programs(
         import peers  # imported here: PyTorch may be missing
 
         peers.set_up(here)
-        hf.save(jax.device_get(params), encoder.bert, folder, tasks.PAD)
+        tensors.save(jax.device_get(params), encoder.bert, folder, tasks.PAD)
         programs += [peers.encoder(folder, documents, asked.batch, kind, here.dtype) for kind in kinds]
         if importlib.util.find_spec("sentence_transformers"):
             programs += [peers.sentence_transformer(folder, texts, asked.batch, here.dtype, FROM_TEXT)]
@@ -118,7 +118,9 @@ class _Ours:
     def laid_out(self, texts: Sequence[str]) -> list[Tokens]:
         side, untitled = self.on_mesh.tower, np.empty(0, np.int32)
         vocabulary = self.tokenizer.vocabulary
-        return [lay_out(untitled, ids, side.length, side.layout, vocabulary) for ids in self.tokenizer.encode(texts)]
+        return [
+            build_inputs(untitled, ids, side.length, side.layout, vocabulary) for ids in self.tokenizer.encode(texts)
+        ]
 
 
 def _nothing() -> None:

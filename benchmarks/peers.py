@@ -21,8 +21,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dense_jax.arrays import Batch
 from dense_jax.config import OptimizerConfig
-from dense_jax.contracts import Tokens
 from dense_jax.errors import MachineError
+from dense_jax.types import Tokens
 
 _HOPPER = (9, 0)  # compute capability from which cuDNN's attention is the fastest
 _ATTENTION = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]

@@ -20,8 +20,7 @@ import jax
 import report
 from machine import provenance, set_up
 
-from dense_jax import flags
-from dense_jax.config import Config
+from dense_jax.config import Config, command_line
 from dense_jax.planning.collectives import collectives, totals
 from dense_jax.planning.compiled_step import compile_step, planned
 
@@ -48,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(name: str, counts: Sequence[int], fsdp: bool) -> Iterator[report.Row]:
-    config = planned(flags.parse([f"--config={name}", "--workdir=."]).config, WORDS)
+    config = planned(command_line.parse([f"--config={name}", "--workdir=."]).config, WORDS)
     label = Path(name.partition(":")[0]).stem
     yield from ({"config": label, **_row(config, count, fsdp)} for count in counts)
 

@@ -9,15 +9,16 @@ import flops
 import numpy as np
 
 from dense_jax.arrays import Batch
-from dense_jax.contracts import Objective, Tokens
-from dense_jax.data.spans import masking_budget
+from dense_jax.data.masking import masking_budget
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.objective import Objective
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
+from dense_jax.types import Tokens
 
 VOCABULARY = 30_522  # BERT's
 FIRST_WORD = 1_000  # smaller ids are special tokens and single characters

@@ -19,8 +19,8 @@ import jax
 import report
 from machine import provenance, set_up
 
-from dense_jax import flags
 from dense_jax.__main__ import COMPILER_ONLY
+from dense_jax.config import command_line
 from dense_jax.planning.collectives import totals
 from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
 from dense_jax.planning.largest_batch import Tries, doubled, halved
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _row(name: str, topology: str, settings: list[str], largest: bool) -> report.Row:
-    config = planned(flags.parse([f"--config={name}", "--workdir=.", *settings]).config, WORDS)
+    config = planned(command_line.parse([f"--config={name}", "--workdir=.", *settings]).config, WORDS)
     chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
     row = {"config": Path(name).name, "batch": config.batch, "topology": topology}
     try:

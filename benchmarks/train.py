@@ -22,8 +22,8 @@ from timing import Program
 from dense_jax.arrays import Array, Batch
 from dense_jax.config import Config, OptimizerConfig, Schedule
 from dense_jax.errors import MachineError
+from dense_jax.hf import tensors
 from dense_jax.mesh import batch_sharding
-from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.train.loop import initial_state, make_program
 
@@ -51,7 +51,7 @@ class Ours:
         """Writes the parameters, a model `bert` and perhaps its masked-LM head, for transformers."""
         params = jax.device_get(self.state.params)
         head = {"mlm": params["mlm"]} if "mlm" in params else {}
-        hf.save({**params["encoder"], **head}, bert, folder, tasks.PAD)
+        tensors.save({**params["encoder"], **head}, bert, folder, tasks.PAD)
 
 
 def main() -> None:

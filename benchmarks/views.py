@@ -23,9 +23,9 @@ from train import BATCHES, SAME_LOSS, Ours, check_same_losses
 
 from dense_jax.arrays import Array, Batch, Params, PRNGKeyArray
 from dense_jax.config import Config, OptimizerConfig, Schedule
-from dense_jax.contracts import Passage, Tokens, Vocabulary
 from dense_jax.data.packing import distribute
 from dense_jax.objectives.contriever import Contriever, Negatives, Views
+from dense_jax.types import Passage, Tokens, Vocabulary
 
 CHUNK = 256  # tokens that a pair of crops is taken from
 ROUND = 8  # lengths are multiples of this

@@ -75,23 +75,23 @@ def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
 
 def _call(argv: Sequence[str], stop: Stop) -> None:
     """Run the verb of a command line. What its flags show to be wrong is found before JAX is imported."""
-    from dense_jax import flags  # here, where Ctrl-C is handled
+    from dense_jax.config import command_line  # here, where Ctrl-C is handled
 
     verb, *rest = argv or ("--help",)
     if verb == "--version":
         print(f"dense-jax {importlib.metadata.version('dense_jax')}")
     elif verb in _HELP:
-        from dense_jax.help import usage
+        from dense_jax.config.help import usage
 
         print(usage())
     elif {"--help", "-h"}.intersection(rest[: rest.index("--")] if "--" in rest else rest):
-        from dense_jax.help import print_settings
+        from dense_jax.config.help import print_settings
 
-        flags.check_verb(verb)
-        print_settings(verb, flags.config_for_help(rest))
+        command_line.check_verb(verb)
+        print_settings(verb, command_line.config_for_help(rest))
     else:
-        flags.check_verb(verb)
-        asked = flags.parse_comparison(rest) if verb == "compare" else flags.parse(rest, verb)
+        command_line.check_verb(verb)
+        asked = command_line.parse_comparison(rest) if verb == "compare" else command_line.parse(rest, verb)
         if verb == "train":
             print("loading, then compiling the training step; its first line follows", file=sys.stderr, flush=True)
         from absl import logging

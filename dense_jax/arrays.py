@@ -26,18 +26,18 @@ Metrics = dict[str, Array]  # float32 scalars
 _SMALLEST_NORM = 1e-12
 
 
-def wide(x: Array) -> Array:
+def to_float32(x: Array) -> Array:
     """`x` in float32, or in float64 if it is that: what sums, norms and softmax are computed in."""
     return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def unit(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+def l2_normalize(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     """x / |x|; 0 stays 0, with a finite gradient."""
     square = jnp.sum(vectors * vectors, -1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_NORM**2))
 
 
-def split(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
+def split_key(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
     """`count` keys; of no key, none for each part."""
     return (None,) * count if rng is None else list(jax.random.split(rng, count))
 
@@ -64,8 +64,8 @@ __all__ = [
     "PRNGKeyArray",
     "Params",
     "first_places",
+    "l2_normalize",
     "np",
-    "split",
-    "unit",
-    "wide",
+    "split_key",
+    "to_float32",
 ]

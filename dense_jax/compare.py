@@ -22,8 +22,8 @@ from dense_jax.arrays import Float
 from dense_jax.config import Config
 from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import whole_file, write_json
 from dense_jax.finished import Found, Run, read_run
+from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
 from dense_jax.markdown import plain, printable
 from dense_jax.progress import seconds

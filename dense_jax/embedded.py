@@ -3,13 +3,13 @@
 import sys
 from pathlib import Path
 
-from dense_jax.agreement import is_first, of_first
 from dense_jax.config import EmbedConfig, IndexConfig
 from dense_jax.data.preparation.collection import Collection
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import short_digest
+from dense_jax.io import short_digest
 from dense_jax.mesh import own_mesh
+from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import Index, build, is_finished, load
 from dense_jax.retrieval.vectors import Vectors
@@ -23,7 +23,7 @@ def embeddings(
 
     Prints the collection, its number of documents and the checkpoint on standard error.
     """
-    if is_first():
+    if is_process_0():
         print(f"{collection.described}; {trained.described}", file=sys.stderr)
     content = collection.store.content
     return embed(
@@ -41,12 +41,12 @@ def embeddings(
 def index(workdir: Path, config: IndexConfig, vectors: Vectors, *, again: bool) -> Index:
     """The index over `vectors`, built now if it is missing, damaged or of other vectors, or if `again`."""
     folder = workdir / "index" / vectors.folder.name
-    if not again and of_first(lambda: is_finished(folder)):
+    if not again and on_process_0(lambda: is_finished(folder)):
         try:
             return load(folder, vectors, own_mesh())
         except (ConfigError, StorageError) as error:
             vectors.verify()  # if it is they that are damaged, no index can be built
-            if is_first():
+            if is_process_0():
                 print(f"warning: {error}\nthe index in {folder} is built again", file=sys.stderr)
     return build(vectors, config, folder, own_mesh())
 
@@ -56,4 +56,4 @@ def _folder(folder: Path, name: str, content: str, trained: Trained) -> Path:
     tower = trained.towers.passage
     key = [content, trained.passage_fingerprint, tower.length, tower.layout.value, tower.prompt, tower.pools_prompt]
     end = f"-{trained.passage_step:08d}-{short_digest(key)}"
-    return folder / of_first(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))
+    return folder / on_process_0(lambda: min((path.name for path in folder.glob(f"*{end}")), default=name + end))

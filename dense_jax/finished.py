@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dense_jax.augmented.qa_metrics import RECALL
+from dense_jax.augmented.qa_report import FIGURES
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError, StorageError
-from dense_jax.files import absolute, check_kind, read_json
-from dense_jax.model_card import Result
-from dense_jax.retrieval.answer_report import FIGURES
-from dense_jax.retrieval.answer_scores import RECALL
+from dense_jax.hf.model_card import Result
+from dense_jax.io import absolute, check_kind, read_json
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
 from dense_jax.schemas import Answered, AnsweredMeans, Evaluated, EvaluatedMeans, FinishedConfig, MetricsLine

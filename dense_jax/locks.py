@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from dense_jax.agreement import agreed, of_first
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import naming_storage_errors
+from dense_jax.io import naming_storage_errors
+from dense_jax.multihost import broadcast, on_process_0
 
 _PAUSE = 0.2  # seconds between looks at a lock that is held
 
@@ -29,7 +29,7 @@ def only_one(path: Path, what: str) -> Iterator[None]:
         StorageError: the file system refuses locks.
     """
     with contextlib.ExitStack() as held:
-        of_first(lambda: held.enter_context(alone(path, what)))
+        on_process_0(lambda: held.enter_context(alone(path, what)))
         yield
 
 
@@ -83,9 +83,9 @@ def all_in_turn(path: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     began, broken = time.monotonic(), False
     with contextlib.ExitStack() as files:
-        while not of_first(functools.partial(_taken, path, files)):
-            if give_up(float(agreed(int(time.monotonic() - began)))):
-                of_first(functools.partial(path.unlink, missing_ok=True))
+        while not on_process_0(functools.partial(_taken, path, files)):
+            if give_up(float(broadcast(int(time.monotonic() - began)))):
+                on_process_0(functools.partial(path.unlink, missing_ok=True))
                 broken = True
             else:
                 time.sleep(_PAUSE)

@@ -1,4 +1,4 @@
-"""How processes find each other, and what one does that fails or is left alone. What they agree on: agreement.py."""
+"""How processes find each other, and what one does that fails or is left alone. What they agree on: multihost.py."""
 
 import contextlib
 import os

@@ -12,14 +12,15 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Params
 from dense_jax.config import Config
-from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Found, Retrieves, Tokens
+from dense_jax.config.tree import to_dict
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import batch_parts, platform
 from dense_jax.models.bert import berts, resolve_attention
+from dense_jax.objective import Retrieves
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
+from dense_jax.types import SearchResult, Tokens
 
 _SAMPLE = 64  # examples behind the estimate of real tokens
 
@@ -127,7 +128,9 @@ def _joined(examples: Examples, one: dict[str, Any]) -> Batch:
     searched = examples.store if examples.searched is None else examples.searched
     rows = np.minimum(np.arange(objective.depth), len(searched) - 1)[None]
     width = objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).query.encoder.width
-    return objective.join(one, Found(rows, np.zeros((*rows.shape, width), np.float32)), searched, examples.vocabulary)
+    return objective.join(
+        one, SearchResult(rows, np.zeros((*rows.shape, width), np.float32)), searched, examples.vocabulary
+    )
 
 
 def _sequences(batch: Batch) -> Iterator[Tokens]:

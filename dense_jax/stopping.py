@@ -2,7 +2,7 @@
 
 Python calls a signal's handler between two instructions, so a stage that is inside of one long call, such as ScaNN's
 building of an index, would notice it minutes later. A thread gives it five seconds, and then ends the process: all that
-is written becomes visible when it is whole (files.py), so that nothing is lost but the part at hand.
+is written becomes visible when it is whole (io.py), so that nothing is lost but the part at hand.
 
 Ctrl-C becomes a SIGTERM to this process, whoever handles that: `train` leaves it to JAX. Only the thread receives
 SIGINT. All others block it, and so do the processes that they start, which a terminal sends it to as well: the workers

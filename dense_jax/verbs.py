@@ -11,27 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax import show
-from dense_jax.agreement import is_first, of_first
+from dense_jax.augmented import qa_report, question_answering
+from dense_jax.augmented.refresher import refresh
+from dense_jax.augmented.versions import VERSIONS, Versions
 from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config import Miner, Refresh
-from dense_jax.config_tree import without_folders
-from dense_jax.contracts import Question
+from dense_jax.config.command_line import Comparison, Invocation
+from dense_jax.config.tree import without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError, Stopped
-from dense_jax.export import export
-from dense_jax.files import absolute, digest, whole_file, writable
 from dense_jax.finished import measured, row_names
-from dense_jax.flags import Comparison, Invocation
+from dense_jax.hf.export import export
+from dense_jax.hf.model_card import Card
+from dense_jax.io import absolute, digest, whole_file, writable
 from dense_jax.locks import alone, in_turn, lock_of, only_one
 from dense_jax.mesh import own_mesh
-from dense_jax.model_card import Card
+from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.planning.topology import plan
 from dense_jax.processes import join_processes, leaving_at_once, naming_missing_platforms, start_processes
-from dense_jax.retrieval import answer, answer_report, evaluate, mine, search
+from dense_jax.retrieval import evaluate, mine, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
@@ -39,13 +41,12 @@ from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.streams import input_lines
 from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.loop import make_program, train
-from dense_jax.train.refresher import refresh
 from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import Trained
 from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted
-from dense_jax.train.versions import VERSIONS, Versions
 from dense_jax.train.warm_start import origin
+from dense_jax.types import TrainingQuery
 from dense_jax.workdir import Workdir
 
 
@@ -106,11 +107,11 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes(os.environ, polls=True)
-    of_first(work.check_spans)
+    on_process_0(work.check_spans)
     if restart:
         with only_one(work.path / "train.lock", f"--workdir={work.path} is being trained"):
             move_aside(work.path)
-    if is_first():
+    if is_process_0():
         _print_notes(work)
         if _has_examples(work):
             print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
@@ -121,7 +122,7 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
         if restart:
             stopped.args = (f"{stopped}, without --restart",)
         raise
-    if is_first():
+    if is_process_0():
         print(f"checkpoints in {work.path / 'checkpoints'}, metrics in {work.path / 'metrics.jsonl'}")
 
 
@@ -164,7 +165,7 @@ def _search(work: Workdir, words: list[str]) -> None:
 
 
 def _typed(words: list[str]) -> list[str]:
-    queries = words or of_first(input_lines)
+    queries = words or on_process_0(input_lines)
     if not queries or not all(map(str.strip, queries)):
         raise ConfigError(
             "an empty query, or no query at all; give them as arguments, in quotes, or as lines on standard input"
@@ -191,33 +192,33 @@ def _answer(work: Workdir, words: list[str]) -> None:
     find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
     ranking = find(questions, min(reader.reader.passages, len(collection.store)))
     for question, reading in zip(questions, reader.read(questions, ranking, collection.store), strict=True):
-        print(answer.render(question, reading.answer, columns), end="\n\n")
+        print(question_answering.render(question, reading.answer, columns), end="\n\n")
 
 
 def _answer_file(work: Workdir, trained: Trained) -> None:
     """The questions of answer.questions, answered and scored."""
     settings, path = work.config.answer, absolute(work.config.answer.questions)
-    asked = answer_report.read_asked(path, work.tokenizer, settings.patterns)
+    asked = qa_report.read_asked(path, work.tokenizer, settings.patterns)
     reader = _reader(work, trained) if settings.read else None
     collection = work.collection(trained.towers.passage)
     find = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
-    about = answer_report.About(path.name, collection.source, len(collection.store), trained.step)
-    found = answer_report.report(asked, find, collection.store, reader, about)
+    about = qa_report.About(path.name, collection.source, len(collection.store), trained.step)
+    found = qa_report.report(asked, find, collection.store, reader, about)
 
     def write() -> str:
         target = claim_folder(work.path / "results", f"{stem(path)}-answers", settings.questions, digest(path))
         found.write(target)
         return str(target)
 
-    print(f"{found.table()}\nall answers are in {of_first(write)}")
+    print(f"{found.table()}\nall answers are in {on_process_0(write)}")
 
 
-def _reader(work: Workdir, trained: Trained) -> answer.ReaderOnMesh | None:
+def _reader(work: Workdir, trained: Trained) -> question_answering.ReaderOnMesh | None:
     """The reader, if the objective has one."""
     if trained.reader is None:
         return None
     length, batch = trained.towers.query.length, work.config.answer.batch
-    return answer.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), batch)
+    return question_answering.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), batch)
 
 
 def _mine(work: Workdir, words: list[str]) -> None:
@@ -226,7 +227,7 @@ def _mine(work: Workdir, words: list[str]) -> None:
     made_by = {"queries": queries.fingerprint}
     if config.source is Miner.BM25:
         settings = work.config.evaluate
-        if is_first():
+        if is_process_0():
             print(f"{work.documents_of_queries.described}; BM25", file=sys.stderr)
         documents = [queries.documents.document(row) for row in range(len(queries.documents))]
         words_of = mine.Words(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
@@ -240,7 +241,7 @@ def _mine(work: Workdir, words: list[str]) -> None:
         made_by |= {"checkpoint": trained.fingerprint}
         mined = mine.mine(queries, queries.documents, meaning, config, target, made_by)
         if config.guide:
-            of_first(lambda: mine.write_guide(queries, meaning, target))
+            on_process_0(lambda: mine.write_guide(queries, meaning, target))
     _print_counts(mine.summary(mined, config))
 
 
@@ -251,7 +252,7 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
     test_set = read_test_set(folder, settings.split)
     chosen = work.trained(work.config.embed.step)
     before = [work.trained(0)] if settings.before and chosen.step else []
-    rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_first() else []
+    rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_process_0() else []
     rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
     notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
     if left_out := rows_left_out(work.collection(chosen.towers.passage, str(folder)).store.folder):
@@ -270,7 +271,7 @@ def _evaluate(work: Workdir, words: list[str]) -> None:
                 partial.write_text(text + "\n", encoding="utf-8")
         return str(target)
 
-    target = of_first(write)
+    target = on_process_0(write)
     if not has_checkpoint(work.path / "checkpoints"):  # a model as it is: what `compare` reads of a run
         record(work.config, work.path, NO_DATA)
     print(f"{text}\nstep {chosen.step:,}; all measures and the rankings are in {target}")
@@ -302,7 +303,7 @@ def _export(work: Workdir, words: list[str]) -> None:
     card = Card(
         name=work.path.absolute().name,
         method=type(objective).__name__,
-        corpus=f"the training queries of {sources}" if objective.learns_from is Question else sources,
+        corpus=f"the training queries of {sources}" if objective.learns_from is TrainingQuery else sources,
         base=start.words,
         base_model=start.model,
         license=work.config.export.licence,
@@ -359,7 +360,7 @@ def call(verb: str, asked: Invocation | Comparison) -> None:
 @contextlib.contextmanager
 def _only_the_first_speaks() -> Iterator[None]:
     """Of several processes, which all find the same: the others print nothing but errors."""
-    with contextlib.nullcontext() if is_first() else contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.nullcontext() if is_process_0() else contextlib.redirect_stdout(io.StringIO()):
         yield
 
 

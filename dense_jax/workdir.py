@@ -23,10 +23,9 @@ from typing import Any
 import jax
 
 from dense_jax import embedded
-from dense_jax.agreement import first_then_all, of_first
+from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, Mixing, Unit, require
-from dense_jax.config_tree import checked, differences, with_vocabulary
-from dense_jax.contracts import Answered, Document, Reject, Retrieves, Tower, Vocabulary
+from dense_jax.config.tree import checked, differences, with_vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
 from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
@@ -42,9 +41,11 @@ from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
 from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
-from dense_jax.files import AnyPath, absolute, digest, located
+from dense_jax.hf.config import check_padding
+from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
-from dense_jax.models.hf_config import check_padding
+from dense_jax.multihost import on_process_0, process_0_first
+from dense_jax.objective import Retrieves
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import Index
@@ -56,8 +57,8 @@ from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import Data, Named, recorded
 from dense_jax.train.start import start_vocabulary
-from dense_jax.train.versions import Library
 from dense_jax.train.warm_start import as_run
+from dense_jax.types import Document, QAExample, Reject, Tower, Vocabulary
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
@@ -172,7 +173,7 @@ class Workdir:
     @cached_property
     def passages(self) -> PassageStore | QueryStore | QuestionSet:
         """What is trained on."""
-        if self.asked.objective.learns_from is Answered:
+        if self.asked.objective.learns_from is QAExample:
             return self.questions
         if self.asked.passages.unit is Unit.QUERIES:
             return self.queries
@@ -318,7 +319,7 @@ class Workdir:
             folder = self.path / "collections"
             return prepare_collection(corpus(), self.asked, self.tokenizer, folder, name, split=split)
 
-        return Collection(name, source, first_then_all(make))
+        return Collection(name, source, process_0_first(make))
 
     @property
     def documents_of_queries(self) -> Collection:
@@ -352,7 +353,7 @@ class Workdir:
             "--probe.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
-        target = Path(of_first(lambda: self._write_sample(folder, split)))
+        target = Path(on_process_0(lambda: self._write_sample(folder, split)))
         collection = self.collection(self._passage_tower, str(target))
         test_set = read_test_set(target, split)
         fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax.contracts import Tokens
+from dense_jax.hf.config import config_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling, init_mlm
-from dense_jax.models.hf_config import config_json
+from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=16, heads=2, feed_forward=24, vocab_size=40, positions=12)
 

@@ -3,7 +3,7 @@
 from etils import epath
 from fsspec.implementations.local import LocalFileSystem
 
-from dense_jax import files
+from dense_jax import io
 
 
 def bucket_in(folder, monkeypatch):
@@ -20,6 +20,6 @@ def bucket_in(folder, monkeypatch):
         def glob(self, path, **settings):
             return [found.removeprefix(f"{folder}/") for found in super().glob(path, **settings)]
 
-    monkeypatch.setitem(files._BUCKETS, "s3://", "fsspec")
+    monkeypatch.setitem(io._BUCKETS, "s3://", "fsspec")
     monkeypatch.setattr(epath.backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
     return folder / "bucket"

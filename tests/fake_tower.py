@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax.contracts import Tower, Vocabulary
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.types import Tower, Vocabulary
 
 CLS, SEP, WORDS, WIDTH, SIZE = 1, 2, 5, 3, 60  # numbers from WORDS on are words
 LENGTH = 40  # tokens: the buckets 32 and 40 are in use

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import jax
 
+from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, EmbedConfig, NeighboursConfig, OptimizerConfig
 from dense_jax.train.loop import train
-from dense_jax.train.versions import Library
 from tests.toys import VOCABULARY, Borrower, MeanEmbedding, MemoryStore, ToyTokenizer
 
 

@@ -5,8 +5,8 @@ import json
 import lzma
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.types import Reject
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 

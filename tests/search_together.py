@@ -10,12 +10,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dense_jax.agreement import is_first
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
-from dense_jax.contracts import Tower
 from dense_jax.errors import UserError
-from dense_jax.files import naming_storage_errors, read_json, whole_file, write_json
+from dense_jax.io import naming_storage_errors, read_json, whole_file, write_json
 from dense_jax.mesh import make_mesh, own_mesh, replicated
+from dense_jax.multihost import is_process_0
 from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import TestSet
@@ -23,6 +22,7 @@ from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import Meaning, mine
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.probe import Probe, Sample
+from dense_jax.types import Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
 
 DEVICES = 2  # of each process
@@ -50,7 +50,7 @@ def build_and_search(folder: Path, mesh) -> None:
         index.build(Vectors(folder / "vectors"), config, folder / name, mesh)
         ranking = index.load(folder / name, Vectors(folder / "vectors"), mesh).search(QUERIES, K)
         found |= {f"{name}_rows": ranking.rows, f"{name}_scores": ranking.scores}
-    if is_first():
+    if is_process_0():
         np.savez(folder / "found.npz", **found)
 
 
@@ -79,7 +79,7 @@ def probe(folder: Path, mesh) -> None:
 def call_verbs(folder: Path, mesh) -> None:
     """Those of FOLDER/commands.json, one after another."""
     from dense_jax import verbs  # here, since it imports everything
-    from dense_jax.flags import parse
+    from dense_jax.config.command_line import parse
 
     for verb, *argv in read_json(folder / "commands.json"):
         verbs.call(verb, parse(argv, verb))
@@ -90,7 +90,7 @@ def fail(folder: Path, mesh) -> None:
     broken = table()["embedding"]
     broken[21] = np.nan  # in passages 11 and 12, of the second file, and in passage 15
     said = [_error(lambda: embedded(folder / "broken", mesh, embedding=broken))]
-    if not is_first():
+    if not is_process_0():
         embedding.whole_file = _full
     said.append(_error(lambda: embedded(folder / "full", mesh)))
     embedding.whole_file = whole_file
@@ -103,7 +103,7 @@ def die(folder: Path, mesh) -> None:
 
     def deadly(path: Path):
         written.append(path)
-        if len(written) == 2 and not is_first():
+        if len(written) == 2 and not is_process_0():
             os.kill(os.getpid(), signal.SIGKILL)
         return whole_file(path)
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dense_jax.augmented.qa_report import About, Asked, read_asked, report
+from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, render
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Document, Part, Passage, Passages, Ranking, Reader
 from dense_jax.data.answers import nq_open_normalised, squad_normalised
 from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.data.stores.question_set import tokenised_answers
@@ -17,8 +18,7 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.mesh import make_mesh
-from dense_jax.retrieval.answer import ReaderOnMesh, Reading, render
-from dense_jax.retrieval.answer_report import About, Asked, read_asked, report
+from dense_jax.types import Document, Passage, Passages, Ranking, Reader, SourceRows
 
 TEXTS = [
     'Yesterday  the CAFÉ "Chez Zoë" was closed.',
@@ -44,7 +44,7 @@ class Texts(Passages):
         return [f"d{row}" for row in range(len(self))]
 
     def parts(self):
-        return [Part("texts", range(len(self)), 0)]
+        return [SourceRows("texts", range(len(self)), 0)]
 
     def document(self, row):
         return Document(f"d{row}", f"Title {row}", self.texts_[row])

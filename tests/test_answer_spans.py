@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.losses import spans as maths
-from dense_jax.losses.scores import NEVER
+from dense_jax.losses.similarity import NEVER
 from dense_jax.losses.spans import best_span, candidate_spans, gold_spans, joint_scores, marginal_loss, valid_spans
 from dense_jax.models.layers import fresh, run
 from dense_jax.models.span_scorer import SpanScorer

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dense_jax.augmented.qa_metrics import answered_in, is_correct, top_k_accuracy
 from dense_jax.data.answers import (
     answer_tokens,
     exact_match,
@@ -17,7 +18,6 @@ from dense_jax.data.answers import (
 )
 from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.errors import DataError
-from dense_jax.retrieval.answer_scores import answered_in, is_correct, top_k_accuracy
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "contriever" / "qa_matching.json").read_text("utf-8"))
 

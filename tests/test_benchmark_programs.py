@@ -14,10 +14,9 @@ import pytest
 import torch
 import transformers
 
-from dense_jax import flags
-from dense_jax.config import OptimizerConfig, Schedule
+from dense_jax.config import OptimizerConfig, Schedule, command_line
 from dense_jax.data.preparation.prepare import prepare
-from dense_jax.models import hf
+from dense_jax.hf import tensors
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
@@ -50,7 +49,7 @@ def test_the_dual_encoders_have_one_loss(tmp_path):
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), shapes)
     expected, _ = jax.jit(objective.loss)(params, {}, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
-    hf.save(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
+    tensors.save(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
     for kind in ("default", "tuned"):
         network, batches, loss = peers.TRAININGS["ict"](tmp_path, [batch], kind)
         assert float(loss(network, batches[0]).detach()) == pytest.approx(float(expected), abs=1e-4)  # float32 rounding
@@ -177,7 +176,7 @@ def test_the_data_benchmark_compares_every_stage_with_training(tmp_path):
         f"--corpus.source={tmp_path / 'corpus.jsonl'}",
         "--tokenizer.vocab_size=100",
     ]
-    prepare(flags.parse(words).config, tmp_path)
+    prepare(command_line.parse(words).config, tmp_path)
     words = ["benchmarks/data.py", *words, "--steps=2", "--batches=2"]
     found = rows_of(*words, codes=(0, 6))  # 6: the toy trains faster than its examples are made, which may be
     rows = {row["stage"]: row for row in found}

@@ -11,12 +11,12 @@ import pytest
 from jax.experimental.pallas.ops.tpu import splash_attention
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.bert import Bert, BertConfig, bert, layer_norm, resolve_attention
 from dense_jax.models.layers import Dtype, Gelu, dropout, fresh, gelu, run
+from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=32, heads=4, feed_forward=64, vocab_size=50, positions=16)
 LENGTHS = np.array([[8], [5], [1]])

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Document
 from dense_jax.errors import DataError
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.types import Document
 
 K1, B = 0.9, 0.4
 DOCUMENTS = [

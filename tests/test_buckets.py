@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax import files
+from dense_jax import io
 from dense_jax.config import (
     Config,
     CorpusConfig,
@@ -18,15 +18,15 @@ from dense_jax.config import (
     TokenizerConfig,
     Unit,
 )
-from dense_jax.contracts import Answered, Document, Question
+from dense_jax.config.command_line import parse
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.query_ids import read_queries
 from dense_jax.errors import ConfigError, DataError, MachineError
-from dense_jax.files import located
-from dense_jax.flags import parse
+from dense_jax.io import located
 from dense_jax.retrieval.beir import read_test_set
+from dense_jax.types import Document, QAExample, TrainingQuery
 from dense_jax.workdir import Workdir
 from tests.buckets import bucket_in
 from tests.sources import config, contents, rows, write
@@ -39,13 +39,13 @@ OF_QUERIES = PassagesConfig(unit=Unit.QUERIES)
 class Asks(BagOfTokens):
     """Stands for any objective that learns from queries."""
 
-    learns_from = Question
+    learns_from = TrainingQuery
 
 
 class Answers(BagOfTokens):
     """Stands for any objective that learns from questions with answers."""
 
-    learns_from = Answered
+    learns_from = QAExample
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_test_set_and_questions_are_read_from_a_bucket(bucket, tmp_path):
 
 @pytest.mark.parametrize(("name", "package"), [("gs://b/x.jsonl", "gcsfs"), ("s3://b/x.jsonl", "s3fs")])
 def test_a_bucket_that_cannot_be_read_names_the_extra(name, package, monkeypatch):
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(io.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MachineError, match=rf"{name}: needs {package}; pip install 'dense_jax\[{name[:2]}\]'"):
         open_corpus(config(name).corpus)
 
@@ -152,5 +152,5 @@ def test_models_and_workdirs_in_buckets_are_refused(setting, tmp_path):
 
 
 def test_other_names_are_of_this_machine():
-    assert files.located("~/x.jsonl") == Path("~/x.jsonl").expanduser()
-    assert isinstance(files.located("x.jsonl"), Path)
+    assert io.located("~/x.jsonl") == Path("~/x.jsonl").expanduser()
+    assert isinstance(io.located("x.jsonl"), Path)

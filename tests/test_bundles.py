@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dense_jax.config import PrepareConfig, Runner
-from dense_jax.contracts import Document
 from dense_jax.data.preparation.bundles import bundles, counted, full_ends, pack_documents, slices, unpack_documents
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.shards import Group
 from dense_jax.errors import ConfigError, MachineError
+from dense_jax.types import Document
 from tests.sources import config, rows, write
 
 

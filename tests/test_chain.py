@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from dense_jax.errors import StorageError
-from dense_jax.files import read_json, write_json
+from dense_jax.hf.modules import Dense, Normalize, Pool, modules_of, read_modules, run_modules, write_modules
+from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.chain import Dense, Normalize, Pool, modules_of, read_modules, run_modules, write_modules
 from dense_jax.models.encoder import Encoder, Pooling
 
 BERT = BertConfig(layers=1, width=8, heads=1, feed_forward=8, vocab_size=5)

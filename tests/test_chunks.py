@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from dense_jax.config import Config, MeshConfig
-from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
@@ -19,8 +18,9 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
-from dense_jax.train.chunks import encode_in_chunks, loss_in_chunks
+from dense_jax.train.gradient_cache import encode_in_chunks, loss_in_chunks
 from dense_jax.train.loop import initial_state, make_program
+from dense_jax.types import Tokens
 from tests.toys import BagOfTokens, MeanEmbedding
 
 BERT = BertConfig(

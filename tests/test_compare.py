@@ -10,7 +10,7 @@ import pytest
 from dense_jax.__main__ import run
 from dense_jax.compare import compare, randomisation_test
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json, write_json
+from dense_jax.io import read_json, write_json
 
 
 def figures(values):

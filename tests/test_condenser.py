@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Layout, Passage, Tokens
 from dense_jax.errors import ConfigError
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, condense, decode, init_condenser, init_decoder
 from dense_jax.objectives.cocondenser import CoCondenser
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.retromae import RetroMAE
+from dense_jax.types import Layout, Passage, Tokens
 from tests.toys import VOCABULARY
 
 BERT = BertConfig(2, 8, 2, 16, vocab_size=VOCABULARY.size, positions=16, dropout=0.0, attention_dropout=0.0)

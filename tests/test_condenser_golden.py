@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from dense_jax.contracts import Tokens
-from dense_jax.files import write_json
-from dense_jax.models import hf
+from dense_jax.hf import tensors
+from dense_jax.hf.config import config_json
+from dense_jax.io import write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.hf_config import config_json
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.cocondenser import CoCondenser
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.retromae import RetroMAE
-from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.train.gradient_cache import loss_in_chunks
+from dense_jax.types import Tokens
 
 GOLDEN = Path(__file__).parent / "golden" / "condenser"
 BERT = BertConfig(
@@ -38,7 +38,7 @@ def load(name, method, folder):
     save_file({key: value for key, value in weights.items() if "c_head" not in key}, folder / "model.safetensors")
     save_file({key: value for key, value in weights.items() if "c_head" in key}, folder / "head.safetensors")
     write_json(folder / "config.json", config_json(BERT, "BertForMaskedLM", pad=0))
-    params, report = hf.load(method.init(jax.random.key(0)), folder, method)
+    params, report = tensors.load(method.init(jax.random.key(0)), folder, method)
     assert report.initialised == []
     return golden, jax.tree.map(lambda x: x.astype(jnp.float64), params)  # and so the gradients
 
@@ -72,14 +72,14 @@ def by_name(gradient):
     flat = {
         jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(gradient)
     }
-    return {hf.tensor_name(path): x.T if path.endswith("kernel") else x for path, x in flat.items()}
+    return {tensors.tensor_name(path): x.T if path.endswith("kernel") else x for path, x in flat.items()}
 
 
 def assert_gradients(ours, golden, prefix="grad"):
     found = [key for key in golden if key.startswith((f"{prefix}/", f"{prefix}norm/"))]
     assert any(key.startswith(f"{prefix}norm/") for key in found)
     for key in found:
-        gradient = ours[hf.modern_name(key.partition("/")[2])]
+        gradient = ours[tensors.modern_name(key.partition("/")[2])]
         value = np.linalg.norm(gradient) if key.startswith(f"{prefix}norm/") else gradient
         # attention's key bias has no gradient but the rounding of sums
         np.testing.assert_allclose(value, golden[key], rtol=1e-8, atol=1e-12, err_msg=key)

@@ -15,9 +15,9 @@ from dense_jax.config import (
     Refresh,
     Unit,
 )
-from dense_jax.config_tree import checked, differences, to_dict, with_vocabulary, without_folders
-from dense_jax.contracts import Answered
+from dense_jax.config.tree import checked, differences, to_dict, with_vocabulary, without_folders
 from dense_jax.errors import ConfigError
+from dense_jax.types import QAExample
 from tests.toys import BagOfTokens, MeanEmbedding
 
 
@@ -118,7 +118,7 @@ def test_further_sources_are_compared_and_saved_as_a_list():
 
 
 class OfQuestions(BagOfTokens):
-    learns_from = Answered
+    learns_from = QAExample
 
 
 def test_questions_with_answers_are_asked_of_passages():

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from dense_jax.contracts import Objective, Passages, Retrieves
+from dense_jax.objective import Objective, Retrieves
+from dense_jax.types import Passages
 from tests.toys import BagOfTokens, Borrower, MemoryStore
 
 METHOD = ["combine", "encode", "example", "init", "towers"]

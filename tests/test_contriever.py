@@ -10,19 +10,19 @@ import optax
 import pytest
 
 from dense_jax.config import LoaderConfig, MeshConfig, OptimizerConfig
-from dense_jax.contracts import Layout, Packed, Passage, Similarity
+from dense_jax.data.masking import Noise
 from dense_jax.data.pipeline import Examples, host_batches
-from dense_jax.data.spans import Noise
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.contriever import Contriever, Negatives
-from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.state import first_state
 from dense_jax.train.step import train_step
+from dense_jax.types import Layout, PackedTokens, Passage, Similarity
 from tests.toys import VOCABULARY, MemoryStore
 
 BERT = BertConfig(
@@ -222,7 +222,7 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
         loss = lambda params: method.loss(params, carry, batch, **STEP)  # noqa: B023, E731
         (value, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         gradients.append((value, gradient, metrics["accuracy"]))
-    assert isinstance(batch["query"], Packed)
+    assert isinstance(batch["query"], PackedTokens)
     assert metrics["cut"] == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), *gradients)
 

@@ -10,18 +10,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Tokens
-from dense_jax.files import write_json
+from dense_jax.hf import tensors
+from dense_jax.hf.config import config_json
+from dense_jax.io import write_json
 from dense_jax.mesh import batch_sharding, make_mesh
-from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.hf_config import config_json
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.contriever import Contriever, Negatives
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.types import Tokens
 
 GOLDEN = Path(__file__).parent / "golden" / "contriever"
 BERT = BertConfig(
@@ -40,7 +40,7 @@ def weights(x64, tmp_path):
     """The reference's parameters in our tree."""
     save_file(load_file(GOLDEN / "bert_tiny.safetensors"), tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", config_json(BERT, "BertModel", pad=0))
-    params, report = hf.load(MOCO.init(jax.random.key(0)), tmp_path, MOCO)
+    params, report = tensors.load(MOCO.init(jax.random.key(0)), tmp_path, MOCO)
     assert report.initialised == []
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 

@@ -8,10 +8,10 @@ import pytest
 import tensorflow_datasets as tfds
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.lines import lines, stem
 from dense_jax.errors import ConfigError, DataError
+from dense_jax.types import Document, Reject
 
 
 def read(source, **settings):

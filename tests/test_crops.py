@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dense_jax.data.spans import Noise, crop, disturb
+from dense_jax.data.masking import Noise, corrupt, crop
 from tests.toys import VOCABULARY
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "contriever" / "augmentation_stats.json").read_text())
@@ -40,7 +40,7 @@ MANY = np.arange(5, 45).repeat(250)  # 10,000 tokens
 
 
 def disturbed(noise, rate=0.1):
-    return disturb(MANY, noise, rate, VOCABULARY, np.random.default_rng(0))
+    return corrupt(MANY, noise, rate, VOCABULARY, np.random.default_rng(0))
 
 
 def test_a_tenth_of_the_tokens_is_deleted_and_the_others_keep_their_order():
@@ -50,7 +50,7 @@ def test_a_tenth_of_the_tokens_is_deleted_and_the_others_keep_their_order():
 
 
 def test_where_all_tokens_would_be_deleted_the_first_stays():
-    assert disturb(np.array([7, 8]), Noise.DELETE, 0.999999, VOCABULARY, np.random.default_rng(0)).tolist() == [7]
+    assert corrupt(np.array([7, 8]), Noise.DELETE, 0.999999, VOCABULARY, np.random.default_rng(0)).tolist() == [7]
 
 
 def test_a_tenth_of_the_tokens_is_masked_or_replaced_by_tokens_that_are_not_special():

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.diagnostics import alignment, mean_cosine, rank_me, signs_of_collapse, uniformity
+from dense_jax.losses.collapse import alignment, collapse_metrics, mean_cosine, rank_me, uniformity
 
 RNG = np.random.default_rng(0)
 CLOUD = jnp.asarray(RNG.normal(size=(128, 32)))
@@ -37,7 +37,7 @@ def test_alignment_is_0_for_the_same_directions_and_4_for_opposite_ones():
 
 def test_all_signs_of_two_pairs_by_hand():
     queries, passages = jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [0.0, 3.0]])
-    signs = signs_of_collapse(queries, passages)
+    signs = collapse_metrics(queries, passages)
     assert {name: pytest.approx(float(value), abs=1e-5) for name, value in signs.items()} == {
         "alignment": 0,
         "uniformity": -4,  # right angles on both sides
@@ -51,5 +51,5 @@ def test_all_signs_of_two_pairs_by_hand():
 
 
 def test_a_row_of_zeros_gives_finite_numbers():
-    signs = signs_of_collapse(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
+    signs = collapse_metrics(jnp.zeros((4, 3)), jnp.zeros((4, 3)))
     assert all(np.isfinite(value) for value in jax.tree.leaves(signs))

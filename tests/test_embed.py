@@ -5,18 +5,18 @@ import json
 import numpy as np
 import pytest
 
-from dense_jax import contracts
+from dense_jax import objective
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Document, Layout, Part, Passage
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.types import Document, Layout, Passage, SourceRows
 from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNumbers, mean_of, table, tower
 from tests.faults.pickles import write_pickle
 
 
-class Passages(contracts.Passages):
+class Passages(objective.Passages):
     """Passages of 0 to 49 tokens in no particular order of length, and some longer than the tower allows."""
 
     def __init__(self, count: int) -> None:
@@ -40,7 +40,7 @@ class Passages(contracts.Passages):
         return [f"doc{row}" for row in range(len(self))]
 
     def parts(self):
-        return [Part("texts", range(len(self)), 0)]
+        return [SourceRows("texts", range(len(self)), 0)]
 
 
 @pytest.fixture(scope="module")

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Layout
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import DataError
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import encode
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
+from dense_jax.types import Layout
 from tests.fake_tower import (
     CLOSE,
     CLS,
@@ -37,7 +37,7 @@ def bodies(count: int) -> list[np.ndarray]:
 
 
 def encoded(texts: list[np.ndarray], mesh, batch: int = 8, **changes) -> np.ndarray:
-    tokens = [lay_out(np.array([], int), body, LENGTH, Layout.BODY, VOCABULARY) for body in texts]
+    tokens = [build_inputs(np.array([], int), body, LENGTH, Layout.BODY, VOCABULARY) for body in texts]
     return TowerOnMesh(tower(**changes), mesh).encode(tokens.__getitem__, [len(body) for body in texts], batch)[:, 0]
 
 
@@ -59,7 +59,7 @@ def test_one_program_is_compiled_for_each_bucket_and_the_longest_comes_first(mes
 
 def test_finished_texts_are_counted(mesh):
     counts = []
-    tokens = lay_out(np.array([], int), np.array([WORDS]), LENGTH, Layout.BODY, VOCABULARY)
+    tokens = build_inputs(np.array([], int), np.array([WORDS]), LENGTH, Layout.BODY, VOCABULARY)
     TowerOnMesh(tower(), mesh).encode(lambda i: tokens, [1] * 19, 8, counts.append)
     assert counts == [8, 8, 3]
 

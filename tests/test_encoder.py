@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Encodes, Tokens
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling, init_mlm, mlm_logits
 from dense_jax.models.layers import Dtype
+from dense_jax.types import TextEncoder, Tokens
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=32, vocab_size=20, positions=8, attention_dropout=0.0)
 TOKENS = Tokens(
@@ -27,7 +27,7 @@ def params():
 
 
 def test_an_encoder_is_what_the_contract_asks_for():
-    assert isinstance(Encoder(BERT), Encodes)
+    assert isinstance(Encoder(BERT), TextEncoder)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
-from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.files import digests
+from dense_jax.io import digests
+from dense_jax.types import Document
 from tests.test_search_together import run as run_together
 
 ROOT = Path(__file__).parent.parent

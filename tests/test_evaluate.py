@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Ranking
 from dense_jax.errors import ConfigError
 from dense_jax.retrieval import beir, runs
 from dense_jax.retrieval.evaluate import evaluate, table, write
+from dense_jax.types import Ranking
 
 IDS = [f"d{row}" for row in range(150)]
 DEPTH = 100

@@ -9,21 +9,21 @@ import pytest
 from huggingface_hub import ModelCard
 from safetensors.numpy import load_file
 
-from dense_jax import export as export_module
-from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.export import export
-from dense_jax.files import read_json, write_json
+from dense_jax.hf import export as export_module
+from dense_jax.hf.export import export
+from dense_jax.hf.model_card import Card, Result
+from dense_jax.hf.sentence_transformers import read_sentence_folder
+from dense_jax.io import read_json, write_json
 from dense_jax.mesh import own_mesh
-from dense_jax.model_card import Card, Result
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
-from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
+from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 from tests.toys import MeanEmbedding
 
 TEXTS = ["Ada Lovelace wrote the first program.", "query: passage: who what where 0 1 2 3 4 5 6 7 8 9"] * 3
@@ -91,7 +91,7 @@ def two(bert):
 
 def ours(tower, tokenizer, titles, texts):
     ids = zip(tokenizer.encode(titles), tokenizer.encode(texts), strict=True)
-    rows = [lay_out(title, text, tower.length, tower.layout, tokenizer.vocabulary) for title, text in ids]
+    rows = [build_inputs(title, text, tower.length, tower.layout, tokenizer.vocabulary) for title, text in ids]
     return jax.jit(tower.encoder.apply)(tower.params, Tokens(*(np.stack(field) for field in zip(*rows, strict=True))))
 
 

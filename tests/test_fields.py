@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.fields import DOCUMENT_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, TITLES, find
 from dense_jax.errors import DataError
+from dense_jax.types import Document, Reject
 
 DOCUMENT = Document("7", "Title", "Some text.")
 

@@ -10,11 +10,11 @@ import subprocess
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.open_questions import sound_questions
 from dense_jax.errors import DataError
 from dense_jax.retrieval import beir
+from dense_jax.types import Document, Reject
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
 ENDS = pytest.mark.parametrize("end", PACK)

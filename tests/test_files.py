@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest, digests, read_json, text_lines, verify, whole_file, writable, write_json
+from dense_jax.io import digest, digests, read_json, text_lines, verify, whole_file, writable, write_json
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -74,7 +74,7 @@ def test_a_disk_that_takes_no_more_is_an_error_that_says_what_to_do(tmp_path):
 import resource
 from pathlib import Path
 from dense_jax.errors import StorageError
-from dense_jax.files import write_json
+from dense_jax.io import write_json
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 try:
     write_json(Path({str(tmp_path)!r}) / "big.json", "x" * 100_000)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dense_jax.config import Order
+from dense_jax.config.command_line import parse
 from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.flags import parse
 from tests.bert_folders import write_config
 
 ROOT = Path(__file__).parent.parent

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.arrays import unit
+from dense_jax.arrays import l2_normalize
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.heads import MlmHead, Pooler, Projection, mean_pool
 from dense_jax.models.layers import run
@@ -23,7 +23,7 @@ def test_the_mean_is_over_real_tokens():
 
 def test_the_mean_of_padding_alone_is_0_with_a_finite_gradient():
     def vector(hidden):
-        return unit(mean_pool(hidden, jnp.zeros((1, 3), bool)))
+        return l2_normalize(mean_pool(hidden, jnp.zeros((1, 3), bool)))
 
     np.testing.assert_array_equal(vector(HIDDEN), 0)
     assert np.isfinite(jax.jacobian(vector)(HIDDEN)).all()
@@ -35,7 +35,7 @@ def test_the_mean_of_bfloat16_states_is_taken_in_float32():
 
 
 def test_unit_vectors_have_length_1():
-    np.testing.assert_allclose(unit(jnp.array([[3.0, 4.0]])), [[0.6, 0.8]], rtol=1e-6)
+    np.testing.assert_allclose(l2_normalize(jnp.array([[3.0, 4.0]])), [[0.6, 0.8]], rtol=1e-6)
 
 
 def test_the_pooler_is_tanh_of_an_affine_layer():

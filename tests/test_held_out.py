@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from dense_jax.contracts import Document
 from dense_jax.data.held_out import choose_queries, read_queries, without_queries, write_test_set
 from dense_jax.errors import DataError
 from dense_jax.retrieval.beir import read_test_set
+from dense_jax.types import Document
 
 REST = "It gives back a new array and leaves the old one alone, whatever the order."
 

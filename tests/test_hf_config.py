@@ -5,8 +5,8 @@ import json
 import pytest
 
 from dense_jax.errors import ConfigError
+from dense_jax.hf.config import read_config
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.hf_config import read_config
 from dense_jax.models.layers import Gelu
 from tests.bert_folders import SMALL, write_config
 

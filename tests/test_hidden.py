@@ -31,8 +31,8 @@ def vectors(seed, count, width=4):
 def sides(guided=False):
     queries, passages = vectors(0, 4), vectors(1, 8)
     guides = (vectors(2, 4, 3), vectors(3, 8, 3)) if guided else (None, None)
-    marks = [losses.Marks(jnp.asarray(t), g) for t, g in zip((KNOWN, TEXTS[:, None]), guides, strict=True)]
-    return queries, passages, losses.Hidden(*marks)
+    marks = [losses.TextIds(jnp.asarray(t), g) for t, g in zip((KNOWN, TEXTS[:, None]), guides, strict=True)]
+    return queries, passages, losses.NegativeMask(*marks)
 
 
 def by_hand(queries, passages, shown, temperature=1.0, smoothing=0.0):
@@ -75,7 +75,7 @@ def test_what_scores_above_the_ceiling_is_no_candidate_either(x64, chunk, guided
     top = own - (np.abs(own) * 0.3 if relative else 0.3)
     shown = SHOWN & ((scores <= top[:, None]) | np.eye(4, 8, dtype=bool))
     assert 4 < shown.sum() < SHOWN.sum()
-    hidden = hidden._replace(ceiling=losses.ceilings(jnp.asarray(own), margin=0.3, relative=relative))
+    hidden = hidden._replace(ceiling=losses.false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative))
     # a temperature: the ceiling is compared with the scores before it
     contrast = lambda q, p: losses.contrast(q, p, hidden=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
     assert contrast(queries, passages).candidates.tolist() == shown.sum(1).tolist()
@@ -84,14 +84,16 @@ def test_what_scores_above_the_ceiling_is_no_candidate_either(x64, chunk, guided
 
 
 def test_no_gradient_passes_through_a_ceiling():
-    found = jax.grad(lambda s: losses.ceilings(s, margin=0.1, relative=True).sum())(jnp.array([0.5, -2.0]))
+    found = jax.grad(lambda s: losses.false_negative_thresholds(s, margin=0.1, relative=True).sum())(
+        jnp.array([0.5, -2.0])
+    )
     assert found.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 3])
 def test_the_rank_counts_only_candidates(chunk):
     """Scores 2, 3, 4 and 5, of which the passage of 4 is hidden."""
-    hidden = losses.Hidden(losses.Marks(jnp.array([[2]])), losses.Marks(jnp.arange(4)[:, None]))
+    hidden = losses.NegativeMask(losses.TextIds(jnp.array([[2]])), losses.TextIds(jnp.arange(4)[:, None]))
     passages = jnp.array([[2.0], [3.0], [4.0], [5.0]])
     result = losses.contrast(jnp.ones((1, 1)), passages, hidden=hidden, chunk=chunk)
     assert (result.rank[0], result.candidates[0], bool(result.correct[0])) == (3, 3, False)
@@ -100,8 +102,8 @@ def test_the_rank_counts_only_candidates(chunk):
 @pytest.mark.parametrize("chunk", [0, 1, 3])
 def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
     """Then the loss is 0: log(e^s) - s; and so is its gradient."""
-    same = losses.Marks(jnp.zeros((3, 1), int))
-    loss = lambda x: losses.contrast(x, x, hidden=losses.Hidden(same, same), chunk=chunk).loss.sum()  # noqa: E731
+    same = losses.TextIds(jnp.zeros((3, 1), int))
+    loss = lambda x: losses.contrast(x, x, hidden=losses.NegativeMask(same, same), chunk=chunk).loss.sum()  # noqa: E731
     value, gradient = jax.value_and_grad(loss)(jnp.eye(3))
     assert value == 0
     assert not np.any(gradient)
@@ -110,10 +112,12 @@ def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64, chunk):
     """Beside a score of 0 it adds nothing: logaddexp(0, nothing) = 0."""
-    same = losses.Marks(jnp.zeros((3, 1), int))
+    same = losses.TextIds(jnp.zeros((3, 1), int))
 
     def total(x):
-        return jnp.logaddexp(0.0, losses.log_normaliser(x, x, hidden=losses.Hidden(same, same), chunk=chunk)).sum()
+        return jnp.logaddexp(
+            0.0, losses.log_normaliser(x, x, hidden=losses.NegativeMask(same, same), chunk=chunk)
+        ).sum()
 
     value, gradient = jax.value_and_grad(total)(jnp.eye(3))
     assert value == 0
@@ -130,10 +134,10 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
     def step(queries, passages, guides, known, texts):
         def loss(queries, passages):
             result = losses.contrast_pairs(
-                losses.Side(queries, losses.Marks(known, guides[0])),
-                losses.Side(passages, losses.Marks(texts, guides[1])),
+                losses.Side(queries, losses.TextIds(known, guides[0])),
+                losses.Side(passages, losses.TextIds(texts, guides[1])),
                 directions=directions,
-                ceiling=losses.ceilings(jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1),
+                ceiling=losses.false_negative_thresholds(jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1),
                 temperature=0.5,
                 chunk=chunk,
             )
@@ -163,7 +167,7 @@ def test_a_passage_is_not_told_from_a_query_that_it_answers_too(x64):
     """Passage 0 is among what query 1 knows, so back from passage 0 only query 0 and query 2 are candidates."""
     queries, passages = vectors(0, 3), vectors(1, 3)
     known = jnp.array([[0, -1], [1, 0], [2, -1]])
-    pair = losses.Side(queries, losses.Marks(known)), losses.Side(passages, losses.Marks(jnp.arange(3)[:, None]))
+    pair = losses.Side(queries, losses.TextIds(known)), losses.Side(passages, losses.TextIds(jnp.arange(3)[:, None]))
     found = losses.contrast_pairs(*pair, directions=losses.Directions.BOTH).loss[0]
     there = by_hand(queries, passages, np.ones((3, 3), bool))[0]
     back = by_hand(passages, queries, np.array([[1, 0, 1], [1, 1, 1], [1, 1, 1]], bool))[0]

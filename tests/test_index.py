@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import digests
+from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.index import build, load, recall
 from dense_jax.retrieval.vectors import Vectors

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.duplicates import without_near_duplicates
+from dense_jax.data.dedup import without_near_duplicates
 from dense_jax.data.sources import installed
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.docstrings import documented, is_english_prose, readable

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dense_jax.contracts import Reject
 from dense_jax.errors import DataError
 from dense_jax.retrieval import beir
+from dense_jax.types import Reject
 from tests.query_files import read, rejects, source_of, write
 
 EXPECTED = {"q1": {"d1": 1, "d2": 0}}

@@ -5,10 +5,9 @@ import time
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Document
 from dense_jax.data import answers, held_out
-from dense_jax.data.duplicates import words
-from dense_jax.data.passages import split_sentences
+from dense_jax.data.dedup import words
+from dense_jax.data.inputs import split_sentences
 from dense_jax.data.preparation.entries import split_documents
 from dense_jax.data.preparation.near_duplicates import buckets
 from dense_jax.data.salient import names, taggers, tokens
@@ -17,6 +16,7 @@ from dense_jax.data.salient.tokens import Tagged, tokenised_spans
 from dense_jax.data.sources.lines import lines
 from dense_jax.data.sources.tables import jsonl_records
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.types import Document
 
 SIZE = 5_000  # characters; the longer text has ten times as many
 MOST = 40  # times as long: the guard is against 100, on machines with other work

@@ -125,7 +125,7 @@ def outcome(queries, passages, **settings):
 
 def leaving_out(queries, passages):
     """Hides from each of `queries` the passage of that number."""
-    return losses.Hidden(losses.Marks(queries[:, None]), losses.Marks(jnp.arange(passages)[:, None]))
+    return losses.NegativeMask(losses.TextIds(queries[:, None]), losses.TextIds(jnp.arange(passages)[:, None]))
 
 
 def assert_equal(found, expected, rtol=1e-12, atol=1e-12):  # float64, sums in another order

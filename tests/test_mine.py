@@ -7,11 +7,11 @@ import orjson
 import pytest
 
 from dense_jax.config import Margin, MineConfig, Pick
-from dense_jax.contracts import Candidates, Document, Question
-from dense_jax.data.duplicates import text_numbers
+from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import ConfigError
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.mine import Found, Words, choose, mine, summary
+from dense_jax.types import Candidates, Document, TrainingQuery
 from tests.toys import MemoryStore
 
 TOP = MineConfig(depth=10, negatives=3, pick=Pick.TOP)
@@ -126,7 +126,7 @@ class Queries(MemoryStore):
     def draw(self, row, epoch, rng):
         positives = Candidates(np.array(self.own[row]), np.full(len(self.own[row]), np.nan, np.float32))
         nothing = Candidates(np.array([], int), np.array([], np.float32))
-        return Question(row, epoch, self.tokens[row], positives, nothing, self.documents)
+        return TrainingQuery(row, epoch, self.tokens[row], positives, nothing, self.documents)
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from dense_jax.contracts import Layout, Similarity, Tower, Towers
-from dense_jax.model_card import Card, Result, card_text
+from dense_jax.hf.model_card import Card, Result, card_text
+from dense_jax.types import Layout, Similarity, Tower, Towers
 from tests.toys import MeanEmbedding
 
 RESULT = Result("toy", "test", "nDCG@10", 0.25)

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Tokens
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.planning.model_flops import model_flops, product_flops
+from dense_jax.types import Tokens
 
 BERT = BertConfig(layers=3, width=16, heads=2, feed_forward=32, vocab_size=50, positions=8)
 ROWS, LENGTH = 4, 8

@@ -6,16 +6,16 @@ from pathlib import Path
 import jax
 import pytest
 
-from dense_jax import flags
 from dense_jax.__main__ import run
-from dense_jax.contracts import Document
+from dense_jax.config import command_line
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.files import read_json
-from dense_jax.models import hf
+from dense_jax.hf import tensors
+from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.train.loop import train
+from dense_jax.types import Document
 from dense_jax.workdir import Workdir
 from tests.sources import rows, sentence
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory):
     bert = BertConfig(layers=1, width=16, heads=2, feed_forward=24, vocab_size=tokenizer.size, positions=40)
     params = Encoder(bert, Pooling.MEAN).init(jax.random.key(1))
     vocabulary = tokenizer.vocabulary
-    hf.save({"bert": params["bert"]}, bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save({"bert": params["bert"]}, bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=40)
     return folder
 
@@ -87,7 +87,7 @@ def test_the_figures_of_a_model_folder_are_those_of_a_run_of_no_steps(model, jud
     assert run(["evaluate", *argv]) == 0
     before = json.loads(results.read_text())
     assert run(["prepare", *argv]) == 0
-    given = flags.parse(argv)
+    given = command_line.parse(argv)
     work = Workdir(given.workdir, given.config)
     train(work.config, work.passages, work.vocabulary, work.path)
     assert run(["evaluate", *argv]) == 0

@@ -70,7 +70,7 @@ def test_equal_views_are_driven_apart_by_the_local_loss(x64):
 
 def test_what_is_hidden_is_no_negative(x64):
     queries, passages = random(2, 8), random(3, 4, 8, seed=1)
-    hidden = losses.Hidden(losses.Marks(jnp.array([[0], [1]])), losses.Marks(jnp.array([[0], [1], [-1]])))
+    hidden = losses.NegativeMask(losses.TextIds(jnp.array([[0], [1]])), losses.TextIds(jnp.array([[0], [1], [-1]])))
     found = multi_view(queries, passages, temperature=1.0, hidden=hidden)
     without = multi_view(queries, passages[:2], temperature=1.0)
     np.testing.assert_allclose(found.contrast.loss, without.contrast.loss, rtol=1e-12)

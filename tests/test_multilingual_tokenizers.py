@@ -5,11 +5,11 @@ import pytest
 import tokenizers
 from transformers import AutoTokenizer
 
-from dense_jax.contracts import Document, Layout
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
+from dense_jax.data.masking import word_groups
 from dense_jax.data.preparation.entries import whole_documents
-from dense_jax.data.spans import word_groups
 from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.types import Document, Layout
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 
 STYLES = {"xlm_roberta": xlm_roberta_tokenizer, "roberta": roberta_tokenizer, "bert": multilingual_bert_tokenizer}
@@ -44,7 +44,7 @@ def test_ids_are_those_of_transformers(style, folders, tmp_path):
 def test_a_framed_text_is_that_of_transformers_before_and_after_saving(style, folders, tmp_path):
     ours, theirs = import_folder(folders[style]), AutoTokenizer.from_pretrained(str(folders[style]))
     expected = theirs(HARD[:5], padding="max_length", truncation=True, max_length=12)
-    rows = [lay_out(ids[:0], ids, 12, Layout.BODY, ours.vocabulary) for ids in ours.encode(HARD[:5])]
+    rows = [build_inputs(ids[:0], ids, 12, Layout.BODY, ours.vocabulary) for ids in ours.encode(HARD[:5])]
     assert [row.ids.tolist() for row in rows] == expected["input_ids"]
     assert [row.mask.astype(int).tolist() for row in rows] == expected["attention_mask"]
     ours.save(tmp_path, max_length=12)

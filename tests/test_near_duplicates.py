@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
-from dense_jax.config_tree import checked
+from dense_jax.config.tree import checked
 from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.near_duplicates import alike, first_of_each

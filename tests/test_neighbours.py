@@ -13,7 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax import files
+from dense_jax import io
+from dense_jax.augmented.neighbours import Neighbours, Version
+from dense_jax.augmented.refresher import refresh
+from dense_jax.augmented.versions import VERSIONS, Library, Versions
 from dense_jax.config import (
     CheckpointConfig,
     Config,
@@ -26,16 +29,13 @@ from dense_jax.config import (
     Refresh,
     Stale,
 )
-from dense_jax.data.passages import stacked
+from dense_jax.data.inputs import stack_tokens
 from dense_jax.errors import NonFiniteError, Stopped
 from dense_jax.mesh import make_mesh
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.neighbours import Neighbours, Version
-from dense_jax.train.refresher import refresh
 from dense_jax.train.restore import load_trained
-from dense_jax.train.versions import VERSIONS, Library, Versions
 from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
 
 STORE = MemoryStore(60)
@@ -305,15 +305,15 @@ def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees
     assert trainer.at(0) == 0
     folder = trainer.workdir / VERSIONS / "00000010"
     trainer.make(10)
-    expected = files.digests(folder)
-    whole_file, writes = files.whole_file, iter(())
+    expected = io.digests(folder)
+    whole_file, writes = io.whole_file, iter(())
 
     def dying(path):
         if next(writes, None) == "dies":
             raise KeyboardInterrupt
         return whole_file(path)
 
-    for module in ("dense_jax.files", "dense_jax.retrieval.embed"):
+    for module in ("dense_jax.io", "dense_jax.retrieval.embed"):
         monkeypatch.setattr(f"{module}.whole_file", dying)
     for before in range(9):  # made_by, plan, three shards, ids, their manifest, the index's manifest, COMMITTED
         shutil.rmtree(folder)
@@ -323,20 +323,20 @@ def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees
         assert trainer.versions.committed() == [0]
         assert trainer.at(20) == 0
         trainer.make(10)
-        assert files.digests(folder) == expected
+        assert io.digests(folder) == expected
     assert trainer.at(20) == 10
 
 
 def test_of_two_makers_of_a_version_one_waits_and_finds_it_made(beside, monkeypatch):
     trainer, written = beside(), []
-    whole_file = files.whole_file
+    whole_file = io.whole_file
 
     def slow(path):
         written.append(path)
         time.sleep(0.02)
         return whole_file(path)
 
-    for module in ("dense_jax.files", "dense_jax.retrieval.embed"):
+    for module in ("dense_jax.io", "dense_jax.retrieval.embed"):
         monkeypatch.setattr(f"{module}.whole_file", slow)
     other = Versions(trainer.versions.folder, LIBRARY, trainer.asked, trainer.program.mesh)
     tower, checkpoint = trainer.tower, trainer.checkpoints.fingerprint(10)
@@ -374,12 +374,14 @@ def test_the_trainer_waits_for_a_newer_version_and_then_makes_one_itself(beside,
     trainer = beside(patience=3.0)
     trainer.at(0)
     pauses = []
-    monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: (pauses.append(1), trainer.make(10)))
+    monkeypatch.setattr(
+        "dense_jax.augmented.neighbours.time.sleep", lambda seconds: (pauses.append(1), trainer.make(10))
+    )
     assert trainer.at(26) == 10
     assert len(pauses) == 1
     clock = itertools.count()
-    monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: pauses.append(1))
-    monkeypatch.setattr("dense_jax.train.neighbours.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("dense_jax.augmented.neighbours.time.sleep", lambda seconds: pauses.append(1))
+    monkeypatch.setattr("dense_jax.augmented.neighbours.time.monotonic", lambda: float(next(clock)))
     assert trainer.at(36) == 20
     assert any("the trainer makes one itself" in text for text in trainer.said)
 
@@ -430,7 +432,7 @@ def told_at(monkeypatch, checkpoints: Checkpoints, call: int) -> None:
 def test_sigterm_while_waiting_for_a_version_ends_the_run(beside, monkeypatch):
     trainer = beside()
     trainer.at(0)
-    monkeypatch.setattr("dense_jax.train.neighbours.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("dense_jax.augmented.neighbours.time.sleep", lambda seconds: None)
     told_at(monkeypatch, trainer.checkpoints, 3)
     with pytest.raises(Stopped, match="stopped while an index was waited for or made, saved"):
         trainer.at(26)
@@ -443,9 +445,9 @@ def test_sigterm_while_a_version_is_made_ends_it_between_two_shards_and_it_is_go
         trainer.at(0)
     vectors = trainer.workdir / VERSIONS / "00000000" / "vectors"
     assert len(list(vectors.glob("*.npy"))) == 2  # of three
-    kept = files.digests(vectors, "*.npy")
+    kept = io.digests(vectors, "*.npy")
     assert trainer.at(0) == 0
-    assert kept.items() < files.digests(vectors, "*.npy").items()
+    assert kept.items() < io.digests(vectors, "*.npy").items()
 
 
 @pytest.mark.parametrize("saved", [True, False])
@@ -605,10 +607,10 @@ def test_a_damaged_file_of_a_version_is_named_before_the_version_is_made_again(b
     trainer = beside()
     trainer.make(0)
     folder = trainer.versions.folder / "00000000"
-    sound = files.digests(folder)
+    sound = io.digests(folder)
     (folder / file).write_text(content)
     assert trainer.at(0) == 0
-    assert files.digests(folder) == sound
+    assert io.digests(folder) == sound
     said = capsys.readouterr().err
     assert str(folder / file) in said and "the index of step 0 is made again" in said
 
@@ -641,7 +643,7 @@ def test_a_corpus_with_fewer_passages_than_are_wanted_gives_those_it_has(tmp_pat
     encoder = towers.query.encoder
     encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
     version = Version(0, 0.0, versions.open(0), towers.query.params, encode, asked.objective, mesh)
-    question = stacked([asked.objective._tokens(np.array([7, 8]))] * 8)
+    question = stack_tokens([asked.objective._tokens(np.array([7, 8]))] * 8)
     found = version.find({"query": question})
     assert found.rows.tolist() == [[0, -1]] * 8
     np.testing.assert_array_equal(found.vectors[:, 0], np.repeat(version.index.vectors.array(), 8, axis=0))

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from dense_jax.config import Config, LoaderConfig, MeshConfig
-from dense_jax.config_tree import checked, with_vocabulary
-from dense_jax.contracts import Answered, Found, Layout, Objective, Passage, Question, Retrieves, Similarity, Tokens
+from dense_jax.config.tree import checked, with_vocabulary
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.objective import Objective, Retrieves
 from dense_jax.objectives.ict import ICT, Pairs
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
+from dense_jax.types import Layout, Passage, QAExample, SearchResult, Similarity, Tokens, TrainingQuery
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, QuestionStore
 
 FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if p.stem != "pretrained")
@@ -69,7 +70,7 @@ def sentences_store() -> MemoryStore:
 
 
 def batch_of(objective: Objective, size: int = BATCH):
-    of_nouns = {Question: QuestionStore, Answered: AnsweredStore, Passage: sentences_store}
+    of_nouns = {TrainingQuery: QuestionStore, QAExample: AnsweredStore, Passage: sentences_store}
     store = of_nouns[objective.learns_from]()
     examples = Examples(store, objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
@@ -80,13 +81,13 @@ def batch_of(objective: Objective, size: int = BATCH):
     return jax.tree.map(jnp.asarray, batch)
 
 
-def found_for(objective: Retrieves, size: int) -> Found:
+def found_for(objective: Retrieves, size: int) -> SearchResult:
     """Random passages of `sentences_store` for each of so many questions, with random vectors; not all depths there."""
     rng, depth = np.random.default_rng(0), objective.depth
     there = min(depth, 32)
     rows = np.stack([rng.permutation(32)[:there] for _ in range(size)])
     vectors = rng.normal(size=(size, depth, objective.encoder.width)).astype(np.float32)
-    return Found(np.pad(rows, ((0, 0), (0, depth - there)), constant_values=-1), vectors)
+    return SearchResult(np.pad(rows, ((0, 0), (0, depth - there)), constant_values=-1), vectors)
 
 
 @dataclasses.dataclass(frozen=True)

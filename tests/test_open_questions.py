@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import text_id
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions, sound_questions
 from dense_jax.errors import DataError
+from dense_jax.types import Reject
 
 
 def write(path, *rows):

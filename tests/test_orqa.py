@@ -9,20 +9,21 @@ import numpy as np
 import orjson
 import pytest
 
+from dense_jax.augmented.neighbours import Neighbours
+from dense_jax.augmented.versions import Library
 from dense_jax.config import CheckpointConfig, Config, EmbedConfig, MeshConfig, NeighboursConfig, OptimizerConfig
-from dense_jax.contracts import Answered, Found, Objective, Retrieves
-from dense_jax.diagnostics import alignment
 from dense_jax.errors import ConfigError
-from dense_jax.losses.scores import NEVER
+from dense_jax.losses.collapse import alignment
+from dense_jax.losses.similarity import NEVER
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import Objective, Retrieves
 from dense_jax.objectives.orqa import Orqa, Positives, Scores
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import train
-from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.restore import load_trained
-from dense_jax.train.versions import Library
+from dense_jax.types import QAExample, SearchResult
 from tests.test_neighbours import lines
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, ToyTokenizer
 
@@ -46,7 +47,7 @@ class Written(MemoryStore):
 
 
 PASSAGES = Written([15, 6, 7], [5, 6, 7], [8, 9], [7, 5, 6, 5, 6])
-QUESTION = Answered(0, np.array([20, 21]), ("5 6",), [np.array([5, 6])])
+QUESTION = QAExample(0, np.array([20, 21]), ("5 6",), [np.array([5, 6])])
 
 
 def joined(method: Orqa, rows=(0, 3, 1, 2, -1), question=QUESTION):
@@ -54,7 +55,7 @@ def joined(method: Orqa, rows=(0, 3, 1, 2, -1), question=QUESTION):
     example = method.example(question, VOCABULARY, np.random.default_rng(0))
     stacked = jax.tree.map(lambda x: np.stack([x]), {**example, "row": np.int32(0)})
     vectors = np.random.default_rng(0).normal(size=(1, len(rows), 16)).astype(np.float32)
-    return method.join(stacked, Found(np.array([rows]), vectors), PASSAGES, VOCABULARY)
+    return method.join(stacked, SearchResult(np.array([rows]), vectors), PASSAGES, VOCABULARY)
 
 
 def on_device(batch):
@@ -93,7 +94,7 @@ def test_a_passage_that_is_too_long_is_cut_and_what_is_cut_is_no_answer():
 
 
 def test_an_answer_wider_than_all_candidates_is_none_of_them_but_its_passage_holds_it():
-    long = Answered(0, np.array([20]), ("7 5 6 5",), [np.array([7, 5, 6, 5])])
+    long = QAExample(0, np.array([20]), ("7 5 6 5",), [np.array([7, 5, 6, 5])])
     batch = joined(orqa(), rows=(3, -1, -1, -1, -1), question=long)
     assert batch["holds"].tolist() == [[True, False, False, False, False]]
     assert not batch["gold"].any()
@@ -329,4 +330,4 @@ def test_an_index_that_would_be_made_again_of_a_tower_that_stays_is_refused():
 
 def test_it_satisfies_the_contract():
     assert isinstance(orqa(), Objective) and isinstance(orqa(), Retrieves)
-    assert (orqa().learns_from, orqa().fresh, orqa().depth) == (Answered, True, 5)
+    assert (orqa().learns_from, orqa().fresh, orqa().depth) == (QAExample, True, 5)

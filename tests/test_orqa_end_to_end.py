@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dense_jax.__main__ import run
-from dense_jax.files import read_json
+from dense_jax.io import read_json
 from tests.buckets import bucket_in
 from tests.test_end_to_end import ROOT, process
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Tokens
 from dense_jax.data.packing import distribute, pack
+from dense_jax.types import Tokens
 
 PAD = 9
 

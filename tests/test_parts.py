@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dense_jax.config import MeshConfig
-from dense_jax.contracts import Ranking
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.exact import ExactSearch
 from dense_jax.retrieval.parts import in_all, merged, of_rows
+from dense_jax.types import Ranking
 
 NOTHING = -np.inf
 

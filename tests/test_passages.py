@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Layout, Vocabulary
-from dense_jax.data.passages import lay_out, pack, split_sentences
+from dense_jax.data.inputs import build_inputs, pack, split_sentences
+from dense_jax.types import Layout, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -140,7 +140,7 @@ def test_the_pair_layout_equals_the_ict_reference(sentence):
     tokens, starts = golden["token_ids"], [*golden["sentence_starts"], len(golden["token_ids"])]
     removed = np.concatenate([tokens[: starts[sentence]], tokens[starts[sentence + 1] :]])
     for body, name in [(tokens, f"q{sentence}_masked0"), (removed, f"q{sentence}_masked1")]:
-        laid = lay_out(golden["title_ids"], body, int(golden["block_seq_len"]), Layout.PAIR, vocabulary())
+        laid = build_inputs(golden["title_ids"], body, int(golden["block_seq_len"]), Layout.PAIR, vocabulary())
         np.testing.assert_array_equal(laid.ids, golden[f"{name}_block_ids"])
         np.testing.assert_array_equal(laid.types, golden[f"{name}_block_segment_ids"])
         np.testing.assert_array_equal(laid.mask, golden[f"{name}_block_mask"])
@@ -151,25 +151,25 @@ def test_the_body_layout_equals_the_ict_query_reference(sentence):
     golden = np.load(GOLDEN / "realm/layout_ict.npz")
     starts = [*golden["sentence_starts"], len(golden["token_ids"])]
     query = golden["token_ids"][starts[sentence] : starts[sentence + 1]]
-    laid = lay_out(golden["title_ids"], query, int(golden["query_seq_len"]), Layout.BODY, vocabulary())
+    laid = build_inputs(golden["title_ids"], query, int(golden["query_seq_len"]), Layout.BODY, vocabulary())
     np.testing.assert_array_equal(laid.ids, golden[f"q{sentence}_masked0_query_ids"])
     np.testing.assert_array_equal(laid.mask, golden[f"q{sentence}_masked0_query_mask"])
 
 
 def test_a_joined_title_stands_before_the_body_in_one_segment_and_the_end_is_cut():
-    laid = lay_out(np.array([7, 8]), np.array([20, 21, 22, 23]), 6, Layout.JOINED, vocabulary())
+    laid = build_inputs(np.array([7, 8]), np.array([20, 21, 22, 23]), 6, Layout.JOINED, vocabulary())
     assert laid.ids.tolist() == [101, 7, 8, 20, 21, 102]
     assert laid.types.tolist() == [0] * 6
 
 
 def test_a_title_longer_than_the_sequence_leaves_the_body_empty():
-    laid = lay_out(np.arange(10, 20), np.array([20, 21]), 6, Layout.PAIR, vocabulary())
+    laid = build_inputs(np.arange(10, 20), np.array([20, 21]), 6, Layout.PAIR, vocabulary())
     assert laid.ids.tolist() == [101, 10, 11, 12, 102, 102]
     assert laid.types.tolist() == [0, 0, 0, 0, 0, 1]
 
 
 def test_pads_take_the_pad_id_of_the_vocabulary():
-    laid = lay_out(np.array([], np.int32), np.array([20]), 5, Layout.BODY, vocabulary(pad=9))
+    laid = build_inputs(np.array([], np.int32), np.array([20]), 5, Layout.BODY, vocabulary(pad=9))
     assert laid.ids.tolist() == [101, 20, 102, 9, 9]
     assert laid.ids.dtype == laid.types.dtype == np.int32
     assert laid.mask.tolist() == [True, True, True, False, False]

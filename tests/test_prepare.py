@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from dense_jax.contracts import Document
 from dense_jax.data.preparation import common, entries
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import prepare
@@ -12,6 +11,7 @@ from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
+from dense_jax.types import Document
 from tests.sources import WORDS, KilledError, config, contents, killed_at, rows, write
 
 PASSAGES = "passages-32"  # the folder of passages of 32 tokens

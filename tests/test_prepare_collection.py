@@ -10,7 +10,7 @@ from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import open_collection, prepare_collection
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import write_json
+from dense_jax.io import write_json
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 from tests.sources import config, contents, killed_at, rows, sentence, write
 

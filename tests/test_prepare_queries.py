@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dense_jax.config import Config, CorpusConfig, LoaderConfig, Order, PassagesConfig, TokenizerConfig, Unit
-from dense_jax.contracts import Question
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.preparation.queries import open_queries
@@ -17,6 +16,7 @@ from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.supervised import FalseNegatives, Supervised
+from dense_jax.types import TrainingQuery
 from tests.query_files import write
 from tests.sources import rows, sentence
 
@@ -50,11 +50,11 @@ def prepared(asked: Config, root):
     return open_queries(root, asked.corpus)
 
 
-def question(store, row, epoch=0) -> Question:
+def question(store, row, epoch=0) -> TrainingQuery:
     return store.draw(row, epoch, np.random.default_rng(0))
 
 
-def of(store, identifier) -> Question:
+def of(store, identifier) -> TrainingQuery:
     return question(store, store.ids().index(identifier))
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from dense_jax.config import Config, CorpusConfig, PassagesConfig, TokenizerConfig, Unit
-from dense_jax.contracts import Question
 from dense_jax.data.preparation import queries as module
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.errors import DataError
+from dense_jax.types import TrainingQuery
 from tests.query_files import write
 from tests.sources import KilledError, contents
 from tests.toys import BagOfTokens
@@ -32,7 +32,7 @@ QRELS = [("q0", "d2", 1), ("q1", "d1", 1), ("q2", "d4", 1), ("q2", "d3", 0)]
 class Asks(BagOfTokens):
     """Stands for any objective that learns from queries."""
 
-    learns_from = Question
+    learns_from = TrainingQuery
 
 
 def beir(folder, documents=DOCUMENTS, queries=QUERIES, qrels=QRELS):

@@ -10,14 +10,14 @@ import pytest
 from dense_jax import show
 from dense_jax.__main__ import run
 from dense_jax.config import PassagesConfig, SpansConfig, Unit
-from dense_jax.config_tree import checked, without_folders
-from dense_jax.contracts import NO_SPANS, Tower
+from dense_jax.config.command_line import parse
+from dense_jax.config.tree import checked, without_folders
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import open_passages, passages_folder, prepare
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.flags import parse
+from dense_jax.types import NO_SPANS, Tower
 from dense_jax.workdir import Workdir
 from tests.sources import config, contents, killed_at, write
 from tests.test_end_to_end import ROOT, process

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.contracts import Document
 from dense_jax.data.preparation import entries
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import passages_folder, prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
+from dense_jax.types import Document
 from tests.sources import WORDS, config, contents, killed_at, rows, sentence, write
 
 WHOLE_WORDS = 200  # entries of a vocabulary that holds every word, so that a sentence is nine tokens

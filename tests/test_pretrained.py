@@ -10,7 +10,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.models import hf
+from dense_jax.hf import tensors
 from tests.bert_folders import SMALL, fresh_params, subtrees
 
 ROOT = Path(__file__).parents[1]
@@ -22,7 +22,7 @@ def arguments(tmp_path):
     """Of a model folder, a corpus and a workdir; the piece [MASK] is called by another name in the folder."""
     folder = tmp_path / "model"
     subtree = {name: part for name, part in subtrees(fresh_params()).items() if name != "mlm"}
-    hf.save(subtree, SMALL, folder, pad=0)
+    tensors.save(subtree, SMALL, folder, pad=0)
     Tokenizer.train(TEXTS * 5, vocab_size=SMALL.vocab_size, lowercase=True).save(folder)
     for name, change in {"tokenizer.json": {}, "tokenizer_config.json": {"mask_token": None}}.items():
         raw = json.loads((folder / name).read_text().replace("[MASK]", "zzz")) | change

@@ -21,7 +21,7 @@ from dense_jax.config import (
     Select,
 )
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import read_json, write_json
+from dense_jax.io import read_json, write_json
 from dense_jax.retrieval import beir, index, search
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.evaluate import evaluate

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax import flags
 from dense_jax.__main__ import run
-from dense_jax.contracts import Document
+from dense_jax.config import command_line
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json
+from dense_jax.io import read_json
 from dense_jax.train.history import read_history
 from dense_jax.train.loop import train
+from dense_jax.types import Document
 from dense_jax.workdir import Workdir
 
 ROOT = Path(__file__).parent.parent
@@ -75,7 +75,7 @@ def arguments(corpus: Path, workdir: Path, **more) -> list[str]:
 
 
 def opened(*given, **more) -> Workdir:
-    asked = flags.parse(arguments(*given, **more))
+    asked = command_line.parse(arguments(*given, **more))
     return Workdir(asked.workdir, asked.config)
 
 

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
 from dense_jax.data.sources.query_ids import read_queries
 from dense_jax.errors import DataError
+from dense_jax.types import Reject
 from tests.query_files import ids, rejects, scores, source_of, write
 
 ROW = {

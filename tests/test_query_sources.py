@@ -9,10 +9,10 @@ import pytest
 import xxhash
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.judged import JudgedQuery, merged
 from dense_jax.errors import DataError, MachineError
+from dense_jax.types import Document, Reject
 from tests.query_files import ids, read, rejects, scores, source_of, write
 
 ENDS = ["", ".gz", ".xz"]

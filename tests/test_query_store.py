@@ -6,12 +6,12 @@ import pickle
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Candidates, Document
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
 from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.errors import DataError, StorageError
-from dense_jax.files import digest
+from dense_jax.io import digest
+from dense_jax.types import Candidates, Document
 from tests.faults.pickles import write_pickle
 
 RNG = np.random.default_rng(0)  # nothing is drawn with it

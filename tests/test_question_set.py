@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Answered
 from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
+from dense_jax.types import QAExample
 
 TOKENIZER = Tokenizer.train(["who lives in paris and in old rome"] * 3, vocab_size=80, lowercase=True)
 
@@ -26,7 +26,7 @@ def test_a_visit_is_a_question_with_its_answers_and_the_ids_of_both(tmp_path):
     path = write(tmp_path / "nq.jsonl", {"question": "who", "answer": ["Paris", "old Rome"]})
     questions = QuestionSet(path, TOKENIZER)
     visit = questions.draw(0, 3, np.random.default_rng(0))
-    assert isinstance(visit, Answered)
+    assert isinstance(visit, QAExample)
     assert (visit.row, visit.tokens.tolist(), visit.answers) == (0, ids("who"), ("Paris", "old Rome"))
     assert [one.tolist() for one in visit.answer_tokens] == [ids("paris"), ids("old rome")]
     assert (questions.document(0).text, questions.ids()) == ("who", [questions.document(0).id])

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Candidates, Guide, Layout, Question
 from dense_jax.data.questions import QuestionLayout
+from dense_jax.types import Candidates, Guide, Layout, TrainingQuery
 from tests.toys import VOCABULARY, MemoryStore
 
 STORE = MemoryStore(passages=20)
@@ -17,8 +17,8 @@ def candidates(*rows: int, scores: tuple[float, ...] = ()) -> Candidates:
     return Candidates(np.array(rows, np.int32), np.array(scores or [np.nan] * len(rows), np.float32))
 
 
-def question(epoch: int = 0, **changes) -> Question:
-    made = Question(
+def question(epoch: int = 0, **changes) -> TrainingQuery:
+    made = TrainingQuery(
         row=7,
         epoch=epoch,
         tokens=np.array([11, 12, 13], np.int32),

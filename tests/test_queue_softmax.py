@@ -64,8 +64,8 @@ def test_no_key_of_the_queue_leaves_its_device():
 def test_label_smoothing_is_shared_by_all_candidates_that_are_not_left_out(x64, chunk):
     rows = jnp.asarray(np.random.default_rng(5).normal(size=(6, 4)))
     itself = jnp.arange(6)
-    marks = losses.Marks(itself[:, None])
-    hidden = losses.Hidden(marks, marks)
+    marks = losses.TextIds(itself[:, None])
+    hidden = losses.NegativeMask(marks, marks)
     result = losses.contrast(rows, rows, positives=itself ^ 1, hidden=hidden, smoothing=0.2, chunk=chunk)
     scores = jnp.where(jnp.eye(6, dtype=bool), -jnp.inf, rows @ rows.T)
     target = 0.8 * jax.nn.one_hot(itself ^ 1, 6) + 0.2 / 5

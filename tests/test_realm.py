@@ -8,15 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from dense_jax.contracts import Found, Passage, Tokens
-from dense_jax.data.spans import mask_span
-from dense_jax.diagnostics import alignment
+from dense_jax.data.masking import mask_span
 from dense_jax.errors import ConfigError
 from dense_jax.losses import Marginal
+from dense_jax.losses.collapse import alignment
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.realm import Realm
-from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.train.gradient_cache import loss_in_chunks
+from dense_jax.types import Passage, SearchResult, Tokens
 from tests.toys import VOCABULARY, MemoryStore
 
 CLS, SEP, MASK, PAD = VOCABULARY.cls, VOCABULARY.sep, VOCABULARY.mask, VOCABULARY.pad
@@ -88,7 +88,7 @@ def batch(method: Realm, rows: list[int], found: list[list[int]], vectors: float
     drawn = [{**example(), "row": np.int32(row)} for row in rows]
     stacked = jax.tree.map(lambda *of_each: np.stack(of_each), *drawn)
     padded = np.array([row + [-1] * (method.depth - len(row)) for row in found])
-    found_here = Found(padded, np.full((*padded.shape, 16), vectors, np.float32))
+    found_here = SearchResult(padded, np.full((*padded.shape, 16), vectors, np.float32))
     return jax.tree.map(jnp.asarray, method.join(stacked, found_here, STORE, VOCABULARY))
 
 

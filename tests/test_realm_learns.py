@@ -7,14 +7,14 @@ which is what is masked, and no other passage tells it.
 import numpy as np
 import pytest
 
+from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, EmbedConfig, LoaderConfig, NeighboursConfig, OptimizerConfig, Order, SpansConfig
-from dense_jax.contracts import Passage, Vocabulary
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.realm import Realm
 from dense_jax.train.loop import train
-from dense_jax.train.versions import Library
+from dense_jax.types import Passage, Vocabulary
 from tests.toys import MemoryStore, ToyTokenizer
 
 pytestmark = pytest.mark.slow

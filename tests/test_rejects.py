@@ -5,11 +5,11 @@ import json
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Reject
 from dense_jax.data.preparation.common import scan
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.errors import DataError
+from dense_jax.types import Reject
 
 FEW, MOST = 1, 20
 

@@ -9,18 +9,18 @@ import pytest
 from safetensors.numpy import load_file
 
 from dense_jax.config import Config
-from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Layout, Tokens
+from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json
-from dense_jax.models import hf
+from dense_jax.hf import tensors
+from dense_jax.hf.config import check_architecture, check_padding, check_same_architecture, read_config
+from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.encoder import Encoder, decode, init_decoder, mlm_logits
-from dense_jax.models.hf_config import check_architecture, check_padding, check_same_architecture, read_config
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.objectives.retromae import RetroMAE
+from dense_jax.types import Layout, Tokens
 from tests.bert_folders import flat, fresh_params, settings, subtrees, write_config
 
 SMALL = BertConfig(
@@ -86,7 +86,7 @@ def test_the_family_epsilon_and_segments_are_read(theirs):
 def test_hidden_states_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch = read_config(folder), tokens()
-    loaded, _ = hf.load(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
+    loaded, _ = tensors.load(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
     with torch.no_grad():
         expected = model.roberta(**inputs(torch, batch), output_hidden_states=True).hidden_states
     found = jax.jit(Encoder(bert).all_hidden_states)(loaded["encoder"], batch)
@@ -98,7 +98,7 @@ def test_hidden_states_equal_those_of_pytorch(torch, theirs):
 def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch, positions = read_config(folder), tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
-    loaded, report = hf.load(fresh_params(bert), folder, Encoder(bert))
+    loaded, report = tensors.load(fresh_params(bert), folder, Encoder(bert))
     assert not [path for path in report.initialised if path.startswith("mlm")]
     weights = np.random.default_rng(1).normal(size=(3, 2, 40)).astype(np.float32)
 
@@ -113,10 +113,10 @@ def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     value, gradients = jax.jit(jax.value_and_grad(loss))(loaded)
     np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
     named = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
-    of = {hf.modern_name(name): p.grad.numpy() for name, p in named}
+    of = {tensors.modern_name(name): p.grad.numpy() for name, p in named}
     for path, gradient in flat(gradients).items():
         if "projection" not in path and "pooler" not in path:
-            other = of[hf.tensor_name(path)]
+            other = of[tensors.tensor_name(path)]
             np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 
@@ -127,7 +127,7 @@ def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
 
     bert, batch = replace(SMALL, family=family), tokens()
     parts = {name: part for name, part in subtrees(fresh_params(bert)).items() if name != "pooler"}
-    hf.save(parts, bert, tmp_path, pad=PAD, ends=(0, 2))
+    tensors.save(parts, bert, tmp_path, pad=PAD, ends=(0, 2))
     assert read_json(tmp_path / "config.json")["architectures"] == [f"{kind}ForMaskedLM"]
     model, report = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == f"{kind}ForMaskedLM"
@@ -146,16 +146,16 @@ def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
 
 def test_every_array_survives_the_way_out_and_back(tmp_path):
     params = fresh_params(SMALL)
-    hf.save(subtrees(params), SMALL, tmp_path, pad=PAD)
+    tensors.save(subtrees(params), SMALL, tmp_path, pad=PAD)
     names = load_file(tmp_path / "model.safetensors")
     assert {name.partition(".")[0] for name in names} == {"roberta", "lm_head"}
     assert {"lm_head.bias", "lm_head.dense.weight", "lm_head.layer_norm.bias", "roberta.pooler.dense.bias"} <= {*names}
-    found, _ = hf.load(jax.tree.map(jnp.zeros_like, params), tmp_path, settings(SMALL))
+    found, _ = tensors.load(jax.tree.map(jnp.zeros_like, params), tmp_path, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
 
 
 def test_a_model_without_a_head_has_no_prefix(tmp_path):
-    hf.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
+    tensors.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
     assert "embeddings.word_embeddings.weight" in load_file(tmp_path / "model.safetensors")
     config = read_json(tmp_path / "config.json")
     assert (config["model_type"], config["architectures"]) == ("xlm-roberta", ["XLMRobertaModel"])
@@ -268,7 +268,7 @@ def test_a_folder_whose_padding_is_not_one_is_refused(tmp_path):
 
 
 def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
-    hf.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
+    tensors.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
     path = "objective.encoder.bert"
     with pytest.raises(ConfigError) as error:
         check_architecture(settings(replace(SMALL, family=Family.BERT)), tmp_path)

@@ -7,11 +7,11 @@ import typing
 import pytest
 
 from dense_jax.config import CorpusConfig, OptimizerConfig, PassagesConfig
+from dense_jax.config.command_line import parse
+from dense_jax.config.files import find, published
 from dense_jax.config.rules import Rule, Setting, settings
-from dense_jax.config_files import find, published
-from dense_jax.config_tree import checked
+from dense_jax.config.tree import checked
 from dense_jax.errors import ConfigError
-from dense_jax.flags import parse
 from tests.test_config import config
 
 VARIANTS = [f"{name}:tiny" for name in published() if name != "pretrained"]

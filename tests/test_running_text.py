@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.contracts import Document
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
 from dense_jax.data.preparation.prepare import open_passages, prepare
@@ -16,6 +15,7 @@ from dense_jax.data.stores.passage_store import StoreWriter, claim
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
+from dense_jax.types import Document
 from tests.sources import config, contents, killed_at, rows, sentence, write
 
 A, B, C = (Document(name, name.upper(), "") for name in "abc")

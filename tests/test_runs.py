@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from dense_jax.contracts import Ranking
 from dense_jax.errors import DataError
 from dense_jax.retrieval import runs
+from dense_jax.types import Ranking
 
 
 def test_higher_scores_come_first():

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import pytest
 
-from dense_jax.contracts import Document
 from dense_jax.data.salient.names import CapitalisedRuns, Gazetteer
 from dense_jax.data.salient.patterns import Patterns
 from dense_jax.data.salient.taggers import (
@@ -17,6 +16,7 @@ from dense_jax.data.salient.taggers import (
     sentence_ranges,
 )
 from dense_jax.errors import DataError
+from dense_jax.types import Document
 
 TITLES = ["Paris", "Mercury (planet)", "Art", "Art of War", "The", "X", "42", "New York"]
 TAGGERS = [Patterns(), CapitalisedRuns(), Gazetteer(TITLES), RandomSpans()]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from dense_jax.config import SpansConfig
-from dense_jax.contracts import Document
 from dense_jax.data.salient.chosen import make_tagger
+from dense_jax.types import Document
 
 SAMPLE = Path(__file__).parent / "salient_sample.txt"  # documents: a title, then a sentence a line, [[spans]] marked
 

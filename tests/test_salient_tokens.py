@@ -8,12 +8,12 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Document
-from dense_jax.data.passages import split_sentences
+from dense_jax.data.inputs import split_sentences
 from dense_jax.data.salient.taggers import resolved
 from dense_jax.data.salient.tokens import Tagged, covered, tagged, tokenised_spans
 from dense_jax.data.sentences import tokenised
 from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.types import Document
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 
 MADE = {"xlm_roberta": xlm_roberta_tokenizer, "roberta": roberta_tokenizer, "bert": multilingual_bert_tokenizer}

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from dense_jax.config import DropSameId
-from dense_jax.contracts import Document, Ranking
 from dense_jax.retrieval import beir
 from dense_jax.retrieval.evaluate import evaluate
 from dense_jax.retrieval.same_ids import own_documents
+from dense_jax.types import Document, Ranking
 
 TEXTS = ["Fog over the sea.", "A ship afar.", "The bell rings.", "Oil for the lamp."]
 DOCUMENTS = [Document(str(row), f"Title {row}", text) for row, text in enumerate(TEXTS)]

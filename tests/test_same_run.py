@@ -3,16 +3,16 @@
 import pytest
 
 from dense_jax.config import Config, CorpusConfig, EmbedConfig, EvaluateConfig, LoaderConfig, PassagesConfig, Unit
-from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Layout
+from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json, write_json
+from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.train.same_run import NO_DATA, Data, Named, check_continues, check_same_parameters, record, recorded
+from dense_jax.types import Layout
 
 ENCODER = Encoder(BertConfig(layers=1, width=8, heads=1, feed_forward=8))
 

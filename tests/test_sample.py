@@ -3,13 +3,13 @@
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import read_json
+from dense_jax.io import read_json
 from dense_jax.retrieval import beir
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.sample import write_sample
+from dense_jax.types import Document
 
 DOCUMENTS = [Document(f"d{i}", f"title {i}", f"text {i}") for i in range(100)]
 QRELS = {f"q{i}": {f"d{i}": 1, f"d{i + 1}": 2, f"d{i + 2}": 0} for i in range(50)} | {"none": {"d1": 0}}

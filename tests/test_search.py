@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig
-from dense_jax.contracts import Document, Part, Passage, Passages, Ranking, Tower, Vocabulary
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import build
 from dense_jax.retrieval.search import Hit, by_document, dense, render, search
+from dense_jax.types import Document, Passage, Passages, Ranking, SourceRows, Tower, Vocabulary
 
 TEXTS = {"tea": "tea tea water", "sea": "water salt water", "cake": "flour salt tea"}
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "tea", "water", "salt", "flour"]
@@ -58,7 +58,7 @@ class Store(Passages):
         return list(TEXTS)
 
     def parts(self):
-        return [Part("texts", range(len(self)), 0)]
+        return [SourceRows("texts", range(len(self)), 0)]
 
     def document(self, row):
         name = self.ids()[row]

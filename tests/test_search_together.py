@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from dense_jax.config import MeshConfig
-from dense_jax.files import digests
+from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors

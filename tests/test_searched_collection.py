@@ -6,10 +6,10 @@ import jax
 import pytest
 
 from dense_jax.config import Unit
-from dense_jax.contracts import Tower, Towers
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import ConfigError
 from dense_jax.train.restore import Trained
+from dense_jax.types import Tower, Towers
 from dense_jax.workdir import Workdir
 from tests import test_prepare_queries as fine_tuning
 from tests.sources import config, rows, sentence, write

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from dense_jax.contracts import Similarity
 from dense_jax.errors import ConfigError
+from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.sentence_folder import print_note, read_sentence_folder
+from dense_jax.types import Similarity
 from tests.bert_folders import NEW, OLD, SMALL, sentence_folder, write_config
 
 CLS = {"pooling_mode": "cls"}

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.arrays import unit
-from dense_jax.contracts import Tokens
+from dense_jax.arrays import l2_normalize
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
+from dense_jax.types import Tokens
 
 pytestmark = pytest.mark.slow
 
@@ -44,7 +44,7 @@ def ours(scale=1.0, group=GROUP, cosine=True, **settings):
     """Loss and gradients of vectors that an encoder then makes as long as 1, or of the vectors themselves."""
     method = Supervised(ENCODER, query_length=4, passage_length=4, negatives=group - 1, **settings)
     texts = jnp.arange(BATCH * group).reshape(BATCH, group)
-    guides = jax.tree.map(lambda x: unit(jnp.asarray(x)), {"guide_query": GUIDE[0], "guide_passages": GUIDE[1]})
+    guides = jax.tree.map(lambda x: l2_normalize(jnp.asarray(x)), {"guide_query": GUIDE[0], "guide_passages": GUIDE[1]})
     batch = {
         "texts": texts,
         "known": jnp.full((BATCH, 2), -1),
@@ -54,7 +54,7 @@ def ours(scale=1.0, group=GROUP, cosine=True, **settings):
     } | {name: _blank(shape) for name, shape in (("query", (BATCH,)), ("passages", (BATCH, group)))}
 
     def loss(vectors):
-        made = jax.tree.map(unit, vectors) if cosine else vectors
+        made = jax.tree.map(l2_normalize, vectors) if cosine else vectors
         return scale * method.combine({}, made, batch, step=jnp.zeros((), int))[0]
 
     value, gradient = jax.value_and_grad(loss)(Vectors(jnp.asarray(QUERIES), jnp.asarray(PASSAGES[:, :group])))

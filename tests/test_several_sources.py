@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
-from dense_jax.contracts import Document, Reject, Tower
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
 from dense_jax.data.preparation.prepare import open_collection, open_passages, prepare
@@ -17,6 +16,7 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.types import Document, Reject, Tower
 from dense_jax.workdir import Workdir
 from tests.sources import config, contents, killed_at, rows, sentence, write
 from tests.toys import MeanEmbedding

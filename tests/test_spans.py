@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.contracts import Layout, Passage, Tokens, Vocabulary
-from dense_jax.data import spans
+from dense_jax.data import masking
+from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "condenser" / "data.json").read_text())
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -29,20 +29,20 @@ def passage(*lengths: int) -> Passage:
 
 
 def test_a_removed_sentence_leaves_the_others_in_order():
-    draws = [spans.cloze(passage(2, 3, 1), 1.0, np.random.default_rng(i)) for i in range(30)]
+    draws = [masking.inverse_cloze(passage(2, 3, 1), 1.0, np.random.default_rng(i)) for i in range(30)]
     pairs = {(tuple(d.query.tolist()), tuple(d.body.tolist())) for d in draws}
     assert pairs == {((10, 11), (12, 13, 14, 15)), ((12, 13, 14), (10, 11, 15)), ((15,), (10, 11, 12, 13, 14))}
 
 
 def test_a_kept_sentence_leaves_the_passage_whole():
-    draw = spans.cloze(passage(2, 3), 0.0, np.random.default_rng(0))
+    draw = masking.inverse_cloze(passage(2, 3), 0.0, np.random.default_rng(0))
     assert not draw.removed
     assert draw.body.tolist() == [10, 11, 12, 13, 14]
 
 
 def test_nine_sentences_in_ten_are_removed_and_each_is_as_likely():
     rng = np.random.default_rng(0)
-    draws = [spans.cloze(passage(1, 1, 1, 1), 0.9, rng) for _ in range(4000)]
+    draws = [masking.inverse_cloze(passage(1, 1, 1, 1), 0.9, rng) for _ in range(4000)]
     assert np.mean([d.removed for d in draws]) == pytest.approx(0.9, abs=0.02)  # four standard deviations
     counts = np.bincount([d.query[0] - 10 for d in draws])
     assert counts / 4000 == pytest.approx([0.25] * 4, abs=0.03)
@@ -50,15 +50,15 @@ def test_nine_sentences_in_ten_are_removed_and_each_is_as_likely():
 
 def test_a_single_sentence_is_an_example_only_when_it_is_kept():
     rng = np.random.default_rng(0)
-    draws = [spans.cloze(passage(4), 0.9, rng) for _ in range(2000)]
+    draws = [masking.inverse_cloze(passage(4), 0.9, rng) for _ in range(2000)]
     assert all(d is None or not d.removed for d in draws)
     assert np.mean([d is None for d in draws]) == pytest.approx(0.9, abs=0.03)
 
 
 @pytest.mark.parametrize("case", GOLDEN["whole_word_selection"], ids=lambda c: "_".join(c["tokens"])[:40])
 def test_whole_word_selection_equals_the_reference(case):
-    budget = spans.masking_budget(len(case["tokens"]), case["probability"])
-    chosen = spans.select_words(case["groups_in_visit_order"], budget)
+    budget = masking.masking_budget(len(case["tokens"]), case["probability"])
+    chosen = masking.select_words(case["groups_in_visit_order"], budget)
     assert budget == case["budget"]
     assert [int(i in chosen) for i in range(len(case["tokens"]))] == case["mask_labels"]
 
@@ -69,11 +69,11 @@ def test_word_groups_equal_the_reference(case):
     special = ("[UNK]", "[CLS]", "[SEP]")
     ids = np.array([10 + names.index(t) if t not in special else UNK for t in case["tokens"]])
     known = vocabulary(continues=tuple(10 + i for i, name in enumerate(names) if name.startswith("##")))
-    assert sorted(spans.word_groups(ids, known)) == sorted(case["groups_in_visit_order"])
+    assert sorted(masking.word_groups(ids, known)) == sorted(case["groups_in_visit_order"])
 
 
 def test_special_tokens_do_not_part_the_pieces_around_them():
-    assert spans.word_groups(np.array([CLS, 10, UNK, 11, SEP, PAD]), vocabulary(continues=(11,))) == [[1, 3]]
+    assert masking.word_groups(np.array([CLS, 10, UNK, 11, SEP, PAD]), vocabulary(continues=(11,))) == [[1, 3]]
 
 
 sizes_of_words = st.lists(st.integers(1, 5), max_size=12)
@@ -82,10 +82,10 @@ sizes_of_words = st.lists(st.integers(1, 5), max_size=12)
 @given(st.lists(st.permutations(range(12)), min_size=1, max_size=4), sizes_of_words, st.integers(1, 20))
 def test_many_selections_at_once_equal_as_many_selections_of_words(orders, sizes, budget):
     orders = np.array([[word for word in order if word < len(sizes)] for order in orders], int)
-    chosen = spans.select_words_often(orders, sizes, budget)
+    chosen = masking.select_words_often(orders, sizes, budget)
     for order, found in zip(orders, chosen, strict=True):
         words = [[int(word)] * sizes[word] for word in order]
-        assert set(np.flatnonzero(found).tolist()) == set(spans.select_words(words, budget))
+        assert set(np.flatnonzero(found).tolist()) == set(masking.select_words(words, budget))
 
 
 def tokens(ids) -> Tokens:
@@ -98,12 +98,12 @@ WORD = [20, 10, 11, 12, 21]  # the pieces at places 1, 2, 3 are one word
 
 
 def test_drawn_words_are_whole_and_fill_the_budget_but_do_not_exceed_it():
-    draws = [spans.draw_words(np.array([CLS, *WORD, SEP]), 3, KNOWN, np.random.default_rng(i)) for i in range(50)]
+    draws = [masking.sample_words(np.array([CLS, *WORD, SEP]), 3, KNOWN, np.random.default_rng(i)) for i in range(50)]
     assert {tuple(sorted(draw.tolist())) for draw in draws} == {(2, 3, 4), (1, 5)}
 
 
 def hidden(ids, budget, seed=0, slots=20):
-    return spans.hide(tokens(ids), budget, slots, KNOWN, np.random.default_rng(seed))
+    return masking.apply_mlm_mask(tokens(ids), budget, slots, KNOWN, np.random.default_rng(seed))
 
 
 def test_labels_are_the_original_tokens_and_unused_slots_weigh_nothing():
@@ -119,7 +119,7 @@ def test_labels_are_the_original_tokens_and_unused_slots_weigh_nothing():
 
 def test_segments_and_mask_of_a_text_stay_as_they_are():
     given = tokens([CLS, *range(20, 40), SEP, PAD])._replace(types=np.arange(23, dtype=np.int32) % 2)
-    result = spans.hide(given, 5, 8, KNOWN, np.random.default_rng(0))["tokens"]
+    result = masking.apply_mlm_mask(given, 5, 8, KNOWN, np.random.default_rng(0))["tokens"]
     assert result.types is given.types and result.mask is given.mask
     assert given.ids.tolist() == [CLS, *range(20, 40), SEP, PAD]  # the text itself is not written to
 
@@ -146,7 +146,7 @@ def test_special_tokens_and_padding_are_never_hidden():
 
 def masked(title, body, length, layout=Layout.BODY, seed=0, rate=0.15):
     arrays = (np.array(ids, np.int32) for ids in (title, body))
-    return spans.masked_passage(*arrays, length, layout, KNOWN, rate, np.random.default_rng(seed))
+    return masking.masked_passage(*arrays, length, layout, KNOWN, rate, np.random.default_rng(seed))
 
 
 def restored(example) -> list[int]:
@@ -187,7 +187,7 @@ def test_a_body_that_fits_is_shown_from_its_start():
 
 
 def view(ids, seed=0, rate=0.5):
-    return spans.decoder_view(tokens(ids), rate, KNOWN, np.random.default_rng(seed))
+    return masking.decoder_view(tokens(ids), rate, KNOWN, np.random.default_rng(seed))
 
 
 TEXT = [CLS, *range(20, 50), UNK, SEP, PAD, PAD, PAD]

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.config import Config, CorpusConfig, OptimizerConfig, TokenizerConfig
-from dense_jax.config_tree import to_dict
+from dense_jax.config.tree import to_dict
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
-from dense_jax.files import write_json
+from dense_jax.hf.config import config_json
+from dense_jax.io import write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
-from dense_jax.models.hf_config import config_json
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted, start_vocabulary

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.contracts import NO_SPANS, Document, Part
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.shards import Entry, Group, decode, decode_spans, encode, encode_spans
 from dense_jax.errors import ConfigError, StorageError
+from dense_jax.types import NO_SPANS, Document, SourceRows
 
 
 def entry(name, tokens=(7, 8, 9), sentences=(0, 2), title=(5,)):
@@ -173,9 +173,9 @@ def test_an_interrupted_writer_goes_on_after_the_last_finished_shard_and_ends_wi
 def test_a_store_tells_which_rows_are_of_which_source_and_a_shard_ends_with_its_source(tmp_path):
     passages = written_from({"first": DOCUMENTS[:2], "none": [[]], "last": DOCUMENTS[2:]}, tmp_path, shard_size=9)
     assert passages.parts() == [
-        Part("first", range(2), 6),
-        Part("none", range(2, 2), 0),
-        Part("last", range(2, 6), 11),
+        SourceRows("first", range(2), 6),
+        SourceRows("none", range(2, 2), 0),
+        SourceRows("last", range(2, 6), 11),
     ]
     assert passages.manifest["passages_per_shard"] == [2, 4]
     assert [part["documents"] for part in passages.manifest["parts"]] == [2, 1, 2]

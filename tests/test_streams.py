@@ -91,7 +91,8 @@ def test_another_error_of_jax_is_not_taken_for_a_missing_platform():
 @pytest.mark.parametrize("verb", ["train", "search"])
 def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
     code = (
-        "import os, sys; from dense_jax import verbs; from dense_jax.flags import Invocation; import jax; "
+        "import os, sys; from dense_jax import verbs; from dense_jax.config.command_line import Invocation; "
+        "import jax; "
         "from dense_jax.processes import start_processes; from pathlib import Path; from dense_jax import __main__; "
         "verbs.VERBS[sys.argv[1]] = verbs._train = lambda *_, **__: start_processes(os.environ); "
         "verbs.fitted = lambda config, *_: (config, []); "

@@ -13,22 +13,22 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.config import Config, LoaderConfig, MeshConfig, OptimizerConfig, PassagesConfig, Unit
-from dense_jax.contracts import Layout, Question, Tokens, Vocabulary
 from dense_jax.data.pipeline import Examples, host_batches
 from dense_jax.errors import ConfigError
-from dense_jax.files import write_json
+from dense_jax.hf import tensors
+from dense_jax.hf.config import config_json
+from dense_jax.io import write_json
 from dense_jax.mesh import batch_sharding, make_mesh
-from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.hf_config import config_json
 from dense_jax.models.layers import Dtype
 from dense_jax.objectives.mlm import MLM
 from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
-from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.loop import train
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.warm_start import warm_start
+from dense_jax.types import Layout, Tokens, TrainingQuery, Vocabulary
 from tests.test_warm_start import params as random_params
 from tests.test_warm_start import trained, values
 from tests.toys import VOCABULARY, QuestionStore
@@ -117,7 +117,7 @@ def test_texts_are_those_of_the_example():
     question = QuestionStore().draw(3, 0, None)
     example = METHOD.example(question, VOCABULARY, np.random.default_rng(0))
     assert [*METHOD.texts(question)] == example["texts"].tolist()
-    assert METHOD.learns_from is Question
+    assert METHOD.learns_from is TrainingQuery
 
 
 def test_prompts_are_asked_for_laid_out_and_carried_by_the_towers(x64):
@@ -225,7 +225,7 @@ def test_one_encoder_of_another_run_fills_both_towers(x64, tmp_path):
 
 def test_a_published_bert_fills_both_towers(x64, tmp_path):
     one = random_params(METHOD)["encoder"]
-    hf.save(one, BERT, tmp_path, pad=0)
+    tensors.save(one, BERT, tmp_path, pad=0)
     found, report = warm_start(random_params(TWO, 0.0), str(tmp_path), TWO)
     for side in ("query", "passage"):
         jax.tree.map(np.testing.assert_array_equal, found[side], one)
@@ -286,7 +286,7 @@ def published(x64, tmp_path):
     def load(normalize=False, **settings):
         encoder = Encoder(bert, pooling=Pooling.MEAN, normalize=normalize)
         method = Supervised(encoder, query_length=64, passage_length=64, **settings)
-        params, _ = hf.load(method.init(jax.random.key(0)), tmp_path, method)
+        params, _ = tensors.load(method.init(jax.random.key(0)), tmp_path, method)
         return method, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
     return load

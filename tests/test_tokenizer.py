@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer
 
-from dense_jax.data.spans import mask_id
+from dense_jax.data.masking import mask_id
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
 

@@ -9,9 +9,9 @@ import pytest
 
 from dense_jax import __main__
 from dense_jax.config import Config, MeshConfig, PassagesConfig, Unit
-from dense_jax.config_tree import with_vocabulary
+from dense_jax.config.command_line import parse
+from dense_jax.config.tree import with_vocabulary
 from dense_jax.errors import ConfigError, MachineError
-from dense_jax.flags import parse
 from dense_jax.mesh import platform
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
-from dense_jax.contracts import Tokens
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.bert import BertConfig
@@ -19,6 +18,7 @@ from dense_jax.objectives.supervised import Supervised
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import Meaning, check_guide
+from dense_jax.types import Tokens
 from tests import fake_tower
 from tests.test_embed import Passages
 from tests.test_objectives import batch_of

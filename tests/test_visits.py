@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dense_jax.config import LoaderConfig, Mixing, Order
-from dense_jax.contracts import Part
-from dense_jax.data.visits import Visits, shares
+from dense_jax.data.sampler import Visits, shares
+from dense_jax.types import SourceRows
 
 
 def one_source(config: LoaderConfig, count: int, passages=40, seed=0) -> list[int]:
-    visits = Visits([Part("source", range(passages), 1_000)], config, seed, batch=8)
+    visits = Visits([SourceRows("source", range(passages), 1_000)], config, seed, batch=8)
     return [visits[i] for i in range(count)]
 
 
@@ -43,7 +43,7 @@ def test_with_one_source_nothing_that_mixes_sources_changes_the_order():
         assert one_source(LoaderConfig(order=order, mixing=Mixing.BATCH, sampling_power=1.0), 100) == plain
 
 
-SMALL, LARGE = Part("small", range(100), 1_000), Part("large", range(100, 300), 9_000)
+SMALL, LARGE = SourceRows("small", range(100), 1_000), SourceRows("large", range(100, 300), 9_000)
 
 
 def mixed(count, seed=0, batch=8, **loader) -> list[int]:

@@ -12,16 +12,15 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from dense_jax.config import CheckpointConfig, Config, NeighboursConfig, SpansConfig
-from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Tokens
+from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import write_json
+from dense_jax.hf import tensors
+from dense_jax.hf.config import config_json
+from dense_jax.io import write_json
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.mesh import batch_sharding
-from dense_jax.models import hf
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.hf_config import config_json
 from dense_jax.objectives.cocondenser import CoCondenser
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.ict import ICT
@@ -33,6 +32,7 @@ from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.state import TrainState
 from dense_jax.train.warm_start import Origin, origin, started_from, warm_start
+from dense_jax.types import Tokens
 from tests.bert_folders import flat
 from tests.toys import BagOfTokens
 
@@ -313,7 +313,7 @@ def published(path, objective, beside=None):
     """`objective` as Condenser's authors publish it, all of it ones: a BERT, and its head in a file of its own."""
     path.mkdir()
     ours = {name: np.ones_like(x.T if name.endswith("kernel") else x) for name, x in flat(params(objective)).items()}
-    tensors = {hf.tensor_name(name): x for name, x in ours.items()}
+    tensors = {tensors.tensor_name(name): x for name, x in ours.items()}
     head = {name: tensor for name, tensor in tensors.items() if name.startswith("c_head.")}
     save_file({name: tensor for name, tensor in tensors.items() if name not in head}, path / "model.safetensors")
     save_file(head | (beside or {}), path / "head.safetensors")

@@ -16,10 +16,10 @@ from dense_jax.config import (
     TokenizerConfig,
     Unit,
 )
-from dense_jax.contracts import Tower
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
+from dense_jax.types import Tower
 from dense_jax.workdir import Workdir
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 

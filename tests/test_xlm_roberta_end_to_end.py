@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
-from dense_jax.contracts import Layout, Tokens, Tower, Towers
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.data.tokenizer import import_folder
-from dense_jax.export import export
-from dense_jax.files import read_json
-from dense_jax.model_card import Card
-from dense_jax.models import hf
+from dense_jax.hf import tensors
+from dense_jax.hf.export import export
+from dense_jax.hf.model_card import Card
+from dense_jax.hf.sentence_transformers import read_sentence_folder
+from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.models.sentence_folder import read_sentence_folder
+from dense_jax.types import Layout, Tokens, Tower, Towers
 from tests.bert_folders import fresh_params
 from tests.roberta_folders import TEXTS, multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 
@@ -38,7 +38,7 @@ def model_folder(folder, family=Family.XLM_ROBERTA):
         family=family, epsilon=1e-5, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     params = fresh_params(bert)
-    hf.save({"bert": params["encoder"]["bert"], "mlm": params["mlm"]}, bert, folder, pad=1, ends=(0, 2))
+    tensors.save({"bert": params["encoder"]["bert"], "mlm": params["mlm"]}, bert, folder, pad=1, ends=(0, 2))
     return folder
 
 
@@ -55,7 +55,7 @@ def load():
 
 def ours(tower, tokenizer, texts):
     ids = tokenizer.encode(texts)
-    rows = [lay_out(text[:0], text, tower.length, Layout.BODY, tokenizer.vocabulary) for text in ids]
+    rows = [build_inputs(text[:0], text, tower.length, Layout.BODY, tokenizer.vocabulary) for text in ids]
     return jax.jit(tower.encoder.apply)(tower.params, Tokens(*(np.stack(field) for field in zip(*rows, strict=True))))
 
 

@@ -8,24 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.contracts import (
-    Answered,
+from dense_jax.data.inputs import stack_tokens
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.objective import Objective, Retrieves
+from dense_jax.types import (
     Candidates,
     Document,
     Guide,
-    Objective,
-    Part,
     Passage,
     Passages,
-    Question,
-    Retrieves,
+    QAExample,
+    SourceRows,
     Tokens,
     Tower,
     Towers,
+    TrainingQuery,
     Vocabulary,
 )
-from dense_jax.data.passages import stacked
-from dense_jax.data.tokenizer import Tokenizer
 
 VOCABULARY = Vocabulary(
     size=50, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(50) < 5, continues=np.zeros(50, bool)
@@ -106,7 +105,7 @@ class Borrower(BagOfTokens, Retrieves):
         self.seen.append(found.rows)
         texts = [np.concatenate([one.tokens for one in passages.passages(rows.tolist())]) for rows in found.rows]
         laid = [self._tokens(text) for text in texts]
-        return {**{name: batch[name] for name in ("query", "passage")}, "found": stacked(laid)}
+        return {**{name: batch[name] for name in ("query", "passage")}, "found": stack_tokens(laid)}
 
     def encode(self, params, carry, batch, *, rng):
         queries, passages = super().encode(params, carry, batch, rng=rng)
@@ -137,7 +136,7 @@ class MemoryStore(Passages):
     def parts(self):
         starts = np.cumsum([0, *self.sources]).tolist()
         rows = [range(start, stop) for start, stop in pairwise(starts)]
-        return [Part(f"source{i}", own, sum(len(self.tokens[row]) for row in own)) for i, own in enumerate(rows)]
+        return [SourceRows(f"source{i}", own, sum(len(self.tokens[row]) for row in own)) for i, own in enumerate(rows)]
 
     def __len__(self):
         return len(self.tokens)
@@ -169,7 +168,7 @@ class QuestionStore(MemoryStore):
         self.guides = [rng.normal(size=(count, 3)).astype(np.float32) for count in (queries, queries + 8)]
 
     def draw(self, row, epoch, rng):
-        return Question(
+        return TrainingQuery(
             row=row,
             epoch=epoch,
             tokens=self.tokens[row],
@@ -190,4 +189,4 @@ class AnsweredStore(MemoryStore):
 
     def draw(self, row, epoch, rng):
         answers = [self.tokens[row][:2], self.tokens[(row + 1) % len(self)][-1:]]
-        return Answered(row, self.tokens[row], tuple(" ".join(map(str, ids)) for ids in answers), answers)
+        return QAExample(row, self.tokens[row], tuple(" ".join(map(str, ids)) for ids in answers), answers)

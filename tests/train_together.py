@@ -19,26 +19,27 @@ import jax
 import numpy as np
 import xxhash
 
-from dense_jax.agreement import together
 from dense_jax.cluster import BY_HAND
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
-from dense_jax.config_tree import with_vocabulary
-from dense_jax.contracts import Answered, Passage, Question, Retrieves
-from dense_jax.data.pipeline import Examples, batches, held, held_rows, stacked_batches
+from dense_jax.config.tree import with_vocabulary
+from dense_jax.data.pipeline import Examples, batches, local_row_numbers, local_rows, stacked_batches
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
+from dense_jax.multihost import barrier
+from dense_jax.objective import Retrieves
 from dense_jax.processes import leaving_at_once, start_processes
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.feed import Feed
 from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.types import Passage, QAExample, TrainingQuery
 from tests.test_objectives import FILES, load, sentences_store, shrunk
 from tests.toys import VOCABULARY, AnsweredStore, BagOfTokens, MemoryStore, QuestionStore
 
 DEVICES = 4
 STEPS, BATCH = 3, 8  # of each method
 HEARTBEAT = 20  # seconds
-STORES = {Question: QuestionStore, Answered: AnsweredStore, Passage: sentences_store}
+STORES = {TrainingQuery: QuestionStore, QAExample: AnsweredStore, Passage: sentences_store}
 
 
 def batches_of_all(folder: Path, number: int) -> None:
@@ -55,11 +56,11 @@ def batches_of_all(folder: Path, number: int) -> None:
 def rows_of(config: Config) -> Iterator[Iterator[tuple[int, str]]]:
     """Of each step the rows that this process holds: number and digest."""
     mesh, examples = make_mesh(config.mesh, interleaved()), examples_of(config)
-    numbers = held_rows(batch_sharding(mesh), BATCH).tolist()
+    numbers = local_row_numbers(batch_sharding(mesh), BATCH).tolist()
     if isinstance(config.objective, Retrieves):
         made = (stacked.examples for stacked in stacked_batches(examples, BATCH, mesh, start=0))
     else:
-        made = (jax.tree.map(held, loaded.batch) for loaded in batches(examples, BATCH, mesh, start=0))
+        made = (jax.tree.map(local_rows, loaded.batch) for loaded in batches(examples, BATCH, mesh, start=0))
     for batch in made:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
         yield ((row, _digest([leaf[place] for leaf in leaves])) for place, row in enumerate(numbers))
@@ -139,7 +140,7 @@ def fails(folder: Path, number: int) -> None:
     with leaving_at_once("train", polls=True, heartbeat=HEARTBEAT):
         if number == 1:
             raise DataError("passages-00007: damaged")
-        together("all but one")
+        barrier("all but one")
 
 
 def stopped_at(batch: int) -> None:

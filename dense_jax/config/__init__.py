@@ -1,8 +1,8 @@
 """Every setting, its default and its unit; the rules that they must keep together.
 
 A config file (`configs/`) builds one `Config` and nothing else; its parts are in `data`, `training` and `retrieval`.
-Overrides (`--batch=64`) are applied by `flags.py`, then `config_tree.checked` rebuilds the tree, so that each
-`__post_init__` sees the final values.
+Overrides (`--batch=64`) are applied by `config/command_line.py`, then `config.tree.checked` rebuilds the tree, so that
+each `__post_init__` sees the final values.
 """
 
 from collections.abc import Callable
@@ -51,14 +51,14 @@ from dense_jax.config.training import (
 from dense_jax.errors import require
 
 if TYPE_CHECKING:
-    from dense_jax.contracts import Objective
+    from dense_jax.objective import Objective
 else:
     Objective = Any  # importing the contracts imports JAX, which takes a second that a wrong flag need not wait for
 
 _LEARNED_FROM = {  # the class that an objective learns from -> in words, and the units that have it
     "Passage": ("passages, spans or chunks", (Unit.PASSAGES, Unit.SPANS, Unit.CHUNKS)),
-    "Question": ("queries", (Unit.QUERIES,)),
-    "Answered": ("questions that passages answer", (Unit.PASSAGES,)),
+    "TrainingQuery": ("queries", (Unit.QUERIES,)),
+    "QAExample": ("questions that passages answer", (Unit.PASSAGES,)),
 }
 
 
@@ -126,7 +126,7 @@ class Config:
 
     def _check_objective(self) -> None:
         """Check that the data are what the objective learns from."""
-        from dense_jax.contracts import PASSAGE, Retrieves  # here, where the objective has imported JAX anyway
+        from dense_jax.objective import PASSAGE, Retrieves  # here, where the objective has imported JAX anyway
 
         method, noun = type(self.objective).__name__, self.objective.learns_from.__name__
         words, units = _LEARNED_FROM[noun]
@@ -136,7 +136,7 @@ class Config:
             f"passages.unit={self.passages.unit.value} does not fit {method}, which learns from {words}{only}",
         )
         require(
-            noun == "Answered" or not self.corpus.questions,
+            noun == "QAExample" or not self.corpus.questions,
             f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
         )
         require(

@@ -1,7 +1,7 @@
 """Rules and marks of single settings, written at their fields: `batch: Positive[int]`, `also: tuple[DataPath, ...]`.
 
 A rule between several settings is a `__post_init__` of the class that has them. Both are checked by
-`config_tree.checked`, which knows the full name of each setting.
+`config.tree.checked`, which knows the full name of each setting.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from dense_jax.errors import ConfigError
-from dense_jax.files import check_on_disk
+from dense_jax.io import check_on_disk
 
 N = TypeVar("N", int, float)
 

@@ -17,7 +17,7 @@ from dense_jax.config import (
     Unit,
     choose,
 )
-from dense_jax.data.spans import Noise
+from dense_jax.data.masking import Noise
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever, Negatives

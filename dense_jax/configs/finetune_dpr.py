@@ -15,10 +15,10 @@ from dense_jax.config import (
     Unit,
     choose,
 )
-from dense_jax.contracts import Layout
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.supervised import Supervised
+from dense_jax.types import Layout
 
 
 def get_config(variant: str = "base") -> Config:

@@ -15,10 +15,10 @@ from dense_jax.config import (
     Unit,
     choose,
 )
-from dense_jax.contracts import Layout
 from dense_jax.models.bert import bert
 from dense_jax.models.viewers import MultiViewEncoder
 from dense_jax.objectives.mvr import MVR
+from dense_jax.types import Layout
 
 
 def get_config(variant: str = "base") -> Config:

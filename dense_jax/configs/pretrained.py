@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dense_jax.config import Config, TokenizerConfig, require
 from dense_jax.config.rules import expanded
-from dense_jax.models.sentence_folder import print_note, read_sentence_folder
+from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
 from dense_jax.objectives.mlm import MLM
 
 

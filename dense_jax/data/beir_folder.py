@@ -6,8 +6,8 @@ from pathlib import Path
 
 import orjson
 
-from dense_jax.contracts import Document
-from dense_jax.files import whole_file
+from dense_jax.io import whole_file
+from dense_jax.types import Document
 
 
 def write_beir(

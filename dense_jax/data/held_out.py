@@ -12,12 +12,12 @@ from pathlib import Path
 
 import xxhash
 
-from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.data.passages import split_sentences
+from dense_jax.data.inputs import split_sentences
 from dense_jax.data.sources.judgements import judgement_rows, query_rows, sound
 from dense_jax.errors import DataError
 from dense_jax.progress import progress
+from dense_jax.types import Document
 
 SPLIT = "test"  # what the judgements are called
 _SHORTEST, _LONGEST = 5, 40  # words of a query

@@ -5,12 +5,12 @@ import heapq
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Packed, Tokens
+from dense_jax.types import PackedTokens, Tokens
 
 _MOST = 2  # times the mean: texts in a row
 
 
-def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: int) -> Packed:
+def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: int) -> PackedTokens:
     """`texts` in rows of `length` tokens, `per_row` of them in a row on average.
 
     Which texts share a row depends on which this process holds, and so on the number of processes. Where the texts of a
@@ -35,7 +35,9 @@ def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: in
             source = np.r_[0 : end - start - 1, lengths[text] - 1]
             ids[row, start:end], types[row, start:end] = of_ids[text, source], of_types[text, source]
             segments[row, start:end], positions[row, start:end] = segment, np.arange(end - start)
-    return Packed(Tokens(ids, types, segments >= 0), segments, positions, starts, places.reshape(-1, per_row), cut)
+    return PackedTokens(
+        Tokens(ids, types, segments >= 0), segments, positions, starts, places.reshape(-1, per_row), cut
+    )
 
 
 def distribute(lengths: Int[np.ndarray, " b"], rows: int, most: int) -> list[list[int]]:

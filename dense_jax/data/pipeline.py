@@ -17,11 +17,12 @@ from absl import flags
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, require
-from dense_jax.contracts import Objective, Passages, Tokens, Vocabulary
-from dense_jax.data.visits import Visits
+from dense_jax.data.sampler import Visits
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
+from dense_jax.objective import Objective
 from dense_jax.stopping import start_resource_tracker
+from dense_jax.types import Passages, Tokens, Vocabulary
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -119,16 +120,16 @@ def collated(objective: Objective, stacked: Stacked, batch: int, mesh: jax.shard
     Raises:
         ConfigError: the rows that the objective makes of them do not split over the devices.
     """
-    numbers, parts = held_rows(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
+    numbers, parts = local_row_numbers(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
     examples = {name: value for name, value in stacked.examples.items() if name != "row"}
     made = objective.collate(examples, numbers)
     check_rows(made, batch, parts)
-    return Loaded(placed(made, mesh), stacked.examples["row"], stacked.next_index)
+    return Loaded(to_global_array(made, mesh), stacked.examples["row"], stacked.next_index)
 
 
 def one_batch(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Stacked:
     """This process's part of the batch from example `start` on, made at once and without a loader."""
-    made = [examples[start + row] for row in held_rows(batch_sharding(mesh), batch).tolist()]
+    made = [examples[start + row] for row in local_row_numbers(batch_sharding(mesh), batch).tolist()]
     return Stacked(jax.tree.map(lambda *of_each: np.stack(of_each), *made), start + batch)
 
 
@@ -138,9 +139,9 @@ def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, 
     Raises:
         MachineError: a worker process of the loader is gone.
     """
-    held, begun = held_rows(batch_sharding(mesh), batch), start
+    local_rows, begun = local_row_numbers(batch_sharding(mesh), batch), start
     try:
-        for found in host_batches(examples, batch, start=start, held=held):
+        for found in host_batches(examples, batch, start=start, local_rows=local_rows):
             begun += batch
             yield Stacked(found, begun)
     except RuntimeError as error:  # as Grain tells it
@@ -152,26 +153,26 @@ def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, 
         ) from None
 
 
-def placed(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
+def to_global_array(batch: Batch, mesh: jax.sharding.Mesh) -> Batch:
     """This process's part of a batch, numpy arrays, as its part of global arrays on the mesh."""
     return jax.tree.map(functools.partial(jax.make_array_from_process_local_data, batch_sharding(mesh)), batch)
 
 
-def held(array: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split over the mesh as batches are; the reverse of `placed`."""
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This process's rows of an array that is split over the mesh as batches are; the reverse of `to_global_array`."""
     parts = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([parts[start] for start in sorted(parts)])
 
 
-def held_rows(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
+def local_row_numbers(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
     """Which rows of a global batch this process holds, in their order."""
     return np.concatenate([np.arange(*bounds) for bounds in _held_slices(sharding, batch)])
 
 
 def _held_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
     """The same as parts of the batch, one for each of its devices or tensor groups: first row, and first after it."""
-    held = sharding.addressable_devices_indices_map((batch,)).values()
-    return sorted({index[0].indices(batch)[:2] for index in held if index is not None})
+    local_rows = sharding.addressable_devices_indices_map((batch,)).values()
+    return sorted({index[0].indices(batch)[:2] for index in local_rows if index is not None})
 
 
 def check_rows(collated: Batch, batch: int, devices: int) -> None:
@@ -188,10 +189,10 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
 
 
 def host_batches(
-    examples: Examples, batch: int, *, start: int, held: Int[np.ndarray, " b"] | None = None
+    examples: Examples, batch: int, *, start: int, local_rows: Int[np.ndarray, " b"] | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The rows `held` of each batch, or all of them, as numpy arrays."""
-    rows, workers = np.arange(batch) if held is None else held, examples.config.workers
+    """The rows `local_rows` of each batch, or all of them, as numpy arrays."""
+    rows, workers = np.arange(batch) if local_rows is None else local_rows, examples.config.workers
     made = grain.MapDataset.source(_Held(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
     read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from dense_jax.arrays import Example, Int
-from dense_jax.contracts import Candidates, Layout, Question, Tokens, Vocabulary
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
+from dense_jax.types import Candidates, Layout, Tokens, TrainingQuery, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class QuestionLayout:
     passage_prompt: str = ""
     known: int = 8  # positives of a question that are told apart from its negatives
 
-    def texts(self, question: Question) -> list[int]:
+    def texts(self, question: TrainingQuery) -> list[int]:
         """The rows that this visit takes: the positive, then its negatives, fewer where there are no more.
 
         Both go round: each epoch takes the next ones, the negatives in an order of the question's own.
@@ -32,7 +32,7 @@ class QuestionLayout:
         places = np.arange(start, start + min(self.negatives, len(shuffled))) % max(len(shuffled), 1)
         return [int(positives[epoch % len(positives)]), *shuffled[places].tolist()]
 
-    def example(self, question: Question, vocabulary: Vocabulary) -> Example:
+    def example(self, question: TrainingQuery, vocabulary: Vocabulary) -> Example:
         """Arrays of fixed shapes, with g = 1 + negatives passages.
 
         query Tokens [l], passages Tokens [g l], texts [g]: their rows, -1 where there is none, known [k]: rows of the
@@ -46,7 +46,9 @@ class QuestionLayout:
         laid = [self._passage(p.title, p.tokens, prompt, vocabulary) for p in found]
         blank = Tokens(*(np.zeros_like(field) for field in laid[0]))  # no token of it is real
         example = {
-            "query": lay_out(_NOTHING, self._query(question, vocabulary), self.query_length, Layout.BODY, vocabulary),
+            "query": build_inputs(
+                _NOTHING, self._query(question, vocabulary), self.query_length, Layout.BODY, vocabulary
+            ),
             "passages": Tokens(*(np.stack(field) for field in zip(*laid, *(blank for _ in absent), strict=True))),
             "texts": np.array([*rows, *absent], np.int32),
             "known": _filled(question.positives.rows, self.known),
@@ -54,7 +56,7 @@ class QuestionLayout:
         }
         return example | self._guided(question, rows)
 
-    def _query(self, question: Question, vocabulary: Vocabulary) -> Int[np.ndarray, " l"]:
+    def _query(self, question: TrainingQuery, vocabulary: Vocabulary) -> Int[np.ndarray, " l"]:
         return np.concatenate([_ids(self.query_prompt, vocabulary), question.tokens])
 
     def _passage(
@@ -66,10 +68,10 @@ class QuestionLayout:
     ) -> Tokens:
         """As `embed` does: the prompt goes before what comes first."""
         if self.layout is Layout.BODY:
-            return lay_out(title, np.concatenate([prompt, body]), self.passage_length, self.layout, vocabulary)
-        return lay_out(np.concatenate([prompt, title]), body, self.passage_length, self.layout, vocabulary)
+            return build_inputs(title, np.concatenate([prompt, body]), self.passage_length, self.layout, vocabulary)
+        return build_inputs(np.concatenate([prompt, title]), body, self.passage_length, self.layout, vocabulary)
 
-    def _guided(self, question: Question, rows: list[int]) -> Example:
+    def _guided(self, question: TrainingQuery, rows: list[int]) -> Example:
         guide = question.guide
         if guide is None:
             return {}
@@ -90,7 +92,7 @@ def _filled(rows: Int[np.ndarray, " p"], count: int) -> Int[np.ndarray, " k"]:
     return np.pad(kept.astype(np.int32), (0, count - len(kept)), constant_values=-1)
 
 
-def _scores(question: Question, rows: list[int]) -> list[float]:
+def _scores(question: TrainingQuery, rows: list[int]) -> list[float]:
     known = _by_row(question.negatives) | _by_row(question.positives)
     return [known[row] for row in rows]
 

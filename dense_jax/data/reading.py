@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Bool, Int
-from dense_jax.contracts import Layout, Tokens, Vocabulary
 from dense_jax.data.answers import occurrences
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
+from dense_jax.types import Layout, Tokens, Vocabulary
 
 _BETWEEN = np.array([-1], np.int32)  # stands in no answer
 
@@ -29,7 +29,7 @@ def read_input(
     question: Int[np.ndarray, " q"], passage: Int[np.ndarray, " p"], length: int, vocabulary: Vocabulary
 ) -> Read:
     """ORQA's reader input, of `length` tokens."""
-    tokens = lay_out(question, passage, length, Layout.PAIR, vocabulary)
+    tokens = build_inputs(question, passage, length, Layout.PAIR, vocabulary)
     last = np.arange(length) == tokens.mask.sum() - 1
     return Read(tokens, (tokens.types == 1) & ~last)
 

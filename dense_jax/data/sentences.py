@@ -6,9 +6,9 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Document
-from dense_jax.data.passages import split_sentences
+from dense_jax.data.inputs import split_sentences
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.types import Document
 
 T = TypeVar("T")
 _BATCH = 1 << 20  # characters tokenised together

@@ -19,11 +19,11 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from dense_jax.arrays import Int
 from dense_jax.config import require
-from dense_jax.contracts import Vocabulary
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError, UserError
-from dense_jax.files import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
+from dense_jax.io import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
 from dense_jax.schemas import ModelKind, OwnTokenizer, PieceIds, Settings, TokenizerFile
+from dense_jax.types import Vocabulary
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
 _FILES = ("tokenizer*.json", "vocab*", "*.model", "merges.txt", "special_tokens_map.json", "added_tokens.json")

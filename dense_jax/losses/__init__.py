@@ -4,27 +4,27 @@ A loss is written for the global batch: under `jit` over a mesh, with the batch 
 score rows of its own queries, and XLA gathers the passages and sums their gradients over devices.
 """
 
-from dense_jax.losses.contrast import InBatch, contrast, in_batch_softmax, log_normaliser, queue_softmax
+from dense_jax.losses.contrastive import InBatch, contrast, in_batch_softmax, log_normaliser, queue_softmax
 from dense_jax.losses.directions import Directions, Side, contrast_pairs
 from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
 from dense_jax.losses.language import MaskedLM, bag_of_words, masked_lm, weighted_mean
 from dense_jax.losses.marginal import Marginal, Marginalised, marginalise, token_log_likelihoods
-from dense_jax.losses.scores import Hidden, Marks, ceilings, dot_scores
+from dense_jax.losses.similarity import NegativeMask, TextIds, dot_scores, false_negative_thresholds
 
 __all__ = [
     "Directions",
-    "Hidden",
     "InBatch",
     "Marginal",
     "Marginalised",
-    "Marks",
     "MaskedLM",
+    "NegativeMask",
     "Side",
+    "TextIds",
     "bag_of_words",
-    "ceilings",
     "contrast",
     "contrast_pairs",
     "dot_scores",
+    "false_negative_thresholds",
     "has_scores",
     "in_batch_softmax",
     "kl_divergence",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Float, Int
-from dense_jax.losses.contrast import InBatch, contrast, log_normaliser
-from dense_jax.losses.scores import Hidden, Marks
+from dense_jax.losses.contrastive import InBatch, contrast, log_normaliser
+from dense_jax.losses.similarity import NegativeMask, TextIds
 
 
 class Directions(enum.Enum):
@@ -23,7 +23,7 @@ class Side(NamedTuple):
     """All queries, or all passages, of a batch."""
 
     vectors: Float[Array, "n d"]
-    marks: Marks
+    marks: TextIds
 
 
 def contrast_pairs(
@@ -52,12 +52,12 @@ def contrast_pairs(
     scaled = {"temperature": temperature, "chunk": chunk}
 
     def softmax(rows: Side, columns: Side) -> InBatch:
-        hidden = Hidden(rows.marks, columns.marks, ceiling)
+        hidden = NegativeMask(rows.marks, columns.marks, ceiling)
         return contrast(rows.vectors, columns.vectors, hidden=hidden, smoothing=smoothing, **scaled)
 
     def normaliser(rows: Side, columns: Side) -> Array:
         return log_normaliser(
-            rows.vectors, columns.vectors, hidden=Hidden(rows.marks, columns.marks, ceiling), **scaled
+            rows.vectors, columns.vectors, hidden=NegativeMask(rows.marks, columns.marks, ceiling), **scaled
         )
 
     result = softmax(queries, passages)

@@ -6,8 +6,8 @@ A query without a teacher's score of its answer and of one other passage adds no
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, wide
-from dense_jax.losses.scores import NEVER
+from dense_jax.arrays import Array, Bool, Float, to_float32
+from dense_jax.losses.similarity import NEVER
 
 
 def has_scores(teacher: Float[Array, "q g"]) -> Bool[Array, " q"]:
@@ -35,8 +35,8 @@ def kl_divergence(
     0.1308
     """
     used = _used(teacher)
-    target = jax.nn.log_softmax(jnp.where(used, wide(teacher) / temperature, NEVER), axis=1)
-    found = jax.nn.log_softmax(jnp.where(used, wide(student) / temperature, NEVER), axis=1)
+    target = jax.nn.log_softmax(jnp.where(used, to_float32(teacher) / temperature, NEVER), axis=1)
+    found = jax.nn.log_softmax(jnp.where(used, to_float32(student) / temperature, NEVER), axis=1)
     terms = jnp.where(used, jnp.exp(target) * (target - found), 0.0)
     return jnp.sum(terms, axis=1) * (temperature**2 if squared else 1.0)
 
@@ -51,7 +51,7 @@ def margin_mse(student: Float[Array, "q g"], teacher: Float[Array, "q g"]) -> Fl
     1.0
     """
     used = _used(teacher)
-    student, teacher = wide(student), wide(jnp.where(used, teacher, 0.0))
+    student, teacher = to_float32(student), to_float32(jnp.where(used, teacher, 0.0))
     errors = (student[:, :1] - student) - (teacher[:, :1] - teacher)
     others = used.at[:, 0].set(False)
     return jnp.sum(jnp.where(others, jnp.square(errors), 0.0), axis=1) / jnp.maximum(jnp.sum(others, axis=1), 1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, wide
+from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 
 _PADDING_LOGIT = -1_000.0  # of DupMAE's released code
 
@@ -38,7 +38,7 @@ def masked_lm(logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights:
     >>> round(float(result.loss), 4)  # log 4
     1.3863
     """
-    logits = wide(logits)
+    logits = to_float32(logits)
     target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     cross_entropy = jax.nn.logsumexp(logits, axis=-1) - target
     correct = jnp.argmax(logits, axis=-1) == labels
@@ -59,7 +59,7 @@ def bag_of_words(
     >>> round(float(bag_of_words(jnp.zeros((1, 4, 4)), every, jnp.array([[1, 2, 1, 3]]), every)[0]), 4)  # 3/4 log 4
     1.0397
     """
-    scores = wide(logits) + jnp.where(pooled, 0.0, _PADDING_LOGIT)[..., None]
+    scores = to_float32(logits) + jnp.where(pooled, 0.0, _PADDING_LOGIT)[..., None]
     log_probability = jax.nn.log_softmax(jnp.max(scores, axis=1), axis=-1)
     rows = jnp.arange(ids.shape[0])[:, None]
     present = jnp.zeros(log_probability.shape, bool).at[rows, ids].max(words)
@@ -75,4 +75,4 @@ def weighted_mean(values: Array, weights: Array) -> Float[Array, ""]:
     1.0
     """
     weights = weights.astype(jnp.float32)
-    return jnp.sum(wide(values) * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+    return jnp.sum(to_float32(values) * weights) / jnp.maximum(jnp.sum(weights), 1.0)

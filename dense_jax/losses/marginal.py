@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, wide
+from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 from dense_jax.losses.language import weighted_mean
-from dense_jax.losses.scores import NEVER
+from dense_jax.losses.similarity import NEVER
 
 
 class Marginal(enum.Enum):
@@ -59,7 +59,7 @@ def token_log_likelihoods(logits: Float[Array, "b k m v"], targets: Int[Array, "
     >>> [round(float(x), 4) for x in found[0, :, 0]]  # -log 4
     [-1.3863, -1.3863]
     """
-    logits = wide(logits)
+    logits = to_float32(logits)
     target = jnp.take_along_axis(logits, targets[:, None, :, None], axis=-1)[..., 0]
     return target - jax.nn.logsumexp(logits, axis=-1)
 
@@ -87,9 +87,9 @@ def marginalise(
     >>> round(float(jnp.exp(-result.loss)), 4)  # (0.5 + 0.1) / 2
     0.3
     """
-    scores = wide(scores) if there is None else jnp.where(there, wide(scores), NEVER)
+    scores = to_float32(scores) if there is None else jnp.where(there, to_float32(scores), NEVER)
     log_priors = jax.nn.log_softmax(scores, axis=1)
-    each = wide(log_likelihoods) * weights[:, None]
+    each = to_float32(log_likelihoods) * weights[:, None]
     together = jnp.sum(each, axis=-1)
     tokens = jnp.sum(weights, axis=1)
     found = jax.nn.logsumexp(log_priors[..., None] + each, axis=1) * weights

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Float, Int, Metrics, unit, wide
-from dense_jax.losses.contrast import InBatch, in_batch_softmax
-from dense_jax.losses.scores import Hidden
+from dense_jax.arrays import Array, Float, Int, Metrics, l2_normalize, to_float32
+from dense_jax.losses.contrastive import InBatch, in_batch_softmax
+from dense_jax.losses.similarity import NegativeMask
 
 
 class BestViews(NamedTuple):
@@ -37,7 +37,7 @@ def best_views(queries: Float[Array, "q d"], passages: Float[Array, "p n d"]) ->
     >>> found.scores.tolist(), found.views.tolist()
     ([[2.0, 3.0]], [[0, 1]])
     """
-    scores = jnp.einsum("qd,pnd->qpn", wide(queries), wide(passages))
+    scores = jnp.einsum("qd,pnd->qpn", to_float32(queries), to_float32(passages))
     views = jnp.argmax(scores, axis=-1)
     return BestViews(jnp.take_along_axis(scores, views[..., None], axis=-1)[..., 0], views)
 
@@ -48,7 +48,7 @@ def multi_view(
     *,
     temperature: float | Float[Array, "#q"],
     positives: Int[Array, " q"] | None = None,
-    hidden: Hidden | None = None,
+    hidden: NegativeMask | None = None,
 ) -> MultiView:
     """The global and the local loss, whose sum, the latter weighted, is the method's. T may be each query's own.
 
@@ -64,7 +64,7 @@ def multi_view(
     best = best_views(queries, passages)
     own = jnp.arange(queries.shape[0]) if positives is None else positives
     scale = jnp.reshape(jnp.asarray(temperature), (-1, 1))
-    views = jnp.einsum("qd,qnd->qn", wide(queries), wide(passages)[own]) / scale
+    views = jnp.einsum("qd,qnd->qn", to_float32(queries), to_float32(passages)[own]) / scale
     scores = best.scores / scale
     winner = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
     mask = None if hidden is None else hidden.mask(best.scores)
@@ -94,9 +94,9 @@ def signs_of_equal_views(queries: Float[Array, "q d"], own: Float[Array, "q n d"
     {'viewer_perplexity': 2.0, 'local_variation': 1.0}
     """
     count = own.shape[1]
-    winners = jnp.argmax(jnp.einsum("qd,qnd->qn", wide(queries), wide(own)), axis=1)
+    winners = jnp.argmax(jnp.einsum("qd,qnd->qn", to_float32(queries), to_float32(own)), axis=1)
     shares = jnp.mean(jax.nn.one_hot(winners, count), axis=0)
-    cosines = jnp.einsum("qd,qnd->qn", unit(wide(queries)), unit(wide(own)))
+    cosines = jnp.einsum("qd,qnd->qn", l2_normalize(to_float32(queries)), l2_normalize(to_float32(own)))
     highest = jnp.max(cosines, axis=1)
     others = (jnp.sum(cosines, axis=1) - highest) / max(count - 1, 1)
     return {

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, np, wide
+from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
 
 _EXCLUDED = -10_000.0  # added to a score; finite: infinity would become 0 * infinity where no candidate is right
 
@@ -80,7 +80,7 @@ def marginal_loss(scores: Float[Array, "b n"], right: Bool[Array, "b n"]) -> Flo
     >>> [round(float(x), 4) for x in marginal_loss(jnp.zeros((2, 3)), right)]  # log 3/2
     [0.4055, 0.0]
     """
-    scores = wide(scores)
+    scores = to_float32(scores)
     among = jnp.where(right, scores, scores + _EXCLUDED)
     loss = jax.nn.logsumexp(scores, axis=1) - jax.nn.logsumexp(among, axis=1)
     return jnp.where(jnp.any(right, axis=1), loss, 0)
@@ -95,7 +95,7 @@ def joint_scores(
     >>> joint_scores(jnp.array([[3.0, 2.0, 1.0]]), jnp.array([[[0.5], [0.0]]]), jnp.ones((1, 2, 1), bool)).tolist()
     [[[3.5], [2.0]]]
     """
-    scores = wide(spans) + wide(blocks)[:, : spans.shape[1], None]
+    scores = to_float32(spans) + to_float32(blocks)[:, : spans.shape[1], None]
     return jnp.where(valid, scores, scores + _EXCLUDED)
 
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, wide
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
-from dense_jax.contracts import Tokens
 from dense_jax.mesh import over_batch, platform
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
+from dense_jax.types import Tokens
 
 _SPLASH_FROM = 256  # tokens; below it the plain kernel is as fast on a TPU
 
@@ -290,7 +290,7 @@ class Block(nn.Module):
 
     def _add(self, x: Array, change: Array, name: str) -> Array:
         change = dropout(change, self.config.dropout, dropout_rng(self))
-        return layer_norm(self.config, name)(wide(x) + change)
+        return layer_norm(self.config, name)(to_float32(x) + change)
 
 
 class MultiHeadAttention(nn.Module):

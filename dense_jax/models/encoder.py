@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split, unit, wide
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
 from dense_jax.config import require
 from dense_jax.config.rules import NotNegative
-from dense_jax.contracts import Layout, Packed, Tokens
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
 from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, pool_each
 from dense_jax.models.layers import fresh, run
+from dense_jax.types import Layout, PackedTokens, Tokens
 
 
 @dataclass
@@ -57,13 +57,15 @@ class Encoder:
         self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None, unpooled: int = 0
     ) -> Float[Array, "b d"]:
         """Return the float32 vectors of `tokens`; a mean leaves the first `unpooled` of them out."""
-        bert, head = split(rng, 2)
+        bert, head = split_key(rng, 2)
         mask = tokens.mask & (np.arange(tokens.mask.shape[-1])[None] >= unpooled) if unpooled else tokens.mask
         return self.pool(params, self.hidden_states(params, tokens, rng=bert), mask, rng=head)
 
-    def apply_packed(self, params: Params, packed: Packed, *, rng: PRNGKeyArray | None = None) -> Float[Array, "r s d"]:
+    def apply_packed(
+        self, params: Params, packed: PackedTokens, *, rng: PRNGKeyArray | None = None
+    ) -> Float[Array, "r s d"]:
         """The float32 vectors of the texts of each row: as `apply` gives of each alone."""
-        bert, head = split(rng, 2)
+        bert, head = split_key(rng, 2)
         places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
         hidden = run(Bert(self.bert), params["bert"], packed.tokens, *places, rng=bert)
         return self._finished(params, pool_each(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
@@ -94,7 +96,7 @@ class Encoder:
         rng: PRNGKeyArray | None = None,
     ) -> Float[Array, "b p"]:
         """The float32 vectors that belong to the last hidden states."""
-        pooled = mean_pool(hidden, mask) if self.pooling is Pooling.MEAN else wide(hidden[:, 0])
+        pooled = mean_pool(hidden, mask) if self.pooling is Pooling.MEAN else to_float32(hidden[:, 0])
         return self._finished(params, pooled, rng)
 
     def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
@@ -102,7 +104,7 @@ class Encoder:
             pooled = run(Pooler(self.bert), params["pooler"], pooled)
         if self.projection:
             pooled = run(self._projection, params["projection"], pooled, rng=rng)
-        return unit(pooled) if self.normalize else pooled
+        return l2_normalize(pooled) if self.normalize else pooled
 
     @property
     def _projection(self) -> Projection:
@@ -170,7 +172,7 @@ def decode(
     to the query as well: DupMAE's released code.
     """
     bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
-    of_memory, of_queries, of_layer = split(rng, 3)
+    of_memory, of_queries, of_layer = split_key(rng, 3)
     embedded = run(Bert(config), bert, tokens, rng=of_memory, method="embed")
     first = vectors[:, None].astype(embedded.dtype)
     memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)

@@ -5,7 +5,7 @@ import enum
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, np, wide
+from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
 from dense_jax.models.bert import BertConfig, Block, dense, kernel_for, layer_norm
 from dense_jax.models.layers import dropout, dropout_rng, gelu, on_rows
 
@@ -22,7 +22,7 @@ class Pooling(enum.Enum):
 
 def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l"]) -> Float[Array, "b d"]:
     """The float32 mean over real tokens; 0 where a row has none."""
-    hidden = wide(hidden)
+    hidden = to_float32(hidden)
     weights = jnp.asarray(mask, hidden.dtype)
     total = jnp.einsum("bld,bl->bd", hidden, weights)
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
@@ -33,8 +33,8 @@ def pool_each(
 ) -> Float[Array, "r s d"]:
     """What `pooling` takes of each of the s texts of a row; 0 where a mean is asked for and there is no text."""
     if pooling is not Pooling.MEAN:
-        return wide(jnp.take_along_axis(hidden, starts[..., None], axis=1))
-    hidden = wide(hidden)
+        return to_float32(jnp.take_along_axis(hidden, starts[..., None], axis=1))
+    hidden = to_float32(hidden)
     members = (segments[:, None] == jnp.arange(starts.shape[1])[None, :, None]).astype(hidden.dtype)
     total = jnp.einsum("rld,rsl->rsd", hidden, members)
     return total / jnp.maximum(members.sum(-1)[..., None], 1)
@@ -80,7 +80,7 @@ class MlmHead(nn.Module):
         x = layer_norm(c, "norm")(gelu(on_rows(dense(c, c.width, "dense"), masked), c.gelu))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         rows = x.reshape(-1, c.width)  # as one matrix: half the time on a CPU
-        logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=wide(rows).dtype)
+        logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=to_float32(rows).dtype)
         return (logits + bias[None]).reshape(*positions.shape, c.vocab_size)
 
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Float, Params, PRNGKeyArray, np, unit, wide
+from dense_jax.arrays import Array, Float, Params, PRNGKeyArray, l2_normalize, np, to_float32
 from dense_jax.config.rules import Positive
-from dense_jax.contracts import Layout, Tokens
 from dense_jax.models.bert import Bert, BertConfig
 from dense_jax.models.encoder import check_input
 from dense_jax.models.layers import fresh, run
+from dense_jax.types import Layout, Tokens
 
 
 @dataclass
@@ -53,6 +53,6 @@ class MultiViewEncoder:
         places = np.maximum(np.arange(1 - self.views, tokens.ids.shape[1]), 0)  # n times that of [CLS]: positions too
         opened = jax.tree.map(lambda x: x[:, places], tokens)
         hidden = run(Bert(self.bert), params["bert"], opened, jnp.asarray(places)[None], None, viewers, rng=rng)
-        vectors = wide(hidden[:, : self.views])
-        vectors = unit(vectors) if self.normalize else vectors
+        vectors = to_float32(hidden[:, : self.views])
+        vectors = l2_normalize(vectors) if self.normalize else vectors
         return vectors[:, 0] if self.views == 1 else vectors

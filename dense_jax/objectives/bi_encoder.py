@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
-from dense_jax.contracts import Layout, Objective, Question, Similarity, Tokens, Tower, Towers, Vocabulary
 from dense_jax.data.questions import QuestionLayout
-from dense_jax.losses import InBatch, Marks
+from dense_jax.losses import InBatch, TextIds
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers, TrainingQuery, Vocabulary
 
 E = TypeVar("E", Encoder, MultiViewEncoder)
 
@@ -41,7 +42,7 @@ class BiEncoder(Objective, Generic[E]):
     query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
     passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
 
-    learns_from = Question
+    learns_from = TrainingQuery
 
     def __post_init__(self) -> None:
         for name in ("query_length", "passage_length"):
@@ -50,10 +51,10 @@ class BiEncoder(Objective, Generic[E]):
     def prompts(self) -> Sequence[str]:
         return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
 
-    def texts(self, visit: Question) -> Sequence[int]:
+    def texts(self, visit: TrainingQuery) -> Sequence[int]:
         return self._question_layout.texts(visit)
 
-    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, visit: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, and which they are: as `QuestionLayout.example` gives them."""
         wanted = {"query", "passages", "texts", "known", *self.further_inputs()}
         found = self._question_layout.example(visit, vocabulary)
@@ -71,7 +72,7 @@ class BiEncoder(Objective, Generic[E]):
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         query_params, passage_params = self._sides(params)
-        query_rng, passage_rng = split(rng, 2)
+        query_rng, passage_rng = split_key(rng, 2)
         each = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), batch["passages"])
         passages = self.encoder.apply(passage_params, each, rng=passage_rng)
         queries = self.query_encoder.apply(query_params, batch["query"], rng=query_rng)
@@ -108,13 +109,13 @@ class BiEncoder(Objective, Generic[E]):
         return params["query"], params["passage"]
 
 
-def marks(batch: Batch) -> tuple[Marks, Marks]:
-    """What answers each query, and which passages these are, as `in_rounds` orders them: who is whose candidate."""
+def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:
+    """Ids of the texts that answer each query, and of the passages as `interleave_by_rank` orders them."""
     known = jnp.concatenate([batch["texts"][:, :1], batch["known"]], axis=1)
-    return Marks(known), Marks(in_rounds(batch["texts"][..., None]))
+    return TextIds(known), TextIds(interleave_by_rank(batch["texts"][..., None]))
 
 
-def in_rounds(x: Array) -> Array:
+def interleave_by_rank(x: Array) -> Array:
     """[b, g, ...] -> [g b, ...]: the first of each, then the second of each, ...
 
     All answers come first, then each query's first negative, and so on: the order of the global batch.

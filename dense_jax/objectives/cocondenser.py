@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import RESUMABLE, NotNegative
-from dense_jax.contracts import Layout, Passage, Vocabulary
-from dense_jax.data.spans import masked_passage
-from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.data.masking import masked_passage
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.objectives.condenser import Condenser, Encodings
+from dense_jax.types import Layout, Passage, Vocabulary
 
 
 class Spans(NamedTuple):
@@ -43,7 +43,7 @@ class CoCondenser(Condenser):
         return jax.tree.map(lambda *parts: np.stack(parts), *spans)
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        encoder_rng, rest = split(rng, 2)
+        encoder_rng, rest = split_key(rng, 2)
         spans = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # d0a, d0b, d1a, d1b, ...
         states = self.encoder.all_hidden_states(params["encoder"], spans["tokens"], rng=encoder_rng)
         vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"].mask)
@@ -59,9 +59,9 @@ class CoCondenser(Condenser):
         """
         spans = encoded.vectors.reshape(-1, encoded.vectors.shape[-1])
         itself = jnp.arange(len(spans))
-        marks = losses.Marks(itself[:, None])
+        marks = losses.TextIds(itself[:, None])
         result = losses.contrast(
-            spans, spans, positives=itself ^ 1, hidden=losses.Hidden(marks, marks), chunk=self.score_chunk
+            spans, spans, positives=itself ^ 1, hidden=losses.NegativeMask(marks, marks), chunk=self.score_chunk
         )
         of_spans = jax.tree.map(lambda x: x.reshape(-1), encoded.masked_lm)
         masked_lm, (metrics, _) = super().combine(carry, of_spans, batch, step=step)
@@ -71,7 +71,7 @@ class CoCondenser(Condenser):
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         vectors = self.encode(params, carry, batch, rng=None).vectors
-        return signs_of_collapse(vectors[:, 0], vectors[:, 1])
+        return collapse_metrics(vectors[:, 0], vectors[:, 1])
 
     def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         return masked_passage(tokens[:0], tokens, self.length, Layout.BODY, vocabulary, self.mask_rate, rng)

@@ -10,12 +10,13 @@ import jax
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
-from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
-from dense_jax.data.spans import masked_passage
+from dense_jax.data.masking import masked_passage
 from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, Passage, Similarity, Tower, Towers, Vocabulary
 
 
 class Encodings(NamedTuple):
@@ -59,7 +60,7 @@ class Condenser(Objective):
         }
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        encoder_rng, head_rng = split(rng, 2)
+        encoder_rng, head_rng = split_key(rng, 2)
         states = self.encoder.all_hidden_states(params["encoder"], batch["tokens"], rng=encoder_rng)
         return self.masked_lm(params, states, batch, rng=head_rng)
 

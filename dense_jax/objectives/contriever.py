@@ -13,15 +13,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split, unit
+from dense_jax.arrays import (
+    Array,
+    Batch,
+    Carry,
+    Encoded,
+    Example,
+    Float,
+    Metrics,
+    Params,
+    PRNGKeyArray,
+    l2_normalize,
+    split_key,
+)
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
-from dense_jax.contracts import Layout, Objective, Packed, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.data.inputs import build_inputs
+from dense_jax.data.masking import Noise, corrupt, crop
 from dense_jax.data.packing import pack
-from dense_jax.data.passages import lay_out
-from dense_jax.data.spans import Noise, crop, disturb
-from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, PackedTokens, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 
 
 class Negatives(enum.Enum):
@@ -121,7 +134,7 @@ class Contriever(Objective):
         )
         return {
             "encoder": jax.tree.map(jnp.copy, params["encoder"]),
-            "queue": unit(jax.random.normal(rng, (slots, batch, self.encoder.width), _dtype(params))),
+            "queue": l2_normalize(jax.random.normal(rng, (slots, batch, self.encoder.width), _dtype(params))),
             "next": jnp.zeros((), jnp.int32),
             "filled": jnp.asarray(0 if self.queue_warmup else slots, jnp.int32),
         }
@@ -137,7 +150,7 @@ class Contriever(Objective):
         return {**carry, "encoder": jax.tree.map(follow, carry["encoder"], params["encoder"])}
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        query_rng, key_rng = split(rng, 2)
+        query_rng, key_rng = split_key(rng, 2)
         if self.negatives is Negatives.IN_BATCH:
             key_params = params["encoder"]
         else:
@@ -157,7 +170,7 @@ class Contriever(Objective):
         return loss, (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        signs = signs_of_collapse(*_unpacked(self.encode(params, carry, batch, rng=None), batch))
+        signs = collapse_metrics(*_unpacked(self.encode(params, carry, batch, rng=None), batch))
         if self.negatives is Negatives.IN_BATCH:
             return signs
         apart = jax.tree.map(lambda q, k: jnp.sum(jnp.square(q - k)), params["encoder"], carry["encoder"])
@@ -196,8 +209,8 @@ class Contriever(Objective):
 
     def _view(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
         part = crop(text, self.crop_min, self.crop_max, rng)
-        noisy = disturb(part, self.noise, self.noise_rate, vocabulary, rng)
-        return lay_out(noisy[:0], noisy, self.view_length, Layout.BODY, vocabulary)
+        noisy = corrupt(part, self.noise, self.noise_rate, vocabulary, rng)
+        return build_inputs(noisy[:0], noisy, self.view_length, Layout.BODY, vocabulary)
 
     @property
     def _query_encoder(self) -> Encoder:
@@ -208,8 +221,8 @@ class Contriever(Objective):
         return replace(self.encoder, normalize=self.encoder.normalize or self.normalize_passages)
 
 
-def _vectors(encoder: Encoder, params: Params, texts: Tokens | Packed, rng: PRNGKeyArray | None) -> Array:
-    if isinstance(texts, Packed):
+def _vectors(encoder: Encoder, params: Params, texts: Tokens | PackedTokens, rng: PRNGKeyArray | None) -> Array:
+    if isinstance(texts, PackedTokens):
         return encoder.apply_packed(params, texts, rng=rng)
     return encoder.apply(params, texts, rng=rng)
 
@@ -217,15 +230,15 @@ def _vectors(encoder: Encoder, params: Params, texts: Tokens | Packed, rng: PRNG
 def _unpacked(views: Views, batch: Batch) -> Views:
     """The vectors in the order of the examples."""
     sides = zip(views, (batch["query"], batch["key"]), strict=True)
-    return Views(*(texts.unpack(vectors) if isinstance(texts, Packed) else vectors for vectors, texts in sides))
+    return Views(*(texts.unpack(vectors) if isinstance(texts, PackedTokens) else vectors for vectors, texts in sides))
 
 
 def _fill(batch: Batch) -> Metrics:
     """The share of positions that hold a real token; of packed texts, also tokens that did not fit into their row."""
     sides = batch["query"], batch["key"]
-    real = [(side.tokens if isinstance(side, Packed) else side).mask for side in sides]
+    real = [(side.tokens if isinstance(side, PackedTokens) else side).mask for side in sides]
     metrics = {"fill": jnp.mean(jnp.concatenate([mask.reshape(-1) for mask in real]), dtype=jnp.float32)}
-    if isinstance(sides[0], Packed):
+    if isinstance(sides[0], PackedTokens):
         metrics["cut"] = jnp.sum(jnp.stack([side.cut for side in sides]), dtype=jnp.float32)
     return metrics
 

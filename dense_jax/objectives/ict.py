@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, Share
-from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
-from dense_jax.data.passages import lay_out
-from dense_jax.data.spans import cloze
-from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.data.inputs import build_inputs
+from dense_jax.data.masking import inverse_cloze
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
 
 
 class Pairs(NamedTuple):
@@ -45,13 +46,13 @@ class ICT(Objective):
             self.encoder.check_input(name, getattr(self, name), self.layout)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        task = cloze(passage, self.removal_rate, rng)
+        task = inverse_cloze(passage, self.removal_rate, rng)
         if task is None:
             return None
         no_title = passage.title[:0]
         return {
-            "query": lay_out(no_title, task.query, self.query_length, Layout.BODY, vocabulary),
-            "passage": lay_out(passage.title, task.body, self.passage_length, self.layout, vocabulary),
+            "query": build_inputs(no_title, task.query, self.query_length, Layout.BODY, vocabulary),
+            "passage": build_inputs(passage.title, task.body, self.passage_length, self.layout, vocabulary),
             "removed": np.bool_(task.removed),
         }
 
@@ -63,7 +64,7 @@ class ICT(Objective):
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         query_params, passage_params = self._sides(params)
-        query_rng, passage_rng = split(rng, 2)
+        query_rng, passage_rng = split_key(rng, 2)
         return Pairs(
             self.encoder.apply(query_params, batch["query"], rng=query_rng),
             self.encoder.apply(passage_params, batch["passage"], rng=passage_rng),
@@ -84,7 +85,7 @@ class ICT(Objective):
         return jnp.mean(result.loss), (metrics, carry)
 
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        return signs_of_collapse(*self.encode(params, carry, batch, rng=None))
+        return collapse_metrics(*self.encode(params, carry, batch, rng=None))
 
     def towers(self, params: Params) -> Towers:
         query, passage = self._sides(params)

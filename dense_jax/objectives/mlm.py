@@ -13,10 +13,11 @@ from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, ShareInside
-from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
-from dense_jax.data.spans import masked_passage
+from dense_jax.data.masking import masked_passage
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
 from dense_jax.models.heads import Pooling
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, Passage, Similarity, Tower, Towers, Vocabulary
 
 
 @dataclass

@@ -11,12 +11,12 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params
 from dense_jax.config.rules import NotNegative, ShareAbove0
-from dense_jax.contracts import Question, Vocabulary
-from dense_jax.diagnostics import signs_of_collapse
-from dense_jax.losses import Hidden
+from dense_jax.losses import NegativeMask
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.multi_view import annealed, multi_view, signs_of_equal_views
 from dense_jax.models.viewers import MultiViewEncoder
-from dense_jax.objectives.bi_encoder import BiEncoder, in_rounds, marks, metrics_of
+from dense_jax.objectives.bi_encoder import BiEncoder, interleave_by_rank, metrics_of, text_ids
+from dense_jax.types import TrainingQuery, Vocabulary
 
 
 @dataclass
@@ -28,7 +28,7 @@ class MVR(BiEncoder[MultiViewEncoder]):
     annealing: NotNegative[float] = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
     lowest_temperature: ShareAbove0[float] = 0.3
 
-    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, visit: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, which they are, and the epoch, which the temperature depends on."""
         return super().example(visit, vocabulary, rng) | {"epoch": np.int32(visit.epoch)}
 
@@ -37,8 +37,8 @@ class MVR(BiEncoder[MultiViewEncoder]):
     ) -> tuple[Array, tuple[Metrics, Carry]]:
         """loss = global + local_weight * local, the means over queries."""
         temperature = annealed(batch["epoch"], rate=self.annealing, floor=self.lowest_temperature)
-        passages = in_rounds(self._viewed(encoded.passages))
-        found = multi_view(encoded.queries, passages, temperature=temperature, hidden=Hidden(*marks(batch)))
+        passages = interleave_by_rank(self._viewed(encoded.passages))
+        found = multi_view(encoded.queries, passages, temperature=temperature, hidden=NegativeMask(*text_ids(batch)))
         of_all, local = jnp.mean(found.contrast.loss), jnp.mean(found.local)
         metrics = metrics_of(found.contrast, batch) | {
             "loss_global": of_all,
@@ -53,7 +53,7 @@ class MVR(BiEncoder[MultiViewEncoder]):
         own = self._viewed(vectors.passages)[:, 0]
         winners = jnp.argmax(jnp.einsum("bd,bnd->bn", vectors.queries, own), axis=1)
         best = jnp.take_along_axis(own, winners[:, None, None], axis=1)[:, 0]
-        return signs_of_collapse(vectors.queries, best) | signs_of_equal_views(vectors.queries, own)
+        return collapse_metrics(vectors.queries, best) | signs_of_equal_views(vectors.queries, own)
 
     @property
     def query_encoder(self) -> MultiViewEncoder:

@@ -27,32 +27,31 @@ from dense_jax.arrays import (
     Metrics,
     Params,
     PRNGKeyArray,
-    split,
+    split_key,
 )
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, Length, Positive
-from dense_jax.contracts import (
-    PASSAGE,
-    Answered,
-    Found,
+from dense_jax.data.answers import holds_raw
+from dense_jax.data.inputs import build_inputs, stack_tokens
+from dense_jax.data.reading import answer_places, hold_ids, read_input
+from dense_jax.losses import spans
+from dense_jax.losses.collapse import collapse_metrics, mean_cosine, rank_me
+from dense_jax.losses.similarity import NEVER
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.span_scorer import init_span_scorer, score_spans
+from dense_jax.objective import PASSAGE, Retrieves
+from dense_jax.types import (
     Layout,
     Passages,
+    QAExample,
     Reader,
-    Retrieves,
+    SearchResult,
     Similarity,
     Tokens,
     Tower,
     Towers,
     Vocabulary,
 )
-from dense_jax.data.answers import holds_raw
-from dense_jax.data.passages import lay_out, stacked
-from dense_jax.data.reading import answer_places, hold_ids, read_input
-from dense_jax.diagnostics import mean_cosine, rank_me, signs_of_collapse
-from dense_jax.losses import spans
-from dense_jax.losses.scores import NEVER
-from dense_jax.models.encoder import Encoder
-from dense_jax.models.span_scorer import init_span_scorer, score_spans
 
 
 class Positives(enum.Enum):
@@ -84,7 +83,7 @@ class Orqa(Retrieves):
     positives: Positives = Positives.RAW
     temperature: Positive[float] = 1.0  # divides the scores of passages
 
-    learns_from = Answered
+    learns_from = QAExample
     fresh = True  # as released: the training search has the query tower's dropout
     frozen = (PASSAGE,)
 
@@ -102,12 +101,12 @@ class Orqa(Retrieves):
         self.encoder.check_input("passage_length", self.passage_length, self.layout)
         self.encoder.check_input("reader_length", self.reader_length, Layout.PAIR)
 
-    def example(self, visit: Answered, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, visit: QAExample, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The question; its answers as JSON, since they are of any number and length, until `join` needs them."""
         given = {"texts": visit.answers, "ids": [ids.tolist() for ids in visit.answer_tokens]}
         no_title = visit.tokens[:0]
         return {
-            "query": lay_out(no_title, visit.tokens, self.query_length, Layout.BODY, vocabulary),
+            "query": build_inputs(no_title, visit.tokens, self.query_length, Layout.BODY, vocabulary),
             "answers": np.array(orjson.dumps(given).decode()),
         }
 
@@ -118,7 +117,7 @@ class Orqa(Retrieves):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
+    def join(self, batch: Batch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
         query: Tokens = batch["query"]
         each = []
         for i, rows in enumerate(found.rows):
@@ -159,7 +158,7 @@ class Orqa(Retrieves):
         inputs = [read_input(question, body, self.reader_length, vocabulary) for body in bodies]
         gold = [spans.gold_spans(self._candidates, *answer_places(one, answers).T) for one in inputs]
         return {
-            "read": stacked([one.tokens for one in inputs]),
+            "read": stack_tokens([one.tokens for one in inputs]),
             "body": np.stack([one.body for one in inputs]),
             "gold": np.stack(gold),
         }
@@ -175,7 +174,7 @@ class Orqa(Retrieves):
         }
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        query_rng, reader_rng = split(rng, 2)  # the first is `question_noise`
+        query_rng, reader_rng = split_key(rng, 2)  # the first is `question_noise`
         queries = self.encoder.apply(params["query"], batch["query"], rng=query_rng)
         exact = jax.lax.Precision.HIGHEST  # as the search
         scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
@@ -213,7 +212,7 @@ class Orqa(Retrieves):
         queries = self.encoder.apply(params["query"], batch["query"])
         best = jnp.argmax(batch["holds"], axis=1)  # 0 if no passage holds an answer
         passages = jnp.take_along_axis(batch["vectors"], best[:, None, None], axis=1)[:, 0]
-        signs = signs_of_collapse(queries, passages)
+        signs = collapse_metrics(queries, passages)
         return signs | {"mean_cosine": mean_cosine(queries), "rank_me": rank_me(queries)}
 
     def towers(self, params: Params) -> Towers:

@@ -13,25 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, Length, Positive, at_least
-from dense_jax.contracts import (
-    Found,
-    Layout,
-    Passage,
-    Passages,
-    Retrieves,
-    Similarity,
-    Tokens,
-    Tower,
-    Towers,
-    Vocabulary,
-)
-from dense_jax.data.passages import lay_out, stacked
-from dense_jax.data.spans import mask_span
-from dense_jax.diagnostics import signs_of_collapse
+from dense_jax.data.inputs import build_inputs, stack_tokens
+from dense_jax.data.masking import mask_span
 from dense_jax.losses import Marginal, Marginalised
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
+from dense_jax.objective import Retrieves
+from dense_jax.types import Layout, Passage, Passages, SearchResult, Similarity, Tokens, Tower, Towers, Vocabulary
 
 _SPARE = 8  # passages looked up beyond those used, in the place of the source and of duplicates
 
@@ -68,7 +58,7 @@ class Realm(Retrieves):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, batch: Batch, found: Found, passages: Passages, vocabulary: Vocabulary) -> Batch:
+    def join(self, batch: Batch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
         sources = batch["row"]
         needed = np.unique(np.append(found.rows[found.rows >= 0], sources)).tolist()
         read = dict(zip(needed, passages.passages(needed), strict=True))  # at once, which is faster
@@ -101,8 +91,12 @@ class Realm(Retrieves):
         texts: list[tuple[np.ndarray, np.ndarray]] = [(null, null), *real, *[(null, null)] * missing]
         room, longest = self.passage_length - 2, self.query_length + self.passage_length
         return {
-            "passages": stacked([lay_out(*text, self.passage_length, self.layout, vocabulary) for text in texts]),
-            "read": stacked([lay_out(sentence, body[:room], longest, Layout.PAIR, vocabulary) for _, body in texts]),
+            "passages": stack_tokens(
+                [build_inputs(*text, self.passage_length, self.layout, vocabulary) for text in texts]
+            ),
+            "read": stack_tokens(
+                [build_inputs(sentence, body[:room], longest, Layout.PAIR, vocabulary) for _, body in texts]
+            ),
             "there": np.arange(self.candidates) < self.candidates - missing,
         }
 
@@ -115,7 +109,7 @@ class Realm(Retrieves):
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         query_params, passage_params = self._sides(params)
-        query_rng, passage_rng, reader_rng = split(rng, 3)
+        query_rng, passage_rng, reader_rng = split_key(rng, 3)
         queries = self.encoder.apply(query_params, batch["query"], rng=query_rng)
         count, size = batch["there"].shape
         passages = self.encoder.apply(passage_params, _flat(batch["passages"]), rng=passage_rng)
@@ -144,7 +138,7 @@ class Realm(Retrieves):
         query_params, passage_params = self._sides(params)
         best = Tokens(*(field[:, 1] for field in batch["passages"]))  # after the null document
         passages = self.encoder.apply(passage_params, best)
-        return signs_of_collapse(self.encoder.apply(query_params, batch["query"]), passages)
+        return collapse_metrics(self.encoder.apply(query_params, batch["query"]), passages)
 
     def towers(self, params: Params) -> Towers:
         query, passage = self._sides(params)

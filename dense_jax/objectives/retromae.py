@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, ShareInside
-from dense_jax.contracts import Layout, Objective, Passage, Similarity, Tower, Towers, Vocabulary
-from dense_jax.data.passages import lay_out
-from dense_jax.data.spans import decoder_view, hide, masking_budget
+from dense_jax.data.inputs import build_inputs
+from dense_jax.data.masking import apply_mlm_mask, decoder_view, masking_budget
 from dense_jax.models.encoder import Encoder, decode, init_decoder, init_mlm, mlm_logits
+from dense_jax.objective import Objective
+from dense_jax.types import Layout, Passage, Similarity, Tower, Towers, Vocabulary
 
 
 class Rebuilt(NamedTuple):
@@ -43,9 +44,9 @@ class RetroMAE(Objective):
         self.encoder.check_input("query_length", self.query_length, Layout.BODY)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        tokens = lay_out(passage.title, passage.tokens, self.length, self.layout, vocabulary)
+        tokens = build_inputs(passage.title, passage.tokens, self.length, self.layout, vocabulary)
         rate, real = self.encoder_mask_rate, int(np.sum(tokens.mask))
-        masked = hide(tokens, masking_budget(real, rate), masking_budget(self.length, rate), vocabulary, rng)
+        masked = apply_mlm_mask(tokens, masking_budget(real, rate), masking_budget(self.length, rate), vocabulary, rng)
         view = decoder_view(tokens, self.decoder_mask_rate, vocabulary, rng)
         return {**masked, "ids": tokens.ids, "decoder_view": view}
 
@@ -61,7 +62,7 @@ class RetroMAE(Objective):
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """The vector of the masked text; from it, and from the unmasked text seen in part, all of the text."""
         bert, tokens, ids = self.encoder.bert, batch["tokens"], batch["ids"]
-        encoder_rng, decoder_rng = split(rng, 2)
+        encoder_rng, decoder_rng = split_key(rng, 2)
         hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=encoder_rng)
         vectors = replace(self.encoder, normalize=False).pool(params["encoder"], hidden, tokens.mask)
         decoded = decode(

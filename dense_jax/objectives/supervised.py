@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, unit
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, l2_normalize
 from dense_jax.config import require
 from dense_jax.config.rules import RESUMABLE, NotNegative, Positive, ShareBelow1
-from dense_jax.contracts import Question, Vocabulary
-from dense_jax.diagnostics import signs_of_collapse
 from dense_jax.losses import Directions, Side
+from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
-from dense_jax.objectives.bi_encoder import BiEncoder, Vectors, in_rounds, marks, metrics_of
+from dense_jax.objectives.bi_encoder import BiEncoder, Vectors, interleave_by_rank, metrics_of, text_ids
+from dense_jax.types import TrainingQuery, Vocabulary
 
 
 class FalseNegatives(enum.Enum):
@@ -68,7 +68,7 @@ class Supervised(BiEncoder[Encoder]):
         self._check_distillation()
         self._check_matryoshka()
 
-    def example(self, visit: Question, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, visit: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages and, where they are used, the teacher's scores and the guide's vectors.
 
         Raises:
@@ -91,7 +91,7 @@ class Supervised(BiEncoder[Encoder]):
     def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Of queries and what answers them."""
         vectors = self.encode(params, carry, batch, rng=None)
-        return signs_of_collapse(vectors.queries, vectors.passages[:, 0])
+        return collapse_metrics(vectors.queries, vectors.passages[:, 0])
 
     def further_inputs(self) -> Iterator[str]:
         if self.false_negatives is FalseNegatives.GUIDE:
@@ -119,15 +119,15 @@ class Supervised(BiEncoder[Encoder]):
         return loss + self.distillation_weight * distilled, metrics
 
     def _contrast(self, vectors: Vectors, batch: Batch) -> losses.InBatch:
-        queries, passages = marks(batch)
+        queries, passages = text_ids(batch)
         guides = None
         if self.false_negatives is FalseNegatives.GUIDE:
             guides = Vectors(batch["guide_query"], batch["guide_passages"])
             queries = queries._replace(guide=guides.queries)
-            passages = passages._replace(guide=in_rounds(guides.passages))
+            passages = passages._replace(guide=interleave_by_rank(guides.passages))
         return losses.contrast_pairs(
             Side(vectors.queries, queries),
-            Side(in_rounds(vectors.passages), passages),
+            Side(interleave_by_rank(vectors.passages), passages),
             directions=self.directions,
             ceiling=self._ceilings(guides or vectors),
             temperature=self.temperature,
@@ -139,7 +139,7 @@ class Supervised(BiEncoder[Encoder]):
         if self.false_negatives is FalseNegatives.NONE:
             return None
         own = jnp.einsum("bd,bd->b", judge.queries, judge.passages[:, 0])
-        return losses.ceilings(own, margin=self.margin, relative=self.relative_margin)
+        return losses.false_negative_thresholds(own, margin=self.margin, relative=self.relative_margin)
 
     def _distilled(self, vectors: Vectors, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
         student = jnp.einsum("bd,bgd->bg", vectors.queries, vectors.passages)
@@ -204,4 +204,4 @@ class Supervised(BiEncoder[Encoder]):
 
 def _first(vectors: Vectors, width: int) -> Vectors:
     """The first components, at length 1. Kusupati et al. 2022, "Matryoshka Representation Learning"."""
-    return jax.tree.map(lambda x: unit(x[..., :width]), vectors)
+    return jax.tree.map(lambda x: l2_normalize(x[..., :width]), vectors)

@@ -16,7 +16,7 @@ from jax.experimental import topologies
 from dense_jax import show
 from dense_jax.arrays import Batch
 from dense_jax.config import Config, MeshConfig, Order
-from dense_jax.config_tree import with_vocabulary
+from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.mesh import batch_parts

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Batch, Carry, Params
-from dense_jax.config_tree import is_node
-from dense_jax.contracts import Objective
+from dense_jax.config.tree import is_node
+from dense_jax.objective import Objective
 
 _TWICE = {"remat": False, "score_chunk": 0}  # settings that trade memory for work done again -> the value without
 

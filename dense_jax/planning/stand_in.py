@@ -5,16 +5,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from dense_jax.config import Config
-from dense_jax.contracts import (
-    Answered,
+from dense_jax.types import (
     Candidates,
     Document,
+    ExampleSource,
     Guide,
-    Part,
     Passage,
     Passages,
-    Question,
-    Visit,
+    QAExample,
+    SourceRows,
+    TrainingQuery,
     Vocabulary,
 )
 
@@ -41,15 +41,15 @@ class StandIns(Passages):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         return [self[row] for row in rows]
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Visit:
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
         passage = self[row]
-        if self.learns_from is Question:
+        if self.learns_from is TrainingQuery:
             rows = np.arange(self.count // 2, dtype=np.int32)
             positives, negatives = (Candidates(side, np.zeros(len(side), np.float32)) for side in (rows[:1], rows[1:]))
             guide = Guide(np.zeros(1, np.float32), np.zeros((self.count, 1), np.float32))
-            return Question(row, epoch, passage.tokens, positives, negatives, self, guide)
-        if self.learns_from is Answered:
-            return Answered(row, passage.tokens, ("word",), [passage.tokens[:1]])
+            return TrainingQuery(row, epoch, passage.tokens, positives, negatives, self, guide)
+        if self.learns_from is QAExample:
+            return QAExample(row, passage.tokens, ("word",), [passage.tokens[:1]])
         return passage
 
     def document(self, row: int) -> Document:
@@ -58,8 +58,8 @@ class StandIns(Passages):
     def ids(self) -> list[str]:
         return [str(row) for row in range(self.count)]
 
-    def parts(self) -> Sequence[Part]:
-        return [Part("stand-ins", range(self.count), self.count * self.length)]
+    def parts(self) -> Sequence[SourceRows]:
+        return [SourceRows("stand-ins", range(self.count), self.count * self.length)]
 
 
 def vocabulary(size: int, prompts: Sequence[str]) -> Vocabulary:

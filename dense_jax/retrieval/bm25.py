@@ -15,9 +15,9 @@ from typing import Any
 import Stemmer
 
 from dense_jax.arrays import Float, Int, np
-from dense_jax.contracts import Document, Ranking
 from dense_jax.errors import DataError
 from dense_jax.progress import progress
+from dense_jax.types import Document, Ranking
 
 
 class BM25:

@@ -14,20 +14,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import all_or_none, is_first, of_first, share
 from dense_jax.arrays import Float, Int, np
-from dense_jax.config_tree import differences
-from dense_jax.contracts import Layout, Passage, Passages, Tokens, Tower, Vocabulary
-from dense_jax.data.passages import lay_out
+from dense_jax.config.tree import differences
+from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import is_written, read_json, whole_file, write_json
+from dense_jax.io import is_written, read_json, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
+from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 from dense_jax.schemas import Plan
+from dense_jax.types import Layout, Passage, Passages, Tokens, Tower, Vocabulary
 
 _PLAN = "plan.json"
 
@@ -62,18 +62,18 @@ def embed(
     check_batch(batch, mesh, "embed.batch")
     if not len(store):
         raise DataError("the collection holds no passage to embed")
-    shard_size = of_first(lambda: _begun_size(folder, shard_size))
+    shard_size = on_process_0(lambda: _begun_size(folder, shard_size))
     plan = _plan(len(store), tower, shard_size, made_by)
-    finished = of_first(lambda: is_written(folder / MANIFEST))
+    finished = on_process_0(lambda: is_written(folder / MANIFEST))
     with contextlib.nullcontext() if finished else only_one(lock_of(folder), f"{folder} is being embedded"):
-        of_first(lambda: _claim(folder, plan))
+        on_process_0(lambda: _claim(folder, plan))
         if not finished:
             shards = _shards(len(store), shard_size)
             _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
-            of_first(lambda: _write_ids(folder / IDS, store, ids))
+            on_process_0(lambda: _write_ids(folder / IDS, store, ids))
             files = digests_in_shares(folder, [*shards, IDS])
             about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
-            of_first(lambda: write_json(folder / MANIFEST, plan | about))
+            on_process_0(lambda: write_json(folder / MANIFEST, plan | about))
     return all_or_none(lambda: Vectors(folder))
 
 
@@ -116,9 +116,9 @@ def _write_shards(
     between: Callable[[], None],
 ) -> None:
     """Writes the shards that are missing, one of each process at a time: so an error of one soon ends all."""
-    missing: list[str] = of_first(lambda: [name for name in shards if not is_written(folder / name)])
+    missing: list[str] = on_process_0(lambda: [name for name in shards if not is_written(folder / name)])
     done = len(store) - sum(len(shards[name]) for name in missing)
-    with bar("embed", len(store), "passages", initial=done, silent=not is_first()) as shown:
+    with bar("embed", len(store), "passages", initial=done, silent=not is_process_0()) as shown:
 
         def write(names: Sequence[str]) -> None:
             for name in names:
@@ -128,7 +128,7 @@ def _write_shards(
 
         for start in range(0, len(missing), jax.process_count()):
             at_once = missing[start : start + jax.process_count()]
-            own = share(at_once)
+            own = process_share(at_once)
             between()
             all_or_none(functools.partial(write, own))
             shown.update(sum(len(shards[name]) for name in at_once if name not in own))
@@ -181,4 +181,4 @@ def _passage_tokens(passage: Passage, prompt: Int[np.ndarray, " l"], tower: Towe
         body = np.concatenate([prompt, body])
     else:
         title = np.concatenate([prompt, title])
-    return lay_out(title, body, tower.length, tower.layout, vocabulary)
+    return build_inputs(title, body, tower.length, tower.layout, vocabulary)

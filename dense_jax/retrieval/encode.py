@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Float, Int, Params, np
-from dense_jax.contracts import Encodes, Tokens, Tower, Vocabulary
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import DataError
 from dense_jax.mesh import batch_parts, batch_sharding, replicated
+from dense_jax.types import TextEncoder, Tokens, Tower, Vocabulary
 
 _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length comes last
 _QUERY_BATCH = 128
@@ -89,7 +89,7 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
             raise DataError(f"query {i + 1} is empty; give it words")
     side, untitled = tower.tower, np.empty(0, np.int32)
     ids = tokenizer.encode([side.prompt + text for text in texts])
-    tokens = [lay_out(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
+    tokens = [build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
     parts = batch_parts(tower.mesh)
     batch = math.ceil(rounded / parts) * parts
@@ -112,7 +112,7 @@ def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
     return np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
 
 
-def _apply(encoder: Encodes, params: Params, tokens: Tokens, *, unpooled: int) -> Float[Array, "b n d"]:
+def _apply(encoder: TextEncoder, params: Params, tokens: Tokens, *, unpooled: int) -> Float[Array, "b n d"]:
     settings: dict[str, Any] = {"unpooled": unpooled} if unpooled else {}  # which an encoder without a mean lacks
     return encoder.apply(params, tokens, **settings).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
 

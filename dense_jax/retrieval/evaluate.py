@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dense_jax.config import require
-from dense_jax.files import write_json
+from dense_jax.io import write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Array, Float, Int, first_places, np
-from dense_jax.contracts import Ranking
 from dense_jax.mesh import BATCH_AXES, batch_parts, batch_sharding, replicated
+from dense_jax.types import Ranking
 
 _BLOCK = 16_384  # vectors scored at a time on one device
 _QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores

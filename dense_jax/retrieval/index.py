@@ -21,20 +21,20 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import all_agree, all_or_none, of_first, share
 from dense_jax.arrays import Float, np
 from dense_jax.config import IndexConfig, IndexKind, require
-from dense_jax.config_tree import differences
-from dense_jax.contracts import Ranking
+from dense_jax.config.tree import differences
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import is_written, read_json, write_json
+from dense_jax.io import is_written, read_json, write_json
 from dense_jax.locks import lock_of, only_one
+from dense_jax.multihost import all_or_none, all_true, on_process_0, process_share
 from dense_jax.retrieval import trees
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
 from dense_jax.retrieval.shared import digests_in_shares, verify_in_shares
 from dense_jax.retrieval.vectors import IDS, Vectors
 from dense_jax.schemas import IndexManifest
+from dense_jax.types import Ranking
 
 _EXACT_BELOW = 20_000  # vectors; ScaNN's authors advise so, and the exact answer takes milliseconds
 _FEWEST = 256  # vectors that ScaNN can be trained on sensibly; below 16 it fails
@@ -111,15 +111,15 @@ def _build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> I
     unit = _checked_norms(vectors)
     parts = _parts(config, vectors) if kind is IndexKind.SCANN else 1
     settings = _settings(config, min(vectors.sizes(parts)), unit) if kind is IndexKind.SCANN else {}
-    of_first(lambda: _clear(folder))
+    on_process_0(lambda: _clear(folder))
     if kind is IndexKind.SCANN:
         all_or_none(lambda: _build_parts(vectors, settings, folder, parts))
-    made = of_first(lambda: sorted(str(path.relative_to(folder)) for path in folder.glob(f"{_FILES}*/*")))
+    made = on_process_0(lambda: sorted(str(path.relative_to(folder)) for path in folder.glob(f"{_FILES}*/*")))
     files = digests_in_shares(folder, made)
     manifest = _manifest(vectors, kind) | {"settings": settings, "parts": parts, "files": files}
     index = Index(vectors, manifest, mesh, _when_asked(functools.partial(_find, folder, manifest, vectors, mesh)))
     manifest["recall@10"] = _measured(index, config) if config.sample else None
-    of_first(lambda: write_json(folder / _MANIFEST, manifest))
+    on_process_0(lambda: write_json(folder / _MANIFEST, manifest))
     return index
 
 
@@ -189,13 +189,13 @@ def _kind(asked: IndexKind, count: int) -> IndexKind:
 
 def _checked_norms(vectors: Vectors) -> bool:
     """Whether all vectors have length 1; refuses those that are not finite."""
-    return all_agree(all_or_none(lambda: _checked_share(vectors)))
+    return all_true(all_or_none(lambda: _checked_share(vectors)))
 
 
 def _checked_share(vectors: Vectors) -> bool:
     """The same of those that this process reads."""
     unit, bad = True, []
-    for start, block in share(list(zip(vectors.starts, vectors.blocks(), strict=True))):
+    for start, block in process_share(list(zip(vectors.starts, vectors.blocks(), strict=True))):
         norms = np.linalg.norm(block, axis=1)
         bad += [vectors.ids[(start + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
         unit &= bool((abs(norms - 1) < _UNIT).all())
@@ -238,7 +238,7 @@ def _clear(folder: Path) -> None:
 
 def _build_parts(vectors: Vectors, settings: dict[str, Any], folder: Path, parts: int) -> None:
     """Those of this process."""
-    for number in share(range(parts)):
+    for number in process_share(range(parts)):
         trees.build(vectors.part(number, parts), settings, _part_folder(folder, number, parts))
 
 
@@ -277,7 +277,7 @@ def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) 
     parts = manifest.get("parts", 1)
 
     def opened() -> list[Find]:
-        own = share(range(parts))
+        own = process_share(range(parts))
         finds = [trees.load(_part_folder(folder, part, parts), manifest["settings"]) for part in own]
         return [of_rows(find, vectors.rows(part, parts)) for find, part in zip(finds, own, strict=True)]
 

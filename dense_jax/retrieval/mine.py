@@ -15,20 +15,20 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Float, Int, first_places, np
 from dense_jax.config import Margin, MineConfig, Pick, require
-from dense_jax.config_tree import differences, to_dict
-from dense_jax.contracts import Passages, Question, Tower
-from dense_jax.data.duplicates import text_numbers
+from dense_jax.config.tree import differences, to_dict
+from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import ConfigError
-from dense_jax.files import is_written, read_json, whole_file, write_json
+from dense_jax.io import is_written, read_json, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
+from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import bar
 from dense_jax.retrieval.bm25 import BM25, best
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 from dense_jax.schemas import Settings
+from dense_jax.types import Passages, Tower, TrainingQuery
 
 _PART = 4_096  # queries: what an interrupted call repeats at most
 _DIGITS = 6  # of scores after the point
@@ -102,23 +102,23 @@ def mine(
             process mines there.
     """
     with only_one(lock_of(folder), f"{folder} is being mined"):
-        of_first(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
+        on_process_0(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
         return _mine(queries, documents, retriever, config, folder)
 
 
 def _mine(queries: Passages, documents: Passages, retriever: Retriever, config: MineConfig, folder: Path) -> Path:
     starts = range(0, len(queries), _PART)
     parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
-    with bar("mine", len(queries), "queries", silent=not is_first()) as shown:
+    with bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
         ids, texts = documents.ids(), text_numbers(documents)
         for path, start in parts.items():
             rows = range(start, min(start + _PART, len(queries)))
-            if not of_first(functools.partial(is_written, path)):
+            if not on_process_0(functools.partial(is_written, path)):
                 lines = b"".join(_mined(queries, rows, retriever, config, ids, texts))
-                of_first(functools.partial(_write, path, [lines]))
+                on_process_0(functools.partial(_write, path, [lines]))
             shown.update(len(rows))
     result = folder.with_suffix(".jsonl")
-    of_first(lambda: _write(result, (path.read_bytes() for path in parts)))
+    on_process_0(lambda: _write(result, (path.read_bytes() for path in parts)))
     return result
 
 
@@ -215,7 +215,7 @@ def _mined(
 
 def _positives(queries: Passages, row: int) -> Rows:
     question = queries.draw(row, 0, np.random.default_rng(0))
-    assert isinstance(question, Question)
+    assert isinstance(question, TrainingQuery)
     return question.positives.rows
 
 

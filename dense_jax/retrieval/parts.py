@@ -6,10 +6,10 @@ how many there are, or on which process has which.
 
 from collections.abc import Sequence
 
-from dense_jax.agreement import all_or_none, gathered
 from dense_jax.arrays import Float, Int, np
-from dense_jax.contracts import Ranking
+from dense_jax.multihost import all_gather, all_or_none
 from dense_jax.retrieval.exact import Find
+from dense_jax.types import Ranking
 
 
 def merged(found: Sequence[Ranking], k: int) -> Ranking:
@@ -48,7 +48,7 @@ def in_all(finds: Sequence[Find]) -> Find:
         nothing = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
         found = all_or_none(lambda: [find(queries, k) for find in finds])
         own = found[0] if len(found) == 1 else merged([*found, nothing], k)
-        scores, rows = gathered(own.scores), gathered(own.rows.astype(np.int32))  # rows of ExactSearch are no wider
+        scores, rows = all_gather(own.scores), all_gather(own.rows.astype(np.int32))  # rows of ExactSearch are no wider
         return own if len(scores) == 1 else merged(list(map(Ranking, scores, rows)), k)
 
     return search

@@ -7,7 +7,7 @@ results/NAME-DIGEST/set.json    the same of a further set of that name
 from pathlib import Path
 from typing import Any
 
-from dense_jax.files import is_written, read_json, short_digest, write_json
+from dense_jax.io import is_written, read_json, short_digest, write_json
 from dense_jax.schemas import ResultSet
 
 _SET = "set.json"

@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 
-from dense_jax.contracts import Ranking
 from dense_jax.errors import DataError
-from dense_jax.files import text_lines, whole_file
+from dense_jax.io import text_lines, whole_file
+from dense_jax.types import Ranking
 
 _SPACE = re.compile(r"\s")
 _SPACE_OR_PERCENT = re.compile(r"[\s%]")

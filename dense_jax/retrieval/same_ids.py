@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from dense_jax.config import DropSameId
-from dense_jax.contracts import Document
+from dense_jax.types import Document
 
 _ALL_FROM = 0.5  # share of queries with their document's text at which the others are taken for their documents too
 

@@ -14,13 +14,13 @@ from typing import Any
 
 import xxhash
 
-from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.stores.passage_store import refuse_other
 from dense_jax.errors import DataError
-from dense_jax.files import is_written, read_json, write_json
+from dense_jax.io import is_written, read_json, write_json
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.schemas import Settings
+from dense_jax.types import Document
 
 _ABOUT = "sample.json"
 _SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two must not be related

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Passages, Ranking, Tower
 from dense_jax.markdown import printable
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
+from dense_jax.types import Passages, Ranking, Tower
 
 Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
 

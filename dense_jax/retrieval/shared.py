@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dense_jax.agreement import all_or_none, everyones, share
-from dense_jax.files import digest, verify
+from dense_jax.io import digest, verify
+from dense_jax.multihost import all_gather_objects, all_or_none, process_share
 
 
 def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:
@@ -13,8 +13,8 @@ def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:
     Raises:
         OSError: a file cannot be read.
     """
-    own = all_or_none(lambda: {name: digest(folder / name) for name in share(names)})
-    found = {name: known for part in everyones(own) for name, known in part.items()}
+    own = all_or_none(lambda: {name: digest(folder / name) for name in process_share(names)})
+    found = {name: known for part in all_gather_objects(own) for name, known in part.items()}
     return {name: found[name] for name in names}
 
 
@@ -24,4 +24,4 @@ def verify_in_shares(folder: Path, expected: dict[str, str]) -> None:
     Raises:
         StorageError: on all processes, naming a file that is missing or changed.
     """
-    all_or_none(lambda: verify(folder, dict(share(list(expected.items())))))
+    all_or_none(lambda: verify(folder, dict(process_share(list(expected.items())))))

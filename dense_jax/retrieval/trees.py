@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.arrays import Float, np
-from dense_jax.contracts import Ranking
 from dense_jax.errors import MachineError, StorageError
-from dense_jax.files import naming_storage_errors
+from dense_jax.io import naming_storage_errors
 from dense_jax.retrieval.exact import Find
+from dense_jax.types import Ranking
 
 _SOAR = 1.5  # every vector in a second leaf that errs in another direction (arXiv 2404.00774): more recall per leaf
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, is_written, read_json
+from dense_jax.io import digest, is_written, read_json
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.schemas import Ids, VectorsManifest
 

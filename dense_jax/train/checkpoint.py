@@ -17,12 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dense_jax.agreement import all_or_none, is_first, of_first, together
 from dense_jax.arrays import Array, Bool
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import NonFiniteError, StorageError
-from dense_jax.files import digest, naming_storage_errors
+from dense_jax.io import digest, naming_storage_errors
 from dense_jax.mesh import everywhere
+from dense_jax.multihost import all_or_none, barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
@@ -49,7 +49,7 @@ class Checkpoints:
         self._unsealed: int | None = None  # a step whose save is under way
         self._are_finite = jax.jit(_are_finite)
         if not read_only:
-            of_first(self._prepare_folder)
+            on_process_0(self._prepare_folder)
         options = ocp.CheckpointManagerOptions(
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
             cleanup_tmp_directories=False,  # under COMMIT_FILE, Orbax takes every folder without a marker for its own
@@ -93,7 +93,7 @@ class Checkpoints:
         """
         arrays = jax.tree.leaves(like)
         need = copies * sum(x.size * x.dtype.itemsize + _FILE for x in arrays)
-        of_first(lambda: check_space(self.folder, need, f"{copies} more checkpoint{'s' if copies > 1 else ''}"))
+        on_process_0(lambda: check_space(self.folder, need, f"{copies} more checkpoint{'s' if copies > 1 else ''}"))
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
         """Copies `state` to the host and starts to write it; the device goes on at once.
@@ -106,7 +106,7 @@ class Checkpoints:
         if broken := self.non_finite(state):
             raise NonFiniteError(f"step {step}: NaN or infinity in {', '.join(broken)}; this state is not saved")
         self.check_space(state, copies=1)
-        if of_first(lambda: self.files.begin(step)):
+        if on_process_0(lambda: self.files.begin(step)):
             self._manager.reload()  # Orbax may have taken what was there for a checkpoint
         rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
         with self._naming(step):
@@ -153,7 +153,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if step in self._protected:
                 del self._protected[: self._protected.index(step)]
-            if is_first():
+            if is_process_0():
                 self.files.seal(step)
                 newest = self.steps()[-self.config.keep :]
                 self.files.delete_all_but({0, *newest, *self._protected, *self._held()})
@@ -228,7 +228,7 @@ class Checkpoints:
         Raises:
             StorageError: trained steps were saved, and not one is sound: to go on would be to start over.
         """
-        return self._reloaded(of_first(self._newest_sound))
+        return self._reloaded(on_process_0(self._newest_sound))
 
     def first_sound(self, steps: Sequence[int]) -> int:
         """The first of `steps` that verifies. Damaged ones before it go to `quarantine/`, with a warning.
@@ -238,15 +238,15 @@ class Checkpoints:
         Raises:
             StorageError: not one is sound.
         """
-        together("checkpoints are listed")
-        step = self._reloaded(of_first(lambda: self.files.first_sound(steps)))
+        barrier("checkpoints are listed")
+        step = self._reloaded(on_process_0(lambda: self.files.first_sound(steps)))
         if step is None:
             raise StorageError(f"{self.folder}: none of the checkpoints {steps} is sound; they are in quarantine/")
         return step
 
     def put_aside(self, step: int, reason: str) -> None:
         """Moves the checkpoint of `step` to `quarantine/`, with a warning that gives the `reason`."""
-        of_first(lambda: self.files.put_aside(step, reason))
+        on_process_0(lambda: self.files.put_aside(step, reason))
         self._manager.reload()
 
     def close(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dense_jax.errors import StorageError
-from dense_jax.files import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.io import digests, naming_storage_errors, read_json, verify, write_json
 from dense_jax.schemas import Saving, Seal
 
 COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode

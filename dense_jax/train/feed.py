@@ -12,10 +12,11 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Batch, Params
-from dense_jax.contracts import Found, Retrieves
-from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, collated, placed, stacked_batches
-from dense_jax.train.neighbours import PREFIX, Neighbours, Version
+from dense_jax.augmented.neighbours import PREFIX, Neighbours, Version
+from dense_jax.data.pipeline import Examples, Loaded, Stacked, batches, collated, stacked_batches, to_global_array
+from dense_jax.objective import Retrieves
 from dense_jax.train.step import step_rng
+from dense_jax.types import SearchResult
 
 
 class Feed:
@@ -103,7 +104,7 @@ class LookedUp(Feed):
     def close(self) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def _submitted(self, find: Callable[[Batch], Found]) -> Future[Loaded]:
+    def _submitted(self, find: Callable[[Batch], SearchResult]) -> Future[Loaded]:
         """A batch that will have been looked up; after the last one of all, one that nobody may ask for."""
         if jax.process_count() == 1:
             return self._thread.submit(lambda: self._joined(*self._found(find)))
@@ -115,13 +116,13 @@ class LookedUp(Feed):
             return nothing
         return self._thread.submit(self._joined, *found)
 
-    def _found(self, find: Callable[[Batch], Found]) -> tuple[Stacked, Found]:
+    def _found(self, find: Callable[[Batch], SearchResult]) -> tuple[Stacked, SearchResult]:
         stacked = next(self._stacked)
         return stacked, find(stacked.examples)
 
-    def _joined(self, stacked: Stacked, found: Found) -> Loaded:
+    def _joined(self, stacked: Stacked, found: SearchResult) -> Loaded:
         joined = self.objective.join(stacked.examples, found, self._searched, self.examples.vocabulary)
-        return Loaded(placed(joined, self.mesh), stacked.examples["row"], stacked.next_index)
+        return Loaded(to_global_array(joined, self.mesh), stacked.examples["row"], stacked.next_index)
 
 
 def _dated(loaded: Loaded, step: int, version: Version) -> Loaded:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dense_jax.config import ProbeConfig, Select
 from dense_jax.errors import StorageError
-from dense_jax.files import read_json, write_json
+from dense_jax.io import read_json, write_json
 from dense_jax.schemas import Probes
 
 FILE = "probes.json"

@@ -13,20 +13,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dense_jax.agreement import is_first, of_first
 from dense_jax.arrays import Int, Metrics
+from dense_jax.augmented.neighbours import Neighbours
+from dense_jax.augmented.versions import VERSIONS, Library, Versions
 from dense_jax.config import Config
-from dense_jax.contracts import Passages, Retrieves, Vocabulary
 from dense_jax.data.pipeline import Examples, batches
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.locks import only_one
 from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
+from dense_jax.multihost import is_process_0, on_process_0
+from dense_jax.objective import Retrieves
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.feed import Feed, LookedUp
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
-from dense_jax.train.neighbours import Neighbours
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
@@ -34,8 +35,8 @@ from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
-from dense_jax.train.versions import VERSIONS, Library, Versions
 from dense_jax.train.warm_start import started_from
+from dense_jax.types import Passages, Vocabulary
 
 _CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
 
@@ -90,7 +91,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
 def initial_state(program: Program) -> TrainState:
     """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
     params, reports = started_from(program.init(), program.config)
-    for report in reports if is_first() else ():
+    for report in reports if is_process_0() else ():
         print(report, file=sys.stderr)
     return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))
 
@@ -140,7 +141,7 @@ def train(
             every=config.log_every,
             batch=config.batch,
             names=lambda row: store.document(row).id,
-            silent=not is_first(),
+            silent=not is_process_0(),
             skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
         )
         feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
@@ -199,7 +200,7 @@ def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple
     """The state to go on from, or a new one, and what its checkpoint says of the feed."""
     newest = checkpoints.newest_sound()
     if newest is None:
-        of_first(lambda: _check_untrained(workdir))
+        on_process_0(lambda: _check_untrained(workdir))
         checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
         return initial_state(program), {"next_index": 0}
     state, meta = checkpoints.restore(newest, program.like)
@@ -209,7 +210,7 @@ def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple
         return _resumed(program, checkpoints, workdir)
     if newest < program.config.steps:
         checkpoints.check_space(program.like, copies=1)  # said before the first step is compiled
-    if is_first():
+    if is_process_0():
         print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
     return state, meta
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dense_jax.errors import StorageError
-from dense_jax.files import check_kind, naming_storage_errors, text_lines, whole_file
+from dense_jax.io import check_kind, naming_storage_errors, text_lines, whole_file
 from dense_jax.schemas import MetricsLine, StepLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"

@@ -6,17 +6,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dense_jax.agreement import all_or_none, share, whole
 from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
-from dense_jax.contracts import Objective, Passages, Tower
 from dense_jax.mesh import check_batch, own_mesh
+from dense_jax.multihost import all_or_none, gather_to_host, process_share
+from dense_jax.objective import Objective
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
+from dense_jax.types import Passages, Tower
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Probe:
         Raises:
             DataError: a vector is NaN or infinite.
         """
-        sample, towers = self.sample, self.objective.towers(whole(params))
+        sample, towers = self.sample, self.objective.towers(gather_to_host(params))
         with jax.set_mesh(self.mesh):
             passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
             search = by_passage(in_all([all_or_none(lambda: self._embedded(passages))]), towers.passage.encoder.views)
@@ -69,7 +70,7 @@ class Probe:
 
     def _embedded(self, tower: TowerOnMesh) -> Find:
         """Search in this process's share."""
-        rows, views = share(range(len(self._ids))), tower.tower.encoder.views
+        rows, views = process_share(range(len(self._ids))), tower.tower.encoder.views
         vectors = encode_passages(self.sample.store, rows, tower, self.sample.tokenizer, self.batch)
         places = np.array(rows, np.int64)[:, None] * views + np.arange(views)
         return of_rows(ExactSearch(vectors, self.mesh).search, places.reshape(-1))

@@ -4,11 +4,11 @@ import shutil
 import sys
 from pathlib import Path
 
-from dense_jax.agreement import of_first
-from dense_jax.files import naming_storage_errors
+from dense_jax.augmented.versions import VERSIONS
+from dense_jax.io import naming_storage_errors
+from dense_jax.multihost import on_process_0
 from dense_jax.train.history import FILE as PROBES
 from dense_jax.train.metrics_files import EVENTS, METRICS, SKIPPED
-from dense_jax.train.versions import VERSIONS
 
 # What training writes, but for locks and what it only makes once of the data.
 _WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, PROBES, VERSIONS)
@@ -16,7 +16,7 @@ _WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, PROBES, VERS
 
 def move_aside(workdir: Path) -> None:
     """Moves what training wrote in `workdir` to a new folder `before-restart-N` there; the first process does so."""
-    of_first(lambda: _moved(workdir))
+    on_process_0(lambda: _moved(workdir))
 
 
 def _moved(workdir: Path) -> None:

@@ -10,15 +10,16 @@ import jax
 import numpy as np
 import xxhash
 
-from dense_jax.agreement import is_first, of_first, whole
 from dense_jax.config import Config
-from dense_jax.contracts import PASSAGE, Reader, Towers
 from dense_jax.mesh import everywhere
+from dense_jax.multihost import gather_to_host, is_process_0, on_process_0
+from dense_jax.objective import PASSAGE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import selected
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
 from dense_jax.train.warm_start import started_from
+from dense_jax.types import Reader, Towers
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
     """
     check_same_parameters(config, workdir, data)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
-    if not config.steps and step in (-1, 0) and not of_first(checkpoints.steps):
+    if not config.steps and step in (-1, 0) and not on_process_0(checkpoints.steps):
         return _untrained(config)
     if step == -1:
         step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
-    step = of_first(lambda: checkpoints.existing(step))
-    params = whole(checkpoints.restore_params(step, _like(config)))
+    step = on_process_0(lambda: checkpoints.existing(step))
+    params = gather_to_host(checkpoints.restore_params(step, _like(config)))
     # A tower that training leaves as it is can be had of any checkpoint; the first one may have been damaged.
-    passage_step = 0 if PASSAGE in config.objective.frozen and of_first(lambda: 0 in checkpoints.steps()) else step
+    passage_step = 0 if PASSAGE in config.objective.frozen and on_process_0(lambda: 0 in checkpoints.steps()) else step
     return Trained(
         config.objective.towers(params),
         config.objective.reader(params),
@@ -68,7 +69,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
 def _untrained(config: Config) -> Trained:
     """The parameters that training would start from."""
     params, reports = started_from(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
-    for report in reports if is_first() else ():
+    for report in reports if is_process_0() else ():
         print(report, file=sys.stderr)
     fingerprint, objective = _fingerprint(params), config.objective
     described = f"parameters of {config.init_from}" if config.init_from else f"random parameters, seed {config.seed}"

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dense_jax.agreement import is_first, of_first, together
 from dense_jax.config import Config
 from dense_jax.config.rules import Setting, settings
-from dense_jax.config_tree import Difference, changed, completed, to_dict
+from dense_jax.config.tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json, write_json
+from dense_jax.io import read_json, write_json
+from dense_jax.multihost import barrier, is_process_0, on_process_0
 from dense_jax.schemas import RunConfig
 from dense_jax.train.checkpoint import has_checkpoint
 
@@ -45,16 +45,16 @@ _OTHER_CONTENT = " (its content is not what this run began with)"
 
 
 def recorded(workdir: Path) -> dict[str, Any] | None:
-    """The record of a run, as `config_tree.to_dict` gives its config; None if it has no checkpoint yet."""
+    """The record of a run, as `config.tree.to_dict` gives its config; None if it has no checkpoint yet."""
     path = workdir / FILE
     return read_json(path, RunConfig) if path.is_file() and has_checkpoint(workdir / "checkpoints") else None
 
 
 def record(config: Config, workdir: Path, data: Data) -> None:
     """Writes what a run begins with, just before its first checkpoint. To be called by all processes."""
-    if is_first():
+    if is_process_0():
         write_json(workdir / FILE, to_dict(config) | {DIGESTS: dict(data.digests)})
-    together("config.json is written")
+    barrier("config.json is written")
 
 
 def check_continues(config: Config, workdir: Path, data: Data) -> None:
@@ -77,7 +77,7 @@ def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
 
 def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
     """A setting that the record lacks, since it is newer, counts as having its default there."""
-    if (theirs := of_first(lambda: recorded(workdir))) is None:
+    if (theirs := on_process_0(lambda: recorded(workdir))) is None:
         return
     digests = theirs.pop(DIGESTS, {})
     known = {setting.name: setting for setting in settings(config)}

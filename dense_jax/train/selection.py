@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dense_jax.agreement import is_first
 from dense_jax.arrays import Params
 from dense_jax.config import Config, Select
+from dense_jax.multihost import is_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import continued
 from dense_jax.train.metrics import MetricsLog
@@ -60,7 +60,7 @@ class Selection:
         return True
 
     def _remember(self) -> None:
-        if is_first():
+        if is_process_0():
             self.history.write(self.workdir)
         if self.config.probe.select is Select.BEST and self.history.best is not None:
             self.checkpoints.protect(self.history.best)

@@ -8,9 +8,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_jax.config import require
-from dense_jax.contracts import Objective
 from dense_jax.mesh import BATCH_AXES, TENSOR
 from dense_jax.models.bert import berts
+from dense_jax.objective import Objective
 from dense_jax.train.optimizer import by_rule
 
 _BY_OUTPUT, _BY_INPUT = P("fsdp", TENSOR), P(TENSOR, "fsdp")  # of a kernel [i o]

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dense_jax.config import Config
-from dense_jax.config_tree import changed, checked, is_node, to_dict
+from dense_jax.config.tree import changed, checked, is_node, to_dict
 from dense_jax.data.tokenizer import has_tokenizer
 from dense_jax.errors import ConfigError
+from dense_jax.hf.config import architecture, architecture_of_run, read_config
+from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.hf_config import architecture, architecture_of_run, read_config
-from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import as_run, tokenizer_folder
 

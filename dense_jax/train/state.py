@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dense_jax.arrays import Carry, Params
-from dense_jax.contracts import Objective
+from dense_jax.objective import Objective
 
 _CARRY = 1  # the key of the carry's own noise
 

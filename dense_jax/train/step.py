@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from dense_jax.arrays import Array, Batch, Float, Int, Metrics, PRNGKeyArray
-from dense_jax.contracts import Objective, Tokens
-from dense_jax.train.chunks import loss_in_chunks
+from dense_jax.objective import Objective
+from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.state import TrainState
+from dense_jax.types import Tokens
 
 
 def train_step(
@@ -26,8 +27,8 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step).
 
-    With several `chunks`, they are encoded one after the other (train/chunks.py). With `skip_nonfinite`, a step whose
-    loss or gradient is not finite leaves all but the number of steps as it was.
+    With several `chunks`, they are encoded one after the other (train/gradient_cache.py). With `skip_nonfinite`, a step
+    whose loss or gradient is not finite leaves all but the number of steps as it was.
     """
     loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
     rng = step_rng(seed, state.step)

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from dense_jax.arrays import Array, Params
 from dense_jax.config import CheckpointConfig, Config, require
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import read_json
-from dense_jax.models import hf
-from dense_jax.models.hf_config import check_same_architecture
+from dense_jax.hf import tensors
+from dense_jax.hf.config import check_same_architecture
+from dense_jax.io import read_json
 from dense_jax.schemas import StartConfig
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import read_history, selected
@@ -37,11 +37,11 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What it was trained with, as `config_tree.to_dict` gives it."""
+        """What it was trained with, as `config.tree.to_dict` gives it."""
         return read_json(self.workdir / "config.json", StartConfig)
 
 
-def started_from(params: Params, config: Config) -> tuple[Params, list[hf.LoadReport]]:
+def started_from(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:
     """Fresh `params` of the config's objective with what its init_from and init_reader_from hold, and what was done.
 
     Raises:
@@ -69,7 +69,7 @@ def started_from(params: Params, config: Config) -> tuple[Params, list[hf.LoadRe
 
 def warm_start(
     params: Params, init_from: str, objective: Any, setting: str = "init_from"
-) -> tuple[Params, hf.LoadReport]:
+) -> tuple[Params, tensors.LoadReport]:
     """`params` of `objective`, all or some, with every part that `init_from` holds too, and a report on each array.
 
     `init_from` is a workdir (its newest checkpoint, or what its probe.select says), WORKDIR/checkpoints/STEP, or a
@@ -83,7 +83,7 @@ def warm_start(
     """
     run = as_run(Path(init_from))
     if run is None:
-        return hf.load(params, Path(init_from), objective)
+        return tensors.load(params, Path(init_from), objective)
     return _from_run(params, run, objective, f"{setting}={run.workdir}")
 
 
@@ -109,7 +109,7 @@ def fingerprint(init_from: str) -> str:
     if run := as_run(Path(init_from)):
         checkpoints, step = _checkpoint(run)
         return checkpoints.fingerprint(step)
-    return hf.fingerprint(Path(init_from))
+    return tensors.fingerprint(Path(init_from))
 
 
 def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
@@ -157,7 +157,7 @@ def tokenizer_folder(init_from: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, hf.LoadReport]:
+def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, tensors.LoadReport]:
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints, step = _checkpoint(run)
     theirs = _by_name(checkpoints.restore_params_as_saved(step))
@@ -166,7 +166,7 @@ def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Pa
     taken = {name: found for name in ours if (found := _counterpart(name, theirs, source))}
     _check_whole(ours, taken, source)
     _check_shapes(ours, theirs, taken, source)
-    report = hf.LoadReport(
+    report = tensors.LoadReport(
         folder=checkpoints.folder / str(step),
         loaded=list(taken),
         padded={},

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
-from dense_jax.config_tree import checked
+from dense_jax.config.tree import checked
 from dense_jax.data.preparation import by_beam, entries, running_text
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection

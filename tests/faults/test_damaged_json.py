@@ -12,11 +12,11 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError, UserError
-from dense_jax.files import read_json
 from dense_jax.finished import read_run
+from dense_jax.hf.config import read_config
+from dense_jax.hf.sentence_transformers import read_sentence_folder
+from dense_jax.io import read_json
 from dense_jax.mesh import own_mesh
-from dense_jax.models.hf_config import read_config
-from dense_jax.models.sentence_folder import read_sentence_folder
 from dense_jax.retrieval import embed, index
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.vectors import Vectors

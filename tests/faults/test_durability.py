@@ -9,7 +9,7 @@ import pytest
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import StorageError
-from dense_jax.files import is_written, read_json, write_json
+from dense_jax.io import is_written, read_json, write_json
 from dense_jax.train.history import read_history
 from tests.sources import config, contents, rows, write
 

@@ -7,7 +7,7 @@ import pytest
 
 from dense_jax.data.sources.rows import open_tfds
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.models.hf import read_tensors
+from dense_jax.hf.tensors import read_tensors
 
 
 def weights(path, header, data=b"\0" * 16, size=None):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from dense_jax.__main__ import run
-from dense_jax.contracts import Document
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.errors import ConfigError
+from dense_jax.types import Document
 from tests.sources import sentence
 
 ROOT = Path(__file__).parent.parent.parent

@@ -12,7 +12,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import write_json
+from dense_jax.io import write_json
 from dense_jax.locks import alone, lock_of
 from tests.sources import rows, write
 
@@ -80,7 +80,7 @@ def test_a_prepare_names_itself_while_it_works(source, tmp_path, capsys, monkeyp
 
 WRITE = """
 import pathlib, sys
-from dense_jax.files import whole_file
+from dense_jax.io import whole_file
 with whole_file(pathlib.Path(sys.argv[1])) as partial:
     partial.write_text(sys.argv[2])
     print(flush=True)
@@ -141,9 +141,9 @@ def collected(root):
 @pytest.mark.parametrize("kind", ["embedded", "built", "mined", "exported", "prepared"])
 def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
     from dense_jax.config import IndexConfig, MineConfig
-    from dense_jax.export import export
+    from dense_jax.hf.export import export
+    from dense_jax.hf.model_card import Card
     from dense_jax.mesh import own_mesh
-    from dense_jax.model_card import Card
     from dense_jax.retrieval import embed, index, mine
     from tests import toys
 
@@ -179,7 +179,7 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
 
 
 def test_results_of_two_evaluations_are_written_one_after_the_other(tmp_path):
-    from dense_jax.retrieval.answer_report import About, Report
+    from dense_jax.augmented.qa_report import About, Report
 
     report = Report(About("q.jsonl", "c", 3, 1), "nq", {"x": 1.0}, {}, [])
     with held(lock_of(tmp_path / "results")) as other:

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.compare import compare
+from dense_jax.hf.model_card import card_text
+from dense_jax.hf.tensors import read_tensors
 from dense_jax.markdown import fenced, plain, printable
-from dense_jax.model_card import card_text
-from dense_jax.models.hf import read_tensors
 from dense_jax.retrieval.evaluate import markdown
 from tests.test_compare import evaluated, workdir
 from tests.test_model_card import CARD, PLAIN, RESULT

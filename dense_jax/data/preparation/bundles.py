@@ -17,9 +17,9 @@ import numpy as np
 import orjson
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Document
 from dense_jax.data.preparation import running_text
 from dense_jax.data.stores.shards import Group
+from dense_jax.types import Document
 
 Counts = Int[np.ndarray, " g"]  # passages of each group
 

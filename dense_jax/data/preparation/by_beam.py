@@ -26,7 +26,6 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PrepareConfig
-from dense_jax.contracts import Document
 from dense_jax.data.preparation.bundles import (
     Slice,
     Texts,
@@ -43,8 +42,9 @@ from dense_jax.data.preparation.running_text import cut_lines
 from dense_jax.data.preparation.workers import Staging, beam, run
 from dense_jax.data.stores.passage_store import StoreWriter
 from dense_jax.data.stores.shards import Entry, Form, Group, Shard, write_shard
-from dense_jax.files import whole_file
+from dense_jax.io import whole_file
 from dense_jax.progress import progress
+from dense_jax.types import Document
 
 _BUNDLE = 1 << 23  # characters of the documents that one worker does at a time
 

@@ -9,7 +9,7 @@ from dense_jax.data.preparation.common import without_duplicates
 from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.files import is_written, read_json
+from dense_jax.io import is_written, read_json
 from dense_jax.schemas import Text
 
 _LEFT_OUT = {"near_duplicates": ("near-duplicates", NAME), "rejected": ("rejected rows", "rejects.jsonl")}

@@ -14,8 +14,7 @@ import orjson
 import xxhash
 
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
-from dense_jax.config_tree import differences
-from dense_jax.contracts import Corpus, Document, Reject
+from dense_jax.config.tree import differences
 from dense_jax.data import held_out
 from dense_jax.data.preparation.near_duplicates import (
     NAME,
@@ -31,9 +30,10 @@ from dense_jax.data.stores.passage_store import StoreWriter, content_of, refuse_
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.files import digests, is_written, read_json, verify, whole_file, write_json
+from dense_jax.io import digests, is_written, read_json, verify, whole_file, write_json
 from dense_jax.progress import bar, progress
 from dense_jax.schemas import Text
+from dense_jax.types import Corpus, Document, Reject
 
 REJECTS = "rejects.jsonl"
 TEXT = "text.json"  # written last of what all kinds of passages share

@@ -7,13 +7,13 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.contracts import Document
-from dense_jax.data.passages import pack
+from dense_jax.data.inputs import pack
 from dense_jax.data.preparation.running_text import chunks, text_lines
 from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, Tokenised, spaced, tokenised
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.types import Document
 
 _SPECIAL = 3  # tokens that frame a passage and its title
 _BARE = 2  # tokens that frame a text without a title

@@ -23,12 +23,12 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Document
-from dense_jax.data.duplicates import runs, words
+from dense_jax.data.dedup import runs, words
 from dense_jax.errors import StorageError
-from dense_jax.files import check_kind, whole_file
+from dense_jax.io import check_kind, whole_file
 from dense_jax.progress import progress
 from dense_jax.schemas import DuplicateLine
+from dense_jax.types import Document
 
 NAME = "duplicates.jsonl"
 _HASHES = 128

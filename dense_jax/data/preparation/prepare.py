@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import Config, PassagesConfig, Runner, Unit
-from dense_jax.config_tree import to_dict
-from dense_jax.contracts import Document
+from dense_jax.config.tree import to_dict
 from dense_jax.data import held_out
 from dense_jax.data.preparation.common import (
     AGAIN,
@@ -47,8 +46,9 @@ from dense_jax.data.stores.passage_store import (
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.files import json_digest, short_digest
+from dense_jax.io import json_digest, short_digest
 from dense_jax.locks import alone, lock_of
+from dense_jax.types import Document
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:

@@ -14,8 +14,7 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import Config, CorpusConfig
-from dense_jax.contracts import Candidates, Reject
-from dense_jax.data.duplicates import first_of_each_text
+from dense_jax.data.dedup import first_of_each_text
 from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
 from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.sources.corpus import CheckedCorpus, Source
@@ -26,7 +25,8 @@ from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, check
 from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath, digest, located, write_json
+from dense_jax.io import AnyPath, digest, located, write_json
+from dense_jax.types import Candidates, Reject
 
 DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
 _EXAMPLES = 5  # queries shown in an error

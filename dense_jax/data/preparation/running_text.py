@@ -11,10 +11,10 @@ from itertools import accumulate
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Document, Passage
 from dense_jax.data.sentences import Ids, Sentence, Tokenised
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.shards import Entry, Group
+from dense_jax.types import Document, Passage
 
 GROUP = 1 << 20  # tokens that are cut together
 

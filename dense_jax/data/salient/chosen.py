@@ -5,14 +5,14 @@ from itertools import chain
 from typing import Any
 
 from dense_jax.config import SpansConfig
-from dense_jax.contracts import Document
 from dense_jax.data.salient.names import CapitalisedRuns, Gazetteer
 from dense_jax.data.salient.patterns import Patterns
 from dense_jax.data.salient.taggers import Precomputed, RandomSpans, SpanTagger, Union
 from dense_jax.data.sources.open_questions import sound_questions
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath, digest, located
+from dense_jax.io import AnyPath, digest, located
 from dense_jax.progress import progress
+from dense_jax.types import Document
 
 _FILES = ("answers", "precomputed")
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dense_jax.contracts import Document
 from dense_jax.data.salient.taggers import Span, sentence_words
+from dense_jax.types import Document
 
 
 def _words(text: str) -> frozenset[str]:

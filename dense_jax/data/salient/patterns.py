@@ -7,8 +7,8 @@ Every repeat is bounded and every alternative starts at the edge of a word, so t
 
 import re
 
-from dense_jax.contracts import Document
 from dense_jax.data.salient.taggers import Span, resolved
+from dense_jax.types import Document
 
 _START = r"(?<![\w.,:/$€£¥-])"  # not inside a word or a number
 _END = r"(?![\w])"

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import NO_SPANS, Document
 from dense_jax.data import held_out
 from dense_jax.data.salient.taggers import Span, SpanTagger, salient_sentences
 from dense_jax.data.sentences import Tokenised, batches, spaced
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.types import NO_SPANS, Document
 
 TokenSpans = Int[np.ndarray, "_ 2"]  # of any number: first token and one past the last, of a sentence
 

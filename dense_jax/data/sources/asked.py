@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import xxhash
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, as_id, value_of
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError
 from dense_jax.data.sources.rows import Row
+from dense_jax.types import Reject
 
 
 class Told(NamedTuple):

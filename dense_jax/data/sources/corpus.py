@@ -13,7 +13,6 @@ from itertools import chain
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Document, Reject
 from dense_jax.data.sources.fields import as_id, check_configured, document_fields, numbering_note
 from dense_jax.data.sources.installed import installed_rows, installed_versions
 from dense_jax.data.sources.judged import JudgedQuery
@@ -21,7 +20,8 @@ from dense_jax.data.sources.lines import RowError, has_surrogate
 from dense_jax.data.sources.rows import Row, open_tfds, tfds_rows
 from dense_jax.data.sources.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError, require
-from dense_jax.files import located
+from dense_jax.io import located
+from dense_jax.types import Document, Reject
 
 INSTALLED = "installed"
 EMPTY = "text and title are empty"  # the reason why a row is no document

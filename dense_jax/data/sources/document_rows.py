@@ -6,7 +6,6 @@ from functools import partial
 from itertools import chain
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.fields import (
     Fields,
     check_configured,
@@ -19,7 +18,8 @@ from dense_jax.data.sources.fields import (
 from dense_jax.data.sources.rows import Row, named_rows, tsv_rows
 from dense_jax.data.sources.tables import Record, Records, column_names, tsv_cells, tsv_records
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
+from dense_jax.io import AnyPath
+from dense_jax.types import Reject
 
 
 @dataclass(frozen=True)

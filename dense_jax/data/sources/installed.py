@@ -11,7 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from dense_jax.data.duplicates import without_near_duplicates
+from dense_jax.data.dedup import without_near_duplicates
 from dense_jax.data.sources.docstrings import documented, is_english_prose, readable, topics
 from dense_jax.data.sources.rows import Row
 from dense_jax.progress import progress

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import orjson
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.fields import DOCUMENT_IDS, GRADES, QUERY_IDS, QUERY_TEXTS, as_id, find, is_known, listed
 from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.lines import RowError, decoded, form, lines
 from dense_jax.data.sources.tables import Record, is_array, json_records
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
+from dense_jax.io import AnyPath
+from dense_jax.types import Reject
 
 T = TypeVar("T")
 

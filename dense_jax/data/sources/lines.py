@@ -12,7 +12,7 @@ from io import BufferedIOBase
 from typing import IO
 
 from dense_jax.errors import DataError
-from dense_jax.files import POINTER, AnyPath, is_pointer
+from dense_jax.io import POINTER, AnyPath, is_pointer
 
 _PACKED = (".gz", ".xz")
 _ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.lines import RowError, content, decoded, form, lines, stem
 from dense_jax.data.sources.rows import Row
 from dense_jax.data.sources.tables import text_of
-from dense_jax.files import AnyPath, digest
+from dense_jax.io import AnyPath, digest
+from dense_jax.types import Reject
 
 TEXT = ".txt"
 

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import checked_id, checked_score, query_text
 from dense_jax.data.sources.asked_forms import Form
 from dense_jax.data.sources.corpus import Source
@@ -25,7 +24,8 @@ from dense_jax.data.sources.lines import RowError, form
 from dense_jax.data.sources.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
 from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath, located
+from dense_jax.io import AnyPath, located
+from dense_jax.types import Reject
 
 _TRIPLE = 3
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-from dense_jax.contracts import Reject
+from dense_jax.types import Reject
 
 _FORM = "the file is likely not JSON lines; name a file after its form, such as .json, .tsv, .csv or .txt"
 _ENCODING = "the file likely has another encoding; if that is Latin-1, convert it by iconv -f ISO-8859-1 -t UTF-8"

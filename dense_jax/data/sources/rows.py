@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, find
 from dense_jax.data.sources.lines import RowError, decoded
 from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath
+from dense_jax.io import AnyPath
+from dense_jax.types import Reject
 
 _BLOCK = 256  # examples read from TFDS at once: one by one is several times slower
 

@@ -23,7 +23,6 @@ from itertools import islice
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import Asked, documents, judged
 from dense_jax.data.sources.asked_forms import Form, asked_rows, form_of, is_pairs
 from dense_jax.data.sources.document_rows import documents_of, first_cells, tsv_documents
@@ -47,7 +46,8 @@ from dense_jax.data.sources.tables import (
     whole_json,
 )
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath, digest
+from dense_jax.io import AnyPath, digest
+from dense_jax.types import Reject
 
 FORMS = (
     "a BEIR or MS MARCO folder, a .jsonl, .json, .tsv or .parquet file of documents, or of queries with texts "

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.asked import Asked, Told, judged_query, told
 from dense_jax.data.sources.judged import JudgedQuery
 from dense_jax.data.sources.lines import RowError
 from dense_jax.data.sources.rows import Row
 from dense_jax.data.sources.tables import Record, whole_json
-from dense_jax.files import AnyPath
+from dense_jax.io import AnyPath
+from dense_jax.types import Reject
 
 T = TypeVar("T")
 

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.contracts import Reject
 from dense_jax.data.sources.lines import RowError, content, decoded, first_byte, lines, raw_lines
 from dense_jax.errors import DataError, MachineError
-from dense_jax.files import AnyPath
+from dense_jax.io import AnyPath
+from dense_jax.types import Reject
 
 _BATCH = 1_024  # rows of a Parquet file held at once
 

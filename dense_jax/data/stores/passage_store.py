@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import orjson
 
-from dense_jax.config_tree import differences
-from dense_jax.contracts import Document, Part, Passage, Passages
+from dense_jax.config.tree import differences
 from dense_jax.data.stores.records import Records
 from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import digest, is_written, json_digest, read_json, verify, write_json
+from dense_jax.io import digest, is_written, json_digest, read_json, verify, write_json
 from dense_jax.schemas import Claimed, StoreManifest, StoreProgress
+from dense_jax.types import Document, Passage, Passages, SourceRows
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
@@ -48,7 +48,7 @@ class PassageStore(Passages):
         self.manifest: dict[str, Any] = read_json(folder / _MANIFEST, StoreManifest)
         ends = accumulate(counts["count"] for counts in _parts(self.manifest))
         self._parts = [
-            Part(counts["name"], range(end - counts["count"], end), counts["tokens"])
+            SourceRows(counts["name"], range(end - counts["count"], end), counts["tokens"])
             for counts, end in zip(_parts(self.manifest), ends, strict=True)
         ]
         counts = self.manifest["passages_per_shard"]
@@ -103,7 +103,7 @@ class PassageStore(Passages):
         blocks = (range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
         return [orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows)]
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[SourceRows]:
         """All rows, source by source."""
         return self._parts
 

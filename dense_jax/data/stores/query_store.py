@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Candidates, Document, Guide, Part, Passage, Passages, Question
 from dense_jax.data.stores.passage_store import PassageStore, is_finished
 from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
-from dense_jax.files import digest, digests, read_json, verify, write_json
+from dense_jax.io import digest, digests, read_json, verify, write_json
 from dense_jax.schemas import Ids, QueryManifest
+from dense_jax.types import Candidates, Document, Guide, Passage, Passages, SourceRows, TrainingQuery
 
 MANIFEST = "manifest.json"
 _NAMES = {
@@ -66,7 +66,7 @@ class QueryStore(Passages):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         return [self[row] for row in rows]
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Question:
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> TrainingQuery:
         """The question of query `row`: with what it was judged, whatever of it is taken."""
         positives, negatives = (
             Candidates(self._lists[f"{side}s"][row].astype(np.int32), np.array(self._lists[f"{side}-scores"][row]))
@@ -75,7 +75,7 @@ class QueryStore(Passages):
         guide = None
         if self._guide:
             guide = Guide(np.array(self._guide.queries.values[row]), self._guide.documents.values)
-        return Question(row, epoch, self._tokens(row), positives, negatives, self.documents, guide)
+        return TrainingQuery(row, epoch, self._tokens(row), positives, negatives, self.documents, guide)
 
     def document(self, row: int) -> Document:
         """The query's id and text."""
@@ -86,9 +86,9 @@ class QueryStore(Passages):
         """The id of each query."""
         return [self._lists["ids"][row].tobytes().decode() for row in range(len(self))]
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[SourceRows]:
         """All rows, source by source: a query belongs to that of its first positive."""
-        return [Part(part["name"], range(*part["rows"]), part["tokens"]) for part in self.manifest["parts"]]
+        return [SourceRows(part["name"], range(*part["rows"]), part["tokens"]) for part in self.manifest["parts"]]
 
     @property
     def fingerprint(self) -> str:

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Answered, Document, Part, Passage, Passages, Reject
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.files import AnyPath, digest
+from dense_jax.io import AnyPath, digest
+from dense_jax.types import Document, Passage, Passages, QAExample, Reject, SourceRows
 
 _EXAMPLES = 5  # bad rows shown in an error
 
@@ -68,10 +68,10 @@ class QuestionSet(Passages):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         return [self[row] for row in rows]
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Answered:
+    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> QAExample:
         """The question of `row`, every time the same."""
         question, tokens, answer_tokens = self._stored[row]
-        return Answered(row, tokens, question.answers, answer_tokens)
+        return QAExample(row, tokens, question.answers, answer_tokens)
 
     def document(self, row: int) -> Document:
         """The question's id and text."""
@@ -87,9 +87,9 @@ class QuestionSet(Passages):
         """Changes with anything in the file."""
         return digest(self.path)
 
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[SourceRows]:
         """All rows: one source."""
-        return [Part(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
+        return [SourceRows(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
 
 
 def tokenised_answers(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[list[Int[np.ndarray, " _"]]]:

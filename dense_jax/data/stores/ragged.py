@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from dense_jax.errors import StorageError
-from dense_jax.files import whole_file
+from dense_jax.io import whole_file
 
 
 class Ragged:

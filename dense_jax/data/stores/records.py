@@ -9,7 +9,7 @@ from pathlib import Path
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from dense_jax.errors import StorageError
-from dense_jax.files import whole_file
+from dense_jax.io import whole_file
 
 _OPTIONS = "group_size:1,uncompressed"  # one record is read without its neighbours; ids hardly compress
 _FULL = ("No space left", "File too large", "quota")  # what the library says of a full disk

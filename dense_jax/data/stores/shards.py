@@ -8,9 +8,9 @@ import numpy as np
 import orjson
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import NO_SPANS, Document, Passage
 from dense_jax.data.stores.records import write_records
-from dense_jax.files import digest
+from dense_jax.io import digest
+from dense_jax.types import NO_SPANS, Document, Passage
 
 _HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentences, tokens
 

@@ -20,16 +20,16 @@ import jax.numpy as jnp
 import tokenizers
 from tokenizers import AddedToken, processors
 
-from dense_jax.arrays import Float, Params, np, unit
-from dense_jax.contracts import Tower, Towers
+from dense_jax.arrays import Float, Params, l2_normalize, np
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.files import read_json, write_json
-from dense_jax.models import hf
+from dense_jax.hf import tensors
+from dense_jax.hf.config import read_config
+from dense_jax.hf.inputs import read_tokens
+from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.hf_config import read_config
-from dense_jax.models.hf_inputs import read_tokens
 from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.types import Tower, Towers
 
 _QUERY_VIEWER = "[VIEQ]"
 _MODULES = "sentence_transformers.base.modules."
@@ -103,12 +103,12 @@ def read_views(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]])
     place = folder / f"{side}_0_Transformer"
     encoder = Encoder(read_config(place))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
-    params, _ = hf.load(blank, place, encoder)
+    params, _ = tensors.load(blank, place, encoder)
     tokens = read_tokens(place, inputs, read_json(place / "tokenizer_config.json")["model_max_length"])
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     counted = np.isin(tokens.ids, _counted(folder, side)) & tokens.mask
     vectors = hidden[counted].reshape(len(inputs), -1, hidden.shape[-1])
-    return np.asarray(unit(jnp.asarray(vectors))) if (folder / "1_Normalize").is_dir() else vectors
+    return np.asarray(l2_normalize(jnp.asarray(vectors))) if (folder / "1_Normalize").is_dir() else vectors
 
 
 def _counted(folder: Path, side: str) -> list[int]:
@@ -131,7 +131,7 @@ def _with_viewers(tokenizer: Tokenizer, viewers: list[str]) -> tokenizers.Tokeni
 def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, folder: Path) -> None:
     bert, vocabulary = side.encoder.bert, tokenizer.vocabulary
     params, config = _opened(side, known)
-    hf.save(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
     start, second = " ".join(side.viewers), min(1, bert.types - 1)
     backend.post_processor = processors.TemplateProcessing(

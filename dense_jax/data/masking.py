@@ -6,15 +6,15 @@ from typing import NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Bool, Example, Int
-from dense_jax.contracts import Layout, Passage, Tokens, Vocabulary
-from dense_jax.data.passages import lay_out
+from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import ConfigError
+from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 _DECODER_SAMPLES = 256  # of one sequence, as in RetroMAE's released code
 _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
 
 
-class Cloze(NamedTuple):
+class InverseCloze(NamedTuple):
     """A sentence and the passage it stands in."""
 
     query: Int[np.ndarray, " q"]
@@ -22,7 +22,7 @@ class Cloze(NamedTuple):
     removed: bool  # the sentence was taken out of the body
 
 
-def cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> Cloze | None:
+def inverse_cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> InverseCloze | None:
     """One sentence of `passage`, uniformly drawn, as a query for the rest.
 
     The sentence is removed from the body with probability `removal_rate`; else the body stays whole, so that the
@@ -35,7 +35,7 @@ def cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> Cl
         return None
     query = passage.tokens[chosen]
     body = np.delete(passage.tokens, chosen) if removed else passage.tokens
-    return Cloze(query, body, removed)
+    return InverseCloze(query, body, removed)
 
 
 class Noise(enum.Enum):
@@ -60,7 +60,7 @@ def crop(
     return tokens[start : start + length]
 
 
-def disturb(
+def corrupt(
     tokens: Int[np.ndarray, " l"], noise: Noise, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Int[np.ndarray, " _"]:
     """`tokens` with `noise` done to each with probability `rate`. Where all would be deleted, the first stays."""
@@ -112,19 +112,21 @@ def masked_passage(
     room = length - (3 if layout is Layout.PAIR else 2) - (0 if layout is Layout.BODY else len(title))
     spare = len(body) - room
     start = int(rng.integers(spare + 1)) if spare > 0 else 0
-    tokens = lay_out(title, body[start:], length, layout, vocabulary)
+    tokens = build_inputs(title, body[start:], length, layout, vocabulary)
     budget = masking_budget(content(tokens, vocabulary), rate)
-    return hide(tokens, budget, masking_budget(length, rate), vocabulary, rng)
+    return apply_mlm_mask(tokens, budget, masking_budget(length, rate), vocabulary, rng)
 
 
-def hide(tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+def apply_mlm_mask(
+    tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator
+) -> Example:
     """`tokens` with up to `budget` tokens of whole words hidden; positions of weight 0 fill up to `slots`.
 
     Each chosen token becomes [MASK] with probability 0.8, a random id with 0.1, and stays itself with 0.1; all are
     predicted. Special tokens are never chosen.
     """
     ids = np.asarray(tokens.ids)
-    positions = np.sort(draw_words(ids, budget, vocabulary, rng))
+    positions = np.sort(sample_words(ids, budget, vocabulary, rng))
     draw = rng.random(len(positions))
     noise = rng.integers(vocabulary.size, size=len(positions))
     hidden = ids.copy()
@@ -157,14 +159,14 @@ def mask_span(
     hidden[start:end] = mask_id(vocabulary)
     labels = sentence[start:end][:slots].astype(np.int32)
     return {
-        "query": lay_out(passage.title[:0], hidden, length, Layout.BODY, vocabulary),
+        "query": build_inputs(passage.title[:0], hidden, length, Layout.BODY, vocabulary),
         "positions": _filled(np.arange(len(labels), dtype=np.int32) + start + 1, slots),  # after [CLS]
         "labels": _filled(labels, slots),
         "weights": _filled(np.ones(len(labels), np.float32), slots),
     }
 
 
-def draw_words(
+def sample_words(
     ids: Int[np.ndarray, " l"], budget: int, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Int[np.ndarray, " m"]:
     """Positions of whole words, drawn at random until `budget` tokens are full."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import tokenizers
 
 from dense_jax.arrays import np
-from dense_jax.contracts import Tokens
-from dense_jax.files import read_json
+from dense_jax.io import read_json
+from dense_jax.types import Tokens
 
 
 def read_tokens(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Tokens:

@@ -11,7 +11,7 @@ from types import ModuleType
 from dense_jax.config import Config
 from dense_jax.errors import ConfigError, UserError, require
 
-PUBLISHED = Path(__file__).parent / "configs"
+PUBLISHED = Path(__file__).parent.parent / "configs"
 _NAMED = re.compile(r"(?P<file>[^/.:]+)(:(?P<variant>.*))?", re.DOTALL)
 _BY_PATH = re.compile(r"(?P<file>.+?\.py)(:(?P<variant>.*))?", re.DOTALL)
 

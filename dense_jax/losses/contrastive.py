@@ -5,9 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, wide
-from dense_jax.losses.scores import NEVER, Hidden, dot_scores
-from dense_jax.losses.tiles import Sums, Told, sums_in_tiles
+from dense_jax.arrays import Array, Bool, Float, Int, to_float32
+from dense_jax.losses.blockwise import BlockInputs, Sums, sums_in_tiles
+from dense_jax.losses.similarity import NEVER, NegativeMask, dot_scores
 
 
 class InBatch(NamedTuple):
@@ -43,7 +43,7 @@ def in_batch_softmax(
     >>> [round(float(x), 4) for x in result.loss]  # log(1 + e^-2), log 2
     [0.1269, 0.6931]
     """
-    scores = wide(scores) / temperature
+    scores = to_float32(scores) / temperature
     own = _own(scores, positives)
     positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
     if hidden is not None:
@@ -56,7 +56,7 @@ def contrast(
     passages: Float[Array, "p d"],
     *,
     positives: Int[Array, " q"] | None = None,
-    hidden: Hidden | None = None,
+    hidden: NegativeMask | None = None,
     temperature: float = 1.0,
     smoothing: float = 0.0,
     chunk: int = 0,
@@ -74,9 +74,9 @@ def contrast(
         scores = dot_scores(queries, passages)
         mask = None if hidden is None else hidden.mask(scores)
         return in_batch_softmax(scores, positives=positives, hidden=mask, temperature=temperature, smoothing=smoothing)
-    queries, passages, own = wide(queries), wide(passages), _own(queries, positives)
+    queries, passages, own = to_float32(queries), to_float32(passages), _own(queries, positives)
     positive = jnp.einsum("qd,qd->q", queries, passages[own]) / temperature
-    told = Told(own, jax.lax.stop_gradient(positive), hidden)
+    told = BlockInputs(own, jax.lax.stop_gradient(positive), hidden)
     return _outcome(sums_in_tiles(queries, passages, told, temperature, chunk), positive, own, smoothing)
 
 
@@ -84,7 +84,7 @@ def log_normaliser(
     queries: Float[Array, "q d"],
     passages: Float[Array, "p d"],
     *,
-    hidden: Hidden,
+    hidden: NegativeMask,
     temperature: float = 1.0,
     chunk: int = 0,
 ) -> Float[Array, " q"]:
@@ -92,11 +92,11 @@ def log_normaliser(
 
     Where all are hidden, a number below any score.
     """
-    queries, passages = wide(queries), wide(passages)
+    queries, passages = to_float32(queries), to_float32(passages)
     if chunk == 0:
         scores = dot_scores(queries, passages)
         return _sums(scores / temperature, hidden.mask(scores), scores[:, 0]).normaliser
-    told = Told(jnp.full(len(queries), -1), jnp.zeros(len(queries), queries.dtype), hidden)
+    told = BlockInputs(jnp.full(len(queries), -1), jnp.zeros(len(queries), queries.dtype), hidden)
     return sums_in_tiles(queries, passages, told, temperature, chunk).normaliser
 
 
@@ -120,7 +120,7 @@ def queue_softmax(
     >>> round(float(queue_softmax(one, one, jnp.ones((3, 1, 1)), filled=jnp.array(2)).loss[0]), 4)  # log 3
     1.0986
     """
-    queries, keys, queue = wide(queries) / temperature, wide(keys), wide(queue)
+    queries, keys, queue = to_float32(queries) / temperature, to_float32(keys), to_float32(queue)
     positive = jnp.einsum("qd,qd->q", queries, keys)
     scores = jnp.einsum("qd,kbd->qkb", queries, queue)
     is_key = (jnp.arange(queue.shape[0]) < filled)[None, :, None]

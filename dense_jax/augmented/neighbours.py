@@ -2,8 +2,8 @@
 
 A version is made by the passage tower of a checkpoint and searched with its query tower, so what is found for a batch
 depends on nothing else and can be looked up ahead. Synchronous: the trainer makes one every `every` steps, and a run
-that was interrupted goes on with the same one. Asynchronous: another process makes them (train/refresher.py), and the
-trainer changes to the newest between two steps. REALM (Guu et al. 2020), section 3.3.
+that was interrupted goes on with the same one. Asynchronous: another process makes them (augmented/refresher.py), and
+the trainer changes to the newest between two steps. REALM (Guu et al. 2020), section 3.3.
 """
 
 import time
@@ -13,17 +13,18 @@ from dataclasses import dataclass, replace
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import agreed, gathered, is_first, of_first, together, whole
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
+from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
-from dense_jax.contracts import Found, Retrieves, Tokens, Tower
-from dense_jax.data.pipeline import held, placed
+from dense_jax.data.pipeline import local_rows, to_global_array
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
+from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
+from dense_jax.objective import Retrieves
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
-from dense_jax.train.versions import Versions
+from dense_jax.types import SearchResult, Tokens, Tower
 
 PREFIX = "index/"  # of the names in metrics.jsonl and TensorBoard
 _LOOK = 10  # steps from one look for a newer version to the next
@@ -44,7 +45,7 @@ class Version:
     objective: Retrieves
     mesh: Mesh  # of this process's devices
 
-    def find(self, batch: Batch) -> Found:
+    def find(self, batch: Batch) -> SearchResult:
         """What is nearest to the questions of this process's `batch`.
 
         Raises:
@@ -55,7 +56,7 @@ class Version:
             vectors = np.asarray(self.encode(self.query, tokens), np.float32)
         return self.nearest(vectors)
 
-    def nearest(self, vectors: Float[np.ndarray, "q d"]) -> Found:
+    def nearest(self, vectors: Float[np.ndarray, "q d"]) -> SearchResult:
         """What is nearest to each vector of this process; all search together.
 
         Raises:
@@ -65,12 +66,12 @@ class Version:
         with jax.set_mesh(self.mesh):
             rows = _searched(self.index, vectors, min(depth, count))
         rows = np.pad(rows, ((0, 0), (0, depth - rows.shape[1])), constant_values=-1)
-        return Found(rows, self.index.vectors.take(rows))
+        return SearchResult(rows, self.index.vectors.take(rows))
 
 
 def _searched(index: Index, vectors: Float[np.ndarray, "q d"], k: int) -> Int[np.ndarray, "q k"]:
     """The k best rows for each of this process's vectors: all processes search their parts for those of all."""
-    rows = index.search(gathered(vectors).reshape(-1, vectors.shape[1]), k).rows
+    rows = index.search(all_gather(vectors).reshape(-1, vectors.shape[1]), k).rows
     return rows.reshape(-1, len(vectors), k)[jax.process_index()]
 
 
@@ -134,7 +135,7 @@ class Neighbours:
         elif self._version is None:
             self._make(self._known(step), step)
 
-    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> Found:
+    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> SearchResult:
         """The passages nearest to the questions of this process's `batch` by the query tower of `params`.
 
         With `rng`, dropout is on.
@@ -143,14 +144,14 @@ class Neighbours:
         and the same for any number of processes.
         """
         query = self.objective.towers(params).query.params
-        asked = placed({"question": self.objective.question(batch)}, mesh)["question"]
+        asked = to_global_array({"question": self.objective.question(batch)}, mesh)["question"]
         vectors = self._encode_anew(query, asked, rng, batch_sharding(mesh))
-        return self.version.nearest(held(vectors).astype(np.float32))
+        return self.version.nearest(local_rows(vectors).astype(np.float32))
 
     def _known(self, step: int) -> int:
         """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
         steps = [saved for saved in self._on_disk().steps() if saved <= step]
-        first = [self.step, *reversed(of_first(self.versions.committed))]
+        first = [self.step, *reversed(on_process_0(self.versions.committed))]
         wanted = [one for one in (*first, *reversed(steps)) if one in steps]
         chosen = self.checkpoints.first_sound(list(dict.fromkeys(wanted)))
         if chosen != self.step:
@@ -160,7 +161,7 @@ class Neighbours:
     def _on_disk(self) -> Checkpoints:
         """All checkpoints, the last one too: of a save just over, the first process's own manager alone knows all."""
         self.checkpoints.finish()
-        together("checkpoints are complete")
+        barrier("checkpoints are complete")
         return self._reading()
 
     def _reading(self) -> Checkpoints:
@@ -171,12 +172,12 @@ class Neighbours:
         began = time.monotonic()
         saved = self._on_disk()
         towers = self.objective.towers(saved.restore_params(version, self.like))
-        passage = replace(towers.passage, params=whole(towers.passage.params))
+        passage = replace(towers.passage, params=gather_to_host(towers.passage.params))
         with self.log.paused():
             fingerprint, patience = saved.fingerprint(version), self.settings.patience
             self.versions.make(version, passage, fingerprint, between=self._stop_if_told, patience=patience)
             self._use(version, self.versions.open(version), towers.query)
-            if is_first():
+            if is_process_0():
                 self.versions.prune(saved.fingerprints(self.versions.begun()), in_use=version)
         self._spent += time.monotonic() - began
         share = self._spent / (time.monotonic() - self._began)
@@ -185,7 +186,7 @@ class Neighbours:
 
     def _use(self, version: int, opened: Index, query: Tower) -> None:
         mesh = self.versions.mesh
-        everywhere = jax.device_put(whole(query.params), replicated(mesh))
+        everywhere = jax.device_put(gather_to_host(query.params), replicated(mesh))
         begun = self.versions.begun_at(version)
         self._version = Version(version, begun, opened, everywhere, self._encode, self.objective, mesh)
         self.step = version
@@ -206,9 +207,9 @@ class Neighbours:
                     self.log.say(f"warning: {age}; is `dense-jax refresh` running?")
                 return
             patience = self.settings.patience if self.settings.stale is Stale.WAIT else 0
-            if agreed(int(time.monotonic() - began >= patience)):
+            if broadcast(int(time.monotonic() - began >= patience)):
                 self.log.say(f"{age}; the trainer makes one itself")
-                self._make(agreed(self._on_disk().steps()[-1]), step)
+                self._make(broadcast(self._on_disk().steps()[-1]), step)
                 return
             self._stop_if_told()
             time.sleep(_PAUSE)
@@ -220,7 +221,7 @@ class Neighbours:
 
     def _change(self, step: int) -> None:
         """Uses the newest version that is whole and of one of our checkpoints up to `step`."""
-        found = agreed(self._newest(step))
+        found = broadcast(self._newest(step))
         if found <= self.step:
             return
         with self.log.paused():

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int
-from dense_jax.losses.scores import NEVER, Hidden, Marks, dot_scores
+from dense_jax.losses.similarity import NEVER, NegativeMask, TextIds, dot_scores
 
 
 class Sums(NamedTuple):
@@ -22,16 +22,16 @@ class Sums(NamedTuple):
     above: Int[Array, " q"]  # how many score above the own one, or another that is given
 
 
-class Told(NamedTuple):
+class BlockInputs(NamedTuple):
     """What the sums are to know of each query beside its vector; no gradient passes through it."""
 
     own: Int[Array, " q"]  # the passage that is never hidden; -1: none
     positive: Float[Array, " q"]  # what candidates are counted that score above it
-    hidden: Hidden | None
+    hidden: NegativeMask | None
 
 
 def _sums_in_tiles(
-    queries: Float[Array, "q d"], passages: Float[Array, "p d"], told: Told, temperature: float, chunk: int
+    queries: Float[Array, "q d"], passages: Float[Array, "p d"], told: BlockInputs, temperature: float, chunk: int
 ) -> Sums:
     """`Sums` of the inner products over the temperature. They are kept relative to a running maximum."""
 
@@ -66,7 +66,7 @@ def _sums_in_tiles(
 sums_in_tiles: Any = jax.custom_vjp(_sums_in_tiles, nondiff_argnums=(3, 4))
 
 
-def _forward(queries: Array, passages: Array, told: Told, temperature: float, chunk: int) -> tuple[Sums, Any]:
+def _forward(queries: Array, passages: Array, told: BlockInputs, temperature: float, chunk: int) -> tuple[Sums, Any]:
     sums = sums_in_tiles(queries, passages, told, temperature, chunk)
     return sums, (queries, passages, told, sums.normaliser)
 
@@ -93,10 +93,10 @@ class _Tile(NamedTuple):
 
     vectors: Float[Array, "*n c d"]
     numbers: Int[Array, "*n c"]
-    marks: Marks | None
+    marks: TextIds | None
 
 
-def _tiles(passages: Float[Array, "p d"], hidden: Hidden | None, chunk: int) -> _Tile:
+def _tiles(passages: Float[Array, "p d"], hidden: NegativeMask | None, chunk: int) -> _Tile:
     """All passages in tiles of `chunk`: each takes every n-th passage, so that it lies on all devices alike."""
     size = passages.shape[0]
     count = -(-size // chunk)
@@ -111,7 +111,7 @@ def _tiles(passages: Float[Array, "p d"], hidden: Hidden | None, chunk: int) -> 
 
 
 def _scores(
-    queries: Float[Array, "q d"], tile: _Tile, told: Told, temperature: float
+    queries: Float[Array, "q d"], tile: _Tile, told: BlockInputs, temperature: float
 ) -> tuple[Float[Array, "q c"], Bool[Array, "q c"]]:
     """The scores, and which of them are of candidates; the others are NEVER."""
     scores, numbers = dot_scores(queries, tile.vectors), tile.numbers[None]

@@ -23,23 +23,23 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Float, np
 from dense_jax.config import require
-from dense_jax.contracts import Layout, Similarity, Tokens, Tower, Towers
-from dense_jax.data.passages import lay_out, stacked
+from dense_jax.data.inputs import build_inputs, stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.export_views import read_views, write_views
-from dense_jax.files import naming_storage_errors, sync, whole_file, write_json
+from dense_jax.hf import tensors
+from dense_jax.hf.config import read_config
+from dense_jax.hf.inputs import read_tokens
+from dense_jax.hf.model_card import Card, card_text
+from dense_jax.hf.modules import modules_of, read_modules, run_modules, write_modules
+from dense_jax.hf.multi_vector import read_views, write_views
+from dense_jax.io import naming_storage_errors, sync, whole_file, write_json
 from dense_jax.locks import alone, lock_of
-from dense_jax.model_card import Card, card_text
-from dense_jax.models import hf
 from dense_jax.models.attention import Attention
-from dense_jax.models.chain import modules_of, read_modules, run_modules, write_modules
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.hf_config import read_config
-from dense_jax.models.hf_inputs import read_tokens
 from dense_jax.models.layers import Dtype
 from dense_jax.models.viewers import MultiViewEncoder
 from dense_jax.retrieval.encode import count_unpooled
+from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 
 TOLERANCE = 1e-4  # largest difference of a number in a vector
 Reader = Callable[[Sequence[str | tuple[str, str]]], Float[np.ndarray, "b *n d"]]  # texts or pairs -> vectors
@@ -141,7 +141,7 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
         raise ConfigError(f"{type(encoder).__name__} cannot be exported: only models.encoder.Encoder can")
     parts = {name: params[name] for name in ("bert", "pooler") if name in params}
     vocabulary = tokenizer.vocabulary
-    hf.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
     write_modules(modules_of(encoder, params, model.tower.pools_prompt), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
@@ -218,7 +218,7 @@ def _our_vectors(
     side = tower
     if are_queries:  # as in searching: prompt and query are one text
         side, samples = dataclasses.replace(tower, prompt=""), [(title, tower.prompt + text) for title, text in samples]
-    tokens = stacked([_our_tokens(side, *sample, tokenizer) for sample in samples])
+    tokens = stack_tokens([_our_tokens(side, *sample, tokenizer) for sample in samples])
     count = count_unpooled(tower, tokenizer)
     apply = functools.partial(_in_float32(tower.encoder).apply, **({"unpooled": count} if count else {}))
     return np.asarray(jax.jit(apply)(tower.params, tokens))
@@ -232,7 +232,7 @@ def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> To
         text_ids = np.concatenate([prompt, text_ids])
     else:
         title_ids = np.concatenate([prompt, title_ids])
-    return lay_out(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary)
+    return build_inputs(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary)
 
 
 def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
@@ -251,7 +251,7 @@ def _their_vectors(
     """
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
-    params, _ = hf.load(blank, folder, encoder)
+    params, _ = tensors.load(blank, folder, encoder)
     tokens = read_tokens(folder, inputs, length)
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     prompted = int(read_tokens(folder, [prompt], length).mask.sum()) - 1 if prompt else 0  # without its last [SEP]

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from dense_jax import flag_values
-from dense_jax.config import Config
-from dense_jax.flags import OWN_FLAGS, VERBS
+from dense_jax.config import Config, flag_values
+from dense_jax.config.command_line import OWN_FLAGS, VERBS
 
 USAGE = """usage: dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...]
        dense-jax compare WORKDIR ... [--against NAME] --workdir DIR

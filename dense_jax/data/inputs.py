@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Layout, Tokens, Vocabulary
+from dense_jax.types import Layout, Tokens, Vocabulary
 
 _UNWRAPPED = 120  # a longer line was not wrapped by hand, so its end is the end of a paragraph
 
@@ -75,7 +75,7 @@ def pack(lengths: Sequence[int], target: int | Callable[[], int], overhead: int 
     return [*runs, range(start, len(lengths))] if lengths else []
 
 
-def lay_out(
+def build_inputs(
     title: Int[np.ndarray, " t"], body: Int[np.ndarray, " l"], length: int, layout: Layout, vocabulary: Vocabulary
 ) -> Tokens:
     """A passage as one padded sequence of `length` tokens (ids and segments int32, mask bool).
@@ -99,7 +99,7 @@ def lay_out(
     return Tokens(ids, types, np.arange(length) < used)
 
 
-def stacked(rows: Sequence[Tokens]) -> Tokens:
+def stack_tokens(rows: Sequence[Tokens]) -> Tokens:
     """Sequences of one length under one another."""
     return Tokens(*map(np.stack, zip(*rows, strict=True)))
 

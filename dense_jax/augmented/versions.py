@@ -22,13 +22,12 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.agreement import all_or_none, is_first, of_first
 from dense_jax.config import Config, IndexKind
-from dense_jax.config_tree import differences
-from dense_jax.contracts import Passages, Tower
+from dense_jax.config.tree import differences
 from dense_jax.errors import StorageError
-from dense_jax.files import digest, is_written, read_json, verify, write_json
+from dense_jax.io import digest, is_written, read_json, verify, write_json
 from dense_jax.locks import all_in_turn, in_turn, is_held
+from dense_jax.multihost import all_or_none, is_process_0, on_process_0
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
@@ -36,6 +35,7 @@ from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.schemas import Digests, Manifest, Settings
+from dense_jax.types import Passages, Tower
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -118,16 +118,16 @@ class Versions:
         def give_up(waited: float) -> bool:
             between()
             late = waited >= patience
-            if late and is_first():
+            if late and is_process_0():
                 print(f"warning: another program makes {folder} and does not end; it is made again", file=sys.stderr)
             return late
 
         with all_in_turn(self._lock(step), give_up) as broken, jax.set_mesh(self.mesh):
             # Of one who does not end and wakes up after all, writing on, the digests tell.
-            begun = of_first((folder / _MADE_BY).is_file)
+            begun = on_process_0((folder / _MADE_BY).is_file)
             if broken or not begun or self._is_damaged(step, checkpoint):
-                of_first(lambda: self._begin(step, checkpoint))
-            if not of_first(lambda: is_written(folder / _COMMITTED)):
+                on_process_0(lambda: self._begin(step, checkpoint))
+            if not on_process_0(lambda: is_written(folder / _COMMITTED)):
                 self._build(folder, tower, checkpoint, between)
 
     def _begin(self, step: int, checkpoint: str) -> None:
@@ -138,16 +138,16 @@ class Versions:
         """Return whether a file of a finished part is missing or changed, or of another checkpoint; warns of it."""
         folder = self._of(step)
         try:
-            of_first(lambda: self._check_origin(step, checkpoint))
-            if of_first((folder / _COMMITTED).is_file):
-                of_first(lambda: self._verify_committed(folder))
+            on_process_0(lambda: self._check_origin(step, checkpoint))
+            if on_process_0((folder / _COMMITTED).is_file):
+                on_process_0(lambda: self._verify_committed(folder))
             for manifest in (folder / name for name in _MANIFESTS):
-                if of_first(manifest.is_file):
+                if on_process_0(manifest.is_file):
                     verify_in_shares(
-                        manifest.parent, of_first(lambda path=manifest: read_json(path, Manifest)["files"])
+                        manifest.parent, on_process_0(lambda path=manifest: read_json(path, Manifest)["files"])
                     )
         except StorageError as error:
-            if is_first():
+            if is_process_0():
                 print(f"warning: {error}; the index of step {step:,} is made again", file=sys.stderr)
             return True
         return False
@@ -173,14 +173,14 @@ class Versions:
             shard_size=self.config.embed.shard_size,
             made_by=self._made_by(checkpoint),
             placed=self._placed,
-            ids=Path(of_first(self._ids)),
+            ids=Path(on_process_0(self._ids)),
             between=between,
         )
         between()
         kind = self.config.neighbours.kind
         sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
         index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
-        of_first(lambda: write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS}))
+        on_process_0(lambda: write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS}))
 
     def _ids(self) -> str:
         """The file of the library's ids, written now if it is not there yet."""

@@ -8,7 +8,7 @@ import xxhash
 from datasketch import MinHash, MinHashLSH
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Passages
+from dense_jax.types import Passages
 
 _SHINGLE = 3  # words
 _HASHES = 64

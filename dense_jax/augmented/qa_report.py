@@ -17,20 +17,20 @@ import numpy as np
 import orjson
 
 from dense_jax.arrays import Int
-from dense_jax.contracts import Passages
+from dense_jax.augmented.qa_metrics import DEPTHS, answered_in, is_correct, top_k_accuracy
+from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, Seen
 from dense_jax.data.answers import Normalise, nq_open_normalised, pattern_match, squad_normalised
 from dense_jax.data.reading import answer_places
 from dense_jax.data.sources.open_questions import OpenQuestion, is_squad_file, sound_questions
 from dense_jax.data.stores.question_set import tokenised_answers
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.files import AnyPath, whole_file, write_json
+from dense_jax.io import AnyPath, whole_file, write_json
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.progress import progress
-from dense_jax.retrieval.answer import ReaderOnMesh, Reading, Seen
-from dense_jax.retrieval.answer_scores import DEPTHS, answered_in, is_correct, top_k_accuracy
 from dense_jax.retrieval.evaluate import markdown
 from dense_jax.retrieval.metrics import Scores
 from dense_jax.retrieval.search import Find
+from dense_jax.types import Passages
 
 FIGURES = "figures.json"
 Ids = Int[np.ndarray, " _"]

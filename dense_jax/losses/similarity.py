@@ -16,22 +16,22 @@ def dot_scores(queries: Float[Array, "q d"], passages: Float[Array, "p d"]) -> F
     return jnp.einsum("qd,pd->qp", queries, passages, preferred_element_type=exact)
 
 
-class Marks(NamedTuple):
+class TextIds(NamedTuple):
     """What is known of texts beside their vectors."""
 
     texts: Int[Array, "n k"]  # numbers, such as a passage's own, or those of all that answers a query; -1: none
     guide: Float[Array, "n e"] | None = None  # another model's vectors
 
 
-class Hidden(NamedTuple):
+class NegativeMask(NamedTuple):
     """Which passages are hidden from a query, its own not excepted: that is left to whoever knows it.
 
     Those that share a number with it, those without any number, which are not there, and those that score above its
     ceiling: by the guide's vectors, or without a guide by the scores themselves, before the temperature.
     """
 
-    queries: Marks
-    passages: Marks
+    queries: TextIds
+    passages: TextIds
     ceiling: Float[Array, " q"] | None = None
 
     def mask(self, scores: Float[Array, "q p"]) -> Bool[Array, "q p"]:
@@ -56,7 +56,9 @@ class Hidden(NamedTuple):
         return dot_scores(self.queries.guide, self.passages.guide)
 
 
-def ceilings(positives: Float[Array, " q"], *, margin: float, relative: bool = False) -> Float[Array, " q"]:
+def false_negative_thresholds(
+    positives: Float[Array, " q"], *, margin: float, relative: bool = False
+) -> Float[Array, " q"]:
     """The score from which on a passage is taken for an answer: s+ - margin, or s+ - |s+| margin where `relative`.
 
     `positives` are the queries' scores with their own passages, through which no gradient passes. GISTEmbed (Solatorio

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dense_jax.agreement import is_first, of_first
+from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
+from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import seconds
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.history import read_history
 from dense_jax.train.restore import Trained
-from dense_jax.train.versions import Versions
 
 _PAUSE = 2.0  # seconds between looks for a newer snapshot
 
@@ -39,11 +39,11 @@ def refresh(
         StorageError: the disk refuses.
     """
     while True:
-        step = of_first(lambda: _newest(workdir))
+        step = on_process_0(lambda: _newest(workdir))
         if step == last:
             return
-        if step is None or of_first(lambda made=step: _is_made(versions, workdir, made)):
-            if of_first(lambda: _ended(workdir)):
+        if step is None or on_process_0(lambda made=step: _is_made(versions, workdir, made)):
+            if on_process_0(lambda: _ended(workdir)):
                 return
             pause(_PAUSE)
             continue
@@ -51,11 +51,11 @@ def refresh(
         try:
             snapshot = trained(step)
         except StorageError:
-            if of_first(lambda: _newest(workdir)) == step:
+            if on_process_0(lambda: _newest(workdir)) == step:
                 raise
             continue  # the trainer has deleted it meanwhile: there is a newer one
         versions.make(step, snapshot.towers.passage, snapshot.fingerprint)
-        if is_first():
+        if is_process_0():
             versions.prune(_checkpoints(workdir).fingerprints(versions.begun()))
             print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
 

@@ -11,7 +11,7 @@ import jax
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Float, Int, Metrics, Params, PRNGKeyArray
 from dense_jax.config import require
-from dense_jax.contracts import Objective
+from dense_jax.objective import Objective
 
 
 def loss_in_chunks(

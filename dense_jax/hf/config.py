@@ -7,7 +7,7 @@ from typing import Any
 
 from dense_jax.config import require
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json
+from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
 from dense_jax.schemas import ModelConfig
@@ -92,7 +92,7 @@ def check_architecture(objective: Any, folder: Path) -> None:
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
-    """The same against the settings of another objective, as `config_tree.to_dict` gives them; `name` is where it is.
+    """The same against the settings of another objective, as `config.tree.to_dict` gives them; `name` is where it is.
 
     Raises:
         ConfigError: with one line for each difference, and the flag that ends it.
@@ -109,7 +109,7 @@ def architecture(config: BertConfig) -> dict[str, Any]:
 
 
 def architecture_of_run(objective: dict[str, Any]) -> dict[str, Any]:
-    """The same of the first model among the settings of an objective, as `config_tree.to_dict` gives them."""
+    """The same of the first model among the settings of an objective, as `config.tree.to_dict` gives them."""
     return {name: raw[name] for raw in [*_bert_dicts(objective)][:1] for name in _ARCHITECTURE}
 
 

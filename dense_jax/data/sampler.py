@@ -13,8 +13,8 @@ import xxhash
 
 from dense_jax.arrays import Float, Int
 from dense_jax.config import LoaderConfig, Mixing, Order, require
-from dense_jax.contracts import Part
 from dense_jax.errors import DataError
+from dense_jax.types import SourceRows
 
 Texts = Callable[[int, int], Sequence[int]]  # row and epoch -> numbers of its texts
 
@@ -23,7 +23,12 @@ class Visits:
     """Rows by index. Endless."""
 
     def __init__(
-        self, parts: Sequence[Part], config: LoaderConfig, seed: int, batch: int, texts: Texts = lambda row, _: (row,)
+        self,
+        parts: Sequence[SourceRows],
+        config: LoaderConfig,
+        seed: int,
+        batch: int,
+        texts: Texts = lambda row, _: (row,),
     ) -> None:
         """`batch` are the examples that have one source where `mixing` says so, and share no text in a distinct order.
 
@@ -87,7 +92,7 @@ class _DistinctOrder:
     other: of several, a batch may hold the same text from two of them.
     """
 
-    def __init__(self, part: Part, seed: int, batch: int, texts: Texts) -> None:
+    def __init__(self, part: SourceRows, seed: int, batch: int, texts: Texts) -> None:
         self.part, self.seed, self.batch, self.texts = part, seed, batch, texts
         self._starts: tuple[int, ...] = (0,)  # of the epochs that are known
         self._arranged: dict[int, Int[np.ndarray, " p"]] = {}  # of those that are open

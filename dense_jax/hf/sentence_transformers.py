@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import require
-from dense_jax.contracts import Similarity
 from dense_jax.errors import ConfigError
-from dense_jax.files import read_json
+from dense_jax.hf.config import read_config
+from dense_jax.io import read_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
-from dense_jax.models.hf_config import read_config
 from dense_jax.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, Settings, TokenizerFile
+from dense_jax.types import Similarity
 
 _HOME = "sentence_transformers."  # of the modules that are known: the same name elsewhere is somebody's own code
 _MODULE_KEYS = {"idx", "name", "path", "type", "kwargs"}  # kwargs: arguments of `encode` that a module takes

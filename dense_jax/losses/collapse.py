@@ -6,15 +6,15 @@ have a mean cosine of 0.
 
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Float, Metrics, unit, wide
+from dense_jax.arrays import Array, Float, Metrics, l2_normalize, to_float32
 
 _SMALLEST_SHARE = 1e-7  # added to each share of a spectrum, as RankMe's authors have it
 _KERNEL = 2.0  # t of the Gaussian potential
 
 
-def signs_of_collapse(queries: Float[Array, "b d"], passages: Float[Array, "b d"]) -> Metrics:
+def collapse_metrics(queries: Float[Array, "b d"], passages: Float[Array, "b d"]) -> Metrics:
     """What is to be watched of vectors, of which row i of one side belongs to row i of the other."""
-    queries, passages = wide(queries), wide(passages)
+    queries, passages = to_float32(queries), to_float32(passages)
     scores = jnp.einsum("qd,pd->qp", queries, passages)
     norms = {name: jnp.linalg.norm(x, axis=1) for name, x in (("query", queries), ("passage", passages))}
     return {
@@ -36,7 +36,7 @@ def alignment(queries: Float[Array, "b d"], passages: Float[Array, "b d"]) -> Fl
     >>> float(alignment(jnp.array([[2.0, 0.0], [0.0, 1.0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])))  # (0 + 2) / 2
     1.0
     """
-    return jnp.mean(jnp.sum(jnp.square(unit(queries) - unit(passages)), axis=1))
+    return jnp.mean(jnp.sum(jnp.square(l2_normalize(queries) - l2_normalize(passages)), axis=1))
 
 
 def uniformity(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
@@ -48,7 +48,7 @@ def uniformity(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
     >>> round(float(uniformity(jnp.array([[1.0, 0.0], [-3.0, 0.0]]))), 4)  # their distance is 2
     -8.0
     """
-    rows = unit(vectors)
+    rows = l2_normalize(vectors)
     squares = jnp.maximum(2 - 2 * rows @ rows.T, 0)
     others = ~jnp.eye(len(rows), dtype=bool)
     return jnp.log(jnp.sum(jnp.where(others, jnp.exp(-_KERNEL * squares), 0)) / jnp.sum(others))
@@ -62,7 +62,7 @@ def mean_cosine(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
     0.3333333432674408
     """
     count = vectors.shape[0]
-    total = jnp.sum(unit(vectors), axis=0)
+    total = jnp.sum(l2_normalize(vectors), axis=0)
     return (total @ total - count) / (count * (count - 1))
 
 

@@ -10,14 +10,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, np
-from dense_jax.contracts import Document, Passages, Ranking, Reader, Tokens
-from dense_jax.data.passages import stacked
+from dense_jax.data.inputs import stack_tokens
 from dense_jax.data.reading import Read, read_input
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.losses.scores import NEVER
+from dense_jax.losses.similarity import NEVER
 from dense_jax.losses.spans import best_span, candidate_spans, joint_scores, valid_spans
 from dense_jax.markdown import printable
 from dense_jax.mesh import batch_sharding, check_batch, replicated
+from dense_jax.types import Document, Passages, Ranking, Reader, Tokens
 
 _NO_TOKENS = np.empty(0, np.int32)
 _AROUND = 120  # characters of the passage that are shown on either side of an answer
@@ -113,7 +113,7 @@ class ReaderOnMesh:
         for i, own in enumerate(seen):
             reads[i * count : i * count + len(own)] = [one.read for one in own]
             of_passages[i, : len(own)] = scores[i, : len(own)]
-        batch = stacked([read.tokens for read in reads]), np.stack([read.body for read in reads]), of_passages
+        batch = stack_tokens([read.tokens for read in reads]), np.stack([read.body for read in reads]), of_passages
         with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
             found = self._program(self._params, *jax.device_put(batch, batch_sharding(self.mesh)))
         return _Chosen(*map(np.asarray, found))

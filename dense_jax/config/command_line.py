@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax import flag_values
-from dense_jax.config import Config
+from dense_jax.config import Config, flag_values
+from dense_jax.config.files import find, published
 from dense_jax.config.rules import Setting, expanded, settings
-from dense_jax.config_files import find, published
-from dense_jax.config_tree import checked
+from dense_jax.config.tree import checked
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.files import check_on_disk
+from dense_jax.io import check_on_disk
 
 VERBS = {
     "show": "the checked config, a decoded example, the parameters, what a run will cost; with --topology=v5e:16x16, "

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from dense_jax.contracts import Layout, Similarity, Tower, Towers
 from dense_jax.markdown import fenced, plain
 from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.types import Layout, Similarity, Tower, Towers
 
 _TITLES = {
     Layout.BODY: "Passages are their text; titles were not used.",

@@ -20,9 +20,9 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.files import check_no_pointer, digest, read_json, whole_file, write_json
+from dense_jax.hf.config import check_architecture, config_json
+from dense_jax.io import check_no_pointer, digest, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
-from dense_jax.models.hf_config import check_architecture, config_json
 from dense_jax.schemas import WeightIndex
 
 WEIGHTS = "model.safetensors"
