@@ -26,7 +26,7 @@ _FIXES = {
     "SLURM_NTASKS": "start them by srun, as launch/slurm.sbatch does; one alone by srun --ntasks=1",
     _INDEX: f"install jax[k8s] where the pods have no TPU, or set {', '.join(BY_HAND)} in each",
 }
-_TPU_FIX = "start the same command on all hosts of the slice, as launch/tpu_vm.sh and launch/gke.sh do"
+_TPU_FIX = "start the same command on all hosts of the slice, as launch/sky.yaml and launch/gke.yaml do"
 
 
 class ByHand(NamedTuple):
@@ -125,11 +125,13 @@ def check_alone(verb: str, environment: Mapping[str, str]) -> None:
     Raises:
         MachineError: a launcher started this process beside others, to do a verb that is the work of one.
     """
-    for name in _STARTED:
-        if (count := _whole(name, environment.get(name, "1"))) > 1:
+    counts = {name: _whole(name, environment.get(name, "1")) for name in _STARTED}
+    counts[_INDEX] = _whole(_INDEX, environment.get(_INDEX, "0")) + 1
+    for name, count in counts.items():
+        if count > 1:
             raise MachineError(
-                f"{name}={count} says that this is one of {count} processes, but `dense-jax {verb}` is the work of "
-                "one, and each would write over the others; start it once, without the launcher"
+                f"{name}={environment[name]} says that this is one of {count} processes, but `dense-jax {verb}` is the "
+                "work of one, and each would write over the others; start it once, without the launcher"
             )
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Several configs and seeds on one equal budget of tokens, side by side.
+# Comparison of several configs and seeds with the same budget of tokens.
 #
 #   launch/compare.sh WORKDIR TOKENS "SEEDS" CONFIG ... [--key=value ...]
 #
 #   launch/compare.sh runs/comparison 3_000_000 "0 1 2" configs/mlm.py:tiny configs/ict.py:tiny --batch=64
 #
-# Settings go to all of them. All share one preparation in WORKDIR/data. Beside them stands the first config untrained.
-# What is finished is not done again: start the same command to continue.
+# Settings apply to all runs. All share one preparation in WORKDIR/data. The first config untrained is the baseline.
+# The same command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 tokens=$2 seeds=$3
@@ -19,7 +19,7 @@ for argument; do
   esac
 done
 
-name_of() { # a config's file, and its variant if it is not one of the usual
+name_of() { # a config's file, and its variant unless it is base or tiny
   local file variant
   file=$(basename "${1%%:*}" .py)
   case $1 in *:*) variant=${1#*:} ;; *) variant=base ;; esac

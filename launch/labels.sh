@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# How much labelled data does a pre-training save? Every start is fine-tuned on parts of the queries, with hard negatives
-# of BM25, and compared with no pre-training on the same part.
+# How much labelled data does a pre-training save? Every start is fine-tuned on shares of the queries, with hard
+# negatives of BM25, and compared with no pre-training on the same share.
 #
 #   launch/labels.sh WORKDIR CONFIG "SHARES" "SEEDS" START ... [--key=value ...]
 #
 #   launch/labels.sh runs/labels configs/finetune_contriever.py:tiny "0.1 0.3 1.0" "0 1 2" runs/mlm runs/ict \
 #     --corpus.source=scifact --evaluate.folder=scifact --tokenizer.path=runs/ict/tokenizer
 #
-# A START is what `init_from` takes, such as a run of pre-training; all have one tokenizer. Without any, which stands
-# beside them, is called none. What is finished is not done again: start the same command to continue.
+# A START is a value of `init_from`, such as a run of pre-training; all have the same tokenizer. The baseline without
+# pre-training is called none. The same command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 config=$2 shares=$3 seeds=$4

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole pipeline on this machine, in the commands that you would type yourself.
+# The whole pipeline on this machine, printed command by command.
 #
 #   launch/local.sh [CONFIG] [WORKDIR] [--key=value ...]
 set -euo pipefail

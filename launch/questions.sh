@@ -1,6 +1,5 @@
 #!/usr/bin/env bash
-# What does a pre-training do for open-domain question answering? Every start looks for answers as it is, then learns to
-# answer.
+# What does a pre-training gain in open-domain question answering? Every start is evaluated as it is, then fine-tuned.
 #
 #   launch/questions.sh WORKDIR CONFIG "SEEDS" START[,READER] ... [--key=value ...]
 #
@@ -8,8 +7,8 @@
 #     --corpus.source=squad-passages --corpus.questions=train-v1.1.json \
 #     --answer.questions=dev-v1.1.json --tokenizer.path=runs/ict/tokenizer
 #
-# A START is what `init_from` takes, such as a run of pre-training, a READER what `init_reader_from` takes; all have one
-# tokenizer. What is finished is not done again: start the same command to continue.
+# A START is a value of `init_from`, such as a run of pre-training, a READER one of `init_reader_from`; all have the same
+# tokenizer. The same command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 config=$2 seeds=$3

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Fine-tuning in two rounds, as coCondenser has it: negatives of BM25, then also those that the first model takes for
-# answers. Both rounds start from the same pre-trained weights.
+# Fine-tuning in two rounds, as in coCondenser: with BM25 negatives, then also with hard negatives mined by the first
+# model. Both rounds start from the same pre-trained weights.
 #
 #   launch/two_rounds.sh WORKDIR ROUND1 ROUND2 [--key=value ...]
 #
 #   launch/two_rounds.sh runs/scifact configs/finetune_cocondenser.py:{tiny,tiny} \
 #     --corpus.source=scifact --evaluate.folder=scifact --init_from=runs/cocondenser
 #
-# ROUND1 and ROUND2 are configs; settings go to both. WORKDIR/data has what both learn from. What is finished is not done
-# again: start the same command to continue.
+# ROUND1 and ROUND2 are configs; settings apply to both. WORKDIR/data has the training data of both. The same command
+# continues: finished stages are not repeated.
 set -euo pipefail
 
 workdir=$1 round1=$2 round2=$3

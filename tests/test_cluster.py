@@ -60,6 +60,12 @@ def test_the_work_of_one_process_is_not_started_as_several(variable):
         check_alone("prepare", {variable: "4"})
 
 
+def test_the_work_of_one_process_is_not_done_by_the_second_pod_of_an_indexed_job():
+    check_alone("prepare", {"JOB_COMPLETION_INDEX": "0"})
+    with pytest.raises(MachineError, match="JOB_COMPLETION_INDEX=1 says that this is one of 2 processes, but"):
+        check_alone("prepare", {"JOB_COMPLETION_INDEX": "1"})
+
+
 def test_the_work_of_one_process_is_done_in_a_job_of_several_and_by_a_launcher_of_one():
     for environment in ({"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, {}):
         check_alone("prepare", environment)

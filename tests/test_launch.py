@@ -1,6 +1,7 @@
-"""The launchers of SLURM and GKE (tpu_vm.sh has test_launch_tpu.py), and the style of all of them."""
+"""The launchers of docs/launch.md: SLURM, GKE, SkyPilot and plain gcloud."""
 
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -10,17 +11,29 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dense_jax.config.command_line import VERBS, parse
 from dense_jax.errors import Stopped, UserError
 from dense_jax.processes import LOST
+from tests.launch_schemas import JOBSET, SKY, problems
 from tests.launch_stubs import ROOT, World, finish
 
 SCRIPTS = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "4"}
-JOB = ("slurm.sbatch", "train", "--config=c.py", "--workdir=/shared/my run")
-GKE = ("gke.sh", "ict", "--image=me/dense_jax:1", "--bucket=b", "--dry-run")
-APPLY = GKE[:-1]
-TRAIN = ("--", "train", "--config=c.py", "--workdir=/mnt/b/ict")
-NAMED = {error.code for error in UserError.__subclasses__()} - {Stopped.code}  # exit codes that stop a run for good
+JOB = ("launch/slurm.sbatch", "train", "--config=c.py", "--workdir=/shared/my run")
+GCLOUD = {"NAME": "ict", "ZONE": "z", "TYPE": "v6e-16", "VERSION": "v2-alpha-tpuv6e", "BUCKET": "b"}
+EXPLAINED = {error.code for error in UserError.__subclasses__()} - {Stopped.code}  # exit codes that end a run for good
+
+
+def manifest(name: str) -> dict:
+    return yaml.safe_load((ROOT / "launch" / name).read_text())
+
+
+TASK = manifest("sky.yaml")
+GKE = manifest("gke.yaml")
+(SLICES,) = GKE["spec"]["replicatedJobs"]
+JOB_SPEC = SLICES["template"]["spec"]
+POD = JOB_SPEC["template"]["spec"]
+(CONTAINER,) = POD["containers"]
 
 
 @pytest.fixture
@@ -31,14 +44,29 @@ def world(tmp_path) -> World:
 
 
 @pytest.mark.slow
-def test_shellcheck_finds_nothing_in_any_script():
-    beside = Path(sys.executable).parent / "shellcheck"
-    program = str(beside) if beside.exists() else shutil.which("shellcheck")
+def test_shellcheck_finds_nothing_in_any_script(tmp_path):
+    neighbour = Path(sys.executable).parent / "shellcheck"
+    program = str(neighbour) if neighbour.exists() else shutil.which("shellcheck")
     if program is None:
-        pytest.fail("there is no shellcheck; pip install 'dense_jax[test]' brings it")
-    done = subprocess.run([program, "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True, check=False)
+        pytest.fail("shellcheck is missing; pip install 'dense_jax[test]' brings it")
+    embedded = [tmp_path / "setup.sh", tmp_path / "run.sh"]
+    for path in embedded:
+        path.write_text(f"#!/usr/bin/env bash\n{TASK[path.stem]}")
+    done = subprocess.run([program, "-x", *SCRIPTS, *embedded], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert [path.name for path in SCRIPTS if path.read_text().count("set -euo pipefail") != 1] == ["tpu_slice.sh"]
+    assert [path.name for path in SCRIPTS if path.read_text().count("set -euo pipefail") != 1] == []
+
+
+def test_the_commands_that_the_launchers_show_are_commands_of_dense_jax():
+    commands = [CONTAINER["args"]]
+    for name in ("sky.yaml", "gcloud.sh", "slurm.sbatch"):
+        text = (ROOT / "launch" / name).read_text().replace("\\\n#", "")
+        commands += [found.split() for found in re.findall(r"(?:train|prepare) --config=ict[^\n\"]*", text)]
+    assert len(commands) == 5
+    for verb, *words in commands:
+        flags = [word for word in words if word.startswith("--")]
+        assert verb in VERBS
+        assert str(parse(flags).workdir).endswith("/ict"), flags
 
 
 # --- SLURM
@@ -104,7 +132,7 @@ def test_jobs_on_several_nodes_name_their_number_to_the_mesh_wherever_they_are_s
 
 
 def test_a_dry_run_of_a_job_prints_its_commands(world):
-    done = world.run("slurm.sbatch", "--dry-run", *JOB[1:])
+    done = world.run("launch/slurm.sbatch", "--dry-run", *JOB[1:])
     assert done.returncode == 0, done.stderr
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["srun", "scancel", "scontrol"]
     assert done.stdout.splitlines()[0].endswith(r"dense-jax train --config=c.py --workdir=/shared/my\ run")
@@ -114,13 +142,13 @@ def test_a_dry_run_of_a_job_prints_its_commands(world):
 @pytest.mark.parametrize(
     ("verb", "variables", "message"),
     [
-        ("train", {}, "this is no SLURM job; submit it by sbatch"),
+        ("train", {}, "this is not a SLURM job; submit it by sbatch"),
         ("train", SLURM | {"SLURM_GPUS_ON_NODE": "8"}, "--ntasks-per-node=2 for 8 GPUs"),
         ("export", SLURM, "export is one process, and this job has 2; use sbatch --nodes=1 --ntasks-per-node=1"),
     ],
 )
 def test_a_job_that_cannot_be_is_refused(world, verb, variables, message):
-    done = world.run("slurm.sbatch", verb, "--workdir=/shared/run", **variables)
+    done = world.run("launch/slurm.sbatch", verb, "--workdir=/shared/run", **variables)
     assert done.returncode == 2
     assert message in done.stderr
     assert not world.calls
@@ -129,127 +157,143 @@ def test_a_job_that_cannot_be_is_refused(world, verb, variables, message):
 # --- GKE
 
 
-def rendered(world: World, *flags: str, program: tuple[str, ...] = TRAIN) -> dict:
-    done = world.run(*GKE, *flags, *program)
-    assert done.returncode == 0, done.stderr
-    return yaml.safe_load(done.stdout)
+def test_the_jobset_has_fields_of_the_api_only():
+    assert problems(GKE, JOBSET) == []
 
 
-def test_the_manifest_takes_all_hosts_of_one_slice(world):
-    manifest = rendered(world)
-    assert (manifest["apiVersion"], manifest["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert manifest["metadata"]["name"] == "ict"
-    (slices,) = manifest["spec"]["replicatedJobs"]
-    job = slices["template"]["spec"]
-    pod = job["template"]["spec"]
-    assert (slices["replicas"], job["completions"], job["parallelism"], job["completionMode"]) == (1, 4, 4, "Indexed")
-    assert pod["nodeSelector"] == {
-        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
-        "cloud.google.com/gke-tpu-topology": "4x4",
-    }
-    assert pod["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
-    other = rendered(world, "--type=tpu-v5p-slice", "--topology=2x2x4")["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert other["completions"] == 2 * 2 * 4 // 4
+def test_the_jobset_has_as_many_pods_as_hosts_in_the_topology():
+    topology = POD["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    rows, columns = map(int, topology.split("x"))
+    hosts = rows * columns // CONTAINER["resources"]["limits"]["google.com/tpu"]
+    assert (JOB_SPEC["completions"], JOB_SPEC["parallelism"], JOB_SPEC["completionMode"]) == (hosts, hosts, "Indexed")
 
 
-def test_the_command_and_the_variables_reach_the_container_as_they_are(world):
-    odd = '--corpus.source=/mnt/b/a "b" \\ ${NAME} & c\n'
-    pod = rendered(world, "--env=LIBTPU_INIT_ARGS=--a=true --b=1", program=(*TRAIN, odd))
-    (container,) = pod["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
-    assert container["command"] == ["dense-jax"]  # no shell between, which would keep SIGTERM to itself
-    assert container["args"] == [*TRAIN[1:], odd]
-    variables = {variable["name"]: variable["value"] for variable in container["env"]}
-    assert variables == {
-        "JAX_COMPILATION_CACHE_DIR": "/mnt/b/compiled",
-        "LIBTPU_INIT_ARGS": "--a=true --b=1",
-    }
+def test_the_jobset_mounts_the_bucket_that_holds_workdir_and_corpus():
+    (volume,) = POD["volumes"]
+    (mount,) = CONTAINER["volumeMounts"]
+    assert mount["name"] == volume["name"]
+    assert JOB_SPEC["template"]["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
+    places = [word.split("=")[1] for word in CONTAINER["args"] if word.startswith(("--workdir", "--corpus.source"))]
+    places += [variable["value"] for variable in CONTAINER["env"]]
+    assert len(places) == 3
+    assert all(place.startswith(f"{mount['mountPath']}/") for place in places)
 
 
-def test_the_bucket_is_where_the_workdir_is(world):
-    pod = rendered(world)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
-    assert pod["metadata"]["annotations"]["gke-gcsfuse/volumes"] == "true"
-    (volume,) = pod["spec"]["volumes"]
-    assert volume["csi"]["volumeAttributes"]["bucketName"] == "b"
-    assert pod["spec"]["containers"][0]["volumeMounts"] == [{"name": volume["name"], "mountPath": "/mnt/b"}]
-
-
-def fate(manifest: dict, status: int, disrupted: bool = False) -> str:
-    """What JobSet does when a host ends so, by the documented order: the first rule that fits, then the default."""
-    policy, (slices,) = manifest["spec"]["failurePolicy"], manifest["spec"]["replicatedJobs"]
+def action(status: int, disrupted: bool = False) -> str:
+    """Return the action of JobSet when a host ends with `status`: the first rule that matches, else the default."""
     reason, message = "BackoffLimitExceeded", "Job has reached the specified backoff limit"
-    for index, rule in enumerate(slices["template"]["spec"]["podFailurePolicy"]["rules"]):
-        assert rule["action"] == "FailJob"
+    for index, rule in enumerate(JOB_SPEC["podFailurePolicy"]["rules"]):
         codes, conditions = rule.get("onExitCodes"), rule.get("onPodConditions")
-        fits = disrupted and conditions[0]["type"] == "DisruptionTarget" if conditions else status in codes["values"]
-        if fits:
+        if disrupted and conditions[0]["type"] == "DisruptionTarget" if conditions else status in codes["values"]:
             reason, message = "PodFailurePolicy", f"Pod x has failed matching FailJob rule at index {index}"
             break
-    for rule in policy["rules"]:
+    for rule in GKE["spec"]["failurePolicy"]["rules"]:
         if reason in rule["onJobFailureReasons"] and re.search(rule["onJobFailureMessagePatterns"][0], message):
             return rule["action"]
     return "RestartJobSet"
 
 
-def test_75_and_disruptions_restart_the_jobset_named_errors_fail_it_and_kills_are_counted(world):
-    manifest = rendered(world)
-    assert fate(manifest, Stopped.code) == "RestartJobSetAndIgnoreMaxRestarts"
-    assert {fate(manifest, code) for code in NAMED | {UserError.code}} == {"FailJobSet"}
-    assert fate(manifest, 4, disrupted=True) == "RestartJobSetAndIgnoreMaxRestarts"
-    assert {fate(manifest, code) for code in (LOST, 137, 139)} == {"RestartJobSet"}
-    assert manifest["spec"]["failurePolicy"]["maxRestarts"] > 0
-    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
-    assert job["backoffLimit"] == 0
-    pod = job["template"]["spec"]
-    assert pod["restartPolicy"] == "Never"  # which podFailurePolicy asks for
-    assert pod["terminationGracePeriodSeconds"] >= 120
-    names = {rule["onExitCodes"]["containerName"] for rule in job["podFailurePolicy"]["rules"][1:]}
-    assert names == {container["name"] for container in pod["containers"]}
+def test_75_and_disruptions_restart_the_jobset_explained_errors_fail_it_and_kills_are_counted():
+    assert action(Stopped.code) == "RestartJobSetAndIgnoreMaxRestarts"
+    assert action(4, disrupted=True) == "RestartJobSetAndIgnoreMaxRestarts"
+    assert {action(code) for code in EXPLAINED | {UserError.code}} == {"FailJobSet"}
+    assert {action(code) for code in (LOST, 137, 139)} == {"RestartJobSet"}
+    assert GKE["spec"]["failurePolicy"]["maxRestarts"] > 0
 
 
-def test_what_a_dry_run_prints_is_what_is_applied(world):
-    printed = world.run(*GKE, *TRAIN).stdout
+def test_a_failed_host_fails_its_job_at_once_by_the_exit_code_of_the_program():
+    assert JOB_SPEC["backoffLimit"] == 0
+    assert {rule["action"] for rule in JOB_SPEC["podFailurePolicy"]["rules"]} == {"FailJob"}
+    names = {rule["onExitCodes"]["containerName"] for rule in JOB_SPEC["podFailurePolicy"]["rules"][1:]}
+    assert names == {CONTAINER["name"]}
+    assert CONTAINER["command"] == ["dense-jax"]  # a shell would keep SIGTERM to itself
+    assert POD["terminationGracePeriodSeconds"] >= 120
+
+
+# --- SkyPilot
+
+
+def test_the_managed_job_has_fields_of_skypilot_only():
+    assert problems(TASK, SKY) == []
+
+
+def test_the_managed_job_recovers_from_75_and_from_no_error():
+    recovery = TASK["resources"]["job_recovery"]
+    assert recovery["recover_on_exit_codes"] == [Stopped.code]
+    assert recovery["max_restarts_on_errors"] == 0  # they would count 2 to 6 too
+    assert TASK["resources"]["use_spot"] is True
+
+
+def test_the_managed_job_keeps_compiled_programs_in_the_mounted_bucket():
+    ((folder, mount),) = TASK["file_mounts"].items()
+    assert mount == {"source": "gs://${BUCKET}", "mode": "MOUNT"}
+    assert TASK["envs"]["JAX_COMPILATION_CACHE_DIR"].startswith(f"{folder}/")
+
+
+def host(world: World, words: str, rank: int) -> subprocess.CompletedProcess[str]:
+    """Run the managed job's script as SkyPilot does on the host of this rank."""
+    (world.checkout / ".venv/bin").mkdir(parents=True, exist_ok=True)
+    program = world.checkout / ".venv/bin/dense-jax"
+    program.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "JAX_PLATFORMS=${JAX_PLATFORMS:-}" "$@"; exit 75\n')
+    program.chmod(0o755)
+    return world.run("bash", "-c", TASK["run"], ARGS=words, SKYPILOT_NODE_RANK=str(rank))
+
+
+def test_every_host_of_the_managed_job_runs_the_program_and_ends_with_its_status(world):
+    for rank in (0, 1):
+        done = host(world, "train --config=ict:base --workdir=/bucket/ict", rank)
+        assert done.returncode == 75, done.stderr
+        assert done.stdout.splitlines() == ["JAX_PLATFORMS=", "train", "--config=ict:base", "--workdir=/bucket/ict"]
+
+
+def test_the_first_host_of_the_managed_job_alone_does_the_work_of_one_process(world):
+    assert host(world, "prepare --config=ict:base", 0).stdout.splitlines()[:2] == ["JAX_PLATFORMS=cpu", "prepare"]
+    assert (host(world, "prepare --config=ict:base", 1).stdout, host(world, "export", 1).returncode) == ("", 0)
+
+
+# --- gcloud
+
+
+def test_a_slice_is_created_and_the_last_commit_installed_on_all_hosts(world):
+    done = world.run("launch/gcloud.sh", "create", "--spot", **GCLOUD)
+    assert done.returncode == 0, done.stderr
+    begun = [call for call in world.calls if call.startswith("gcloud")]
+    assert [call.split()[4] for call in begun] == ["create", "scp", "ssh"]
+    assert "ict --accelerator-type=v6e-16 --version=v2-alpha-tpuv6e --spot --zone=z" in begun[0]
+    assert all("--worker=all" in call for call in begun[1:])
+    assert any(line.endswith(" b /mnt/bucket --zone=z --quiet") for line in world.calls)  # gcsfuse, the last command
+
+
+def test_the_program_runs_on_all_hosts_with_its_words_as_they_are(world):
+    done = world.run("launch/gcloud.sh", "run", "train", "--workdir=/mnt/bucket/my run", **GCLOUD, STATUS="75")
+    assert done.returncode == 75
+    command = " ".join(world.calls).partition("--command=")[2].partition(" --zone=")[0]
+    assert shlex.split(command)[-3:] == [".venv/bin/dense-jax", "train", "--workdir=/mnt/bucket/my run"]
+    assert world.called("gcloud compute tpus tpu-vm ssh ict --worker=all") == 1
+    assert "JAX_PLATFORMS" not in command
+
+
+def test_one_host_alone_uses_its_cpu(world):
+    assert world.run("launch/gcloud.sh", "run", "export", **GCLOUD, WORKER="0").returncode == 0
+    assert "--worker=0" in world.calls[0]
+    assert "JAX_PLATFORMS=cpu" in world.calls[0]
+
+
+def test_stop_and_delete_name_the_slice(world):
+    for name in ("stop", "delete"):
+        assert world.run("launch/gcloud.sh", name, **GCLOUD).returncode == 0
+    assert world.called("gcloud compute tpus tpu-vm ssh ict --worker=all --command=pkill -TERM") == 1
+    assert world.calls[-1] == "gcloud compute tpus tpu-vm delete ict --zone=z --quiet"
+
+
+def test_a_dry_run_of_gcloud_prints_its_commands_and_runs_none(world):
+    done = world.run("launch/gcloud.sh", "delete", **GCLOUD, DRY_RUN="1")
+    assert done.stdout == "gcloud compute tpus tpu-vm delete ict --zone=z --quiet\n"
     assert not world.calls
-    done = world.run(*APPLY, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    assert [call.split()[1] for call in world.calls] == ["get", "apply"]
-    assert (world.folder / "applied").read_text() == printed
 
 
-@pytest.mark.parametrize("state", ["Completed", "Failed"])
-def test_a_jobset_that_has_ended_makes_room_for_the_next_of_its_name(world, state):
-    world.set("jobset", state)
-    done = world.run(*APPLY, *TRAIN)
-    assert done.returncode == 0, done.stderr
-    assert f"the last JobSet ict has {state}; it is deleted" in done.stderr
-    assert [call.split()[1] for call in world.calls] == ["get", "delete", "apply"]
-    assert "kubectl delete jobset ict --cascade=foreground" in world.calls  # and its Jobs, whose names the next have
-
-
-def test_a_jobset_at_work_is_left_alone(world):
-    world.set("jobset")
-    done = world.run(*APPLY, *TRAIN)
+def test_gcloud_needs_a_name_and_an_action(world):
+    assert "NAME: is not set" in world.run("launch/gcloud.sh", "delete").stderr
+    done = world.run("launch/gcloud.sh", "destroy", **GCLOUD)
     assert done.returncode == 2
-    assert "JobSet ict is at work; use another name, or end it first: kubectl delete jobset ict" in done.stderr
-    assert [call.split()[1] for call in world.calls] == ["get"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "no name, as in: launch/gke.sh NAME"),
-        (("Ict", *GKE[2:], *TRAIN), "name Ict: Kubernetes takes small letters, digits and hyphens"),
-        (("ict", "--bucket=b", *TRAIN), "no --image=IMAGE; launch/Dockerfile makes one"),
-        (("ict", "--image=i", *TRAIN), "no --bucket=BUCKET"),
-        (("ict", *GKE[2:], "--zone=z", *TRAIN), "unknown argument --zone=z"),
-        (("ict", *GKE[2:]), "no command with a workdir; it stands at the end"),
-        (("ict", *GKE[2:], "--", "train", "--workdir=runs/a"), "--workdir=runs/a is not in the bucket"),
-        (("ict", *GKE[2:], "--topology=16", *TRAIN), "--topology=16 is none; they look like 4x4 or 2x2x4"),
-        (("ict", *GKE[2:], "--topology=1x2", *TRAIN), "--topology=1x2 has 2 chips, which do not fill hosts of 4"),
-        (("ict", *GKE[2:], "--", "export", "--workdir=/mnt/b/a"), "export is one process, and --topology=4x4 has 4"),
-    ],
-)  # fmt: skip
-def test_a_manifest_that_cannot_be_is_refused(world, arguments, message):
-    done = world.run("gke.sh", *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert not done.stdout
+    assert "no action destroy; use create, run, stop or delete" in done.stderr
