@@ -100,7 +100,7 @@ def _call(argv: Sequence[str], stop: Stop) -> None:
 
         logging.set_verbosity(logging.FATAL)  # the verbs print what a user must know; Orbax logs what it raises
         stop.at_once = False
-        verbs.call(verb, asked)
+        verbs.call(verb, asked, stop)
 
 
 def _failed(message: str, status: int) -> int:

@@ -9,7 +9,7 @@ import importlib.util
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -150,6 +150,16 @@ def write_json(path: Path, value: Any) -> None:
     """Writes `value` as readable JSON, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_strings(path: Path, strings: Iterable[str]) -> None:
+    """Writes a list as `write_json` does, in the memory of one string, where that takes some 150 bytes for each."""
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        before = "[\n"
+        for string in strings:
+            file.write(f"{before}  {json.dumps(string, ensure_ascii=False)}")
+            before = ",\n"
+        file.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 def read_json(path: Path, kind: Any = Any, error: type[UserError] = StorageError) -> Any:

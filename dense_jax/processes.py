@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-import socket
+import signal
 import sys
 import threading
 import time
@@ -30,11 +30,11 @@ def start_processes(
     environment: Mapping[str, str], *, polls: bool = False, heartbeat: int = HEARTBEAT, patience: int = PATIENCE
 ) -> None:
     """Joins the processes of the cluster that JAX detects (Cloud TPU, SLURM, Kubernetes, Open MPI), or those that
-    `environment` names by hand (cluster.py), or forms a cluster of one; checks that they are all, and can sum.
+    `environment` names by hand (cluster.py); checks that they are all, and can sum.
 
-    To be called before the first use of a device. A caller that `polls` leaves SIGTERM to JAX, which sees to it that
-    all processes stop at the same step (Checkpoints.preempted); even a lone process must join for that. For others
-    SIGTERM stays what it was.
+    To be called before the first use of a device. A caller that `polls` leaves SIGTERM to JAX where processes are
+    several: it sees to it that all stop at the same step (Checkpoints.preempted). A process alone is in no cluster,
+    whose heartbeats end it when the clock is set back, and SIGTERM stays what it was.
 
     Raises:
         MachineError: there are other processes than `environment` announces, with unequal devices, or they sum wrongly.
@@ -42,8 +42,8 @@ def start_processes(
             one does not come within as many, with that of a lost process: the next start may find all of them.
     """
     jax.config.update("jax_enable_preemption_service", polls)
-    with _at_most(patience, LOST, "not all processes came; see what the others say, and if they reach the first one"):
-        _join(environment, heartbeat, 2 * patience)  # JAX's own limit aborts without a word to the user
+    if may_be_several(environment):
+        _meet(environment, heartbeat, patience)
     check_count(jax.process_count(), environment)
     with _at_most(
         patience, MachineError.code, "the processes met, but have no sum over their devices; can they reach all ports?"
@@ -125,15 +125,28 @@ def check_devices(owners: Sequence[int]) -> None:
         raise MachineError(f"{said} of the {usual} devices that the others have; all need the same number")
 
 
+def _meet(environment: Mapping[str, str], heartbeat: int, patience: int) -> None:
+    """Join the others within `patience` seconds, and leave the cluster again where there are none."""
+    with _at_most(patience, LOST, "not all processes came; see what the others say, and if they reach the first one"):
+        _join(environment, heartbeat, 2 * patience)  # JAX's own limit aborts without a word to the user
+    if jax.distributed.is_initialized() and jax.process_count() == 1:
+        _leave()
+
+
 def _join(environment: Mapping[str, str], heartbeat: int, limit: int) -> None:
     settings: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": limit}
     if named := by_hand(environment):
         jax.distributed.initialize(*named, **settings)
         return
-    try:
+    with contextlib.suppress(ValueError):  # no cluster was detected
         jax.distributed.initialize(**settings)
-    except ValueError:  # no cluster was detected
-        jax.distributed.initialize(f"localhost:{_free_port()}", num_processes=1, process_id=0, **settings)
+
+
+def _leave() -> None:
+    """Leave a cluster of one, and take back SIGTERM, which JAX's preemption service leaves to the system."""
+    handler = signal.getsignal(signal.SIGTERM)
+    jax.distributed.shutdown()
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _check_sum(devices: int) -> None:
@@ -152,7 +165,7 @@ def _check_sum(devices: int) -> None:
 
 
 @contextlib.contextmanager
-def _at_most(seconds: float, status: int, message: str) -> Iterator[None]:
+def _at_most(seconds: int, status: int, message: str) -> Iterator[None]:
     """Ends this process with `message` and `status` if the block, which may hang, takes longer."""
 
     def end() -> None:
@@ -176,9 +189,3 @@ def _end(message: str, status: int) -> NoReturn:
 
 def _many(count: int, thing: str) -> str:
     return f"{count:,} {thing}{'es' if thing.endswith('s') else 's'}" if count > 1 else f"{count} {thing}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]

@@ -4,9 +4,10 @@ Python calls a signal's handler between two instructions, so a stage that is ins
 building of an index, would notice it minutes later. A thread gives it five seconds, and then ends the process: all that
 is written becomes visible when it is whole (io.py), so that nothing is lost but the part at hand.
 
-Ctrl-C becomes a SIGTERM to this process, whoever handles that: `train` leaves it to JAX. Only the thread receives
-SIGINT. All others block it, and so do the processes that they start, which a terminal sends it to as well: the workers
-that read data are stopped by their trainer.
+Ctrl-C becomes a SIGTERM to this process, whoever handles that: several processes that train leave it to JAX, and one
+alone looks at `Stop.came` after each step. Only the thread receives SIGINT. All others block it, and so do the
+processes that they start, which a terminal sends it to as well: the workers that read data are stopped by their
+trainer.
 """
 
 import contextlib
@@ -34,7 +35,9 @@ _MESSAGE = "stopped; finished parts are kept, start the same command to continue
 class Stop:
     """The signals that came so far."""
 
+    came: bool = False
     raised: bool = False  # Stopped, in the stage
+    deferred: bool = False  # the stage looks at `came`, and saves before it stops
     interrupted: bool = False  # by Ctrl-C
     at_once: bool = False  # nothing is at work, so the process can end where it is
 
@@ -54,13 +57,17 @@ class Stop:
 def stopping_on_signals() -> Iterator[Stop]:
     """SIGTERM and Ctrl-C raise Stopped in the block, or end the process where that takes too long.
 
-    A second signal ends it at once. To be used by the main thread. `train` replaces the handling of SIGTERM by JAX's.
+    A second signal ends it at once. To be used by the main thread. Several processes that train replace the handling of
+    SIGTERM by JAX's.
     """
     stop = Stop()
 
-    def raise_stopped(number: int, frame: FrameType | None) -> NoReturn:
+    def raise_stopped(number: int, frame: FrameType | None) -> None:
         if stop.at_once:
             _end(stop)
+        stop.came = True
+        if stop.deferred:
+            return
         stop.raised = True
         raise stop.error()
 
@@ -123,11 +130,16 @@ def _watch(signals: socket.socket, stop: Stop, main: int) -> None:
             received = None
         if received == b"":
             return
+        if received == bytes([signal.SIGTERM]) and stop.deferred:
+            sent = max(sent - 1, 0)
+            continue
         if received == bytes([signal.SIGTERM]):
             if deadline < math.inf and not sent:
                 _end(stop)
             sent, deadline = max(sent - 1, 0), min(deadline, time.monotonic() + GRACE)
             continue
+        if received not in (None, bytes([signal.SIGINT])):
+            continue  # an alarm of the stage's own
         if received is not None:
             if stop.interrupted or deadline < math.inf:
                 _end(stop)

@@ -38,6 +38,7 @@ from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.same_ids import own_documents
+from dense_jax.stopping import Stop
 from dense_jax.streams import input_lines
 from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.loop import make_program, train
@@ -103,10 +104,11 @@ def _print_counts(counts: Mapping[str, Any]) -> None:
         print(f"{name:{width}} {value:,}" if isinstance(value, int) else f"{name:{width}} {value}")
 
 
-def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
+def _train(work: Workdir, words: list[str], stop: Stop, *, restart: bool = False) -> None:
     passages, vocabulary = work.passages, work.vocabulary  # or what is missing, before processes are joined
     work.check_init_from()
     start_processes(os.environ, polls=True)
+    stop.deferred = True  # until a step is done and saved
     on_process_0(work.check_spans)
     if restart:
         with only_one(work.path / "train.lock", f"--workdir={work.path} is being trained"):
@@ -117,7 +119,16 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
             print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
     sample, data = work.sample() if work.is_probed else None, work.learned_data
     try:
-        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, data=data)
+        train(
+            work.config,
+            passages,
+            vocabulary,
+            work.path,
+            sample=sample,
+            library=work.library,
+            data=data,
+            stop_requested=lambda: stop.came,
+        )
     except Stopped as stopped:
         if restart:
             stopped.args = (f"{stopped}, without --restart",)
@@ -332,8 +343,8 @@ VERBS: dict[str, Callable[[Workdir, list[str]], None]] = {
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
 
 
-def call(verb: str, asked: Invocation | Comparison) -> None:
-    """Runs `verb` with what its command line says.
+def call(verb: str, asked: Invocation | Comparison, stop: Stop) -> None:
+    """Runs `verb` with what its command line says; `stop` has the signals that come meanwhile.
 
     Raises:
         UserError: whatever is wrong, with its exit status.
@@ -342,7 +353,7 @@ def call(verb: str, asked: Invocation | Comparison) -> None:
     if isinstance(asked, Comparison):
         print(compare(asked.folders, asked.against, workdir))
         return
-    stages = VERBS | {"train": functools.partial(_train, restart=asked.restart)}
+    stages = VERBS | {"train": functools.partial(_train, stop=stop, restart=asked.restart)}
     with leaving_at_once(verb, polls=verb == "train"), naming_missing_platforms(os.environ):
         config, notes = fitted(asked.config, asked.given, workdir)
         if asked.topology:

@@ -44,7 +44,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
-from dense_jax.multihost import on_process_0, process_0_first
+from dense_jax.multihost import is_process_0, on_process_0, process_0_first
 from dense_jax.objective import Retrieves
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
@@ -55,10 +55,10 @@ from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
 from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
-from dense_jax.train.same_run import Data, Named, recorded
+from dense_jax.train.same_run import DIGESTS, Data, Named, recorded
 from dense_jax.train.start import start_vocabulary
 from dense_jax.train.warm_start import as_run
-from dense_jax.types import Document, QAExample, Reject, Tower, Vocabulary
+from dense_jax.types import Document, Passage, QAExample, Reject, Tower, Vocabulary
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
@@ -300,9 +300,18 @@ class Workdir:
         if unit is Unit.QUERIES:
             return self.documents_of_queries
         if unit is Unit.PASSAGES and self._is_prepared and not self._holds_out:
+            self._warn_of_other_text()
             return prepared_collection("passages", self._blocks)
         name = stem(absolute(sources[0])) if len(sources) == 1 else "corpus"
         return self._prepared_collection(partial(whole_corpus, self.asked, self._root), tower, name, ", ".join(sources))
+
+    def _warn_of_other_text(self) -> None:
+        """Warn of prepared passages that the run did not learn from; they can be searched all the same."""
+        known = recorded(self.path) or {}
+        theirs = known.get(DIGESTS, {}).get("passages")
+        learned = self.asked.objective.learns_from is Passage and theirs is not None
+        if learned and theirs != self._blocks.fingerprint and is_process_0():
+            print(f"warning: {self._blocks.folder} holds other text than the run learned from", file=sys.stderr)
 
     @property
     def _holds_out(self) -> bool:

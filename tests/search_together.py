@@ -21,6 +21,7 @@ from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import Meaning, mine
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.stopping import Stop
 from dense_jax.train.probe import Probe, Sample
 from dense_jax.types import Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
@@ -82,7 +83,7 @@ def call_verbs(folder: Path, mesh) -> None:
     from dense_jax.config.command_line import parse
 
     for verb, *argv in read_json(folder / "commands.json"):
-        verbs.call(verb, parse(argv, verb))
+        verbs.call(verb, parse(argv, verb), Stop())
 
 
 def fail(folder: Path, mesh) -> None:

@@ -1,4 +1,5 @@
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,23 @@ def test_a_bad_pattern_matches_nothing_and_spoils_nothing(pattern):
     assert not pattern_match(pattern, [pattern])
     assert not has_pattern(pattern, [pattern])
     assert pattern_match("1912", [pattern, r"19\d\d"])
+
+
+@pytest.mark.parametrize("tried", [pattern_match, has_pattern])
+def test_a_pattern_that_takes_exponential_time_is_named_within_a_limit(tried, monkeypatch):
+    monkeypatch.setattr("dense_jax.data.answers._PATIENCE", 0.2)
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(DataError, match=r"the answer pattern '\(a\|aa\)\+\$' takes more than 0\.2 seconds"):
+        tried("a" * 60 + "b", ["never", "(a|aa)+$"])
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert tried("aa", ["(a|aa)+$"])
+
+
+def test_the_limit_of_a_pattern_leaves_a_timer_that_ran_before_it_running():
+    before = signal.setitimer(signal.ITIMER_REAL, 1_000)
+    has_pattern("a", ["a"])
+    left, _ = signal.setitimer(signal.ITIMER_REAL, *before)
+    assert 900 < left <= 1_000
 
 
 def test_a_pattern_is_found_anywhere_in_a_passage_and_in_either_spelling_of_an_accent():

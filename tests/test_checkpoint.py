@@ -43,7 +43,7 @@ def test_a_restored_state_is_equal_to_the_last_bit(tmp_path):
     assert meta == {"next_index": 40}
 
 
-def test_a_state_is_restored_onto_another_mesh(tmp_path):
+def test_t11_a_state_is_restored_onto_another_mesh(tmp_path):
     checkpoints = saved(tmp_path, 1)
     spread = NamedSharding(make_mesh(MeshConfig(data=2, fsdp=4)), P("fsdp"))
     params = checkpoints.restore_params(1, like(state(1).params, spread))
@@ -135,12 +135,45 @@ def test_damage_is_not_recomputed_away(tmp_path):
     assert started(tmp_path, recompute_digests=True) == 1
 
 
-def test_damaged_digests_are_damage(tmp_path, capsys):
-    saved(tmp_path, 1, 2, 3)
-    (tmp_path / "digests-3.json").write_text("{}")
-    damage_cut(tmp_path / "digests-2.json")
-    damage_cut(tmp_path / "digests-2.json")
+DAMAGED_DIGESTS = [("", "are empty"), ("{", "cannot be read"), ("{}", "cannot be read"), ("null", "cannot be read")]
+
+
+@pytest.mark.parametrize(("text", "reason"), DAMAGED_DIGESTS)
+def test_a_step_whose_digests_cannot_be_read_is_not_taken_for_a_damaged_one(tmp_path, text, reason, capsys):
+    saved(tmp_path, 0, 1)
+    before = content(tmp_path / "1")
+    (tmp_path / "digests-1.json").write_text(text)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=rf"digests-1\.json, {reason}.*checkpoint\.recompute_digests=true"):
+            started(tmp_path)
+    assert content(tmp_path / "1") == before
+    capsys.readouterr()
+    assert started(tmp_path, recompute_digests=True) == 1
+    assert f"the digests of step 1 {reason}" in capsys.readouterr().err
     assert started(tmp_path) == 1
+
+
+@pytest.mark.parametrize(("text", "reason"), DAMAGED_DIGESTS)
+def test_the_newest_checkpoint_with_unreadable_digests_is_not_passed_over_silently(tmp_path, text, reason, capsys):
+    """By verbs that only read."""
+    checkpoints = saved(tmp_path, 1, 2)
+    (tmp_path / "digests-2.json").write_text(text)
+    capsys.readouterr()
+    assert checkpoints.existing(-1) == 1
+    assert f"step 1 is used, not 2: its digests, {tmp_path / 'digests-2.json'}, {reason}" in capsys.readouterr().err
+    with pytest.raises(StorageError, match=f"checkpoint of step 2: its digests, .* {reason}"):
+        checkpoints.existing(2)
+
+
+def test_steps_with_unreadable_digests_are_put_aside_for_that_where_an_older_one_is_sound(tmp_path, capsys):
+    saved(tmp_path, 1, 2, 3)
+    (tmp_path / "digests-3.json").write_text("")
+    damage_cut(tmp_path / "digests-2.json")
+    damage_cut(tmp_path / "digests-2.json")
+    capsys.readouterr()
+    assert started(tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "are empty" in said and "cannot be read" in said and "damaged" not in said
     assert {"2", "3", "digests-2.json", "digests-3.json"} <= {path.name for path in (tmp_path / "quarantine").iterdir()}
 
 
@@ -249,7 +282,7 @@ def test_another_architecture_is_refused_with_all_differences(tmp_path):
     assert "layer/bias: checkpoint has none, config float32[4]" in str(error.value)
 
 
-def test_another_dtype_is_refused_and_not_cast(tmp_path):
+def test_t13_another_dtype_is_refused_and_not_cast(tmp_path):
     checkpoints = saved(tmp_path, 1)
     with pytest.raises(StorageError, match=r"checkpoint float32\[256, 64\], config bfloat16\[256, 64\]"):
         checkpoints.restore_params(1, like(state(1, dtype=jnp.bfloat16).params))

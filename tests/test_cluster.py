@@ -1,6 +1,7 @@
 """What the environment announces is what must meet."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -113,11 +114,39 @@ except UserError as error:
 """
 
 
+LEAVE = """
+import os, signal, sys, time
+import jax
+from dense_jax.processes import _leave
+came = []
+signal.signal(signal.SIGTERM, lambda *_: came.append(True))
+jax.config.update("jax_enable_preemption_service", True)
+jax.distributed.initialize(sys.argv[1], 1, 0)
+jax.devices()
+_leave()
+os.kill(os.getpid(), signal.SIGTERM)
+time.sleep(1)
+print(came, jax.distributed.is_initialized(), jax.numpy.arange(4).sum())
+"""
+
+
+@pytest.mark.slow
+def test_whoever_leaves_a_cluster_of_one_hears_sigterm_again_and_computes_on():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    command = [sys.executable, "-c", LEAVE, address]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    assert done.stdout == "[True] False 6\n", done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "patience", "status", "message"),
     [
         ({}, 300, 0, "1 process x 1 cpu device\n"),
+        (HAND | {"JAX_NUM_PROCESSES": "1"}, 300, 0, "1 process x 1 cpu device\n"),
+        ({"JOB_COMPLETION_INDEX": "0"}, 300, 0, "1 process x 1 cpu device\n"),
         ({"SLURM_NTASKS": "2"}, 300, 6, "SLURM_NTASKS=2 says that this is one of 2 processes, but 1 is together"),
         (HAND | {"JAX_PROCESS_ID": "1"}, 3, LOST, "not all processes came; see what the others say"),
     ],

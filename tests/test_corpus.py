@@ -138,7 +138,7 @@ def test_a_longer_document_than_allowed_is_rejected(tmp_path):
     assert only(path, max_characters=11) == Document("1", "12345", "123456")
 
 
-def test_a_line_of_fifty_megabytes_is_rejected_without_being_held_in_memory(tmp_path):
+def test_t22_a_line_of_fifty_megabytes_is_rejected_without_being_held_in_memory(tmp_path):
     path = tmp_path / "rows.jsonl"
     with path.open("wb") as file:
         file.write(b'{"text": "')

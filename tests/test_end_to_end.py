@@ -309,7 +309,7 @@ def test_export_writes_a_folder_and_says_where(corpus, trained, capsys):
 
 
 @pytest.mark.slow
-def test_sigterm_saves_exits_75_and_the_next_start_continues_until_ctrl_c(corpus, trained, tmp_path):
+def test_t06_sigterm_saves_exits_75_and_the_next_start_continues_until_ctrl_c(corpus, trained, tmp_path):
     more = ("--steps=100000", f"--passages.workdir={trained}", "--log_every=1")
     running = process("train", *arguments(corpus, tmp_path, *more), stdout=subprocess.DEVNULL)
     metrics = tmp_path / "metrics.jsonl"
@@ -335,7 +335,7 @@ def test_sigterm_saves_exits_75_and_the_next_start_continues_until_ctrl_c(corpus
 
 
 @pytest.mark.slow
-def test_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(corpus, trained, tmp_path):
+def test_t01_kill_minus_nine_and_a_restart_give_the_same_parameters_to_the_last_bit(corpus, trained, tmp_path):
     more = ("--steps=60", f"--passages.workdir={trained}", "--checkpoint.every=5")
     assert train(corpus, tmp_path / "straight", *more).returncode == 0
     running = process("train", *arguments(corpus, tmp_path / "killed", *more), stdout=subprocess.DEVNULL)
@@ -380,7 +380,7 @@ def told_to_stop(function: str, call: int, verb: str, argv: list[str]) -> None:
 
 
 @pytest.mark.slow
-def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
+def test_t08_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
     more = ("--passages.shard_size=50",)
     told_to_stop(
         "dense_jax.data.stores.shards.write_records", 4, "prepare", arguments(corpus, tmp_path / "stopped", *more)
@@ -392,7 +392,7 @@ def test_prepare_goes_on_where_sigterm_stopped_it(corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
+def test_t08_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
     others = tmp_path / "others.jsonl"
     others.write_text(corpus.read_text().replace("The ", "An "))
     argv = arguments(corpus, trained, f"--embed.collection={others}", "--embed.shard_size=64")
@@ -414,7 +414,7 @@ def test_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
         ("evaluate", "dense_jax.retrieval.evaluate.evaluate", 3, "results"),  # after BM25 and before training
     ],
 )
-def test_what_sigterm_stopped_is_not_taken_for_finished_and_is_made_again(
+def test_t08_what_sigterm_stopped_is_not_taken_for_finished_and_is_made_again(
     corpus, trained, tmp_path, verb, function, call, made
 ):
     for workdir in (tmp_path / "stopped", tmp_path / "straight"):

@@ -102,7 +102,7 @@ def load():
 
 
 @pytest.mark.slow
-def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folder, tmp_path, load):
+def test_t30_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folder, tmp_path, load):
     report = export(ict, tokenizer_folder, tmp_path / "model", CARD)
     assert report.difference < 1e-5
     assert "the vectors of 9 sample texts differ from ours by at most" in str(report)
@@ -116,7 +116,7 @@ def test_an_exported_ict_model_gives_our_vectors(ict, tokenizer, tokenizer_folde
 
 
 @pytest.mark.slow
-def test_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, load):
+def test_t30_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer, load):
     model = load(mean_folder)
     assert (model.max_seq_length, model.similarity_fn_name) == (32, "cosine")
     texts = [f"{title} {text}" for title, text in zip(TITLES, PASSAGES, strict=True)]
@@ -183,7 +183,7 @@ def test_we_read_our_own_export(mean, mean_folder):
     assert found.similarity is Similarity.COSINE
 
 
-def test_a_bfloat16_model_is_compared_in_float32(two, tokenizer_folder, tmp_path):
+def test_t30_a_bfloat16_model_is_compared_in_float32(two, tokenizer_folder, tmp_path):
     encoder = replace(two.query.encoder, bert=replace(two.query.encoder.bert, dtype=Dtype.BFLOAT16))
     tower = replace(two.query, encoder=encoder)
     assert export(Towers(tower, tower), tokenizer_folder, tmp_path / "model", CARD).difference < 1e-5
@@ -193,7 +193,7 @@ def test_an_earlier_export_is_replaced_wholly(mean_folder):
     assert not (mean_folder / "query").exists()
 
 
-def test_the_folder_names_no_place_of_this_machine_and_loads_in_older_versions(mean_folder, tokenizer_folder):
+def test_t30_the_folder_names_no_place_of_this_machine_and_loads_in_older_versions(mean_folder, tokenizer_folder):
     for path in mean_folder.rglob("*.json"):
         assert not any(str(place) in path.read_text() for place in (mean_folder, tokenizer_folder))
     tokenizer = read_json(mean_folder / "tokenizer_config.json")
@@ -204,7 +204,7 @@ def test_the_card_comes_along(mean_folder):
     assert ModelCard.load(mean_folder / "README.md").data.eval_results[0].metric_value == 0.25
 
 
-def test_vectors_that_differ_stop_the_export_and_keep_the_earlier_one(mean, mean_folder, tokenizer_folder, monkeypatch):
+def test_t30_vectors_that_differ_stop_the_export_and_keep_the_earlier(mean, mean_folder, tokenizer_folder, monkeypatch):
     before = (mean_folder / "model.safetensors").read_bytes()
     right = export_module.run_modules
     monkeypatch.setattr(export_module, "run_modules", lambda *inputs: right(*inputs) + 2e-4)

@@ -36,7 +36,7 @@ def load():
     ("layout", "normalize", "views"),
     [(Layout.PAIR, False, VIEWS), (Layout.JOINED, True, VIEWS), (Layout.BODY, False, 1)],
 )
-def test_a_multi_vector_encoder_gives_our_vectors_and_scores(
+def test_t30_a_multi_vector_encoder_gives_our_vectors_and_scores(
     bert, tokenizer, tokenizer_folder, tmp_path, load, layout, normalize, views
 ):
     towers = towers_of(bert, layout, normalize=normalize, views=views)

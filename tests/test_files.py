@@ -6,7 +6,17 @@ import sys
 import pytest
 
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.io import digest, digests, read_json, text_lines, verify, whole_file, writable, write_json
+from dense_jax.io import (
+    digest,
+    digests,
+    read_json,
+    text_lines,
+    verify,
+    whole_file,
+    writable,
+    write_json,
+    write_strings,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -16,6 +26,13 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         partial.write_text("half")
         raise KeyboardInterrupt
     assert read_json(path) == {"old": 1}
+
+
+@pytest.mark.parametrize("strings", [[], ["a"], ["a", 'b"\\\n', "\u2028é"]])
+def test_a_list_of_strings_is_written_one_by_one_as_json_writes_all(tmp_path, strings):
+    write_json(tmp_path / "all.json", strings)
+    write_strings(tmp_path / "each.json", iter(strings))
+    assert (tmp_path / "each.json").read_bytes() == (tmp_path / "all.json").read_bytes()
 
 
 def test_damaged_json_is_named(tmp_path):

@@ -173,7 +173,7 @@ def test_a_setting_of_the_method_is_known_and_suggested(config_file):
     assert "did you mean --objective.noise" in message(*flags, "--noise=1")
 
 
-def test_mistakes_of_flags_are_found_before_jax_is_imported():
+def test_t18_mistakes_of_flags_are_found_before_jax_is_imported():
     code = (
         "import sys; from dense_jax.__main__ import run; status = run(sys.argv[1:]); "
         "sys.exit('jax' in sys.modules or status)"
@@ -242,7 +242,7 @@ def test_several_mistakes_are_all_listed(config_file):
     ]
 
 
-def test_broken_rules_are_all_listed(config_file):
+def test_t18_broken_rules_are_all_listed(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "--batch=0", "--optimizer.learning_rate=-1")
     assert text.splitlines() == ["batch=0 must be positive", "optimizer.learning_rate=-1.0 must be positive"]
 

@@ -234,7 +234,7 @@ def test_save_refuses_parameters_that_have_no_place_there(tmp_path, params):
         tensors.save(params["encoder"], SMALL, tmp_path, pad=0)
 
 
-def test_transposed_arrays_are_written_as_they_are(tmp_path):
+def test_t30_transposed_arrays_are_written_as_they_are(tmp_path):
     array = np.arange(6, dtype=np.float32).reshape(2, 3).T
     tensors.write_tensors({"x": array}, tmp_path / "x.safetensors")
     np.testing.assert_array_equal(load_file(tmp_path / "x.safetensors")["x"], [[0, 3], [1, 4], [2, 5]])

@@ -173,7 +173,7 @@ def test_settings_that_do_not_fit_are_refused(stored, mesh, tmp_path, config, me
         build(stored(unit_vectors()), config, tmp_path / "index", mesh)
 
 
-def test_scann_is_refused_on_a_handful_of_vectors(stored, mesh, tmp_path):
+def test_t27_scann_is_refused_on_a_handful_of_vectors(stored, mesh, tmp_path):
     with pytest.raises(ConfigError, match=r"index.kind=scann needs at least 256 vectors and there are 12; use .*exact"):
         build(stored(unit_vectors(12)), SCANN, tmp_path / "index", mesh)
 
@@ -182,7 +182,7 @@ def test_scann_is_refused_on_a_handful_of_vectors(stored, mesh, tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_vectors_that_are_not_finite_are_refused_with_their_document(stored, mesh, tmp_path, value):
+def test_t27_vectors_that_are_not_finite_are_refused_with_their_document(stored, mesh, tmp_path, value):
     vectors = unit_vectors()
     vectors[599, 3] = value
     with pytest.raises(DataError, match="1 embeddings are NaN or infinite, of documents 'doc599'"):
@@ -239,7 +239,7 @@ def test_a_rebuilt_index_leaves_nothing_of_the_old_one(stored, mesh, tmp_path):
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["manifest.json"]
 
 
-def test_an_index_of_another_checkpoint_is_refused(stored, mesh, tmp_path):
+def test_t27_an_index_of_another_checkpoint_is_refused(stored, mesh, tmp_path):
     build(stored(unit_vectors(), "old", step=7), EXACT, tmp_path / "index", mesh)
     with pytest.raises(ConfigError, match=r"was built from other embeddings than .*\n  made_by.step: 7 -> 8"):
         load(tmp_path / "index", stored(unit_vectors(), "new", step=8), mesh)
@@ -250,7 +250,7 @@ def test_an_unfinished_index_is_refused(stored, mesh, tmp_path):
         load(tmp_path / "nothing", stored(unit_vectors()), mesh)
 
 
-def test_a_flipped_bit_in_scanns_files_is_refused(stored, mesh, tmp_path):
+def test_t27_a_flipped_bit_in_scanns_files_is_refused(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
     build(vectors, SCANN, tmp_path / "index", mesh)
     flip_a_bit(tmp_path / "index" / "scann" / "hashed_dataset.npy")

@@ -95,7 +95,7 @@ def test_loss_and_gradient_norm_do_not_depend_on_the_mesh(tmp_path):
         assert a == pytest.approx(b, rel=1e-4)
 
 
-def test_a_run_continues_on_another_mesh(tmp_path):
+def test_t11_a_run_continues_on_another_mesh(tmp_path):
     """From the fourth of eight steps, on devices that hold some heads each."""
     bert = BertConfig(layers=1, width=16, heads=2, feed_forward=32, vocab_size=VOCABULARY.size, positions=16)
     settings = {
@@ -288,7 +288,7 @@ def breaking(*steps, skip=3):
     }
 
 
-def test_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_listed(tmp_path, capsys):
+def test_t19_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_listed(tmp_path, capsys):
     run(tmp_path, **breaking(4))
     said = capsys.readouterr().err
     assert "warning: step 4: loss inf and gradient_norm" in said and "Its update is skipped" in said
@@ -302,7 +302,7 @@ def test_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_liste
     assert len(row["examples"]) == 8 and all(name.startswith("doc") for name in row["examples"])
 
 
-def test_so_many_steps_in_a_row_that_are_not_finite_end_training_and_none_was_applied(tmp_path):
+def test_t20_so_many_steps_in_a_row_that_are_not_finite_end_training_and_none_was_applied(tmp_path):
     with pytest.raises(NonFiniteError, match=r"step 6: (.|\n)*3 such steps in a row, and optimizer.skip_nonfinite=3"):
         run(tmp_path, **breaking(4, 5, 6, 7))
     assert np.isfinite(params(tmp_path, **breaking(4, 5, 6, 7))).all()

@@ -54,7 +54,7 @@ def test_exactly_one_judged_query_is_missing_from_the_run(scores):
     assert set(scores.per_query) - set(EXPECTED["queries_scored"]) == {"q_missing"}
 
 
-def test_a_query_that_the_run_lacks_counts_zero(scores):
+def test_t28_a_query_that_the_run_lacks_counts_zero(scores):
     assert set(scores.per_query["q_missing"].values()) == {0.0}
 
 

@@ -451,7 +451,7 @@ def test_sigterm_while_a_version_is_made_ends_it_between_two_shards_and_it_is_go
 
 
 @pytest.mark.parametrize("saved", [True, False])
-def test_a_run_that_is_told_to_stop_while_it_makes_an_index_saves_its_state(tmp_path, monkeypatch, saved):
+def test_a_run_that_stop_requested_while_it_makes_an_index_saves_its_state(tmp_path, monkeypatch, saved):
     """At step 4 a snapshot is saved anyway; here the feed asks for an index at step 6, which nobody saves."""
     straight = config()
     run(tmp_path / "straight", straight)

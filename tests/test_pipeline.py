@@ -139,7 +139,7 @@ class Deadly(BagOfTokens):
 
 
 @pytest.mark.slow
-def test_a_worker_process_that_is_killed_ends_the_batches_with_the_example_where_they_stand():
+def test_t10_a_worker_process_that_is_killed_ends_the_batches_with_the_example_where_they_stand():
     found = examples(objective=Deadly(), workers=1, length=800)
     with pytest.raises(MachineError, match=r"loader.workers=1 processes .* before the batch from example \d+ on: .*-9"):
         list(stacked_batches(found, 8, make_mesh(MeshConfig()), start=16))

@@ -12,7 +12,7 @@ def test_higher_scores_come_first():
     assert runs.ordered({"a": 1.0, "b": 3.0, "c": 2.0}) == ["b", "c", "a"]
 
 
-def test_ties_are_broken_by_descending_id_as_a_string():
+def test_t28_ties_are_broken_by_descending_id_as_a_string():
     assert runs.ordered({"d10": 1.0, "d9": 1.0, "d1": 1.0}) == ["d9", "d10", "d1"]
 
 
@@ -21,7 +21,7 @@ def test_scores_that_float32_cannot_tell_apart_are_ties():
 
 
 @pytest.mark.parametrize("score", [float("nan"), float("inf"), 1e300])
-def test_a_score_that_cannot_be_ranked_is_refused(score):
+def test_t28_a_score_that_cannot_be_ranked_is_refused(score):
     with pytest.raises(DataError, match=f"document 'b' has score {score}".replace("+", r"\+")):
         runs.ordered({"a": 1.0, "b": score})
 
@@ -35,7 +35,7 @@ def test_a_run_is_cut_in_its_own_order():
     assert runs.cut({"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, 2) == {"q": {"c": 2.0, "b": 1.0}}
 
 
-def test_documents_with_their_querys_id_are_dropped_and_named():
+def test_t28_documents_with_their_querys_id_are_dropped_and_named():
     kept, dropped = runs.without_identical({"x": {"x": 9.0, "y": 1.0}, "z": {"x": 1.0}})
     assert (kept, dropped) == ({"x": {"y": 1.0}, "z": {"x": 1.0}}, ["x"])
 

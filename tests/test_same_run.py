@@ -4,7 +4,7 @@ import pytest
 
 from dense_jax.config import Config, CorpusConfig, EmbedConfig, EvaluateConfig, LoaderConfig, PassagesConfig, Unit
 from dense_jax.config.tree import to_dict
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
@@ -91,6 +91,20 @@ def test_a_record_without_a_checkpoint_binds_nobody(tmp_path):
     assert recorded(tmp_path) is None
 
 
+def test_checkpoints_without_the_record_of_their_settings_are_refused(tmp_path):
+    sealed(tmp_path)
+    for check in (check_continues, check_same_parameters):
+        with pytest.raises(StorageError, match=r"config\.json is missing: .*--restart"):
+            check(config(), tmp_path, NO_DATA)
+
+
+def test_other_settings_and_other_data_are_listed_together_as_a_matter_of_settings(tmp_path):
+    record(config(), tmp_path, Data({"tokenizer": "a"}))
+    sealed(tmp_path)
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1\n  the tokenizer of the workdir: its content is not"):
+        check_same_run(config(seed=1), tmp_path, Data({"tokenizer": "b"}))
+
+
 def test_a_check_records_nothing(tmp_path):
     check_same_run(config(), tmp_path)
     check_same_parameters(config(), tmp_path, NO_DATA)
@@ -131,7 +145,7 @@ def test_a_corpus_under_another_path_goes_on_and_another_corpus_is_refused(tmp_p
     sealed(tmp_path)
     for check in (check_continues, check_same_parameters):
         check(at("/new"), tmp_path, named("a"))
-        with pytest.raises(ConfigError, match=r"/old/docs\.jsonl -> /new/docs\.jsonl \(its content is not"):
+        with pytest.raises(DataError, match=r"/old/docs\.jsonl -> /new/docs\.jsonl \(its content is not"):
             check(at("/new"), tmp_path, named("b"))
 
 
@@ -139,7 +153,7 @@ def test_passages_that_were_prepared_again_from_other_text_are_named(tmp_path):
     ours = config(corpus=CorpusConfig(source="docs.jsonl"))
     record(ours, tmp_path, Data({"passages": "a"}))
     sealed(tmp_path)
-    with pytest.raises(ConfigError, match=r"what is prepared of corpus\.source=docs\.jsonl: its content is not what"):
+    with pytest.raises(DataError, match=r"what is prepared of corpus\.source=docs\.jsonl: its content is not what"):
         check_same_run(ours, tmp_path, Data({"passages": "b"}))
 
 

@@ -249,7 +249,7 @@ def test_other_modules_are_refused_by_their_names(modules, message, tmp_path):
         read_sentence_folder(sentence_folder(tmp_path, CLS, modules))
 
 
-def test_a_module_of_somebodys_own_code_is_refused(tmp_path):
+def test_t29_a_module_of_somebodys_own_code_is_refused(tmp_path):
     with pytest.raises(
         ConfigError, match=r"the modules are custom_st\.Transformer, custom_st\.Pooling, custom_st\.Normalize"
     ):

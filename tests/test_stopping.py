@@ -58,11 +58,36 @@ def test_sigterm_raises_what_has_status_75_and_afterwards_it_is_as_before():
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_another_signal_is_neither_ctrl_c_nor_counted_as_one():
+    before = signal.signal(signal.SIGALRM, lambda *_: None)
+    try:
+        with stopping_on_signals() as stop:
+            for _ in range(2):
+                signal.raise_signal(signal.SIGALRM)
+                time.sleep(0.2)
+        assert not stop.interrupted and not stop.came
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 def test_ctrl_c_raises_what_has_status_130():
     with pytest.raises(Stopped) as error, stopping_on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
     assert error.value.code == 130
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_the_grace(monkeypatch, number, status):
+    monkeypatch.setattr("dense_jax.stopping.GRACE", 0.1)
+    monkeypatch.setattr("dense_jax.stopping._AGAIN", 0.1)
+    with stopping_on_signals() as stop:
+        stop.deferred = True
+        assert not stop.came
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+        assert stop.came and not stop.raised
+        assert stop.code == status
 
 
 def test_ctrl_c_comes_as_sigterm_to_a_stage_that_handles_that_by_itself_and_a_second_one_ends_it():

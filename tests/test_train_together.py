@@ -115,7 +115,9 @@ def stopped(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_of_four_stops_all_at_one_step_and_two_and_then_one_or_four_go_on(straight, stopped, tmp_path):
+def test_t07_t12_sigterm_to_one_of_four_stops_all_at_one_step_and_two_and_then_one_or_four_go_on(
+    straight, stopped, tmp_path
+):
     two, one, four = (tmp_path / name for name in ("two", "one", "four"))
     shutil.copytree(stopped, two)
     saved = len(losses(two))
@@ -129,7 +131,9 @@ def test_sigterm_to_one_of_four_stops_all_at_one_step_and_two_and_then_one_or_fo
 
 
 @pytest.mark.slow
-def test_one_of_four_that_is_killed_amid_a_save_takes_the_others_along_and_nothing_is_lost(straight, stopped, tmp_path):
+def test_t09_one_of_four_that_is_killed_amid_a_save_takes_the_others_along_and_nothing_is_lost(
+    straight, stopped, tmp_path
+):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     of_each = ended("toy", 4, tmp_path, "1", "killed", "15")
     assert of_each[1][0] == -signal.SIGKILL

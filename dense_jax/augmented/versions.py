@@ -25,7 +25,7 @@ from jax.sharding import Mesh
 from dense_jax.config import Config, IndexKind
 from dense_jax.config.tree import differences
 from dense_jax.errors import StorageError
-from dense_jax.io import digest, is_written, read_json, verify, write_json
+from dense_jax.io import digest, is_written, read_json, verify, write_json, write_strings
 from dense_jax.locks import all_in_turn, in_turn, is_held
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0
 from dense_jax.retrieval import index
@@ -187,7 +187,7 @@ class Versions:
         path = self.folder / f"ids-{self.library.fingerprint}.json"
         with in_turn(self.folder / "ids.lock"):
             if not is_written(path):
-                write_json(path, self.library.passages.ids())
+                write_strings(path, self.library.passages.ids())
         return str(path)
 
     def _placed(self, tower: Tower, mesh: Mesh) -> TowerOnMesh:

@@ -14,17 +14,20 @@ Each published figure rests on its own convention, and they disagree at times:
 "caf" + e + a combining accent is "café" here, and "cafe" never is.
 """
 
+import contextlib
 import re
+import signal
 import string
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
 import regex
 
 from dense_jax.arrays import Int
+from dense_jax.errors import DataError
 
 Normalise = Callable[[str], str]
 
@@ -32,6 +35,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _TOKEN = regex.compile(r"[\p{L}\p{N}\p{M}]+|[^\p{Z}\p{C}]")  # a word, or one sign
 _PATTERN_FLAGS = re.IGNORECASE | re.UNICODE | re.MULTILINE
+_PATIENCE = 10.0  # seconds for one pattern in one text, which takes microseconds
 
 
 def squad_normalised(text: str) -> str:
@@ -67,8 +71,11 @@ def pattern_match(prediction: str, patterns: Iterable[str]) -> bool:
 
     >>> pattern_match("Oct. 12, 1492", [r"oct\\w*\\.? 12", "("]), pattern_match("on Oct. 12", [r"oct\\w*\\.? 12"])
     (True, False)
+
+    Raises:
+        DataError: a pattern takes exponential time.
     """
-    return any(bool((found := _compiled(pattern)) and found.match(prediction)) for pattern in patterns)
+    return any(_matches(pattern, prediction, anywhere=False) for pattern in patterns)
 
 
 def answer_tokens(text: str) -> list[str]:
@@ -91,10 +98,13 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
 
 
 def has_pattern(text: str, patterns: Iterable[str]) -> bool:
-    """Whether any of `patterns` is found in `text`, both after NFD; one that is no regular expression never is."""
-    composed = unicodedata.normalize("NFD", text)
-    compiled = (_compiled(unicodedata.normalize("NFD", pattern)) for pattern in patterns)
-    return any(bool(found and found.search(composed)) for found in compiled)
+    """Whether any of `patterns` is found in `text`, both after NFD; one that is no regular expression never is.
+
+    Raises:
+        DataError: a pattern takes exponential time.
+    """
+    decomposed = unicodedata.normalize("NFD", text)
+    return any(_matches(unicodedata.normalize("NFD", pattern), decomposed, anywhere=True) for pattern in patterns)
 
 
 def holds_raw(text: str, answers: Iterable[str]) -> bool:
@@ -128,6 +138,33 @@ def occurrences(
 def _spaced(text: str) -> str:
     """The tokens of `text`, each between two spaces: no token holds one, so a substring is a run of whole tokens."""
     return "".join(f" {token} " for token in answer_tokens(text))
+
+
+def _matches(pattern: str, text: str, *, anywhere: bool) -> bool:
+    found = _compiled(pattern)
+    if found is None:
+        return False
+    with _in_time(pattern, text):
+        return bool(found.search(text) if anywhere else found.match(text))
+
+
+@contextlib.contextmanager
+def _in_time(pattern: str, text: str) -> Iterator[None]:
+    """A limit on the time of the block, in the main thread: Python's `re` looks at signals while it backtracks."""
+
+    def end(*_) -> None:
+        raise DataError(
+            f"the answer pattern {pattern!r:.200} takes more than {_PATIENCE:g} seconds on a text of {len(text):,} "
+            "characters; write it without repetitions within repetitions, such as (a|aa)+, or leave out its question"
+        )
+
+    handler = signal.signal(signal.SIGALRM, end)
+    timer = signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 @lru_cache(maxsize=4_096)  # one question's patterns are tried on many passages

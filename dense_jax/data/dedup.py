@@ -56,6 +56,26 @@ def first_of_each_text(documents: Passages) -> Int[np.ndarray, " p"]:
     return first[inverse]
 
 
+class RowOfId:
+    """The row of each id, by sorted 64-bit hashes: 16 bytes an id, where a dict of strings takes some 160."""
+
+    def __init__(self, ids: Iterable[str], count: int) -> None:
+        """Of `count` ids, which are unequal."""
+        hashes = np.fromiter(map(_hash_of_id, ids), np.uint64, count)
+        self._rows = np.argsort(hashes)
+        self._hashes = hashes[self._rows]
+
+    def get(self, identifier: str) -> int | None:
+        """The row of an id; None if it is none of these."""
+        wanted = np.uint64(_hash_of_id(identifier))
+        place = int(np.searchsorted(self._hashes, wanted))
+        return int(self._rows[place]) if place < len(self._hashes) and self._hashes[place] == wanted else None
+
+
+def _hash_of_id(identifier: str) -> int:
+    return xxhash.xxh3_64_intdigest(identifier.encode())
+
+
 def _hash(title: Int[np.ndarray, " t"], tokens: Int[np.ndarray, " l"]) -> int:
     length = np.int32(len(title)).tobytes()  # else a word could move from the title to the text
     return xxhash.xxh3_64_intdigest(length + title.astype(np.int32).tobytes() + tokens.astype(np.int32).tobytes())

@@ -18,7 +18,7 @@ from dense_jax.arrays import Float, Int, np
 from dense_jax.config.tree import differences
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.io import is_written, read_json, whole_file, write_json
+from dense_jax.io import is_written, read_json, whole_file, write_json, write_strings
 from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
@@ -136,7 +136,7 @@ def _write_shards(
 
 def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
     if known is None:
-        write_json(path, store.ids())
+        write_strings(path, store.ids())
         return
     with whole_file(path) as partial:
         shutil.copyfile(known, partial)

@@ -8,7 +8,7 @@ sealed checkpoint is on the disk.
 
 import errno
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from dense_jax.arrays import Array, Bool
 from dense_jax.config import CheckpointConfig
-from dense_jax.errors import NonFiniteError, StorageError
+from dense_jax.errors import DataError, NonFiniteError, StorageError
 from dense_jax.io import digest, naming_storage_errors
 from dense_jax.mesh import everywhere
 from dense_jax.multihost import all_or_none, barrier, is_process_0, on_process_0
@@ -27,6 +27,7 @@ from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
+_DATA = "data"  # the key of the digests of the data in a checkpoint's meta data
 _FILE = 4_096  # bytes that an array takes besides its own
 _NAMED = 5  # arrays in an error message
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
@@ -38,13 +39,26 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of one workdir, saved in the background."""
+    """The checkpoints of one workdir, saved in the background.
 
-    def __init__(self, folder: Path, config: CheckpointConfig, *, read_only: bool = False) -> None:
-        self.folder, self.config = folder.absolute(), config
+    `data` has digests (JSON values) of what they are used with: saved with each checkpoint, and compared where one is
+    restored. `stop_requested` is true once this process was sent a signal that JAX does not see to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: CheckpointConfig,
+        *,
+        read_only: bool = False,
+        data: Mapping[str, Any] | None = None,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.folder, self.config, self.data = folder.absolute(), config, dict(data or {})
         self.files = CheckpointFiles(self.folder)
         self._held: Callable[[], Collection[int]] = tuple
         self._protected: list[int] = []  # the best step last; before it those kept until its checkpoint is sealed
+        self._stop_requested = stop_requested
         self._asked = 0  # how often `preempted` was
         self._unsealed: int | None = None  # a step whose save is under way
         self._are_finite = jax.jit(_are_finite)
@@ -74,7 +88,8 @@ class Checkpoints:
         Raises:
             StorageError: there is none.
         """
-        steps, without = self.steps(), self.files.without_digests()
+        without = self.files.without_digests()
+        steps = [sealed for sealed in self.steps() if sealed not in without]
         if step in without or (step == -1 and without and not steps):
             self.verify(without[-1] if step == -1 else step)  # its message names the missing file and the way out
         if not steps:
@@ -115,7 +130,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     params=ocp.args.StandardSave(state.params),
                     training=ocp.args.StandardSave(rest),
-                    meta=ocp.args.JsonSave(meta),
+                    meta=ocp.args.JsonSave(meta | {_DATA: self.data}),
                 ),
                 force=True,
             )
@@ -161,16 +176,18 @@ class Checkpoints:
     def preempted(self) -> bool:
         """True at the call at which all processes agree to stop, after one of them was sent SIGTERM.
 
+        JAX does that for several processes; one alone has no cluster and agrees with nobody.
         They agree on a number that is still to come: so calls are counted, whether steps are done between them or not.
         """
         self._asked += 1
-        return self._manager.reached_preemption(self._asked)
+        return self._stop_requested() or self._manager.reached_preemption(self._asked)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state of `step`, placed and typed as `like` (shapes, dtypes and shardings), and its meta data.
 
         Raises:
             StorageError: a file is damaged, or the checkpoint is of another architecture: all differences are listed.
+            DataError: the checkpoint is of other data.
         """
         all_or_none(lambda: self.verify(step))
         rest = {"step": like.step, "optimizer": like.optimizer, "carry": like.carry}
@@ -184,6 +201,7 @@ class Checkpoints:
                     meta=ocp.args.JsonRestore(),
                 ),
             )
+        self._check_data(step, found["meta"].pop(_DATA, {}))
         training = found["training"]
         state = TrainState(training["step"], found["params"], training["optimizer"], training["carry"])
         return state, found["meta"]
@@ -192,6 +210,9 @@ class Checkpoints:
         """Only the parameters of `step`, as `restore` returns them."""
         all_or_none(lambda: self.verify(step))
         self._check_architecture(step, {"params": like})
+        with self._naming(step):
+            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        self._check_data(step, found["meta"].get(_DATA, {}))
         return self._restored_params(step, like)
 
     def restore_params_as_saved(self, step: int) -> Any:
@@ -284,6 +305,13 @@ class Checkpoints:
             shown = "\n  ".join(problems[:20])
             raise StorageError(
                 f"checkpoint of step {step} in {self.folder} is of another architecture than this config:\n  {shown}"
+            )
+
+    def _check_data(self, step: int, theirs: Mapping[str, Any]) -> None:
+        if other := [name for name, ours in self.data.items() if theirs.get(name, ours) != ours]:
+            raise DataError(
+                f"{self.folder / str(step)} was trained with another content of {', '.join(other)} than this workdir "
+                "has; use the workdir that the checkpoint is of, or copy that as a whole"
             )
 
     def _naming(self, step: int) -> "_NamingErrors":

@@ -39,8 +39,8 @@ class CheckpointFiles:
         return self.folder / f"digests-{step}.json"
 
     def steps(self) -> list[int]:
-        """The sealed steps, oldest first."""
-        return [step for step in self.committed() if self.digests_path(step).is_file()]
+        """The sealed steps, oldest first. Digests that a power cut left empty are no seal."""
+        return [step for step in self.committed() if _has_content(self.digests_path(step))]
 
     def committed(self) -> list[int]:
         """The steps whose folder is complete by Orbax's own account, sealed or not, oldest first."""
@@ -51,8 +51,8 @@ class CheckpointFiles:
         return sorted({*self.committed(), *(step for step in self._sealed() if self.path(step).is_dir())})
 
     def without_digests(self) -> list[int]:
-        """The committed steps whose digests are missing, but for a save that is just being sealed."""
-        return [step for step in self.committed() if not self.digests_path(step).is_file() and step != self.saving()]
+        """The committed steps whose digests are missing or unreadable, but for a save that is just being sealed."""
+        return [step for step in self.committed() if self._lack_of_digests(step) and step != self.saving()]
 
     def saving(self) -> int | None:
         """The step of the save that is under way, or was when the process ended."""
@@ -80,7 +80,7 @@ class CheckpointFiles:
             StorageError: naming the file of `step` that is missing or differs from what was written.
         """
         try:
-            if not self.digests_path(step).is_file() and step in self.committed():
+            if step in self.committed() and self._lack_of_digests(step):
                 raise StorageError(self.missing_digests(step))
             verify(self.path(step), read_json(self.digests_path(step), Seal))
         except StorageError as error:
@@ -118,18 +118,19 @@ class CheckpointFiles:
         (self.folder / _SAVING).unlink(missing_ok=True)
 
     def recompute_digests(self) -> None:
-        """Seals all committed steps whose digests are missing."""
+        """Seals all committed steps whose digests are missing or unreadable."""
         for step in self.without_digests():
+            lack = self._lack_of_digests(step)
             self.seal(step)
             _warn(
-                f"{self.digests_path(step)} was missing and is computed again from the files of step {step:,}; damage "
-                "that they had before cannot be seen any more"
+                f"the digests of step {step:,} {lack}, and are computed again from the files of the step; damage that "
+                "they had before cannot be seen any more"
             )
 
     def first_sound(self, steps: Collection[int]) -> int | None:
         """The first of `steps` that verifies; None if none does.
 
-        Damaged ones before it are put aside. Those that only lack their digests are, too, unless nothing is sound.
+        Damaged ones before it are put aside. Those that only lack readable digests are, too, unless nothing is sound.
         """
         passed: list[tuple[int, str]] = []
         for step in steps:
@@ -188,9 +189,22 @@ class CheckpointFiles:
     def missing_digests(self, step: int) -> str:
         """The reason why a committed step without digests is not used, with the ways out."""
         return (
-            f"its digests, {self.digests_path(step)}, are missing; copy them too, or have them computed again by "
-            "`dense-jax train` with --checkpoint.recompute_digests=true"
+            f"its digests, {self.digests_path(step)}, {self._lack_of_digests(step)}; copy them too, or have them "
+            "computed again by `dense-jax train` with --checkpoint.recompute_digests=true"
         )
+
+    def _lack_of_digests(self, step: int) -> str:
+        """What the digests of a step lack, which says nothing of its files; empty if they can be read."""
+        path = self.digests_path(step)
+        if not path.is_file():
+            return "are missing"
+        if not _has_content(path):
+            return "are empty, as a power cut leaves a file"
+        try:
+            read_json(path, Seal)
+        except StorageError:
+            return "cannot be read"
+        return ""
 
     def _sealed(self) -> set[int]:
         """The steps that have digests, whatever there is of them."""
@@ -220,6 +234,10 @@ def _numbers(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(path.name) for path in folder.iterdir() if _STEP.fullmatch(path.name) and path.is_dir())
+
+
+def _has_content(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _wrong(path: Path, sealed: Path) -> str:

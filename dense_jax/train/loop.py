@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,12 +105,13 @@ def train(
     sample: Sample | None = None,
     library: Library | None = None,
     data: Data = NO_DATA,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
     `library` an objective that retrieves looks passages up. `data` is recorded with a new run, after all that could
-    refuse its start.
+    refuse its start. `stop_requested` is called after each step; several processes have JAX see to SIGTERM besides.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -121,7 +122,9 @@ def train(
     program = make_program(config)
     with only_one(workdir / "train.lock", f"--workdir={workdir} is being trained"):
         check_continues(config, workdir, data)
-        checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
+        checkpoints = Checkpoints(
+            workdir / "checkpoints", config.checkpoint, data=data.digests, stop_requested=stop_requested
+        )
         state, meta = _resumed(program, checkpoints, workdir)
         examples = Examples(
             store,
@@ -301,6 +304,7 @@ def _run(
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
+                log.sync()
                 checkpoints.save(step, state, meta | log.state)
             checkpoints.finish()
             raise
@@ -321,6 +325,7 @@ def _run(
             selection.look(step, state.params)
         over = due and selection.over(step)
         if save or over or (due and selection.is_best(step)):
+            log.sync()
             checkpoints.save(step, state, meta | log.state)
             saved = step
         checkpoints.poll()

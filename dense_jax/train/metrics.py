@@ -131,6 +131,11 @@ class MetricsLog:
         """Leaves out of the speed what has passed until now, such as compilation."""
         self._since = (self._since[0], time.monotonic())
 
+    def sync(self) -> None:
+        """Wait until the disk has all metrics so far."""
+        if not self.silent:
+            self._files.sync()
+
     def close(self) -> None:
         if self.silent:
             return

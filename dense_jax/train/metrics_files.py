@@ -1,4 +1,8 @@
-"""The one place that writes metrics: metrics.jsonl, skipped.jsonl and TensorBoard's events."""
+"""The one place that writes metrics: metrics.jsonl, skipped.jsonl and TensorBoard's events.
+
+A line is with the system at once, so that a kill loses none. Before a checkpoint is saved, the disk is waited for:
+after a power cut the lines up to the newest checkpoint are whole, and the run does the later steps again.
+"""
 
 import contextlib
 import json
@@ -11,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dense_jax.errors import StorageError
-from dense_jax.io import check_kind, naming_storage_errors, text_lines, whole_file
+from dense_jax.io import check_kind, naming_storage_errors, sync, text_lines, whole_file
 from dense_jax.schemas import MetricsLine, StepLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
@@ -47,6 +51,15 @@ class MetricsFiles:
         path, line = self.workdir / SKIPPED, {"step": step, **figures, "examples": [*examples]}
         with naming_storage_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def sync(self) -> None:
+        """Wait until the disk has all that was written: a power cut keeps the lines up to here."""
+        with naming_storage_errors(self.workdir / METRICS):
+            for path in (self.workdir / METRICS, Path(self._events.name)):
+                sync(path)
+                sync(path.parent)
+            if (self.workdir / SKIPPED).is_file():
+                sync(self.workdir / SKIPPED)
 
     def close(self) -> None:
         with naming_storage_errors(self.workdir / METRICS), contextlib.ExitStack() as files:

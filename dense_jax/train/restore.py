@@ -43,10 +43,11 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
 
     Raises:
         ConfigError: the workdir was trained with other settings.
+        DataError: it was trained on other data.
         StorageError: there is no such checkpoint, or it is damaged.
     """
     check_same_parameters(config, workdir, data)
-    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, read_only=True, data=data.digests)
     if not config.steps and step in (-1, 0) and not on_process_0(checkpoints.steps):
         return _untrained(config)
     if step == -1:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from dense_jax.config import Config
 from dense_jax.config.rules import Setting, settings
 from dense_jax.config.tree import Difference, changed, completed, to_dict
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
 from dense_jax.multihost import barrier, is_process_0, on_process_0
 from dense_jax.schemas import RunConfig
@@ -62,6 +62,8 @@ def check_continues(config: Config, workdir: Path, data: Data) -> None:
 
     Raises:
         ConfigError: listing the settings and the data that differ.
+        DataError: the same, where data alone differ.
+        StorageError: checkpoints are present without their config.json.
     """
     _check(config, workdir, data, may_change={"resumable"})
 
@@ -69,29 +71,45 @@ def check_continues(config: Config, workdir: Path, data: Data) -> None:
 def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
     """Check that `config` describes the run of `workdir`, but for settings that search alone reads. All call it.
 
-    Raises:
-        ConfigError: listing the settings and the data that differ.
+    Raises: the errors of `check_continues`.
     """
     _check(config, workdir, data, may_change={"resumable", "at_search"})
 
 
 def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
     """A setting that the record lacks, since it is newer, counts as having its default there."""
+    on_process_0(lambda: _check_recorded(workdir))
     if (theirs := on_process_0(lambda: recorded(workdir))) is None:
         return
     digests = theirs.pop(DIGESTS, {})
     known = {setting.name: setting for setting in settings(config)}
-    found = [
-        f"{line}{_OTHER_CONTENT if digests and _is_path(line, known) else ''}"
+    lines = [
+        line
         for line in changed(completed(theirs, config), to_dict(config))
         if not (line.name in known and may_change & known[line.name].marks)
         and not (digests and _is_path(line, known) and _same_content(line, digests, data))
     ]
-    found += _changed_data(config, digests, data)
-    if found:
-        raise ConfigError(
-            f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  "
-            + "\n  ".join(found)
+    contents = [*_changed_data(config, digests, data)]
+    if lines or contents:
+        of_data = [bool(digests) and _is_path(line, known) for line in lines]
+        shown = [f"{line}{_OTHER_CONTENT if is_path else ''}" for line, is_path in zip(lines, of_data, strict=True)]
+        raise _difference(workdir, shown + contents, of_data_alone=all(of_data))
+
+
+def _difference(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:
+    shown = "\n  ".join(lines)
+    if of_data_alone:
+        return DataError(f"{workdir} was trained on other data; use another --workdir, or put this back:\n  {shown}")
+    return ConfigError(
+        f"{workdir} was trained with other settings; use another --workdir, or set these back:\n  {shown}"
+    )
+
+
+def _check_recorded(workdir: Path) -> None:
+    if not (workdir / FILE).is_file() and has_checkpoint(workdir / "checkpoints"):
+        raise StorageError(
+            f"{workdir / FILE} is missing: it has the settings that {workdir / 'checkpoints'} was trained with; copy "
+            "it from the workdir that the checkpoints are of, or start over by `dense-jax train --restart`"
         )
 
 

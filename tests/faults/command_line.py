@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -22,9 +23,9 @@ SMALL = {
 }
 
 
-def write_corpus(path: Path) -> Path:
+def write_corpus(path: Path, seed: int = 0) -> Path:
     """Sixty documents of five sentences."""
-    rng, words = random.Random(0), ["river", "bridge", "market", "forest", "poem", "harbour", "engine", "violin"]
+    rng, words = random.Random(seed), ["river", "bridge", "market", "forest", "poem", "harbour", "engine", "violin"]
     with path.open("w", encoding="utf-8") as file:
         for i in range(60):
             said = " ".join(
@@ -39,9 +40,16 @@ def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
     return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *flags, *more]
 
 
-def start(verb: str, *argv: str, largest_file: int = 0) -> subprocess.Popen:
-    """A process of the command line, which may write no file of more than `largest_file` KiB; 0: of any size."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
+def start(
+    verb: str, *argv: str, largest_file: int = 0, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """A process of the command line, which may write no file of more than `largest_file` KiB; 0: of any size.
+
+    `environment` is added to that of this process.
+    """
+    environment = (
+        {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"} | {**(environment or {})}
+    )
     limited = []
     if largest_file:
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # its files are not on trial

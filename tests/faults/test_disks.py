@@ -22,7 +22,7 @@ from tests.toys import VOCABULARY, MemoryStore
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its other files
-def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_is_intact(tmp_path):
+def test_t05_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_is_intact(tmp_path):
     checkpoints = saved(tmp_path, 1)
     noise = jax.random.normal(jax.random.key(0), (256, 64))  # cannot be compressed
     broken = state(2)
@@ -37,7 +37,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_befo
     checkpoints.verify(1)
 
 
-def test_no_first_checkpoint_is_begun_where_two_do_not_fit(tmp_path):
+def test_t05_no_first_checkpoint_is_begun_where_two_do_not_fit(tmp_path):
     with mounted(tmp_path / "disk", 200_000) as disk:
         checkpoints = Checkpoints(disk / "checkpoints", CheckpointConfig())
         checkpoints.check_space(state(0), copies=1)

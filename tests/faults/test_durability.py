@@ -11,7 +11,10 @@ from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import StorageError
 from dense_jax.io import is_written, read_json, write_json
 from dense_jax.train.history import read_history
+from dense_jax.train.loop import train
+from tests.faults.train_and_die import toy
 from tests.sources import config, contents, rows, write
+from tests.toys import VOCABULARY, MemoryStore
 
 
 @pytest.fixture
@@ -43,6 +46,20 @@ def test_everything_that_prepare_leaves_was_waited_for(tmp_path, synced):
     left = {path for path in (tmp_path / "work").rglob("*") if path.is_file()}
     assert left <= named
     assert not [path for path in left if path.suffix == ".partial"]
+
+
+def test_metrics_are_on_the_disk_before_the_checkpoint_of_their_step_is_begun(tmp_path, synced):
+    """All that has no atomic rename: what a run appends to."""
+    train(toy(steps=6), MemoryStore(), VOCABULARY, tmp_path)
+    places = [place for place, (path, _) in enumerate(synced) if path.name.startswith(".saving.json")]
+    assert len(places) == 3  # of steps 0, 5 and 6
+    for step, place in ((5, places[1]), (6, places[2])):
+        files = dict(synced[:place])
+        lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+        assert files[tmp_path / "metrics.jsonl"] == sum(map(len, lines[:step]))
+        (events,) = (tmp_path / "tensorboard").iterdir()
+        assert events in files
+        assert {"metrics.jsonl", "config.json"} <= {*files[tmp_path]}
 
 
 @pytest.mark.parametrize("name", ["text.json", "passages-32/manifest.json"])

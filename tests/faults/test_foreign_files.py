@@ -17,7 +17,7 @@ def weights(path, header, data=b"\0" * 16, size=None):
 
 
 @pytest.mark.parametrize("size", [1 << 63, (1 << 64) - 1, 1 << 40, 0, 5])
-def test_a_header_of_weights_that_does_not_fit_its_file_is_refused(tmp_path, size):
+def test_t29_a_header_of_weights_that_does_not_fit_its_file_is_refused(tmp_path, size):
     folder = weights(
         tmp_path / "model.safetensors", {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, size=size
     )

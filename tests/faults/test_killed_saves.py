@@ -63,7 +63,7 @@ def cut_off(tmp_path_factory) -> Path:
     return folder
 
 
-def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before_it_even_where_one_is_kept(
+def test_t01_a_kill_while_a_checkpoint_is_written_leaves_the_one_before_it_even_where_one_is_kept(
     cut_off, straight, tmp_path, capsys
 ):
     folder = shutil.copytree(cut_off, tmp_path / "run")
@@ -78,7 +78,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before_it_even_wher
 
 
 @pytest.mark.parametrize("point", ["committed", "sealed"])
-def test_a_kill_after_a_checkpoint_is_committed_loses_nothing(point, straight, tmp_path, capsys):
+def test_t01_a_kill_after_a_checkpoint_is_committed_loses_nothing(point, straight, tmp_path, capsys):
     folder = tmp_path / "run"
     killed(folder, point, 15, keep=1)
     resumed(folder, keep=1)
@@ -87,7 +87,7 @@ def test_a_kill_after_a_checkpoint_is_committed_loses_nothing(point, straight, t
     jax.tree.map(np.testing.assert_array_equal, final(folder), straight)
 
 
-def test_a_folder_that_no_save_of_the_run_wrote_is_put_aside_and_not_deleted(cut_off, tmp_path, capsys):
+def test_t02_a_folder_that_no_save_of_the_run_wrote_is_put_aside_and_not_deleted(cut_off, tmp_path, capsys):
     """The same half-written folder, but nothing proves that it is this run's."""
     folder = shutil.copytree(cut_off, tmp_path / "run")
     (folder / "checkpoints" / "saving.json").unlink()

@@ -55,7 +55,7 @@ def prepare(source, work):
     return run(["prepare", CONFIG, f"--workdir={work}", *(f"--{key}={v}" for key, v in settings.items())])
 
 
-def test_a_second_prepare_is_refused_by_the_name_of_the_first_and_works_once_that_is_gone(source, tmp_path, capsys):
+def test_t16_a_second_prepare_is_refused_by_the_name_of_the_first_and_works_once_that_is_gone(source, tmp_path, capsys):
     work = tmp_path / "work"
     with held(work / "prepare.lock") as other:
         assert prepare(source, work) == ConfigError.code

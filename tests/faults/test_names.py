@@ -34,7 +34,7 @@ def test_a_table_has_as_many_cells_as_its_header_whatever_they_hold():
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
 
 
-def test_a_model_card_runs_nothing_of_the_names_in_it():
+def test_t29_a_model_card_runs_nothing_of_the_names_in_it():
     hostile = replace(
         CARD, name=HOSTILE, corpus=HOSTILE, results=(replace(RESULT, dataset=HOSTILE),), settings=HOSTILE + "\n```\n<b>"
     )
@@ -52,7 +52,7 @@ def test_prompts_with_markup_are_shown_as_text():
 
 
 @pytest.mark.parametrize("name", ["$x^2", "$$", "$\\frac{$", "a\nb", "<b>", "a|b", "-x", "%s {}", "ü"])
-def test_a_report_shows_runs_and_sets_of_any_name(tmp_path, name):
+def test_t29_a_report_shows_runs_and_sets_of_any_name(tmp_path, name):
     runs = [workdir(tmp_path / f"{name}{i}" / name, [0.6, 0.7], steps=10 + i) for i in range(2)]
     for run in runs:
         evaluated(run, [0.1, 0.2], step=10 + int(run.parent.name[-1]), test_set=name)

@@ -60,7 +60,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_damaged_checkpoints_end_every_start_with_status_4_until_one_is_repaired_and_moved_back(
+def test_t03_damaged_checkpoints_end_every_start_with_status_4_until_one_is_repaired_and_moved_back(
     corpus, prepared, damaged
 ):
     argv, checkpoints = command(corpus, prepared, damaged), damaged / "checkpoints"
@@ -83,7 +83,7 @@ def test_a_restart_starts_over_and_keeps_the_damaged_state(corpus, prepared, dam
     assert (damaged / "checkpoints" / "digests-6.json").is_file()
 
 
-def test_a_copy_without_digests_is_trained_on_request_and_foreign_folders_survive(corpus, prepared, trained, tmp_path):
+def test_t04_a_copy_without_digests_is_trained_on_request_and_foreign_folders_stay(corpus, prepared, trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("digests-*"))
     argv, checkpoints = command(corpus, prepared, workdir), workdir / "checkpoints"
     for name in ("notes", "quarantine/old", "3"):
@@ -99,7 +99,7 @@ def test_a_copy_without_digests_is_trained_on_request_and_foreign_folders_surviv
         assert (checkpoints / name / "mine").is_file()
 
 
-def test_a_kill_while_the_first_step_is_compiled_is_no_obstacle_to_the_next_start(corpus, prepared, tmp_path):
+def test_t01_a_kill_while_the_first_step_is_compiled_is_no_obstacle_to_the_next_start(corpus, prepared, tmp_path):
     argv = command(corpus, prepared, tmp_path, "--seed=3")
     running = start("train", *argv)
     while not (tmp_path / "checkpoints" / "0" / "commit_success.txt").is_file() and running.poll() is None:
@@ -111,7 +111,7 @@ def test_a_kill_while_the_first_step_is_compiled_is_no_obstacle_to_the_next_star
     assert status == 0, said
 
 
-def test_a_disk_that_fills_up_while_training_ends_it_with_one_message(corpus, prepared, tmp_path):
+def test_t05_a_disk_that_fills_up_while_training_ends_it_with_one_message(corpus, prepared, tmp_path):
     with mounted(tmp_path / "disk", 1_500_000) as disk:
         argv = command(corpus, prepared, disk / "run", "--steps=40")
         status, said = ended("train", *argv)
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_while_training_ends_it_with_one_message(corpus, pr
         assert status == 0 and "continuing from step" in said, said
 
 
-def test_a_first_checkpoint_that_cannot_be_written_ends_training_with_one_message(corpus, prepared, tmp_path):
+def test_t05_a_first_checkpoint_that_cannot_be_written_ends_training_with_one_message(corpus, prepared, tmp_path):
     status, said = ended("train", *command(corpus, prepared, tmp_path), largest_file=10)
     assert status == 4, said
     assert "the disk is full" in only_message(said)

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from dense_jax.arrays import Int
 from dense_jax.config import Config, CorpusConfig
-from dense_jax.data.dedup import first_of_each_text
+from dense_jax.data.dedup import RowOfId, first_of_each_text
 from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
 from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.sources.corpus import CheckedCorpus, Source
@@ -92,17 +93,17 @@ class _Judged:
     documents: PassageStore
     rejects: list[Reject] = field(default_factory=list)
     unknown: int = 0  # documents that queries name and the corpus lacks
-    _row: dict[str, int] = field(default_factory=dict)
+    _by_id: RowOfId = field(default_factory=lambda: RowOfId((), 0))
 
     def __iter__(self) -> Iterator[tuple[JudgedQuery, Candidates, Candidates]]:
         """Each query that can be used, with its positives and negatives; equal texts are one row, equal queries one."""
         same = first_of_each_text(self.documents)
-        self._row = {identifier: int(same[row]) for row, identifier in enumerate(self.documents.ids())}
+        self._by_id = RowOfId(self.documents.each_id(), len(self.documents))
         for query in _one_for_each_text(merged(self._all())):
             if not self._chosen(query.id):
                 continue
-            positives = self._rows(query.positives, without=frozenset())
-            negatives = self._rows(query.negatives, without=frozenset(positives))
+            positives = self._rows(query.positives, same, without=frozenset())
+            negatives = self._rows(query.negatives, same, without=frozenset(positives))
             if positives:
                 yield query, _candidates(positives), _candidates(negatives)
             else:
@@ -128,20 +129,26 @@ class _Judged:
         """`query` by the ids of the whole corpus. Files about several sources have these ids themselves."""
 
         def named(documents: tuple[Scored, ...]) -> tuple[Scored, ...]:
-            return tuple(one if one.id in self._row else one._replace(id=source.prefix + one.id) for one in documents)
+            known = (self._by_id.get(one.id) is not None for one in documents)
+            return tuple(
+                one if is_known else one._replace(id=source.prefix + one.id)
+                for one, is_known in zip(documents, known, strict=True)
+            )
 
         if not source.prefix:
             return query
         known = query.id if self.config.queries else source.prefix + query.id
         return JudgedQuery(known, query.text, named(query.positives), named(query.negatives))
 
-    def _rows(self, documents: tuple[Scored, ...], without: frozenset[int]) -> dict[int, float]:
+    def _rows(
+        self, documents: tuple[Scored, ...], same: Int[np.ndarray, " p"], without: frozenset[int]
+    ) -> dict[int, float]:
         rows: dict[int, float] = {}
         for document in documents:
-            row = self._row.get(document.id)
+            row = self._by_id.get(document.id)
             self.unknown += row is None
-            if row is not None and row not in without:
-                rows.setdefault(row, document.score)
+            if row is not None and (first := int(same[row])) not in without:
+                rows.setdefault(first, document.score)
         return rows
 
     def _chosen(self, identifier: str) -> bool:

@@ -10,7 +10,7 @@ A shard ends with a document and with its source, so a writer that starts again 
 source to skip.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -100,8 +100,12 @@ class PassageStore(Passages):
 
     def ids(self) -> list[str]:
         """The id of the document behind each row."""
+        return [*self.each_id()]
+
+    def each_id(self) -> Iterator[str]:
+        """`ids`, one after the other."""
         blocks = (range(start, min(start + _BLOCK, len(self))) for start in range(0, len(self), _BLOCK))
-        return [orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows)]
+        return (orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows))
 
     def parts(self) -> Sequence[SourceRows]:
         """All rows, source by source."""
