@@ -161,6 +161,10 @@ class Vocabulary:
     continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
     prompts: Mapping[str, Int[np.ndarray, " l"]] = field(default_factory=dict)  # the ids of the objective's prompts
 
+    def prompt_ids(self, prompt: str) -> Int[np.ndarray, " l"]:
+        """The ids of one of the objective's prompts; no ids for the empty prompt."""
+        return self.prompts[prompt] if prompt else np.empty(0, np.int32)
+
 
 class Tokens(NamedTuple):
     """Token sequences as an encoder takes them; the batch axis is absent in a single example."""

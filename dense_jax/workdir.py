@@ -45,7 +45,6 @@ from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import on_process_0, process_0_first
-from dense_jax.objective import Retrieves
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import Index
@@ -82,7 +81,7 @@ class Workdir:
         if not config.tokens:
             return config
         require(
-            not isinstance(config.objective, Retrieves),
+            not config.objective.retrieves,
             f"tokens={config.tokens} cannot be counted ahead where passages are looked up; use --steps",
         )
         loader = replace(config.loader, mixing=Mixing.EXAMPLE)  # else few batches, and of them few sources, are seen
@@ -250,7 +249,7 @@ class Workdir:
     @cached_property
     def library(self) -> Library | None:
         """What an objective that retrieves looks passages up in; None for the others."""
-        if not isinstance(self.asked.objective, Retrieves):
+        if not self.asked.objective.retrieves:
             return None
         passages = self._blocks
         return Library(passages, self.tokenizer, f"{passages.fingerprint}-{self.tokenizer.fingerprint}")

@@ -221,12 +221,10 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
-    method(length=10, layout=Layout.JOINED)
-    message = (
-        r"objective\.length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_roberta keeps"
-    )
+    method(passage_length=10, layout=Layout.JOINED)
+    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_rob"
     with pytest.raises(ConfigError, match=message):
-        method(length=11, layout=Layout.JOINED)
+        method(passage_length=11, layout=Layout.JOINED)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -236,7 +234,7 @@ def test_objectives_refuse_pairs_for_a_model_of_one_segment(method):
         r"use --objective\.layout=joined"
     )
     with pytest.raises(ConfigError, match=message):
-        method(length=10, layout=Layout.PAIR)
+        method(passage_length=10, layout=Layout.PAIR)
 
 
 def test_the_inverse_cloze_task_refuses_both(tmp_path):

@@ -61,8 +61,7 @@ EVERYTHING = {
 
 def batch_of(method, size=16):
     examples = Examples(QuestionStore(), method, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
-    batch = next(host_batches(examples, size, start=0))
-    del batch["row"]
+    batch = next(host_batches(examples, size, start=0)).inputs
     return jax.tree.map(jnp.asarray, batch)
 
 
@@ -192,7 +191,7 @@ def test_signs_of_collapse_are_those_of_queries_and_their_answers(x64):
     batch, params = batch_of(METHOD), start(METHOD)
     vectors = METHOD.encode(params, {}, batch, rng=None)
     aligned = jnp.mean(jnp.sum(jnp.square(vectors.queries - vectors.passages[:, 0]), axis=1))
-    assert METHOD.diagnose(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
+    assert METHOD.collapse_metrics(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
 
 
 def test_a_run_learns_to_find_answers(x64, tmp_path):

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.data.inputs import stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.objective import Objective, Retrieves
+from dense_jax.objective import Objective
 from dense_jax.types import (
     Candidates,
     Document,
@@ -88,7 +89,7 @@ class BagOfTokens(Objective):
 
 
 @dataclass
-class Borrower(BagOfTokens, Retrieves):
+class Borrower(BagOfTokens, RetrievalAugmented):
     """A query gets the tokens of the two passages that are found for it; `seen` has the rows found for each batch."""
 
     def __post_init__(self):
@@ -101,11 +102,11 @@ class Borrower(BagOfTokens, Retrieves):
     def question(self, batch):
         return batch["query"]
 
-    def join(self, batch, found, passages, vocabulary):
+    def join(self, examples, found, passages, vocabulary):
         self.seen.append(found.rows)
         texts = [np.concatenate([one.tokens for one in passages.passages(rows.tolist())]) for rows in found.rows]
         laid = [self._tokens(text) for text in texts]
-        return {**{name: batch[name] for name in ("query", "passage")}, "found": stack_tokens(laid)}
+        return {**examples.inputs, "found": stack_tokens(laid)}
 
     def encode(self, params, carry, batch, *, rng):
         queries, passages = super().encode(params, carry, batch, rng=rng)

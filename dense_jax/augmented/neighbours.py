@@ -14,13 +14,13 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.data.pipeline import local_rows, to_global_array
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
-from dense_jax.objective import Retrieves
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
@@ -42,7 +42,7 @@ class Version:
     index: Index
     query: Params  # on every device of `mesh`
     encode: Encode
-    objective: Retrieves
+    objective: RetrievalAugmented
     mesh: Mesh  # of this process's devices
 
     def find(self, batch: Batch) -> SearchResult:
@@ -82,7 +82,7 @@ class Neighbours:
         self, config: Config, versions: Versions, checkpoints: Checkpoints, like: Params, log: MetricsLog, version: int
     ) -> None:
         """`like`: shapes and shardings of the parameters. `version`: the step of the one that was last in use."""
-        assert isinstance(config.objective, Retrieves)
+        assert isinstance(config.objective, RetrievalAugmented)
         self.settings, self.objective, self.versions = config.neighbours, config.objective, versions
         self.checkpoints, self.like, self.log = checkpoints, like, log
         self.step = version  # of the version in use
@@ -92,7 +92,7 @@ class Neighbours:
         encoder = self.objective.towers(like).query.encoder
         require(encoder.views == 1, f"{encoder.views} views of a text cannot be looked up in training; use one")
         self._encode: Encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
-        self._encode_anew = jax.jit(
+        self._encode_with_dropout = jax.jit(
             lambda params, tokens, rng, rows: jax.lax.with_sharding_constraint(
                 encoder.apply(params, tokens, rng=rng), rows
             ),
@@ -135,7 +135,7 @@ class Neighbours:
         elif self._version is None:
             self._make(self._known(step), step)
 
-    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> SearchResult:
+    def find_with(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> SearchResult:
         """The passages nearest to the questions of this process's `batch` by the query tower of `params`.
 
         With `rng`, dropout is on.
@@ -145,7 +145,7 @@ class Neighbours:
         """
         query = self.objective.towers(params).query.params
         asked = to_global_array({"question": self.objective.question(batch)}, mesh)["question"]
-        vectors = self._encode_anew(query, asked, rng, batch_sharding(mesh))
+        vectors = self._encode_with_dropout(query, asked, rng, batch_sharding(mesh))
         return self.version.nearest(local_rows(vectors).astype(np.float32))
 
     def _known(self, step: int) -> int:

@@ -126,7 +126,7 @@ class Config:
 
     def _check_objective(self) -> None:
         """Check that the data are what the objective learns from."""
-        from dense_jax.objective import PASSAGE, Retrieves  # here, where the objective has imported JAX anyway
+        from dense_jax.objective import PASSAGE  # here, where the objective has imported JAX anyway
 
         method, noun = type(self.objective).__name__, self.objective.learns_from.__name__
         words, units = _LEARNED_FROM[noun]
@@ -145,7 +145,7 @@ class Config:
             "spans.patterns, spans.titles, or --spans.precomputed=FILE",
         )
         require(
-            not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
+            not (self.objective.retrieves and PASSAGE in self.objective.frozen and self.neighbours.every),
             f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
             "passages as it is; use 0",
         )

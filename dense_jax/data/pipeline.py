@@ -5,10 +5,8 @@ restarts or steps. The state of the whole pipeline is the index of the next exam
 """
 
 import functools
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import grain
 import jax
@@ -20,7 +18,7 @@ from dense_jax.config import LoaderConfig, require
 from dense_jax.data.sampler import Visits
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
-from dense_jax.objective import Objective
+from dense_jax.objective import HostBatch, Objective, SampledExample
 from dense_jax.stopping import start_resource_tracker
 from dense_jax.types import Passages, Tokens, Vocabulary
 
@@ -47,8 +45,8 @@ class Examples:
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Example:
-        """The example of `index`, with the passage it was made from under "row".
+    def __getitem__(self, index: int) -> SampledExample:
+        """The example of `index`, with the row it was made from.
 
         A draw that the objective rejects is replaced by one from a passage of the same source, drawn at random.
 
@@ -60,7 +58,7 @@ class Examples:
         for _ in range(_MOST_DRAWS):
             example = self.objective.example(self.store.draw(row, epoch, rng), self.vocabulary, rng)
             if example is not None:
-                return {**example, "row": np.int32(row)}
+                return SampledExample(example, np.int32(row))
             row = self.visits.another(index, rng)
         raise DataError(
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
@@ -82,74 +80,48 @@ def real_tokens(example: Example | Batch) -> int:
 
 def steps_for(examples: Examples, tokens: int, batch: int) -> int:
     """How many steps of `batch` examples see about `tokens` tokens, if all examples are like these."""
-    mean = np.mean([real_tokens(examples[i]) for i in range(len(examples))])
+    mean = np.mean([real_tokens(examples[i].inputs) for i in range(len(examples))])
     return max(1, round(tokens / (batch * mean)))
 
 
-@dataclass(frozen=True)
-class Stacked:
-    """This process's examples of a batch, on the host."""
-
-    examples: dict[str, Any]
-    next_index: int  # of the example after the batch
+def first_examples(examples: Examples, size: int, mesh: jax.sharding.Mesh) -> HostBatch:
+    """This process's part of the run's first `size` examples, made at once and without worker processes."""
+    return _stacked([examples[row] for row in local_row_numbers(batch_sharding(mesh), size).tolist()])
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A batch on the mesh, and where its successor starts."""
-
-    batch: Batch
-    rows: Int[np.ndarray, " b"]  # passages behind this process's examples
-    next_index: int
-    notes: Mapping[str, float] = field(default_factory=dict)  # to be logged with its step
+def _stacked(made: Sequence[SampledExample]) -> HostBatch:
+    return HostBatch(*jax.tree.map(lambda *of_each: np.stack(of_each), *made))
 
 
-def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
-    """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    ahead: deque[Loaded] = deque()
-    for stacked in stacked_batches(examples, batch, mesh, start=start):
-        ahead.append(collated(examples.objective, stacked, batch, mesh))
-        if len(ahead) > examples.config.prefetch:
-            yield ahead.popleft()
-    yield from ahead
-
-
-def collated(objective: Objective, stacked: Stacked, batch: int, mesh: jax.sharding.Mesh) -> Loaded:
-    """A global batch of `batch` examples on the mesh, from those of this process.
+def collate(objective: Objective, examples: HostBatch, batch: int, mesh: jax.sharding.Mesh) -> Batch:
+    """This process's part of a global batch of `batch` examples as `encode` takes it: numpy.
 
     Raises:
-        ConfigError: the rows that the objective makes of them do not split over the devices.
+        ConfigError: the rows that the objective makes of the examples do not split over the devices.
     """
-    numbers, parts = local_row_numbers(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
-    examples = {name: value for name, value in stacked.examples.items() if name != "row"}
-    made = objective.collate(examples, numbers)
-    check_rows(made, batch, parts)
-    return Loaded(to_global_array(made, mesh), stacked.examples["row"], stacked.next_index)
+    sharding = batch_sharding(mesh)
+    collated = objective.collate(examples.inputs, local_row_numbers(sharding, batch))
+    check_rows(collated, batch, len(_held_slices(sharding, batch)))
+    return collated
 
 
-def one_batch(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Stacked:
-    """This process's part of the batch from example `start` on, made at once and without a loader."""
-    made = [examples[start + row] for row in local_row_numbers(batch_sharding(mesh), batch).tolist()]
-    return Stacked(jax.tree.map(lambda *of_each: np.stack(of_each), *made), start + batch)
-
-
-def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:
-    """The same batches before they are collated, each example with the "row" that was visited.
+def local_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, step: int) -> Iterator[HostBatch]:
+    """This process's examples of the batches after `step`, not collated.
 
     Raises:
         MachineError: a worker process of the loader is gone.
     """
-    local_rows, begun = local_row_numbers(batch_sharding(mesh), batch), start
+    local_rows, start = local_row_numbers(batch_sharding(mesh), batch), step * batch
     try:
-        for found in host_batches(examples, batch, start=start, local_rows=local_rows):
-            begun += batch
-            yield Stacked(found, begun)
-    except RuntimeError as error:  # as Grain tells it
+        for made in host_batches(examples, batch, start=start, local_rows=local_rows):
+            start += batch
+            yield made
+    except RuntimeError as error:  # Grain's
         if "terminated unexpectedly" not in str(error):
             raise
         raise MachineError(
             f"one of loader.workers={examples.config.workers} processes that make examples is gone, before the batch "
-            f"from example {begun:,} on: {error} Where the system killed it, memory was short: use fewer"
+            f"from example {start:,} on: {error} Where the system killed it, memory was short: use fewer"
         ) from None
 
 
@@ -189,18 +161,18 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
 
 
 def host_batches(
-    examples: Examples, batch: int, *, start: int, local_rows: Int[np.ndarray, " b"] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows `local_rows` of each batch, or all of them, as numpy arrays."""
+    examples: Examples, batch: int, *, start: int = 0, local_rows: Int[np.ndarray, " b"] | None = None
+) -> Iterator[HostBatch]:
+    """The rows `local_rows` of each batch from example `start` on, or all of them, as numpy arrays."""
     rows, workers = np.arange(batch) if local_rows is None else local_rows, examples.config.workers
     made = grain.MapDataset.source(_Held(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
     read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
-    if not workers:
-        return iter(read)
-    start_resource_tracker()
-    return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    if workers:
+        start_resource_tracker()
+        read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return (HostBatch(*stacked) for stacked in read)
 
 
 @dataclass(frozen=True)
@@ -219,6 +191,6 @@ class _Held:
     def __len__(self) -> int:
         return (len(self.examples) - self.start) // self.batch * len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> SampledExample:
         number, place = divmod(index, len(self.rows))
         return self.examples[self.start + number * self.batch + int(self.rows[place])]

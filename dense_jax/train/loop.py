@@ -1,7 +1,6 @@
 """The training loop. It knows the contract, never a method."""
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,18 +13,16 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Int, Metrics
-from dense_jax.augmented.neighbours import Neighbours
-from dense_jax.augmented.versions import VERSIONS, Library, Versions
 from dense_jax.config import Config
-from dense_jax.data.pipeline import Examples, batches
+from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.locks import only_one
-from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
+from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.objective import Retrieves
+from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.diagnosis import Diagnosis
-from dense_jax.train.feed import Feed, LookedUp
+from dense_jax.train.loader import LoaderContext, open_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
@@ -103,13 +100,13 @@ def train(
     workdir: Path,
     *,
     sample: Sample | None = None,
-    library: Library | None = None,
+    library: object = None,
     data: Data = NO_DATA,
 ) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
-    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
-    `library` an objective that retrieves looks passages up. `data` is recorded with a new run, after all that could
+    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step.
+    `library` is what the objective's own loader searches. `data` is recorded with a new run, after all that could
     refuse its start.
 
     Raises:
@@ -131,7 +128,6 @@ def train(
             config.seed,
             length=config.steps * config.batch,
             batch=config.batch,
-            searched=library.passages if library else None,
         )
         first = int(state.step)
         log = MetricsLog(
@@ -144,11 +140,16 @@ def train(
             silent=not is_process_0(),
             skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
         )
-        feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
-        with _closing(feed, log, checkpoints):
+        loader = open_loader(
+            LoaderContext(
+                config, examples, program.mesh, first, meta, program.like.params, workdir, checkpoints, log, library
+            )
+        )
+        with _closing(loader, log, checkpoints):
             try:
                 with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                    diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
+                    size = config.chunk or config.batch
+                    diagnosis = Diagnosis(examples, loader, program.mesh, size, config.diagnose_every)
                     probe = Probe(sample, config.objective, config.embed.batch) if sample else None
                     selection = Selection(config, probe, workdir, checkpoints, log, first)
                     if not checkpoints.steps():
@@ -156,13 +157,13 @@ def train(
                         record(config, workdir, data)
                         checkpoints.save(first, state, meta)
                         checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-                    _run(program, state, feed, diagnosis, selection, checkpoints, log)
+                    _run(program, state, loader, diagnosis, selection, checkpoints, log)
             except NonFiniteError as error:
                 raise _with_advice(error, checkpoints) from None
 
 
 @contextlib.contextmanager
-def _closing(*parts: Feed | MetricsLog | Checkpoints) -> Iterator[None]:
+def _closing(*parts: Loader | MetricsLog | Checkpoints) -> Iterator[None]:
     """Closes all `parts` after the block; an error of the block is raised, not one that closing them meets after it."""
     try:
         yield
@@ -179,30 +180,13 @@ def _closing(*parts: Feed | MetricsLog | Checkpoints) -> Iterator[None]:
             stack.callback(part.close)
 
 
-def _feed(
-    program: Program,
-    examples: Examples,
-    library: Library | None,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    meta: dict[str, Any],
-) -> Feed:
-    config, start = program.config, meta["next_index"]
-    if library is None:
-        return Feed(examples, config.batch, program.mesh, start)
-    versions = Versions(workdir / VERSIONS, library, config, own_mesh())
-    neighbours = Neighbours(config, versions, checkpoints, program.like.params, log, meta.get("index", 0))
-    return LookedUp(examples, config.batch, program.mesh, start, neighbours)
-
-
 def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from, or a new one, and what its checkpoint says of the feed."""
+    """The state to go on from, or a new one, and the JSON values of its checkpoint."""
     newest = checkpoints.newest_sound()
     if newest is None:
         on_process_0(lambda: _check_untrained(workdir))
         checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
-        return initial_state(program), {"next_index": 0}
+        return initial_state(program), {}
     state, meta = checkpoints.restore(newest, program.like)
     if broken := checkpoints.non_finite(state):
         reason = f"the checkpoint of step {newest:,} holds NaN or infinity in {', '.join(broken)}"
@@ -228,19 +212,15 @@ def _check_untrained(workdir: Path) -> None:
 
 
 def _check_first_batch(examples: Examples, program: Program) -> None:
-    """Make the first batch, without the passages that are looked up for it, which take a checkpoint.
+    """Make the first batch, without what a loader adds to it, which may take a checkpoint.
 
     Raises:
         ConfigError: the examples of a batch do not share the devices evenly.
         DataError: the corpus gives no example.
     """
-    if not len(examples):
-        return
-    if isinstance(examples.objective, Retrieves):
-        examples[0]
-        return
-    alone = dataclasses.replace(examples, config=dataclasses.replace(examples.config, workers=0, prefetch=0))
-    next(batches(alone, program.config.batch, program.mesh, start=0))
+    if len(examples):
+        batch, mesh = program.config.batch, program.mesh
+        collate(examples.objective, first_examples(examples, batch, mesh), batch, mesh)
 
 
 class _Late:
@@ -282,7 +262,7 @@ class _Late:
 def _run(
     program: Program,
     state: TrainState,
-    feed: Feed,
+    loader: Loader,
     diagnosis: Diagnosis,
     selection: Selection,
     checkpoints: Checkpoints,
@@ -297,16 +277,16 @@ def _run(
     while step < config.steps and not over:
         try:
             with late.first_flushed():
-                batch = feed.next(step, state.params)
+                batch = loader.batch(step, state.params)
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
                 checkpoints.save(step, state, meta | log.state)
             checkpoints.finish()
             raise
-        state, metrics = program.step(state, batch.batch)
+        state, metrics = program.step(state, batch.inputs)
         step += 1
-        meta = {"next_index": batch.next_index, **feed.state}
+        meta = {**loader.state}
         late.add(step, metrics | {**batch.notes}, batch.rows)
         with late.first_flushed():
             late.extend(diagnosis(step, state))
@@ -314,7 +294,7 @@ def _run(
             jax.block_until_ready(metrics)
             log.restart_clock()
         stop, due = checkpoints.preempted(), selection.due(step)
-        save = stop or step == config.steps or step % config.checkpoint.every == 0 or feed.snapshot(step)
+        save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
             late.flush()  # raises before a broken state could be saved
         if due:
