@@ -115,9 +115,9 @@ def _train(work: Workdir, words: list[str], *, restart: bool = False) -> None:
         _print_notes(work)
         if _has_examples(work):
             print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    sample, data = work.sample() if work.is_probed else None, work.learned_data
+    validator, data = work.validator(), work.learned_data
     try:
-        train(work.config, passages, vocabulary, work.path, sample=sample, library=work.library, data=data)
+        train(work.config, passages, vocabulary, work.path, validator=validator, library=work.library, data=data)
     except Stopped as stopped:
         if restart:
             stopped.args = (f"{stopped}, without --restart",)

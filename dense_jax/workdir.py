@@ -3,7 +3,7 @@
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
-probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
+validation.json  validation/NAME-SPLIT-QUERIES-DOCUMENTS  train, with validation.every
 collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
 embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
 index/NAME-STEP-DIGEST                                index
@@ -52,10 +52,10 @@ from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
-from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import Data, Named, recorded
 from dense_jax.train.start import start_vocabulary
+from dense_jax.train.validator import Sample, Validator
 from dense_jax.train.warm_start import as_run
 from dense_jax.types import Document, QAExample, Reject, Tower, Vocabulary
 
@@ -330,26 +330,32 @@ class Workdir:
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
     @property
-    def is_probed(self) -> bool:
-        """True if training is probed: every k steps, or before and after it where it starts from a trained model."""
+    def is_validated(self) -> bool:
+        """True if training is validated: every k steps, or before and after it where it starts from a trained model."""
         held_out = self.prepared / "test"
-        judged = bool(self.asked.probe.folder) or held_out.is_dir()
-        return self.asked.probe.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+        judged = bool(self.asked.validation.folder) or held_out.is_dir()
+        return self.asked.validation.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+
+    def validator(self) -> Validator | None:
+        """The validator of a run; None if it is not validated. All processes call it together."""
+        if not self.is_validated:
+            return None
+        return Validator(self.sample(), self.config.objective, self.config.embed.batch)
 
     def sample(self) -> Sample:
-        """What a run is probed on, made now if it is not there yet; all processes ask for it together.
+        """The sample that a run is validated on, made now if it does not exist; all processes call it together.
 
         Raises:
             ConfigError: no test set is named, and `prepare` held none out.
             DataError: it lacks the split, or has no relevant document.
             StorageError: that which `prepare` held out has changed.
         """
-        settings = self.asked.probe
+        settings = self.asked.validation
         folder = located(settings.folder) if settings.folder else self.prepared / "test"
         require(
             bool(settings.folder) or folder.is_dir(),
-            f"probe.every={settings.every}, but there are no judged queries; name a BEIR folder by "
-            "--probe.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
+            f"validation.every={settings.every}, but there are no judged queries; name a BEIR folder by "
+            "--validation.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
         target = Path(on_process_0(lambda: self._write_sample(folder, split)))
@@ -362,12 +368,12 @@ class Workdir:
 
     def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""
-        settings = self.asked.probe
+        settings = self.asked.validation
         if not settings.folder:
             check_test_set(self.prepared)
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
-        target = self.path / "probe" / name
+        target = self.path / "validation" / name
         with in_turn(lock_of(target)):
             write_sample(
                 target,
@@ -411,7 +417,7 @@ class Workdir:
         self.tokenizer.check_ids(theirs, f"{setting}={path}")
 
     def trained(self, step: int) -> Trained:
-        """The towers of checkpoint `step`; -1: of the one that probe.select names."""
+        """The towers of checkpoint `step`; -1: of the one that validation.select names."""
         if self._is_as_it_is and self.asked.tokenizer.path != self.asked.init_from:
             self.check_init_from()
         return load_trained(self.config, self.path, step, self.used_data)

@@ -130,7 +130,7 @@ def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_us
     monkeypatch.setattr(Diagnosed, "fresh", fresh)
     asked = config(objective=Diagnosed(), diagnose_every=3, checkpoint=CheckpointConfig(every=1, keep=20))
     run(tmp_path, asked)
-    signs = [(row["diagnosis/query"], row["diagnosis/found"]) for row in lines(tmp_path) if "diagnosis/query" in row]
+    signs = [(row["collapse/query"], row["collapse/found"]) for row in lines(tmp_path) if "collapse/query" in row]
     questions = watched(NeighboursConfig(every=4))
     run(tmp_path / "watched", questions[0])
     first, expected = questions[1][0], []

@@ -275,7 +275,7 @@ def test_a_run_leaves_the_passage_tower_as_it_was_to_the_last_bit(tmp_path):
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), before[part], after[part])
         assert all(jax.tree.leaves(changed))
     assert {row["index/step"] for row in lines(tmp_path)} == {0}
-    first, last = (row["diagnosis/alignment"] for row in lines(tmp_path) if "diagnosis/alignment" in row)
+    first, last = (row["collapse/alignment"] for row in lines(tmp_path) if "collapse/alignment" in row)
     assert first > 0.01 and last > 0.01 and first != last
 
 

@@ -275,7 +275,7 @@ def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_names_no_family_is_of_bert():
-    theirs = to_dict(Config(MLM(Encoder(SMALL), length=10, query_length=10), steps=1, batch=1))["objective"]
+    theirs = to_dict(Config(MLM(Encoder(SMALL), passage_length=10, query_length=10), steps=1, batch=1))["objective"]
     check_same_architecture(settings(SMALL), theirs, "run")
     del theirs["encoder"]["bert"]["family"]
     with pytest.raises(ConfigError, match=r"family=xlm_roberta, but run has bert; use --objective\.encoder"):

@@ -216,7 +216,7 @@ TWO = dataclasses.replace(METHOD, shared=False)
 
 
 def test_one_encoder_of_another_run_fills_both_towers(x64, tmp_path):
-    workdir = trained(tmp_path / "mlm", MLM(ENCODER, length=8, query_length=6), 3)
+    workdir = trained(tmp_path / "mlm", MLM(ENCODER, passage_length=8, query_length=6), 3)
     found, report = warm_start(random_params(TWO), workdir, TWO)
     assert values(found["query"]) == values(found["passage"]) == {3.0}
     assert report.initialised == []

@@ -15,8 +15,8 @@ from dense_jax.errors import StorageError
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import seconds
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.history import read_history
 from dense_jax.train.restore import Trained
+from dense_jax.train.validation import read_history
 
 _PAUSE = 2.0  # seconds between looks for a newer snapshot
 

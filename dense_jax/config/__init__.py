@@ -42,11 +42,11 @@ from dense_jax.config.training import (
     MeshConfig,
     NeighboursConfig,
     OptimizerConfig,
-    ProbeConfig,
     Refresh,
     Schedule,
     Select,
     Stale,
+    ValidationConfig,
 )
 from dense_jax.errors import require
 
@@ -84,7 +84,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig, metadata=RESUMABLE)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
-    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata=RESUMABLE)
+    validation: ValidationConfig = field(default_factory=ValidationConfig, metadata=RESUMABLE)
     embed: EmbedConfig = field(default_factory=EmbedConfig, metadata=RESUMABLE)
     index: IndexConfig = field(default_factory=IndexConfig, metadata=RESUMABLE)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
@@ -185,7 +185,6 @@ __all__ = [
     "PassagesConfig",
     "Pick",
     "PrepareConfig",
-    "ProbeConfig",
     "Refresh",
     "Runner",
     "Schedule",
@@ -195,6 +194,7 @@ __all__ = [
     "Stale",
     "TokenizerConfig",
     "Unit",
+    "ValidationConfig",
     "choose",
     "require",
 ]

@@ -21,17 +21,15 @@ from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.diagnosis import Diagnosis
 from dense_jax.train.loader import LoaderContext, open_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
-from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
-from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.train.warm_start import started_from
 from dense_jax.types import Passages, Vocabulary
 
@@ -99,15 +97,15 @@ def train(
     vocabulary: Vocabulary,
     workdir: Path,
     *,
-    sample: Sample | None = None,
+    validator: Validates | None = None,
     library: object = None,
     data: Data = NO_DATA,
 ) -> None:
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
-    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step.
-    `library` is what the objective's own loader searches. `data` is recorded with a new run, after all that could
-    refuse its start.
+    `validator` validates every `validation.every` steps; with `validation.patience` the run may stop early. `library`
+    holds the passages that an objective which retrieves searches. `data` is recorded with a new run, after all checks of
+    its start.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -149,15 +147,14 @@ def train(
             try:
                 with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
                     size = config.chunk or config.batch
-                    diagnosis = Diagnosis(examples, loader, program.mesh, size, config.diagnose_every)
-                    probe = Probe(sample, config.objective, config.embed.batch) if sample else None
-                    selection = Selection(config, probe, workdir, checkpoints, log, first)
+                    monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+                    validation = Validation(config, validator, workdir, checkpoints, log, first)
                     if not checkpoints.steps():
                         _check_first_batch(examples, program)
                         record(config, workdir, data)
                         checkpoints.save(first, state, meta)
                         checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-                    _run(program, state, loader, diagnosis, selection, checkpoints, log)
+                    _run(program, state, loader, monitor, validation, checkpoints, log)
             except NonFiniteError as error:
                 raise _with_advice(error, checkpoints) from None
 
@@ -263,17 +260,17 @@ def _run(
     program: Program,
     state: TrainState,
     loader: Loader,
-    diagnosis: Diagnosis,
-    selection: Selection,
+    monitor: CollapseMonitor,
+    validation: Validation,
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> None:
     config, step = program.config, int(state.step)
     first = saved = step
     late, meta = _Late(log), {}
-    if selection.due(step):
-        selection.look(step, state.params)
-    over = selection.over(step)
+    if validation.is_due(step):
+        validation.run(step, state.params)
+    over = validation.stops(step)
     while step < config.steps and not over:
         try:
             with late.first_flushed():
@@ -289,18 +286,18 @@ def _run(
         meta = {**loader.state}
         late.add(step, metrics | {**batch.notes}, batch.rows)
         with late.first_flushed():
-            late.extend(diagnosis(step, state))
+            late.extend(monitor(step, state))
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()
-        stop, due = checkpoints.preempted(), selection.due(step)
+        stop, due = checkpoints.preempted(), validation.is_due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
             late.flush()  # raises before a broken state could be saved
         if due:
-            selection.look(step, state.params)
-        over = due and selection.over(step)
-        if save or over or (due and selection.is_best(step)):
+            validation.run(step, state.params)
+        over = due and validation.stops(step)
+        if save or over or (due and validation.is_best(step)):
             checkpoints.save(step, state, meta | log.state)
             saved = step
         checkpoints.poll()
