@@ -21,7 +21,7 @@ from dense_jax.models.bert import berts, resolve_attention
 from dense_jax.objective import HostBatch
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
-from dense_jax.types import SearchResult, Tokens
+from dense_jax.types import Passage, SearchResult, Tokens
 
 _SAMPLE = 64  # examples behind the estimate of real tokens
 
@@ -47,7 +47,8 @@ def example(examples: Examples, tokenizer: Tokenizer) -> str:
 
 def spans(examples: Examples, tokenizer: Tokenizer) -> str:
     """The passage that the run's first example is made from, decoded, with its salient spans in double brackets."""
-    passage = examples.store[int(examples[0].row)]
+    passage = examples.store.sample(int(examples[0].row), 0, np.random.default_rng(0))
+    assert isinstance(passage, Passage)
     text = tokenizer.decode(passage.tokens)
     for start, end in passage.spans[::-1]:
         # what is decoded of the first tokens is how the whole begins
@@ -125,7 +126,8 @@ def _joined(examples: Examples, one: HostBatch) -> Batch:
     """A batch of one example with passages, which here are the first ones."""
     objective = examples.objective
     assert isinstance(objective, RetrievalAugmented)
-    searched = examples.store if examples.searched is None else examples.searched
+    searched = examples.searched
+    assert searched is not None
     rows = np.minimum(np.arange(objective.depth), len(searched) - 1)[None]
     width = objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).query.encoder.width
     return objective.join(

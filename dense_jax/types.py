@@ -84,7 +84,7 @@ class TrainingQuery:
     tokens: Int[np.ndarray, " l"]  # without special tokens and prompt
     positives: Candidates  # one at least
     negatives: Candidates
-    documents: "Passages"  # what the candidates' rows are of: whole documents
+    documents: "PassageCollection"  # whole; the candidates are rows of it
     guide: Guide | None = None
 
 
@@ -110,8 +110,8 @@ class SourceRows:
     tokens: int  # of all of them
 
 
-class Passages(abc.ABC):
-    """Prepared passages by row, in a fixed order."""
+class PassageCollection(abc.ABC):
+    """Prepared passages that are searched, by row, in a fixed order."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -123,16 +123,9 @@ class Passages(abc.ABC):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """Many at once, which is faster than one by one."""
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
-        """What one visit of training, after `epoch` others, sees at `row`: the passage itself, unless overridden.
-
-        Where passages are cut from running text it is such a cut, and where queries are learned from it is a question.
-        """
-        return self[row]
-
     @abc.abstractmethod
     def document(self, row: int) -> Document:
-        """Id, title and text of a passage, to be shown."""
+        """Id, title and text of a passage."""
 
     def texts(self, rows: Sequence[int]) -> list[Document]:
         """Many at once, which may be faster than one by one."""
@@ -141,6 +134,22 @@ class Passages(abc.ABC):
     @abc.abstractmethod
     def ids(self) -> list[str]:
         """The document id of each row."""
+
+
+class TrainingSet(abc.ABC):
+    """Prepared rows that training samples its examples from, in a fixed order."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
+        """The source of an example, after `epoch` earlier samples of `row`: a passage, a random cut of running text, or
+        a query."""
+
+    @abc.abstractmethod
+    def document(self, row: int) -> Document:
+        """Id and text of a row."""
 
     @abc.abstractmethod
     def parts(self) -> Sequence[SourceRows]:

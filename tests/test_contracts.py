@@ -6,14 +6,15 @@ import pytest
 
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.objective import Objective
-from dense_jax.types import Passages
+from dense_jax.types import PassageCollection, TrainingSet
 from tests.toys import BagOfTokens, Borrower, MemoryStore
 
 METHOD = ["combine", "encode", "example", "init", "towers"]
 COMPLETE = [
     (Objective, BagOfTokens, METHOD),
     (RetrievalAugmented, Borrower, [*METHOD, "depth", "join", "question"]),
-    (Passages, MemoryStore, ["__getitem__", "__len__", "document", "ids", "parts", "passages"]),
+    (PassageCollection, MemoryStore, ["__getitem__", "__len__", "document", "ids", "passages"]),
+    (TrainingSet, MemoryStore, ["__len__", "document", "parts", "sample"]),
 ]
 
 

@@ -16,7 +16,7 @@ from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNu
 from tests.faults.pickles import write_pickle
 
 
-class Passages(types.Passages):
+class Passages(types.PassageCollection):
     """Passages of 0 to 49 tokens in no particular order of length, and some longer than the tower allows."""
 
     def __init__(self, count: int) -> None:

@@ -76,9 +76,7 @@ def test_a_row_is_called_after_training_only_where_training_has_ended(tmp_path):
 
 @pytest.mark.parametrize(("patience", "name"), [(0, "step 20 of 90"), (2, "after training")])
 def test_the_best_step_of_a_run_that_its_patience_ended_is_after_training(tmp_path, patience, name):
-    validations = tuple(
-        {"step": step, "nDCG@10": value} for step, value in ((10, 0.1), (20, 0.3), (30, 0.2), (40, 0.1))
-    )
+    results = tuple({"step": step, "nDCG@10": value} for step, value in ((10, 0.1), (20, 0.3), (30, 0.2), (40, 0.1)))
     History("sample", "nDCG@10", Select.BEST, patience, results).write(logged(tmp_path, 40))
     assert row_names(tmp_path, run_of(90), 20)[0] == name
 

@@ -54,7 +54,7 @@ def test_a_rejected_draw_is_replaced_by_another_passage_of_the_same_source():
 
 def test_an_example_is_made_of_what_the_store_draws_at_its_passage():
     class Longer(MemoryStore):
-        def draw(self, row, epoch, rng):
+        def sample(self, row, epoch, rng):
             return replace(self[row], tokens=np.full(6, rng.integers(5, 50)))
 
     found = Examples(Longer(), BagOfTokens(noise=0.0), VOCABULARY, LoaderConfig(), 0, 40, batch=8)

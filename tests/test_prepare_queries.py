@@ -51,7 +51,7 @@ def prepared(asked: Config, root):
 
 
 def question(store, row, epoch=0) -> TrainingQuery:
-    return store.draw(row, epoch, np.random.default_rng(0))
+    return store.sample(row, epoch, np.random.default_rng(0))
 
 
 def of(store, identifier) -> TrainingQuery:

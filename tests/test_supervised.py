@@ -96,7 +96,7 @@ def test_chunks_of_examples_and_of_scores_and_devices_change_nothing(x64, case):
 
 
 def test_an_example_holds_no_array_that_is_not_used():
-    question, rng = QuestionStore().draw(3, 0, None), np.random.default_rng(0)
+    question, rng = QuestionStore().sample(3, 0, None), np.random.default_rng(0)
     example = lambda **settings: set(dataclasses.replace(METHOD, **settings).example(question, VOCABULARY, rng))  # noqa: E731
     plain = {"query", "passages", "texts", "known"}
     assert example() == plain
@@ -106,14 +106,14 @@ def test_an_example_holds_no_array_that_is_not_used():
 
 
 def test_a_guide_that_is_not_there_is_asked_for_by_name():
-    question = dataclasses.replace(QuestionStore().draw(3, 0, None), guide=None)
+    question = dataclasses.replace(QuestionStore().sample(3, 0, None), guide=None)
     method = dataclasses.replace(METHOD, false_negatives=FalseNegatives.GUIDE)
     with pytest.raises(ConfigError, match=r"objective\.false_negatives=guide needs a guide's vectors"):
         method.example(question, VOCABULARY, np.random.default_rng(0))
 
 
 def test_texts_are_those_of_the_example():
-    question = QuestionStore().draw(3, 0, None)
+    question = QuestionStore().sample(3, 0, None)
     example = METHOD.example(question, VOCABULARY, np.random.default_rng(0))
     assert [*METHOD.texts(question)] == example["texts"].tolist()
     assert METHOD.learns_from is TrainingQuery
@@ -125,7 +125,7 @@ def test_prompts_are_asked_for_laid_out_and_carried_by_the_towers(x64):
     assert [*METHOD.prompts()] == []
     ids = {"q: ": np.array([40]), "p: ": np.array([41])}
     vocabulary: Vocabulary = dataclasses.replace(VOCABULARY, prompts=ids)
-    example = method.example(QuestionStore().draw(3, 0, None), vocabulary, np.random.default_rng(0))
+    example = method.example(QuestionStore().sample(3, 0, None), vocabulary, np.random.default_rng(0))
     assert (example["query"].ids[1], example["passages"].ids[0, 1]) == (40, 41)
     towers = method.towers(random_params(method))
     assert (towers.query.prompt, towers.passage.prompt) == ("q: ", "p: ")

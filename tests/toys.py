@@ -17,13 +17,14 @@ from dense_jax.types import (
     Document,
     Guide,
     Passage,
-    Passages,
+    PassageCollection,
     QAExample,
     SourceRows,
     Tokens,
     Tower,
     Towers,
     TrainingQuery,
+    TrainingSet,
     Vocabulary,
 )
 
@@ -123,7 +124,7 @@ class ToyTokenizer:
         return [np.array(text.split(), np.int32) for text in texts]
 
 
-class MemoryStore(Passages):
+class MemoryStore(PassageCollection, TrainingSet):
     """Passages of random tokens, of one source or of several of so many passages; a stand-in for PassageStore."""
 
     def __init__(self, passages: int = 40, seed: int = 0, sources: tuple[int, ...] = ()):
@@ -148,6 +149,9 @@ class MemoryStore(Passages):
     def passages(self, rows):
         return [self[row] for row in rows]
 
+    def sample(self, row, epoch, rng):
+        return self[row]
+
     def ids(self):
         return [f"doc{row}" for row in range(len(self))]
 
@@ -168,7 +172,7 @@ class QuestionStore(MemoryStore):
         rng = np.random.default_rng(seed)
         self.guides = [rng.normal(size=(count, 3)).astype(np.float32) for count in (queries, queries + 8)]
 
-    def draw(self, row, epoch, rng):
+    def sample(self, row, epoch, rng):
         return TrainingQuery(
             row=row,
             epoch=epoch,
@@ -188,6 +192,6 @@ class QuestionStore(MemoryStore):
 class AnsweredStore(MemoryStore):
     """Questions of random tokens, each answered by its own first two and by the last one of the next question."""
 
-    def draw(self, row, epoch, rng):
+    def sample(self, row, epoch, rng):
         answers = [self.tokens[row][:2], self.tokens[(row + 1) % len(self)][-1:]]
         return QAExample(row, self.tokens[row], tuple(" ".join(map(str, ids)) for ids in answers), answers)

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from dense_jax.arrays import Batch, PRNGKeyArray
 from dense_jax.objective import HostBatch, Loader, Objective
-from dense_jax.types import Passages, SearchResult, Tokens, Vocabulary
+from dense_jax.types import PassageCollection, SearchResult, Tokens, Vocabulary
 
 
 class RetrievalAugmented(Objective):
@@ -33,7 +33,9 @@ class RetrievalAugmented(Objective):
         return rng
 
     @abc.abstractmethod
-    def join(self, examples: HostBatch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
+    def join(
+        self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
+    ) -> Batch:
         """`examples` with the passages that were found for them: numpy, fixed shapes, first axis b everywhere.
 
         `passages` are those that were searched.

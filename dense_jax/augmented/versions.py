@@ -35,7 +35,7 @@ from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.schemas import Digests, Manifest, Settings
-from dense_jax.types import Passages, Tower
+from dense_jax.types import PassageCollection, Tower
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -45,7 +45,7 @@ _MANIFESTS = ("vectors/manifest.json", "index/manifest.json")
 class Library(NamedTuple):
     """Passages that are searched while training."""
 
-    passages: Passages
+    passages: PassageCollection
     tokenizer: Tokenizes
     fingerprint: str  # changes with anything in them or in how they are tokenised
 

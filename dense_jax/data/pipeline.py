@@ -20,7 +20,7 @@ from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
 from dense_jax.objective import HostBatch, Objective, SampledExample
 from dense_jax.stopping import start_resource_tracker
-from dense_jax.types import Passages, Tokens, Vocabulary
+from dense_jax.types import PassageCollection, Tokens, TrainingSet, Vocabulary
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -30,14 +30,14 @@ _THREADS = 2  # that make examples in the trainer's own process; more only wait 
 class Examples:
     """The examples of a run, by index: random access, so that Grain may read them in any order and anywhere."""
 
-    store: Passages
+    store: TrainingSet
     objective: Objective
     vocabulary: Vocabulary
     config: LoaderConfig
     seed: int
     length: int  # what a run of the configured steps needs
     batch: int  # examples of a step
-    searched: Passages | None = None  # what an objective that retrieves looks passages up in; None: the store
+    searched: PassageCollection | None = None  # by an objective that retrieves
 
     def __post_init__(self) -> None:
         self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch, self._texts)
@@ -56,7 +56,7 @@ class Examples:
         rng = np.random.default_rng((self.seed, index))
         row, epoch = self.visits[index], self.visits.epoch(index)
         for _ in range(_MOST_DRAWS):
-            example = self.objective.example(self.store.draw(row, epoch, rng), self.vocabulary, rng)
+            example = self.objective.example(self.store.sample(row, epoch, rng), self.vocabulary, rng)
             if example is not None:
                 return SampledExample(example, np.int32(row))
             row = self.visits.another(index, rng)
@@ -66,7 +66,7 @@ class Examples:
         )
 
     def _texts(self, row: int, epoch: int) -> Sequence[int]:
-        return self.objective.texts(self.store.draw(row, epoch, np.random.default_rng(0)))
+        return self.objective.texts(self.store.sample(row, epoch, np.random.default_rng(0)))
 
 
 def real_tokens(example: Example | Batch) -> int:

@@ -44,7 +44,7 @@ from dense_jax.objective import PASSAGE, HostBatch
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import (
     Layout,
-    Passages,
+    PassageCollection,
     QAExample,
     Reader,
     SearchResult,
@@ -116,7 +116,9 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, examples: HostBatch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
+    def join(
+        self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
+    ) -> Batch:
         query: Tokens = examples.inputs["query"]
         each = []
         for i, rows in enumerate(found.rows):
@@ -138,7 +140,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         }
 
     def _holds(
-        self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: Passages
+        self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: PassageCollection
     ) -> Bool[np.ndarray, " c"]:
         """Which of the passages of `rows` hold an answer."""
         if self.positives is Positives.RAW:

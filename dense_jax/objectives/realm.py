@@ -23,7 +23,7 @@ from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
 from dense_jax.objective import HostBatch
 from dense_jax.objectives.dual_encoder import DualEncoder
-from dense_jax.types import Layout, Passage, Passages, SearchResult, Tokens, Vocabulary
+from dense_jax.types import Layout, Passage, PassageCollection, SearchResult, Tokens, Vocabulary
 
 _SPARE = 8  # passages looked up beyond those used, in the place of the source and of duplicates
 
@@ -60,7 +60,9 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, examples: HostBatch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
+    def join(
+        self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
+    ) -> Batch:
         batch, sources = examples.inputs, examples.rows
         needed = np.unique(np.append(found.rows[found.rows >= 0], sources)).tolist()
         read = dict(zip(needed, passages.passages(needed), strict=True))  # at once, which is faster

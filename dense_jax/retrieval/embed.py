@@ -27,13 +27,13 @@ from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, n
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 from dense_jax.schemas import Plan
-from dense_jax.types import Passages, Tokens, Tower
+from dense_jax.types import PassageCollection, Tokens, Tower
 
 _PLAN = "plan.json"
 
 
 def embed(
-    store: Passages,
+    store: PassageCollection,
     tower: Tower,
     tokenizer: Tokenizes,
     mesh: Mesh,
@@ -107,7 +107,7 @@ def _shards(count: int, shard_size: int) -> dict[str, range]:
 
 
 def _write_shards(
-    store: Passages,
+    store: PassageCollection,
     tower: TowerOnMesh,
     tokenizer: Tokenizes,
     folder: Path,
@@ -134,7 +134,7 @@ def _write_shards(
             shown.update(sum(len(shards[name]) for name in at_once if name not in own))
 
 
-def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
+def _write_ids(path: Path, store: PassageCollection, known: Path | None) -> None:
     if known is None:
         write_json(path, store.ids())
         return
@@ -143,7 +143,7 @@ def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
 
 
 def encode_passages(
-    store: Passages,
+    store: PassageCollection,
     rows: Sequence[int],
     tower: TowerOnMesh,
     tokenizer: Tokenizes,

@@ -31,7 +31,7 @@ from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.train.warm_start import started_from
-from dense_jax.types import Passages, Vocabulary
+from dense_jax.types import TrainingSet, Vocabulary
 
 _CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
 
@@ -93,7 +93,7 @@ def initial_state(program: Program) -> TrainState:
 
 def train(
     config: Config,
-    store: Passages,
+    store: TrainingSet,
     vocabulary: Vocabulary,
     workdir: Path,
     *,
@@ -104,8 +104,8 @@ def train(
     """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
 
     `validator` validates every `validation.every` steps; with `validation.patience` the run may stop early. `library`
-    holds the passages that an objective which retrieves searches. `data` is recorded with a new run, after all checks of
-    its start.
+    holds the passages that an objective which retrieves searches. `data` is recorded with a new run,
+    after all checks of its start.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.

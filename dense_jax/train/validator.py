@@ -17,7 +17,7 @@ from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_q
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
-from dense_jax.types import Passages, Tower
+from dense_jax.types import PassageCollection, Tower
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Sample:
     """Judged queries, and the documents that they are searched in."""
 
     test_set: TestSet
-    store: Passages  # its documents, tokenised
+    store: PassageCollection  # its documents, tokenised
     tokenizer: Tokenizes
     fingerprint: str
     own: frozenset[str] | None = None  # queries that do not find the document with their id; None: all (see `same_ids`)
