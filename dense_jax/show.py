@@ -164,7 +164,7 @@ def plan(examples: Examples, config: Config) -> str:
         f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all",
         f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times",
     ]
-    sources = zip(examples.store.parts(), examples.visits.shares, strict=True)
+    sources = zip(examples.store.parts(), examples.sampler.shares, strict=True)
     of_each = [
         f"{part.name}: {len(part.rows):,} passages in {share:.1%} of the examples, "
         f"each visited {share * total / len(part.rows):,.1f} times"

@@ -47,7 +47,7 @@ def test_a_rejected_draw_is_replaced_by_another_passage_of_the_same_source():
             return super().example(passage, vocabulary, rng) if passage.row % 2 else None
 
     found = examples(objective=Picky(), sources=(30, 10))
-    sources = [(found.visits[i] < 30, found[i].row < 30) for i in range(100)]
+    sources = [(found.sampler[i] < 30, found[i].row < 30) for i in range(100)]
     assert {first for first, _ in sources} == {True, False}
     assert all(first == replaced for first, replaced in sources)
 

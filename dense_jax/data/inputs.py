@@ -148,7 +148,7 @@ def _units(text: str) -> Iterator[str]:
 
 
 def _breaks(previous: str, line: str, lines: int) -> bool:
-    """Whether `line` starts anew after `previous`, the last of `lines` lines of the current unit."""
+    """Return whether `line` starts a unit after `previous`, the last of `lines` lines of the current one."""
     stripped = line.lstrip()
     if not stripped or len(previous) > _UNWRAPPED or _BULLET.match(stripped):
         return True
@@ -174,7 +174,7 @@ def _split_unit(unit: str) -> Iterator[str]:
 
 
 def _ends(unit: str, start: int, stop: int, following: int) -> bool:
-    """Whether the terminator at `stop` ends the sentence from `start`; the next one would begin at `following`."""
+    """Return whether the terminator at `stop` ends the sentence from `start`; the next would begin at `following`."""
     if unit[stop] in "。！？":  # noqa: RUF001
         return True
     if following < len(unit) and unit[following].islower():

@@ -1,7 +1,7 @@
 """Passages -> examples -> batches on the mesh: the only file of `data/` that imports jax.
 
 Everything is a function of (seed, index): the i-th example of a run is the same whatever the number of workers, hosts,
-restarts or steps. The state of the whole pipeline is the index of the next example.
+restarts or steps. So the pipeline needs no state: the examples of step s are those from s * batch on.
 """
 
 import functools
@@ -15,7 +15,7 @@ from absl import flags
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, require
-from dense_jax.data.sampler import Visits
+from dense_jax.data.sampler import Sampler
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
 from dense_jax.objective import HostBatch, Objective, SampledExample
@@ -35,12 +35,12 @@ class Examples:
     vocabulary: Vocabulary
     config: LoaderConfig
     seed: int
-    length: int  # what a run of the configured steps needs
+    length: int  # number of examples in a run
     batch: int  # examples of a step
     searched: PassageCollection | None = None  # by an objective that retrieves
 
     def __post_init__(self) -> None:
-        self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch, self._texts)
+        self.sampler = Sampler(self.store.parts(), self.config, self.seed, self.batch, self._texts)
 
     def __len__(self) -> int:
         return self.length
@@ -54,12 +54,12 @@ class Examples:
             DataError: no passage in a thousand yields an example.
         """
         rng = np.random.default_rng((self.seed, index))
-        row, epoch = self.visits[index], self.visits.epoch(index)
+        row, epoch = self.sampler[index], self.sampler.epoch(index)
         for _ in range(_MOST_DRAWS):
             example = self.objective.example(self.store.sample(row, epoch, rng), self.vocabulary, rng)
             if example is not None:
                 return SampledExample(example, np.int32(row))
-            row = self.visits.another(index, rng)
+            row = self.sampler.another(index, rng)
         raise DataError(
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
             "it needs passages of several sentences, or with salient spans: look at them with `dense-jax show`"
@@ -79,7 +79,7 @@ def real_tokens(example: Example | Batch) -> int:
 
 
 def steps_for(examples: Examples, tokens: int, batch: int) -> int:
-    """How many steps of `batch` examples see about `tokens` tokens, if all examples are like these."""
+    """Number of steps of `batch` examples that see about `tokens` tokens, estimated from these examples."""
     mean = np.mean([real_tokens(examples[i].inputs) for i in range(len(examples))])
     return max(1, round(tokens / (batch * mean)))
 
@@ -137,12 +137,12 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 def local_row_numbers(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
-    """Which rows of a global batch this process holds, in their order."""
+    """Numbers of the rows of a global batch that this process holds, in order."""
     return np.concatenate([np.arange(*bounds) for bounds in _held_slices(sharding, batch)])
 
 
 def _held_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
-    """The same as parts of the batch, one for each of its devices or tensor groups: first row, and first after it."""
+    """The same as slices [start, stop) of the batch, one for each of its devices or tensor groups."""
     local_rows = sharding.addressable_devices_indices_map((batch,)).values()
     return sorted({index[0].indices(batch)[:2] for index in local_rows if index is not None})
 

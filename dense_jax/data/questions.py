@@ -1,4 +1,4 @@
-"""A question -> an example: which of its passages a visit takes, and how they are laid out."""
+"""The example of a training query: the passages that an epoch takes of it, and their layout."""
 
 from dataclasses import dataclass
 
@@ -11,20 +11,20 @@ from dense_jax.types import Candidates, Layout, Passage, Tokens, TrainingQuery, 
 
 @dataclass(frozen=True)
 class QuestionLayout:
-    """What an example holds of a question."""
+    """The passages and lengths of the example of a training query."""
 
-    negatives: int  # passages beside the positive one
+    negatives: int  # passages in addition to the positive one
     query_length: int  # tokens, special ones included
     passage_length: int
     layout: Layout = Layout.JOINED  # of passages
     query_prompt: str = ""
     passage_prompt: str = ""
-    known: int = 8  # positives of a question that are told apart from its negatives
+    known: int = 8  # positives of a query whose rows the example lists
 
     def texts(self, question: TrainingQuery) -> list[int]:
-        """The rows that this visit takes: the positive, then its negatives, fewer where there are no more.
+        """The rows of the query's positive and negatives in its epoch; fewer negatives where it has no more.
 
-        Both go round: each epoch takes the next ones, the negatives in an order of the question's own.
+        Each epoch takes the next ones in turn, the negatives in a random order of the query.
         """
         positives, epoch = question.positives.rows, question.epoch
         shuffled = np.random.default_rng(question.row).permutation(question.negatives.rows)
@@ -35,9 +35,12 @@ class QuestionLayout:
     def example(self, question: TrainingQuery, vocabulary: Vocabulary) -> Example:
         """Arrays of fixed shapes, with g = 1 + negatives passages.
 
-        query Tokens [l], passages Tokens [g l], texts [g]: their rows, -1 where there is none, known [k]: rows of the
-        question's positives, -1 where there are no more, scores [g]: a teacher's, NaN where there is none.
-        Where the question has a guide, its vectors too: guide_query [d], guide_passages [g d].
+        query: Tokens [l]
+        passages: Tokens [g l]
+        texts: [g], the rows of the passages; -1: padding
+        known: [k], the rows of the query's positives; -1: padding
+        scores: [g], a teacher's; NaN: missing
+        guide_query [d], guide_passages [g d]: vectors of the guide, if the query has one
         """
         rows = self.texts(question)
         absent = [-1] * (1 + self.negatives - len(rows))

@@ -73,7 +73,7 @@ class Contriever(DualEncoder[Encoder]):
     momentum: Share[float] = 0.9995  # of the momentum encoder: what it keeps of itself at a step; moco
     queue_warmup: bool = True  # only real keys are negatives; else the queue starts full of noise, as published; moco
     key_dropout: bool = False  # dropout in the momentum encoder, as the released code has it; moco
-    both_directions: bool = False  # keys look for their queries too; in_batch
+    both_directions: bool = False  # keys are contrasted with all queries too; in_batch
     # keys scored at a time; 0: all of the batch; in_batch
     score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
 
@@ -92,7 +92,7 @@ class Contriever(DualEncoder[Encoder]):
         super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        """Two crops of a text, drawn and disturbed independently. Section 3.1; the released code."""
+        """Two crops of a text, drawn and corrupted independently. Section 3.1; the released code."""
         title = passage.title if self.layout is not Layout.BODY else passage.title[:0]
         text = np.concatenate([title, passage.tokens])
         return {name: self._view(text, vocabulary, rng) for name in ("query", "key")} if len(text) else None
@@ -174,7 +174,7 @@ class Contriever(DualEncoder[Encoder]):
         }
 
     def _moco(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
-        """The keys join the queue after they were used, in the place of the oldest."""
+        """The keys replace the oldest of the queue after they were used."""
         result = losses.queue_softmax(
             *views, carry["queue"], filled=carry["filled"],
             temperature=self.temperature, smoothing=self.label_smoothing,

@@ -5,7 +5,7 @@ A method adds its `example` and its `combine`, and its own `encode` where it doe
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from dense_jax.objective import PASSAGE, Objective
 from dense_jax.types import Layout, Similarity, TextEncoder, Tokens, Tower, Towers, Vocabulary
 
 
+@runtime_checkable
 class TrainableEncoder(TextEncoder, Protocol):
     """An encoder among the settings of a method, such as `models.encoder.Encoder`."""
 

@@ -48,7 +48,7 @@ class MVR(FineTuning[MultiViewEncoder]):
         return of_all + self.local_weight * local, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Of queries and the best views of what answers them, and how far the views differ."""
+        """Metrics of queries and the best view of the positive of each, and of the differences between views."""
         vectors = self.encode(params, carry, batch, rng=None)
         own = self._viewed(vectors.passages)[:, 0]
         winners = jnp.argmax(jnp.einsum("bd,bnd->bn", vectors.queries, own), axis=1)

@@ -1,8 +1,8 @@
 """ORQA: a question is answered by a span of one of the passages that are looked up for it.
 
-What is learned is how questions are encoded, and the reader; passages keep the vectors that pre-training (ICT, REALM)
-gave them. Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering",
-section 5; REALM (Guu et al. 2020) is fine-tuned in the same way. Where paper and released code differ, it is the code.
+The question tower and the reader are trained; passages keep the vectors of pre-training (ICT, REALM). Lee, Chang and
+Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering", section 5; REALM (Guu et al.
+2020) is fine-tuned in the same way. Where paper and released code differ, it is the code.
 """
 
 import enum
@@ -54,14 +54,14 @@ from dense_jax.types import (
 
 
 class Positives(enum.Enum):
-    """Which of the passages that were retrieved count as holding an answer, in the early loss."""
+    """The test for a retrieved passage that holds an answer, in the early loss."""
 
     RAW = "raw"  # its text is a substring of theirs, case and all: it may hit inside a word; the released code
     WORDPIECE = "wordpiece"  # its token ids stand in theirs, as the reader compares them
 
 
 class Scores(NamedTuple):
-    """Of the passages retrieved for each question, and of the spans of those that were read."""
+    """Scores of the passages retrieved for each question, and of the spans of those that are read."""
 
     passages: Float[Array, "b c"]
     spans: Float[Array, "b k s"]
@@ -95,7 +95,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         )
         require(
             self.reader_length > self.query_length + 1,
-            f"objective.reader_length={self.reader_length} leaves no room for a passage beside a question of "
+            f"objective.reader_length={self.reader_length} leaves no room for a passage after a question of "
             f"objective.query_length={self.query_length}",
         )
         super().__post_init__()
@@ -142,7 +142,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
     def _holds(
         self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: PassageCollection
     ) -> Bool[np.ndarray, " c"]:
-        """Which of the passages of `rows` hold an answer."""
+        """True for each passage of `rows` that holds an answer."""
         if self.positives is Positives.RAW:
             return np.array([holds_raw(document.text, texts) for document in passages.texts(rows)], bool)
         return hold_ids([passage.tokens for passage in passages.passages(rows)], ids)
@@ -207,7 +207,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Collapse metrics of questions and the best passage of each that holds an answer, or else the best of all.
 
-        The passage tower stays as it is, so rank and mean cosine are those of the questions.
+        The passage tower is frozen, so rank and mean cosine are those of the questions.
         """
         queries = self.encoder.apply(params["query"], batch["query"])
         best = jnp.argmax(batch["holds"], axis=1)  # 0 if no passage holds an answer
@@ -219,7 +219,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         return Reader(self._score, params["reader"], self.reader_length, self.span_width, self.read, self.temperature)
 
     def _score(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "n s"]:
-        """Of all spans of reader inputs."""
+        """Scores of all candidate spans of reader inputs."""
         hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=rng)
         return score_spans(params, hidden, *self._candidates)
 

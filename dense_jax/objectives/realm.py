@@ -1,7 +1,7 @@
 """REALM: a masked span is filled in with the help of passages that are looked up for it.
 
-The passages are hidden causes of the words: what is learned is their sum, so that the retriever is paid for passages
-that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Language Model Pre-Training".
+The passages are latent documents: training maximises the marginal likelihood of the words, which rewards the retriever
+for passages that make them more likely. Guu et al. 2020, "REALM: Retrieval-Augmented Language Model Pre-Training".
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from dense_jax.objective import HostBatch
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, Passage, PassageCollection, SearchResult, Tokens, Vocabulary
 
-_SPARE = 8  # passages looked up beyond those used, in the place of the source and of duplicates
+_SPARE = 8  # passages looked up in excess, to replace the source and duplicates
 
 
 @dataclass
@@ -69,16 +69,16 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         joined = []
         for i, rows in enumerate(found.rows):
             query = batch["query"].ids[i][batch["query"].mask[i]]
-            source, there = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
-            chosen = self._chosen(source, there)
-            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _told(source, there))
+            source, read_here = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
+            chosen = self._chosen(source, read_here)
+            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _found_metrics(source, read_here))
         return {
             **batch,
             **jax.tree.map(lambda *of_each: np.stack(of_each), *joined),
         }
 
     def _chosen(self, source: Passage, found: Sequence[Passage]) -> list[Passage]:
-        """The best that were found, each text once and, as a rule, not that of the source."""
+        """The best that were found, each text once, without that of the source if `exclude_source`."""
         seen = {_content(source)} if self.exclude_source else set()
         chosen: list[Passage] = []
         for passage in found:
@@ -136,7 +136,7 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         return result.loss, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Collapse metrics of queries and of the best passage found for each, or the null document if there is none."""
+        """Collapse metrics of queries and of the best passage found for each, or the null document."""
         query_params, passage_params = self.sides(params)
         best = Tokens(*(field[:, 1] for field in batch["passages"]))  # after the null document
         passages = self.encoder.apply(passage_params, best)
@@ -147,8 +147,8 @@ def _content(passage: Passage) -> bytes:
     return passage.title.tobytes() + b"|" + passage.tokens.tobytes()
 
 
-def _told(source: Passage, found: Sequence[Passage]) -> Example:
-    """Of what was found: whether the source is among it, and the share that repeats another one. Copies count."""
+def _found_metrics(source: Passage, found: Sequence[Passage]) -> Example:
+    """Metrics of the passages that were found: the source among them, and the share of repetitions. Copies count."""
     contents = [_content(passage) for passage in found]
     repeats = 1 - len(set(contents)) / max(len(contents), 1)
     return {"source_found": np.bool_(_content(source) in contents), "repeats_found": np.float32(repeats)}

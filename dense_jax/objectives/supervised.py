@@ -25,15 +25,15 @@ from dense_jax.types import TrainingQuery, Vocabulary
 
 
 class FalseNegatives(enum.Enum):
-    """By whose scores a passage is taken for a further answer, and left out: it scores about as high as the answer."""
+    """The model whose scores detect false negatives: passages that score about as high as the positive are left out."""
 
     NONE = "none"  # only passages that are known to answer the query are left out
     STUDENT = "student"  # the model's own
-    GUIDE = "guide"  # another model's, whose vectors stand beside the queries
+    GUIDE = "guide"  # another model's, whose vectors are stored with the queries
 
 
 class Distillation(enum.Enum):
-    """What is learned of a teacher's scores of a query's own passages."""
+    """The loss against a teacher's scores of a query's own passages."""
 
     NONE = "none"
     KL = "kl"  # their softmax
@@ -90,7 +90,7 @@ class Supervised(FineTuning[Encoder]):
         return loss, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Of queries and what answers them."""
+        """Metrics of queries and their positives."""
         vectors = self.encode(params, carry, batch, rng=None)
         return collapse_metrics(vectors.queries, vectors.passages[:, 0])
 
@@ -151,7 +151,7 @@ class Supervised(FineTuning[Encoder]):
         )
 
     def _conditions(self) -> Iterator[tuple[str, bool, str]]:
-        """Settings, whether they have an effect, and why not."""
+        """Settings, their having an effect, and the reason for none."""
         weighs, learns = self.contrast_weight > 0, self.distillation is not Distillation.NONE
         filters, joint = self.false_negatives is not FalseNegatives.NONE, self.directions is Directions.JOINT
         for name in ("temperature", "directions", "label_smoothing", "false_negatives"):

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
@@ -29,12 +29,13 @@ FILE = "validation.json"
 PREFIX = "validation/"  # of the names in metrics.jsonl and TensorBoard
 
 
+@runtime_checkable
 class Validates(Protocol):
     """A function from parameters to retrieval metrics, such as `train.validator.Validator`."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the judged queries and documents: metrics of different samples do not compare."""
+        """Digest of the judged queries and documents: metrics of different samples do not compare."""
         ...
 
     def __call__(self, params: Params) -> dict[str, float]: ...
