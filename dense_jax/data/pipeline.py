@@ -101,7 +101,7 @@ def collate(objective: Objective, examples: HostBatch, batch: int, mesh: jax.sha
     """
     sharding = batch_sharding(mesh)
     collated = objective.collate(examples.inputs, local_row_numbers(sharding, batch))
-    check_rows(collated, batch, len(_held_slices(sharding, batch)))
+    check_rows(collated, batch, len(_local_slices(sharding, batch)))
     return collated
 
 
@@ -138,10 +138,10 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 def local_row_numbers(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
     """Numbers of the rows of a global batch that this process holds, in order."""
-    return np.concatenate([np.arange(*bounds) for bounds in _held_slices(sharding, batch)])
+    return np.concatenate([np.arange(*bounds) for bounds in _local_slices(sharding, batch)])
 
 
-def _held_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
+def _local_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
     """The same as slices [start, stop) of the batch, one for each of its devices or tensor groups."""
     local_rows = sharding.addressable_devices_indices_map((batch,)).values()
     return sorted({index[0].indices(batch)[:2] for index in local_rows if index is not None})
@@ -165,7 +165,7 @@ def host_batches(
 ) -> Iterator[HostBatch]:
     """The rows `local_rows` of each batch from example `start` on, or all of them, as numpy arrays."""
     rows, workers = np.arange(batch) if local_rows is None else local_rows, examples.config.workers
-    made = grain.MapDataset.source(_Held(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
+    made = grain.MapDataset.source(_BatchOrder(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
     read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
@@ -176,7 +176,7 @@ def host_batches(
 
 
 @dataclass(frozen=True)
-class _Held:
+class _BatchOrder:
     """The examples of some rows of each batch, one batch after the other.
 
     Row r of a batch always has its r-th example, however many processes share it: so the noise of a row is that of the

@@ -49,7 +49,7 @@ class Program:
 
 
 def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
-    """Everything about a run that can be known before its first batch, on all devices or on `chips`.
+    """The compiled functions and shapes of a run, on all devices or on `chips`.
 
     Raises:
         ConfigError: mesh, batch or model do not fit the devices, or a parameter has no rule.
@@ -101,11 +101,11 @@ def train(
     library: object = None,
     data: Data = NO_DATA,
 ) -> None:
-    """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
+    """Train to `config.steps`, from the newest checkpoint of `workdir` if it has any.
 
     `validator` validates every `validation.every` steps; with `validation.patience` the run may stop early. `library`
-    holds the passages that an objective which retrieves searches. `data` is recorded with a new run,
-    after all checks of its start.
+    holds the passages that an objective which retrieves searches. `data` is recorded with a new run, after all checks
+    of its start.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -118,50 +118,45 @@ def train(
         check_continues(config, workdir, data)
         checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint)
         state, meta = _resumed(program, checkpoints, workdir)
-        examples = Examples(
-            store,
-            config.objective,
-            vocabulary,
-            config.loader,
-            config.seed,
-            length=config.steps * config.batch,
-            batch=config.batch,
-        )
-        first = int(state.step)
-        log = MetricsLog(
-            workdir,
-            first=first,
-            last=config.steps,
-            every=config.log_every,
-            batch=config.batch,
-            names=lambda row: store.document(row).id,
-            silent=not is_process_0(),
-            skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
-        )
-        loader = open_loader(
-            LoaderContext(
-                config, examples, program.mesh, first, meta, program.like.params, workdir, checkpoints, log, library
-            )
-        )
-        with _closing(loader, log, checkpoints):
-            try:
-                with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                    size = config.chunk or config.batch
-                    monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
-                    validation = Validation(config, validator, workdir, checkpoints, log, first)
-                    if not checkpoints.steps():
-                        _check_first_batch(examples, program)
-                        record(config, workdir, data)
-                        checkpoints.save(first, state, meta)
-                        checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-                    _run(program, state, loader, monitor, validation, checkpoints, log)
-            except NonFiniteError as error:
-                raise _with_advice(error, checkpoints) from None
+        first, like = int(state.step), program.like.params
+        examples = _examples(config, store, vocabulary)
+        log = _open_log(config, workdir, first, meta, store)
+        context = LoaderContext(config, examples, program.mesh, first, meta, like, workdir, checkpoints, log, library)
+        loader = open_loader(context)
+        with _closing(loader, log, checkpoints), _advising(checkpoints), jax.set_mesh(program.mesh):
+            size = config.chunk or config.batch
+            monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+            validation = Validation(config, validator, workdir, checkpoints, log, first)
+            if not checkpoints.steps():
+                _check_first_batch(examples, program)
+                record(config, workdir, data)
+                checkpoints.save(first, state, meta)
+                checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
+            _run(program, state, loader, monitor, validation, checkpoints, log)
+
+
+def _examples(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
+    count = config.steps * config.batch
+    return Examples(store, config.objective, vocabulary, config.loader, config.seed, count, config.batch)
+
+
+def _open_log(config: Config, workdir: Path, first: int, meta: dict[str, Any], store: TrainingSet) -> MetricsLog:
+    """The log of a run that goes on from step `first`, whose checkpoint has `meta`."""
+    return MetricsLog(
+        workdir,
+        first=first,
+        last=config.steps,
+        every=config.log_every,
+        batch=config.batch,
+        names=lambda row: store.document(row).id,
+        silent=not is_process_0(),
+        skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
+    )
 
 
 @contextlib.contextmanager
 def _closing(*parts: Loader | MetricsLog | Checkpoints) -> Iterator[None]:
-    """Closes all `parts` after the block; an error of the block is raised, not one that closing them meets after it."""
+    """Close all `parts` after the block; its own error is raised rather than a later one of closing them."""
     try:
         yield
     except BaseException as error:
@@ -221,7 +216,7 @@ def _check_first_batch(examples: Examples, program: Program) -> None:
 
 
 class _Late:
-    """Metrics that are logged when the next step is under way, so that the device waits for nobody to read them."""
+    """Metrics that are logged while the next step runs, so that the devices need not wait for their being read."""
 
     def __init__(self, log: MetricsLog) -> None:
         self._log = log
@@ -232,14 +227,14 @@ class _Late:
         self._waiting = step, metrics, rows
 
     def extend(self, metrics: Metrics) -> None:
-        """Adds to the metrics of the step that was added last."""
+        """Add to the metrics of the step that was added last."""
         assert self._waiting is not None
         step, before, rows = self._waiting
         self._waiting = step, before | metrics, rows
 
     @contextlib.contextmanager
     def first_flushed(self) -> Iterator[None]:
-        """Flushes before a DataError of the block leaves it: of a broken state, the metrics give the better error."""
+        """Flush before a DataError of the block leaves it: the metrics of a broken state give the better error."""
         try:
             yield
         except DataError:
@@ -306,12 +301,21 @@ def _run(
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
 
 
-def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteError:
-    checkpoints.finish()
+@contextlib.contextmanager
+def _advising(checkpoints: Checkpoints) -> Iterator[None]:
+    """Add the last good checkpoint and the settings to change to a NonFiniteError of the block."""
+    try:
+        yield
+    except NonFiniteError as error:
+        checkpoints.finish()
+        raise NonFiniteError(f"{error}\n{_advice(checkpoints)}") from None
+
+
+def _advice(checkpoints: Checkpoints) -> str:
     steps = checkpoints.steps()
     if not steps:
-        return NonFiniteError(f"{error}\nno checkpoint was saved yet; try {_CURES}")
-    return NonFiniteError(
-        f"{error}\nthe last good checkpoint is of step {steps[-1]:,}; in another --workdir, go on from it by "
+        return f"no checkpoint was saved yet; try {_CURES}"
+    return (
+        f"the last good checkpoint is of step {steps[-1]:,}; in another --workdir, go on from it by "
         f"--init_from={checkpoints.folder / str(steps[-1])} with {_CURES}"
     )
