@@ -22,8 +22,9 @@ from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.objectives.dual_encoder import Pairs
 from dense_jax.objectives.mlm import MLM
-from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
+from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised
 from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.loop import train
 from dense_jax.train.sharding import state_sharding
@@ -137,7 +138,7 @@ def by_hand(queries, passages, texts, known, **settings):
     method = dataclasses.replace(METHOD, negatives=texts.shape[1] - 1, **settings)
     blank = lambda *shape: Tokens(*(jnp.zeros((*shape, 4), kind) for kind in (int, int, bool)))  # noqa: E731
     batch = {"texts": texts, "known": known, "query": blank(len(texts)), "passages": blank(*texts.shape)}
-    loss, (metrics, _) = method.combine({}, Vectors(queries, passages), batch, step=STEP)
+    loss, (metrics, _) = method.combine({}, Pairs(queries, passages), batch, step=STEP)
     return loss, metrics
 
 
