@@ -20,6 +20,7 @@ from train import Ours
 
 from dense_jax.config import command_line
 from dense_jax.data.pipeline import Examples, host_batches, real_tokens
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import MachineError
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
@@ -67,11 +68,12 @@ def _parser() -> argparse.ArgumentParser:
 def _stages(work: Workdir, count: int) -> list[Program]:
     """Each stage alone, on what the stage before it has left in memory."""
     store, tokenizer = work.passages, work.tokenizer
+    assert isinstance(store, PassageStore)
     rows = np.random.default_rng(0).permutation(len(store))[:count].tolist()
     passages = store.passages(rows)
     texts = [store.document(row).text for row in rows]
     length, encoder = work.config.passages.length, Encoder(bert("tiny"))  # the model does not matter to examples
-    methods = {"mlm": MLM(encoder, length=length), "ict": ICT(encoder, passage_length=length)}
+    methods = {"mlm": MLM(encoder, passage_length=length), "ict": ICT(encoder, passage_length=length)}
     return [
         _stage("tokenise", lambda i: sum(map(len, tokenizer.encode(texts)))),
         _stage("read, many at once", lambda i: _stored_tokens(store.passages(rows))),
@@ -87,15 +89,13 @@ def _pipeline(work: Workdir, count: int) -> Program:
     """Batches as training reads them, before they are copied to the device."""
     examples = _examples(work, count)
     batch = work.config.batch
-    return _stage(PIPELINE, lambda i: sum(real_tokens(made) for made in host_batches(examples, batch, start=0)))
+    return _stage(PIPELINE, lambda i: sum(real_tokens(made.inputs) for made in host_batches(examples, batch, start=0)))
 
 
 def _training(work: Workdir) -> Program:
     """The steps of `work` on two batches, which are ready on the device."""
-    batches = list(host_batches(_examples(work, 2), work.config.batch, start=0))
+    batches = [made.inputs for made in host_batches(_examples(work, 2), work.config.batch, start=0)]
     tokens = [real_tokens(batch) for batch in batches]
-    for batch in batches:
-        batch.pop("row")
     ours = Ours(work.config, batches)
 
     def step(i: int) -> int:

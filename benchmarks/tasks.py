@@ -58,7 +58,9 @@ def mlm(encoder: Encoder, rows: int, length: int) -> Task:
         return {"tokens": tokens._replace(ids=hidden), "positions": positions, "labels": labels, "weights": weights}
 
     step = flops.mlm_step(encoder.bert, rows, length, rows * masked)
-    return Task(MLM(encoder, length=length, query_length=length, mask_rate=MASK_RATE), batch, rows * length, step)
+    return Task(
+        MLM(encoder, passage_length=length, query_length=length, mask_rate=MASK_RATE), batch, rows * length, step
+    )
 
 
 def ict(encoder: Encoder, rows: int, length: int) -> Task:

@@ -14,7 +14,7 @@ from dense_jax.io import absolute, check_kind, read_json
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
 from dense_jax.schemas import Answered, AnsweredMeans, Evaluated, EvaluatedMeans, FinishedConfig, MetricsLine
-from dense_jax.train.history import History, read_history
+from dense_jax.train.validation import History, read_history
 from dense_jax.train.warm_start import as_run
 
 _BEFORE, _AFTER, _WORDS = "before_training", "after_training", "BM25"  # files of figures, without the ending
@@ -43,7 +43,7 @@ class Run:
     seconds: float  # of training
     results: dict[str, Found]  # by the name of the set
     words: dict[str, Found]  # the same for BM25
-    chosen_by: str = ""  # the rules of its probes, where they end it or choose its checkpoint
+    chosen_by: str = ""  # the rules that chose its checkpoint or stopped it early
 
 
 def read_run(path: Path) -> Run:
@@ -59,14 +59,14 @@ def read_run(path: Path) -> Run:
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
         )
     config = read_json(path / "config.json", FinishedConfig)
-    last, probes = _last_metrics(path), read_history(path)
-    if not _has_ended(last["step"], config["steps"], probes):
+    last, history = _last_metrics(path), read_history(path)
+    if not _has_ended(last["step"], config["steps"], history):
         raise DataError(
             f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
             "end, and `dense-jax evaluate` after it"
         )
     for name, found in results.items():
-        if found.step not in (last["step"], probes.best if probes is not None else None):
+        if found.step not in (last["step"], history.best if history is not None else None):
             raise DataError(
                 f"{path}: {name} is of step {found.step:,}, but training stands at {last['step']:,}; "
                 "run `dense-jax evaluate` (or `answer`) again"
@@ -79,7 +79,7 @@ def read_run(path: Path) -> Run:
         last["seconds"],
         results,
         _evaluated(path, _WORDS),
-        _rules(probes),
+        _rules(history),
     )
 
 
@@ -107,13 +107,13 @@ def _start(config: Config) -> str:
 
 def _is_end(path: Path, steps: int, step: int) -> bool:
     """True of the last checkpoint of a training that has ended, and of its best one."""
-    last, probes = _last_metrics(path)["step"], read_history(path)
-    return step == steps or (_has_ended(last, steps, probes) and step in (last, probes.best if probes else None))
+    last, history = _last_metrics(path)["step"], read_history(path)
+    return step == steps or (_has_ended(last, steps, history) and step in (last, history.best if history else None))
 
 
-def _has_ended(last: int, steps: int, probes: History | None) -> bool:
+def _has_ended(last: int, steps: int, history: History | None) -> bool:
     """True if training that stands at step `last` has come to its end, by its steps or by its patience."""
-    return last == steps or bool(probes is not None and probes.ended and probes.steps[-1] == last)
+    return last == steps or bool(history is not None and history.ended and history.steps[-1] == last)
 
 
 def measured(path: Path, step: int) -> tuple[Result, ...]:
@@ -172,10 +172,10 @@ def _apart(path: Path, folder: str) -> str:
     return folder.removeprefix(_set(path, folder)[0])
 
 
-def _rules(probes: History | None) -> str:
-    if probes is None or (probes.select is Select.NEWEST and not probes.patience):
+def _rules(history: History | None) -> str:
+    if history is None or (history.select is Select.NEWEST and not history.patience):
         return ""
-    return f"{probes.select.value} in {probes.measure}, patience {probes.patience}"
+    return f"{history.select.value} in {history.measure}, patience {history.patience}"
 
 
 def _last_metrics(workdir: Path) -> dict[str, Any]:

@@ -7,31 +7,32 @@ subclass that lacks an abstract method fails at construction with a TypeError th
 """
 
 import abc
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
-from dense_jax.types import ExampleSource, Passage, Passages, Reader, SearchResult, Tokens, Towers, Vocabulary
+from dense_jax.types import ExampleSource, Passage, Reader, Towers, Vocabulary
 
-PASSAGE = "passage"  # the part of the parameters that encodes passages, where another encodes queries
+PASSAGE = "passage"  # the subtree of the parameters that encodes passages, where another one encodes queries
 
 
 class Objective(abc.ABC):
-    """A training method: what an example is, what is trained, and the loss.
+    """A training method: the examples, the parameters and the loss.
 
     Subclasses are dataclasses: their fields are the method's settings, set by `--objective.NAME=value`. A method
     is its five abstract methods; all others have a default.
     """
 
-    learns_from: ClassVar[type] = Passage  # or Question, or Answered: what `example` is given
+    learns_from: ClassVar[type] = Passage  # or TrainingQuery, or QAExample: the type of the source of an example
     masks_spans: ClassVar[bool] = False  # `example` needs passages with salient spans
-    frozen: ClassVar[tuple[str, ...]] = ()  # parts of the parameters that training leaves as they are, such as PASSAGE
+    retrieves: ClassVar[bool] = False  # `loader` looks passages up in an index while the method trains
+    frozen: ClassVar[tuple[str, ...]] = ()  # subtrees of the parameters that training does not change, such as PASSAGE
 
     @abc.abstractmethod
-    def example(self, visit: ExampleSource, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        """One training example: numpy arrays of fixed shapes. None if this draw yields none; another is then drawn."""
+    def example(self, source: ExampleSource, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        """One training example: numpy arrays of fixed shapes. None rejects the draw; another source is then drawn."""
 
     @abc.abstractmethod
     def init(self, rng: PRNGKeyArray) -> Params:
@@ -39,9 +40,9 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        """What each example gives by itself: arrays whose row i depends on example i and on noise only. Pure.
+        """Arrays whose row i depends on example i and on noise only. Pure.
 
-        All that is costly belongs here: with `--chunk` it is done on a few examples at a time. Without `rng`,
+        All expensive computation belongs here: with `--chunk` it runs on a few examples at a time. Without `rng`,
         dropout is off.
         """
 
@@ -49,30 +50,34 @@ class Objective(abc.ABC):
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
-        """The loss of the global batch out of all that `encode` gave, what to log, and the next carry. Pure."""
+        """The loss of the global batch from all outputs of `encode`, the metrics, and the next carry. Pure."""
 
     @abc.abstractmethod
     def towers(self, params: Params) -> Towers:
-        """What encodes queries and what encodes passages."""
+        """The encoders of queries and of passages."""
 
     def prompts(self) -> Sequence[str]:
         """Texts whose ids `example` needs; it finds them in `vocabulary.prompts`."""
         return ()
 
-    def texts(self, visit: ExampleSource) -> Sequence[int]:
-        """Numbers of the texts that the example of `visit` is made of: with `loader.order=distinct` no two examples of
-        a batch share one."""
-        return (visit.row,)
+    def texts(self, source: ExampleSource) -> Sequence[int]:
+        """Numbers of the texts in the example of `source`: with `loader.order=distinct` no two examples of a batch
+        share one."""
+        return (source.row,)
 
     def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
-        """This process's examples, stacked and numbered as in the global batch, in the form that is trained on.
+        """This process's examples, stacked and numbered as in the global batch, in the form that `encode` takes.
 
         All arrays of the result have one first axis, which divides as that of `examples` does: on the host, numpy.
         """
         return examples
 
+    def loader(self, context: Any) -> "Loader | None":
+        """The method's own source of batches, from a `train.loader.LoaderContext`; None: batches of the corpus."""
+        return None
+
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
-        """What a run over global batches of `batch` examples carries at its start, from `params`. Pure."""
+        """The carry at the start of a run over global batches of `batch` examples, from `params`. Pure."""
         return {}
 
     def update_carry(self, params: Params, carry: Carry) -> Carry:
@@ -82,45 +87,60 @@ class Objective(abc.ABC):
     def loss(
         self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
-        """The loss of the global batch, what to log, and the next carry. Pure."""
+        """The loss of the global batch, the metrics, and the next carry. Pure."""
         carry = self.update_carry(params, carry)
         return self.combine(carry, self.encode(params, carry, batch, rng=rng), batch, step=step)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Collapse metrics of the same examples every `diagnose_every` steps; `batch` is as for `encode`. Pure."""
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Metrics of the same examples every `diagnose_every` steps; `batch` is as for `encode`. Pure."""
         return {}
 
     def reader(self, params: Params) -> Reader | None:
-        """The reader of answers out of passages; None for a method without one."""
+        """The model that extracts answers from passages; None for a method without one."""
         return None
 
 
-class Retrieves(Objective):
-    """An objective that looks passages up for its examples while it trains (augmented/neighbours.py).
+class SampledExample(NamedTuple):
+    """An example and the row of the store that it was made from."""
 
-    Before a step, the passages whose vectors have the largest inner products with those of the batch's questions are
-    found, and `join`, instead of `collate`, makes the batch that `encode` is given. `diagnose` is given such a batch
-    too, of the same examples and of the passages that are found for them at its step.
-    """
+    inputs: Example
+    row: np.int32
 
-    fresh: ClassVar[bool] = False  # search by the step's query tower, dropout on; else by that of the index, off
+
+class HostBatch(NamedTuple):
+    """This process's examples of a batch, stacked, as numpy arrays."""
+
+    inputs: Batch
+    rows: Int[np.ndarray, " b"]  # of the store
+
+
+class LoadedBatch(NamedTuple):
+    """A batch on the mesh."""
+
+    inputs: Batch
+    rows: Int[np.ndarray, " b"]  # of the store, for this process's examples
+    notes: Mapping[str, float] = {}  # logged with the metrics of the step
+
+
+class Loader(abc.ABC):
+    """The batches of a run, in the order of steps."""
+
+    @abc.abstractmethod
+    def batch(self, step: int, params: Params) -> LoadedBatch:
+        """The batch that is trained on after `step`; `params` are those of the state. Called once for each step."""
+
+    @abc.abstractmethod
+    def assemble(self, examples: HostBatch, size: int, params: Params) -> Batch:
+        """The global batch of `size` examples of which `examples` are this process's, in the form `encode` takes."""
+
+    def needs_checkpoint(self, step: int) -> bool:
+        """Return whether the loader reads a checkpoint of the state after `step`."""
+        return False
 
     @property
-    @abc.abstractmethod
-    def depth(self) -> int:
-        """Number of passages to look up for each example."""
+    def state(self) -> Mapping[str, Any]:
+        """JSON values for the checkpoint: all that the loader needs to go on, beyond the number of the step."""
+        return {}
 
-    @abc.abstractmethod
-    def question(self, batch: Batch) -> Tokens:
-        """The part of `batch` that the query tower encodes."""
-
-    def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
-        """The key that `encode`, given `rng` and the whole batch, encodes the questions with; it matters if `fresh`."""
-        return rng
-
-    @abc.abstractmethod
-    def join(self, batch: Batch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
-        """`batch` (stacked examples, each with its "row" of what was visited) with what was found: numpy, fixed shapes.
-
-        `passages` are those that were searched. All arrays of the result have the first axis b.
-        """
+    def close(self) -> None:  # noqa: B027 - most have nothing to end
+        """End threads and pending work."""

@@ -273,18 +273,18 @@ Seal = Annotated[Digests, Field(min_length=1)]
 """digests-STEP.json of a checkpoint."""
 
 
-class _Probe(TypedDict):
+class _ValidationResult(TypedDict):
     step: Count
 
 
-class Probes(TypedDict):
-    """probes.json."""
+class ValidationResults(TypedDict):
+    """validation.json."""
 
     sample: str
     measure: str
     select: Literal["newest", "best"]
     patience: Count
-    probes: list[_Probe]
+    results: list[_ValidationResult]
 
 
 # Model folders of Hugging Face and sentence-transformers: a null stands for a key that is left out.

@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Params
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config import Config
 from dense_jax.config.tree import to_dict
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import batch_parts, platform
 from dense_jax.models.bert import berts, resolve_attention
-from dense_jax.objective import Retrieves
+from dense_jax.objective import HostBatch
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
-from dense_jax.types import SearchResult, Tokens
+from dense_jax.types import Passage, SearchResult, Tokens
 
 _SAMPLE = 64  # examples behind the estimate of real tokens
 
@@ -39,14 +40,15 @@ def attention(examples: Examples, size: int) -> str:
 
 def example(examples: Examples, tokenizer: Tokenizer) -> str:
     """The run's first example, decoded."""
-    found = examples[0]
-    lines = [f"made from {examples.store.document(int(found['row'])).id!r}"]
+    found, row = examples[0]
+    lines = [f"made from {examples.store.document(int(row)).id!r}"]
     return "\n".join([*lines, *(f"{name}: {_decoded(name, value, found, tokenizer)}" for name, value in found.items())])
 
 
 def spans(examples: Examples, tokenizer: Tokenizer) -> str:
     """The passage that the run's first example is made from, decoded, with its salient spans in double brackets."""
-    passage = examples.store[int(examples[0]["row"])]
+    passage = examples.store.sample(int(examples[0].row), 0, np.random.default_rng(0))
+    assert isinstance(passage, Passage)
     text = tokenizer.decode(passage.tokens)
     for start, end in passage.spans[::-1]:
         # what is decoded of the first tokens is how the whole begins
@@ -111,21 +113,21 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
 
 def batch_like(examples: Examples, size: int) -> Batch:
     """Shapes and types of a batch of `size` examples, as the objective collates them."""
-    example, objective = examples[0], examples.objective
-    if isinstance(objective, Retrieves):
-        one = jax.tree.map(lambda x: np.asarray(x)[None], example)
+    (example, row), objective = examples[0], examples.objective
+    if isinstance(objective, RetrievalAugmented):
+        one = HostBatch(jax.tree.map(lambda x: np.asarray(x)[None], example), np.array([row]))
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype), _joined(examples, one))
-    del example["row"]
     stacked = jax.tree.map(lambda x: np.broadcast_to(x, (size, *np.shape(x))), example)
     collated = objective.collate(stacked, np.arange(size))
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), collated)
 
 
-def _joined(examples: Examples, one: dict[str, Any]) -> Batch:
+def _joined(examples: Examples, one: HostBatch) -> Batch:
     """A batch of one example with passages, which here are the first ones."""
     objective = examples.objective
-    assert isinstance(objective, Retrieves)
-    searched = examples.store if examples.searched is None else examples.searched
+    assert isinstance(objective, RetrievalAugmented)
+    searched = examples.searched
+    assert searched is not None
     rows = np.minimum(np.arange(objective.depth), len(searched) - 1)[None]
     width = objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).query.encoder.width
     return objective.join(
@@ -153,7 +155,7 @@ def whole_bytes(tree: Any) -> int:
 
 def plan(examples: Examples, config: Config) -> str:
     """Steps, examples and tokens to come; how often each passage is visited."""
-    sample = [examples[i] for i in range(min(_SAMPLE, len(examples)))]
+    sample = [examples[i].inputs for i in range(min(_SAMPLE, len(examples)))]
     real = sum(map(real_tokens, sample)) / max(len(sample), 1)
     room = sum(math.prod(t.mask.shape) for t in _sequences(batch_like(examples, config.batch))) / config.batch
     total = config.steps * config.batch
@@ -162,7 +164,7 @@ def plan(examples: Examples, config: Config) -> str:
         f"{real:,.0f} real tokens of {room:,.0f} in an example, about {real * total:,.0f} in all",
         f"{len(examples.store):,} passages, each visited {total / len(examples.store):,.1f} times",
     ]
-    sources = zip(examples.store.parts(), examples.visits.shares, strict=True)
+    sources = zip(examples.store.parts(), examples.sampler.shares, strict=True)
     of_each = [
         f"{part.name}: {len(part.rows):,} passages in {share:.1%} of the examples, "
         f"each visited {share * total / len(part.rows):,.1f} times"

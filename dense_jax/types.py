@@ -51,7 +51,7 @@ class Passage:
     row: int  # its number in the prepared data, the same in every shard order
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]  # where each sentence starts in `tokens`; the first is 0, if only its end is there
+    sentences: Int[np.ndarray, " s"]  # starts of the sentences in `tokens`; the first is 0, also amid a sentence
     # first token and one past the last of each salient span, in order and apart, each inside one sentence
     spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: NO_SPANS)
 
@@ -65,7 +65,7 @@ class Candidates(NamedTuple):
     """Passages that a question was judged with, as rows of its documents."""
 
     rows: Int[np.ndarray, " k"]
-    scores: Float[np.ndarray, " k"]  # of a teacher; NaN where there is none
+    scores: Float[np.ndarray, " k"]  # of a teacher; NaN: missing
 
 
 class Guide(NamedTuple):
@@ -77,20 +77,20 @@ class Guide(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TrainingQuery:
-    """A query to learn from: what answers it, and what looks like an answer and is none."""
+    """A query with the passages that answer it and with hard negatives."""
 
     row: int  # its number in the prepared data
-    epoch: int  # how many visits it had before, so that what is taken of the candidates can go round
+    epoch: int  # earlier samples of it: each takes the next of the candidates
     tokens: Int[np.ndarray, " l"]  # without special tokens and prompt
     positives: Candidates  # one at least
     negatives: Candidates
-    documents: "Passages"  # what the candidates' rows are of: whole documents
+    documents: "PassageCollection"  # whole; the candidates are rows of it
     guide: Guide | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QAExample:
-    """A question to learn from with all that answers it; which passages hold an answer is to be found out."""
+    """A question with all of its answers; the passages that hold them are not known."""
 
     row: int  # its number among the questions
     tokens: Int[np.ndarray, " l"]  # without special tokens
@@ -98,7 +98,7 @@ class QAExample:
     answer_tokens: Sequence[Int[np.ndarray, " _"]]  # of each
 
 
-ExampleSource = Passage | TrainingQuery | QAExample  # what training sees at one row
+ExampleSource = Passage | TrainingQuery | QAExample  # what an example is made from
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class SourceRows:
     tokens: int  # of all of them
 
 
-class Passages(abc.ABC):
-    """Prepared passages by row, in a fixed order."""
+class PassageCollection(abc.ABC):
+    """Prepared passages that are searched, by row, in a fixed order."""
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -123,16 +123,9 @@ class Passages(abc.ABC):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """Many at once, which is faster than one by one."""
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
-        """What one visit of training, after `epoch` others, sees at `row`: the passage itself, unless overridden.
-
-        Where passages are cut from running text it is such a cut, and where queries are learned from it is a question.
-        """
-        return self[row]
-
     @abc.abstractmethod
     def document(self, row: int) -> Document:
-        """Id, title and text of a passage, to be shown."""
+        """Id, title and text of a passage."""
 
     def texts(self, rows: Sequence[int]) -> list[Document]:
         """Many at once, which may be faster than one by one."""
@@ -141,6 +134,22 @@ class Passages(abc.ABC):
     @abc.abstractmethod
     def ids(self) -> list[str]:
         """The document id of each row."""
+
+
+class TrainingSet(abc.ABC):
+    """Prepared rows that training samples its examples from, in a fixed order."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
+        """The source of an example, after `epoch` earlier samples of `row`: a passage, a random cut of running text, or
+        a query."""
+
+    @abc.abstractmethod
+    def document(self, row: int) -> Document:
+        """Id and text of a row."""
 
     @abc.abstractmethod
     def parts(self) -> Sequence[SourceRows]:
@@ -160,6 +169,10 @@ class Vocabulary:
     special: Bool[np.ndarray, " v"]  # never masked, never part of a word
     continues: Bool[np.ndarray, " v"]  # the piece belongs to the word of the piece before it
     prompts: Mapping[str, Int[np.ndarray, " l"]] = field(default_factory=dict)  # the ids of the objective's prompts
+
+    def prompt_ids(self, prompt: str) -> Int[np.ndarray, " l"]:
+        """The ids of one of the objective's prompts; no ids for the empty prompt."""
+        return self.prompts[prompt] if prompt else np.empty(0, np.int32)
 
 
 class Tokens(NamedTuple):
@@ -181,12 +194,12 @@ class PackedTokens(NamedTuple):
     cut: Int[Array | np.ndarray, " r"]  # tokens that did not fit
 
     def unpack(self, vectors: Float[Array, "r s d"]) -> Float[Array, "b d"]:
-        """What belongs to each text, in the order of the batch that was packed."""
+        """The vectors of the texts, in the order of the batch that was packed."""
         return vectors.reshape(-1, vectors.shape[-1])[self.places.reshape(-1)]
 
 
 class Layout(enum.Enum):
-    """How a passage's title and body become one sequence."""
+    """Layout of a passage's title and body in one sequence."""
 
     JOINED = "joined"  # [CLS] title body [SEP], one segment
     PAIR = "pair"  # [CLS] title [SEP] body [SEP], segments 0 and 1
@@ -194,7 +207,7 @@ class Layout(enum.Enum):
 
 
 class Similarity(enum.Enum):
-    """What compares a query's vector with a passage's, or with the best of its views."""
+    """Similarity of a query's vector and a passage's, or the best of its views."""
 
     DOT = "dot"
     COSINE = "cosine"  # the encoder already normalises: cosine is the dot product of its vectors
@@ -206,24 +219,24 @@ class TextEncoder(Protocol):
 
     @property
     def width(self) -> int:
-        """Of the vectors."""
+        """Size of the vectors."""
         ...
 
     @property
     def views(self) -> int:
-        """Vectors of a text, of which the best counts; as a rule 1."""
+        """Number of vectors of a text, of which the best counts; mostly 1."""
         ...
 
     def init(self, rng: PRNGKeyArray) -> Params: ...
 
     def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b *n d"]:
-        """Vectors of `tokens`: [b d], or [b n d] of n views. With `rng`, dropout is on; else the result is certain."""
+        """Vectors of `tokens`: [b d], or [b n d] of n views. Deterministic without `rng`; with it, dropout is on."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tower:
-    """What encodes one side, and how that side's text is laid out for it."""
+    """The encoder of one side, with the layout of its texts."""
 
     encoder: TextEncoder
     params: Params
@@ -244,7 +257,7 @@ class Towers:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """What looks for the answer to a question in the passages that were found for it.
+    """The model that extracts the answer to a question from the passages that were found for it.
 
     A span of a passage scores what the reader gives it and what the retriever gives its passage, divided by
     `temperature`; all spans of all passages that are read compete.

@@ -117,14 +117,14 @@ def _train(work: Workdir, words: list[str], stop: Stop, *, restart: bool = False
         _print_notes(work)
         if _has_examples(work):
             print(f"attention\n{show.attention(_examples(work), work.config.batch)}", file=sys.stderr)
-    sample, data = work.sample() if work.is_probed else None, work.learned_data
+    validator, data = work.validator(), work.learned_data
     try:
         train(
             work.config,
             passages,
             vocabulary,
             work.path,
-            sample=sample,
+            validator=validator,
             library=work.library,
             data=data,
             stop_requested=lambda: stop.came,

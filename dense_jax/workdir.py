@@ -3,7 +3,7 @@
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
-probes.json  probe/NAME-SPLIT-QUERIES-DOCUMENTS       train, with probe.every
+validation.json  validation/NAME-SPLIT-QUERIES-DOCUMENTS  train, with validation.every
 collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
 embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
 index/NAME-STEP-DIGEST                                index
@@ -45,7 +45,6 @@ from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
-from dense_jax.objective import Retrieves
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import Index
@@ -53,10 +52,10 @@ from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
-from dense_jax.train.probe import Sample
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import DIGESTS, Data, Named, recorded
 from dense_jax.train.start import start_vocabulary
+from dense_jax.train.validator import Sample, Validator
 from dense_jax.train.warm_start import as_run
 from dense_jax.types import Document, Passage, QAExample, Reject, Tower, Vocabulary
 
@@ -82,7 +81,7 @@ class Workdir:
         if not config.tokens:
             return config
         require(
-            not isinstance(config.objective, Retrieves),
+            not config.objective.retrieves,
             f"tokens={config.tokens} cannot be counted ahead where passages are looked up; use --steps",
         )
         loader = replace(config.loader, mixing=Mixing.EXAMPLE)  # else few batches, and of them few sources, are seen
@@ -250,7 +249,7 @@ class Workdir:
     @cached_property
     def library(self) -> Library | None:
         """What an objective that retrieves looks passages up in; None for the others."""
-        if not isinstance(self.asked.objective, Retrieves):
+        if not self.asked.objective.retrieves:
             return None
         passages = self._blocks
         return Library(passages, self.tokenizer, f"{passages.fingerprint}-{self.tokenizer.fingerprint}")
@@ -340,26 +339,32 @@ class Workdir:
         return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
 
     @property
-    def is_probed(self) -> bool:
-        """True if training is probed: every k steps, or before and after it where it starts from a trained model."""
+    def is_validated(self) -> bool:
+        """True if training is validated: every k steps, or before and after it where it starts from a trained model."""
         held_out = self.prepared / "test"
-        judged = bool(self.asked.probe.folder) or held_out.is_dir()
-        return self.asked.probe.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+        judged = bool(self.asked.validation.folder) or held_out.is_dir()
+        return self.asked.validation.every > 0 or (bool(self.asked.init_from) and judged and self.config.steps > 0)
+
+    def validator(self) -> Validator | None:
+        """The validator of a run; None if it is not validated. All processes call it together."""
+        if not self.is_validated:
+            return None
+        return Validator(self.sample(), self.config.objective, self.config.embed.batch)
 
     def sample(self) -> Sample:
-        """What a run is probed on, made now if it is not there yet; all processes ask for it together.
+        """The sample that a run is validated on, made now if it does not exist; all processes call it together.
 
         Raises:
             ConfigError: no test set is named, and `prepare` held none out.
             DataError: it lacks the split, or has no relevant document.
             StorageError: that which `prepare` held out has changed.
         """
-        settings = self.asked.probe
+        settings = self.asked.validation
         folder = located(settings.folder) if settings.folder else self.prepared / "test"
         require(
             bool(settings.folder) or folder.is_dir(),
-            f"probe.every={settings.every}, but there are no judged queries; name a BEIR folder by "
-            "--probe.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
+            f"validation.every={settings.every}, but there are no judged queries; name a BEIR folder by "
+            "--validation.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
         target = Path(on_process_0(lambda: self._write_sample(folder, split)))
@@ -372,12 +377,12 @@ class Workdir:
 
     def _write_sample(self, folder: AnyPath, split: str) -> str:
         """Where it is."""
-        settings = self.asked.probe
+        settings = self.asked.validation
         if not settings.folder:
             check_test_set(self.prepared)
         whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
         name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
-        target = self.path / "probe" / name
+        target = self.path / "validation" / name
         with in_turn(lock_of(target)):
             write_sample(
                 target,
@@ -421,7 +426,7 @@ class Workdir:
         self.tokenizer.check_ids(theirs, f"{setting}={path}")
 
     def trained(self, step: int) -> Trained:
-        """The towers of checkpoint `step`; -1: of the one that probe.select names."""
+        """The towers of checkpoint `step`; -1: of the one that validation.select names."""
         if self._is_as_it_is and self.asked.tokenizer.path != self.asked.init_from:
             self.check_init_from()
         return load_trained(self.config, self.path, step, self.used_data)

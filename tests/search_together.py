@@ -22,7 +22,7 @@ from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import Meaning, mine
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.stopping import Stop
-from dense_jax.train.probe import Probe, Sample
+from dense_jax.train.validator import Sample, Validator
 from dense_jax.types import Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
 
@@ -65,16 +65,16 @@ def mined(folder: Path, mesh) -> Path:
     return mine(questions, questions.documents, meaning, MineConfig(depth=10, negatives=5), folder / "mined", {})
 
 
-def probed(mesh) -> dict[str, float]:
+def validated(mesh) -> dict[str, float]:
     """Every third passage is found by every second one of its tokens: how well, with a table that is not trained."""
     queries = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
     judged = TestSet("toys", "dev", queries, {query: {query.replace("q", "doc"): 1} for query in queries}, ())
     params = jax.device_put({"encoder": table()}, replicated(mesh))
-    return Probe(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), 8)(params)
+    return Validator(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), 8)(params)
 
 
-def probe(folder: Path, mesh) -> None:
-    write_json(folder / f"figures-{jax.process_index()}.json", probed(make_mesh(MeshConfig())))
+def validation(folder: Path, mesh) -> None:
+    write_json(folder / f"figures-{jax.process_index()}.json", validated(make_mesh(MeshConfig())))
 
 
 def call_verbs(folder: Path, mesh) -> None:
@@ -131,7 +131,7 @@ TASKS = {
     "embed": lambda folder, mesh: embedded(folder / "embedded", mesh),
     "search": build_and_search,
     "mine": mined,
-    "probe": probe,
+    "validation": validation,
     "verbs": call_verbs,
     "fail": fail,
     "die": die,

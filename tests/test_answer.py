@@ -18,7 +18,7 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.mesh import make_mesh
-from dense_jax.types import Document, Passage, Passages, Ranking, Reader, SourceRows
+from dense_jax.types import Document, Passage, PassageCollection, Ranking, Reader, SourceRows
 
 TEXTS = [
     'Yesterday  the CAFÉ "Chez Zoë" was closed.',
@@ -31,7 +31,7 @@ LENGTH, WIDTH = 24, 3
 
 
 @dataclass
-class Texts(Passages):
+class Texts(PassageCollection):
     texts_: list[str] = field(default_factory=lambda: list(TEXTS))
 
     def __len__(self):

@@ -13,10 +13,10 @@ from dense_jax.config import (
     CorpusConfig,
     EvaluateConfig,
     PassagesConfig,
-    ProbeConfig,
     SpansConfig,
     TokenizerConfig,
     Unit,
+    ValidationConfig,
 )
 from dense_jax.config.command_line import parse
 from dense_jax.data.beir_folder import write_beir
@@ -123,7 +123,7 @@ def test_a_test_set_and_questions_are_read_from_a_bucket(bucket, tmp_path):
         objective=Answers(MeanEmbedding(vocab_size=0)),
         corpus=replace(asked.corpus, questions="s3://bucket/nq.jsonl"),
         evaluate=EvaluateConfig(folder="s3://bucket/fiqa"),
-        probe=ProbeConfig(every=1, folder="s3://bucket/fiqa", split="test"),
+        validation=ValidationConfig(every=1, folder="s3://bucket/fiqa", split="test"),
     )
     prepare(asked, tmp_path / "work")
     work = Workdir(tmp_path / "work", asked)

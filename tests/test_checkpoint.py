@@ -31,7 +31,7 @@ def like(tree, sharding=None):
 def saved(folder, *steps, keep=3) -> Checkpoints:
     checkpoints = Checkpoints(folder, CheckpointConfig(keep=keep))
     for step in steps:
-        checkpoints.save(step, state(step), {"next_index": step * 8})
+        checkpoints.save(step, state(step), {"index": step * 8})
     checkpoints.close()
     return Checkpoints(folder, CheckpointConfig(keep=keep))  # as another process sees them
 
@@ -40,7 +40,7 @@ def test_a_restored_state_is_equal_to_the_last_bit(tmp_path):
     checkpoints = saved(tmp_path, 5)
     found, meta = checkpoints.restore(5, like(state(5)))
     jax.tree.map(np.testing.assert_array_equal, found, state(5))
-    assert meta == {"next_index": 40}
+    assert meta == {"index": 40}
 
 
 def test_t11_a_state_is_restored_onto_another_mesh(tmp_path):

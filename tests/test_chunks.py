@@ -112,7 +112,7 @@ def test_the_backward_pass_repeats_the_noise_of_the_forward_pass(x64):
 
 
 def test_the_backward_pass_repeats_the_dropout_of_the_forward_pass(x64):
-    assert_noise_is_repeated(MLM(Encoder(NOISY), length=8, query_length=4), masked())
+    assert_noise_is_repeated(MLM(Encoder(NOISY), passage_length=8, query_length=4), masked())
 
 
 @dataclass

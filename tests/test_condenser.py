@@ -85,7 +85,7 @@ def document(spans: int) -> Passage:
 
 
 def test_a_cocondenser_example_is_two_different_spans_of_the_document():
-    method = CoCondenser(ENCODER, head_layers=1, skip_from=1, length=6, query_length=8)
+    method = CoCondenser(ENCODER, head_layers=1, skip_from=1, passage_length=6, query_length=8)
     seen = set()
     for seed in range(60):
         found = method.example(document(3), VOCABULARY, np.random.default_rng(seed))
@@ -97,12 +97,12 @@ def test_a_cocondenser_example_is_two_different_spans_of_the_document():
 
 
 def test_a_document_of_one_span_gives_no_example():
-    method = CoCondenser(ENCODER, head_layers=1, skip_from=1, length=6, query_length=8)
+    method = CoCondenser(ENCODER, head_layers=1, skip_from=1, passage_length=6, query_length=8)
     assert method.example(document(1), VOCABULARY, np.random.default_rng(0)) is None
 
 
 def test_a_retromae_example_shows_the_decoder_the_words_that_the_encoder_does_not_see():
-    method = RetroMAE(ENCODER, length=12, query_length=8)
+    method = RetroMAE(ENCODER, passage_length=12, query_length=8)
     found = method.example(document(3), VOCABULARY, np.random.default_rng(0))
     text = [VOCABULARY.cls, *document(3).tokens.tolist(), VOCABULARY.sep]
     assert found["ids"][:11].tolist() == text
@@ -113,7 +113,7 @@ def test_a_retromae_example_shows_the_decoder_the_words_that_the_encoder_does_no
 
 
 def test_a_title_is_left_out_unless_the_layout_asks_for_it():
-    plain = Condenser(ENCODER, head_layers=1, skip_from=1, length=12, query_length=8, mask_rate=0.01)
+    plain = Condenser(ENCODER, head_layers=1, skip_from=1, passage_length=12, query_length=8, mask_rate=0.01)
     titled = replace(plain, layout=Layout.JOINED)
     lengths = [
         int(m.example(document(2), VOCABULARY, np.random.default_rng(0))["tokens"].mask.sum()) for m in (plain, titled)
@@ -125,9 +125,12 @@ def test_a_title_is_left_out_unless_the_layout_asks_for_it():
     ("settings", "message"),
     [
         ({"skip_from": 3}, "objective.skip_from=3 is not one of the encoder's layers, 0 to 2"),
-        ({"skip_from": 1, "length": 17}, "objective.length=17 exceeds objective.encoder.bert.positions=16"),
+        (
+            {"skip_from": 1, "passage_length": 17},
+            "objective.passage_length=17 exceeds objective.encoder.bert.positions=16",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
-        Condenser(ENCODER, **({"length": 12, "query_length": 8} | settings))
+        Condenser(ENCODER, **({"passage_length": 12, "query_length": 8} | settings))

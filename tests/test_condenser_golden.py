@@ -90,7 +90,7 @@ def condenser_batch(golden):
 
 
 def test_condenser_equals_the_reference(tmp_path):
-    method = Condenser(ENCODER, head_layers=2, skip_from=2, length=16)
+    method = Condenser(ENCODER, head_layers=2, skip_from=2, passage_length=16)
     golden, params = load("condenser", method, tmp_path)
     loss, metrics, gradients = run(method, params, condenser_batch(golden))
     np.testing.assert_allclose(loss, golden["output/loss_total"], **EXACT)
@@ -100,7 +100,7 @@ def test_condenser_equals_the_reference(tmp_path):
 
 
 def test_condenser_without_the_late_loss_equals_the_reference(tmp_path):
-    method = Condenser(ENCODER, head_layers=2, skip_from=2, length=16, late_mlm=False)
+    method = Condenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, late_mlm=False)
     golden, params = load("condenser", method, tmp_path)
     loss, _, gradients = run(method, params, condenser_batch(golden))
     np.testing.assert_allclose(loss, golden["output/loss_total_no_late"], **EXACT)
@@ -113,7 +113,7 @@ def pairs(golden):
 
 @pytest.mark.parametrize("score_chunk", [0, 3, 8])
 def test_cocondenser_equals_the_reference(tmp_path, score_chunk):
-    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, length=16, score_chunk=score_chunk)
+    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, score_chunk=score_chunk)
     golden, params = load("cocondenser", method, tmp_path)
     loss, metrics, gradients = run(method, params, pairs(golden))
     np.testing.assert_allclose(metrics["loss_contrast"], golden["output/loss_co"], **EXACT)
@@ -125,7 +125,7 @@ def test_cocondenser_equals_the_reference(tmp_path, score_chunk):
 
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_the_gradient_cache_gives_the_gradient_of_the_whole_batch(tmp_path, chunk):
-    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, length=16)
+    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16)
     golden, params = load("cocondenser", method, tmp_path)
     loss, _, gradients = run(method, params, pairs(golden), chunk=chunk)
     np.testing.assert_allclose(loss, golden["output/loss_total"], **EXACT)
@@ -133,7 +133,7 @@ def test_the_gradient_cache_gives_the_gradient_of_the_whole_batch(tmp_path, chun
 
 
 def test_a_masked_lm_weight_of_two_is_the_released_gradient_cache(tmp_path):
-    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, length=16, mlm_weight=2.0)
+    method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, mlm_weight=2.0)
     golden, params = load("cocondenser", method, tmp_path)
     loss, _, gradients = run(method, params, pairs(golden), chunk=4)
     np.testing.assert_allclose(loss, golden["output/refcached_chunk8_loss"], **EXACT)
@@ -142,8 +142,8 @@ def test_a_masked_lm_weight_of_two_is_the_released_gradient_cache(tmp_path):
 
 def test_a_run_of_two_processes_is_the_global_contrast_and_the_mean_of_their_masked_lm_losses(tmp_path):
     """And no factor for the number of processes."""
-    contrast = CoCondenser(ENCODER, head_layers=2, skip_from=2, length=16, mlm_weight=0.0)
-    local = Condenser(ENCODER, head_layers=2, skip_from=2, length=16)
+    contrast = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, mlm_weight=0.0)
+    local = Condenser(ENCODER, head_layers=2, skip_from=2, passage_length=16)
     golden, params = load("cocondenser", contrast, tmp_path)
     spans = jax.tree.map(jnp.asarray, condenser_batch(golden))
     halves = [jax.tree.map(lambda x, part=part: x[part], spans) for part in (slice(4), slice(4, None))]
@@ -163,7 +163,7 @@ def retromae_batch(golden):
 
 
 def test_retromae_equals_the_reference(tmp_path):
-    method = RetroMAE(ENCODER, length=14)
+    method = RetroMAE(ENCODER, passage_length=14)
     golden, params = load("retromae", method, tmp_path)
     loss, metrics, gradients = run(method, params, retromae_batch(golden))
     np.testing.assert_allclose(metrics["loss_encoder"], golden["output/loss_encoder"], **EXACT)
@@ -173,7 +173,7 @@ def test_retromae_equals_the_reference(tmp_path):
 
 
 def test_dupmae_adds_its_bag_of_words_and_changes_only_the_decoders_queries(tmp_path):
-    method = RetroMAE(ENCODER, length=14, bag_of_words=0.1)
+    method = RetroMAE(ENCODER, passage_length=14, bag_of_words=0.1)
     golden, params = load("retromae", method, tmp_path)
     loss, metrics, _ = run(method, params, retromae_batch(golden))
     np.testing.assert_allclose(metrics["loss_encoder"], golden["output/loss_encoder"], **EXACT)

@@ -4,15 +4,17 @@ from dataclasses import dataclass
 
 import pytest
 
-from dense_jax.objective import Objective, Retrieves
-from dense_jax.types import Passages
+from dense_jax.augmented.objective import RetrievalAugmented
+from dense_jax.objective import Objective
+from dense_jax.types import PassageCollection, TrainingSet
 from tests.toys import BagOfTokens, Borrower, MemoryStore
 
 METHOD = ["combine", "encode", "example", "init", "towers"]
 COMPLETE = [
     (Objective, BagOfTokens, METHOD),
-    (Retrieves, Borrower, [*METHOD, "depth", "join", "question"]),
-    (Passages, MemoryStore, ["__getitem__", "__len__", "document", "ids", "parts", "passages"]),
+    (RetrievalAugmented, Borrower, [*METHOD, "depth", "join", "question"]),
+    (PassageCollection, MemoryStore, ["__getitem__", "__len__", "document", "ids", "passages"]),
+    (TrainingSet, MemoryStore, ["__len__", "document", "parts", "sample"]),
 ]
 
 
@@ -35,4 +37,4 @@ def test_a_contract_demands_these_parts_and_no_others(base, complete, names):
 def test_a_method_with_its_five_parts_has_a_default_for_all_others():
     parts = {name: getattr(BagOfTokens, name) for name in METHOD}
     method = dataclass(type("Five", (Objective,), parts))()
-    assert (method.prompts(), method.diagnose({}, {}, {}), method.reader({})) == ((), {}, None)
+    assert (method.prompts(), method.collapse_metrics({}, {}, {}), method.reader({})) == ((), {}, None)

@@ -51,8 +51,7 @@ class Texts(MemoryStore):
 
 def batch_of(method: Contriever, size=8, start=0):
     examples = Examples(Texts(), method, VOCABULARY, LoaderConfig(), seed=0, length=size * 9, batch=size)
-    batch = next(host_batches(examples, size, start=start))
-    del batch["row"]
+    batch = next(host_batches(examples, size, start=start)).inputs
     return method.collate(batch, np.arange(size))
 
 
@@ -264,7 +263,9 @@ def test_the_diagnosis_tells_the_age_of_the_queue_and_how_far_the_encoders_are_a
     method = contriever(momentum=0.75)
     state = start(method)
     moved = jax.tree.map(lambda x: x + 1, state.carry["encoder"])
-    signs = method.diagnose(state.params, {**state.carry, "encoder": moved, "filled": jnp.asarray(2)}, batch_of(method))
+    signs = method.collapse_metrics(
+        state.params, {**state.carry, "encoder": moved, "filled": jnp.asarray(2)}, batch_of(method)
+    )
     assert signs["queue_age"] == 2
     count = sum(x.size for x in jax.tree.leaves(moved))
     assert signs["encoder_distance"] == pytest.approx(count**0.5, rel=1e-5)

@@ -61,14 +61,14 @@ def test_a_restart_keeps_queue_pointer_momentum_encoder_and_data_order_to_the_la
 
 
 def test_the_diagnosis_is_written_every_so_many_steps(finished):
-    found = {row["step"]: {name for name in row if name.startswith("diagnosis/")} for row in lines(finished)}
+    found = {row["step"]: {name for name in row if name.startswith("collapse/")} for row in lines(finished)}
     assert found[1] == found[3] == set()
     assert (
         found[2]
         == found[4]
-        >= {"diagnosis/rank_me", "diagnosis/alignment", "diagnosis/queue_age", "diagnosis/encoder_distance"}
+        >= {"collapse/rank_me", "collapse/alignment", "collapse/queue_age", "collapse/encoder_distance"}
     )
-    assert [row["diagnosis/queue_age"] for row in lines(finished)[1::2]] == [2, 3]  # steps; three is the whole queue
+    assert [row["collapse/queue_age"] for row in lines(finished)[1::2]] == [2, 3]  # steps; three is the whole queue
 
 
 def test_a_diagnosis_between_two_lines_of_the_log_has_a_line_of_its_own(tmp_path):
@@ -78,7 +78,7 @@ def test_a_diagnosis_between_two_lines_of_the_log_has_a_line_of_its_own(tmp_path
 
 def test_the_diagnosis_can_be_left_out(tmp_path):
     run(tmp_path, steps=2, diagnose_every=0)
-    assert not any(name.startswith("diagnosis/") for row in lines(tmp_path) for name in row)
+    assert not any(name.startswith("collapse/") for row in lines(tmp_path) for name in row)
 
 
 def test_the_momentum_encoder_starts_as_a_copy_of_what_init_from_gave(finished):

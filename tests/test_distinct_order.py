@@ -6,17 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dense_jax.config import LoaderConfig, Order
-from dense_jax.data.sampler import Visits
+from dense_jax.data.sampler import Sampler
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.types import SourceRows
 
 DISTINCT = LoaderConfig(order=Order.DISTINCT)
 
 
-def visits(texts: list[tuple[int, ...]], batch: int, seed: int = 0) -> Visits:
+def visits(texts: list[tuple[int, ...]], batch: int, seed: int = 0) -> Sampler:
     """Queries of which the i-th is made of `texts[i]`, whatever the epoch."""
     part = SourceRows("train.jsonl", range(len(texts)), 1_000)
-    return Visits([part], DISTINCT, seed, batch, lambda row, epoch: texts[row])
+    return Sampler([part], DISTINCT, seed, batch, lambda row, epoch: texts[row])
 
 
 @settings(max_examples=50, deadline=None)
@@ -61,7 +61,7 @@ def test_every_epoch_has_an_order_of_its_own_and_any_place_can_be_asked_for_firs
 
 def test_what_is_taken_of_a_query_may_change_with_the_epoch():
     part = SourceRows("train.jsonl", range(4), 100)
-    order = Visits([part], DISTINCT, 0, 4, lambda row, epoch: (row if epoch == 0 else row // 2,))
+    order = Sampler([part], DISTINCT, 0, 4, lambda row, epoch: (row if epoch == 0 else row // 2,))
     assert sorted(order[i] for i in range(4)) == [0, 1, 2, 3]
     with pytest.raises(DataError, match="the largest has 2"):
         order[4]

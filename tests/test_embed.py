@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dense_jax import objective
+from dense_jax import types
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.mesh import make_mesh
@@ -16,7 +16,7 @@ from tests.fake_tower import CLOSE, CLS, LENGTH, SEP, SIZE, WIDTH, WORDS, WordNu
 from tests.faults.pickles import write_pickle
 
 
-class Passages(objective.Passages):
+class Passages(types.PassageCollection):
     """Passages of 0 to 49 tokens in no particular order of length, and some longer than the tower allows."""
 
     def __init__(self, count: int) -> None:

@@ -163,7 +163,7 @@ def test_a_condensers_export_is_its_encoder_alone_and_transformers_gives_our_cls
     torch = pytest.importorskip("torch", reason="runs transformers' model")
     from transformers import AutoModel, AutoTokenizer
 
-    method = Condenser(Encoder(bert), head_layers=1, skip_from=0, length=32)
+    method = Condenser(Encoder(bert), head_layers=1, skip_from=0, passage_length=32)
     towers = method.towers(method.init(jax.random.key(0)))
     export(towers, tokenizer_folder, tmp_path / "model", CARD)
     model = AutoModel.from_pretrained(tmp_path / "model")

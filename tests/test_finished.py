@@ -8,7 +8,7 @@ from dense_jax.config import Config, Select
 from dense_jax.finished import measured, row_names
 from dense_jax.hf.model_card import Result
 from dense_jax.io import write_json
-from dense_jax.train.history import History
+from dense_jax.train.validation import History
 from tests.toys import BagOfTokens
 
 
@@ -76,8 +76,8 @@ def test_a_row_is_called_after_training_only_where_training_has_ended(tmp_path):
 
 @pytest.mark.parametrize(("patience", "name"), [(0, "step 20 of 90"), (2, "after training")])
 def test_the_best_step_of_a_run_that_its_patience_ended_is_after_training(tmp_path, patience, name):
-    probes = tuple({"step": step, "nDCG@10": value} for step, value in ((10, 0.1), (20, 0.3), (30, 0.2), (40, 0.1)))
-    History("sample", "nDCG@10", Select.BEST, patience, probes).write(logged(tmp_path, 40))
+    results = tuple({"step": step, "nDCG@10": value} for step, value in ((10, 0.1), (20, 0.3), (30, 0.2), (40, 0.1)))
+    History("sample", "nDCG@10", Select.BEST, patience, results).write(logged(tmp_path, 40))
     assert row_names(tmp_path, run_of(90), 20)[0] == name
 
 

@@ -99,7 +99,7 @@ def test_t11_a_run_continues_on_another_mesh(tmp_path):
     """From the fourth of eight steps, on devices that hold some heads each."""
     bert = BertConfig(layers=1, width=16, heads=2, feed_forward=32, vocab_size=VOCABULARY.size, positions=16)
     settings = {
-        "objective": MLM(Encoder(bert), length=12, query_length=12),
+        "objective": MLM(Encoder(bert), passage_length=12, query_length=12),
         "steps": 8,
         "checkpoint": CheckpointConfig(every=4),
     }

@@ -170,11 +170,11 @@ def test_a_loss_that_is_no_number_is_an_error_that_names_step_and_documents(tmp_
     assert lines(tmp_path) == []
 
 
-def probed(log, clock, step):
-    """A probe that takes a minute."""
+def validated(log, clock, step):
+    """A validation that takes a minute."""
     with log.paused():
         clock.now += 60.0
-    log.add(step, {"retrieval/nDCG@10": 0.25}, "the best so far")
+    log.add(step, {"validation/nDCG@10": 0.25}, "the best so far")
 
 
 def test_what_else_was_found_has_a_line_with_what_the_run_has_cost_and_costs_nothing_itself(tmp_path, clock, capsys):
@@ -183,17 +183,17 @@ def test_what_else_was_found_has_a_line_with_what_the_run_has_cost_and_costs_not
         clock.now += 0.5
         log.record(step, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), "tokens": jnp.float32(30)}, np.arange(8))
         if step == 2:
-            probed(log, clock, step)
+            validated(log, clock, step)
     log.close()
     assert totals(lines(tmp_path)) == {2: (60, 1.0), 3: (90, 1.5)}
-    assert lines(tmp_path)[0]["retrieval/nDCG@10"] == 0.25
+    assert lines(tmp_path)[0]["validation/nDCG@10"] == 0.25
     assert lines(tmp_path)[1]["examples_per_second"] == 16
     assert "step 2/3  nDCG@10 0.250  (the best so far)" in capsys.readouterr().err
 
 
 def test_a_run_continues_after_a_line_of_the_state_before_its_first_step(tmp_path, clock):
     log = MetricsLog(tmp_path, first=0, last=10, every=2, batch=8, names=str)
-    probed(log, clock, 0)
+    validated(log, clock, 0)
     log.close()
     assert totals(train(tmp_path, clock, [2, 3, 4], first=1)) == {0: (0, 0.0), 2: (30, 0.5), 4: (90, 1.5)}
 

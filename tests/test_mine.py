@@ -123,7 +123,7 @@ class Queries(MemoryStore):
     def document(self, row):
         return Document(f"q{row}", "", ("sun", "sea")[row])
 
-    def draw(self, row, epoch, rng):
+    def sample(self, row, epoch, rng):
         positives = Candidates(np.array(self.own[row]), np.full(len(self.own[row]), np.nan, np.float32))
         nothing = Candidates(np.array([], int), np.array([], np.float32))
         return TrainingQuery(row, epoch, self.tokens[row], positives, nothing, self.documents)

@@ -40,7 +40,7 @@ def masked():
 @pytest.mark.parametrize("options", [{}, {"remat": True}, {"scan": True}, {"scan": True, "remat": True}])
 def test_masked_language_modelling_is_three_times_its_forward_pass_however_it_is_computed(options):
     head = ROWS * 2 * (2 * 16 * 16 + 2 * 16 * 50)  # of the masked positions alone
-    method = MLM(Encoder(replace(BERT, **options)), length=LENGTH, query_length=LENGTH)
+    method = MLM(Encoder(replace(BERT, **options)), passage_length=LENGTH, query_length=LENGTH)
     assert counted(method, masked()) == 3 * (ENCODE + head)
 
 

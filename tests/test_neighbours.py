@@ -60,10 +60,10 @@ def watched(neighbours: NeighboursConfig, **settings) -> tuple[Config, list[list
     questions = []
 
     class Watched(Borrower):
-        def join(self, batch, found, passages, vocabulary):
-            asked = batch["query"]
+        def join(self, examples, found, passages, vocabulary):
+            asked = examples.inputs["query"]
             questions.append([ids[mask] for ids, mask in zip(asked.ids, asked.mask, strict=True)])
-            return super().join(batch, found, passages, vocabulary)
+            return super().join(examples, found, passages, vocabulary)
 
     return config(neighbours, objective=Watched(), **settings), questions
 
@@ -121,7 +121,7 @@ def test_an_index_made_before_every_step_gives_the_exact_best_of_the_present_par
 class Diagnosed(Borrower):
     """Logs the token ids of its first query and of the passages that were found for it."""
 
-    def diagnose(self, params, carry, batch):
+    def collapse_metrics(self, params, carry, batch):
         return {"query": batch["query"].ids[0, 0], "found": batch["found"].ids[0].sum()}
 
 
@@ -130,7 +130,7 @@ def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_us
     monkeypatch.setattr(Diagnosed, "fresh", fresh)
     asked = config(objective=Diagnosed(), diagnose_every=3, checkpoint=CheckpointConfig(every=1, keep=20))
     run(tmp_path, asked)
-    signs = [(row["diagnosis/query"], row["diagnosis/found"]) for row in lines(tmp_path) if "diagnosis/query" in row]
+    signs = [(row["collapse/query"], row["collapse/found"]) for row in lines(tmp_path) if "collapse/query" in row]
     questions = watched(NeighboursConfig(every=4))
     run(tmp_path / "watched", questions[0])
     first, expected = questions[1][0], []
@@ -146,10 +146,10 @@ def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_us
 class Interrupted(Borrower):
     """Breaks off when the eighth batch is looked up."""
 
-    def join(self, batch, found, passages, vocabulary):
+    def join(self, examples, found, passages, vocabulary):
         if len(self.seen) == 7:
             raise KeyboardInterrupt
-        return super().join(batch, found, passages, vocabulary)
+        return super().join(examples, found, passages, vocabulary)
 
 
 @pytest.mark.parametrize("lost", ["nothing", "the version", "its last word", "a byte"])
@@ -220,7 +220,7 @@ class Beside:
         self.checkpoints = Checkpoints(workdir / "checkpoints", CheckpointConfig(keep=10))
         state = initial_state(self.program)
         for step in (0, 10, 20):
-            self.checkpoints.save(step, state, {"next_index": 0})
+            self.checkpoints.save(step, state, {})
             self.checkpoints.finish()
         self.versions = Versions(workdir / VERSIONS, LIBRARY, self.asked, self.program.mesh)
         self.log = MetricsLog(workdir, first=0, last=100, every=10, batch=8, names=str)
@@ -536,7 +536,7 @@ def test_checkpoints_that_a_version_is_made_of_are_kept(beside):
     few = Checkpoints(trainer.workdir / "checkpoints", CheckpointConfig(keep=1))
     trainer.checkpoints = few
     trainer.neighbours = trainer.started(version=0)
-    few.save(30, initial_state(trainer.program), {"next_index": 0})
+    few.save(30, initial_state(trainer.program), {})
     few.finish()
     assert few.steps() == [0, 10, 30]
     few.close()

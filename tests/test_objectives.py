@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.config.tree import checked, with_vocabulary
 from dense_jax.data.pipeline import Examples, host_batches
@@ -19,8 +20,9 @@ from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
-from dense_jax.objective import Objective, Retrieves
-from dense_jax.objectives.ict import ICT, Pairs
+from dense_jax.objective import Objective
+from dense_jax.objectives.dual_encoder import Pairs
+from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
@@ -74,14 +76,13 @@ def batch_of(objective: Objective, size: int = BATCH):
     store = of_nouns[objective.learns_from]()
     examples = Examples(store, objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
-    if isinstance(objective, Retrieves):
-        batch = objective.join(batch, found_for(objective, size), sentences_store(), VOCABULARY)
-    else:
-        del batch["row"]
-    return jax.tree.map(jnp.asarray, batch)
+    if isinstance(objective, RetrievalAugmented):
+        joined = objective.join(batch, found_for(objective, size), sentences_store(), VOCABULARY)
+        return jax.tree.map(jnp.asarray, joined)
+    return jax.tree.map(jnp.asarray, batch.inputs)
 
 
-def found_for(objective: Retrieves, size: int) -> SearchResult:
+def found_for(objective: RetrievalAugmented, size: int) -> SearchResult:
     """Random passages of `sentences_store` for each of so many questions, with random vectors; not all depths there."""
     rng, depth = np.random.default_rng(0), objective.depth
     there = min(depth, 32)
@@ -279,11 +280,11 @@ def test_only_a_mean_can_leave_prompts_out():
     with pytest.raises(
         ConfigError, match=r"pool_prompts=false concerns a mean, but objective\.encoder\.pooling=cls; use"
     ):
-        MLM(encoder=encoder(), length=20, pool_prompts=False)
+        MLM(encoder=encoder(), passage_length=20, pool_prompts=False)
 
 
 def test_an_mlm_example_hides_tokens_and_labels_them():
-    method = MLM(encoder=encoder(), length=20)
+    method = MLM(encoder=encoder(), passage_length=20)
     found = method.example(sentences_store()[0], VOCABULARY, np.random.default_rng(0))
     assert found["weights"].sum() == 2  # 15 % of two title tokens and twelve others
     whole = [VOCABULARY.cls, 7, 8, *sentences_store()[0].tokens.tolist(), VOCABULARY.sep]
@@ -294,7 +295,7 @@ def test_an_mlm_example_hides_tokens_and_labels_them():
 
 
 def test_mlm_loss_at_the_start_is_near_that_of_guessing():
-    method = MLM(encoder=encoder(), length=20)
+    method = MLM(encoder=encoder(), passage_length=20)
     settings = {"rng": jax.random.key(1), "step": jnp.zeros((), int)}
     loss, _ = jax.jit(functools.partial(method.loss, **settings))(start(method), {}, batch_of(method))
     assert loss == pytest.approx(np.log(VOCABULARY.size), rel=0.05)  # weights of standard deviation 0.02

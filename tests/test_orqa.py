@@ -10,6 +10,7 @@ import orjson
 import pytest
 
 from dense_jax.augmented.neighbours import Neighbours
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import Library
 from dense_jax.config import CheckpointConfig, Config, EmbedConfig, MeshConfig, NeighboursConfig, OptimizerConfig
 from dense_jax.errors import ConfigError
@@ -18,7 +19,7 @@ from dense_jax.losses.similarity import NEVER
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.objective import Objective, Retrieves
+from dense_jax.objective import HostBatch, Objective
 from dense_jax.objectives.orqa import Orqa, Positives, Scores
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import train
@@ -53,9 +54,9 @@ QUESTION = QAExample(0, np.array([20, 21]), ("5 6",), [np.array([5, 6])])
 def joined(method: Orqa, rows=(0, 3, 1, 2, -1), question=QUESTION):
     """The batch of one question for which these rows were found."""
     example = method.example(question, VOCABULARY, np.random.default_rng(0))
-    stacked = jax.tree.map(lambda x: np.stack([x]), {**example, "row": np.int32(0)})
+    examples = HostBatch(jax.tree.map(lambda x: np.stack([x]), example), np.zeros(1, np.int32))
     vectors = np.random.default_rng(0).normal(size=(1, len(rows), 16)).astype(np.float32)
-    return method.join(stacked, SearchResult(np.array([rows]), vectors), PASSAGES, VOCABULARY)
+    return method.join(examples, SearchResult(np.array([rows]), vectors), PASSAGES, VOCABULARY)
 
 
 def on_device(batch):
@@ -213,7 +214,7 @@ def test_the_diagnosis_compares_a_question_with_the_first_passage_that_holds_an_
     method, batch = orqa(), on_device(joined(orqa(), rows))
     params = method.init(jax.random.key(0))
     queries = method.encoder.apply(params["query"], batch["query"])
-    signs = method.diagnose(params, {}, batch)
+    signs = method.collapse_metrics(params, {}, batch)
     assert signs["alignment"] > 0.01
     assert signs["alignment"] == pytest.approx(float(alignment(queries, batch["vectors"][:, compared])), rel=1e-5)
     assert signs["query_norm"] == pytest.approx(float(jnp.linalg.norm(queries)), rel=1e-5)
@@ -223,7 +224,7 @@ def test_the_diagnosis_shows_questions_that_collapse_although_the_passages_of_a_
     method = orqa()
     batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), on_device(joined(method)))
     batch["vectors"] = batch["vectors"].at[1].multiply(-1)  # two questions that are one, of opposite passages
-    signs = method.diagnose(method.init(jax.random.key(0)), {}, batch)
+    signs = method.collapse_metrics(method.init(jax.random.key(0)), {}, batch)
     assert (signs["mean_cosine"], signs["rank_me"]) == (pytest.approx(1, abs=1e-5), pytest.approx(1, abs=1e-3))
 
 
@@ -274,25 +275,25 @@ def test_a_run_leaves_the_passage_tower_as_it_was_to_the_last_bit(tmp_path):
         changed = jax.tree.map(lambda a, b: bool((a != b).any()), before[part], after[part])
         assert all(jax.tree.leaves(changed))
     assert {row["index/step"] for row in lines(tmp_path)} == {0}
-    first, last = (row["diagnosis/alignment"] for row in lines(tmp_path) if "diagnosis/alignment" in row)
+    first, last = (row["collapse/alignment"] for row in lines(tmp_path) if "collapse/alignment" in row)
     assert first > 0.01 and last > 0.01 and first != last
 
 
 class Interrupted(Orqa):
     """Breaks off when passages were found for the sixth batch."""
 
-    def join(self, batch, found, passages, vocabulary):
+    def join(self, examples, found, passages, vocabulary):
         self.calls = getattr(self, "calls", 0) + 1
         if self.calls == 6:
             raise KeyboardInterrupt
-        return super().join(batch, found, passages, vocabulary)
+        return super().join(examples, found, passages, vocabulary)
 
 
 @pytest.mark.slow
 def test_the_search_before_a_step_has_the_noise_of_the_question_in_that_step(tmp_path, monkeypatch):
-    keys, find = [], Neighbours.find_anew
+    keys, find = [], Neighbours.find_with
     monkeypatch.setattr(
-        Neighbours, "find_anew", lambda *args, rng, **rest: keys.append(rng) or find(*args, rng=rng, **rest)
+        Neighbours, "find_with", lambda *args, rng, **rest: keys.append(rng) or find(*args, rng=rng, **rest)
     )
     run(tmp_path, config(steps=3, seed=5, diagnose_every=0))
     steps = [jax.random.split(jax.random.fold_in(jax.random.key(5), step))[0] for step in range(3)]
@@ -329,5 +330,5 @@ def test_an_index_that_would_be_made_again_of_a_tower_that_stays_is_refused():
 
 
 def test_it_satisfies_the_contract():
-    assert isinstance(orqa(), Objective) and isinstance(orqa(), Retrieves)
+    assert isinstance(orqa(), Objective) and isinstance(orqa(), RetrievalAugmented)
     assert (orqa().learns_from, orqa().fresh, orqa().depth) == (QAExample, True, 5)

@@ -5,13 +5,15 @@ import os
 import signal
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 from dense_jax.config import LoaderConfig, MeshConfig, Mixing, Order
-from dense_jax.data.pipeline import Examples, batches, host_batches, stacked_batches, steps_for
+from dense_jax.data.pipeline import Examples, host_batches, local_batches, steps_for
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import make_mesh
+from dense_jax.train.loader import CorpusLoader
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 
@@ -21,14 +23,13 @@ def examples(seed=0, length=400, objective=None, sources=(), **loader) -> Exampl
 
 
 def equal(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name])
+    assert a.row == b.row
+    jax.tree.map(np.testing.assert_array_equal, a.inputs, b.inputs)
 
 
 def test_an_example_depends_on_seed_and_index_only():
     equal(examples()[7], examples(length=10)[7])
-    assert any(examples(seed=1)[i]["row"] != examples()[i]["row"] for i in range(10))
+    assert any(examples(seed=1)[i].row != examples()[i].row for i in range(10))
 
 
 def test_a_rejected_draw_is_replaced_by_another_passage():
@@ -36,7 +37,7 @@ def test_a_rejected_draw_is_replaced_by_another_passage():
         def example(self, passage, vocabulary, rng):
             return super().example(passage, vocabulary, rng) if passage.row % 2 else None
 
-    rows = [examples(objective=Picky())[i]["row"] for i in range(40)]
+    rows = [examples(objective=Picky())[i].row for i in range(40)]
     assert all(row % 2 for row in rows)
 
 
@@ -46,22 +47,22 @@ def test_a_rejected_draw_is_replaced_by_another_passage_of_the_same_source():
             return super().example(passage, vocabulary, rng) if passage.row % 2 else None
 
     found = examples(objective=Picky(), sources=(30, 10))
-    sources = [(found.visits[i] < 30, found[i]["row"] < 30) for i in range(100)]
+    sources = [(found.sampler[i] < 30, found[i].row < 30) for i in range(100)]
     assert {first for first, _ in sources} == {True, False}
     assert all(first == replaced for first, replaced in sources)
 
 
 def test_an_example_is_made_of_what_the_store_draws_at_its_passage():
     class Longer(MemoryStore):
-        def draw(self, row, epoch, rng):
+        def sample(self, row, epoch, rng):
             return replace(self[row], tokens=np.full(6, rng.integers(5, 50)))
 
     found = Examples(Longer(), BagOfTokens(noise=0.0), VOCABULARY, LoaderConfig(), 0, 40, batch=8)
     for i in range(10):
-        halves = [found[i][side].ids[found[i][side].mask] for side in ("query", "passage")]
+        halves = [found[i].inputs[side].ids[found[i].inputs[side].mask] for side in ("query", "passage")]
         assert len(np.concatenate(halves)) == 6
         assert len(set(np.concatenate(halves).tolist())) == 1
-    assert len({int(found[i]["query"].ids[0]) for i in range(10)}) > 1
+    assert len({int(found[i].inputs["query"].ids[0]) for i in range(10)}) > 1
 
 
 def test_a_corpus_without_any_example_is_an_error_that_names_the_method():
@@ -75,8 +76,8 @@ def test_a_corpus_without_any_example_is_an_error_that_names_the_method():
 
 def test_batches_start_anywhere_with_the_same_rows():
     mesh = make_mesh(MeshConfig())
-    whole = [loaded.rows.tolist() for loaded in batches(examples(), 8, mesh, start=0)]
-    tail = [loaded.rows.tolist() for loaded in batches(examples(), 8, mesh, start=24)]
+    whole = [made.rows.tolist() for made in local_batches(examples(), 8, mesh, step=0)]
+    tail = [made.rows.tolist() for made in local_batches(examples(), 8, mesh, step=3)]
     assert len(whole) == 50
     assert tail == whole[3:]
 
@@ -95,27 +96,32 @@ def test_a_budget_of_tokens_becomes_the_nearest_number_of_steps():
     assert steps == {1: 1, 32: 1, 320: 10, 335: 10, 337: 11, 3_200: 100}
 
 
-def test_a_batch_says_where_its_successor_starts():
-    loaded = next(batches(examples(), 8, make_mesh(MeshConfig()), start=16))
-    assert loaded.next_index == 24
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_loader_that_goes_on_from_a_step_gives_the_batches_after_it(prefetch):
+    mesh, found = make_mesh(MeshConfig()), examples(length=40, prefetch=prefetch)
+    rows = [CorpusLoader(found, 8, mesh, step).batch(step, {}).rows.tolist() for step in range(5)]
+    loader = CorpusLoader(found, 8, mesh)
+    assert [loader.batch(step, {}).rows.tolist() for step in range(5)] == rows
+    with pytest.raises(StopIteration):
+        loader.batch(5, {})
 
 
 def test_a_batch_lies_split_over_all_devices():
-    loaded = next(batches(examples(), 16, make_mesh(MeshConfig(data=2, fsdp=4)), start=0))
-    assert loaded.batch["query"].ids.sharding.shard_shape((16, 6)) == (2, 6)
+    loaded = CorpusLoader(examples(), 16, make_mesh(MeshConfig(data=2, fsdp=4))).batch(0, {})
+    assert loaded.inputs["query"].ids.sharding.shard_shape((16, 6)) == (2, 6)
 
 
 @pytest.mark.parametrize("of_each", [([0, 1, 2, 3], [4, 5, 6, 7]), ([0, 1, 6, 7], [2, 3, 4, 5])])
 def test_two_hosts_read_the_rows_that_they_hold_of_the_same_batches(of_each):
-    whole = np.stack([batch["row"] for batch in host_batches(examples(length=32), 8, start=8)])
+    whole = np.stack([batch.rows for batch in host_batches(examples(length=32), 8, start=8)])
     for held in map(np.array, of_each):
-        own = np.stack([batch["row"] for batch in host_batches(examples(length=32), 8, start=8, held=held)])
+        own = np.stack([batch.rows for batch in host_batches(examples(length=32), 8, start=8, local_rows=held)])
         np.testing.assert_array_equal(own, whole[:, held])
 
 
 def test_batches_of_one_source_each_start_anywhere_with_the_same_rows():
-    whole = [b["row"] for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=0)]
-    tail = [b["row"] for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=24)]
+    whole = [b.rows for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=0)]
+    tail = [b.rows for b in host_batches(examples(sources=(30, 10), mixing=Mixing.BATCH), 8, start=24)]
     assert {tuple(np.unique(rows < 30)) for rows in whole} == {(True,), (False,)}
     np.testing.assert_array_equal(tail, whole[3:])
 
@@ -125,8 +131,8 @@ def test_batches_of_one_source_each_start_anywhere_with_the_same_rows():
 def test_worker_processes_give_the_same_batches(sources):
     alone = next(host_batches(examples(sources=sources), 8, start=8))
     by_workers = next(host_batches(examples(sources=sources, workers=2), 8, start=8))
-    np.testing.assert_array_equal(alone["row"], by_workers["row"])
-    np.testing.assert_array_equal(alone["query"].ids, by_workers["query"].ids)
+    np.testing.assert_array_equal(alone.rows, by_workers.rows)
+    np.testing.assert_array_equal(alone.inputs["query"].ids, by_workers.inputs["query"].ids)
 
 
 class Deadly(BagOfTokens):
@@ -142,4 +148,4 @@ class Deadly(BagOfTokens):
 def test_t10_a_worker_process_that_is_killed_ends_the_batches_with_the_example_where_they_stand():
     found = examples(objective=Deadly(), workers=1, length=800)
     with pytest.raises(MachineError, match=r"loader.workers=1 processes .* before the batch from example \d+ on: .*-9"):
-        list(stacked_batches(found, 8, make_mesh(MeshConfig()), start=16))
+        list(local_batches(found, 8, make_mesh(MeshConfig()), step=2))

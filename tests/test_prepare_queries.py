@@ -51,7 +51,7 @@ def prepared(asked: Config, root):
 
 
 def question(store, row, epoch=0) -> TrainingQuery:
-    return store.draw(row, epoch, np.random.default_rng(0))
+    return store.sample(row, epoch, np.random.default_rng(0))
 
 
 def of(store, identifier) -> TrainingQuery:
@@ -88,7 +88,7 @@ def test_batches_hold_no_text_twice_and_go_on_after_a_restart(source, tmp_path):
         texts = batch["texts"][batch["texts"] >= 0]
         assert len(texts) == len(set(texts.tolist()))
     again = list(host_batches(pickle.loads(pickle.dumps(examples)), 4, start=8))
-    assert [batch["row"].tolist() for batch in again] == [batch["row"].tolist() for batch in batches[2:]]
+    assert [batch.rows.tolist() for batch in again] == [batch.rows.tolist() for batch in batches[2:]]
 
 
 def test_the_same_text_under_two_ids_is_one_row(tmp_path):

@@ -61,7 +61,7 @@ def prepared(asked, root):
 
 def ids(store, row):
     """Ids of the documents that query `row` was judged with: what answers it, and what does not."""
-    names, question = store.documents.ids(), store.draw(row, 0, RNG)
+    names, question = store.documents.ids(), store.sample(row, 0, RNG)
     return [[names[i] for i in side.rows] for side in (question.positives, question.negatives)]
 
 

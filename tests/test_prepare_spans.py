@@ -361,7 +361,7 @@ def test_the_spans_of_an_example_are_shown_in_its_passage(source, tmp_path):
     work = Workdir(tmp_path / "work", settings)
     examples = work.examples_of(settings, 1)
     text = show.spans(examples, work.tokenizer)
-    passage = work.passages[int(examples[0]["row"])]
+    passage = work.passages[int(examples[0].row)]
     assert text.startswith(f"{len(passage.spans)} in {len(passage.tokens)} tokens: ")
     assert "in [[1912]] [[ann lee]] saw the [[old harbour]]. a keeper left the lamp of [[rome]] behind." in text
     assert text.partition(": ")[2].replace("[[", "").replace("]]", "") == work.tokenizer.decode(passage.tokens)

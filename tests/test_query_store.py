@@ -51,7 +51,7 @@ def store(folder, guide=""):
 def test_a_question_has_its_tokens_and_what_it_was_judged_with(folder):
     found = store(folder)
     assert len(found) == 3
-    first, second = (found.draw(row, 3, RNG) for row in (0, 1))
+    first, second = (found.sample(row, 3, RNG) for row in (0, 1))
     assert (first.row, first.epoch, first.tokens.tolist()) == (0, 3, [7, 70_000])
     assert (first.positives.rows.tolist(), first.negatives.rows.tolist()) == ([1], [2, 3])
     assert np.isnan(first.positives.scores).all()
@@ -76,7 +76,7 @@ def test_parts_are_the_sources_with_their_tokens(folder):
 
 def test_queries_without_any_negative_can_be_stored(folder, tmp_path):
     write_queries(tmp_path / "positive", {"": [QUERIES[1]]}, {"settings": {}, "notes": {}})
-    assert store(tmp_path / "positive").draw(0, 0, RNG).negatives.rows.tolist() == []
+    assert store(tmp_path / "positive").sample(0, 0, RNG).negatives.rows.tolist() == []
 
 
 def test_the_fingerprint_changes_with_what_is_stored(folder, tmp_path):
@@ -131,13 +131,13 @@ def is_mapped(array):
 def test_a_guide_s_vectors_are_those_of_the_same_ids(folder, tmp_path, order):
     found = store(folder, guide(tmp_path / "guide", order))
     for row in range(3):
-        given = found.draw(row, 0, RNG).guide
+        given = found.sample(row, 0, RNG).guide
         np.testing.assert_array_equal(given.query, VECTORS["queries"][row])
         np.testing.assert_array_equal(given.documents[[4, 1]], VECTORS["documents"][[4, 1]])
 
 
 def test_a_guide_in_the_same_order_is_not_copied_into_memory(folder, tmp_path):
-    assert is_mapped(store(folder, guide(tmp_path / "guide")).draw(0, 0, RNG).guide.documents)
+    assert is_mapped(store(folder, guide(tmp_path / "guide")).sample(0, 0, RNG).guide.documents)
 
 
 @pytest.mark.parametrize(("missing", "of"), [("q1", "1 of 3 queries"), ("doc5", "1 of 6 documents")])
@@ -154,7 +154,7 @@ def test_a_guide_that_is_not_there_is_an_error_that_names_it(folder, tmp_path):
 def test_a_store_travels_to_another_process_by_its_paths(folder, tmp_path):
     named = guide(tmp_path / "guide")
     sent = pickle.loads(pickle.dumps(store(folder, named)))
-    question, same = sent.draw(0, 0, RNG), store(folder, named).draw(0, 0, RNG)
+    question, same = sent.sample(0, 0, RNG), store(folder, named).sample(0, 0, RNG)
     assert question.tokens.tolist() == same.tokens.tolist()
     np.testing.assert_array_equal(question.guide.query, same.guide.query)
     assert is_mapped(question.guide.documents)  # else each worker would hold all vectors

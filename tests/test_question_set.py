@@ -25,7 +25,7 @@ def ids(text):
 def test_a_visit_is_a_question_with_its_answers_and_the_ids_of_both(tmp_path):
     path = write(tmp_path / "nq.jsonl", {"question": "who", "answer": ["Paris", "old Rome"]})
     questions = QuestionSet(path, TOKENIZER)
-    visit = questions.draw(0, 3, np.random.default_rng(0))
+    visit = questions.sample(0, 3, np.random.default_rng(0))
     assert isinstance(visit, QAExample)
     assert (visit.row, visit.tokens.tolist(), visit.answers) == (0, ids("who"), ("Paris", "old Rome"))
     assert [one.tolist() for one in visit.answer_tokens] == [ids("paris"), ids("old rome")]

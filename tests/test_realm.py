@@ -14,6 +14,7 @@ from dense_jax.losses import Marginal
 from dense_jax.losses.collapse import alignment
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import HostBatch
 from dense_jax.objectives.realm import Realm
 from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.types import Passage, SearchResult, Tokens
@@ -85,11 +86,12 @@ class Drawing(np.random.Generator):
 
 def batch(method: Realm, rows: list[int], found: list[list[int]], vectors: float = 0.0):
     """Examples of passage 0 and what was found for them, joined."""
-    drawn = [{**example(), "row": np.int32(row)} for row in rows]
-    stacked = jax.tree.map(lambda *of_each: np.stack(of_each), *drawn)
+    stacked = jax.tree.map(lambda *of_each: np.stack(of_each), *(example() for _ in rows))
     padded = np.array([row + [-1] * (method.depth - len(row)) for row in found])
     found_here = SearchResult(padded, np.full((*padded.shape, 16), vectors, np.float32))
-    return jax.tree.map(jnp.asarray, method.join(stacked, found_here, STORE, VOCABULARY))
+    return jax.tree.map(
+        jnp.asarray, method.join(HostBatch(stacked, np.array(rows, np.int32)), found_here, STORE, VOCABULARY)
+    )
 
 
 def loss(method: Realm, params, joined):
@@ -244,7 +246,7 @@ def test_the_diagnosis_compares_each_query_with_the_best_passage_found_for_it():
     queries = method.encoder.apply(params["query"], joined["query"])
     best = Tokens(*(part[:, 1] for part in joined["passages"]))  # after the null document
     passages = method.encoder.apply(params["passage"], best)
-    signs = method.diagnose(params, {}, joined)
+    signs = method.collapse_metrics(params, {}, joined)
     assert signs["alignment"] > 0.01
     assert signs["alignment"] == pytest.approx(float(alignment(queries, passages)), rel=1e-5)
     assert signs["passage_norm"] == pytest.approx(float(jnp.linalg.norm(passages, axis=1).mean()), rel=1e-5)

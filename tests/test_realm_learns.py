@@ -64,11 +64,11 @@ class Watched(Realm):
         super().__post_init__()
         self.shares: list[float] = []
 
-    def join(self, batch, found, passages, vocabulary):
-        others = [rows[rows != source] for rows, source in zip(found.rows, batch["row"], strict=True)]
-        twins = [rows[0] == source ^ 1 for rows, source in zip(others, batch["row"], strict=True)]
+    def join(self, examples, found, passages, vocabulary):
+        others = [rows[rows != source] for rows, source in zip(found.rows, examples.rows, strict=True)]
+        twins = [rows[0] == source ^ 1 for rows, source in zip(others, examples.rows, strict=True)]
         self.shares.append(float(np.mean(twins)))
-        return super().join(batch, found, passages, vocabulary)
+        return super().join(examples, found, passages, vocabulary)
 
 
 @pytest.fixture(scope="module")

@@ -221,12 +221,10 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
-    method(length=10, layout=Layout.JOINED)
-    message = (
-        r"objective\.length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_roberta keeps"
-    )
+    method(passage_length=10, layout=Layout.JOINED)
+    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_rob"
     with pytest.raises(ConfigError, match=message):
-        method(length=11, layout=Layout.JOINED)
+        method(passage_length=11, layout=Layout.JOINED)
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -236,7 +234,7 @@ def test_objectives_refuse_pairs_for_a_model_of_one_segment(method):
         r"use --objective\.layout=joined"
     )
     with pytest.raises(ConfigError, match=message):
-        method(length=10, layout=Layout.PAIR)
+        method(passage_length=10, layout=Layout.PAIR)
 
 
 def test_the_inverse_cloze_task_refuses_both(tmp_path):
@@ -277,7 +275,7 @@ def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_names_no_family_is_of_bert():
-    theirs = to_dict(Config(MLM(Encoder(SMALL), length=10, query_length=10), steps=1, batch=1))["objective"]
+    theirs = to_dict(Config(MLM(Encoder(SMALL), passage_length=10, query_length=10), steps=1, batch=1))["objective"]
     check_same_architecture(settings(SMALL), theirs, "run")
     del theirs["encoder"]["bert"]["family"]
     with pytest.raises(ConfigError, match=r"family=xlm_roberta, but run has bert; use --objective\.encoder"):

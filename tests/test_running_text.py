@@ -141,7 +141,7 @@ def stored(folder, *sources):
 
 def draws(store, row, count=400):
     rng = np.random.default_rng(0)
-    return [store.draw(row, 0, rng) for _ in range(count)]
+    return [store.sample(row, 0, rng) for _ in range(count)]
 
 
 def test_a_visit_sees_a_window_from_any_place_in_its_chunk_on(tmp_path):
@@ -190,5 +190,5 @@ def test_a_draw_depends_on_the_generator_only_also_in_another_process(tmp_path):
 def test_other_passages_are_seen_as_they_are_and_nothing_is_drawn(source, tmp_path):
     _, store = prepared(source, tmp_path, unit=Unit.PASSAGES, length=32)
     rng = np.random.default_rng(0)
-    assert store.draw(3, 0, rng).tokens.tolist() == store[3].tokens.tolist()
+    assert store.sample(3, 0, rng).tokens.tolist() == store[3].tokens.tolist()
     assert rng.random() == np.random.default_rng(0).random()

@@ -14,7 +14,7 @@ from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import build
 from dense_jax.retrieval.search import Hit, by_document, dense, render, search
-from dense_jax.types import Document, Passage, Passages, Ranking, SourceRows, Tower, Vocabulary
+from dense_jax.types import Document, Passage, PassageCollection, Ranking, SourceRows, Tower, Vocabulary
 
 TEXTS = {"tea": "tea tea water", "sea": "water salt water", "cake": "flour salt tea"}
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "tea", "water", "salt", "flour"]
@@ -45,7 +45,7 @@ class Words:
         return [np.array([WORDS.index(word) for word in text.split()], np.int32) for text in texts]
 
 
-class Store(Passages):
+class Store(PassageCollection):
     """One passage for each of TEXTS; titles are their ids in capitals."""
 
     def __len__(self):

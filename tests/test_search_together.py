@@ -17,7 +17,7 @@ from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors
-from tests.search_together import DEVICES, EXACT, QUERIES, K, embedded, mined, probed
+from tests.search_together import DEVICES, EXACT, QUERIES, K, embedded, mined, validated
 
 ROOT = Path(__file__).parent.parent
 FILES, COUNT, WIDTH = 6, 600, 8
@@ -83,7 +83,7 @@ def two(tmp_path_factory):
     """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
     folder = tmp_path_factory.mktemp("two")
     write_vectors(folder / "vectors", WITH_TIES)
-    ends = run(folder, 2, "embed", "search", "mine", "probe", "fail")
+    ends = run(folder, 2, "embed", "search", "mine", "validate", "fail")
     assert [one.status for one in ends] == [0, 0], ends
     return folder
 
@@ -139,9 +139,9 @@ def test_two_processes_mine_the_negatives_that_one_mines(two, mesh, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_probe_in_two_processes_finds_what_one_finds(two, mesh):
+def test_a_validation_in_two_processes_finds_what_one_finds(two, mesh):
     first, second = (json.loads((two / f"figures-{i}.json").read_text()) for i in range(2))
-    assert first == second == pytest.approx(probed(mesh))
+    assert first == second == pytest.approx(validated(mesh))
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import pytest
 from dense_jax.arrays import l2_normalize
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
+from dense_jax.objectives.dual_encoder import Pairs
+from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised
 from dense_jax.types import Tokens
 
 pytestmark = pytest.mark.slow
@@ -57,7 +58,7 @@ def ours(scale=1.0, group=GROUP, cosine=True, **settings):
         made = jax.tree.map(l2_normalize, vectors) if cosine else vectors
         return scale * method.combine({}, made, batch, step=jnp.zeros((), int))[0]
 
-    value, gradient = jax.value_and_grad(loss)(Vectors(jnp.asarray(QUERIES), jnp.asarray(PASSAGES[:, :group])))
+    value, gradient = jax.value_and_grad(loss)(Pairs(jnp.asarray(QUERIES), jnp.asarray(PASSAGES[:, :group])))
     return value, *gradient
 
 

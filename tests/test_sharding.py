@@ -26,7 +26,7 @@ SPLIT = MeshConfig(data=1, fsdp=2, tensor=4)
 
 
 def mlm(bert: BertConfig = BERT) -> MLM:
-    return MLM(encoder=Encoder(bert), length=16)
+    return MLM(encoder=Encoder(bert), passage_length=16)
 
 
 def config(objective=None, mesh: MeshConfig = SPLIT) -> Config:

@@ -26,7 +26,7 @@ THEIRS = BertConfig(layers=3, width=12, heads=2, feed_forward=16, vocab_size=70,
 
 def config(**settings) -> Config:
     rates = OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5)
-    objective = MLM(Encoder(SMALL), length=32, query_length=32)
+    objective = MLM(Encoder(SMALL), passage_length=32, query_length=32)
     return Config(**({"objective": objective, "steps": 1, "batch": 8, "optimizer": rates} | settings))
 
 
@@ -74,7 +74,9 @@ def test_a_folder_that_declares_its_pooling_is_pooled_so(folder, tmp_path):
 
 def test_a_run_as_start_gives_its_architecture_and_tokenizer(folder, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    theirs = config(objective=MLM(Encoder(replace(THEIRS, scan=True), Pooling.MEAN), length=32, query_length=32))
+    theirs = config(
+        objective=MLM(Encoder(replace(THEIRS, scan=True), Pooling.MEAN), passage_length=32, query_length=32)
+    )
     write_json(tmp_path / "run" / "config.json", to_dict(theirs))
     (folder / "config.json").unlink()
     folder.rename(tmp_path / "run" / "tokenizer")

@@ -22,8 +22,9 @@ from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.objectives.dual_encoder import Pairs
 from dense_jax.objectives.mlm import MLM
-from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised, Vectors
+from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised
 from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.loop import train
 from dense_jax.train.sharding import state_sharding
@@ -61,8 +62,7 @@ EVERYTHING = {
 
 def batch_of(method, size=16):
     examples = Examples(QuestionStore(), method, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
-    batch = next(host_batches(examples, size, start=0))
-    del batch["row"]
+    batch = next(host_batches(examples, size, start=0)).inputs
     return jax.tree.map(jnp.asarray, batch)
 
 
@@ -97,7 +97,7 @@ def test_chunks_of_examples_and_of_scores_and_devices_change_nothing(x64, case):
 
 
 def test_an_example_holds_no_array_that_is_not_used():
-    question, rng = QuestionStore().draw(3, 0, None), np.random.default_rng(0)
+    question, rng = QuestionStore().sample(3, 0, None), np.random.default_rng(0)
     example = lambda **settings: set(dataclasses.replace(METHOD, **settings).example(question, VOCABULARY, rng))  # noqa: E731
     plain = {"query", "passages", "texts", "known"}
     assert example() == plain
@@ -107,14 +107,14 @@ def test_an_example_holds_no_array_that_is_not_used():
 
 
 def test_a_guide_that_is_not_there_is_asked_for_by_name():
-    question = dataclasses.replace(QuestionStore().draw(3, 0, None), guide=None)
+    question = dataclasses.replace(QuestionStore().sample(3, 0, None), guide=None)
     method = dataclasses.replace(METHOD, false_negatives=FalseNegatives.GUIDE)
     with pytest.raises(ConfigError, match=r"objective\.false_negatives=guide needs a guide's vectors"):
         method.example(question, VOCABULARY, np.random.default_rng(0))
 
 
 def test_texts_are_those_of_the_example():
-    question = QuestionStore().draw(3, 0, None)
+    question = QuestionStore().sample(3, 0, None)
     example = METHOD.example(question, VOCABULARY, np.random.default_rng(0))
     assert [*METHOD.texts(question)] == example["texts"].tolist()
     assert METHOD.learns_from is TrainingQuery
@@ -126,7 +126,7 @@ def test_prompts_are_asked_for_laid_out_and_carried_by_the_towers(x64):
     assert [*METHOD.prompts()] == []
     ids = {"q: ": np.array([40]), "p: ": np.array([41])}
     vocabulary: Vocabulary = dataclasses.replace(VOCABULARY, prompts=ids)
-    example = method.example(QuestionStore().draw(3, 0, None), vocabulary, np.random.default_rng(0))
+    example = method.example(QuestionStore().sample(3, 0, None), vocabulary, np.random.default_rng(0))
     assert (example["query"].ids[1], example["passages"].ids[0, 1]) == (40, 41)
     towers = method.towers(random_params(method))
     assert (towers.query.prompt, towers.passage.prompt) == ("q: ", "p: ")
@@ -138,7 +138,7 @@ def by_hand(queries, passages, texts, known, **settings):
     method = dataclasses.replace(METHOD, negatives=texts.shape[1] - 1, **settings)
     blank = lambda *shape: Tokens(*(jnp.zeros((*shape, 4), kind) for kind in (int, int, bool)))  # noqa: E731
     batch = {"texts": texts, "known": known, "query": blank(len(texts)), "passages": blank(*texts.shape)}
-    loss, (metrics, _) = method.combine({}, Vectors(queries, passages), batch, step=STEP)
+    loss, (metrics, _) = method.combine({}, Pairs(queries, passages), batch, step=STEP)
     return loss, metrics
 
 
@@ -192,7 +192,7 @@ def test_signs_of_collapse_are_those_of_queries_and_their_answers(x64):
     batch, params = batch_of(METHOD), start(METHOD)
     vectors = METHOD.encode(params, {}, batch, rng=None)
     aligned = jnp.mean(jnp.sum(jnp.square(vectors.queries - vectors.passages[:, 0]), axis=1))
-    assert METHOD.diagnose(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
+    assert METHOD.collapse_metrics(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
 
 
 def test_a_run_learns_to_find_answers(x64, tmp_path):
@@ -217,7 +217,7 @@ TWO = dataclasses.replace(METHOD, shared=False)
 
 
 def test_one_encoder_of_another_run_fills_both_towers(x64, tmp_path):
-    workdir = trained(tmp_path / "mlm", MLM(ENCODER, length=8, query_length=6), 3)
+    workdir = trained(tmp_path / "mlm", MLM(ENCODER, passage_length=8, query_length=6), 3)
     found, report = warm_start(random_params(TWO), workdir, TWO)
     assert values(found["query"]) == values(found["passage"]) == {3.0}
     assert report.initialised == []

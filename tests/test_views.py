@@ -136,7 +136,7 @@ def test_shared_encoders_read_queries_by_the_first_viewer():
 
 def test_it_tells_how_far_views_differ():
     method = MVR(ENCODER, **METHOD)
-    found = method.diagnose(method.init(jax.random.key(0)), {}, batch_of(method))
+    found = method.collapse_metrics(method.init(jax.random.key(0)), {}, batch_of(method))
     assert 1 <= found["viewer_perplexity"] <= VIEWS
     assert found["local_variation"] > 0
     assert "rank_me" in found

@@ -38,7 +38,7 @@ from tests.toys import BagOfTokens
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=30, positions=8)
 ENCODER = Encoder(BERT)
-SHORT = {"query_length": 4, "length": 8}
+SHORT = {"query_length": 4, "passage_length": 8}
 CONDENSER = Condenser(ENCODER, head_layers=1, skip_from=0, **SHORT)
 COCONDENSER = CoCondenser(ENCODER, head_layers=1, skip_from=0, **SHORT)
 MASKED = MLM(ENCODER, **SHORT)
@@ -389,7 +389,7 @@ def test_an_origin_is_followed_through_the_runs_before_it(tmp_path):
     assert origin("") == Origin("", "")
     assert origin(str(tmp_path / "all-MiniLM")) == Origin("all-MiniLM", "all-MiniLM")
     (tmp_path / "ict" / "checkpoints").mkdir(parents=True)
-    objective = MLM(Encoder(BERT), length=8, query_length=8)
+    objective = MLM(Encoder(BERT), passage_length=8, query_length=8)
     record = to_dict(Config(objective, steps=7, batch=8, init_from=str(tmp_path / "all-MiniLM")))
     write_json(tmp_path / "ict" / "config.json", record)
     words = "the run ict (MLM, 5 steps), which started from all-MiniLM"

@@ -8,21 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax import losses
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.data.inputs import stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.objective import Objective, Retrieves
+from dense_jax.objective import Objective
 from dense_jax.types import (
     Candidates,
     Document,
     Guide,
     Passage,
-    Passages,
+    PassageCollection,
     QAExample,
     SourceRows,
     Tokens,
     Tower,
     Towers,
     TrainingQuery,
+    TrainingSet,
     Vocabulary,
 )
 
@@ -88,7 +90,7 @@ class BagOfTokens(Objective):
 
 
 @dataclass
-class Borrower(BagOfTokens, Retrieves):
+class Borrower(BagOfTokens, RetrievalAugmented):
     """A query gets the tokens of the two passages that are found for it; `seen` has the rows found for each batch."""
 
     def __post_init__(self):
@@ -101,11 +103,11 @@ class Borrower(BagOfTokens, Retrieves):
     def question(self, batch):
         return batch["query"]
 
-    def join(self, batch, found, passages, vocabulary):
+    def join(self, examples, found, passages, vocabulary):
         self.seen.append(found.rows)
         texts = [np.concatenate([one.tokens for one in passages.passages(rows.tolist())]) for rows in found.rows]
         laid = [self._tokens(text) for text in texts]
-        return {**{name: batch[name] for name in ("query", "passage")}, "found": stack_tokens(laid)}
+        return {**examples.inputs, "found": stack_tokens(laid)}
 
     def encode(self, params, carry, batch, *, rng):
         queries, passages = super().encode(params, carry, batch, rng=rng)
@@ -122,7 +124,7 @@ class ToyTokenizer:
         return [np.array(text.split(), np.int32) for text in texts]
 
 
-class MemoryStore(Passages):
+class MemoryStore(PassageCollection, TrainingSet):
     """Passages of random tokens, of one source or of several of so many passages; a stand-in for PassageStore."""
 
     def __init__(self, passages: int = 40, seed: int = 0, sources: tuple[int, ...] = ()):
@@ -147,6 +149,9 @@ class MemoryStore(Passages):
     def passages(self, rows):
         return [self[row] for row in rows]
 
+    def sample(self, row, epoch, rng):
+        return self[row]
+
     def ids(self):
         return [f"doc{row}" for row in range(len(self))]
 
@@ -167,7 +172,7 @@ class QuestionStore(MemoryStore):
         rng = np.random.default_rng(seed)
         self.guides = [rng.normal(size=(count, 3)).astype(np.float32) for count in (queries, queries + 8)]
 
-    def draw(self, row, epoch, rng):
+    def sample(self, row, epoch, rng):
         return TrainingQuery(
             row=row,
             epoch=epoch,
@@ -187,6 +192,6 @@ class QuestionStore(MemoryStore):
 class AnsweredStore(MemoryStore):
     """Questions of random tokens, each answered by its own first two and by the last one of the next question."""
 
-    def draw(self, row, epoch, rng):
+    def sample(self, row, epoch, rng):
         answers = [self.tokens[row][:2], self.tokens[(row + 1) % len(self)][-1:]]
         return QAExample(row, self.tokens[row], tuple(" ".join(map(str, ids)) for ids in answers), answers)

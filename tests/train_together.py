@@ -22,15 +22,14 @@ import xxhash
 from dense_jax.cluster import BY_HAND
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.config.tree import with_vocabulary
-from dense_jax.data.pipeline import Examples, batches, local_row_numbers, local_rows, stacked_batches
+from dense_jax.data.pipeline import Examples, local_batches, local_row_numbers, local_rows
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
 from dense_jax.multihost import barrier
-from dense_jax.objective import Retrieves
 from dense_jax.processes import leaving_at_once, start_processes
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.feed import Feed
+from dense_jax.train.loader import CorpusLoader
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.types import Passage, QAExample, TrainingQuery
 from tests.test_objectives import FILES, load, sentences_store, shrunk
@@ -57,10 +56,11 @@ def rows_of(config: Config) -> Iterator[Iterator[tuple[int, str]]]:
     """Of each step the rows that this process holds: number and digest."""
     mesh, examples = make_mesh(config.mesh, interleaved()), examples_of(config)
     numbers = local_row_numbers(batch_sharding(mesh), BATCH).tolist()
-    if isinstance(config.objective, Retrieves):
-        made = (stacked.examples for stacked in stacked_batches(examples, BATCH, mesh, start=0))
+    if config.objective.retrieves:
+        made = (stacked.inputs for stacked in local_batches(examples, BATCH, mesh, step=0))
     else:
-        made = (jax.tree.map(local_rows, loaded.batch) for loaded in batches(examples, BATCH, mesh, start=0))
+        loader = CorpusLoader(examples, BATCH, mesh)
+        made = (jax.tree.map(local_rows, loader.batch(step, {}).inputs) for step in range(STEPS))
     for batch in made:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(batch)]
         yield ((row, _digest([leaf[place] for leaf in leaves])) for place, row in enumerate(numbers))
@@ -76,11 +76,11 @@ def learn(folder: Path, number: int, *names: str) -> None:
     for name in names:
         config = small(load(methods()[name], "tiny"))
         program = make_program(config, interleaved())
-        state, feed = initial_state(program), Feed(examples_of(config), BATCH, program.mesh, 0)
+        state, loader = initial_state(program), CorpusLoader(examples_of(config), BATCH, program.mesh)
         found[name] = []
         with jax.set_mesh(program.mesh):
             for step in range(STEPS):
-                state, metrics = program.step(state, feed.next(step, state.params).batch)
+                state, metrics = program.step(state, loader.batch(step, state.params).inputs)
                 found[name].append([float(metrics["loss"]), float(metrics["gradient_norm"])])
     write(folder, number, found)
 

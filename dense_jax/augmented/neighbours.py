@@ -1,4 +1,4 @@
-"""Passages for the examples of an objective that retrieves: in which version of the index they are looked up.
+"""Search for the examples of an objective that retrieves, in the version of the index that belongs to the step.
 
 A version is made by the passage tower of a checkpoint and searched with its query tower, so what is found for a batch
 depends on nothing else and can be looked up ahead. Synchronous: the trainer makes one every `every` steps, and a run
@@ -14,13 +14,13 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
 from dense_jax.data.pipeline import local_rows, to_global_array
 from dense_jax.errors import Stopped, StorageError
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
-from dense_jax.objective import Retrieves
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
@@ -42,11 +42,11 @@ class Version:
     index: Index
     query: Params  # on every device of `mesh`
     encode: Encode
-    objective: Retrieves
+    objective: RetrievalAugmented
     mesh: Mesh  # of this process's devices
 
     def find(self, batch: Batch) -> SearchResult:
-        """What is nearest to the questions of this process's `batch`.
+        """The passages nearest to the questions of this process's `batch`.
 
         Raises:
             DataError: a question became a vector with NaN or infinity.
@@ -57,7 +57,7 @@ class Version:
         return self.nearest(vectors)
 
     def nearest(self, vectors: Float[np.ndarray, "q d"]) -> SearchResult:
-        """What is nearest to each vector of this process; all search together.
+        """The passages nearest to each vector of this process; all processes search together.
 
         Raises:
             DataError: one is NaN or infinite.
@@ -76,13 +76,13 @@ def _searched(index: Index, vectors: Float[np.ndarray, "q d"], k: int) -> Int[np
 
 
 class Neighbours:
-    """Which version is in use. All processes change it at the same step."""
+    """The version in use, and its changes. All processes change it at the same step."""
 
     def __init__(
         self, config: Config, versions: Versions, checkpoints: Checkpoints, like: Params, log: MetricsLog, version: int
     ) -> None:
         """`like`: shapes and shardings of the parameters. `version`: the step of the one that was last in use."""
-        assert isinstance(config.objective, Retrieves)
+        assert isinstance(config.objective, RetrievalAugmented)
         self.settings, self.objective, self.versions = config.neighbours, config.objective, versions
         self.checkpoints, self.like, self.log = checkpoints, like, log
         self.step = version  # of the version in use
@@ -92,7 +92,7 @@ class Neighbours:
         encoder = self.objective.towers(like).query.encoder
         require(encoder.views == 1, f"{encoder.views} views of a text cannot be looked up in training; use one")
         self._encode: Encode = jax.jit(lambda params, tokens: encoder.apply(params, tokens))
-        self._encode_anew = jax.jit(
+        self._encode_with_dropout = jax.jit(
             lambda params, tokens, rng, rows: jax.lax.with_sharding_constraint(
                 encoder.apply(params, tokens, rng=rng), rows
             ),
@@ -107,18 +107,18 @@ class Neighbours:
         return self._version
 
     def snapshot(self, step: int) -> bool:
-        """Whether an index is to be made of the state after `step`, so that this must be saved."""
+        """Return whether an index is made of the state after `step`, which must then be saved."""
         return self.settings.every > 0 and step % self.settings.every == 0
 
     def last(self, step: int) -> int:
-        """Up to which step batches may be looked up in the version that is in use at `step`."""
+        """The last step whose batch may be looked up in the version that is in use at `step`."""
         every = self.settings.every
         if self.settings.refresh is Refresh.ASYNCHRONOUS or not every:
             return step + self.settings.ahead
         return (step // every + 1) * every - 1
 
     def update(self, step: int) -> None:
-        """Brings the version into use that the batch after `step` is looked up in.
+        """Change to the version that the batch after `step` is looked up in.
 
         Raises:
             StorageError: no checkpoint to make it of is sound.
@@ -135,21 +135,19 @@ class Neighbours:
         elif self._version is None:
             self._make(self._known(step), step)
 
-    def find_anew(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> SearchResult:
+    def find_with(self, batch: Batch, *, params: Params, rng: PRNGKeyArray | None, mesh: Mesh) -> SearchResult:
         """The passages nearest to the questions of this process's `batch` by the query tower of `params`.
 
-        With `rng`, dropout is on.
-
-        All processes encode the batch together, on their `mesh`: so a question's dropout is not that of another one,
-        and the same for any number of processes.
+        With `rng`, dropout is on. All processes encode the global batch together, on their `mesh`: so the dropout of a
+        question does not depend on the number of processes, and no two questions share theirs.
         """
         query = self.objective.towers(params).query.params
-        asked = to_global_array({"question": self.objective.question(batch)}, mesh)["question"]
-        vectors = self._encode_anew(query, asked, rng, batch_sharding(mesh))
+        questions = to_global_array({"question": self.objective.question(batch)}, mesh)["question"]
+        vectors = self._encode_with_dropout(query, questions, rng, batch_sharding(mesh))
         return self.version.nearest(local_rows(vectors).astype(np.float32))
 
     def _known(self, step: int) -> int:
-        """What a run goes on with at `step`: the version it had, or else the newest that there is or can be made."""
+        """The version that a run goes on with at `step`: its own, or else the newest that exists or can be made."""
         steps = [saved for saved in self._on_disk().steps() if saved <= step]
         first = [self.step, *reversed(on_process_0(self.versions.committed))]
         wanted = [one for one in (*first, *reversed(steps)) if one in steps]
@@ -168,14 +166,14 @@ class Neighbours:
         return Checkpoints(self.checkpoints.folder, CheckpointConfig(), read_only=True)
 
     def _make(self, version: int, step: int) -> None:
-        """Makes the version of a checkpoint, as far as it is not there, and uses it."""
+        """Make the version of a checkpoint, unless it is complete, and use it."""
         began = time.monotonic()
         saved = self._on_disk()
         towers = self.objective.towers(saved.restore_params(version, self.like))
         passage = replace(towers.passage, params=gather_to_host(towers.passage.params))
         with self.log.paused():
             fingerprint, patience = saved.fingerprint(version), self.settings.patience
-            self.versions.make(version, passage, fingerprint, between=self._stop_if_told, patience=patience)
+            self.versions.make(version, passage, fingerprint, between=self._stop_if_preempted, patience=patience)
             self._use(version, self.versions.open(version), towers.query)
             if is_process_0():
                 self.versions.prune(saved.fingerprints(self.versions.begun()), in_use=version)
@@ -192,11 +190,11 @@ class Neighbours:
         self.step = version
 
     def _is_stale(self, step: int) -> bool:
-        """Whether the last batch that is looked up now would be trained on with too old an index."""
+        """Return whether the last batch that is looked up now would be trained on with too old an index."""
         return 0 < self.settings.max_staleness < step + self.settings.ahead - self.step
 
     def _catch_up(self, step: int) -> None:
-        """Changes to the newest version; where that is too old, does what `neighbours.stale` says."""
+        """Change to the newest version; where that is too old, follow `neighbours.stale`."""
         self._change(step)
         began = time.monotonic()
         while self._is_stale(step):
@@ -211,16 +209,16 @@ class Neighbours:
                 self.log.say(f"{age}; the trainer makes one itself")
                 self._make(broadcast(self._on_disk().steps()[-1]), step)
                 return
-            self._stop_if_told()
+            self._stop_if_preempted()
             time.sleep(_PAUSE)
             self._change(step)
 
-    def _stop_if_told(self) -> None:
+    def _stop_if_preempted(self) -> None:
         if self.checkpoints.preempted():
             raise Stopped("stopped while an index was waited for or made, saved; start the same command to continue")
 
     def _change(self, step: int) -> None:
-        """Uses the newest version that is whole and of one of our checkpoints up to `step`."""
+        """Use the newest version that is complete and of one of this run's checkpoints up to `step`."""
         found = broadcast(self._newest(step))
         if found <= self.step:
             return

@@ -30,7 +30,7 @@ from dense_jax.progress import progress
 from dense_jax.retrieval.evaluate import markdown
 from dense_jax.retrieval.metrics import Scores
 from dense_jax.retrieval.search import Find
-from dense_jax.types import Passages
+from dense_jax.types import PassageCollection
 
 FIGURES = "figures.json"
 Ids = Int[np.ndarray, " _"]
@@ -105,7 +105,7 @@ def read_asked(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> Asked:
     return Asked(questions, tokenised_answers(questions, tokenizer), normalise)
 
 
-def report(asked: Asked, find: Find, store: Passages, reader: ReaderOnMesh | None, about: About) -> Report:
+def report(asked: Asked, find: Find, store: PassageCollection, reader: ReaderOnMesh | None, about: About) -> Report:
     """What becomes of each question over the passages of `store`, which `find` searches, and the shares of all."""
     texts = [question.text for question in asked.questions]
     ranking = find(texts, min(max(DEPTHS), len(store)))
@@ -123,7 +123,7 @@ def report(asked: Asked, find: Find, store: Passages, reader: ReaderOnMesh | Non
     return Report(about, asked.convention, matched.mean | recall.mean, per_query, lines)
 
 
-def _retrieved(question: OpenQuestion, rows: list[int], store: Passages) -> dict[str, Any]:
+def _retrieved(question: OpenQuestion, rows: list[int], store: PassageCollection) -> dict[str, Any]:
     """The question, and the rank of the first passage with an answer."""
     texts = (passage.text for passage in store.texts(rows))
     rank = next((rank for rank, text in enumerate(texts, 1) if answered_in(question, text)), None)

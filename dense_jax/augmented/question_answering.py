@@ -17,7 +17,7 @@ from dense_jax.losses.similarity import NEVER
 from dense_jax.losses.spans import best_span, candidate_spans, joint_scores, valid_spans
 from dense_jax.markdown import printable
 from dense_jax.mesh import batch_sharding, check_batch, replicated
-from dense_jax.types import Document, Passages, Ranking, Reader, Tokens
+from dense_jax.types import Document, PassageCollection, Ranking, Reader, Tokens
 
 _NO_TOKENS = np.empty(0, np.int32)
 _AROUND = 120  # characters of the passage that are shown on either side of an answer
@@ -82,7 +82,7 @@ class ReaderOnMesh:
         self._params = jax.device_put(reader.params, replicated(mesh))
         self._program = jax.jit(functools.partial(_choose, reader))
 
-    def read(self, questions: Sequence[str], ranking: Ranking, store: Passages) -> Iterator[Reading]:
+    def read(self, questions: Sequence[str], ranking: Ranking, store: PassageCollection) -> Iterator[Reading]:
         """What becomes of each of `questions`, whose passages of `store` are those of `ranking`."""
         for start in range(0, len(questions), self.batch):
             part = slice(start, start + self.batch)
@@ -90,7 +90,9 @@ class ReaderOnMesh:
             chosen = self._chosen(seen, ranking.scores[part, : self.reader.passages])
             yield from (Reading(_answer(own, chosen, i), own) for i, own in enumerate(seen))
 
-    def _seen(self, questions: Sequence[str], rows: Int[np.ndarray, "b k"], store: Passages) -> list[list[Seen]]:
+    def _seen(
+        self, questions: Sequence[str], rows: Int[np.ndarray, "b k"], store: PassageCollection
+    ) -> list[list[Seen]]:
         """The passages of each question, tokenised anew: so it is known which characters each token stands for."""
         there = [own[own >= 0].tolist() for own in rows]
         documents = store.texts([row for own in there for row in own])

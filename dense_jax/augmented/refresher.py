@@ -1,4 +1,4 @@
-"""The process beside an asynchronous training: makes the index of the newest snapshot, again and again.
+"""The process that accompanies an asynchronous training: it makes the index of the newest snapshot, in a loop.
 
 The trainer saves a checkpoint every `neighbours.every` steps, which is the snapshot; this process reads nothing else of
 it, and the trainer reads nothing of this one but complete versions. Either may be killed and started again.
@@ -15,8 +15,8 @@ from dense_jax.errors import StorageError
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import seconds
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.history import read_history
 from dense_jax.train.restore import Trained
+from dense_jax.train.validation import read_history
 
 _PAUSE = 2.0  # seconds between looks for a newer snapshot
 
@@ -29,10 +29,10 @@ def refresh(
     *,
     pause: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Makes a version of the workdir's newest checkpoint, again and again, until that is of step `last`.
+    """Make a version of the workdir's newest checkpoint, in a loop, until that is of step `last`.
 
-    Several processes do so together; what is on the disk the first one says. `trained` opens the checkpoint of a step.
-    To be started before, with or after the training.
+    Several processes work together; process 0 reads the disk for all. `trained` opens the checkpoint of a step. It may
+    start before, with or after the training.
 
     Raises:
         DataError: a vector is NaN or infinite.
@@ -61,13 +61,13 @@ def refresh(
 
 
 def _newest(workdir: Path) -> int | None:
-    """The newest checkpoint that is complete."""
+    """The step of the newest complete checkpoint."""
     steps = _checkpoints(workdir).steps() if (workdir / "checkpoints").is_dir() else []
     return steps[-1] if steps else None
 
 
 def _is_made(versions: Versions, workdir: Path, step: int) -> bool:
-    """Whether the version of the checkpoint of `step` is complete; another one's of the same step does not count."""
+    """Return whether the version of this run's checkpoint of `step` is complete."""
     return step in versions.committed() and versions.belongs(step, _checkpoints(workdir).fingerprint(step))
 
 
@@ -76,6 +76,6 @@ def _checkpoints(workdir: Path) -> Checkpoints:
 
 
 def _ended(workdir: Path) -> bool:
-    """Whether the training has ended before its last step."""
+    """Return whether the training has stopped early."""
     history = read_history(workdir)
     return history is not None and bool(history.ended)

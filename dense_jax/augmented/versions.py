@@ -3,12 +3,11 @@
 FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
                 vectors index  as `embed` and `index` write them
                 COMMITTED      written last: digests of their manifests; a folder without it is not looked at
-FOLDER/00000500.lock           held by whoever makes it; another waits for a while, and then finds it made
+FOLDER/00000500.lock           held by its maker; other processes wait for a while, and then find it made
 FOLDER/ids-FINGERPRINT.json    the ids of the library's passages, read from their texts once for all versions
 
-All processes of a trainer, or of what runs beside it, make one together and search in it together. They may be killed
-at any time: the same call goes on shard by shard. The folder of a version also tells the trainer to keep the checkpoint
-that it is of.
+All processes of a trainer, or of a refresher, make one together and search in it together. They may be killed at any
+time: the same call goes on shard by shard. The trainer keeps the checkpoints whose versions have folders.
 """
 
 import math
@@ -35,7 +34,7 @@ from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.schemas import Digests, Manifest, Settings
-from dense_jax.types import Passages, Tower
+from dense_jax.types import PassageCollection, Tower
 
 VERSIONS = "neighbours"  # the folder, in a workdir
 _MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
@@ -45,7 +44,7 @@ _MANIFESTS = ("vectors/manifest.json", "index/manifest.json")
 class Library(NamedTuple):
     """Passages that are searched while training."""
 
-    passages: Passages
+    passages: PassageCollection
     tokenizer: Tokenizes
     fingerprint: str  # changes with anything in them or in how they are tokenised
 
@@ -63,11 +62,11 @@ class Versions:
         self._program: Program | None = None  # of the passage tower, compiled once
 
     def begun(self) -> list[int]:
-        """The steps of all there is anything of."""
+        """The steps of all versions that are begun, complete ones too."""
         return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_MADE_BY}"))
 
     def begun_at(self, step: int) -> float:
-        """When the making of the version of `step` began, in seconds since 1970."""
+        """Start time of the version of `step`, in seconds since 1970."""
         return (self._of(step) / _MADE_BY).stat().st_mtime
 
     def committed(self) -> list[int]:
@@ -103,7 +102,7 @@ class Versions:
         between: Callable[[], None] = lambda: None,
         patience: float = math.inf,
     ) -> None:
-        """Completes the version of `step`, all processes together.
+        """Complete the version of `step`, all processes together.
 
         A version of another checkpoint or of other passages, and a damaged one, is made again, after a warning that
         names the file. All call `between` while they wait for another maker, at most for `patience` seconds, and before
@@ -213,10 +212,10 @@ class Versions:
         return Vectors(folder / "vectors")
 
     def prune(self, checkpoints: Mapping[int, str], in_use: int = -1) -> None:
-        """Removes versions that are no longer needed, with their locks; not those that are being made.
+        """Remove versions that are no longer needed, with their locks; never one that is being made.
 
-        Needed are that `in_use`, the newest ones of `checkpoints` (step -> fingerprint), and what is begun of later
-        ones. Where training was set back, versions of checkpoints that are no more are not the newest.
+        Kept are `in_use`, the newest complete ones of `checkpoints` (step -> fingerprint), and later ones that are
+        begun. Versions of checkpoints that no longer exist do not count.
         """
         ours = [step for step in self.begun() if step in checkpoints and self.belongs(step, checkpoints[step])]
         complete = [step for step in self.committed() if step in ours]

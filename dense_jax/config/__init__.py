@@ -42,11 +42,11 @@ from dense_jax.config.training import (
     MeshConfig,
     NeighboursConfig,
     OptimizerConfig,
-    ProbeConfig,
     Refresh,
     Schedule,
     Select,
     Stale,
+    ValidationConfig,
 )
 from dense_jax.errors import require
 
@@ -84,7 +84,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig, metadata=RESUMABLE)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=RESUMABLE)
-    probe: ProbeConfig = field(default_factory=ProbeConfig, metadata=RESUMABLE)
+    validation: ValidationConfig = field(default_factory=ValidationConfig, metadata=RESUMABLE)
     embed: EmbedConfig = field(default_factory=EmbedConfig, metadata=RESUMABLE)
     index: IndexConfig = field(default_factory=IndexConfig, metadata=RESUMABLE)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
@@ -126,7 +126,7 @@ class Config:
 
     def _check_objective(self) -> None:
         """Check that the data are what the objective learns from."""
-        from dense_jax.objective import PASSAGE, Retrieves  # here, where the objective has imported JAX anyway
+        from dense_jax.objective import PASSAGE  # here, where the objective has imported JAX anyway
 
         method, noun = type(self.objective).__name__, self.objective.learns_from.__name__
         words, units = _LEARNED_FROM[noun]
@@ -145,7 +145,7 @@ class Config:
             "spans.patterns, spans.titles, or --spans.precomputed=FILE",
         )
         require(
-            not (isinstance(self.objective, Retrieves) and PASSAGE in self.objective.frozen and self.neighbours.every),
+            not (self.objective.retrieves and PASSAGE in self.objective.frozen and self.neighbours.every),
             f"neighbours.every={self.neighbours.every} would make the same index again: {method} leaves the encoder of "
             "passages as it is; use 0",
         )
@@ -185,7 +185,6 @@ __all__ = [
     "PassagesConfig",
     "Pick",
     "PrepareConfig",
-    "ProbeConfig",
     "Refresh",
     "Runner",
     "Schedule",
@@ -195,6 +194,7 @@ __all__ = [
     "Stale",
     "TokenizerConfig",
     "Unit",
+    "ValidationConfig",
     "choose",
     "require",
 ]

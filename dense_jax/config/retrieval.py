@@ -22,7 +22,7 @@ class IndexKind(enum.Enum):
 @dataclass
 class EmbedConfig:
     collection: DataPath = ""  # BEIR folder or file to embed and search; empty: all sources of the corpus
-    step: Annotated[int, at_least(-1)] = -1  # checkpoint; -1: the newest, or what probe.select says
+    step: Annotated[int, at_least(-1)] = -1  # checkpoint; -1: the newest, or what validation.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: Positive[int] = 256  # texts at a time, of each process
     shard_size: Positive[int] = 8_192  # passages per file: what an interrupted run repeats at most

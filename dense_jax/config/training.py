@@ -1,4 +1,4 @@
-"""Settings of training: optimiser, mesh, checkpoints, probes, and the passages that are looked up meanwhile."""
+"""Settings of training: optimiser, mesh, checkpoints, validation, and the passages that are looked up meanwhile."""
 
 import enum
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class MeshConfig:
 @dataclass
 class CheckpointConfig:
     every: Positive[int] = 1_000  # steps
-    keep: Positive[int] = 3  # newest checkpoints; the first is kept besides, and with probe.select=best the best
+    keep: Positive[int] = 3  # newest checkpoints; the first is kept besides, and with validation.select=best the best
     recompute_digests: bool = False  # of checkpoints whose digest files are missing, such as after a partial copy
 
 
@@ -67,15 +67,15 @@ class Select(enum.Enum):
     """The checkpoint that is meant where none is named."""
 
     NEWEST = "newest"
-    BEST = "best"  # of those that were probed
+    BEST = "best"  # of those that were validated
 
 
 @dataclass
-class ProbeConfig:
+class ValidationConfig:
     """Retrieval while training, on a sample of judged queries."""
 
-    # steps; the state before the first step and that after the last are probed too; 0: these two alone, where training
-    # starts from a trained model (init_from) and there are judged queries
+    # steps; the state before the first step and that after the last are validated too; 0: these two alone, where
+    # training starts from a trained model (init_from) and there are judged queries
     every: NotNegative[int] = 0
     folder: DataPath = ""  # BEIR folder of judged queries; empty: the test set that `prepare` held out
     split: str = "dev"  # qrels/SPLIT.tsv of the folder: queries that are chosen by are no test any more
@@ -83,18 +83,18 @@ class ProbeConfig:
     documents: Positive[int] = 5_000  # of the sample: all that are relevant, and others up to this number
     measure: str = HEADLINE[0]  # what the best is best in: nDCG@10, MRR@10 or Recall@100
     select: Select = Select.NEWEST  # the checkpoint that embed.step=-1 and init_from mean
-    # probes in a row without a new best after which training ends; 0: only after the last step
+    # validations in a row without a new best after which training ends; 0: only after the last step
     patience: NotNegative[int] = 0
 
     def __post_init__(self) -> None:
-        require(self.measure in HEADLINE, f"probe.measure={self.measure} is none of {', '.join(HEADLINE)}")
+        require(self.measure in HEADLINE, f"validation.measure={self.measure} is none of {', '.join(HEADLINE)}")
         require(
             self.every > 0 or self.select is Select.NEWEST,
-            f"probe.select={self.select.value} needs probes to choose by; set --probe.every=STEPS",
+            f"validation.select={self.select.value} needs results to choose by; set --validation.every=STEPS",
         )
         require(
             self.every > 0 or not self.patience,
-            f"probe.patience={self.patience} needs probes to count; set --probe.every=STEPS",
+            f"validation.patience={self.patience} needs results to count; set --validation.every=STEPS",
         )
 
 

@@ -38,7 +38,7 @@ def tiny() -> Config:
             encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)),
             head_layers=1,
             skip_from=1,
-            length=64,
+            passage_length=64,
         ),
         steps=600,
         batch=128,

@@ -21,7 +21,7 @@ def get_config(variant: str = "base") -> Config:
 
 def base() -> Config:
     return Config(
-        objective=MLM(encoder=Encoder(bert("base")), length=128, query_length=32),
+        objective=MLM(encoder=Encoder(bert("base")), passage_length=128, query_length=32),
         steps=200_000,  # 8 epochs of Wikipedia and books
         batch=1024,
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup=20_000),
@@ -34,7 +34,7 @@ def tiny() -> Config:
     return Config(
         objective=MLM(
             encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
-            length=64,
+            passage_length=64,
             query_length=32,
         ),
         steps=600,

@@ -21,7 +21,7 @@ def get_config(folder: str = "") -> Config:
     return Config(
         objective=MLM(
             encoder=model.encoder,
-            length=model.length,
+            passage_length=model.length,
             query_length=model.query_length,
             query_prompt=model.query_prompt,
             passage_prompt=model.passage_prompt,

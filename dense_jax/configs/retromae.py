@@ -24,7 +24,7 @@ def base(bag_of_words: float = 0.0) -> Config:
     return Config(
         objective=RetroMAE(
             encoder=Encoder(bert("base")),
-            length=512,
+            passage_length=512,
             encoder_mask_rate=0.3,
             decoder_mask_rate=0.5,
             bag_of_words=bag_of_words,
@@ -46,7 +46,7 @@ def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
     return Config(
         objective=RetroMAE(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)), length=64, query_length=32
+            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)), passage_length=64, query_length=32
         ),
         steps=400,
         batch=128,

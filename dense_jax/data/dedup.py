@@ -8,7 +8,7 @@ import xxhash
 from datasketch import MinHash, MinHashLSH
 
 from dense_jax.arrays import Int
-from dense_jax.types import Passages
+from dense_jax.types import PassageCollection
 
 _SHINGLE = 3  # words
 _HASHES = 64
@@ -43,14 +43,14 @@ def runs(text: str) -> list[bytes]:
     return [" ".join(found[i : i + _SHINGLE]).encode() for i in range(max(1, len(found) - _SHINGLE + 1))]
 
 
-def text_numbers(documents: Passages) -> Int[np.ndarray, " p"]:
+def text_numbers(documents: PassageCollection) -> Int[np.ndarray, " p"]:
     """A number for each document, the same for equal titles and texts, as far as they are stored."""
     blocks = (range(i, min(i + _BLOCK, len(documents))) for i in range(0, len(documents), _BLOCK))
     hashes = (_hash(p.title, p.tokens) for rows in blocks for p in documents.passages(rows))
     return np.fromiter(hashes, np.uint64, len(documents))
 
 
-def first_of_each_text(documents: Passages) -> Int[np.ndarray, " p"]:
+def first_of_each_text(documents: PassageCollection) -> Int[np.ndarray, " p"]:
     """For each document, the first row that has its title and text."""
     _, first, inverse = np.unique(text_numbers(documents), return_index=True, return_inverse=True)
     return first[inverse]

@@ -75,15 +75,39 @@ def pack(lengths: Sequence[int], target: int | Callable[[], int], overhead: int 
     return [*runs, range(start, len(lengths))] if lengths else []
 
 
+_NO_PROMPT: Int[np.ndarray, " n"] = np.empty(0, np.int32)
+
+
 def build_inputs(
-    title: Int[np.ndarray, " t"], body: Int[np.ndarray, " l"], length: int, layout: Layout, vocabulary: Vocabulary
+    title: Int[np.ndarray, " t"],
+    body: Int[np.ndarray, " l"],
+    length: int,
+    layout: Layout,
+    vocabulary: Vocabulary,
+    *,
+    prompt: Int[np.ndarray, " n"] = _NO_PROMPT,
 ) -> Tokens:
     """A passage as one padded sequence of `length` tokens (ids and segments int32, mask bool).
 
-    What does not fit is cut from the end: the title keeps what the special tokens leave, the body what remains.
-    ORQA section 2.1: in `PAIR` segment 0 goes through the first [SEP]; pads are 0/0 beside the pad id.
+    `prompt` stands before the title, or before the body where the layout leaves the title out. The end is cut: the
+    title keeps the room that the special tokens leave, the body the rest.
+    ORQA section 2.1: in `PAIR` segment 0 goes through the first [SEP]; padding has segment 0.
+
+    >>> vocabulary = Vocabulary(9, 0, 1, 2, 3, 4, special=np.arange(9) < 5, continues=np.zeros(9, bool))
+    >>> title, body, prompt = np.array([5]), np.array([6, 6]), np.array([8])
+    >>> for layout in Layout:
+    ...     print(layout.value, build_inputs(title, body, 8, layout, vocabulary, prompt=prompt).ids.tolist())
+    joined [2, 8, 5, 6, 6, 3, 0, 0]
+    pair [2, 8, 5, 3, 6, 6, 3, 0]
+    body [2, 8, 6, 6, 3, 0, 0, 0]
     """
     cls, sep = [vocabulary.cls], [vocabulary.sep]
+    if len(prompt):
+        title, body = (
+            (title, np.concatenate([prompt, body]))
+            if layout is Layout.BODY
+            else (np.concatenate([prompt, title]), body)
+        )
     if layout is Layout.PAIR:
         first = np.concatenate([cls, title[: length - 3], sep])
         second = np.concatenate([body[: length - 1 - len(first)], sep])
@@ -100,8 +124,13 @@ def build_inputs(
 
 
 def stack_tokens(rows: Sequence[Tokens]) -> Tokens:
-    """Sequences of one length under one another."""
+    """n sequences of length l as one [n l], on the host."""
     return Tokens(*map(np.stack, zip(*rows, strict=True)))
+
+
+def flatten_tokens(tokens: Tokens) -> Tokens:
+    """The sequences of all examples, [b n l] -> [b n, l]."""
+    return Tokens(*(x.reshape(-1, x.shape[-1]) for x in tokens))
 
 
 def _units(text: str) -> Iterator[str]:
@@ -119,7 +148,7 @@ def _units(text: str) -> Iterator[str]:
 
 
 def _breaks(previous: str, line: str, lines: int) -> bool:
-    """Whether `line` starts anew after `previous`, the last of `lines` lines of the current unit."""
+    """Return whether `line` starts a unit after `previous`, the last of `lines` lines of the current one."""
     stripped = line.lstrip()
     if not stripped or len(previous) > _UNWRAPPED or _BULLET.match(stripped):
         return True
@@ -145,7 +174,7 @@ def _split_unit(unit: str) -> Iterator[str]:
 
 
 def _ends(unit: str, start: int, stop: int, following: int) -> bool:
-    """Whether the terminator at `stop` ends the sentence from `start`; the next one would begin at `following`."""
+    """Return whether the terminator at `stop` ends the sentence from `start`; the next would begin at `following`."""
     if unit[stop] in "。！？":  # noqa: RUF001
         return True
     if following < len(unit) and unit[following].islower():

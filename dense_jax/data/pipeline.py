@@ -1,14 +1,12 @@
 """Passages -> examples -> batches on the mesh: the only file of `data/` that imports jax.
 
 Everything is a function of (seed, index): the i-th example of a run is the same whatever the number of workers, hosts,
-restarts or steps. The state of the whole pipeline is the index of the next example.
+restarts or steps. So the pipeline needs no state: the examples of step s are those from s * batch on.
 """
 
 import functools
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import grain
 import jax
@@ -17,12 +15,12 @@ from absl import flags
 
 from dense_jax.arrays import Batch, Example, Int
 from dense_jax.config import LoaderConfig, require
-from dense_jax.data.sampler import Visits
+from dense_jax.data.sampler import Sampler
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
-from dense_jax.objective import Objective
+from dense_jax.objective import HostBatch, Objective, SampledExample
 from dense_jax.stopping import start_resource_tracker
-from dense_jax.types import Passages, Tokens, Vocabulary
+from dense_jax.types import PassageCollection, Tokens, TrainingSet, Vocabulary
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
 _THREADS = 2  # that make examples in the trainer's own process; more only wait for Python's lock
@@ -32,23 +30,23 @@ _THREADS = 2  # that make examples in the trainer's own process; more only wait 
 class Examples:
     """The examples of a run, by index: random access, so that Grain may read them in any order and anywhere."""
 
-    store: Passages
+    store: TrainingSet
     objective: Objective
     vocabulary: Vocabulary
     config: LoaderConfig
     seed: int
-    length: int  # what a run of the configured steps needs
+    length: int  # number of examples in a run
     batch: int  # examples of a step
-    searched: Passages | None = None  # what an objective that retrieves looks passages up in; None: the store
+    searched: PassageCollection | None = None  # by an objective that retrieves
 
     def __post_init__(self) -> None:
-        self.visits = Visits(self.store.parts(), self.config, self.seed, self.batch, self._texts)
+        self.sampler = Sampler(self.store.parts(), self.config, self.seed, self.batch, self._texts)
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Example:
-        """The example of `index`, with the passage it was made from under "row".
+    def __getitem__(self, index: int) -> SampledExample:
+        """The example of `index`, with the row it was made from.
 
         A draw that the objective rejects is replaced by one from a passage of the same source, drawn at random.
 
@@ -56,19 +54,19 @@ class Examples:
             DataError: no passage in a thousand yields an example.
         """
         rng = np.random.default_rng((self.seed, index))
-        row, epoch = self.visits[index], self.visits.epoch(index)
+        row, epoch = self.sampler[index], self.sampler.epoch(index)
         for _ in range(_MOST_DRAWS):
-            example = self.objective.example(self.store.draw(row, epoch, rng), self.vocabulary, rng)
+            example = self.objective.example(self.store.sample(row, epoch, rng), self.vocabulary, rng)
             if example is not None:
-                return {**example, "row": np.int32(row)}
-            row = self.visits.another(index, rng)
+                return SampledExample(example, np.int32(row))
+            row = self.sampler.another(index, rng)
         raise DataError(
             f"{_MOST_DRAWS} passages in a row gave no example for {type(self.objective).__name__}; "
             "it needs passages of several sentences, or with salient spans: look at them with `dense-jax show`"
         )
 
     def _texts(self, row: int, epoch: int) -> Sequence[int]:
-        return self.objective.texts(self.store.draw(row, epoch, np.random.default_rng(0)))
+        return self.objective.texts(self.store.sample(row, epoch, np.random.default_rng(0)))
 
 
 def real_tokens(example: Example | Batch) -> int:
@@ -81,75 +79,49 @@ def real_tokens(example: Example | Batch) -> int:
 
 
 def steps_for(examples: Examples, tokens: int, batch: int) -> int:
-    """How many steps of `batch` examples see about `tokens` tokens, if all examples are like these."""
-    mean = np.mean([real_tokens(examples[i]) for i in range(len(examples))])
+    """Number of steps of `batch` examples that see about `tokens` tokens, estimated from these examples."""
+    mean = np.mean([real_tokens(examples[i].inputs) for i in range(len(examples))])
     return max(1, round(tokens / (batch * mean)))
 
 
-@dataclass(frozen=True)
-class Stacked:
-    """This process's examples of a batch, on the host."""
-
-    examples: dict[str, Any]
-    next_index: int  # of the example after the batch
+def first_examples(examples: Examples, size: int, mesh: jax.sharding.Mesh) -> HostBatch:
+    """This process's part of the run's first `size` examples, made at once and without worker processes."""
+    return _stacked([examples[row] for row in local_row_numbers(batch_sharding(mesh), size).tolist()])
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A batch on the mesh, and where its successor starts."""
-
-    batch: Batch
-    rows: Int[np.ndarray, " b"]  # passages behind this process's examples
-    next_index: int
-    notes: Mapping[str, float] = field(default_factory=dict)  # to be logged with its step
+def _stacked(made: Sequence[SampledExample]) -> HostBatch:
+    return HostBatch(*jax.tree.map(lambda *of_each: np.stack(of_each), *made))
 
 
-def batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Loaded]:
-    """Global batches from example `start` on, made ahead of the device by `loader.prefetch` batches."""
-    ahead: deque[Loaded] = deque()
-    for stacked in stacked_batches(examples, batch, mesh, start=start):
-        ahead.append(collated(examples.objective, stacked, batch, mesh))
-        if len(ahead) > examples.config.prefetch:
-            yield ahead.popleft()
-    yield from ahead
-
-
-def collated(objective: Objective, stacked: Stacked, batch: int, mesh: jax.sharding.Mesh) -> Loaded:
-    """A global batch of `batch` examples on the mesh, from those of this process.
+def collate(objective: Objective, examples: HostBatch, batch: int, mesh: jax.sharding.Mesh) -> Batch:
+    """This process's part of a global batch of `batch` examples as `encode` takes it: numpy.
 
     Raises:
-        ConfigError: the rows that the objective makes of them do not split over the devices.
+        ConfigError: the rows that the objective makes of the examples do not split over the devices.
     """
-    numbers, parts = local_row_numbers(batch_sharding(mesh), batch), len(_held_slices(batch_sharding(mesh), batch))
-    examples = {name: value for name, value in stacked.examples.items() if name != "row"}
-    made = objective.collate(examples, numbers)
-    check_rows(made, batch, parts)
-    return Loaded(to_global_array(made, mesh), stacked.examples["row"], stacked.next_index)
+    sharding = batch_sharding(mesh)
+    collated = objective.collate(examples.inputs, local_row_numbers(sharding, batch))
+    check_rows(collated, batch, len(_local_slices(sharding, batch)))
+    return collated
 
 
-def one_batch(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Stacked:
-    """This process's part of the batch from example `start` on, made at once and without a loader."""
-    made = [examples[start + row] for row in local_row_numbers(batch_sharding(mesh), batch).tolist()]
-    return Stacked(jax.tree.map(lambda *of_each: np.stack(of_each), *made), start + batch)
-
-
-def stacked_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, start: int) -> Iterator[Stacked]:
-    """The same batches before they are collated, each example with the "row" that was visited.
+def local_batches(examples: Examples, batch: int, mesh: jax.sharding.Mesh, *, step: int) -> Iterator[HostBatch]:
+    """This process's examples of the batches after `step`, not collated.
 
     Raises:
         MachineError: a worker process of the loader is gone.
     """
-    local_rows, begun = local_row_numbers(batch_sharding(mesh), batch), start
+    local_rows, start = local_row_numbers(batch_sharding(mesh), batch), step * batch
     try:
-        for found in host_batches(examples, batch, start=start, local_rows=local_rows):
-            begun += batch
-            yield Stacked(found, begun)
-    except RuntimeError as error:  # as Grain tells it
+        for made in host_batches(examples, batch, start=start, local_rows=local_rows):
+            start += batch
+            yield made
+    except RuntimeError as error:  # Grain's
         if "terminated unexpectedly" not in str(error):
             raise
         raise MachineError(
             f"one of loader.workers={examples.config.workers} processes that make examples is gone, before the batch "
-            f"from example {begun:,} on: {error} Where the system killed it, memory was short: use fewer"
+            f"from example {start:,} on: {error} Where the system killed it, memory was short: use fewer"
         ) from None
 
 
@@ -165,12 +137,12 @@ def local_rows(array: jax.Array) -> np.ndarray:
 
 
 def local_row_numbers(sharding: jax.sharding.Sharding, batch: int) -> Int[np.ndarray, " b"]:
-    """Which rows of a global batch this process holds, in their order."""
-    return np.concatenate([np.arange(*bounds) for bounds in _held_slices(sharding, batch)])
+    """Numbers of the rows of a global batch that this process holds, in order."""
+    return np.concatenate([np.arange(*bounds) for bounds in _local_slices(sharding, batch)])
 
 
-def _held_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
-    """The same as parts of the batch, one for each of its devices or tensor groups: first row, and first after it."""
+def _local_slices(sharding: jax.sharding.Sharding, batch: int) -> list[tuple[int, int]]:
+    """The same as slices [start, stop) of the batch, one for each of its devices or tensor groups."""
     local_rows = sharding.addressable_devices_indices_map((batch,)).values()
     return sorted({index[0].indices(batch)[:2] for index in local_rows if index is not None})
 
@@ -189,22 +161,22 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
 
 
 def host_batches(
-    examples: Examples, batch: int, *, start: int, local_rows: Int[np.ndarray, " b"] | None = None
-) -> Iterator[dict[str, Any]]:
-    """The rows `local_rows` of each batch, or all of them, as numpy arrays."""
+    examples: Examples, batch: int, *, start: int = 0, local_rows: Int[np.ndarray, " b"] | None = None
+) -> Iterator[HostBatch]:
+    """The rows `local_rows` of each batch from example `start` on, or all of them, as numpy arrays."""
     rows, workers = np.arange(batch) if local_rows is None else local_rows, examples.config.workers
-    made = grain.MapDataset.source(_Held(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
+    made = grain.MapDataset.source(_BatchOrder(examples, batch, start, rows)).batch(len(rows), drop_remainder=True)
     read = made.to_iter_dataset(grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=4))
     if workers and not flags.FLAGS.is_parsed():
         flags.FLAGS(["dense-jax"])  # Grain's worker processes read absl flags, which nobody parsed
-    if not workers:
-        return iter(read)
-    start_resource_tracker()
-    return iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers)))
+    if workers:
+        start_resource_tracker()
+        read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return (HostBatch(*stacked) for stacked in read)
 
 
 @dataclass(frozen=True)
-class _Held:
+class _BatchOrder:
     """The examples of some rows of each batch, one batch after the other.
 
     Row r of a batch always has its r-th example, however many processes share it: so the noise of a row is that of the
@@ -219,6 +191,6 @@ class _Held:
     def __len__(self) -> int:
         return (len(self.examples) - self.start) // self.batch * len(self.rows)
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> SampledExample:
         number, place = divmod(index, len(self.rows))
         return self.examples[self.start + number * self.batch + int(self.rows[place])]

@@ -1,4 +1,4 @@
-"""A question and a passage as a reader takes them, and where the answer stands: pure functions of ids."""
+"""Inputs of a reader, a question and a passage, and the positions of answers in them: pure functions of ids."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from dense_jax.data.answers import occurrences
 from dense_jax.data.inputs import build_inputs
 from dense_jax.types import Layout, Tokens, Vocabulary
 
-_BETWEEN = np.array([-1], np.int32)  # stands in no answer
+_BETWEEN = np.array([-1], np.int32)  # no token of any answer
 
 
 class Read(NamedTuple):
@@ -21,7 +21,7 @@ class Read(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Where the passage begins; the length where nothing is left of it."""
+        """Position of the first token of the passage; the length of the input where the passage was cut off."""
         return int(self.body.argmax()) if self.body.any() else len(self.body)
 
 
@@ -47,7 +47,7 @@ def answer_places(read: Read, answers: Sequence[Int[np.ndarray, " _"]]) -> Int[n
 def hold_ids(
     passages: Sequence[Int[np.ndarray, " _"]], answers: Sequence[Int[np.ndarray, " _"]]
 ) -> Bool[np.ndarray, " p"]:
-    """Which of `passages` hold the ids of an answer in a row.
+    """True for each of `passages` that holds the ids of an answer in a row.
 
     >>> hold_ids([np.array([5, 6]), np.array([7, 5])], [np.array([6, 7]), np.array([7])]).tolist()
     [False, True]

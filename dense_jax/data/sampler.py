@@ -1,8 +1,8 @@
-"""Which passage the i-th example of a run starts from: a function of seed and i, whatever the length of the run.
+"""The row that the i-th example of a run is made from: a function of seed and i, whatever the length of the run.
 
 Of several sources, one is drawn for each example or for each batch, with probability proportional to its share of all
-tokens to the power `sampling_power`. Each source has an order of its own, and the i-th example takes what stands at i
-in it: within a pass over a source no passage is visited twice, and one that is passed over has its chance in the next.
+tokens to the power `sampling_power`. Each source has an order of its own, and the i-th example takes the i-th row of
+it: so an epoch of a source takes no row twice, and a row that it skips may come in the next.
 """
 
 import bisect
@@ -19,8 +19,8 @@ from dense_jax.types import SourceRows
 Texts = Callable[[int, int], Sequence[int]]  # row and epoch -> numbers of its texts
 
 
-class Visits:
-    """Rows by index. Endless."""
+class Sampler:
+    """Rows by index of the example. Endless."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Visits:
         batch: int,
         texts: Texts = lambda row, _: (row,),
     ) -> None:
-        """`batch` are the examples that have one source where `mixing` says so, and share no text in a distinct order.
+        """`batch` examples have one source with `mixing=batch`, and share no text with `order=distinct`.
 
-        `texts` says what numbers the texts of a row have in an epoch.
+        `texts` maps a row and an epoch to the numbers of the texts of its example.
         """
         self.parts = parts
         self.order = config.order
@@ -50,7 +50,7 @@ class Visits:
         return self.parts[source].rows[self._orders[source][index]]
 
     def epoch(self, index: int) -> int:
-        """How many passes over its source the visit of `index` comes after."""
+        """Number of epochs of its source before the example of `index`."""
         return self._orders[self._source(index)].epoch(index)
 
     def another(self, index: int, rng: np.random.Generator) -> int:
@@ -85,11 +85,11 @@ def shares(tokens: Sequence[int], power: float) -> Float[np.ndarray, " _"]:
 
 
 class _DistinctOrder:
-    """The passages of one source in whole batches, each without a text that comes twice.
+    """The rows of one source in whole batches, in each of which no text comes twice.
 
     Every epoch is a fresh permutation. A passage that shares a text with a batch waits for a later one; batches that
-    are not full when all passages are placed are not visited in that epoch. Two sources are arranged apart from each
-    other: of several, a batch may hold the same text from two of them.
+    are not full when all passages are placed are left out of that epoch. Each source is arranged by itself: a batch may
+    hold the same text from two of them.
     """
 
     def __init__(self, part: SourceRows, seed: int, batch: int, texts: Texts) -> None:
@@ -113,8 +113,8 @@ class _DistinctOrder:
         found = self._arranged.get(epoch)
         if found is None:
             found = self._arrange(epoch)
-            beside = {e: rows for e, rows in self._arranged.items() if abs(e - epoch) == 1}
-            self._arranged = {**beside, epoch: found}
+            adjacent = {e: rows for e, rows in self._arranged.items() if abs(e - epoch) == 1}
+            self._arranged = {**adjacent, epoch: found}
         return found
 
     def _arrange(self, epoch: int) -> Int[np.ndarray, " p"]:
@@ -136,10 +136,10 @@ class _DistinctOrder:
 
 
 class _FirstFit:
-    """Batches that are being filled: a row goes to the first one with room for it and none of its texts.
+    """Batches that are being filled: a row goes to the first one that has room for it and shares none of its texts.
 
-    For each text it is kept how far batches are known to be full or to have it, so that the rows of a common text do
-    not look through all of them again.
+    For each text it keeps the number of first batches that are full or have the text, so that the rows of a common
+    text skip them.
     """
 
     def __init__(self, batch: int) -> None:
@@ -179,7 +179,7 @@ class _FirstFit:
 
 
 class _Order:
-    """In which order the passages of one source are visited, numbered from 0."""
+    """The order of the rows of one source, numbered from 0."""
 
     def __init__(self, passages: int, config: LoaderConfig, seed: int) -> None:
         self.passages = passages
@@ -204,6 +204,6 @@ class _Order:
         found = self.permutations.get(epoch)
         if found is None:
             found = np.random.default_rng((self.seed, epoch)).permutation(self.passages).astype(np.uint32)
-            beside = {e: p for e, p in self.permutations.items() if abs(e - epoch) == 1}  # two may be open at once
-            self.permutations = {**beside, epoch: found}
+            adjacent = {e: p for e, p in self.permutations.items() if abs(e - epoch) == 1}  # two may be open at once
+            self.permutations = {**adjacent, epoch: found}
         return found

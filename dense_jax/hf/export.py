@@ -225,14 +225,10 @@ def _our_vectors(
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
-    """As in embedding: the prompt before what comes first, a space before a text that follows its title."""
+    """The inputs of `embed`, with a space before a text that follows its title."""
     space = " " if tower.layout is Layout.JOINED and title and text else ""
     prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, space + text])
-    if tower.layout is Layout.BODY:
-        text_ids = np.concatenate([prompt, text_ids])
-    else:
-        title_ids = np.concatenate([prompt, title_ids])
-    return build_inputs(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary)
+    return build_inputs(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary, prompt=prompt)
 
 
 def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:

@@ -1,4 +1,4 @@
-"""coCondenser: two spans of one document find each other among all spans of the batch, beside Condenser's losses.
+"""coCondenser: two spans of one document find each other among all of the batch; Condenser's losses are added.
 
 Gao and Callan 2022, "Unsupervised Corpus Aware Language Model Pre-training for Dense Passage Retrieval".
 """
@@ -20,7 +20,7 @@ from dense_jax.types import Layout, Passage, Vocabulary
 
 
 class Spans(NamedTuple):
-    """What each document's two spans gave."""
+    """Vectors and masked-word predictions of each document's two spans."""
 
     vectors: Float[Array, "b 2 d"]
     masked_lm: Encodings
@@ -28,7 +28,7 @@ class Spans(NamedTuple):
 
 @dataclass
 class CoCondenser(Condenser):
-    """Condenser's settings; `length` is that of a span. Prepare with `passages.unit=spans`."""
+    """Condenser's settings; `passage_length` is that of a span. Prepare with `passages.unit=spans`."""
 
     layout: Layout = field(default=Layout.BODY, metadata=RESUMABLE)  # of passages at search time; spans have no title
     mlm_weight: NotNegative[float] = 1.0  # of Condenser's losses, added to the contrastive one
@@ -69,9 +69,9 @@ class CoCondenser(Condenser):
         metrics |= {"loss_contrast": contrast, "accuracy_contrast": jnp.mean(result.correct, dtype=jnp.float32)}
         return contrast + self.mlm_weight * masked_lm, (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         vectors = self.encode(params, carry, batch, rng=None).vectors
         return collapse_metrics(vectors[:, 0], vectors[:, 1])
 
     def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        return masked_passage(tokens[:0], tokens, self.length, Layout.BODY, vocabulary, self.mask_rate, rng)
+        return masked_passage(tokens[:0], tokens, self.passage_length, Layout.BODY, vocabulary, self.mask_rate, rng)

@@ -11,31 +11,30 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
-from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
 from dense_jax.data.masking import masked_passage
+from dense_jax.errors import require
 from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
-from dense_jax.objective import Objective
-from dense_jax.types import Layout, Passage, Similarity, Tower, Towers, Vocabulary
+from dense_jax.objectives.dual_encoder import DualEncoder
+from dense_jax.types import Layout, Passage, Vocabulary
 
 
 class Encodings(NamedTuple):
-    """What the two masked-language-model losses are made of; `late` is None where it is not asked for."""
+    """Predictions by the head and by the encoder's last layer; `late` is None without `late_mlm`."""
 
     head: losses.MaskedLM
     late: losses.MaskedLM | None
 
 
 @dataclass
-class Condenser(Objective):
-    encoder: Encoder
+class Condenser(DualEncoder[Encoder]):
+    query_length: Length = field(default=32, metadata=RESUMABLE)  # tokens; of queries at search time
+    passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
+    layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
     head_layers: Positive[int] = 2
     # the layer after which the head sees the tokens; it sees the first token after the last layer
     skip_from: NotNegative[int] = 6
     late_mlm: bool = True  # masked words are predicted from the encoder's last layer too
-    length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
-    query_length: Length = field(default=32, metadata=RESUMABLE)  # tokens; of queries at search time
-    layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
 
     def __post_init__(self) -> None:
@@ -44,20 +43,17 @@ class Condenser(Objective):
             0 <= self.skip_from <= bert.layers,
             f"objective.skip_from={self.skip_from} is not one of the encoder's layers, 0 to {bert.layers}",
         )
-        self.encoder.check_input("length", self.length, self.layout)
-        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
+        super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        return masked_passage(passage.title, passage.tokens, self.length, self.layout, vocabulary, self.mask_rate, rng)
+        length, layout = self.passage_length, self.layout
+        return masked_passage(passage.title, passage.tokens, length, layout, vocabulary, self.mask_rate, rng)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         encoder, mlm, head = jax.random.split(rng, 3)
         bert = self.encoder.bert
-        return {
-            "encoder": self.encoder.init(encoder),
-            "mlm": init_mlm(bert, mlm),
-            "condenser": init_condenser(bert, self.head_layers, head),
-        }
+        condenser = init_condenser(bert, self.head_layers, head)
+        return {**super().init(encoder), "mlm": init_mlm(bert, mlm), "condenser": condenser}
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         encoder_rng, head_rng = split_key(rng, 2)
@@ -86,10 +82,3 @@ class Condenser(Objective):
             return encoded.head.loss, (metrics, carry)
         metrics |= {"loss_late": encoded.late.loss, "accuracy_late": encoded.late.accuracy}
         return encoded.head.loss + encoded.late.loss, (metrics, carry)
-
-    def towers(self, params: Params) -> Towers:
-        return Towers(
-            query=Tower(self.encoder, params["encoder"], self.query_length),
-            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
-            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
-        )

@@ -26,19 +26,19 @@ from dense_jax.arrays import (
     l2_normalize,
     split_key,
 )
-from dense_jax.config import require
-from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
+from dense_jax.config.rules import RESUMABLE, Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import Noise, corrupt, crop
 from dense_jax.data.packing import pack
+from dense_jax.errors import require
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
-from dense_jax.objective import Objective
-from dense_jax.types import Layout, PackedTokens, Passage, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.objectives.dual_encoder import DualEncoder
+from dense_jax.types import Layout, PackedTokens, Passage, Tokens, Vocabulary
 
 
 class Negatives(enum.Enum):
-    """What a query's key is told from."""
+    """The negatives that a query's key is contrasted with."""
 
     MOCO = "moco"  # a queue of the keys of earlier batches, by the momentum encoder
     IN_BATCH = "in_batch"  # the keys of the other queries of the batch, with gradient
@@ -52,8 +52,9 @@ class Views(NamedTuple):
 
 
 @dataclass
-class Contriever(Objective):
-    encoder: Encoder
+class Contriever(DualEncoder[Encoder]):
+    query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    passage_length: Length = field(default=256, metadata=RESUMABLE)  # tokens; of passages at search time
     # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
     view_length: Length = 128
     # crops side by side, on average, in a row of row_length; 1: each padded to view_length
@@ -72,13 +73,9 @@ class Contriever(Objective):
     momentum: Share[float] = 0.9995  # of the momentum encoder: what it keeps of itself at a step; moco
     queue_warmup: bool = True  # only real keys are negatives; else the queue starts full of noise, as published; moco
     key_dropout: bool = False  # dropout in the momentum encoder, as the released code has it; moco
-    both_directions: bool = False  # keys look for their queries too; in_batch
+    both_directions: bool = False  # keys are contrasted with all queries too; in_batch
     # keys scored at a time; 0: all of the batch; in_batch
     score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
-    query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
-    passage_length: Length = field(default=256, metadata=RESUMABLE)  # tokens; of passages at search time
-    # of passages at search time, and of texts with a title
-    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)
 
     def __post_init__(self) -> None:
         require(
@@ -91,11 +88,11 @@ class Contriever(Objective):
                 f"objective.{name}={getattr(self, name)} has no effect with negatives={self.negatives.value}; "
                 "use --objective.negatives=in_batch",
             )
-        for name in ("view_length", "query_length", "passage_length"):
-            self.encoder.check_input(name, getattr(self, name), self.layout)
+        self.encoder.check_input("view_length", self.view_length, self.layout)
+        super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        """Two crops of a text, drawn and disturbed independently. Section 3.1; the released code."""
+        """Two crops of a text, drawn and corrupted independently. Section 3.1; the released code."""
         title = passage.title if self.layout is not Layout.BODY else passage.title[:0]
         text = np.concatenate([title, passage.tokens])
         return {name: self._view(text, vocabulary, rng) for name in ("query", "key")} if len(text) else None
@@ -113,9 +110,6 @@ class Contriever(Objective):
             f"objective.views_per_row={self.views_per_row} does not divide the {len(numbers)} examples of a device",
         )
         return {name: pack(examples[name], numbers, self.views_per_row, self.row_length) for name in ("query", "key")}
-
-    def init(self, rng: PRNGKeyArray) -> Params:
-        return {"encoder": self.encoder.init(rng)}
 
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
         """The momentum encoder, a copy; the queue, noise of length 1; where the next keys go; how much is filled.
@@ -156,8 +150,8 @@ class Contriever(Objective):
         else:
             key_params, key_rng = carry["encoder"], key_rng if self.key_dropout else None
         return Views(
-            _vectors(self._query_encoder, params["encoder"], batch["query"], query_rng),
-            _vectors(self._passage_encoder, key_params, batch["key"], key_rng),
+            _vectors(self.query_encoder, params["encoder"], batch["query"], query_rng),
+            _vectors(self.passage_encoder, key_params, batch["key"], key_rng),
         )
 
     def combine(
@@ -169,7 +163,7 @@ class Contriever(Objective):
         metrics |= {"query_std": _spread(views.queries), "key_std": _spread(views.keys), **_fill(batch)}
         return loss, (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         signs = collapse_metrics(*_unpacked(self.encode(params, carry, batch, rng=None), batch))
         if self.negatives is Negatives.IN_BATCH:
             return signs
@@ -179,16 +173,8 @@ class Contriever(Objective):
             "encoder_distance": jnp.sqrt(sum(jax.tree.leaves(apart))),  # |theta_q - theta_k|
         }
 
-    def towers(self, params: Params) -> Towers:
-        cosine = self._query_encoder.normalize and self._passage_encoder.normalize
-        return Towers(
-            query=Tower(self._query_encoder, params["encoder"], self.query_length),
-            passage=Tower(self._passage_encoder, params["encoder"], self.passage_length, self.layout),
-            similarity=Similarity.COSINE if cosine else Similarity.DOT,
-        )
-
     def _moco(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
-        """The keys join the queue after they were used, in the place of the oldest."""
+        """The keys replace the oldest of the queue after they were used."""
         result = losses.queue_softmax(
             *views, carry["queue"], filled=carry["filled"],
             temperature=self.temperature, smoothing=self.label_smoothing,
@@ -213,11 +199,11 @@ class Contriever(Objective):
         return build_inputs(noisy[:0], noisy, self.view_length, Layout.BODY, vocabulary)
 
     @property
-    def _query_encoder(self) -> Encoder:
+    def query_encoder(self) -> Encoder:
         return replace(self.encoder, normalize=self.encoder.normalize or self.normalize_queries)
 
     @property
-    def _passage_encoder(self) -> Encoder:
+    def passage_encoder(self) -> Encoder:
         return replace(self.encoder, normalize=self.encoder.normalize or self.normalize_passages)
 
 

@@ -15,12 +15,12 @@ from dense_jax.losses import NegativeMask
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.multi_view import annealed, multi_view, signs_of_equal_views
 from dense_jax.models.viewers import MultiViewEncoder
-from dense_jax.objectives.bi_encoder import BiEncoder, interleave_by_rank, metrics_of, text_ids
+from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
 from dense_jax.types import TrainingQuery, Vocabulary
 
 
 @dataclass
-class MVR(BiEncoder[MultiViewEncoder]):
+class MVR(FineTuning[MultiViewEncoder]):
     """Shared encoders read queries by the first viewer of passages."""
 
     shared: bool = False
@@ -28,9 +28,9 @@ class MVR(BiEncoder[MultiViewEncoder]):
     annealing: NotNegative[float] = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
     lowest_temperature: ShareAbove0[float] = 0.3
 
-    def example(self, visit: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, which they are, and the epoch, which the temperature depends on."""
-        return super().example(visit, vocabulary, rng) | {"epoch": np.int32(visit.epoch)}
+        return super().example(source, vocabulary, rng) | {"epoch": np.int32(source.epoch)}
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
@@ -47,8 +47,8 @@ class MVR(BiEncoder[MultiViewEncoder]):
         }
         return of_all + self.local_weight * local, (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Of queries and the best views of what answers them, and how far the views differ."""
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Metrics of queries and the best view of the positive of each, and of the differences between views."""
         vectors = self.encode(params, carry, batch, rng=None)
         own = self._viewed(vectors.passages)[:, 0]
         winners = jnp.argmax(jnp.einsum("bd,bnd->bn", vectors.queries, own), axis=1)

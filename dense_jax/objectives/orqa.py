@@ -1,8 +1,8 @@
 """ORQA: a question is answered by a span of one of the passages that are looked up for it.
 
-What is learned is how questions are encoded, and the reader; passages keep the vectors that pre-training (ICT, REALM)
-gave them. Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering",
-section 5; REALM (Guu et al. 2020) is fine-tuned in the same way. Where paper and released code differ, it is the code.
+The question tower and the reader are trained; passages keep the vectors of pre-training (ICT, REALM). Lee, Chang and
+Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering", section 5; REALM (Guu et al.
+2020) is fine-tuned in the same way. Where paper and released code differ, it is the code.
 """
 
 import enum
@@ -29,48 +29,48 @@ from dense_jax.arrays import (
     PRNGKeyArray,
     split_key,
 )
-from dense_jax.config import require
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive
 from dense_jax.data.answers import holds_raw
-from dense_jax.data.inputs import build_inputs, stack_tokens
+from dense_jax.data.inputs import flatten_tokens, stack_tokens
 from dense_jax.data.reading import answer_places, hold_ids, read_input
+from dense_jax.errors import require
 from dense_jax.losses import spans
 from dense_jax.losses.collapse import collapse_metrics, mean_cosine, rank_me
 from dense_jax.losses.similarity import NEVER
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.span_scorer import init_span_scorer, score_spans
-from dense_jax.objective import PASSAGE, Retrieves
+from dense_jax.objective import PASSAGE, HostBatch
+from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import (
     Layout,
-    Passages,
+    PassageCollection,
     QAExample,
     Reader,
     SearchResult,
-    Similarity,
     Tokens,
-    Tower,
-    Towers,
     Vocabulary,
 )
 
 
 class Positives(enum.Enum):
-    """Which of the passages that were retrieved count as holding an answer, in the early loss."""
+    """The test for a retrieved passage that holds an answer, in the early loss."""
 
     RAW = "raw"  # its text is a substring of theirs, case and all: it may hit inside a word; the released code
     WORDPIECE = "wordpiece"  # its token ids stand in theirs, as the reader compares them
 
 
 class Scores(NamedTuple):
-    """Of the passages retrieved for each question, and of the spans of those that were read."""
+    """Scores of the passages retrieved for each question, and of the spans of those that are read."""
 
     passages: Float[Array, "b c"]
     spans: Float[Array, "b k s"]
 
 
 @dataclass
-class Orqa(Retrieves):
-    encoder: Encoder  # of both towers; the reader is a BERT of its own, of the same architecture
+class Orqa(DualEncoder[Encoder], RetrievalAugmented):
+    """The encoder is that of both towers; the reader is a BERT of its own, of the same architecture."""
+
     query_length: Length = field(default=64, metadata=AT_SEARCH)  # tokens of a question, in its tower and in the reader
     passage_length: Length = field(default=288, metadata=AT_SEARCH)  # tokens of a passage in its tower, title included
     # of passages in their tower; the reader sees no title
@@ -86,6 +86,7 @@ class Orqa(Retrieves):
     learns_from = QAExample
     fresh = True  # as released: the training search has the query tower's dropout
     frozen = (PASSAGE,)
+    shared = False
 
     def __post_init__(self) -> None:
         require(
@@ -94,19 +95,17 @@ class Orqa(Retrieves):
         )
         require(
             self.reader_length > self.query_length + 1,
-            f"objective.reader_length={self.reader_length} leaves no room for a passage beside a question of "
+            f"objective.reader_length={self.reader_length} leaves no room for a passage after a question of "
             f"objective.query_length={self.query_length}",
         )
-        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
-        self.encoder.check_input("passage_length", self.passage_length, self.layout)
+        super().__post_init__()
         self.encoder.check_input("reader_length", self.reader_length, Layout.PAIR)
 
-    def example(self, visit: QAExample, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, source: QAExample, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The question; its answers as JSON, since they are of any number and length, until `join` needs them."""
-        given = {"texts": visit.answers, "ids": [ids.tolist() for ids in visit.answer_tokens]}
-        no_title = visit.tokens[:0]
+        given = {"texts": source.answers, "ids": [ids.tolist() for ids in source.answer_tokens]}
         return {
-            "query": build_inputs(no_title, visit.tokens, self.query_length, Layout.BODY, vocabulary),
+            "query": self.query_inputs(source.tokens, vocabulary),
             "answers": np.array(orjson.dumps(given).decode()),
         }
 
@@ -117,11 +116,13 @@ class Orqa(Retrieves):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, batch: Batch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
-        query: Tokens = batch["query"]
+    def join(
+        self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
+    ) -> Batch:
+        query: Tokens = examples.inputs["query"]
         each = []
         for i, rows in enumerate(found.rows):
-            answers = orjson.loads(str(batch["answers"][i]))
+            answers = orjson.loads(str(examples.inputs["answers"][i]))
             ids = [np.array(one, np.int32) for one in answers["ids"]]
             there, question = rows[rows >= 0].tolist(), np.asarray(query.ids[i])[query.mask[i]][1:-1]
             holds = self._holds(there, answers["texts"], ids, passages)
@@ -139,9 +140,9 @@ class Orqa(Retrieves):
         }
 
     def _holds(
-        self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: Passages
+        self, rows: list[int], texts: list[str], ids: list[Int[np.ndarray, " _"]], passages: PassageCollection
     ) -> Bool[np.ndarray, " c"]:
-        """Which of the passages of `rows` hold an answer."""
+        """True for each passage of `rows` that holds an answer."""
         if self.positives is Positives.RAW:
             return np.array([holds_raw(document.text, texts) for document in passages.texts(rows)], bool)
         return hold_ids([passage.tokens for passage in passages.passages(rows)], ids)
@@ -178,8 +179,7 @@ class Orqa(Retrieves):
         queries = self.encoder.apply(params["query"], batch["query"], rng=query_rng)
         exact = jax.lax.Precision.HIGHEST  # as the search
         scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
-        flat = Tokens(*(field.reshape(-1, field.shape[-1]) for field in batch["read"]))
-        of_spans = self._score(params["reader"], flat, rng=reader_rng)
+        of_spans = self._score(params["reader"], flatten_tokens(batch["read"]), rng=reader_rng)
         return Scores(
             jnp.where(batch["there"], scores, NEVER), of_spans.reshape(len(queries), self.read, of_spans.shape[-1])
         )
@@ -204,10 +204,10 @@ class Orqa(Retrieves):
         metrics |= {"early_loss": jnp.mean(found.early), "reader_loss": jnp.mean(found.full)}
         return jnp.mean(found.losses if self.early else found.full), (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Collapse metrics of questions and the best passage of each that holds an answer, or else the best of all.
 
-        The passage tower stays as it is, so rank and mean cosine are those of the questions.
+        The passage tower is frozen, so rank and mean cosine are those of the questions.
         """
         queries = self.encoder.apply(params["query"], batch["query"])
         best = jnp.argmax(batch["holds"], axis=1)  # 0 if no passage holds an answer
@@ -215,18 +215,11 @@ class Orqa(Retrieves):
         signs = collapse_metrics(queries, passages)
         return signs | {"mean_cosine": mean_cosine(queries), "rank_me": rank_me(queries)}
 
-    def towers(self, params: Params) -> Towers:
-        return Towers(
-            query=Tower(self.encoder, params["query"], self.query_length),
-            passage=Tower(self.encoder, params[PASSAGE], self.passage_length, self.layout),
-            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
-        )
-
     def reader(self, params: Params) -> Reader:
         return Reader(self._score, params["reader"], self.reader_length, self.span_width, self.read, self.temperature)
 
     def _score(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "n s"]:
-        """Of all spans of reader inputs."""
+        """Scores of all candidate spans of reader inputs."""
         hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=rng)
         return score_spans(params, hidden, *self._candidates)
 

@@ -1,12 +1,12 @@
 """REALM: a masked span is filled in with the help of passages that are looked up for it.
 
-The passages are hidden causes of the words: what is learned is their sum, so that the retriever is paid for passages
-that make the words likelier. Guu et al. 2020, "REALM: Retrieval-Augmented Language Model Pre-Training".
+The passages are latent documents: training maximises the marginal likelihood of the words, which rewards the retriever
+for passages that make them more likely. Guu et al. 2020, "REALM: Retrieval-Augmented Language Model Pre-Training".
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,24 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split_key
+from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive, at_least
-from dense_jax.data.inputs import build_inputs, stack_tokens
+from dense_jax.data.inputs import build_inputs, flatten_tokens, stack_tokens
 from dense_jax.data.masking import mask_span
 from dense_jax.losses import Marginal, Marginalised
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
-from dense_jax.objective import Retrieves
-from dense_jax.types import Layout, Passage, Passages, SearchResult, Similarity, Tokens, Tower, Towers, Vocabulary
+from dense_jax.objective import HostBatch
+from dense_jax.objectives.dual_encoder import DualEncoder
+from dense_jax.types import Layout, Passage, PassageCollection, SearchResult, Tokens, Vocabulary
 
-_SPARE = 8  # passages looked up beyond those used, in the place of the source and of duplicates
+_SPARE = 8  # passages looked up in excess, to replace the source and duplicates
 
 
 @dataclass
-class Realm(Retrieves):
-    encoder: Encoder  # of both towers; the reader is its BERT with a masked-language-model head
+class Realm(DualEncoder[Encoder], RetrievalAugmented):
+    """The encoder is that of both towers; the reader is its BERT with a masked-language-model head."""
+
     query_length: Length = field(default=96, metadata=AT_SEARCH)  # tokens
     # tokens; the reader sees sentence and passage, as many as both
     passage_length: Length = field(default=288, metadata=AT_SEARCH)
@@ -44,8 +47,7 @@ class Realm(Retrieves):
     masks_spans = True
 
     def __post_init__(self) -> None:
-        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
-        self.encoder.check_input("passage_length", self.passage_length, self.layout)
+        super().__post_init__()
         self.encoder.check_input("query_length + passage_length", self.query_length + self.passage_length, Layout.PAIR)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
@@ -58,23 +60,25 @@ class Realm(Retrieves):
     def question(self, batch: Batch) -> Tokens:
         return batch["query"]
 
-    def join(self, batch: Batch, found: SearchResult, passages: Passages, vocabulary: Vocabulary) -> Batch:
-        sources = batch["row"]
+    def join(
+        self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
+    ) -> Batch:
+        batch, sources = examples.inputs, examples.rows
         needed = np.unique(np.append(found.rows[found.rows >= 0], sources)).tolist()
         read = dict(zip(needed, passages.passages(needed), strict=True))  # at once, which is faster
         joined = []
         for i, rows in enumerate(found.rows):
             query = batch["query"].ids[i][batch["query"].mask[i]]
-            source, there = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
-            chosen = self._chosen(source, there)
-            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _told(source, there))
+            source, read_here = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
+            chosen = self._chosen(source, read_here)
+            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _found_metrics(source, read_here))
         return {
-            **{name: value for name, value in batch.items() if name != "row"},
+            **batch,
             **jax.tree.map(lambda *of_each: np.stack(of_each), *joined),
         }
 
     def _chosen(self, source: Passage, found: Sequence[Passage]) -> list[Passage]:
-        """The best that were found, each text once and, as a rule, not that of the source."""
+        """The best that were found, each text once, without that of the source if `exclude_source`."""
         seen = {_content(source)} if self.exclude_source else set()
         chosen: list[Passage] = []
         for passage in found:
@@ -91,9 +95,7 @@ class Realm(Retrieves):
         texts: list[tuple[np.ndarray, np.ndarray]] = [(null, null), *real, *[(null, null)] * missing]
         room, longest = self.passage_length - 2, self.query_length + self.passage_length
         return {
-            "passages": stack_tokens(
-                [build_inputs(*text, self.passage_length, self.layout, vocabulary) for text in texts]
-            ),
+            "passages": stack_tokens([self.passage_inputs(*text, vocabulary) for text in texts]),
             "read": stack_tokens(
                 [build_inputs(sentence, body[:room], longest, Layout.PAIR, vocabulary) for _, body in texts]
             ),
@@ -108,13 +110,13 @@ class Realm(Retrieves):
         return {**towers, "reader": {"encoder": bert, "mlm": init_mlm(self.encoder.bert, head)}}
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        query_params, passage_params = self._sides(params)
+        query_params, passage_params = self.sides(params)
         query_rng, passage_rng, reader_rng = split_key(rng, 3)
         queries = self.encoder.apply(query_params, batch["query"], rng=query_rng)
         count, size = batch["there"].shape
-        passages = self.encoder.apply(passage_params, _flat(batch["passages"]), rng=passage_rng)
+        passages = self.encoder.apply(passage_params, flatten_tokens(batch["passages"]), rng=passage_rng)
         scores = jnp.einsum("bd,bkd->bk", queries, passages.reshape(count, size, -1)) / self.temperature
-        hidden = self.encoder.hidden_states(params["reader"]["encoder"], _flat(batch["read"]), rng=reader_rng)
+        hidden = self.encoder.hidden_states(params["reader"]["encoder"], flatten_tokens(batch["read"]), rng=reader_rng)
         positions = jnp.repeat(batch["positions"], size, axis=0)
         logits = mlm_logits(self.encoder.bert, params["reader"], hidden, positions)
         likelihoods = losses.token_log_likelihoods(logits.reshape(count, size, *logits.shape[1:]), batch["labels"])
@@ -133,38 +135,20 @@ class Realm(Retrieves):
         }
         return result.loss, (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Collapse metrics of queries and of the best passage found for each, or the null document if there is none."""
-        query_params, passage_params = self._sides(params)
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Collapse metrics of queries and of the best passage found for each, or the null document."""
+        query_params, passage_params = self.sides(params)
         best = Tokens(*(field[:, 1] for field in batch["passages"]))  # after the null document
         passages = self.encoder.apply(passage_params, best)
         return collapse_metrics(self.encoder.apply(query_params, batch["query"]), passages)
-
-    def towers(self, params: Params) -> Towers:
-        query, passage = self._sides(params)
-        return Towers(
-            query=Tower(self.encoder, query, self.query_length),
-            passage=Tower(self.encoder, passage, self.passage_length, self.layout),
-            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
-        )
-
-    def _sides(self, params: Params) -> tuple[Any, Any]:
-        if self.shared:
-            return params["encoder"], params["encoder"]
-        return params["query"], params["passage"]
 
 
 def _content(passage: Passage) -> bytes:
     return passage.title.tobytes() + b"|" + passage.tokens.tobytes()
 
 
-def _told(source: Passage, found: Sequence[Passage]) -> Example:
-    """Of what was found: whether the source is among it, and the share that repeats another one. Copies count."""
+def _found_metrics(source: Passage, found: Sequence[Passage]) -> Example:
+    """Metrics of the passages that were found: the source among them, and the share of repetitions. Copies count."""
     contents = [_content(passage) for passage in found]
     repeats = 1 - len(set(contents)) / max(len(contents), 1)
     return {"source_found": np.bool_(_content(source) in contents), "repeats_found": np.float32(repeats)}
-
-
-def _flat(tokens: Tokens) -> Tokens:
-    """The sequences of all examples under one another."""
-    return Tokens(*(field.reshape(-1, field.shape[-1]) for field in tokens))

@@ -17,12 +17,12 @@ from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Sh
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import apply_mlm_mask, decoder_view, masking_budget
 from dense_jax.models.encoder import Encoder, decode, init_decoder, init_mlm, mlm_logits
-from dense_jax.objective import Objective
-from dense_jax.types import Layout, Passage, Similarity, Tower, Towers, Vocabulary
+from dense_jax.objectives.dual_encoder import DualEncoder
+from dense_jax.types import Layout, Passage, Vocabulary
 
 
 class Rebuilt(NamedTuple):
-    """What the losses are made of; `bag_of_words` is None where it is not asked for."""
+    """The predictions of encoder and decoder, and DupMAE's loss; `bag_of_words` is None in RetroMAE."""
 
     encoder: losses.MaskedLM
     decoder: losses.MaskedLM
@@ -30,34 +30,26 @@ class Rebuilt(NamedTuple):
 
 
 @dataclass
-class RetroMAE(Objective):
-    encoder: Encoder
-    length: Length = field(default=512, metadata=AT_SEARCH)  # tokens
+class RetroMAE(DualEncoder[Encoder]):
     query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
+    passage_length: Length = field(default=512, metadata=AT_SEARCH)  # tokens
     layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
     encoder_mask_rate: ShareInside[float] = 0.3  # share of all tokens, special ones counted, that the encoder predicts
     decoder_mask_rate: ShareInside[float] = 0.5  # share that each position of the decoder does not see
     bag_of_words: NotNegative[float] = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
 
-    def __post_init__(self) -> None:
-        self.encoder.check_input("length", self.length, self.layout)
-        self.encoder.check_input("query_length", self.query_length, Layout.BODY)
-
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        tokens = build_inputs(passage.title, passage.tokens, self.length, self.layout, vocabulary)
-        rate, real = self.encoder_mask_rate, int(np.sum(tokens.mask))
-        masked = apply_mlm_mask(tokens, masking_budget(real, rate), masking_budget(self.length, rate), vocabulary, rng)
+        length, rate = self.passage_length, self.encoder_mask_rate
+        tokens = build_inputs(passage.title, passage.tokens, length, self.layout, vocabulary)
+        real = int(np.sum(tokens.mask))
+        masked = apply_mlm_mask(tokens, masking_budget(real, rate), masking_budget(length, rate), vocabulary, rng)
         view = decoder_view(tokens, self.decoder_mask_rate, vocabulary, rng)
         return {**masked, "ids": tokens.ids, "decoder_view": view}
 
     def init(self, rng: PRNGKeyArray) -> Params:
         encoder, mlm, decoder = jax.random.split(rng, 3)
         bert = self.encoder.bert
-        return {
-            "encoder": self.encoder.init(encoder),
-            "mlm": init_mlm(bert, mlm),
-            "decoder": init_decoder(bert, decoder),
-        }
+        return {**super().init(encoder), "mlm": init_mlm(bert, mlm), "decoder": init_decoder(bert, decoder)}
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """The vector of the masked text; from it, and from the unmasked text seen in part, all of the text."""
@@ -99,13 +91,6 @@ class RetroMAE(Objective):
             metrics["loss_bag_of_words"] = jnp.mean(encoded.bag_of_words)
             loss = loss + self.bag_of_words * metrics["loss_bag_of_words"]
         return loss, (metrics, carry)
-
-    def towers(self, params: Params) -> Towers:
-        return Towers(
-            query=Tower(self.encoder, params["encoder"], self.query_length),
-            passage=Tower(self.encoder, params["encoder"], self.length, self.layout),
-            similarity=Similarity.COSINE if self.encoder.normalize else Similarity.DOT,
-        )
 
 
 def _text(mask: Array) -> Array:

@@ -14,25 +14,26 @@ import numpy as np
 
 from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, l2_normalize
-from dense_jax.config import require
 from dense_jax.config.rules import RESUMABLE, NotNegative, Positive, ShareBelow1
+from dense_jax.errors import require
 from dense_jax.losses import Directions, Side
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
-from dense_jax.objectives.bi_encoder import BiEncoder, Vectors, interleave_by_rank, metrics_of, text_ids
+from dense_jax.objectives.dual_encoder import Pairs
+from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
 from dense_jax.types import TrainingQuery, Vocabulary
 
 
 class FalseNegatives(enum.Enum):
-    """By whose scores a passage is taken for a further answer, and left out: it scores about as high as the answer."""
+    """The model whose scores detect false negatives: passages that score about as high as the positive are left out."""
 
     NONE = "none"  # only passages that are known to answer the query are left out
     STUDENT = "student"  # the model's own
-    GUIDE = "guide"  # another model's, whose vectors stand beside the queries
+    GUIDE = "guide"  # another model's, whose vectors are stored with the queries
 
 
 class Distillation(enum.Enum):
-    """What is learned of a teacher's scores of a query's own passages."""
+    """The loss against a teacher's scores of a query's own passages."""
 
     NONE = "none"
     KL = "kl"  # their softmax
@@ -40,7 +41,7 @@ class Distillation(enum.Enum):
 
 
 @dataclass
-class Supervised(BiEncoder[Encoder]):
+class Supervised(FineTuning[Encoder]):
     temperature: Positive[float] = 1.0  # divides the scores
     directions: Directions = Directions.PASSAGES
     label_smoothing: ShareBelow1[float] = 0.0
@@ -68,18 +69,18 @@ class Supervised(BiEncoder[Encoder]):
         self._check_distillation()
         self._check_matryoshka()
 
-    def example(self, visit: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+    def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages and, where they are used, the teacher's scores and the guide's vectors.
 
         Raises:
             ConfigError: a guide is asked for and the query has none.
         """
         require(
-            self.false_negatives is not FalseNegatives.GUIDE or visit.guide is not None,
+            self.false_negatives is not FalseNegatives.GUIDE or source.guide is not None,
             "objective.false_negatives=guide needs a guide's vectors of queries and passages: name what `mine` wrote "
             "with mine.guide by --corpus.guide=FOLDER, or use --objective.false_negatives=student",
         )
-        return super().example(visit, vocabulary, rng)
+        return super().example(source, vocabulary, rng)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
@@ -88,8 +89,8 @@ class Supervised(BiEncoder[Encoder]):
         loss, metrics = (self._nested if self.matryoshka else self._loss)(encoded, batch)
         return loss, (metrics, carry)
 
-    def diagnose(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        """Of queries and what answers them."""
+    def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
+        """Metrics of queries and their positives."""
         vectors = self.encode(params, carry, batch, rng=None)
         return collapse_metrics(vectors.queries, vectors.passages[:, 0])
 
@@ -99,7 +100,7 @@ class Supervised(BiEncoder[Encoder]):
         if self.distillation is not Distillation.NONE:
             yield "scores"
 
-    def _nested(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
+    def _nested(self, vectors: Pairs, batch: Batch) -> tuple[Array, Metrics]:
         """The weighted mean of the losses at all widths; the other metrics are of the whole width."""
         parts = {width: self._loss(_first(vectors, width), batch) for width in self.matryoshka}
         of_each = jnp.stack([loss for loss, _ in parts.values()])
@@ -107,7 +108,7 @@ class Supervised(BiEncoder[Encoder]):
         metrics = {f"loss_{width}": loss for width, (loss, _) in parts.items()}
         return weights @ of_each / jnp.sum(weights), parts[max(parts)][1] | metrics
 
-    def _loss(self, vectors: Vectors, batch: Batch) -> tuple[Array, Metrics]:
+    def _loss(self, vectors: Pairs, batch: Batch) -> tuple[Array, Metrics]:
         result = self._contrast(vectors, batch)
         metrics = metrics_of(result, batch)
         loss = self.contrast_weight * jnp.mean(result.loss) if self.contrast_weight else jnp.zeros(())
@@ -118,11 +119,11 @@ class Supervised(BiEncoder[Encoder]):
         metrics["with_scores"] = jnp.mean(losses.has_scores(batch["scores"]), dtype=jnp.float32)
         return loss + self.distillation_weight * distilled, metrics
 
-    def _contrast(self, vectors: Vectors, batch: Batch) -> losses.InBatch:
+    def _contrast(self, vectors: Pairs, batch: Batch) -> losses.InBatch:
         queries, passages = text_ids(batch)
         guides = None
         if self.false_negatives is FalseNegatives.GUIDE:
-            guides = Vectors(batch["guide_query"], batch["guide_passages"])
+            guides = Pairs(batch["guide_query"], batch["guide_passages"])
             queries = queries._replace(guide=guides.queries)
             passages = passages._replace(guide=interleave_by_rank(guides.passages))
         return losses.contrast_pairs(
@@ -135,13 +136,13 @@ class Supervised(BiEncoder[Encoder]):
             chunk=self.score_chunk,
         )
 
-    def _ceilings(self, judge: Vectors) -> Float[Array, " b"] | None:
+    def _ceilings(self, judge: Pairs) -> Float[Array, " b"] | None:
         if self.false_negatives is FalseNegatives.NONE:
             return None
         own = jnp.einsum("bd,bd->b", judge.queries, judge.passages[:, 0])
         return losses.false_negative_thresholds(own, margin=self.margin, relative=self.relative_margin)
 
-    def _distilled(self, vectors: Vectors, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
+    def _distilled(self, vectors: Pairs, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
         student = jnp.einsum("bd,bgd->bg", vectors.queries, vectors.passages)
         if self.distillation is Distillation.MARGIN_MSE:
             return losses.margin_mse(student, teacher)
@@ -150,7 +151,7 @@ class Supervised(BiEncoder[Encoder]):
         )
 
     def _conditions(self) -> Iterator[tuple[str, bool, str]]:
-        """Settings, whether they have an effect, and why not."""
+        """Settings, their having an effect, and the reason for none."""
         weighs, learns = self.contrast_weight > 0, self.distillation is not Distillation.NONE
         filters, joint = self.false_negatives is not FalseNegatives.NONE, self.directions is Directions.JOINT
         for name in ("temperature", "directions", "label_smoothing", "false_negatives"):
@@ -202,6 +203,6 @@ class Supervised(BiEncoder[Encoder]):
         )
 
 
-def _first(vectors: Vectors, width: int) -> Vectors:
+def _first(vectors: Pairs, width: int) -> Pairs:
     """The first components, at length 1. Kusupati et al. 2022, "Matryoshka Representation Learning"."""
     return jax.tree.map(lambda x: l2_normalize(x[..., :width]), vectors)

@@ -136,9 +136,8 @@ def batch_of(config: Config) -> tuple[Examples, Batch]:
     objective = config.objective
     words = vocabulary(max(bert.vocab_size for bert in berts(objective)), objective.prompts())
     loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
-    examples = Examples(
-        StandIns(config), objective, words, loader, config.seed, length=config.batch, batch=config.batch
-    )
+    passages, size = StandIns(config), config.batch
+    examples = Examples(passages, objective, words, loader, config.seed, length=size, batch=size, searched=passages)
     return examples, show.batch_like(examples, config.batch)
 
 

@@ -11,10 +11,11 @@ from dense_jax.types import (
     ExampleSource,
     Guide,
     Passage,
-    Passages,
+    PassageCollection,
     QAExample,
     SourceRows,
     TrainingQuery,
+    TrainingSet,
     Vocabulary,
 )
 
@@ -22,7 +23,7 @@ _SENTENCE = 16  # tokens
 _FIRST_WORD = 5  # ids below it are special
 
 
-class StandIns(Passages):
+class StandIns(PassageCollection, TrainingSet):
     """As many passages as an example may need, all of `passages.length` tokens, each sentence with a salient span."""
 
     def __init__(self, config: Config, count: int = 8_192) -> None:
@@ -41,7 +42,7 @@ class StandIns(Passages):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         return [self[row] for row in rows]
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
         passage = self[row]
         if self.learns_from is TrainingQuery:
             rows = np.arange(self.count // 2, dtype=np.int32)

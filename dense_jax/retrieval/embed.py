@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Float, Int, np
+from dense_jax.arrays import Float, np
 from dense_jax.config.tree import differences
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import ConfigError, DataError
@@ -27,13 +27,13 @@ from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, n
 from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 from dense_jax.schemas import Plan
-from dense_jax.types import Layout, Passage, Passages, Tokens, Tower, Vocabulary
+from dense_jax.types import PassageCollection, Tokens, Tower
 
 _PLAN = "plan.json"
 
 
 def embed(
-    store: Passages,
+    store: PassageCollection,
     tower: Tower,
     tokenizer: Tokenizes,
     mesh: Mesh,
@@ -107,7 +107,7 @@ def _shards(count: int, shard_size: int) -> dict[str, range]:
 
 
 def _write_shards(
-    store: Passages,
+    store: PassageCollection,
     tower: TowerOnMesh,
     tokenizer: Tokenizes,
     folder: Path,
@@ -134,7 +134,7 @@ def _write_shards(
             shown.update(sum(len(shards[name]) for name in at_once if name not in own))
 
 
-def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
+def _write_ids(path: Path, store: PassageCollection, known: Path | None) -> None:
     if known is None:
         write_strings(path, store.ids())
         return
@@ -143,7 +143,7 @@ def _write_ids(path: Path, store: Passages, known: Path | None) -> None:
 
 
 def encode_passages(
-    store: Passages,
+    store: PassageCollection,
     rows: Sequence[int],
     tower: TowerOnMesh,
     tokenizer: Tokenizes,
@@ -160,7 +160,8 @@ def encode_passages(
     prompt = tokenizer.prompt_ids(side.prompt)
 
     def tokens(i: int) -> Tokens:
-        return _passage_tokens(passages[i], prompt, side, tokenizer.vocabulary)
+        one = passages[i]
+        return build_inputs(one.title, one.tokens, side.length, side.layout, tokenizer.vocabulary, prompt=prompt)
 
     lengths = [len(p.title) + len(p.tokens) for p in passages]
     vectors = tower.encode(tokens, lengths, batch, done, count_unpooled(side, tokenizer))
@@ -172,13 +173,3 @@ def encode_passages(
             "the checkpoint has diverged: embed an earlier one"
         )
     return vectors
-
-
-def _passage_tokens(passage: Passage, prompt: Int[np.ndarray, " l"], tower: Tower, vocabulary: Vocabulary) -> Tokens:
-    """The prompt goes before what comes first: the title, unless the layout leaves it out."""
-    title, body = passage.title, passage.tokens
-    if tower.layout is Layout.BODY:
-        body = np.concatenate([prompt, body])
-    else:
-        title = np.concatenate([prompt, title])
-    return build_inputs(title, body, tower.length, tower.layout, vocabulary)

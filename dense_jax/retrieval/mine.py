@@ -28,7 +28,7 @@ from dense_jax.retrieval.bm25 import BM25, best
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 from dense_jax.schemas import Settings
-from dense_jax.types import Passages, Tower, TrainingQuery
+from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
 _PART = 4_096  # queries: what an interrupted call repeats at most
 _DIGITS = 6  # of scores after the point
@@ -90,7 +90,12 @@ class Meaning:
 
 
 def mine(
-    queries: Passages, documents: Passages, retriever: Retriever, config: MineConfig, folder: Path, made_by: Any
+    queries: TrainingSet,
+    documents: PassageCollection,
+    retriever: Retriever,
+    config: MineConfig,
+    folder: Path,
+    made_by: Any,
 ) -> Path:
     """Writes `folder`.jsonl, each query with its positives and the negatives that were chosen for it; its path.
 
@@ -106,7 +111,9 @@ def mine(
         return _mine(queries, documents, retriever, config, folder)
 
 
-def _mine(queries: Passages, documents: Passages, retriever: Retriever, config: MineConfig, folder: Path) -> Path:
+def _mine(
+    queries: TrainingSet, documents: PassageCollection, retriever: Retriever, config: MineConfig, folder: Path
+) -> Path:
     starts = range(0, len(queries), _PART)
     parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
     with bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
@@ -146,7 +153,7 @@ def check_guide(config: MineConfig, views: int) -> None:
     )
 
 
-def write_guide(queries: Passages, meaning: Meaning, folder: Path) -> None:
+def write_guide(queries: TrainingSet, meaning: Meaning, folder: Path) -> None:
     """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
     asked = [queries.document(row) for row in range(len(queries))]
     blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
@@ -186,7 +193,7 @@ def _claim(folder: Path, plan: dict[str, Any]) -> None:
 
 
 def _mined(
-    queries: Passages,
+    queries: TrainingSet,
     rows: range,
     retriever: Retriever,
     config: MineConfig,
@@ -213,8 +220,8 @@ def _mined(
         yield orjson.dumps(line) + b"\n"
 
 
-def _positives(queries: Passages, row: int) -> Rows:
-    question = queries.draw(row, 0, np.random.default_rng(0))
+def _positives(queries: TrainingSet, row: int) -> Rows:
+    question = queries.sample(row, 0, np.random.default_rng(0))
     assert isinstance(question, TrainingQuery)
     return question.positives.rows
 

@@ -10,7 +10,7 @@ from dense_jax.arrays import Int
 from dense_jax.markdown import printable
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
-from dense_jax.types import Passages, Ranking, Tower
+from dense_jax.types import PassageCollection, Ranking, Tower
 
 Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
 
@@ -56,7 +56,7 @@ def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str],
     return result
 
 
-def search(find: Find, store: Passages, queries: Sequence[str], k: int) -> list[list[Hit]]:
+def search(find: Find, store: PassageCollection, queries: Sequence[str], k: int) -> list[list[Hit]]:
     """The k best documents of `store` for each query, each as its best passage; fewer where `find` has no more.
 
     Raises:
@@ -84,7 +84,7 @@ def _first_of_each(rows: Int[np.ndarray, " k"], id_of: Callable[[int], str], k: 
     return list(places.values())
 
 
-def _hit(store: Passages, score: float, row: int) -> Hit:
+def _hit(store: PassageCollection, score: float, row: int) -> Hit:
     document = store.document(row)
     return Hit(score, document.id, document.title, document.text)
 

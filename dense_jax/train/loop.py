@@ -1,7 +1,6 @@
 """The training loop. It knows the contract, never a method."""
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,29 +13,25 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Int, Metrics
-from dense_jax.augmented.neighbours import Neighbours
-from dense_jax.augmented.versions import VERSIONS, Library, Versions
 from dense_jax.config import Config
-from dense_jax.data.pipeline import Examples, batches
+from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.locks import only_one
-from dense_jax.mesh import batch_sharding, check_batch, make_mesh, own_mesh
+from dense_jax.mesh import batch_sharding, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.objective import Retrieves
+from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.diagnosis import Diagnosis
-from dense_jax.train.feed import Feed, LookedUp
+from dense_jax.train.loader import LoaderContext, open_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
-from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
-from dense_jax.train.selection import Selection
 from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.train.warm_start import started_from
-from dense_jax.types import Passages, Vocabulary
+from dense_jax.types import TrainingSet, Vocabulary
 
 _CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
 
@@ -54,7 +49,7 @@ class Program:
 
 
 def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
-    """Everything about a run that can be known before its first batch, on all devices or on `chips`.
+    """The compiled functions and shapes of a run, on all devices or on `chips`.
 
     Raises:
         ConfigError: mesh, batch or model do not fit the devices, or a parameter has no rule.
@@ -98,20 +93,20 @@ def initial_state(program: Program) -> TrainState:
 
 def train(
     config: Config,
-    store: Passages,
+    store: TrainingSet,
     vocabulary: Vocabulary,
     workdir: Path,
     *,
-    sample: Sample | None = None,
-    library: Library | None = None,
+    validator: Validates | None = None,
+    library: object = None,
     data: Data = NO_DATA,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Trains to `config.steps`, from the newest checkpoint of `workdir` if there is one.
+    """Train to `config.steps`, from the newest checkpoint of `workdir` if it has any.
 
-    On `sample` the run is probed every `probe.every` steps; with `probe.patience` it may end before the last step. In
-    `library` an objective that retrieves looks passages up. `data` is recorded with a new run, after all that could
-    refuse its start. `stop_requested` is called after each step; several processes have JAX see to SIGTERM besides.
+    `validator` validates every `validation.every` steps; with `validation.patience` the run may stop early. `library`
+    holds the passages that an objective which retrieves searches. `data` is recorded with a new run, after all checks
+    of its start. `stop_requested` is called after each step; several processes have JAX watch for SIGTERM too.
 
     Raises:
         ConfigError: another trainer is at work there, or the workdir was made with other settings.
@@ -126,47 +121,45 @@ def train(
             workdir / "checkpoints", config.checkpoint, data=data.digests, stop_requested=stop_requested
         )
         state, meta = _resumed(program, checkpoints, workdir)
-        examples = Examples(
-            store,
-            config.objective,
-            vocabulary,
-            config.loader,
-            config.seed,
-            length=config.steps * config.batch,
-            batch=config.batch,
-            searched=library.passages if library else None,
-        )
-        first = int(state.step)
-        log = MetricsLog(
-            workdir,
-            first=first,
-            last=config.steps,
-            every=config.log_every,
-            batch=config.batch,
-            names=lambda row: store.document(row).id,
-            silent=not is_process_0(),
-            skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
-        )
-        feed = _feed(program, examples, library, workdir, checkpoints, log, meta)
-        with _closing(feed, log, checkpoints):
-            try:
-                with jax.set_mesh(program.mesh):  # the splash kernel finds the mesh here
-                    diagnosis = Diagnosis(feed, config.chunk or config.batch, config.diagnose_every)
-                    probe = Probe(sample, config.objective, config.embed.batch) if sample else None
-                    selection = Selection(config, probe, workdir, checkpoints, log, first)
-                    if not checkpoints.steps():
-                        _check_first_batch(examples, program)
-                        record(config, workdir, data)
-                        checkpoints.save(first, state, meta)
-                        checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-                    _run(program, state, feed, diagnosis, selection, checkpoints, log)
-            except NonFiniteError as error:
-                raise _with_advice(error, checkpoints) from None
+        first, like = int(state.step), program.like.params
+        examples = _examples(config, store, vocabulary)
+        log = _open_log(config, workdir, first, meta, store)
+        context = LoaderContext(config, examples, program.mesh, first, meta, like, workdir, checkpoints, log, library)
+        loader = open_loader(context)
+        with _closing(loader, log, checkpoints), _advising(checkpoints), jax.set_mesh(program.mesh):
+            size = config.chunk or config.batch
+            monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+            validation = Validation(config, validator, workdir, checkpoints, log, first)
+            if not checkpoints.steps():
+                _check_first_batch(examples, program)
+                record(config, workdir, data)
+                checkpoints.save(first, state, meta)
+                checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
+            _run(program, state, loader, monitor, validation, checkpoints, log)
+
+
+def _examples(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
+    count = config.steps * config.batch
+    return Examples(store, config.objective, vocabulary, config.loader, config.seed, count, config.batch)
+
+
+def _open_log(config: Config, workdir: Path, first: int, meta: dict[str, Any], store: TrainingSet) -> MetricsLog:
+    """The log of a run that goes on from step `first`, whose checkpoint has `meta`."""
+    return MetricsLog(
+        workdir,
+        first=first,
+        last=config.steps,
+        every=config.log_every,
+        batch=config.batch,
+        names=lambda row: store.document(row).id,
+        silent=not is_process_0(),
+        skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
+    )
 
 
 @contextlib.contextmanager
-def _closing(*parts: Feed | MetricsLog | Checkpoints) -> Iterator[None]:
-    """Closes all `parts` after the block; an error of the block is raised, not one that closing them meets after it."""
+def _closing(*parts: Loader | MetricsLog | Checkpoints) -> Iterator[None]:
+    """Close all `parts` after the block; its own error is raised rather than a later one of closing them."""
     try:
         yield
     except BaseException as error:
@@ -182,30 +175,13 @@ def _closing(*parts: Feed | MetricsLog | Checkpoints) -> Iterator[None]:
             stack.callback(part.close)
 
 
-def _feed(
-    program: Program,
-    examples: Examples,
-    library: Library | None,
-    workdir: Path,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    meta: dict[str, Any],
-) -> Feed:
-    config, start = program.config, meta["next_index"]
-    if library is None:
-        return Feed(examples, config.batch, program.mesh, start)
-    versions = Versions(workdir / VERSIONS, library, config, own_mesh())
-    neighbours = Neighbours(config, versions, checkpoints, program.like.params, log, meta.get("index", 0))
-    return LookedUp(examples, config.batch, program.mesh, start, neighbours)
-
-
 def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, dict[str, Any]]:
-    """The state to go on from, or a new one, and what its checkpoint says of the feed."""
+    """The state to go on from, or a new one, and the JSON values of its checkpoint."""
     newest = checkpoints.newest_sound()
     if newest is None:
         on_process_0(lambda: _check_untrained(workdir))
         checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
-        return initial_state(program), {"next_index": 0}
+        return initial_state(program), {}
     state, meta = checkpoints.restore(newest, program.like)
     if broken := checkpoints.non_finite(state):
         reason = f"the checkpoint of step {newest:,} holds NaN or infinity in {', '.join(broken)}"
@@ -231,23 +207,19 @@ def _check_untrained(workdir: Path) -> None:
 
 
 def _check_first_batch(examples: Examples, program: Program) -> None:
-    """Make the first batch, without the passages that are looked up for it, which take a checkpoint.
+    """Make the first batch, without what a loader adds to it, which may take a checkpoint.
 
     Raises:
         ConfigError: the examples of a batch do not share the devices evenly.
         DataError: the corpus gives no example.
     """
-    if not len(examples):
-        return
-    if isinstance(examples.objective, Retrieves):
-        examples[0]
-        return
-    alone = dataclasses.replace(examples, config=dataclasses.replace(examples.config, workers=0, prefetch=0))
-    next(batches(alone, program.config.batch, program.mesh, start=0))
+    if len(examples):
+        batch, mesh = program.config.batch, program.mesh
+        collate(examples.objective, first_examples(examples, batch, mesh), batch, mesh)
 
 
 class _Late:
-    """Metrics that are logged when the next step is under way, so that the device waits for nobody to read them."""
+    """Metrics that are logged while the next step runs, so that the devices need not wait for their being read."""
 
     def __init__(self, log: MetricsLog) -> None:
         self._log = log
@@ -258,14 +230,14 @@ class _Late:
         self._waiting = step, metrics, rows
 
     def extend(self, metrics: Metrics) -> None:
-        """Adds to the metrics of the step that was added last."""
+        """Add to the metrics of the step that was added last."""
         assert self._waiting is not None
         step, before, rows = self._waiting
         self._waiting = step, before | metrics, rows
 
     @contextlib.contextmanager
     def first_flushed(self) -> Iterator[None]:
-        """Flushes before a DataError of the block leaves it: of a broken state, the metrics give the better error."""
+        """Flush before a DataError of the block leaves it: the metrics of a broken state give the better error."""
         try:
             yield
         except DataError:
@@ -285,22 +257,22 @@ class _Late:
 def _run(
     program: Program,
     state: TrainState,
-    feed: Feed,
-    diagnosis: Diagnosis,
-    selection: Selection,
+    loader: Loader,
+    monitor: CollapseMonitor,
+    validation: Validation,
     checkpoints: Checkpoints,
     log: MetricsLog,
 ) -> None:
     config, step = program.config, int(state.step)
     first = saved = step
     late, meta = _Late(log), {}
-    if selection.due(step):
-        selection.look(step, state.params)
-    over = selection.over(step)
+    if validation.is_due(step):
+        validation.run(step, state.params)
+    over = validation.stops(step)
     while step < config.steps and not over:
         try:
             with late.first_flushed():
-                batch = feed.next(step, state.params)
+                batch = loader.batch(step, state.params)
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
@@ -308,23 +280,23 @@ def _run(
                 checkpoints.save(step, state, meta | log.state)
             checkpoints.finish()
             raise
-        state, metrics = program.step(state, batch.batch)
+        state, metrics = program.step(state, batch.inputs)
         step += 1
-        meta = {"next_index": batch.next_index, **feed.state}
+        meta = {**loader.state}
         late.add(step, metrics | {**batch.notes}, batch.rows)
         with late.first_flushed():
-            late.extend(diagnosis(step, state))
+            late.extend(monitor(step, state))
         if step == first + 1:
             jax.block_until_ready(metrics)
             log.restart_clock()
-        stop, due = checkpoints.preempted(), selection.due(step)
-        save = stop or step == config.steps or step % config.checkpoint.every == 0 or feed.snapshot(step)
+        stop, due = checkpoints.preempted(), validation.is_due(step)
+        save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
             late.flush()  # raises before a broken state could be saved
         if due:
-            selection.look(step, state.params)
-        over = due and selection.over(step)
-        if save or over or (due and selection.is_best(step)):
+            validation.run(step, state.params)
+        over = due and validation.stops(step)
+        if save or over or (due and validation.is_best(step)):
             log.sync()
             checkpoints.save(step, state, meta | log.state)
             saved = step
@@ -334,12 +306,21 @@ def _run(
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
 
 
-def _with_advice(error: NonFiniteError, checkpoints: Checkpoints) -> NonFiniteError:
-    checkpoints.finish()
+@contextlib.contextmanager
+def _advising(checkpoints: Checkpoints) -> Iterator[None]:
+    """Add the last good checkpoint and the settings to change to a NonFiniteError of the block."""
+    try:
+        yield
+    except NonFiniteError as error:
+        checkpoints.finish()
+        raise NonFiniteError(f"{error}\n{_advice(checkpoints)}") from None
+
+
+def _advice(checkpoints: Checkpoints) -> str:
     steps = checkpoints.steps()
     if not steps:
-        return NonFiniteError(f"{error}\nno checkpoint was saved yet; try {_CURES}")
-    return NonFiniteError(
-        f"{error}\nthe last good checkpoint is of step {steps[-1]:,}; in another --workdir, go on from it by "
+        return f"no checkpoint was saved yet; try {_CURES}"
+    return (
+        f"the last good checkpoint is of step {steps[-1]:,}; in another --workdir, go on from it by "
         f"--init_from={checkpoints.folder / str(steps[-1])} with {_CURES}"
     )

@@ -17,7 +17,7 @@ from dense_jax.errors import NonFiniteError
 from dense_jax.progress import bar, seconds
 from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals
 
-DIAGNOSIS = "diagnosis/"  # before the names of collapse metrics
+COLLAPSE = "collapse/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
 
 
@@ -88,7 +88,7 @@ class MetricsLog:
         self._tokens += values.pop("tokens")
         if self._bar is not None:
             self._bar.update()
-        if step % self.every == 0 or step == self.last or any(name.startswith(DIAGNOSIS) for name in values):
+        if step % self.every == 0 or step == self.last or any(name.startswith(COLLAPSE) for name in values):
             counted = {"skipped_steps": float(self._skipped.total)} if self._skipped.limit else {}
             self._write(step, values | counted)
 
@@ -153,7 +153,7 @@ class MetricsLog:
         self._show(step, values, speed, (self.last - step) / rate)
 
     def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(DIAGNOSIS))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(COLLAPSE))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")

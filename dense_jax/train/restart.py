@@ -7,8 +7,8 @@ from pathlib import Path
 from dense_jax.augmented.versions import VERSIONS
 from dense_jax.io import naming_storage_errors
 from dense_jax.multihost import on_process_0
-from dense_jax.train.history import FILE as PROBES
 from dense_jax.train.metrics_files import EVENTS, METRICS, SKIPPED
+from dense_jax.train.validation import FILE as PROBES
 
 # What training writes, but for locks and what it only makes once of the data.
 _WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, PROBES, VERSIONS)

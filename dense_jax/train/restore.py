@@ -15,9 +15,9 @@ from dense_jax.mesh import everywhere
 from dense_jax.multihost import gather_to_host, is_process_0, on_process_0
 from dense_jax.objective import PASSAGE
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.history import selected
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
+from dense_jax.train.validation import selected_step
 from dense_jax.train.warm_start import started_from
 from dense_jax.types import Reader, Towers
 
@@ -36,7 +36,7 @@ class Trained:
 
 
 def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA) -> Trained:
-    """The towers of checkpoint `step` (-1: the one that probe.select names), their parameters on every device.
+    """The towers of checkpoint `step` (-1: the one that validation.select names), their parameters on every device.
 
     Of several processes each gets all parameters, as numpy arrays. A run of no steps needs no checkpoint: without one,
     its parameters are those that `init_from` holds. `data` is what they are used with.
@@ -51,7 +51,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
     if not config.steps and step in (-1, 0) and not on_process_0(checkpoints.steps):
         return _untrained(config)
     if step == -1:
-        step = selected(workdir, config.probe.select, config.probe.measure, checkpoints.steps())
+        step = selected_step(workdir, config.validation.select, config.validation.measure, checkpoints.steps())
     step = on_process_0(lambda: checkpoints.existing(step))
     params = gather_to_host(checkpoints.restore_params(step, _like(config)))
     # A tower that training leaves as it is can be had of any checkpoint; the first one may have been damaged.

@@ -20,8 +20,8 @@ from dense_jax.hf.config import check_same_architecture
 from dense_jax.io import read_json
 from dense_jax.schemas import StartConfig
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.history import read_history, selected
 from dense_jax.train.optimizer import path_name
+from dense_jax.train.validation import read_history, selected_step
 
 # The parts of a model. What stands before them in a path is the objective's affair: encoder/, query/, passage/.
 _PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|spans|condenser|decoder)/.*)$")
@@ -33,7 +33,7 @@ class Run:
     """A checkpoint of a workdir."""
 
     workdir: Path
-    step: int  # -1: the one that probe.select said in training
+    step: int  # -1: the one that validation.select said in training
 
     @property
     def config(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def warm_start(
 ) -> tuple[Params, tensors.LoadReport]:
     """`params` of `objective`, all or some, with every part that `init_from` holds too, and a report on each array.
 
-    `init_from` is a workdir (its newest checkpoint, or what its probe.select says), WORKDIR/checkpoints/STEP, or a
+    `init_from` is a workdir (its newest checkpoint, or what its validation.select says), WORKDIR/checkpoints/STEP, or a
     Hugging Face folder; errors call it `setting`. A part is taken wholly or not at all: encoder, pooler, projection,
     masked-LM head, span scorer, Condenser head, decoder. A reader is filled by the reader there, or else by the one
     encoder there; what is no reader, never by a reader.
@@ -116,7 +116,11 @@ def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
     """The checkpoints of a run, and the step that it names."""
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
-    step = run.step if history is None else selected(run.workdir, history.select, history.measure, checkpoints.steps())
+    step = (
+        run.step
+        if history is None
+        else selected_step(run.workdir, history.select, history.measure, checkpoints.steps())
+    )
     return checkpoints, checkpoints.existing(step)
 
 

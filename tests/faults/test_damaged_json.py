@@ -21,9 +21,9 @@ from dense_jax.retrieval import embed, index
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train.checkpoint_files import COMMIT, CheckpointFiles
-from dense_jax.train.history import read_history
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.same_run import NO_DATA, check_continues, record, recorded
+from dense_jax.train.validation import read_history
 from tests import toys
 from tests.bert_folders import sentence_folder
 from tests.sources import config, rows, write
@@ -202,16 +202,16 @@ def test_the_settings_of_a_run(tmp_path):
     outcomes(tmp_path / "config.json", read, (StorageError, ConfigError), depth=1)
 
 
-def test_the_probes_of_a_run(tmp_path):
+def test_the_validations_of_a_run(tmp_path):
     known = {"sample": "s", "measure": "nDCG@10", "select": "best", "patience": 0}
-    (tmp_path / "probes.json").write_text(json.dumps(known | {"probes": [{"step": 1, "nDCG@10": 0.5}]}))
+    (tmp_path / "validation.json").write_text(json.dumps(known | {"results": [{"step": 1, "nDCG@10": 0.5}]}))
 
     def read():
         history = read_history(tmp_path)
         assert history.best in history.steps or not history.steps
         assert history.ended in ("",) or history.patience
 
-    outcomes(tmp_path / "probes.json", read, StorageError)
+    outcomes(tmp_path / "validation.json", read, StorageError)
 
 
 def test_the_set_that_results_are_of(tmp_path):

@@ -10,8 +10,8 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import StorageError
 from dense_jax.io import is_written, read_json, write_json
-from dense_jax.train.history import read_history
 from dense_jax.train.loop import train
+from dense_jax.train.validation import read_history
 from tests.faults.train_and_die import toy
 from tests.sources import config, contents, rows, write
 from tests.toys import VOCABULARY, MemoryStore
@@ -95,11 +95,11 @@ def test_an_empty_file_of_embeddings_is_made_again_once_they_are_no_longer_finis
 
 
 def test_an_empty_file_that_cannot_be_made_again_is_named_with_what_to_do(tmp_path):
-    (tmp_path / "probes.json").write_bytes(b"")
-    said = r"probes\.json: damaged \(it is empty.*restore it from a copy, or remove it"
+    (tmp_path / "validation.json").write_bytes(b"")
+    said = r"validation\.json: damaged \(it is empty.*restore it from a copy, or remove it"
     with pytest.raises(StorageError, match=said):
         read_history(tmp_path)
-    (tmp_path / "probes.json").unlink()
+    (tmp_path / "validation.json").unlink()
     assert read_history(tmp_path) is None
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dense_jax.config import EvaluateConfig, PassagesConfig, ProbeConfig
+from dense_jax.config import EvaluateConfig, PassagesConfig, ValidationConfig
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import StorageError
 from dense_jax.workdir import Workdir
@@ -39,10 +39,10 @@ def test_an_edited_test_set_is_refused_until_it_is_restored(source, tmp_path, ed
     prepare(asked, work)
     shutil.copytree(work / "test", tmp_path / "copy")
     edit(work / "test")
-    asked = replace(asked, probe=ProbeConfig(every=1))
+    asked = replace(asked, validation=ValidationConfig(every=1))
     uses = {
         "evaluate": lambda: Workdir(work, asked).test_folder,
-        "probe": lambda: Workdir(work, asked).sample(),
+        "validation": lambda: Workdir(work, asked).sample(),
         "prepare": lambda: prepare(replace(asked, passages=PassagesConfig(length=40)), work),
     }
     for use in uses.values():

@@ -43,9 +43,9 @@ def test_every_verb_works_in_a_folder_of_any_name(tmp_path, capsys):
         "batch": 8,
         "steps": 1,
         "evaluate.folder": root / NAME,
-        "probe.every": 1,
-        "probe.folder": root / NAME,
-        "probe.split": "test",
+        "validation.every": 1,
+        "validation.folder": root / NAME,
+        "validation.split": "test",
         "passages.length": 48,
     }
     given = [CONFIG, f"--workdir={root / 'run'}{NAME}", *(f"--{key}={value}" for key, value in settings.items())]

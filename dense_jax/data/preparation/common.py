@@ -104,7 +104,7 @@ def check_test_set(root: Path) -> None:
     except StorageError as error:
         raise StorageError(
             f"{error}; restore it, or prepare in another --workdir; a test set of your own is a folder elsewhere, "
-            "named by --evaluate.folder or --probe.folder"
+            "named by --evaluate.folder or --validation.folder"
         ) from None
 
 

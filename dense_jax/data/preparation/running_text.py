@@ -84,7 +84,7 @@ class ChunkStore(PassageStore):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         return [_from_its_start(chunk) for chunk in super().passages(rows)]
 
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> Passage:
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> Passage:
         """As many tokens as a chunk has, from a place in chunk `row` on, uniformly drawn.
 
         Where the text ends, at a chunk that is shorter or the last of its source, this is the chunk itself; before a

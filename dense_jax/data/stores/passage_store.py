@@ -25,7 +25,7 @@ from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, deco
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import digest, is_written, json_digest, read_json, verify, write_json
 from dense_jax.schemas import Claimed, StoreManifest, StoreProgress
-from dense_jax.types import Document, Passage, Passages, SourceRows
+from dense_jax.types import Document, Passage, PassageCollection, SourceRows, TrainingSet
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
@@ -34,7 +34,7 @@ _BLOCK = 4_096  # texts held in memory while their ids are read
 _SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
 
 
-class PassageStore(Passages):
+class PassageStore(PassageCollection, TrainingSet):
     """Finished passages by row, from any number of threads and, pickled, from other processes."""
 
     def __init__(self, folder: Path) -> None:
@@ -78,6 +78,10 @@ class PassageStore(Passages):
             return found
         spans = map(decode_spans, self._spans.read(rows))
         return [replace(passage, spans=own) for passage, own in zip(found, spans, strict=True)]
+
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> Passage:
+        """The passage of `row`, every time the same."""
+        return self[row]
 
     def document(self, row: int) -> Document:
         """The text of passage `row`, and its id."""

@@ -19,7 +19,7 @@ from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
 from dense_jax.io import digest, digests, read_json, verify, write_json
 from dense_jax.schemas import Ids, QueryManifest
-from dense_jax.types import Candidates, Document, Guide, Passage, Passages, SourceRows, TrainingQuery
+from dense_jax.types import Candidates, Document, Guide, SourceRows, TrainingQuery, TrainingSet
 
 MANIFEST = "manifest.json"
 _NAMES = {
@@ -38,7 +38,7 @@ class Stored(NamedTuple):
     negatives: Candidates
 
 
-class QueryStore(Passages):
+class QueryStore(TrainingSet):
     """Questions by row, from any number of threads and, pickled, from other processes."""
 
     def __init__(self, folder: Path, documents: PassageStore, guide: str = "") -> None:
@@ -59,15 +59,8 @@ class QueryStore(Passages):
     def __len__(self) -> int:
         return len(self._lists["tokens"])
 
-    def __getitem__(self, row: int) -> Passage:
-        """The query as if it were a passage of one sentence."""
-        return Passage(row, np.empty(0, np.int32), self._tokens(row), np.zeros(1, np.int32))
-
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
-        return [self[row] for row in rows]
-
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> TrainingQuery:
-        """The question of query `row`: with what it was judged, whatever of it is taken."""
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> TrainingQuery:
+        """Query `row` with all passages that it was judged with."""
         positives, negatives = (
             Candidates(self._lists[f"{side}s"][row].astype(np.int32), np.array(self._lists[f"{side}-scores"][row]))
             for side in ("positive", "negative")

@@ -11,7 +11,7 @@ from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest
-from dense_jax.types import Document, Passage, Passages, QAExample, Reject, SourceRows
+from dense_jax.types import Document, QAExample, Reject, SourceRows, TrainingSet
 
 _EXAMPLES = 5  # bad rows shown in an error
 
@@ -22,7 +22,7 @@ class _Stored(NamedTuple):
     answer_tokens: list[Int[np.ndarray, " _"]]
 
 
-class QuestionSet(Passages):
+class QuestionSet(TrainingSet):
     """The questions of a file by row, in memory. Those whose answers are regular expressions are left out.
 
     Which tokens of a passage such an answer stands for, no ids can tell; ORQA's authors did not train on them either.
@@ -61,14 +61,7 @@ class QuestionSet(Passages):
     def __len__(self) -> int:
         return len(self._stored)
 
-    def __getitem__(self, row: int) -> Passage:
-        """The question as if it were a passage of one sentence."""
-        return Passage(row, np.empty(0, np.int32), self._stored[row].tokens, np.zeros(1, np.int32))
-
-    def passages(self, rows: Sequence[int]) -> list[Passage]:
-        return [self[row] for row in rows]
-
-    def draw(self, row: int, epoch: int, rng: np.random.Generator) -> QAExample:
+    def sample(self, row: int, epoch: int, rng: np.random.Generator) -> QAExample:
         """The question of `row`, every time the same."""
         question, tokens, answer_tokens = self._stored[row]
         return QAExample(row, tokens, question.answers, answer_tokens)

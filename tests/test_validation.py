@@ -1,4 +1,4 @@
-"""Probes while training: what they find, which state they choose, when they end a run."""
+"""Validation while training: what they find, which state they choose, when they end a run."""
 
 import dataclasses
 import json
@@ -17,19 +17,18 @@ from dense_jax.config import (
     IndexConfig,
     IndexKind,
     OptimizerConfig,
-    ProbeConfig,
     Select,
+    ValidationConfig,
 )
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
 from dense_jax.retrieval import beir, index, search
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.evaluate import evaluate
-from dense_jax.train import loop
-from dense_jax.train.history import FILE, History, read_history, selected
 from dense_jax.train.loop import make_program, train
-from dense_jax.train.probe import Probe, Sample
 from dense_jax.train.restore import load_trained
+from dense_jax.train.validation import FILE, History, read_history, selected_step
+from dense_jax.train.validator import Sample, Validator
 from dense_jax.train.warm_start import warm_start
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
@@ -54,8 +53,8 @@ class Numbers:
 SAMPLE = Sample(beir.TestSet("toys", "dev", QUERIES, QRELS, ()), STORE, Numbers(), "toys")
 
 
-class Scripted(Probe):
-    """A probe that finds what it is told, step by step."""
+class Scripted(Validator):
+    """A validator with a script of results."""
 
     def __init__(self, *values):
         self.values, self.sample = list(values), SAMPLE
@@ -65,7 +64,7 @@ class Scripted(Probe):
         return {"nDCG@10": value, "MRR@10": 1 - value, "Recall@100": value}
 
 
-def config(checkpoint=None, objective=None, steps=10, **probe) -> Config:
+def config(checkpoint=None, objective=None, steps=10, **validation) -> Config:
     return Config(
         objective=objective or BagOfTokens(),
         steps=steps,
@@ -74,40 +73,39 @@ def config(checkpoint=None, objective=None, steps=10, **probe) -> Config:
         optimizer=OptimizerConfig(0.1),
         checkpoint=checkpoint or CheckpointConfig(every=100),
         embed=EmbedConfig(batch=16),
-        probe=ProbeConfig(**({"every": 2} | probe)),
+        validation=ValidationConfig(**({"every": 2} | validation)),
     )
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Trains in a workdir of this test; probes find `values` if there are any."""
+def run(tmp_path):
+    """Trains in a workdir of this test; validations find `values` if there are any."""
 
     def run(*values, name="run", sample=SAMPLE, **settings):
-        if values:
-            monkeypatch.setattr(loop, "Probe", lambda *_: Scripted(*values))
+        asked = config(**settings)
+        validator = Scripted(*values) if values else Validator(sample, asked.objective, 16) if sample else None
         workdir = tmp_path / name
         workdir.mkdir(exist_ok=True)
-        train(config(**settings), STORE, VOCABULARY, workdir, sample=sample)
+        train(asked, STORE, VOCABULARY, workdir, validator=validator)
         return workdir
 
-    yield run
-    monkeypatch.undo()
+    return run
 
 
 def figures(workdir, measure="nDCG@10"):
-    """What metrics.jsonl has of the probes, by step."""
+    """What metrics.jsonl has of the validations, by step."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row[f"retrieval/{measure}"] for row in rows if f"retrieval/{measure}" in row}
+    return {row["step"]: row[f"validation/{measure}"] for row in rows if f"validation/{measure}" in row}
 
 
 def kept(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir() if path.name.isdigit())
 
 
-def test_a_probe_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
+def test_a_validation_finds_what_evaluate_finds_on_the_same_collection(tmp_path):
     program = make_program(config())
     params = program.init()
-    found = Probe(SAMPLE, BagOfTokens(), 16)(params)
+    found = Validator(SAMPLE, BagOfTokens(), 16)(params)
     towers = BagOfTokens().towers(params)
     folder, mesh = tmp_path / "embeddings", program.mesh
     vectors = embed(STORE, towers.passage, Numbers(), mesh, folder, batch=16, shard_size=99, made_by={})
@@ -140,16 +138,16 @@ class TurnedBag(BagOfTokens):
 def test_of_several_views_the_best_counts(tmp_path):
     program = make_program(config())
     params = program.init()
-    found = Probe(SAMPLE, TurnedBag(), 16)(params)
+    found = Validator(SAMPLE, TurnedBag(), 16)(params)
     towers = TurnedBag().towers(params)
     vectors = embed(STORE, towers.passage, Numbers(), program.mesh, tmp_path / "e", batch=16, shard_size=99, made_by={})
     exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", program.mesh)
     result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
     assert found["nDCG@10"] == result.scores.mean["nDCG@10"]
-    assert found != Probe(SAMPLE, BagOfTokens(), 16)(params)
+    assert found != Validator(SAMPLE, BagOfTokens(), 16)(params)
 
 
-def test_other_parameters_are_probed_without_compiling_again(monkeypatch):
+def test_other_parameters_are_validated_without_compiling_again(monkeypatch):
     program, traced = make_program(config()), []
     objective = BagOfTokens()
     apply = type(objective.encoder).apply
@@ -159,10 +157,10 @@ def test_other_parameters_are_probed_without_compiling_again(monkeypatch):
         return apply(self, params, tokens, rng=rng)
 
     monkeypatch.setattr(type(objective.encoder), "apply", counted)
-    probe, params = Probe(SAMPLE, objective, 16), program.init()
-    before = probe(params)
+    validation, params = Validator(SAMPLE, objective, 16), program.init()
+    before = validation(params)
     count = len(traced)
-    after = probe(jax.tree.map(lambda x: -x[::-1], params))
+    after = validation(jax.tree.map(lambda x: -x[::-1], params))
     assert len(traced) == count > 0
     assert before != after
 
@@ -173,23 +171,23 @@ def test_figures_are_logged_before_the_first_step_at_every_kth_and_after_the_las
     assert list(found) == [0, 4, 8, 10]
     assert found[10] > found[0]
     assert read_history(workdir).steps == [0, 4, 8, 10]
-    assert read_json(workdir / FILE)["probes"][1] == {
+    assert read_json(workdir / FILE)["results"][1] == {
         "step": 4, **{name: figures(workdir, name)[4] for name in ("nDCG@10", "MRR@10", "Recall@100")}
     }  # fmt: skip
 
 
-def test_without_a_number_of_steps_the_first_and_the_last_state_are_probed(run):
+def test_without_a_number_of_steps_the_first_and_the_last_state_are_validated(run):
     assert figures(run(0.1, 0.2, every=0)) == {0: 0.1, 10: 0.2}
 
 
 @pytest.mark.parametrize(("values", "warns"), [((0.3, 0.2), True), ((0.2, 0.3), False), ((0.2, 0.2), False)])
 def test_a_training_that_loses_what_the_start_had_warns(run, capsys, values, warns):
     run(*values, every=0)
-    said = "warning: training lowered nDCG@10 on the probe's sample from 0.300 to 0.200; try a lower --optimizer"
+    said = "warning: training lowered nDCG@10 on the validation sample from 0.300 to 0.200; try a lower --optimizer"
     assert (said in capsys.readouterr().err) == warns
 
 
-def test_probes_change_nothing_in_what_is_trained(run):
+def test_validations_change_nothing_in_what_is_trained(run):
     params = []
     for name, every in {"with": 1, "without": 0}.items():
         settings = {"every": every, "sample": SAMPLE if every else None}
@@ -225,20 +223,22 @@ def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, tmp_path, monke
     shutil.rmtree(tmp_path / "run" / "checkpoints" / "4")
     workdir = run(0.3, 0.2, 0.2, 0.2, checkpoint=once, select=Select.BEST)
     assert "continuing from step 2" in capsys.readouterr().err
-    assert [probe["nDCG@10"] for probe in read_history(workdir).probes] == [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]
-    assert selected(workdir, Select.BEST, "nDCG@10", kept(workdir)) == 4
+    assert [validation["nDCG@10"] for validation in read_history(workdir).results] == [0.1, 0.2, 0.3, 0.2, 0.2, 0.2]
+    assert selected_step(workdir, Select.BEST, "nDCG@10", kept(workdir)) == 4
 
 
 def test_without_it_the_best_is_not_saved_and_asking_for_it_says_why(run):
     workdir = run(0.1, 0.5, 0.4, 0.5, 0.2, 0.3)
     assert kept(workdir) == [0, 10]
-    with pytest.raises(StorageError, match=r"the best probe is of step 2, whose checkpoint was not kept .* \[0, 10\]"):
+    with pytest.raises(
+        StorageError, match=r"the best validation is of step 2, whose checkpoint was not kept .* \[0, 10\]"
+    ):
         load_trained(config(select=Select.BEST), workdir, -1)
 
 
-def test_the_best_of_a_run_without_probes_is_no_checkpoint(run):
+def test_the_best_of_a_run_without_validations_is_no_checkpoint(run):
     workdir = run(every=0, sample=None)
-    with pytest.raises(StorageError, match="nothing was probed"):
+    with pytest.raises(StorageError, match="nothing was validated"):
         load_trained(config(select=Select.BEST), workdir, -1)
 
 
@@ -263,8 +263,8 @@ class BrokenOff(BagOfTokens):
         return examples
 
 
-def test_a_run_that_was_broken_off_has_the_probes_and_the_best_of_one_that_was_not(run):
-    """Broken off after the probe of step 4, with step 3 saved: that probe is done again."""
+def test_a_run_that_was_broken_off_has_the_validations_and_the_best_of_one_that_was_not(run):
+    """Broken off after the validation of step 4, with step 3 saved: that validation is done again."""
     settings = {"checkpoint": CheckpointConfig(every=3), "patience": 9}
     straight = run(name="straight", **settings)
     with pytest.raises(KeyboardInterrupt):
@@ -279,7 +279,7 @@ def test_a_run_that_was_broken_off_has_the_probes_and_the_best_of_one_that_was_n
 
 def test_a_run_ends_when_patience_is_over_and_says_so_again(run, capsys):
     workdir = run(0.1, 0.5, 0.4, 0.3, patience=2)
-    said = "training ended at step 6 of 10: 2 probes in a row were no better in nDCG@10 than that of step 2"
+    said = "training ended at step 6 of 10: 2 validations in a row were no better in nDCG@10 than that of step 2"
     assert said in capsys.readouterr().err
     assert kept(workdir) == [0, 6]
     before = (workdir / "metrics.jsonl").read_text()
@@ -303,12 +303,12 @@ def test_patience_in_another_measure_is_another_patience(run):
     assert list(figures(workdir)) == [0, 2, 4]
 
 
-def test_probes_of_another_sample_do_not_count(run):
+def test_validations_of_another_sample_do_not_count(run):
     workdir = run(0.9, 0.1, 0.1, 0.1, 0.1, 0.1, every=2)
     history = dataclasses.replace(read_history(workdir), sample="another")
     history.write(workdir)
     run(0.2, patience=1)
-    assert (read_history(workdir).sample, read_history(workdir).probes[0]["nDCG@10"]) == ("toys", 0.2)
+    assert (read_history(workdir).sample, read_history(workdir).results[0]["nDCG@10"]) == ("toys", 0.2)
 
 
 def evaluated(workdir, step):
@@ -338,18 +338,18 @@ def test_runs_that_were_chosen_by_other_rules_are_different_rows(run):
     [([], 1, None, False), ([3], 1, 0, False), ([3, 3], 1, 0, True), ([3, 4], 1, 1, False), ([3, 2, 2], 3, 0, False),
      ([3, 2, 2, 1], 3, 0, True), ([3, 2, 4, 1], 2, 2, False), ([3, 2, 2, 2], 0, 0, False)],
 )  # fmt: skip
-def test_of_equal_probes_the_first_is_best_and_patience_counts_those_after_it(values, patience, best, ended):
-    probes = tuple({"step": step, "nDCG@10": value} for step, value in enumerate(values))
-    history = History("toys", "nDCG@10", Select.NEWEST, patience, probes)
+def test_of_equal_validations_the_first_is_best_and_patience_counts_those_after_it(values, patience, best, ended):
+    validations = tuple({"step": step, "nDCG@10": value} for step, value in enumerate(values))
+    history = History("toys", "nDCG@10", Select.NEWEST, patience, validations)
     assert (history.best, bool(history.ended)) == (best, ended)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"every": 0, "select": Select.BEST}, r"probe.select=best needs probes to choose by.*probe.every"),
-        ({"every": 0, "patience": 3}, r"probe.patience=3 needs probes to count.*probe.every"),
-        ({"measure": "nDCG"}, r"probe.measure=nDCG is none of nDCG@10, MRR@10, Recall@100"),
+        ({"every": 0, "select": Select.BEST}, r"validation.select=best needs results to choose by.*validation.every"),
+        ({"every": 0, "patience": 3}, r"validation.patience=3 needs results to count.*validation.every"),
+        ({"measure": "nDCG"}, r"validation.measure=nDCG is none of nDCG@10, MRR@10, Recall@100"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from dense_jax.config import LoaderConfig, Mixing, Order
-from dense_jax.data.sampler import Visits, shares
+from dense_jax.data.sampler import Sampler, shares
 from dense_jax.types import SourceRows
 
 
 def one_source(config: LoaderConfig, count: int, passages=40, seed=0) -> list[int]:
-    visits = Visits([SourceRows("source", range(passages), 1_000)], config, seed, batch=8)
+    visits = Sampler([SourceRows("source", range(passages), 1_000)], config, seed, batch=8)
     return [visits[i] for i in range(count)]
 
 
@@ -47,7 +47,7 @@ SMALL, LARGE = SourceRows("small", range(100), 1_000), SourceRows("large", range
 
 
 def mixed(count, seed=0, batch=8, **loader) -> list[int]:
-    visits = Visits([SMALL, LARGE], LoaderConfig(**loader), seed, batch)
+    visits = Sampler([SMALL, LARGE], LoaderConfig(**loader), seed, batch)
     return [visits[i] for i in range(count)]
 
 
@@ -97,7 +97,7 @@ def test_no_passage_is_visited_twice_in_a_pass_over_its_source():
 
 @pytest.mark.parametrize("mixing", Mixing)
 def test_a_visit_depends_on_seed_and_index_only(mixing):
-    visits = Visits([SMALL, LARGE], LoaderConfig(order=Order.SHUFFLE, mixing=mixing), 0, batch=8)
+    visits = Sampler([SMALL, LARGE], LoaderConfig(order=Order.SHUFFLE, mixing=mixing), 0, batch=8)
     backwards = [visits[i] for i in reversed(range(400))][::-1]
     assert backwards == mixed(400, order=Order.SHUFFLE, mixing=mixing)
     assert backwards != mixed(400, order=Order.SHUFFLE, mixing=mixing, seed=1)
@@ -105,7 +105,7 @@ def test_a_visit_depends_on_seed_and_index_only(mixing):
 
 @pytest.mark.parametrize("mixing", Mixing)
 def test_another_passage_is_of_the_same_source(mixing):
-    visits = Visits([SMALL, LARGE], LoaderConfig(mixing=mixing), 0, batch=8)
+    visits = Sampler([SMALL, LARGE], LoaderConfig(mixing=mixing), 0, batch=8)
     rng = np.random.default_rng(0)
     sources = [(visits[i] < 100, visits.another(i, rng) < 100) for i in range(200)]
     assert all(first == other for first, other in sources)

@@ -1,4 +1,4 @@
-"""Probes of a workdir, from the command line's settings to what the other verbs make of them."""
+"""Validation of a workdir, from the command line's settings to what the other verbs make of them."""
 
 import random
 from itertools import combinations
@@ -11,8 +11,8 @@ from dense_jax.config import command_line
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import read_json
-from dense_jax.train.history import read_history
 from dense_jax.train.loop import train
+from dense_jax.train.validation import read_history
 from dense_jax.types import Document
 from dense_jax.workdir import Workdir
 
@@ -35,7 +35,7 @@ WORDS = [
     "measure",
 ]
 
-SPLIT = {"probe.select": "best", "embed.split": "true", "objective.passage_length": 24}
+SPLIT = {"validation.select": "best", "embed.split": "true", "objective.passage_length": 24}
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,10 @@ def arguments(corpus: Path, workdir: Path, **more) -> list[str]:
         "steps": 30,
         "optimizer.warmup_share": 0.1,
         "optimizer.learning_rate": 3e-3,
-        "probe.every": 10,
-        "probe.folder": corpus,
-        "probe.queries": 8,
-        "probe.documents": 110,
+        "validation.every": 10,
+        "validation.folder": corpus,
+        "validation.queries": 8,
+        "validation.documents": 110,
     } | {key.replace("__", "."): value for key, value in more.items()}
     values = [f"--{key}={value}" for key, value in small.items()]
     return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *values]
@@ -81,7 +81,7 @@ def opened(*given, **more) -> Workdir:
 
 def trained(*given, **more) -> Workdir:
     work = opened(*given, **more)
-    train(work.config, work.passages, work.vocabulary, work.path, sample=work.sample())
+    train(work.config, work.passages, work.vocabulary, work.path, validator=work.validator())
     return work
 
 
@@ -99,13 +99,13 @@ def finished(corpus, prepared, tmp_path_factory) -> Workdir:
     return trained(corpus, workdir, passages__workdir=prepared, **SPLIT)
 
 
-def test_the_verb_evaluate_takes_the_best_and_finds_on_the_sample_what_the_probe_found(corpus, finished):
-    sample, prepared = finished.path / "probe" / "toys-dev-8-110", finished.asked.passages.workdir
+def test_the_verb_evaluate_takes_the_best_and_finds_on_the_sample_what_the_validation_found(corpus, finished):
+    sample, prepared = finished.path / "validation" / "toys-dev-8-110", finished.asked.passages.workdir
     more = SPLIT | {"evaluate.folder": sample, "evaluate.split": "dev", "passages.workdir": prepared}
     assert run(["evaluate", *arguments(corpus, finished.path, **more)]) == 0
     history = read_history(finished.path)
     assert history.best == finished.trained(-1).step > 0
-    by_step = {probe["step"]: probe for probe in history.probes}
+    by_step = {validation["step"]: validation for validation in history.results}
     for name, step in {"before_training": 0, "after_training": history.best}.items():
         found = read_json(finished.path / "results" / "toys-dev-8-110-dev" / f"{name}.json")
         assert (found["step"], found["counts"]["queries"]) == (step, 8)
@@ -113,19 +113,19 @@ def test_the_verb_evaluate_takes_the_best_and_finds_on_the_sample_what_the_probe
     assert len(finished.sample().store) > 110  # split: documents are several passages
 
 
-def test_without_a_folder_the_held_out_queries_are_probed(corpus, prepared, tmp_path):
-    sample = opened(corpus, tmp_path, passages__workdir=prepared, probe__folder="").sample()
+def test_without_a_folder_the_held_out_queries_are_validated(corpus, prepared, tmp_path):
+    sample = opened(corpus, tmp_path, passages__workdir=prepared, validation__folder="").sample()
     assert (sample.test_set.split, len(sample.test_set.queries)) == ("test", 8)
-    assert (tmp_path / "probe" / "test-test-8-110").is_dir()
+    assert (tmp_path / "validation" / "test-test-8-110").is_dir()
 
 
 def test_a_split_that_is_not_there_is_an_error_that_names_those_that_are(corpus, prepared, tmp_path):
     with pytest.raises(DataError, match=r"no split 'train' \(qrels/train.tsv\); there are: dev, test"):
-        opened(corpus, tmp_path, passages__workdir=prepared, probe__split="train").sample()
+        opened(corpus, tmp_path, passages__workdir=prepared, validation__split="train").sample()
 
 
-def test_without_judged_queries_there_is_nothing_to_probe(corpus, tmp_path):
-    more = {"corpus__held_out": 0, "probe__folder": ""}
+def test_without_judged_queries_there_is_nothing_to_validate(corpus, tmp_path):
+    more = {"corpus__held_out": 0, "validation__folder": ""}
     assert run(["prepare", *arguments(corpus, tmp_path, **more)]) == 0
-    with pytest.raises(ConfigError, match=r"no judged queries; name a BEIR folder by --probe.folder=DIR"):
+    with pytest.raises(ConfigError, match=r"no judged queries; name a BEIR folder by --validation.folder=DIR"):
         opened(corpus, tmp_path, **more).sample()

@@ -1,4 +1,4 @@
-"""How well a state retrieves, by the same functions as `evaluate`: on a sample of a test collection."""
+"""Retrieval metrics of parameters on a sample of a test collection, by the same functions as `evaluate`."""
 
 from dataclasses import dataclass
 
@@ -17,25 +17,25 @@ from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_q
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
 from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
 from dense_jax.retrieval.parts import in_all, of_rows
-from dense_jax.types import Passages, Tower
+from dense_jax.types import PassageCollection, Tower
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is searched for and in what."""
+    """Judged queries, and the documents that they are searched in."""
 
     test_set: TestSet
-    store: Passages  # its documents, tokenised
+    store: PassageCollection  # its documents, tokenised
     tokenizer: Tokenizes
-    fingerprint: str  # other samples' figures do not compare
+    fingerprint: str
     own: frozenset[str] | None = None  # queries that do not find the document with their id; None: all (see `same_ids`)
 
 
-class Probe:
-    """Parameters -> the headline figures on a sample, with programs that are compiled once.
+class Validator:
+    """Parameters -> the headline metrics on a sample, with programs that are compiled once.
 
-    Every process embeds its share of the documents on its own devices, and searches in it; the figures of the first one
-    count.
+    Every process embeds its share of the documents on its own devices, and searches in it; the metrics of process 0
+    are those of all.
     """
 
     def __init__(self, sample: Sample, objective: Objective, batch: int) -> None:
@@ -48,6 +48,10 @@ class Probe:
         check_batch(batch, self.mesh, "embed.batch")
         self._ids = sample.store.ids()
         self._programs: dict[str, Program] = {}
+
+    @property
+    def fingerprint(self) -> str:
+        return self.sample.fingerprint
 
     def __call__(self, params: Params) -> dict[str, float]:
         """

@@ -1,0 +1,95 @@
+"""The base of fine-tuning: a query, a passage that answers it, and negatives of its own."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import jax.numpy as jnp
+import numpy as np
+
+from dense_jax import losses
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray, split_key
+from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
+from dense_jax.data.inputs import flatten_tokens
+from dense_jax.data.questions import QuestionLayout
+from dense_jax.losses import InBatch, TextIds
+from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
+from dense_jax.types import TrainingQuery, Vocabulary
+
+
+@dataclass
+class FineTuning(DualEncoder[E]):
+    """All of a fine-tuning method but its loss. A query has g = 1 + negatives passages, its positive first."""
+
+    query_length: Length = field(default=32, metadata=AT_SEARCH)  # tokens
+    passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
+    negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
+    known: NotNegative[int] = 8  # positives of a query that are excluded from its negatives, wherever in the batch
+    shared: bool = True  # one encoder for both sides; else two, as in DPR
+    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
+    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
+
+    learns_from = TrainingQuery
+
+    def prompts(self) -> Sequence[str]:
+        return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
+
+    def texts(self, source: TrainingQuery) -> Sequence[int]:
+        return self._question_layout.texts(source)
+
+    def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
+        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`."""
+        wanted = {"query", "passages", "texts", "known", *self.further_inputs()}
+        found = self._question_layout.example(source, vocabulary)
+        return {name: value for name, value in found.items() if name in wanted}
+
+    def further_inputs(self) -> Iterable[str]:
+        """Names of other arrays of `QuestionLayout.example` that the loss uses."""
+        return ()
+
+    def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
+        """`Pairs`: queries [b d], passages [b g *n d]."""
+        query_params, passage_params = self.sides(params)
+        query_rng, passage_rng = split_key(rng, 2)
+        passages = self.passage_encoder.apply(passage_params, flatten_tokens(batch["passages"]), rng=passage_rng)
+        queries = self.query_encoder.apply(query_params, batch["query"], rng=query_rng)
+        return Pairs(queries, passages.reshape(*batch["texts"].shape, *passages.shape[1:]))
+
+    @property
+    def _question_layout(self) -> QuestionLayout:
+        return QuestionLayout(
+            negatives=self.negatives,
+            query_length=self.query_length,
+            passage_length=self.passage_length,
+            layout=self.layout,
+            query_prompt=self.query_prompt,
+            passage_prompt=self.passage_prompt,
+            known=self.known,
+        )
+
+
+def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:
+    """Ids of the texts that answer each query, and of the passages as `interleave_by_rank` orders them."""
+    known = jnp.concatenate([batch["texts"][:, :1], batch["known"]], axis=1)
+    return TextIds(known), TextIds(interleave_by_rank(batch["texts"][..., None]))
+
+
+def interleave_by_rank(x: Array) -> Array:
+    """[b, g, ...] -> [g b, ...]: the first of each, then the second of each, ...
+
+    All positives come first, then each query's first negative, and so on: the order of the global batch.
+    """
+    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+
+
+def metrics_of(result: InBatch, batch: Batch) -> Metrics:
+    """The metrics of a contrast of queries with all passages of the batch."""
+    passages = jnp.sum(batch["texts"] >= 0)
+    is_valid = jnp.broadcast_to(batch["texts"][..., None] >= 0, batch["passages"].mask.shape)
+    return {
+        "accuracy": jnp.mean(result.correct, dtype=jnp.float32),
+        "mrr": jnp.mean(1 / result.rank, dtype=jnp.float32),
+        "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its positive among them
+        "hidden": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
+        "query_fill": fill(batch["query"]),
+        "passage_fill": losses.weighted_mean(batch["passages"].mask, is_valid),
+    }
