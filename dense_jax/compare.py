@@ -22,11 +22,11 @@ from dense_jax.arrays import Float
 from dense_jax.config import Config
 from dense_jax.config.rules import settings
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.finished import Found, Run, read_run
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
 from dense_jax.markdown import plain, printable
 from dense_jax.progress import seconds
+from dense_jax.run_results import FinishedRun, SetResult, read_run
 from dense_jax.train.same_run import DIGESTS
 
 BM25 = "BM25"
@@ -38,8 +38,8 @@ class Row:
     """Runs of one config, or BM25."""
 
     name: str
-    runs: tuple[Run, ...]
-    results: dict[str, tuple[Found, ...]]  # by the name of the set, one for each run
+    runs: tuple[FinishedRun, ...]
+    results: dict[str, tuple[SetResult, ...]]  # by the name of the set, one for each run
 
     def scores(self, name: str, measure: str) -> Float[np.ndarray, " s"]:
         """The mean over queries of the set `name`, of each run."""
@@ -75,7 +75,7 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     return text
 
 
-def grouped(runs: Sequence[Run]) -> list[Row]:
+def grouped(runs: Sequence[FinishedRun]) -> list[Row]:
     """A row for BM25, where it was measured, and one for each config, in the order of the runs.
 
     Raises:
@@ -91,7 +91,7 @@ def grouped(runs: Sequence[Run]) -> list[Row]:
                 )
     words = {name: (run.words[name],) for run in reversed(runs) for name in run.words}
     rows = [Row(BM25, (), {name: words[name] for name in sets if name in words})] if words else []
-    by_config: dict[str, list[Run]] = defaultdict(list)
+    by_config: dict[str, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         by_config[json.dumps([_identity(run.config), run.chosen_by], sort_keys=True)].append(run)
     groups = list(by_config.values())
@@ -118,7 +118,7 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
     return float(found.pvalue)
 
 
-def _by_content(runs: Sequence[Run]) -> list[Run]:
+def _by_content(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     """`runs` with equal sets under one name, and different ones under different names, whatever their folders are."""
     names: dict[tuple[str, str], str] = {}
     for run in runs:
@@ -126,7 +126,7 @@ def _by_content(runs: Sequence[Run]) -> list[Run]:
             taken = bool(content) and name in names.values()
             names.setdefault((name, content), f"{name}-{content}" if taken else name)
 
-    def renamed(results: dict[str, Found]) -> dict[str, Found]:
+    def renamed(results: dict[str, SetResult]) -> dict[str, SetResult]:
         return {names[found.set]: found for found in results.values()}
 
     return [replace(run, results=renamed(run.results), words=renamed(run.words)) for run in runs]
@@ -149,7 +149,7 @@ def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
+def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """The common part of the names of a group, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
     names = [BM25]
     for group in groups:

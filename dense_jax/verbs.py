@@ -24,7 +24,6 @@ from dense_jax.data.preparation.common import rows_left_out
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError, Stopped
-from dense_jax.finished import measured, row_names
 from dense_jax.hf.export import export
 from dense_jax.hf.model_card import Card
 from dense_jax.io import absolute, digest, whole_file, writable
@@ -38,6 +37,7 @@ from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.same_ids import own_documents
+from dense_jax.run_results import measured, row_names
 from dense_jax.stopping import Stop
 from dense_jax.streams import input_lines
 from dense_jax.train.checkpoint import has_checkpoint

@@ -5,9 +5,9 @@ import json
 import pytest
 
 from dense_jax.config import Config, Select
-from dense_jax.finished import measured, row_names
 from dense_jax.hf.model_card import Result
 from dense_jax.io import write_json
+from dense_jax.run_results import measured, row_names
 from dense_jax.train.validation import History
 from tests.toys import BagOfTokens
 

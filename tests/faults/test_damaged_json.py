@@ -12,7 +12,6 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError, UserError
-from dense_jax.finished import read_run
 from dense_jax.hf.config import read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.io import read_json
@@ -20,6 +19,7 @@ from dense_jax.mesh import own_mesh
 from dense_jax.retrieval import embed, index
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.vectors import Vectors
+from dense_jax.run_results import read_run
 from dense_jax.train.checkpoint_files import COMMIT, CheckpointFiles
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.same_run import NO_DATA, check_continues, record, recorded

@@ -23,7 +23,7 @@ PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
 
 
 @dataclass(frozen=True)
-class Found:
+class SetResult:
     """What was found on one set of queries."""
 
     step: int | None  # of the checkpoint; None: of BM25
@@ -33,7 +33,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A workdir that was trained, and evaluated or asked questions."""
 
     path: Path
@@ -41,12 +41,12 @@ class Run:
     steps: int
     tokens: float  # real ones, seen in training
     seconds: float  # of training
-    results: dict[str, Found]  # by the name of the set
-    words: dict[str, Found]  # the same for BM25
+    results: dict[str, SetResult]  # by the name of the set
+    words: dict[str, SetResult]  # the same for BM25
     chosen_by: str = ""  # the rules that chose its checkpoint or stopped it early
 
 
-def read_run(path: Path) -> Run:
+def read_run(path: Path) -> FinishedRun:
     """What training, and `evaluate` or `answer`, left in a workdir.
 
     Raises:
@@ -71,7 +71,7 @@ def read_run(path: Path) -> Run:
                 f"{path}: {name} is of step {found.step:,}, but training stands at {last['step']:,}; "
                 "run `dense-jax evaluate` (or `answer`) again"
             )
-    return Run(
+    return FinishedRun(
         path,
         config,
         last["step"],
@@ -138,22 +138,22 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
     return tuple(ranked + asked)
 
 
-def _evaluated(path: Path, file: str) -> dict[str, Found]:
+def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
     """What `evaluate` left in `file`, for each test set."""
     return {name: _found(of, HEADLINE, path, name) for name, of in _read(path, f"{file}.json", Evaluated).items()}
 
 
-def _answered(path: Path) -> dict[str, Found]:
+def _answered(path: Path) -> dict[str, SetResult]:
     """What `answer` left, for each set of questions."""
     return {name: _found(of, tuple(of["figures"]), path, name) for name, of in _read(path, FIGURES, Answered).items()}
 
 
-def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> Found:
+def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
     lacking = [query for query, figures in of["per_query"].items() if not figures.keys() >= set(measures)]
     if lacking or not of["per_query"]:
         what = f"lacks some of {', '.join(measures)} of {lacking[0]!r}" if lacking else "has no query"
         raise StorageError(f"{path / 'results' / name}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
-    return Found(of["step"], measures, of["per_query"], _set(path, name))
+    return SetResult(of["step"], measures, of["per_query"], _set(path, name))
 
 
 def _read(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:
