@@ -36,14 +36,14 @@ def main() -> None:
 
 
 def silence_background_writes() -> None:
-    """Leave out the errors that follow where one file of a checkpoint cannot be written, and that one is raised."""
+    """Silence the errors that follow a failed write of a checkpoint; the first one is raised."""
     getLogger("asyncio").setLevel(CRITICAL)
     show = sys.unraisablehook
     sys.unraisablehook = lambda found: None if str(found.exc_value) == "Event loop is closed" else show(found)
 
 
 def run(argv: Sequence[str]) -> int:
-    """Runs one command line and returns its exit status; an error that explains itself is printed, not raised."""
+    """Run one command line and return its exit status. A `UserError` is printed, not raised."""
     name = f"dense-jax {argv[0]}" if argv else "dense-jax"
     try:
         with stopping_on_signals() as stop:
@@ -74,7 +74,7 @@ def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
 
 
 def _call(argv: Sequence[str], stop: Stop) -> None:
-    """Run the verb of a command line. What its flags show to be wrong is found before JAX is imported."""
+    """Run the verb of a command line. Mistakes of its flags are reported before JAX is imported."""
     from dense_jax.config import command_line  # here, where Ctrl-C is handled
 
     verb, *rest = argv or ("--help",)
@@ -91,7 +91,7 @@ def _call(argv: Sequence[str], stop: Stop) -> None:
         print_settings(verb, command_line.config_for_help(rest))
     else:
         command_line.check_verb(verb)
-        asked = command_line.parse_comparison(rest) if verb == "compare" else command_line.parse(rest, verb)
+        line = command_line.parse_comparison(rest) if verb == "compare" else command_line.parse(rest, verb)
         if verb == "train":
             print("loading, then compiling the training step; its first line follows", file=sys.stderr, flush=True)
         from absl import logging
@@ -100,7 +100,7 @@ def _call(argv: Sequence[str], stop: Stop) -> None:
 
         logging.set_verbosity(logging.FATAL)  # the verbs print what a user must know; Orbax logs what it raises
         stop.at_once = False
-        verbs.call(verb, asked, stop)
+        verbs.call(verb, line, stop)
 
 
 def _failed(message: str, status: int) -> int:

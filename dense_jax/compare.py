@@ -1,4 +1,4 @@
-"""Finished runs side by side: what each cost, what it found, and whether the difference is more than chance.
+"""Comparison of finished runs: cost, figures, and significance of the differences.
 
     dense-jax compare runs/ict-0 runs/ict-1 runs/mlm-0 runs/mlm-1 --against=mlm --workdir=runs/comparison
 
@@ -59,11 +59,13 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
         DataError: a workdir was not trained and evaluated to the end, or they were evaluated on different queries.
     """
     if len({path.resolve() for path in workdirs}) < len(workdirs):
-        raise ConfigError("a workdir is named twice")
+        raise ConfigError("a workdir is given twice; give each one once")
     rows = grouped(_by_content([read_run(path) for path in workdirs]))
     reference = next((row for row in rows if row.name == against), None) if against else rows[0]
     if reference is None:
-        raise ConfigError(f"--against={against} is none of {', '.join(row.name for row in rows)}")
+        raise ConfigError(
+            f"--against={against} is not among the runs; use one of {', '.join(row.name for row in rows)}"
+        )
     measures = _measures(rows)
     found = [_described(row, reference, measures) for row in rows]
     text = "\n\n".join(_table(found, name, measures[name], reference.name) for name in measures)
@@ -119,7 +121,7 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
 
 
 def _by_content(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
-    """`runs` with equal sets under one name, and different ones under different names, whatever their folders are."""
+    """`runs` with one name for each set of equal content, and different names for different contents."""
     names: dict[tuple[str, str], str] = {}
     for run in runs:
         for name, content in (found.set for found in (*run.results.values(), *run.words.values())):
@@ -162,7 +164,7 @@ def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
 
 
 def _measures(rows: Sequence[Row]) -> dict[str, list[str]]:
-    """For each set, what all rows that were measured on it have; a run without a reader matches no answer."""
+    """The measures that all rows of a set share; a run without a reader has no exact match."""
     found: dict[str, list[str]] = {}
     for row in rows:
         for name, (first, *_) in row.results.items():

@@ -282,11 +282,11 @@ def verify(folder: Path, expected: dict[str, str]) -> None:
             )
 
 
-def writable(folder: Path) -> Path:
-    """`folder`, created if need be, after a trial write.
+def check_name(folder: Path) -> Path:
+    """`folder`, if checkpoints can be read in it.
 
     Raises:
-        ConfigError: it cannot be created or written, or checkpoints in it could not be read; said before any work.
+        ConfigError: its path has a character that Orbax takes for a pattern.
     """
     odd = sorted({character for character in str(folder.absolute()) if character in _PATTERN})
     require(
@@ -294,11 +294,21 @@ def writable(folder: Path) -> Path:
         f"--workdir={folder}: {' and '.join(odd)} in the path would be taken for a pattern when checkpoints are read; "
         "name a folder without it",
     )
+    return folder
+
+
+def writable(folder: Path, cure: str = "name another folder") -> Path:
+    """`folder`, created if need be, after a trial write; an error ends with `cure`.
+
+    Raises:
+        ConfigError: it cannot be created or written, or checkpoints in it could not be read; said before any work.
+    """
+    check_name(folder)
     trial = folder / ".writable"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         trial.write_bytes(b"")
         trial.unlink(missing_ok=True)  # several processes may try at once
     except OSError as error:
-        raise ConfigError(f"--workdir={folder} is not writable ({error.strerror}); name another folder") from None
+        raise ConfigError(f"{folder} is not writable ({error.strerror}); {cure}") from None
     return folder

@@ -1,4 +1,4 @@
-"""What training and measuring left in a workdir."""
+"""The results of a run, read from its workdir: cost of training, figures of `evaluate` and `answer`."""
 
 import json
 from dataclasses import dataclass
@@ -24,17 +24,17 @@ PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
 
 @dataclass(frozen=True)
 class SetResult:
-    """What was found on one set of queries."""
+    """The figures on one set of queries."""
 
     step: int | None  # of the checkpoint; None: of BM25
-    measures: tuple[str, ...]  # those to show, what counts most first
+    measures: tuple[str, ...]  # to be shown, the most important one first
     per_query: PerQuery
     set: tuple[str, str]  # the name of the set, which others may have too, and a digest of its content, if known
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A workdir that was trained, and evaluated or asked questions."""
+    """A workdir that was trained to the end, and evaluated or measured by questions."""
 
     path: Path
     config: dict[str, Any]
@@ -47,12 +47,12 @@ class FinishedRun:
 
 
 def read_run(path: Path) -> FinishedRun:
-    """What training, and `evaluate` or `answer`, left in a workdir.
+    """Read the results of a run.
 
     Raises:
-        DataError: it was not trained to the end, or not measured since.
+        DataError: training or measuring is unfinished, or measuring is older than training.
     """
-    # Of a run of no steps there is nothing after.
+    # A run of no steps has no figures after training.
     results = (_evaluated(path, _AFTER) or _evaluated(path, _BEFORE)) | _answered(path)
     if not (path / "config.json").is_file() or not results:
         raise DataError(
@@ -86,7 +86,7 @@ def read_run(path: Path) -> FinishedRun:
 def row_names(path: Path, config: Config, step: int) -> tuple[str, str]:
     """The name of the row of checkpoint `step` in the table of `evaluate`, and that of its files.
 
-    Of a run of no steps the row is named after the model that it starts from.
+    A run of no steps is named after the model that it starts from.
     """
     if step == 0:
         return (_start(config) if not config.steps else "") or "before training", _BEFORE
@@ -96,7 +96,7 @@ def row_names(path: Path, config: Config, step: int) -> tuple[str, str]:
 
 
 def _start(config: Config) -> str:
-    """The name of the folder of `init_from`; empty: there is none."""
+    """The name of the folder of `init_from`; empty without one."""
     if not config.init_from:
         return ""
     run = as_run(Path(config.init_from))
@@ -117,9 +117,9 @@ def _has_ended(last: int, steps: int, history: History | None) -> bool:
 
 
 def measured(path: Path, step: int) -> tuple[Result, ...]:
-    """What `evaluate` and `answer` found of the towers of checkpoint `step`, wherever they were run.
+    """The figures of `evaluate` and `answer` for the towers of checkpoint `step`.
 
-    What a reader made of the passages is left out, since it is no part of the towers.
+    Figures of the reader are left out, since it is no part of the towers.
     """
     evaluated: dict[str, Any] = {}
     for file in (_BEFORE, f"step_{step}", _AFTER):
@@ -139,12 +139,12 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
 
 
 def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
-    """What `evaluate` left in `file`, for each test set."""
+    """The figures of `evaluate` in `file`, by test set."""
     return {name: _found(of, HEADLINE, path, name) for name, of in _read(path, f"{file}.json", Evaluated).items()}
 
 
 def _answered(path: Path) -> dict[str, SetResult]:
-    """What `answer` left, for each set of questions."""
+    """The figures of `answer`, by set of questions."""
     return {name: _found(of, tuple(of["figures"]), path, name) for name, of in _read(path, FIGURES, Answered).items()}
 
 

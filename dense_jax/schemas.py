@@ -217,6 +217,14 @@ class ResultSet(TypedDict):
 # What `train` writes.
 
 
+class RememberedConfig(TypedDict):
+    """settings.json of a workdir: the config that later verbs take."""
+
+    config: str
+    given: list[str]
+    settings: Settings
+
+
 class RunConfig(TypedDict):
     """config.json of a workdir: the settings of a run."""
 

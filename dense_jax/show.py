@@ -1,4 +1,4 @@
-"""What a config will do, before it is paid for: settings, one example in words, shapes, parameters, memory, tokens."""
+"""A config before training: settings, one decoded example, shapes, parameters, memory, tokens."""
 
 import math
 import re
@@ -32,7 +32,7 @@ def settings(config: Config) -> str:
 
 
 def attention(examples: Examples, size: int) -> str:
-    """The attention kernel of each encoder, for each length of sequence in batches of `size`, and why it was chosen."""
+    """The attention kernel of each encoder and each length of sequence in a batch of `size`, with the reason."""
     lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
     choices = [(n, resolve_attention(c, platform(), n)) for c in berts(examples.objective) for n in lengths]
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
@@ -51,7 +51,7 @@ def spans(examples: Examples, tokenizer: Tokenizer) -> str:
     assert isinstance(passage, Passage)
     text = tokenizer.decode(passage.tokens)
     for start, end in passage.spans[::-1]:
-        # what is decoded of the first tokens is how the whole begins
+        # the decoded first tokens are a prefix of the decoded whole
         before, until = (len(tokenizer.decode(passage.tokens[:place])) for place in (start, end))
         marked = text[before:until].lstrip()
         text = f"{text[: until - len(marked)]}[[{marked}]]{text[until:]}"
@@ -65,7 +65,7 @@ def batch(examples: Examples, config: Config) -> str:
 
 
 def parameters(params: Params) -> str:
-    """Each parameter's shape and size; the layers of a stack, which are alike, in one line."""
+    """The shape and size of each parameter; equal layers of a stack share one line."""
     rows: Counter[tuple[str, tuple[int, ...]]] = Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         rows[re.sub(r"layer_\d+", "layer_*", path_name(path)), leaf.shape] += 1
@@ -75,7 +75,7 @@ def parameters(params: Params) -> str:
 
 
 def memory(program: Program, examples: Examples | None) -> str:
-    """Bytes that the state, a batch and the activations take on each device."""
+    """Bytes of state, batch and activations on each device."""
     like, shares = program.like, batch_parts(program.mesh)
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
     sizes = {name: local_bytes(tree) for name, tree in parts.items()}
@@ -88,10 +88,10 @@ def memory(program: Program, examples: Examples | None) -> str:
 
 
 def activations(program: Program, examples: Examples) -> dict[str, int]:
-    """Bytes that the backward pass needs of the forward pass, before the compiler's own savings.
+    """Bytes of the forward pass that the backward pass needs, before the compiler's own savings.
 
-    With a gradient cache (`chunk`), of so many examples at a time and of what all were encoded to; the scores of the
-    batch are not among them where they are computed in chunks.
+    With a gradient cache (`chunk`): of `chunk` examples, and of the encodings of all. Scores computed in chunks are not
+    counted.
     """
     config, params = program.config, program.like.params
     objective, size = config.objective, config.chunk or config.batch
@@ -106,9 +106,9 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
     encoded = jax.eval_shape(encode, params, program.like.carry, whole)
     sizes = {
         f"activations of {size:,} examples": _saved(encode, params, program.like.carry, part),
-        "what they are compared by, such as scores": _saved(combine, encoded, program.like.carry, whole),
+        "scores and other terms of the loss": _saved(combine, encoded, program.like.carry, whole),
     }
-    return sizes | ({"what all are encoded to": whole_bytes(encoded)} if config.chunk else {})
+    return sizes | ({"encodings of the batch": whole_bytes(encoded)} if config.chunk else {})
 
 
 def batch_like(examples: Examples, size: int) -> Batch:

@@ -1,4 +1,4 @@
-"""The standard streams: usable whatever their encoding is, and whether anybody reads them."""
+"""The standard streams: usable with any encoding, and without a reader."""
 
 import contextlib
 import errno
@@ -8,11 +8,11 @@ import sys
 
 from dense_jax.errors import DataError
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of a device that takes no more output
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a device that takes no more output
 
 
 class Unfailing(io.TextIOWrapper):
-    """A stream for notes and progress: what cannot be written there is dropped, and stops no work."""
+    """A stream for notes and progress, which drops text that cannot be written and never stops the work."""
 
     def write(self, text: str) -> int:
         try:
@@ -36,7 +36,7 @@ def open_streams() -> None:
 
 
 def close_output() -> None:
-    """Send what is left of the output nowhere: Python would complain of it when it ends."""
+    """Discard buffered output: Python would report an error for it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 

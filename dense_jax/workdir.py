@@ -1,6 +1,7 @@
-"""A workdir: the one folder that data flows through, and where each stage leaves its part.
+"""A workdir: the folder of one run, in which each stage writes its part.
 
 tokenizer  test  rejects.jsonl  passages-LENGTH       prepare (or spans-, chunks-; documents, queries-SPLIT)
+settings.json                                         the first verb, prepare, train: the config for later verbs
 config.json  checkpoints  metrics.jsonl  tensorboard  train
 neighbours/STEP                                       train or refresh: the indexes that training searches
 validation.json  validation/NAME-SPLIT-QUERIES-DOCUMENTS  train, with validation.every
@@ -64,15 +65,26 @@ _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated
 
 @dataclass(frozen=True)
 class Workdir:
-    """A workdir and the config it is used with; its parts are opened when they are needed."""
+    """A workdir and its config; the parts are opened when they are used."""
 
     path: Path
     asked: Config
     notes: Sequence[str] = ()  # on settings that were fitted to what training starts from
+    out: Path | None = None  # a folder in place of the workdir for what is written
+
+    @property
+    def written(self) -> Path:
+        """The folder for new results, vectors and indexes."""
+        return self.path if self.out is None else self.out
+
+    @property
+    def places(self) -> tuple[Path, ...]:
+        """The folders that may hold results, vectors and indexes; the one that is written to comes last."""
+        return (self.path,) if self.out is None else (self.path, self.out)
 
     @cached_property
     def config(self) -> Config:
-        """The config with the tokenizer's vocabulary size, and with steps where it asks for tokens."""
+        """The config with the vocabulary size of the tokenizer, and with steps computed from a budget of tokens."""
         check_padding(self.asked.objective, self.tokenizer.vocabulary.pad)
         size = self.tokenizer.size
         if recorded(self.path) is None:
@@ -104,10 +116,10 @@ class Workdir:
 
     @property
     def prepared(self) -> Path:
-        """Where the tokenizer, the passages and the test set are.
+        """The folder of the prepared tokenizer, passages and test set.
 
         Raises:
-            ConfigError: nothing was prepared there.
+            ConfigError: `prepare` has not finished there.
         """
         passages, spans = self.asked.passages, self.asked.spans.sources
         if not self._is_prepared:
@@ -119,7 +131,7 @@ class Workdir:
 
     @property
     def _root(self) -> Path:
-        """Where `prepare` leaves its parts."""
+        """The folder that `prepare` writes to."""
         return Path(self.asked.passages.workdir or self.path)
 
     @property
@@ -131,37 +143,37 @@ class Workdir:
 
     @property
     def _held_out(self) -> Path:
-        """Where `prepare` writes the test set that it holds out."""
+        """The folder of the held-out test set."""
         return Path(absolute(str(self._root / "test")))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The prepared tokenizer. A model that is used as it is has one of its own, and nothing need be prepared."""
+        """The prepared tokenizer; of a model that is used as it is, its own, without preparation."""
         if self._is_as_it_is:
             return import_folder(Path(self.asked.tokenizer.path))
         return Tokenizer.load(self.prepared / "tokenizer")
 
     @property
     def _is_as_it_is(self) -> bool:
-        """True of a model that is not to be trained and for which nothing was prepared."""
+        """True for a model that is not trained and for which nothing was prepared."""
         asked = self.asked
         return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self._is_prepared
 
     def saved_tokenizer(self) -> Path:
-        """The folder of the tokenizer, which is saved now if nothing was prepared."""
+        """The folder of the tokenizer, which is saved first if nothing was prepared."""
         if not self._is_as_it_is:
             return self.prepared / "tokenizer"
-        folder = self._root / "tokenizer"
+        folder = (self.out or self._root) / "tokenizer"
         self.tokenizer.save(folder)
         return folder
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What the objective must know of the tokenizer."""
+        """The facts on the tokenizer that the objective needs, with the ids of its prompts."""
         return self.tokenizer.with_prompts(self.asked.objective.prompts())
 
     def planned_vocabulary(self) -> tuple[int, str]:
-        """How many words the tokenizer has or will have, and how that is known; nothing need be prepared."""
+        """The present or future size of the vocabulary, and the source of that number. Nothing need be prepared."""
         prepared, asked = self._root / "tokenizer", self.asked.tokenizer
         if has_tokenizer(prepared):
             return Tokenizer.load(prepared).size, f"of the tokenizer in {prepared}"
@@ -171,7 +183,7 @@ class Workdir:
 
     @cached_property
     def passages(self) -> PassageStore | QueryStore | QuestionSet:
-        """What is trained on."""
+        """The training data: passages, queries, or questions with answers."""
         if self.asked.objective.learns_from is QAExample:
             return self.questions
         if self.asked.passages.unit is Unit.QUERIES:
@@ -185,10 +197,10 @@ class Workdir:
 
     @cached_property
     def questions(self) -> QuestionSet:
-        """The questions with answers that are learned from.
+        """The questions with answers of `corpus.questions`.
 
         Raises:
-            ConfigError: none are named.
+            ConfigError: `corpus.questions` is empty.
         """
         path = self.asked.corpus.questions
         require(
@@ -217,7 +229,7 @@ class Workdir:
 
     @property
     def used_data(self) -> Data:
-        """The data that a trained model is used with: the tokenizer, and the paths of the config."""
+        """The data at search time: the tokenizer, and the paths of the config."""
         start, asked = warm_start.fingerprint, self.asked
         paths = {
             "corpus.source": Named("corpus", lambda: corpus_fingerprint(asked)),
@@ -231,7 +243,7 @@ class Workdir:
 
     @property
     def learned_data(self) -> Data:
-        """The data that a run learns from. What it starts from is recorded with it, and not compared any more."""
+        """The data of training. The start, such as `init_from`, is recorded with a new run and not compared later."""
         used, known = self.used_data, recorded(self.path)
         digests = {"passages": self.passages.fingerprint, "corpus": prepared_corpus(self.prepared)}
         digests |= {"library": self.library.fingerprint} if self.library else {}
@@ -256,20 +268,20 @@ class Workdir:
 
     @cached_property
     def queries(self) -> QueryStore:
-        """The training queries, whatever is trained on.
+        """The prepared training queries.
 
         Raises:
-            StorageError: none were prepared.
+            StorageError: no queries were prepared.
         """
         return open_queries(self._root, self.asked.corpus)
 
     @cached_property
     def test_folder(self) -> AnyPath:
-        """The BEIR folder that `evaluate` works on.
+        """The BEIR folder of the test set.
 
         Raises:
-            ConfigError: none is named, and `prepare` held none out.
-            StorageError: that which `prepare` held out has changed.
+            ConfigError: no folder is named, and `prepare` held no documents out.
+            StorageError: the held-out test set has changed.
         """
         if named := self.asked.evaluate.folder:
             folder = absolute(named)
@@ -285,7 +297,7 @@ class Workdir:
         return folder
 
     def collection(self, tower: Tower, source: str = "") -> Collection:
-        """The documents that `tower` embeds: those of `source`, of embed.collection, or of the corpus.
+        """The documents to be searched: those of `source`, of embed.collection, or of the corpus, cut for `tower`.
 
         The corpus is whole, with the sentences that the test set holds out of training. Where nothing is held out, its
         prepared passages are searched; with queries, the documents that they are about.
@@ -324,14 +336,16 @@ class Workdir:
         name += f"-{split}" if split else ""
 
         def make() -> PassageStore:
-            folder = self.path / "collections"
-            return prepare_collection(corpus(), self.asked, self.tokenizer, folder, name, split=split)
+            *others, folder = (place / "collections" for place in self.places)
+            return prepare_collection(
+                corpus(), self.asked, self.tokenizer, folder, name, split=split, finished_in=others
+            )
 
         return Collection(name, source, process_0_first(make))
 
     @property
     def documents_of_queries(self) -> Collection:
-        """The documents that the training queries are about, each whole."""
+        """The documents of the training queries, each whole."""
         return prepared_collection("documents", self.queries.documents)
 
     def documents(self, source: str) -> list[Document]:
@@ -355,9 +369,9 @@ class Workdir:
         """The sample that a run is validated on, made now if it does not exist; all processes call it together.
 
         Raises:
-            ConfigError: no test set is named, and `prepare` held none out.
+            ConfigError: no test set is named, and `prepare` held no documents out.
             DataError: it lacks the split, or has no relevant document.
-            StorageError: that which `prepare` held out has changed.
+            StorageError: the held-out test set has changed.
         """
         settings = self.asked.validation
         folder = located(settings.folder) if settings.folder else self.prepared / "test"
@@ -401,15 +415,14 @@ class Workdir:
 
     @property
     def _passage_tower(self) -> Tower:
-        """With the shapes of its parameters in their place."""
+        """The passage tower, with shapes in place of parameters."""
         objective = self.config.objective
         return objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).passage
 
     def check_init_from(self) -> None:
         """
         Raises:
-            ConfigError: what `init_from` or `init_reader_from` names was trained on other token ids than those of this
-                workdir.
+            ConfigError: the model of `init_from` or `init_reader_from` was trained on other token ids.
         """
         for setting in ("init_from", "init_reader_from"):
             if (path := getattr(self.asked, setting)) and recorded(self.path) is None:
@@ -432,16 +445,16 @@ class Workdir:
         return load_trained(self.config, self.path, step, self.used_data)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
-        """The vectors of `collection`, made now as far as they are missing. Prints collection and checkpoint."""
-        return embedded.embeddings(self.path, self.asked.embed, self.tokenizer, collection, trained)
+        """The vectors of `collection`; missing ones are computed first. Prints collection and checkpoint."""
+        return embedded.embeddings(self.places, self.asked.embed, self.tokenizer, collection, trained)
 
     def index(self, collection: Collection, trained: Trained, *, again: bool = False) -> Index:
-        """The index over the vectors of `collection`, built now if it is missing, cannot be used, or `again`."""
-        return embedded.index(self.path, self.asked.index, self.embeddings(collection, trained), again=again)
+        """The index over the vectors of `collection`; built if it is missing or unusable, or with `again`."""
+        return embedded.index(self.places, self.asked.index, self.embeddings(collection, trained), again=again)
 
 
 def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:
-    """The documents among `rows`; the first of the others is named once all are read."""
+    """The documents among `rows`. After the last row a note names the first rejected one."""
     rejects: list[Reject] = []
     for row in rows:
         if isinstance(row, Document):

@@ -7,16 +7,15 @@ set -euo pipefail
 config=${1:-configs/ict.py:tiny}
 workdir=${2:-runs/$(basename "${config%%:*}" .py)}
 shift $(($# < 2 ? $# : 2))
-settings=("--config=$config" "--workdir=$workdir" "$@")
 
 run() {
   local verb=$1
   shift
-  printf '\n$ dense-jax %s' "$verb" && printf ' %q' "${settings[@]}" "$@" && printf '\n'
-  dense-jax "$verb" "${settings[@]}" "$@"
+  printf '\n$ dense-jax %s' "$verb" && printf ' %q' "--workdir=$workdir" "$@" && printf '\n'
+  dense-jax "$verb" "--workdir=$workdir" "$@"
 }
 
-run prepare
+run prepare "--config=$config" "$@"
 run show
 run train
 run embed

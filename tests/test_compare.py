@@ -271,12 +271,12 @@ def test_seeds_are_averaged_for_each_query_before_the_test(tmp_path):
 
 
 def test_a_workdir_named_twice_is_refused(runs, tmp_path):
-    with pytest.raises(ConfigError, match="a workdir is named twice"):
+    with pytest.raises(ConfigError, match="a workdir is given twice; give each one once"):
         compare([runs[0], tmp_path / "mlm-0" / ".." / "ict-0"], "", tmp_path)
 
 
 def test_an_unknown_reference_is_refused_with_the_names_there_are(runs, tmp_path):
-    with pytest.raises(ConfigError, match="--against=dpr is none of BM25, ict, mlm"):
+    with pytest.raises(ConfigError, match="--against=dpr is not among the runs; use one of BM25, ict, mlm"):
         compare(runs, "dpr", tmp_path)
 
 

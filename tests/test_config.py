@@ -135,7 +135,7 @@ def test_questions_for_what_does_not_learn_from_them_are_refused():
     with pytest.raises(ConfigError) as error:
         config(corpus=CorpusConfig(questions="nq.jsonl"))
     assert str(error.value) == (
-        "corpus.questions=nq.jsonl is nothing that BagOfTokens learns from, which is passages, spans or chunks"
+        "corpus.questions=nq.jsonl does not fit BagOfTokens, which learns from passages, spans or chunks; leave it out"
     )
 
 
@@ -148,9 +148,9 @@ def test_an_age_that_every_index_reaches_before_the_next_snapshot_is_refused():
 
 
 def test_patterns_without_a_file_are_refused():
-    with pytest.raises(ConfigError, match=r"answer.patterns=True says what the answers of answer.questions are"):
+    with pytest.raises(ConfigError, match=r"answer.patterns=True describes the answers of answer.questions"):
         AnswerConfig(patterns=True)
-    with pytest.raises(ConfigError, match=r"answer.read=False leaves answer recall, which takes answer.questions"):
+    with pytest.raises(ConfigError, match=r"answer.read=False needs a file of questions with answers; name it by"):
         AnswerConfig(read=False)
 
 

@@ -81,7 +81,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_a_workdir_that_cannot_be_written_is_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--workdir=.*file/runs is not writable \(Not a directory\)"):
+    with pytest.raises(ConfigError, match=r"file/runs is not writable \(Not a directory\); name another folder"):
         writable(tmp_path / "file" / "runs")
 
 

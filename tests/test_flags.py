@@ -202,7 +202,7 @@ def test_words_that_are_no_flags_are_kept_in_order(config_file):
 
 
 def test_an_unknown_variant_is_answered_with_those_there_are(config_file):
-    assert message(f"--config={config_file}:huge", "--workdir=w").endswith("there are base, tiny")
+    assert message(f"--config={config_file}:huge", "--workdir=w").endswith("; it has base, tiny")
 
 
 def test_a_missing_config_file_is_named(tmp_path):

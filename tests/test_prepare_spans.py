@@ -254,7 +254,7 @@ def test_random_spans_are_used_alone():
 @pytest.mark.parametrize("unit", [Unit.SPANS, Unit.CHUNKS])
 def test_only_passages_have_salient_spans(source, unit):
     message = (
-        rf"spans.patterns, spans.capitals, spans.titles find .*, and passages.unit={unit.value} are none; use --pas"
+        rf"spans.patterns, spans.capitals, spans.titles find .*, and passages.unit={unit.value} have none; use --pas"
     )
     with pytest.raises(ConfigError, match=message):
         asked(source, ALL, unit=unit)

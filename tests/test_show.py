@@ -16,7 +16,7 @@ from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 BERT = BertConfig(layers=1, width=16, heads=2, feed_forward=16, vocab_size=50, positions=8)
 METHOD = ICT(Encoder(BERT), query_length=4, passage_length=8)
-SCORES, ENCODED = "what they are compared by, such as scores", "what all are encoded to"
+SCORES, ENCODED = "scores and other terms of the loss", "encodings of the batch"
 
 
 class Sentences(MemoryStore):

@@ -116,7 +116,7 @@ class Config:
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
-            f"{self.passages.unit.value} are none; use --passages.unit=passages",
+            f"{self.passages.unit.value} have none; use --passages.unit=passages",
         )
         require(
             self.optimizer.warmup <= self.steps or self.steps == 0,
@@ -137,11 +137,11 @@ class Config:
         )
         require(
             noun == "QAExample" or not self.corpus.questions,
-            f"corpus.questions={self.corpus.questions} is nothing that {method} learns from, which is {words}",
+            f"corpus.questions={self.corpus.questions} does not fit {method}, which learns from {words}; leave it out",
         )
         require(
             not self.objective.masks_spans or bool(self.spans.sources),
-            f"{method} masks salient spans, and nothing says what finds them; use --spans.capitals=true, "
+            f"{method} masks salient spans, and no source of spans is given; use --spans.capitals=true, "
             "spans.patterns, spans.titles, or --spans.precomputed=FILE",
         )
         require(
@@ -155,9 +155,9 @@ def choose(variant: str, **variants: Callable[[], Config]) -> Config:
     """The config that `variants` builds under the name after the colon of `--config=FILE:variant`.
 
     Raises:
-        ConfigError: there is none of that name; lists those there are.
+        ConfigError: no variant has that name; lists the variants.
     """
-    require(variant in variants, f"no variant {variant!r} in this config file; there are {', '.join(variants)}")
+    require(variant in variants, f"no variant {variant!r} in this config file; it has {', '.join(variants)}")
     return variants[variant]()
 
 

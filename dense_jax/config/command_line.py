@@ -1,24 +1,22 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Every flag but `--restart` has exactly one value, the rest of its own argument after `=` or the next argument, so that
-no value is taken for a query. A setting of several values is given by its flag once for each of them; of other flags
-the last one counts. Mistakes that can be seen without a config are reported before JAX is imported, which takes
-seconds.
+Without `--config` the config is the one that the workdir remembers. Every flag but `--restart` has exactly one value,
+the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A setting of several
+values is given by its flag once for each of them; of other flags the last one counts. Mistakes that can be seen without
+a config are reported before JAX is imported, which takes seconds.
 """
 
-import dataclasses
 import difflib
 import os
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from dense_jax.config import Config, flag_values
+from dense_jax.config import Config
 from dense_jax.config.files import find, published
-from dense_jax.config.rules import Setting, expanded, settings
-from dense_jax.config.tree import checked
+from dense_jax.config.overrides import LoadedConfig, nearest, overridden, read_values
+from dense_jax.config.remembered import is_remembered, recall
+from dense_jax.config.rules import Setting, expanded, is_on_this_machine, settings
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import check_on_disk
 
@@ -38,16 +36,18 @@ VERBS = {
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
 }
 _TAKE_WORDS = ("search", "answer")
-_READS = {  # data that a verb certainly reads where its flag is given
+_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export")
+_READS = {  # data that a verb reads wherever its flag is given
     "prepare": ("corpus.source", "corpus.also", "spans.answers", "spans.precomputed"),
     "embed": ("embed.collection",),
     "answer": ("answer.questions",),
     "evaluate": ("evaluate.folder",),
 }
-_NO_FILES = ("installed", "tfds:", "gs://", "s3://")  # how the names of other data begin
 OWN_FLAGS = {  # those that are no settings, with their help texts
-    "config": "a published method, such as ict or ict:tiny, or a file, such as mine/method.py:variant",
+    "config": "a published method, such as ict or ict:tiny, or a file, such as mine/method.py:variant; without it the "
+    "config that the workdir remembers",
     "workdir": "the folder that everything is written to and read from",
+    "out": "a folder in place of the workdir for what is written, such as where the workdir is read-only",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
     "restart": "`train` starts over and moves what it wrote before aside; without a value",
 }
@@ -58,19 +58,24 @@ _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and re
 
 @dataclass(frozen=True)
 class Invocation:
-    """A command line, understood."""
+    """A parsed command line."""
 
-    config: Config
+    loaded: LoadedConfig
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
-    given: frozenset[str] = frozenset()  # the settings that the command line gives, such as batch
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
     restart: bool = False  # `train` starts over, and moves the old state aside
+    out: Path | None = None  # a folder in place of the workdir for what is written
+
+    @property
+    def config(self) -> Config:
+        """The config, with what the command line gives."""
+        return self.loaded.config
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The command line of `compare`, understood."""
+    """The parsed command line of `compare`."""
 
     folders: list[Path]
     against: str
@@ -86,7 +91,7 @@ class Line:
     problems: list[str]
 
     def value(self, name: str) -> str:
-        """That of the last flag `name`; empty if there is none."""
+        """The value of the last flag `name`; empty without one."""
         return next((value for flag, value in reversed(self.flags) if flag == name), "")
 
     def given(self) -> dict[str, list[str]]:
@@ -108,18 +113,32 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
     line = split(argv)
     problems = _early_problems(verb, line)
     try:
-        config = find(line.value("config")).load()
+        loaded = _load(line)
     except ConfigError as error:
         raise ConfigError("\n".join(dict.fromkeys([*problems, str(error)]))) from error
-    values, wrong = _read(line, {setting.name: setting for setting in settings(config)})
-    _raise([*problems, *wrong])
-    for name, value in values.items():
-        _set(config, name, value)
-    for setting in settings(config):
-        if setting.place:
-            _set(config, setting.name, expanded(setting.value))
-    workdir, restart = Path(expanded(line.value("workdir"))), bool(line.value("restart"))
-    return Invocation(checked(config), workdir, line.words, frozenset(values), line.value("topology"), restart)
+    return Invocation(
+        overridden(loaded, line.given(), problems, OWN_FLAGS),
+        _workdir(line),
+        line.words,
+        line.value("topology"),
+        bool(line.value("restart")),
+        Path(expanded(line.value("out"))) if line.value("out") else None,
+    )
+
+
+def _load(line: Line) -> LoadedConfig:
+    """The config that is named, or else the one that the workdir remembers."""
+    name = line.value("config")
+    return LoadedConfig(name, find(name).load()) if name else recall(_workdir(line))
+
+
+def _workdir(line: Line) -> Path:
+    return Path(expanded(line.value("workdir")))
+
+
+def _has_config(line: Line) -> bool:
+    """True if a config is named, or remembered by the workdir."""
+    return bool(line.value("config")) or (bool(line.value("workdir")) and is_remembered(_workdir(line)))
 
 
 def config_for_help(argv: Sequence[str]) -> Config | None:
@@ -128,14 +147,14 @@ def config_for_help(argv: Sequence[str]) -> Config | None:
     Raises:
         ConfigError: there is no such config.
     """
-    name = split([arg for arg in argv if arg not in ("--help", "-h")]).value("config")
-    return find(name).load() if name else None
+    line = split([arg for arg in argv if arg not in ("--help", "-h")])
+    return _load(line).config if _has_config(line) else None
 
 
 def _missing_files(verb: str, line: Line) -> Iterable[str]:
     for name in _READS.get(verb, ()):
         for value in line.given().get(name, ()):
-            if value and not value.startswith(_NO_FILES) and not Path(value).expanduser().exists():
+            if is_on_this_machine(value) and not Path(value).expanduser().exists():
                 yield f"{name}={value}: no such file or folder; correct the name"
 
 
@@ -143,8 +162,8 @@ def _early_problems(verb: str, line: Line) -> list[str]:
     """Mistakes that can be seen without a config. They are raised, unless the config may show more of them."""
     problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
     known = {setting.name: setting for setting in settings(Config)}
-    if not any(_may_be_of_the_method(name, known) for name in line.given()) or not line.value("config"):
-        _raise([*problems, *_read(line, known)[1]])
+    if not any(_may_be_of_the_method(name, known) for name in line.given()) or not _has_config(line):
+        _raise([*problems, *read_values(line.given(), known, OWN_FLAGS)[1]])
     if not problems and (missing := list(_missing_files(verb, line))):
         raise DataError("\n".join(missing))
     return problems
@@ -171,7 +190,7 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
     unknown = [name for name, _ in line.flags if name not in _COMPARE_FLAGS]
     takes = "; compare takes --against=NAME and --workdir=DIR"
     problems = list(line.problems)
-    problems += [f"unknown flag --{name}{_nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown]
+    problems += [f"unknown flag --{name}{nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown]
     if not line.words or not line.value("workdir"):
         problems.append("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
     _raise([*problems, *_in_bucket(line.value("workdir"))])
@@ -181,7 +200,7 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
 
 
 def split(argv: Sequence[str]) -> Line:
-    """Flags, words, and what is neither.
+    """Split arguments into flags, words and mistakes.
 
     >>> split(["--batch", "8", "--steps=2", "a query", "--", "-v"]).flags
     [('batch', '8'), ('steps', '2')]
@@ -213,12 +232,12 @@ def split(argv: Sequence[str]) -> Line:
 
 def _own_problems(line: Line) -> Iterable[str]:
     """Mistakes in the flags that are no settings."""
-    if not (name := line.value("config")):
+    if not _has_config(line):
         yield (
-            f"no --config=NAME, such as --config=ict:tiny; the published methods are {', '.join(published())}, and a "
-            "file of your own is named by its path"
+            f"no --config=NAME, such as --config=ict:tiny, and no --workdir that remembers one; the published methods "
+            f"are {', '.join(published())}, and a file of your own is named by its path"
         )
-    else:
+    elif name := line.value("config"):
         try:
             find(name)
         except ConfigError as error:
@@ -226,6 +245,7 @@ def _own_problems(line: Line) -> Iterable[str]:
     if not line.value("workdir"):
         yield _NO_WORKDIR
     yield from _in_bucket(line.value("workdir"))
+    yield from _in_bucket(line.value("out"), "--out")
     for name in _SWITCHES:
         if line.value(name) not in ("", "true"):
             yield f"--{name}={line.value(name)}: takes no value; leave the flag out if you do not want it"
@@ -239,55 +259,22 @@ def _unfit(verb: str, line: Line) -> Iterable[str]:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
     if line.value("restart") and verb != "train":
         yield f"{verb} takes no --restart; `dense-jax train` starts over by it"
+    if line.value("out") and verb not in _TAKE_OUT:
+        yield f"{verb} takes no --out={line.value('out')}; it writes to --workdir"
     if line.value("topology") and verb != "show":
         yield f"{verb} takes no --topology={line.value('topology')}; `dense-jax show` compiles for TPUs elsewhere"
 
 
-def _in_bucket(workdir: str) -> Iterable[str]:
+def _in_bucket(folder: str, flag: str = "--workdir") -> Iterable[str]:
     try:
-        check_on_disk(workdir, "--workdir")
+        check_on_disk(folder, flag)
     except ConfigError as error:
         yield str(error)
 
 
 def _may_be_of_the_method(name: str, known: Mapping[str, Setting]) -> bool:
     """Return whether `name` is a setting of the method, or like no other: then only the config shows what it means."""
-    return name.startswith("objective.") or (name not in known and not _nearest(name, known))
-
-
-def _read(line: Line, known: Mapping[str, Setting]) -> tuple[dict[str, Any], list[str]]:
-    """The values of the settings that are given, and what is wrong with them."""
-    values, problems = {}, []
-    for name, texts in line.given().items():
-        if name not in known:
-            problems.append(f"unknown flag --{name}{_nearest(name, [*OWN_FLAGS, *known])}")
-            continue
-        several = typing.get_origin(known[name].type) is tuple
-        try:
-            values[name] = flag_values.read(known[name].type, texts if several else texts[-1:])
-        except ValueError:
-            problems.append(f"{name}={', '.join(texts)} is not {flag_values.kind(known[name].type)}")
-            continue
-        if broken := dataclasses.replace(known[name], value=values[name]).problem():
-            problems.append(broken)
-    return values, problems
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean --a, --b?` with the nearest names, by the whole name or by its last part."""
-    tails = {key: key.rpartition(".")[2] for key in known}
-    tail = name.rpartition(".")[2]
-    near = difflib.get_close_matches(name, tails, n=2, cutoff=0.75)
-    near = near or [k for k, v in tails.items() if v in difflib.get_close_matches(tail, tails.values(), 2, 0.75)]
-    return f"; did you mean {', '.join(f'--{key}' for key in near[:3])}?" if near else ""
-
-
-def _set(config: Config, name: str, value: Any) -> None:
-    *parents, last = name.split(".")
-    node: Any = config
-    for parent in parents:
-        node = getattr(node, parent)
-    setattr(node, last, value)
+    return name.startswith("objective.") or (name not in known and not nearest(name, known))
 
 
 def _is_text(word: str) -> bool:

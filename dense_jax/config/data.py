@@ -18,19 +18,19 @@ from dense_jax.config.rules import (
 )
 from dense_jax.errors import require
 
-_FINEST = 0.98  # similarity that MinHash tells from equality
+_FINEST = 0.98  # the largest similarity that MinHash distinguishes from equality
 
 
 class Order(enum.Enum):
-    """In which order training visits passages."""
+    """The order in which training visits passages."""
 
     LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
-    SHUFFLE = "shuffle"  # a fresh global permutation every epoch
-    DISTINCT = "distinct"  # the same, in whole batches of which none holds a text twice
+    SHUFFLE = "shuffle"  # a new global permutation every epoch
+    DISTINCT = "distinct"  # the same, in whole batches without repeated texts
 
 
 class Mixing(enum.Enum):
-    """The unit that is drawn from one source, where a corpus has several."""
+    """The unit that is drawn from one of several sources."""
 
     EXAMPLE = "example"  # each example by itself, as in Contriever's code
     BATCH = "batch"  # all examples of a batch, as in Contriever's paper
@@ -42,26 +42,26 @@ class CorpusConfig:
     # with texts; .txt file or folder of them; tfds:NAME; or installed, the documentation of the installed packages.
     # Files and folders may lie in a bucket: gs://..., s3://...
     source: DataPath = ""
-    also: tuple[DataPath, ...] = ()  # further sources of any form, their rows after those of `source`; fields as there
+    also: tuple[DataPath, ...] = ()  # further sources of any form, read after `source` with the same names of fields
     split: str = "train"  # of a TFDS data set; of the queries in a BEIR or MS MARCO folder, with passages.unit=queries
     # files of queries about the documents, as `mine` writes; empty: the source's own
     queries: tuple[DataPath, ...] = ()
     guide: DiskPath = ""  # folder that `mine` wrote with mine.guide, for objective.false_negatives=guide
     questions: DataPath = ""  # file of questions with answers (NQ-open, DPR, SQuAD, TSV), to be learned from by ORQA
-    query_share: ShareAbove0[float] = 1.0  # of the queries, to be learned from; their ids decide which
+    query_share: ShareAbove0[float] = 1.0  # share of the queries for training, chosen by their ids
     # Names of fields. The defaults stand for all known names (data/sources/fields.py); some row must have another name.
     id_field: str = "_id"  # rows are numbered where none has an id
     title_field: str = "title"
     text_field: str = "text"
     max_characters: Positive[int] = 1_000_000  # a longer document is rejected
-    # largest share of rejected rows, in any one source, at which `prepare` still goes on; of a collection that is
-    # searched, rows without text are not counted
+    # largest accepted share of rejected rows in any one source; in a searched collection, rows without text are not
+    # counted
     max_rejects: Share[float] = field(default=0.0, metadata=RESUMABLE)
     # documents whose first sentence becomes a test query, taken out of the training text
     held_out: NotNegative[int] = 0
     limit: NotNegative[int] = 0  # read at most this many documents of each source; 0: all
-    # documents as alike as that are left out but the first: Jaccard similarity of their three-word runs, 0.7 to 0.9 in
-    # the literature; 1.0: those of the same words; 0.0: none
+    # Jaccard similarity of three-word runs from which all documents but the first are left out, 0.7 to 0.9 in the
+    # literature; 1.0: documents of equal words; 0.0: keep all
     near_duplicates: Share[float] = 0.0
 
     def __post_init__(self) -> None:
@@ -101,7 +101,7 @@ class PrepareConfig:
     runner: Runner = Runner.LOCAL
     # of the pipeline: "--runner=DataflowRunner --project=..."; empty: a process for each core here
     options: str = field(default="", metadata=PRIVATE)
-    # folder for what workers pass on, that all reach, gs:// and s3:// too; empty: where passages are
+    # folder that all workers reach, for data between them, gs:// and s3:// too; empty: the folder of the passages
     staging: DataPath = ""
 
     def __post_init__(self) -> None:
@@ -121,7 +121,7 @@ class Unit(enum.Enum):
 
     PASSAGES = "passages"  # a run of whole sentences of one document; for ORQA a question to be answered by them
     SPANS = "spans"  # a document as spans, each a run of whole sentences; for coCondenser, which contrasts them
-    CHUNKS = "chunks"  # so many tokens of running text, from any place on, across documents; for Contriever
+    CHUNKS = "chunks"  # `length` tokens of running text from any position, across documents; for Contriever
     QUERIES = "queries"  # a query with what answers it and what does not; for fine-tuning
 
 
@@ -131,10 +131,10 @@ class PassagesConfig:
     # tokens of a passage or span, special ones and title included; of a chunk, without them
     length: Annotated[int, at_least(4)] = 288
     titled: bool = True  # passages leave room for their title, chunks have it before the text
-    # share of passages or spans whose length is drawn between 1 and `length` (Condenser: 0.1)
+    # share of passages or spans with a random length between 1 and `length` (Condenser: 0.1)
     short_rate: Share[float] = 0.0
     shard_size: Positive[int] = field(default=32_768, metadata=RESUMABLE)  # passages per file
-    # where tokenizer, passages and test set are, for several runs to share; empty: the run's own
+    # workdir with tokenizer, passages and test set, which several runs may share; empty: the run's own
     workdir: DiskPath = field(default="", metadata=RESUMABLE)
 
     def __post_init__(self) -> None:

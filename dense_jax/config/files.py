@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dense_jax.config import Config
+from dense_jax.config.rules import in_full
 from dense_jax.errors import ConfigError, UserError, require
 
 PUBLISHED = Path(__file__).parent.parent / "configs"
@@ -18,16 +19,16 @@ _BY_PATH = re.compile(r"(?P<file>.+?\.py)(:(?P<variant>.*))?", re.DOTALL)
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """A file with a function `get_config`, and what that is called with."""
+    """A file with a function `get_config`, and the argument of that function."""
 
     path: Path
     variant: str | None  # what follows the colon
 
     def load(self) -> Config:
-        """The config that the file makes.
+        """Run the file and return its config.
 
         Raises:
-            ConfigError: the file cannot be run, or makes no config; names the file and the line.
+            ConfigError: the file fails or returns no config; names file and line.
         """
         try:
             module = _module(self.path)
@@ -46,13 +47,13 @@ def published() -> list[str]:
 
 
 def find(name: str) -> ConfigFile:
-    """The file that `name` means; nothing is run.
+    """Find the config file of `name`, without running it.
 
     >>> find("ict:tiny").path.name, find("ict:tiny").variant
     ('ict.py', 'tiny')
 
     Raises:
-        ConfigError: no such file.
+        ConfigError: `name` is neither a published config nor a file.
     """
     named = _NAMED.fullmatch(name)
     if named and named["file"] in published():
@@ -68,6 +69,15 @@ def find(name: str) -> ConfigFile:
     raise ConfigError(
         f"--config={name} is neither a path of a .py file nor one of the published configs: {', '.join(published())}"
     )
+
+
+def in_full_by_path(name: str) -> str:
+    """`name` as `--config` takes it from any folder: a path in full, the name of a published config as it is."""
+    named = _NAMED.fullmatch(name)
+    if (named and named["file"] in published()) or not (found := _BY_PATH.fullmatch(name)):
+        return name
+    variant = "" if found["variant"] is None else f":{found['variant']}"
+    return f"{in_full(found['file'])}{variant}"
 
 
 def _module(path: Path) -> ModuleType:

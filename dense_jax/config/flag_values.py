@@ -13,10 +13,10 @@ STYLE = (tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands, tyro.conf.Enum
 
 
 def read(type_: Any, texts: list[str]) -> Any:
-    """`texts` as tyro reads a value of that type.
+    """Read `texts` as a value of the type, by tyro.
 
     Raises:
-        ValueError: they are not of that type.
+        ValueError: the texts do not fit the type.
     """
     holder = dataclasses.make_dataclass("Flag", [("value", tyro.conf.UseAppendAction[type_])])
     arguments = [f"--value={text}" for text in texts]
@@ -28,7 +28,7 @@ def read(type_: Any, texts: list[str]) -> Any:
 
 
 def registry() -> tyro.constructors.ConstructorRegistry:
-    """The rules of types whose values are not written as tyro has it: booleans."""
+    """Rules of types that are written otherwise than in tyro: booleans are true or false."""
     found = tyro.constructors.ConstructorRegistry()
 
     @found.primitive_rule
@@ -53,7 +53,7 @@ def _boolean(text: str) -> bool:
 
 
 def kind(type_: Any) -> str:
-    """The kind of value that a type takes, in words.
+    """Describe the values of a type.
 
     >>> kind(int)
     'a whole number'

@@ -11,6 +11,7 @@ from dense_jax.config import Config, flag_values
 from dense_jax.config.command_line import OWN_FLAGS, VERBS
 
 USAGE = """usage: dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...]
+       dense-jax VERB --workdir DIR [--key value ...]      with the config that the workdir remembers
        dense-jax compare WORKDIR ... [--against NAME] --workdir DIR
        dense-jax VERB --help      the settings; with --config NAME those of its method too
        dense-jax --version
@@ -18,12 +19,12 @@ USAGE = """usage: dense-jax VERB --config NAME[:variant] --workdir DIR [--key va
 
 
 def usage() -> str:
-    """The verbs and what they do."""
+    """The usage line, and each verb with its purpose."""
     return "\n".join([USAGE, *(f"  {name:9} {text}" for name, text in VERBS.items())])
 
 
 def print_settings(verb: str, config: Config | None) -> None:
-    """Prints the flags of `verb`, their types, values and comments: of the method too, where `config` is known."""
+    """Print the flags of `verb` with types, defaults and comments; with a `config` those of its method too."""
     if verb == "compare":
         print(f"{USAGE}\n{VERBS[verb]}")
         return

@@ -25,7 +25,7 @@ class EmbedConfig:
     step: Annotated[int, at_least(-1)] = -1  # checkpoint; -1: the newest, or what validation.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
     batch: Positive[int] = 256  # texts at a time, of each process
-    shard_size: Positive[int] = 8_192  # passages per file: what an interrupted run repeats at most
+    shard_size: Positive[int] = 8_192  # passages per file; an interrupted run repeats at most one file
 
 
 @dataclass
@@ -104,12 +104,13 @@ class AnswerConfig:
     def __post_init__(self) -> None:
         require(
             bool(self.questions) or not self.patterns,
-            f"answer.patterns={self.patterns} says what the answers of answer.questions are, which names no file",
+            f"answer.patterns={self.patterns} describes the answers of answer.questions, which is empty; name a "
+            "file, or leave it out",
         )
         require(
             bool(self.questions) or self.read,
-            f"answer.read={self.read} leaves answer recall, which takes answer.questions; without a file there is "
-            "nothing to do but to read: use `dense-jax search`",
+            f"answer.read={self.read} needs a file of questions with answers; name it by --answer.questions=FILE, "
+            "or use `dense-jax search`",
         )
 
 
@@ -135,6 +136,6 @@ class EvaluateConfig:
 
 @dataclass
 class ExportConfig:
-    """Facts on the model card that only its author knows."""
+    """Facts for the model card that only the author knows."""
 
     licence: str = ""  # of the weights, as the Hugging Face Hub spells it, such as apache-2.0; empty: none is named

@@ -16,6 +16,8 @@ from dense_jax.errors import ConfigError
 from dense_jax.io import check_on_disk
 
 N = TypeVar("N", int, float)
+INSTALLED = "installed"  # the corpus that is the documentation of the installed packages
+_ELSEWHERE = ("tfds:", "gs://", "s3://")  # how the names of data begin that are no paths of this machine
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ class Setting:
     hint: Any  # its type, with its notes
     value: Any = None  # None in a tree of classes
     marks: frozenset[str] = frozenset()  # of its field, and of the fields of the classes that it is in
+    default: Any = None  # of its field
+
+    @property
+    def field(self) -> str:
+        """The name of its field: the last part of its full name."""
+        return self.name.rpartition(".")[2]
 
     @property
     def type(self) -> Any:
@@ -108,7 +116,7 @@ def settings(node: Any, path: str = "", marks: frozenset[str] = frozenset()) -> 
     >>> [(setting.name, *setting.marks) for setting in settings(Loader)]
     [('workers', 'resumable')]
     """
-    for setting in _fields(node, path, marks):
+    for setting in fields_of(node, path, marks):
         inner = setting.value if dataclasses.is_dataclass(setting.value) else setting.type
         if dataclasses.is_dataclass(inner):
             yield from settings(inner, f"{setting.name}.", setting.marks)
@@ -116,9 +124,13 @@ def settings(node: Any, path: str = "", marks: frozenset[str] = frozenset()) -> 
             yield setting
 
 
-def own_settings(node: Any, path: str = "") -> Iterator[Setting]:
-    """The fields of `node` that are leaves."""
-    return (setting for setting in _fields(node, path) if not dataclasses.is_dataclass(setting.value))
+def fields_of(node: Any, path: str = "", marks: frozenset[str] = frozenset()) -> Iterator[Setting]:
+    """The fields of one node or of one class: its leaves and the nodes below it."""
+    owner = node if isinstance(node, type) else type(node)
+    hints = typing.get_type_hints(owner, include_extras=True)
+    for field in dataclasses.fields(owner):
+        value = None if isinstance(node, type) else getattr(node, field.name)
+        yield Setting(f"{path}{field.name}", hints[field.name], value, marks.union(field.metadata), field.default)
 
 
 def expanded(value: Any) -> Any:
@@ -127,12 +139,16 @@ def expanded(value: Any) -> Any:
     return tuple(map(home, value)) if isinstance(value, tuple) else home(value)
 
 
-def _fields(node: Any, path: str, marks: frozenset[str] = frozenset()) -> Iterator[Setting]:
-    owner = node if isinstance(node, type) else type(node)
-    hints = typing.get_type_hints(owner, include_extras=True)
-    for field in dataclasses.fields(owner):
-        value = None if isinstance(node, type) else getattr(node, field.name)
-        yield Setting(f"{path}{field.name}", hints[field.name], value, marks.union(field.metadata))
+def is_on_this_machine(place: str) -> bool:
+    """True for the name of a file or folder; False for data of another kind, in a bucket, and for no name at all."""
+    return bool(place) and place != INSTALLED and not place.startswith(_ELSEWHERE)
+
+
+def in_full(value: Any) -> Any:
+    """A place, or several, with the absolute path of what is on this machine."""
+    if isinstance(value, tuple):
+        return tuple(map(in_full, value))
+    return os.path.abspath(expanded(value)) if is_on_this_machine(value) else value  # noqa: PTH100  links keep their names
 
 
 def _broken(rule: Rule, value: Any, whole: bool) -> str:

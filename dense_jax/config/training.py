@@ -102,7 +102,7 @@ class Refresh(enum.Enum):
     """The process that rebuilds the index that training looks passages up in."""
 
     SYNCHRONOUS = "synchronous"  # the trainer, which stops for it
-    ASYNCHRONOUS = "asynchronous"  # another process beside it, `dense-jax refresh`
+    ASYNCHRONOUS = "asynchronous"  # another process, `dense-jax refresh`
 
 
 class Stale(enum.Enum):

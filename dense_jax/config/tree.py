@@ -1,13 +1,15 @@
-"""Operations on a config as a whole: checked, fitted to a tokenizer, recorded, compared, made fit to be published."""
+"""Operations on a whole config: check, rebuild, set the vocabulary size, record, compare, publish."""
 
 import dataclasses
 import enum
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from dense_jax.config import Config, require
-from dense_jax.config.rules import Setting, own_settings, settings
+from dense_jax.config.rules import Setting, fields_of, in_full
 from dense_jax.errors import ConfigError
+
+Node = TypeVar("Node")  # a config, or a part of one that has settings of its own
 
 
 def checked(config: Config) -> Config:
@@ -16,60 +18,74 @@ def checked(config: Config) -> Config:
     Raises:
         ConfigError: with one line per broken rule, all of them at once.
     """
+    return rebuilt(config, lambda setting: setting.value)
+
+
+def rebuilt(node: Node, value: Callable[[Setting], Any]) -> Node:
+    """`node` rebuilt bottom up, each of its leaves with what `value` returns for it. The one walk over a config tree.
+
+    Raises:
+        ConfigError: with one line per broken rule, all of them at once.
+    """
     problems: list[str] = []
-    rebuilt = _rebuilt(config, problems)
+    found = _rebuilt(node, value, problems)
     if problems:
         raise ConfigError("\n".join(problems))
-    return rebuilt
+    return found
 
 
-def _rebuilt(node: Any, problems: list[str], path: str = "") -> Any:
-    parts = {f.name: v for f in dataclasses.fields(node) if is_node(v := getattr(node, f.name))}
-    children = {name: _rebuilt(part, problems, f"{path}{name}.") for name, part in parts.items()}
-    if broken := [problem for setting in own_settings(node, path) if (problem := setting.problem())]:
+def _rebuilt(
+    node: Any, value: Callable[[Setting], Any], problems: list[str], path: str = "", marks: frozenset[str] = frozenset()
+) -> Any:
+    fields = list(fields_of(node, path, marks))
+    nodes = [each for each in fields if is_node(each.value)]
+    changes = {each.field: _rebuilt(each.value, value, problems, f"{each.name}.", each.marks) for each in nodes}
+    leaves = [dataclasses.replace(each, value=value(each)) for each in fields if not is_node(each.value)]
+    if broken := [problem for leaf in leaves if (problem := leaf.problem())]:
         problems.extend(broken)
         return node  # the rules between its settings take for granted that each keeps its own
     try:
-        return dataclasses.replace(node, **children)
+        return dataclasses.replace(node, **changes, **{leaf.field: leaf.value for leaf in leaves})
     except ConfigError as error:
         problems.append(str(error))
         return node
 
 
-def with_vocabulary(node: Any, size: int) -> Any:
+def with_vocabulary(node: Node, size: int) -> Node:
     """`node` with every `vocab_size` of its tree that is 0 set to `size`, the tokenizer's.
 
     Raises:
         ConfigError: a model's own vocabulary is smaller than the tokenizer's, whose ids it could not embed.
     """
-    changes = {
-        f.name: with_vocabulary(v, size) for f in dataclasses.fields(node) if is_node(v := getattr(node, f.name))
-    }
-    own = getattr(node, "vocab_size", None)
-    if own is not None:
-        require(
-            own == 0 or own >= size, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0"
-        )
-        changes["vocab_size"] = own or size
-    return dataclasses.replace(node, **changes)
+
+    def value(setting: Setting) -> Any:
+        if setting.field != "vocab_size":
+            return setting.value
+        own = setting.value
+        fits = own == 0 or own >= size
+        require(fits, f"vocab_size={own} is smaller than the tokenizer's vocabulary of {size}; use 0")
+        return own or size
+
+    return rebuilt(node, value)
+
+
+def with_full_paths(config: Config) -> Config:
+    """`config` with every path of this machine in full: it means the same from any folder."""
+    return rebuilt(config, lambda setting: in_full(setting.value) if setting.place else setting.value)
 
 
 def without_folders(config: Config) -> Config:
     """The part of `config` that may be published: the last part of each path, and nothing that is private."""
-    return _published(config, {setting.name: setting for setting in settings(config)})
+    return rebuilt(config, _published)
 
 
-def _published(node: Any, known: dict[str, Setting], path: str = "") -> Any:
-    changes = {}
-    for field in dataclasses.fields(node):
-        name, value = f"{path}{field.name}", getattr(node, field.name)
-        if is_node(value):
-            changes[field.name] = _published(value, known, f"{name}.")
-        elif "private" in known[name].marks:
-            changes[field.name] = field.default
-        elif known[name].place:
-            changes[field.name] = tuple(map(_last, value)) if isinstance(value, tuple) else _last(value)
-    return dataclasses.replace(node, **changes)
+def _published(setting: Setting) -> Any:
+    value = setting.value
+    if "private" in setting.marks:
+        return setting.default
+    if not setting.place:
+        return value
+    return tuple(map(_last, value)) if isinstance(value, tuple) else _last(value)
 
 
 def _last(path: str) -> str:
@@ -77,12 +93,12 @@ def _last(path: str) -> str:
 
 
 def is_node(value: Any) -> bool:
-    """True if `value` is a part of the tree that has settings of its own."""
+    """True for a part of the tree with settings of its own."""
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
 def to_dict(node: Any) -> dict[str, Any]:
-    """The tree as JSON values; a method is named by its class."""
+    """The tree as JSON values; a method has its class name under `class`."""
     named = {"class": name} if (name := _method(node)) else {}
     return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
 

@@ -2,15 +2,14 @@
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
     LoaderConfig,
     OptimizerConfig,
     Order,
     PassagesConfig,
-    TokenizerConfig,
     Unit,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.cocondenser import CoCondenser
@@ -35,9 +34,9 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
-    return Config(
+    return common.tiny_demo(
         objective=CoCondenser(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)),
+            encoder=Encoder(common.tiny_bert()),
             head_layers=1,
             skip_from=1,
             passage_length=64,
@@ -45,9 +44,5 @@ def tiny() -> Config:
         steps=300,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=2e-3, warm_start_rate=2e-5, warmup_share=0.1),
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.SPANS, length=64),
-        loader=LoaderConfig(order=Order.SHUFFLE),
-        log_every=50,
     )

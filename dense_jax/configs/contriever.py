@@ -6,17 +6,16 @@ BERT: --init_from and --tokenizer.path name its folder.
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
     EmbedConfig,
     LoaderConfig,
     OptimizerConfig,
     Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     Unit,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.data.masking import Noise
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
@@ -76,11 +75,9 @@ def _published(method: Contriever, batch: int) -> Config:
 
 
 def _tiny(negatives: Negatives) -> Config:
-    return Config(
+    return common.tiny_demo(
         objective=Contriever(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             negatives=negatives,
             view_length=64,
             queue=4096,
@@ -91,10 +88,6 @@ def _tiny(negatives: Negatives) -> Config:
         steps=1_000,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=5e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(unit=Unit.CHUNKS, length=128),
-        loader=LoaderConfig(order=Order.SHUFFLE),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )

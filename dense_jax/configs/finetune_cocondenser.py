@@ -12,12 +12,12 @@ from dense_jax.config import (
     Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     Unit,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
-from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.supervised import Supervised
 
 
@@ -37,11 +37,9 @@ def round2() -> Config:
 
 def tiny() -> Config:
     """A minute on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
-    return Config(
+    return common.tiny_finetuning(
         objective=Supervised(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             passage_length=64,
             negatives=3,
             temperature=0.05,
@@ -49,11 +47,7 @@ def tiny() -> Config:
         steps=200,
         batch=64,
         optimizer=OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
-        tokenizer=TokenizerConfig(vocab_size=8192),
-        passages=PassagesConfig(unit=Unit.QUERIES),
-        loader=LoaderConfig(order=Order.DISTINCT),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )
 
 

@@ -2,7 +2,7 @@
 
 Its optimiser was ASAM; the released code has AdamW alone, and so it is here, with that code's settings. The paper's
 further passage of each query is a random one, then in a second run, from the same start, a mined one for one query in
-ten: here it is one of the query's own negatives, as given, and none where there is none. Starts from Contriever:
+ten: here it is one of the query's own given negatives, if it has any. Starts from Contriever:
 --init_from=WORKDIR.
 """
 
@@ -14,10 +14,10 @@ from dense_jax.config import (
     Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     Unit,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.supervised import Supervised
@@ -49,11 +49,9 @@ def base() -> Config:
 
 def tiny() -> Config:
     """A minute on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
-    return Config(
+    return common.tiny_finetuning(
         objective=Supervised(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             passage_length=64,
             negatives=1,
             temperature=0.05,
@@ -61,9 +59,5 @@ def tiny() -> Config:
         steps=300,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
-        tokenizer=TokenizerConfig(vocab_size=8192),
-        passages=PassagesConfig(unit=Unit.QUERIES),
-        loader=LoaderConfig(order=Order.DISTINCT),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )

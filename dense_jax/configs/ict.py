@@ -3,16 +3,13 @@
 from dense_jax.config import (
     CheckpointConfig,
     Config,
-    CorpusConfig,
     EmbedConfig,
-    LoaderConfig,
     OptimizerConfig,
-    Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.ict import ICT
@@ -35,11 +32,9 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
-    return Config(
+    return common.tiny_demo(
         objective=ICT(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             query_length=32,
             passage_length=64,
             temperature=0.03,
@@ -47,11 +42,7 @@ def tiny() -> Config:
         steps=1_000,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=5e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=96),  # longer than what is seen of them, since a sentence is taken out
-        loader=LoaderConfig(order=Order.SHUFFLE),
         checkpoint=CheckpointConfig(every=250),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )

@@ -2,14 +2,11 @@
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
-    LoaderConfig,
     OptimizerConfig,
-    Order,
     PassagesConfig,
-    TokenizerConfig,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.mlm import MLM
@@ -31,18 +28,14 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
-    return Config(
+    return common.tiny_demo(
         objective=MLM(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True),
+            encoder=Encoder(common.tiny_bert(), pooling=Pooling.MEAN, normalize=True),
             passage_length=64,
             query_length=32,
         ),
         steps=600,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=2e-3, warm_start_rate=2e-5, warmup_share=0.1),
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64),
-        loader=LoaderConfig(order=Order.SHUFFLE),
-        log_every=50,
     )

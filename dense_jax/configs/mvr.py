@@ -11,10 +11,10 @@ from dense_jax.config import (
     Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     Unit,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.viewers import MultiViewEncoder
 from dense_jax.objectives.mvr import MVR
@@ -44,17 +44,13 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on judged queries of yours: --corpus.source=FOLDER."""
-    return Config(
+    return common.tiny_finetuning(
         objective=MVR(
-            encoder=MultiViewEncoder(bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), views=4),
+            encoder=MultiViewEncoder(common.tiny_bert(layers=1), views=4),
             passage_length=64,
             negatives=1,
         ),
         steps=300,
         batch=64,
         optimizer=OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
-        tokenizer=TokenizerConfig(vocab_size=8192),
-        passages=PassagesConfig(unit=Unit.QUERIES),
-        loader=LoaderConfig(order=Order.DISTINCT),
-        log_every=50,
     )

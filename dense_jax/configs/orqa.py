@@ -14,9 +14,9 @@ from dense_jax.config import (
     Order,
     PassagesConfig,
     Schedule,
-    TokenizerConfig,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.orqa import Orqa
@@ -42,11 +42,9 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, from configs/ict.py:tiny, on questions of yours: --corpus.questions=FILE."""
-    return Config(
+    return common.tiny(
         objective=Orqa(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             query_length=32,
             passage_length=64,
             reader_length=128,
@@ -56,11 +54,8 @@ def tiny() -> Config:
         steps=1_000,
         batch=16,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_share=0.1, schedule=Schedule.COSINE),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=96),
-        loader=LoaderConfig(order=Order.SHUFFLE),
         checkpoint=CheckpointConfig(every=250),
         neighbours=NeighboursConfig(every=0),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )

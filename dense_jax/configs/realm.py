@@ -6,7 +6,6 @@ bert-base-uncased: --init_reader_from=FOLDER, and for both runs --tokenizer.path
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
     EmbedConfig,
     LoaderConfig,
     NeighboursConfig,
@@ -15,9 +14,9 @@ from dense_jax.config import (
     PassagesConfig,
     Schedule,
     SpansConfig,
-    TokenizerConfig,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.realm import Realm
@@ -43,11 +42,9 @@ def base() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages; after configs/ict.py:tiny."""
-    return Config(
+    return common.tiny_demo(
         objective=Realm(
-            encoder=Encoder(
-                bert("tiny", layers=1, dropout=0.0, attention_dropout=0.0), pooling=Pooling.MEAN, normalize=True
-            ),
+            encoder=common.one_layer(),
             query_length=32,
             passage_length=64,
             candidates=4,
@@ -56,12 +53,8 @@ def tiny() -> Config:
         steps=500,
         batch=32,
         optimizer=OptimizerConfig(learning_rate=2e-4, warmup_share=0.1, schedule=Schedule.COSINE),  # 1e-3 undoes ICT
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64),
-        loader=LoaderConfig(order=Order.SHUFFLE),
         spans=SpansConfig(patterns=True, capitals=True, titles=True),
         neighbours=NeighboursConfig(every=250),
         embed=EmbedConfig(split=True),
-        log_every=50,
     )

@@ -2,14 +2,13 @@
 
 from dense_jax.config import (
     Config,
-    CorpusConfig,
     LoaderConfig,
     OptimizerConfig,
     Order,
     PassagesConfig,
-    TokenizerConfig,
     choose,
 )
+from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.retromae import RetroMAE
@@ -44,16 +43,10 @@ def dupmae() -> Config:
 
 def tiny() -> Config:
     """Minutes on two CPU cores, on the documentation of the installed packages."""
-    return Config(
-        objective=RetroMAE(
-            encoder=Encoder(bert("tiny", dropout=0.0, attention_dropout=0.0)), passage_length=64, query_length=32
-        ),
+    return common.tiny_demo(
+        objective=RetroMAE(encoder=Encoder(common.tiny_bert()), passage_length=64, query_length=32),
         steps=400,
         batch=128,
         optimizer=OptimizerConfig(learning_rate=2e-3, warm_start_rate=2e-5, warmup_share=0.1),
-        corpus=CorpusConfig(source="installed", held_out=500),
-        tokenizer=TokenizerConfig(vocab_size=8192),
         passages=PassagesConfig(length=64, titled=False),
-        loader=LoaderConfig(order=Order.SHUFFLE),
-        log_every=50,
     )

@@ -1,4 +1,4 @@
-"""A deliberate new start in a workdir that was trained: what the old run wrote is moved aside, not deleted."""
+"""A deliberate new start in a trained workdir: the files of the old run are moved aside, not deleted."""
 
 import shutil
 import sys
@@ -10,12 +10,12 @@ from dense_jax.multihost import on_process_0
 from dense_jax.train.metrics_files import EVENTS, METRICS, SKIPPED
 from dense_jax.train.validation import FILE as PROBES
 
-# What training writes, but for locks and what it only makes once of the data.
+# The files of training, without locks and without data that any run would make again.
 _WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, PROBES, VERSIONS)
 
 
 def move_aside(workdir: Path) -> None:
-    """Moves what training wrote in `workdir` to a new folder `before-restart-N` there; the first process does so."""
+    """Move the files of training to a new folder `before-restart-N` of `workdir`. All processes call it."""
     on_process_0(lambda: _moved(workdir))
 
 

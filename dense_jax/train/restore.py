@@ -1,4 +1,4 @@
-"""Trained towers, and a reader, out of a workdir."""
+"""Trained towers and readers, loaded from a workdir."""
 
 import functools
 import sys
@@ -29,7 +29,7 @@ class Trained:
     towers: Towers
     reader: Reader | None
     step: int
-    fingerprint: str  # of the parameters: another run's differs, even at the same step
+    fingerprint: str  # of the parameters; runs differ even at the same step
     passage_step: int  # of the checkpoint that passages are encoded by: 0 where training leaves their tower as it is
     passage_fingerprint: str
     described: str  # for people
@@ -38,8 +38,8 @@ class Trained:
 def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA) -> Trained:
     """The towers of checkpoint `step` (-1: the one that validation.select names), their parameters on every device.
 
-    Of several processes each gets all parameters, as numpy arrays. A run of no steps needs no checkpoint: without one,
-    its parameters are those that `init_from` holds. `data` is what they are used with.
+    Each process gets all parameters, as numpy arrays. A run of no steps needs no checkpoint: without one, its
+    parameters are those of `init_from`. `data` are the data that the towers are used with.
 
     Raises:
         ConfigError: the workdir was trained with other settings.
@@ -54,7 +54,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
         step = selected_step(workdir, config.validation.select, config.validation.measure, checkpoints.steps())
     step = on_process_0(lambda: checkpoints.existing(step))
     params = gather_to_host(checkpoints.restore_params(step, _like(config)))
-    # A tower that training leaves as it is can be had of any checkpoint; the first one may have been damaged.
+    # A frozen tower is the same in every checkpoint; the first one may be damaged.
     passage_step = 0 if PASSAGE in config.objective.frozen and on_process_0(lambda: 0 in checkpoints.steps()) else step
     return Trained(
         config.objective.towers(params),
@@ -68,7 +68,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
 
 
 def _untrained(config: Config) -> Trained:
-    """The parameters that training would start from."""
+    """The initial parameters of training."""
     params, reports = started_from(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
     for report in reports if is_process_0() else ():
         print(report, file=sys.stderr)

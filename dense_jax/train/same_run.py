@@ -1,7 +1,7 @@
 """The identity of a run: the settings that it began with and the digests of its data, in WORKDIR/config.json.
 
 The marks of `config/rules.py` say which settings may change later. Paths are compared by the content behind them, so a
-workdir or a corpus that has moved goes on. A record without a checkpoint is of a run that never began, and is ignored.
+workdir or a corpus may move. A record without a checkpoint belongs to a run that never began, and is ignored.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from dense_jax.schemas import RunConfig
 from dense_jax.train.checkpoint import has_checkpoint
 
 FILE = "config.json"
-DIGESTS = "digests"  # the key of the record that is no setting
+DIGESTS = "digests"  # the only key of the record that is no setting
 
 
 class Named(NamedTuple):
@@ -45,20 +45,20 @@ _OTHER_CONTENT = " (its content is not what this run began with)"
 
 
 def recorded(workdir: Path) -> dict[str, Any] | None:
-    """The record of a run, as `config.tree.to_dict` gives its config; None if it has no checkpoint yet."""
+    """The record of a run, its config in the form of `config.tree.to_dict`; None before the first checkpoint."""
     path = workdir / FILE
     return read_json(path, RunConfig) if path.is_file() and has_checkpoint(workdir / "checkpoints") else None
 
 
 def record(config: Config, workdir: Path, data: Data) -> None:
-    """Writes what a run begins with, just before its first checkpoint. To be called by all processes."""
+    """Write the record of a new run, just before its first checkpoint. All processes call it."""
     if is_process_0():
         write_json(workdir / FILE, to_dict(config) | {DIGESTS: dict(data.digests)})
     barrier("config.json is written")
 
 
 def check_continues(config: Config, workdir: Path, data: Data) -> None:
-    """Check that training can go on from the checkpoints of `workdir`, if there are any. All processes call it.
+    """Check that training may continue from the checkpoints of `workdir`, if it has any. All processes call it.
 
     Raises:
         ConfigError: listing the settings and the data that differ.
@@ -69,15 +69,18 @@ def check_continues(config: Config, workdir: Path, data: Data) -> None:
 
 
 def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
-    """Check that `config` describes the run of `workdir`, but for settings that search alone reads. All call it.
+    """Check that `config` is that of the run of `workdir`, except for settings of search. All processes call it.
 
-    Raises: the errors of `check_continues`.
+    Raises:
+        ConfigError: listing the settings that differ.
+        DataError: naming the data that differ.
+        StorageError: the record of a trained run is missing.
     """
     _check(config, workdir, data, may_change={"resumable", "at_search"})
 
 
 def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
-    """A setting that the record lacks, since it is newer, counts as having its default there."""
+    """Compare with the record; a newer setting, which the record lacks, counts as its default."""
     on_process_0(lambda: _check_recorded(workdir))
     if (theirs := on_process_0(lambda: recorded(workdir))) is None:
         return
@@ -118,9 +121,9 @@ def _is_path(line: Difference, known: Mapping[str, Setting]) -> bool:
 
 
 def _same_content(line: Difference, digests: Mapping[str, Any], data: Data) -> bool:
-    """True for a path that names what the run began with.
+    """True if a changed path leads to the content that the run began with.
 
-    A path that decides nothing but passages needs no look: their own digest is compared.
+    Paths of the passages alone are not read: the digest of the passages is compared.
     """
     named = data.paths.get(line.name)
     if named is None:

@@ -1,11 +1,11 @@
-"""Settings that follow from the model that training starts from, unless the command line gives them.
+"""Settings that follow from the model of `init_from`, unless they are given explicitly.
 
     tokenizer.path             the tokenizer of init_from
     objective.encoder.bert.*   its architecture; objective.encoder.pooling and .normalize where it is a folder of
                                sentence-transformers, which declares them
     optimizer.learning_rate    optimizer.warm_start_rate
 
-A run that has begun keeps what was recorded of it, so what it started from need not be there any more.
+A run that has begun keeps its recorded settings: the model that it started from may be deleted.
 """
 
 import contextlib
@@ -30,18 +30,18 @@ Values = Callable[[str, Any], dict[str, Any]]  # path and node of a part of the 
 
 
 class Fitted(NamedTuple):
-    """A config that fits its start, and a line on each setting that was changed for it."""
+    """A config that fits its start, and a note on each changed setting."""
 
     config: Config
     notes: list[str]
 
 
 def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
-    """`config` with the settings that follow from `init_from`; those `given` on the command line stay.
+    """`config` with the settings that follow from `init_from`; the settings `given` explicitly stay.
 
     Raises:
-        ConfigError: the model is of none of our families, or other settings do not fit it.
-        StorageError: there is no model.
+        ConfigError: the family of the model is unknown, or other settings do not fit it.
+        StorageError: `init_from` holds no model.
     """
     start = config.init_from or config.init_reader_from
     if not start:
@@ -61,17 +61,17 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
 
 
 def start_vocabulary(config: Config) -> int:
-    """The number of word vectors of a Hugging Face folder that training starts from, which may be padded; else 0."""
+    """The number of word vectors, padding included, of the Hugging Face folder of `init_from`; else 0."""
     folder = Path(config.init_from or config.init_reader_from)
     is_folder = folder != Path() and as_run(folder) is None and (folder / "config.json").is_file()
     return read_config(folder).vocab_size if is_folder else 0
 
 
 def check_tokenizer(config: Config) -> None:
-    """Check that the token ids of a preparation are those of the model that training starts from.
+    """Check that preparation uses the token ids of the model of `init_from`.
 
     Raises:
-        ConfigError: the model has no tokenizer, and none is named.
+        ConfigError: the model has no tokenizer, and `tokenizer.path` is empty.
     """
     if config.init_from and not config.tokenizer.path:
         raise ConfigError(
@@ -105,9 +105,9 @@ def _values(start: Path) -> Values:
 
 
 def _folder_values(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings of the BERT in a Hugging Face folder, and those of the encoder where the folder declares them."""
+    """Settings of the BERT of a Hugging Face folder, and settings of the encoder that the folder declares."""
     if (folder / "modules.json").is_file():
-        with contextlib.suppress(ConfigError):  # it has further modules, which are no part of what is taken from it
+        with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
             theirs = read_sentence_folder(folder).encoder
             return architecture(theirs.bert), {"pooling": theirs.pooling, "normalize": theirs.normalize}
     return architecture(read_config(folder)), {}

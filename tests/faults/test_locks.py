@@ -68,11 +68,11 @@ def test_t16_a_second_prepare_is_refused_by_the_name_of_the_first_and_works_once
 
 
 def test_a_prepare_names_itself_while_it_works(source, tmp_path, capsys, monkeypatch):
-    from dense_jax import verbs
+    from dense_jax import run as stages
 
     said = []
     monkeypatch.setattr(
-        verbs, "prepare", lambda config, root: said.append((root / "prepare.lock").read_text()) or {"a": 1}
+        stages, "prepare", lambda config, root: said.append((root / "prepare.lock").read_text()) or {"a": 1}
     )
     prepare(source, tmp_path / "work")
     assert said[0].startswith(f"process {os.getpid()} on ")

@@ -154,19 +154,28 @@ def passages_folder(root: Path, config: PassagesConfig, spans: Sequence[str] = (
 
 
 def prepare_collection(
-    corpus: CheckedCorpus, config: Config, tokenizer: Tokenizer, root: Path, name: str, *, split: int = 0
+    corpus: CheckedCorpus,
+    config: Config,
+    tokenizer: Tokenizer,
+    root: Path,
+    name: str,
+    *,
+    split: int = 0,
+    finished_in: Sequence[Path] = (),
 ) -> PassageStore:
     """Every document of `corpus` as one passage, in their order, in a folder of `root` that `name` and content name.
 
     With `split`, as passages of up to that many tokens. Rows with neither text nor title are left out with a note: they
-    cannot be found, and stay among the judged documents.
+    cannot be found, and stay among the judged documents. A folder of that name in one of `finished_in`, which may be
+    read-only, is used as it is if it is finished.
 
     Raises:
         ConfigError: another process makes it.
         DataError: a source cannot be used, or too many of its rows, or it changed while it was read.
     """
     settings = _collection_settings(corpus, tokenizer, split)
-    folder = root / f"{name}-{short_digest(settings)}"
+    folders = [place / f"{name}-{short_digest(settings)}" for place in (*finished_in, root)]
+    folder = next(filter(is_finished, folders), folders[-1])
     if not is_finished(folder):
         with alone(lock_of(folder), f"{folder} is being prepared"):
             check_settings(folder, settings)

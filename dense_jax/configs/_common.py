@@ -1,0 +1,47 @@
+"""The values that the `tiny` variants share."""
+
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    LoaderConfig,
+    OptimizerConfig,
+    Order,
+    PassagesConfig,
+    TokenizerConfig,
+    Unit,
+)
+from dense_jax.models.bert import BertConfig, bert
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.objective import Objective
+
+
+def tiny_bert(**changes: int) -> BertConfig:
+    """BERT of width 128, without dropout, which so short a training does not need."""
+    return bert("tiny", dropout=0.0, attention_dropout=0.0, **changes)
+
+
+def one_layer() -> Encoder:
+    """One layer of it, whose mean over the tokens is a unit vector."""
+    return Encoder(tiny_bert(layers=1), pooling=Pooling.MEAN, normalize=True)
+
+
+def tiny(objective: Objective, optimizer: OptimizerConfig, order: Order = Order.SHUFFLE, **settings) -> Config:
+    """Minutes on two CPU cores."""
+    return Config(
+        objective,
+        optimizer=optimizer,
+        tokenizer=TokenizerConfig(vocab_size=8192),
+        loader=LoaderConfig(order=order),
+        log_every=50,
+        **settings,
+    )
+
+
+def tiny_demo(objective: Objective, optimizer: OptimizerConfig, **settings) -> Config:
+    """The same on the documentation of the installed packages, of which 500 documents are held out as a test set."""
+    return tiny(objective, optimizer, corpus=CorpusConfig(source="installed", held_out=500), **settings)
+
+
+def tiny_finetuning(objective: Objective, optimizer: OptimizerConfig, **settings) -> Config:
+    """The same on judged queries: --corpus.source=FOLDER."""
+    return tiny(objective, optimizer, Order.DISTINCT, passages=PassagesConfig(unit=Unit.QUERIES), **settings)
