@@ -15,7 +15,7 @@ from dense_jax.io import is_written, short_digest
 from dense_jax.mesh import own_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.index import Index, build, is_finished, load
+from dense_jax.retrieval.index import Index, build_index, is_finished, open_index
 from dense_jax.retrieval.vectors import MANIFEST, Vectors
 from dense_jax.train.restore import Trained
 
@@ -49,12 +49,12 @@ def index(places: Sequence[Path], config: IndexConfig, vectors: Vectors, *, agai
     folder = folders[-1] if again else next(filter(_holds_index, folders), folders[-1])
     if not again and _holds_index(folder):
         try:
-            return load(folder, vectors, own_mesh())
+            return open_index(folder, vectors, own_mesh())
         except (ConfigError, StorageError) as error:
             vectors.verify()  # if it is they that are damaged, no index can be built
             if is_process_0():
                 print(f"warning: {error}\nthe index in {folder} is built again", file=sys.stderr)
-    return build(vectors, config, folders[-1], own_mesh())
+    return build_index(vectors, config, folders[-1], own_mesh())
 
 
 def _holds_vectors(folder: Path) -> bool:

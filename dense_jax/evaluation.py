@@ -13,8 +13,8 @@ from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.retrieval import evaluate, search
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
+from dense_jax.retrieval.evaluate import own_documents
 from dense_jax.retrieval.results import claim_folder
-from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.run_results import row_names
 from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.restore import Trained
@@ -72,7 +72,10 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
 
 
 def _written(
-    work: Workdir, test_set: TestSet, rows: Sequence[evaluate.Row], table: functools.partial[EvaluationTable]
+    work: Workdir,
+    test_set: TestSet,
+    rows: Sequence[evaluate.EvaluatedRetriever],
+    table: functools.partial[EvaluationTable],
 ) -> Path:
     """The folder of the results, which the first process writes."""
     settings, folder = work.config.evaluate, work.test_folder
@@ -91,23 +94,23 @@ def _written(
     return Path(on_process_0(write))
 
 
-def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.Row:
+def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.EvaluatedRetriever:
     settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
     words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
     own = own_documents(
         settings.drop_same_id, test_set.queries, words.ids, lambda rows: [documents[row] for row in rows]
     )
     result = evaluate.evaluate(words.search, words.ids, test_set, settings.depth, own)
-    return evaluate.Row("BM25", "BM25", None, result)
+    return evaluate.EvaluatedRetriever("BM25", "BM25", None, result)
 
 
-def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.Row:
+def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.EvaluatedRetriever:
     collection = work.collection(trained.towers.passage, str(work.test_folder))
-    dense = search.dense(work.index(collection, trained), trained.towers.query, work.tokenizer)
+    dense = search.dense_search(work.index(collection, trained), trained.towers.query, work.tokenizer)
     settings, ids = work.config.evaluate, collection.store.ids()
     own = own_documents(settings.drop_same_id, test_set.queries, ids, collection.store.texts)
     result = evaluate.evaluate(dense, ids, test_set, settings.depth, own)
-    return evaluate.Row(*row_names(work.path, work.config, trained.step), trained.step, result)
+    return evaluate.EvaluatedRetriever(*row_names(work.path, work.config, trained.step), trained.step, result)
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:

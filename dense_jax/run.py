@@ -43,9 +43,9 @@ from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
-from dense_jax.retrieval.mine import Meaning, Words, check_guide, mine, summary, write_guide
+from dense_jax.retrieval.mine import BM25Retriever, DenseRetriever, check_guide, mine, summary, write_guide
 from dense_jax.retrieval.results import claim_folder
-from dense_jax.retrieval.search import Find, Hit
+from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.run_results import measured
 from dense_jax.train.loop import make_program, train
@@ -263,10 +263,10 @@ class Run:
         self._check_writable()
         settings, path = work.config.answer, absolute(work.config.answer.questions)
         trained = self._trained
-        asked = qa_report.read_asked(path, work.tokenizer, settings.patterns)
+        asked = qa_report.read_judged_questions(path, work.tokenizer, settings.patterns)
         reader = self._reader() if settings.read else None
         collection = self._collection
-        about = qa_report.About(path.name, collection.source, len(collection.store), trained.step)
+        about = qa_report.Provenance(path.name, collection.source, len(collection.store), trained.step)
         found = qa_report.report(asked, self._find, collection.store, reader, about)
 
         def write() -> str:
@@ -287,26 +287,26 @@ class Run:
         made_by |= {"queries": queries.fingerprint}
         mined = mine(queries, queries.documents, retriever, config, folder, made_by)
         if config.guide:
-            assert isinstance(retriever, Meaning)
+            assert isinstance(retriever, DenseRetriever)
             on_process_0(lambda: write_guide(queries, retriever, folder))
         return Counts(summary(mined, config))
 
-    def _words(self) -> tuple[Words, str, dict[str, Any]]:
+    def _words(self) -> tuple[BM25Retriever, str, dict[str, Any]]:
         """BM25 over the documents of the training queries, the name of its file, and its settings."""
         settings, store = self._work.config.evaluate, self._work.queries.documents
         self._remember_first()
         if is_process_0():
             print(f"{self._work.documents_of_queries.described}; BM25", file=sys.stderr)
         documents = [store.document(row) for row in range(len(store))]
-        words = Words(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
+        words = BM25Retriever(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
         return words, "bm25", {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
 
-    def _meaning(self) -> tuple[Meaning, str, dict[str, Any]]:
+    def _meaning(self) -> tuple[DenseRetriever, str, dict[str, Any]]:
         """The same of the trained retriever."""
         work, trained = self._work, self._trained
         check_guide(work.config.mine, trained.towers.passage.encoder.views)
         index = work.index(work.documents_of_queries, trained)
-        meaning = Meaning(index, trained.towers.query, work.tokenizer)
+        meaning = DenseRetriever(index, trained.towers.query, work.tokenizer)
         return meaning, f"dense-{trained.step:08d}", {"checkpoint": trained.fingerprint}
 
     def evaluate(self) -> EvaluationTable:
@@ -377,14 +377,14 @@ class Run:
         return self._work.collection(self._trained.towers.passage)
 
     @functools.cached_property
-    def _find(self) -> Find:
+    def _find(self) -> TextSearch:
         try:
             index = self._work.index(self._collection, self._trained)
         except StorageError as error:
             if self.out is None and not os.access(self.path, os.W_OK):
                 raise StorageError(f"{error}; name a folder for what is missing by {_OUT}") from error
             raise
-        return search.dense(index, self._trained.towers.query, self._work.tokenizer)
+        return search.dense_search(index, self._trained.towers.query, self._work.tokenizer)
 
     @functools.cached_property
     def _query_tower(self) -> TowerOnMesh:

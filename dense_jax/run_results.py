@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.augmented.qa_metrics import RECALL
-from dense_jax.augmented.qa_report import FIGURES
+from dense_jax.augmented.qa_report import FIGURES, Answered, AnsweredMeans
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError, StorageError
 from dense_jax.hf.model_card import Result
 from dense_jax.io import absolute, check_kind, read_json
+from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
-from dense_jax.schemas import Answered, AnsweredMeans, Evaluated, EvaluatedMeans, FinishedConfig, MetricsLine
+from dense_jax.train.metrics_files import MetricsLine
+from dense_jax.train.same_run import FinishedConfig
 from dense_jax.train.validation import History, read_history
 from dense_jax.train.warm_start import as_run
 

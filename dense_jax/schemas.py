@@ -23,7 +23,7 @@ Ids = list[str]
 # What `prepare` writes.
 
 
-class Notes(TypedDict):
+class TextNotes(TypedDict):
     usable: NotRequired[Count]
     rejected: NotRequired[Count]
     near_duplicates: NotRequired[Count]
@@ -46,7 +46,7 @@ class Text(TypedDict):
     """text.json."""
 
     settings: _TextSettings
-    notes: Notes
+    notes: TextNotes
 
 
 class _SourceCounts(TypedDict):
@@ -63,7 +63,7 @@ class _SpanCounts(TypedDict):
     passages: Count
 
 
-class Claimed(TypedDict):
+class Claim(TypedDict):
     """manifest.json or progress.json of passages or queries: what they are made with."""
 
     settings: Settings
@@ -73,7 +73,7 @@ class StoreProgress(TypedDict):
     """progress.json of passages: their manifest, as far as it is known."""
 
     settings: Settings
-    notes: Notes
+    notes: TextNotes
     count: NotRequired[Count]
     documents: NotRequired[Count]
     left_out: NotRequired[Count]
@@ -112,7 +112,7 @@ class QueryManifest(TypedDict):
     files: Digests
 
 
-class OwnTokenizer(TypedDict):
+class _OwnTokenizer(TypedDict):
     """tokenizer_config.json of a workdir."""
 
     pad_token: NotRequired[str | None]
@@ -122,7 +122,7 @@ class OwnTokenizer(TypedDict):
     mask_token: NotRequired[str | None]
 
 
-class DuplicateLine(TypedDict):
+class _DuplicateLine(TypedDict):
     """A line of duplicates.jsonl."""
 
     id: str
@@ -206,7 +206,7 @@ class AnsweredMeans(TypedDict):
     figures: dict[str, Share]
 
 
-class ResultSet(TypedDict):
+class _ResultSet(TypedDict):
     """set.json, of the set of queries or questions that results are of."""
 
     name: str
@@ -250,7 +250,7 @@ class _PassagesPlace(TypedDict):
     workdir: str
 
 
-class StartConfig(FinishedConfig):
+class _StartConfig(FinishedConfig):
     """The same, of a run that another one starts from."""
 
     objective: _Method
@@ -271,13 +271,13 @@ class MetricsLine(StepLine):
     seconds: float
 
 
-class Saving(TypedDict):
+class _Saving(TypedDict):
     """saving.json of checkpoints."""
 
     step: Count
 
 
-Seal = Annotated[Digests, Field(min_length=1)]
+_Seal = Annotated[Digests, Field(min_length=1)]
 """digests-STEP.json of a checkpoint."""
 
 

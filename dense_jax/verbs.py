@@ -39,7 +39,7 @@ def _embed(run: Run, words: list[str]) -> None:
 def _search(run: Run, words: list[str]) -> None:
     queries, columns = _typed(words), shutil.get_terminal_size().columns
     for query, hits in zip(queries, run.search(queries), strict=True):
-        print(search.render(query, hits, columns), end="\n\n")
+        print(search.render_hits(query, hits, columns), end="\n\n")
 
 
 def _answer(run: Run, words: list[str]) -> None:
@@ -53,7 +53,7 @@ def _answer(run: Run, words: list[str]) -> None:
         return
     questions, columns = _typed(words), shutil.get_terminal_size().columns
     for question, answer in zip(questions, run.answer(questions), strict=True):
-        print(question_answering.render(question, answer, columns), end="\n\n")
+        print(question_answering.render_answer(question, answer, columns), end="\n\n")
 
 
 def _typed(words: list[str]) -> list[str]:

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 
 from dense_jax import embedded
+from dense_jax.artifact import is_finished
 from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config.tree import checked, differences, with_vocabulary
@@ -37,7 +38,7 @@ from dense_jax.data.salient.chosen import spans_settings
 from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
-from dense_jax.data.stores.passage_store import PassageStore, is_finished
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
 from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
@@ -48,8 +49,8 @@ from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
+from dense_jax.retrieval.evaluate import own_documents
 from dense_jax.retrieval.index import Index
-from dense_jax.retrieval.same_ids import own_documents
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start

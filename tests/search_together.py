@@ -19,7 +19,7 @@ from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.mine import Meaning, mine
+from dense_jax.retrieval.mine import DenseRetriever, mine
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.stopping import Stop
 from dense_jax.train.validator import Sample, Validator
@@ -48,8 +48,8 @@ def build_and_search(folder: Path, mesh) -> None:
     """An exact and an approximate index over FOLDER/vectors, and what is found in them."""
     found = {}
     for name, config in {"exact": EXACT, "leaves": LEAVES}.items():
-        index.build(Vectors(folder / "vectors"), config, folder / name, mesh)
-        ranking = index.load(folder / name, Vectors(folder / "vectors"), mesh).search(QUERIES, K)
+        index.build_index(Vectors(folder / "vectors"), config, folder / name, mesh)
+        ranking = index.open_index(folder / name, Vectors(folder / "vectors"), mesh).search(QUERIES, K)
         found |= {f"{name}_rows": ranking.rows, f"{name}_scores": ranking.scores}
     if is_process_0():
         np.savez(folder / "found.npz", **found)
@@ -61,7 +61,7 @@ def mined(folder: Path, mesh) -> Path:
     vectors = embed(
         questions.documents, tower, ToyTokenizer(), mesh, folder / "documents", batch=8, shard_size=7, made_by={}
     )
-    meaning = Meaning(index.build(vectors, EXACT, folder / "documents-index", mesh), tower, ToyTokenizer())
+    meaning = DenseRetriever(index.build_index(vectors, EXACT, folder / "documents-index", mesh), tower, ToyTokenizer())
     return mine(questions, questions.documents, meaning, MineConfig(depth=10, negatives=5), folder / "mined", {})
 
 

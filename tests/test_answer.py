@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax.augmented.qa_report import About, Asked, read_asked, report
-from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, render
+from dense_jax.augmented.qa_report import JudgedQuestions, Provenance, read_judged_questions, report
+from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, render_answer
 from dense_jax.config import MeshConfig
 from dense_jax.data.answers import nq_open_normalised, squad_normalised
 from dense_jax.data.sources.open_questions import OpenQuestion
@@ -133,16 +133,16 @@ def test_a_batch_that_does_not_split_is_refused():
 
 def test_an_answer_is_shown_with_its_share_and_in_its_passage():
     (reading,) = read(reader(_1912=1.0), ranked([1, -1]))
-    lines = render("when\x1b[0m", reading.answer, 60).splitlines()
+    lines = render_answer("when\x1b[0m", reading.answer, 60).splitlines()
     assert lines[0] == "when [0m"
     assert lines[1].split() == [f"{reading.answer.share:.3f}", "1912"]
     assert [line.strip() for line in lines[2:]] == ["Title 1", "In [[1912]] the ship sank."]
-    assert "no passage was found" in render("when", None, 60)
+    assert "no passage was found" in render_answer("when", None, 60)
 
 
 # Figures
 
-ABOUT = About("nq.jsonl", "passages", passages=4, step=7)
+ABOUT = Provenance("nq.jsonl", "passages", passages=4, step=7)
 QUESTIONS = [
     OpenQuestion("a", "when", ("1912", "in 1912")),
     OpenQuestion("b", "when", ("1915",)),
@@ -152,7 +152,7 @@ QUESTIONS = [
 
 
 def asked(*questions, normalise=nq_open_normalised):
-    return Asked(questions, tokenised_answers(questions, TOKENIZER), normalise)
+    return JudgedQuestions(questions, tokenised_answers(questions, TOKENIZER), normalise)
 
 
 def reported(said, *questions, ranking=None, **settings):
@@ -227,14 +227,14 @@ def test_a_file_of_questions_says_by_its_form_how_answers_are_compared(tmp_path)
     rows = [{"question": "when", "answer": ["1912"]}, {"question": "when", "answer": ["1915"]}]
     path = tmp_path / "nq.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    found = read_asked(path, TOKENIZER, patterns=False)
+    found = read_judged_questions(path, TOKENIZER, patterns=False)
     assert [question.answers for question in found.questions] == [("1915",)]  # of one id the last counts
     assert found.convention == "NQ-open"
-    assert read_asked(path, TOKENIZER, patterns=True).convention == "regular expressions"
+    assert read_judged_questions(path, TOKENIZER, patterns=True).convention == "regular expressions"
     squad = {"data": [{"paragraphs": [{"context": "In 1912.", "qas": [
         {"id": "q", "question": "when", "answers": [{"text": "1912"}]}]}]}]}  # fmt: skip
     (tmp_path / "squad.json").write_text(json.dumps(squad))
-    assert read_asked(tmp_path / "squad.json", TOKENIZER, patterns=False).convention == "SQuAD"
+    assert read_judged_questions(tmp_path / "squad.json", TOKENIZER, patterns=False).convention == "SQuAD"
     with pytest.raises(DataError, match=r"nq\.jsonl:1: no answer"):
         path.write_text('{"question": "when"}\n')
-        read_asked(path, TOKENIZER, patterns=False)
+        read_judged_questions(path, TOKENIZER, patterns=False)

@@ -45,19 +45,21 @@ def folder(tmp_path):
 
 def test_queries_keep_the_order_of_their_file(queries):
     path = queries('{"_id": "b", "text": "second"}\n\n{"_id": "a", "text": "first", "metadata": {}}\n')
-    assert list(beir.read_queries(path).items()) == [("b", "second"), ("a", "first")]
+    assert list(beir.read_beir_queries(path).items()) == [("b", "second"), ("a", "first")]
 
 
 def test_integer_query_ids_become_strings(queries):
-    assert beir.read_queries(queries('{"_id": 7, "text": "seven"}\n')) == {"7": "seven"}
+    assert beir.read_beir_queries(queries('{"_id": 7, "text": "seven"}\n')) == {"7": "seven"}
 
 
 def test_gzipped_queries_are_read(queries):
-    assert beir.read_queries(queries(gzip.compress(QUERY.encode()), "queries.jsonl.gz")) == {"q1": "who found radium"}
+    assert beir.read_beir_queries(queries(gzip.compress(QUERY.encode()), "queries.jsonl.gz")) == {
+        "q1": "who found radium"
+    }
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_line(queries):
-    assert list(beir.read_queries(queries(b"\xef\xbb\xbf" + QUERY.encode()))) == ["q1"]
+    assert list(beir.read_beir_queries(queries(b"\xef\xbb\xbf" + QUERY.encode()))) == ["q1"]
 
 
 @pytest.mark.parametrize(
@@ -81,23 +83,23 @@ def test_a_byte_order_mark_is_not_part_of_the_first_line(queries):
 )
 def test_a_bad_query_is_refused_with_its_line(queries, line, message):
     with pytest.raises(DataError) as error:
-        beir.read_queries(queries(QUERY + line + "\n"))
+        beir.read_beir_queries(queries(QUERY + line + "\n"))
     assert message in str(error.value)
 
 
 def test_queries_that_are_not_utf8_are_refused_with_their_line(queries):
     with pytest.raises(DataError, match=r"queries.jsonl:2: is not UTF-8"):
-        beir.read_queries(queries(QUERY.encode() + b'{"_id": "q2", "text": "\xff"}\n'))
+        beir.read_beir_queries(queries(QUERY.encode() + b'{"_id": "q2", "text": "\xff"}\n'))
 
 
 def test_a_cut_gzip_file_is_refused(queries):
     with pytest.raises(DataError, match="the compressed file is damaged"):
-        beir.read_queries(queries(gzip.compress(QUERY.encode())[:-12], "queries.jsonl.gz"))
+        beir.read_beir_queries(queries(gzip.compress(QUERY.encode())[:-12], "queries.jsonl.gz"))
 
 
 def test_an_empty_queries_file_is_refused(queries):
     with pytest.raises(DataError, match="holds no query"):
-        beir.read_queries(queries("\n"))
+        beir.read_beir_queries(queries("\n"))
 
 
 # Judgements

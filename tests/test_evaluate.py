@@ -113,7 +113,7 @@ def test_a_result_is_written_as_figures_and_run(tmp_path):
     written = json.loads((tmp_path / "after.json").read_text())
     assert (written["collection"], written["counts"]["queries"]) == ("set/test", 1)
     assert written["mean"]["MRR@10"] == written["per_query"]["q1"]["MRR@10"] == 1 / 4
-    assert runs.read_run(tmp_path / "after.trec") == result.run
+    assert runs.read_trec_run(tmp_path / "after.trec") == result.run
 
 
 def test_white_space_in_ids_is_percent_encoded_in_the_run_file_and_noted(tmp_path):

@@ -88,7 +88,7 @@ def test_another_encoding_is_named_and_its_cure_works(tmp_path, encoding, mark, 
 def test_every_form_names_the_encoding(tmp_path, name):
     path = write(tmp_path / name, "id,text\n".encode("utf-16"))
     with pytest.raises(DataError, match=r"is UTF-16, not UTF-8"):
-        beir.read_queries(path) if name == "queries.jsonl" else read(path)
+        beir.read_beir_queries(path) if name == "queries.jsonl" else read(path)
 
 
 def test_a_row_of_latin_1_names_the_cure(tmp_path):

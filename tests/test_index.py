@@ -10,7 +10,7 @@ from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
-from dense_jax.retrieval.index import build, load, recall
+from dense_jax.retrieval.index import build_index, open_index, recall
 from dense_jax.retrieval.vectors import Vectors
 
 COUNT, WIDTH = 600, 8
@@ -64,7 +64,7 @@ def flip_a_bit(path) -> None:
 @pytest.mark.parametrize("config", [EXACT, EVERYTHING, PARTS], ids=["exact", "scann, all leaves", "scann, two parts"])
 def test_an_exhaustive_search_equals_numpy(stored, mesh, tmp_path, config):
     vectors, queries = unit_vectors(), unit_vectors(20, seed=1)
-    found = build(stored(vectors), config, tmp_path / "index", mesh).search(queries, 10)
+    found = build_index(stored(vectors), config, tmp_path / "index", mesh).search(queries, 10)
     np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 10))
     expected = np.take_along_axis(queries @ vectors.T, found.rows, 1)
     np.testing.assert_allclose(found.scores, expected, atol=1e-6)  # two orders of summing 8 float32 products
@@ -72,30 +72,32 @@ def test_an_exhaustive_search_equals_numpy(stored, mesh, tmp_path, config):
 
 def test_scann_orders_equal_scores_by_row(stored, mesh, tmp_path):
     vectors = np.repeat(unit_vectors(COUNT // 4), 4, axis=0)  # rows 0-3 are equal, and so on
-    found = build(stored(vectors), EVERYTHING, tmp_path / "index", mesh).search(vectors[40:41], 4)
+    found = build_index(stored(vectors), EVERYTHING, tmp_path / "index", mesh).search(vectors[40:41], 4)
     assert found.rows.tolist() == [[40, 41, 42, 43]]
 
 
 @pytest.mark.parametrize("config", [EXACT, SCANN, PARTS], ids=["exact", "scann, few leaves", "scann, two parts"])
 def test_the_whole_corpus_can_be_asked_for(stored, mesh, tmp_path, config):
-    index = build(stored(unit_vectors()), config, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), config, tmp_path / "index", mesh)
     assert sorted(index.search(unit_vectors(1, seed=1), COUNT).rows[0]) == list(range(COUNT))
 
 
 def test_long_vectors_win_by_inner_product(stored, mesh, tmp_path):
     vectors = unit_vectors()
     vectors[5] *= 100
-    found = build(stored(vectors), EVERYTHING, tmp_path / "index", mesh).search(vectors[5:6] / 100, 1)
+    found = build_index(stored(vectors), EVERYTHING, tmp_path / "index", mesh).search(vectors[5:6] / 100, 1)
     assert found.rows.tolist() == [[5]]
 
 
 def test_recall_of_an_exhaustive_index_is_one(stored, mesh, tmp_path):
-    assert recall(build(stored(unit_vectors()), EVERYTHING, tmp_path / "index", mesh), sample=50) == 1.0
+    assert recall(build_index(stored(unit_vectors()), EVERYTHING, tmp_path / "index", mesh), sample=50) == 1.0
 
 
 def test_recall_counts_what_a_poor_index_misses(stored, mesh, tmp_path):
     vectors = unit_vectors()
-    poor = build(stored(vectors), IndexConfig(kind=IndexKind.SCANN, leaves_searched=1, sample=0), tmp_path / "i", mesh)
+    poor = build_index(
+        stored(vectors), IndexConfig(kind=IndexKind.SCANN, leaves_searched=1, sample=0), tmp_path / "i", mesh
+    )
     found = poor.search(vectors, 10).rows
     expected = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, by_numpy(vectors, vectors, 10), strict=True)])
     assert recall(poor, sample=COUNT) == pytest.approx(
@@ -109,17 +111,17 @@ def test_recall_counts_what_a_poor_index_misses(stored, mesh, tmp_path):
 
 @pytest.mark.parametrize(("count", "kind"), [(19_999, "exact"), (20_000, "scann")])
 def test_auto_takes_scann_from_twenty_thousand_vectors(stored, mesh, tmp_path, count, kind):
-    index = build(stored(unit_vectors(count)), IndexConfig(sample=0), tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors(count)), IndexConfig(sample=0), tmp_path / "index", mesh)
     assert index.manifest["kind"] == kind
 
 
 def test_settings_follow_from_the_number_of_vectors(stored, mesh, tmp_path):
-    index = build(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
     assert index.manifest["settings"] == {"leaves": 24, "leaves_searched": 2, "reorder": 100, "spherical": True}
 
 
 def test_leaves_are_added_until_recall_on_the_sample_is_good(stored, mesh, tmp_path):
-    manifest = build(
+    manifest = build_index(
         stored(unit_vectors()), IndexConfig(kind=IndexKind.SCANN, sample=200), tmp_path / "i", mesh
     ).manifest
     assert manifest["settings"]["leaves_searched"] in (4, 8, 16, 24)  # 2, a tenth of 24, finds too little
@@ -127,20 +129,20 @@ def test_leaves_are_added_until_recall_on_the_sample_is_good(stored, mesh, tmp_p
 
 
 def test_the_tree_is_spherical_only_on_unit_vectors(stored, mesh, tmp_path):
-    index = build(stored(2 * unit_vectors()), SCANN, tmp_path / "index", mesh)
+    index = build_index(stored(2 * unit_vectors()), SCANN, tmp_path / "index", mesh)
     assert index.manifest["settings"]["spherical"] is False
 
 
 def test_the_summary_tells_kind_size_settings_and_recall(stored, mesh, tmp_path):
     config = IndexConfig(kind=IndexKind.SCANN, leaves=24, leaves_searched=24, reorder=COUNT, sample=10)
-    assert build(stored(unit_vectors()), config, tmp_path / "index", mesh).summary == (
+    assert build_index(stored(unit_vectors()), config, tmp_path / "index", mesh).summary == (
         "scann index: 600 vectors of width 8, "
         "leaves 24, leaves_searched 24, reorder 600, spherical True, recall@10 1.000"
     )
 
 
 def test_an_index_in_parts_says_so_and_its_recall_is_that_of_all_parts(stored, mesh, tmp_path):
-    index = build(stored(unit_vectors()), PARTS, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), PARTS, tmp_path / "index", mesh)
     assert "600 vectors of width 8, 2 parts, leaves 24" in index.summary
     assert index.manifest["recall@10"] == 1.0
     assert sorted(path.name for path in (tmp_path / "index").glob("scann*")) == [
@@ -150,7 +152,7 @@ def test_an_index_in_parts_says_so_and_its_recall_is_that_of_all_parts(stored, m
 
 def test_the_summary_says_what_to_raise_where_recall_is_low(stored, mesh, tmp_path):
     config = IndexConfig(kind=IndexKind.SCANN, leaves_searched=1, sample=100)
-    summary = build(stored(unit_vectors()), config, tmp_path / "index", mesh).summary
+    summary = build_index(stored(unit_vectors()), config, tmp_path / "index", mesh).summary
     assert summary.endswith("(low: raise index.leaves_searched or index.reorder)")
 
 
@@ -170,12 +172,12 @@ def test_the_summary_says_what_to_raise_where_recall_is_low(stored, mesh, tmp_pa
 )
 def test_settings_that_do_not_fit_are_refused(stored, mesh, tmp_path, config, message):
     with pytest.raises(ConfigError, match=message):
-        build(stored(unit_vectors()), config, tmp_path / "index", mesh)
+        build_index(stored(unit_vectors()), config, tmp_path / "index", mesh)
 
 
 def test_t27_scann_is_refused_on_a_handful_of_vectors(stored, mesh, tmp_path):
     with pytest.raises(ConfigError, match=r"index.kind=scann needs at least 256 vectors and there are 12; use .*exact"):
-        build(stored(unit_vectors(12)), SCANN, tmp_path / "index", mesh)
+        build_index(stored(unit_vectors(12)), SCANN, tmp_path / "index", mesh)
 
 
 # Bad vectors and queries
@@ -186,11 +188,11 @@ def test_t27_vectors_that_are_not_finite_are_refused_with_their_document(stored,
     vectors = unit_vectors()
     vectors[599, 3] = value
     with pytest.raises(DataError, match="1 embeddings are NaN or infinite, of documents 'doc599'"):
-        build(stored(vectors), SCANN, tmp_path / "index", mesh)
+        build_index(stored(vectors), SCANN, tmp_path / "index", mesh)
 
 
 def test_a_query_that_is_not_finite_is_refused(stored, mesh, tmp_path):
-    index = build(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
     queries = unit_vectors(3)
     queries[1, 0] = np.nan
     with pytest.raises(DataError, match="query 1 is NaN or infinite"):
@@ -199,13 +201,13 @@ def test_a_query_that_is_not_finite_is_refused(stored, mesh, tmp_path):
 
 @pytest.mark.parametrize("k", [0, 601])
 def test_more_results_than_passages_are_refused_with_both_numbers(stored, mesh, tmp_path, k):
-    index = build(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
     with pytest.raises(ConfigError, match=f"k={k} results were asked of an index with 600 passages"):
         index.search(unit_vectors(1), k)
 
 
 def test_queries_of_another_width_are_refused(stored, mesh, tmp_path):
-    index = build(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
+    index = build_index(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
     with pytest.raises(ConfigError, match="queries of width 9 do not fit an index of width 8"):
         index.search(np.zeros((1, 9), np.float32), 1)
 
@@ -216,9 +218,9 @@ def test_queries_of_another_width_are_refused(stored, mesh, tmp_path):
 @pytest.mark.parametrize("config", [EXACT, SCANN, PARTS], ids=["exact", "scann", "scann, two parts"])
 def test_a_moved_index_finds_the_same(stored, mesh, tmp_path, config):
     vectors, queries = stored(unit_vectors()), unit_vectors(5, seed=1)
-    before = build(vectors, config, tmp_path / "index", mesh).search(queries, 10)
+    before = build_index(vectors, config, tmp_path / "index", mesh).search(queries, 10)
     shutil.move(tmp_path / "index", tmp_path / "elsewhere")
-    after = load(tmp_path / "elsewhere", vectors, mesh).search(queries, 10)
+    after = open_index(tmp_path / "elsewhere", vectors, mesh).search(queries, 10)
     np.testing.assert_array_equal(after.rows, before.rows)
     # Where a candidate stands in its leaf decides in which order ScaNN adds up its score, and that may differ.
     np.testing.assert_allclose(after.scores, before.scores, rtol=0 if config is EXACT else 3e-7)
@@ -226,59 +228,59 @@ def test_a_moved_index_finds_the_same(stored, mesh, tmp_path, config):
 
 def test_recall_is_written_in_the_manifest(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
-    built = build(vectors, IndexConfig(kind=IndexKind.SCANN, sample=50), tmp_path / "index", mesh)
-    assert load(tmp_path / "index", vectors, mesh).manifest["recall@10"] == built.manifest["recall@10"] > 0
+    built = build_index(vectors, IndexConfig(kind=IndexKind.SCANN, sample=50), tmp_path / "index", mesh)
+    assert open_index(tmp_path / "index", vectors, mesh).manifest["recall@10"] == built.manifest["recall@10"] > 0
 
 
 def test_a_rebuilt_index_leaves_nothing_of_the_old_one(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
-    build(vectors, PARTS, tmp_path / "index", mesh)
-    build(vectors, SCANN, tmp_path / "index", mesh)
+    build_index(vectors, PARTS, tmp_path / "index", mesh)
+    build_index(vectors, SCANN, tmp_path / "index", mesh)
     assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "scann"]
-    build(vectors, EXACT, tmp_path / "index", mesh)
+    build_index(vectors, EXACT, tmp_path / "index", mesh)
     assert [path.name for path in (tmp_path / "index").iterdir()] == ["manifest.json"]
 
 
 def test_t27_an_index_of_another_checkpoint_is_refused(stored, mesh, tmp_path):
-    build(stored(unit_vectors(), "old", step=7), EXACT, tmp_path / "index", mesh)
+    build_index(stored(unit_vectors(), "old", step=7), EXACT, tmp_path / "index", mesh)
     with pytest.raises(ConfigError, match=r"was built from other embeddings than .*\n  made_by.step: 7 -> 8"):
-        load(tmp_path / "index", stored(unit_vectors(), "new", step=8), mesh)
+        open_index(tmp_path / "index", stored(unit_vectors(), "new", step=8), mesh)
 
 
 def test_an_unfinished_index_is_refused(stored, mesh, tmp_path):
     with pytest.raises(StorageError, match=r"holds no finished index \(manifest.json is missing\)"):
-        load(tmp_path / "nothing", stored(unit_vectors()), mesh)
+        open_index(tmp_path / "nothing", stored(unit_vectors()), mesh)
 
 
 def test_t27_a_flipped_bit_in_scanns_files_is_refused(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
-    build(vectors, SCANN, tmp_path / "index", mesh)
+    build_index(vectors, SCANN, tmp_path / "index", mesh)
     flip_a_bit(tmp_path / "index" / "scann" / "hashed_dataset.npy")
     with pytest.raises(StorageError, match=r"hashed_dataset.npy: digest .* the file has changed"):
-        load(tmp_path / "index", vectors, mesh)
+        open_index(tmp_path / "index", vectors, mesh)
 
 
 def test_a_flipped_bit_under_an_exact_index_is_refused(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
-    build(vectors, EXACT, tmp_path / "index", mesh)
+    build_index(vectors, EXACT, tmp_path / "index", mesh)
     flip_a_bit(vectors.folder / "vectors-00001-of-00002.npy")
     with pytest.raises(StorageError, match=r"vectors-00001-of-00002.npy: digest .* the file has changed"):
-        load(tmp_path / "index", vectors, mesh)
+        open_index(tmp_path / "index", vectors, mesh)
 
 
 def test_a_flipped_bit_is_found_before_building(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
     flip_a_bit(vectors.folder / "vectors-00001-of-00002.npy")
     with pytest.raises(StorageError, match="the file has changed"):
-        build(vectors, SCANN, tmp_path / "index", mesh)
+        build_index(vectors, SCANN, tmp_path / "index", mesh)
 
 
 def test_a_pickle_in_an_index_is_never_opened(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
-    build(vectors, SCANN, tmp_path / "index", mesh)
+    build_index(vectors, SCANN, tmp_path / "index", mesh)
     (tmp_path / "index" / "scann" / "scann_docids.pkl").write_bytes(b"not even a pickle")
     with pytest.raises(StorageError, match=r"scann_docids.pkl: a pickle could run code and is not ours"):
-        load(tmp_path / "index", vectors, mesh)
+        open_index(tmp_path / "index", vectors, mesh)
 
 
 def test_a_missing_scann_names_its_package(stored, mesh, tmp_path, monkeypatch):
@@ -286,4 +288,4 @@ def test_a_missing_scann_names_its_package(stored, mesh, tmp_path, monkeypatch):
 
     monkeypatch.setitem(__import__("sys").modules, "scann", None)
     with pytest.raises(MachineError, match=r"the package scann is not installed; `pip install scann`"):
-        build(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
+        build_index(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)

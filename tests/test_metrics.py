@@ -24,7 +24,7 @@ def our_name(golden: str) -> str:
 @pytest.fixture(scope="module")
 def run():
     """It has ties, scores that only float64 tells apart, an unjudged query, and `d7` as a query and a document."""
-    return runs.read_run(GOLDEN / "metrics_run.trec")
+    return runs.read_trec_run(GOLDEN / "metrics_run.trec")
 
 
 @pytest.fixture(scope="module")

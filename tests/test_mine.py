@@ -10,7 +10,7 @@ from dense_jax.config import Margin, MineConfig, Pick
 from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import ConfigError
 from dense_jax.retrieval.bm25 import BM25
-from dense_jax.retrieval.mine import Found, Words, choose, mine, summary
+from dense_jax.retrieval.mine import BM25Retriever, QueryRanking, choose_negatives, mine, summary
 from dense_jax.types import Candidates, Document, TrainingQuery
 from tests.toys import MemoryStore
 
@@ -18,13 +18,13 @@ TOP = MineConfig(depth=10, negatives=3, pick=Pick.TOP)
 DIFFERENT = np.arange(100, dtype=np.uint64)  # no two documents are the same
 
 
-def found(scores: list[float], positives: list[float]) -> Found:
+def found(scores: list[float], positives: list[float]) -> QueryRanking:
     """Documents 0, 1, 2, ... with `scores`."""
-    return Found(np.arange(len(scores)), np.array(scores, np.float32), np.array(positives, np.float32))
+    return QueryRanking(np.arange(len(scores)), np.array(scores, np.float32), np.array(positives, np.float32))
 
 
-def chosen(result: Found, own: list[int], config: MineConfig, texts=DIFFERENT, number: int = 0) -> list[int]:
-    return choose(result, np.array(own), texts, config, number).rows.tolist()
+def chosen(result: QueryRanking, own: list[int], config: MineConfig, texts=DIFFERENT, number: int = 0) -> list[int]:
+    return choose_negatives(result, np.array(own), texts, config, number).rows.tolist()
 
 
 def test_the_best_documents_that_answer_nothing_are_taken():
@@ -45,7 +45,7 @@ def test_no_text_is_taken_twice():
 
 def test_an_absolute_margin_is_below_the_lowest_positive():
     close = replace(TOP, margin=Margin.ABSOLUTE, margin_size=1.0)
-    result = choose(found([9, 8, 7, 6, 5], [9, 7]), np.array([0, 2]), DIFFERENT, close, 0)
+    result = choose_negatives(found([9, 8, 7, 6, 5], [9, 7]), np.array([0, 2]), DIFFERENT, close, 0)
     assert result.rows.tolist() == [3, 4]
     assert result.scores.tolist() == [6, 5]
     assert result.too_close == 1  # document 1, whose 8 is above 7 - 1
@@ -72,7 +72,7 @@ def test_no_more_documents_are_looked_at_than_the_depth_and_the_positives():
 
 
 def test_what_was_not_found_is_no_negative():
-    result = Found(np.array([4, -1, -1]), np.array([1.0, -np.inf, -np.inf]), np.array([2.0]))
+    result = QueryRanking(np.array([4, -1, -1]), np.array([1.0, -np.inf, -np.inf]), np.array([2.0]))
     assert chosen(result, own=[7], config=TOP) == [4]
 
 
@@ -130,9 +130,9 @@ class Queries(MemoryStore):
 
 
 @pytest.fixture
-def words() -> Words:
+def words() -> BM25Retriever:
     documents = [Documents().document(row) for row in range(len(TEXTS))]
-    return Words(BM25(documents, len(documents), 0.9, 0.4))
+    return BM25Retriever(BM25(documents, len(documents), 0.9, 0.4))
 
 
 def lines(path):

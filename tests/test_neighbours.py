@@ -499,7 +499,7 @@ def test_what_was_left_half_made_is_removed_once_it_is_of_no_use(beside, monkeyp
     trainer = beside()
     trainer.at(0)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("dense_jax.retrieval.index.build", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr("dense_jax.retrieval.index.build_index", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         trainer.make(10)
     assert trainer.versions.begun() == [0, 10]
     trainer.prune()

@@ -16,25 +16,25 @@ from tests.query_files import ids, read, rejects, source_of, write
 @pytest.mark.parametrize("text", ["text", *QUERY_TEXTS])
 def test_a_queries_file_has_any_known_names(tmp_path, identifier, text):
     path = write(tmp_path / "queries.jsonl", [{identifier: 7, text: "who"}])
-    assert beir.read_queries(path) == {"7": "who"}
+    assert beir.read_beir_queries(path) == {"7": "who"}
 
 
 def test_a_query_without_the_id_that_the_first_one_has_is_refused(tmp_path):
     path = write(tmp_path / "queries.jsonl", [{"qid": 1, "text": "who"}, {"id": 2, "text": "when"}])
     with pytest.raises(DataError, match=r"""queries.jsonl:2: "qid" is missing; the row has 'id', 'text'"""):
-        beir.read_queries(path)
+        beir.read_beir_queries(path)
 
 
 def test_a_queries_file_that_is_an_array_is_read(tmp_path):
     path = write(tmp_path / "queries.jsonl", '[\n{"_id": 1, "text": "who"},\n{"_id": 2, "text": "when"}\n]\n')
-    assert beir.read_queries(path) == {"1": "who", "2": "when"}
+    assert beir.read_beir_queries(path) == {"1": "who", "2": "when"}
 
 
 @pytest.mark.parametrize("header", ["qid\tquery", "query-id\ttext"])
 def test_the_header_of_a_tsv_queries_file_is_no_query(tmp_path, header):
-    assert beir.read_queries(write(tmp_path / "q.tsv", f"{header}\n7\twho\n")) == {"7": "who"}
+    assert beir.read_beir_queries(write(tmp_path / "q.tsv", f"{header}\n7\twho\n")) == {"7": "who"}
     swapped = "\t".join(reversed(header.split("\t")))
-    assert beir.read_queries(write(tmp_path / "q.tsv", f"{swapped}\nwho\t7\n")) == {"7": "who"}
+    assert beir.read_beir_queries(write(tmp_path / "q.tsv", f"{swapped}\nwho\t7\n")) == {"7": "who"}
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_header_of_a_tsv_queries_file_is_no_query(tmp_path, header):
 )
 def test_a_query_id_that_is_no_id_is_refused(tmp_path, value, reason):
     with pytest.raises(DataError) as error:
-        beir.read_queries(write(tmp_path / "queries.jsonl", f'{{"_id": {value}, "text": "who"}}\n'))
+        beir.read_beir_queries(write(tmp_path / "queries.jsonl", f'{{"_id": {value}, "text": "who"}}\n'))
     assert reason in str(error.value)
 
 

@@ -6,8 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
-from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
+from dense_jax.artifact import claim
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
+from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.errors import DataError, StorageError
 from dense_jax.io import digest
@@ -22,9 +23,11 @@ def candidates(*rows, scores=None):
 
 
 QUERIES = [
-    Stored("q0", "wer läutet?", np.array([7, 70_000], np.int32), candidates(1), candidates(2, 3, scores=[0.5, 0.25])),
-    Stored("q1", "oil", np.array([9], np.int32), candidates(4, 5, scores=[2.0, 1.0]), candidates()),
-    Stored("q2", "fog", np.array([8, 6, 5], np.int32), candidates(0), candidates(1)),
+    StoredQuery(
+        "q0", "wer läutet?", np.array([7, 70_000], np.int32), candidates(1), candidates(2, 3, scores=[0.5, 0.25])
+    ),
+    StoredQuery("q1", "oil", np.array([9], np.int32), candidates(4, 5, scores=[2.0, 1.0]), candidates()),
+    StoredQuery("q2", "fog", np.array([8, 6, 5], np.int32), candidates(0), candidates(1)),
 ]
 
 

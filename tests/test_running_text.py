@@ -5,13 +5,14 @@ import pickle
 import numpy as np
 import pytest
 
+from dense_jax.artifact import claim
 from dense_jax.config import PassagesConfig, Unit
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
 from dense_jax.data.preparation.prepare import open_passages, prepare
 from dense_jax.data.preparation.running_text import ChunkStore, chunks, cut
 from dense_jax.data.sentences import Tokenised
-from dense_jax.data.stores.passage_store import StoreWriter, claim
+from dense_jax.data.stores.passage_store import StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError

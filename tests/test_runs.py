@@ -32,7 +32,7 @@ def test_a_ranking_becomes_a_run_without_its_empty_places():
 
 
 def test_a_run_is_cut_in_its_own_order():
-    assert runs.cut({"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, 2) == {"q": {"c": 2.0, "b": 1.0}}
+    assert runs.truncate({"q": {"a": 1.0, "b": 1.0, "c": 2.0}}, 2) == {"q": {"c": 2.0, "b": 1.0}}
 
 
 def test_t28_documents_with_their_querys_id_are_dropped_and_named():
@@ -42,12 +42,12 @@ def test_t28_documents_with_their_querys_id_are_dropped_and_named():
 
 def test_a_run_file_gives_back_every_score_to_the_last_bit(tmp_path):
     run = {"q1": {"d1": 0.1 + 0.2, "d2": -1e-30}, "q2": {"d1": 7.0}}
-    runs.write_run(tmp_path / "run.trec", run, "mine")
-    assert runs.read_run(tmp_path / "run.trec") == run
+    runs.write_trec_run(tmp_path / "run.trec", run, "mine")
+    assert runs.read_trec_run(tmp_path / "run.trec") == run
 
 
 def test_a_run_file_has_six_columns_and_ranks_from_one(tmp_path):
-    runs.write_run(tmp_path / "run.trec", {"q": {"a": 0.5, "b": 0.5}}, "mine")
+    runs.write_trec_run(tmp_path / "run.trec", {"q": {"a": 0.5, "b": 0.5}}, "mine")
     assert (tmp_path / "run.trec").read_text() == "q Q0 b 1 0.5 mine\nq Q0 a 2 0.5 mine\n"
 
 
@@ -56,12 +56,12 @@ def test_a_run_file_has_six_columns_and_ranks_from_one(tmp_path):
 )
 def test_ids_that_trec_files_cannot_express_are_refused(tmp_path, query, document, tag):
     with pytest.raises(DataError, match="is empty or holds white space, which TREC files cannot express"):
-        runs.write_run(tmp_path / "run.trec", {query: {document: 1.0}}, tag)
+        runs.write_trec_run(tmp_path / "run.trec", {query: {document: 1.0}}, tag)
 
 
 def test_a_refused_run_leaves_no_file(tmp_path):
     with pytest.raises(DataError):
-        runs.write_run(tmp_path / "run.trec", {"good": {"d": 1.0}, "q 1": {"d": 1.0}}, "t")
+        runs.write_trec_run(tmp_path / "run.trec", {"good": {"d": 1.0}, "q 1": {"d": 1.0}}, "t")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -76,9 +76,9 @@ def test_a_refused_run_leaves_no_file(tmp_path):
 def test_a_bad_run_file_is_refused_with_its_line(tmp_path, line, message):
     (tmp_path / "run.trec").write_text(f"q Q0 d 1 0.5 tag\n{line}\n")
     with pytest.raises(DataError, match=message):
-        runs.read_run(tmp_path / "run.trec")
+        runs.read_trec_run(tmp_path / "run.trec")
 
 
 def test_a_missing_run_file_is_named(tmp_path):
     with pytest.raises(DataError, match=r"run.trec: cannot be read"):
-        runs.read_run(tmp_path / "run.trec")
+        runs.read_trec_run(tmp_path / "run.trec")

@@ -5,8 +5,7 @@ import pytest
 
 from dense_jax.config import DropSameId
 from dense_jax.retrieval import beir
-from dense_jax.retrieval.evaluate import evaluate
-from dense_jax.retrieval.same_ids import own_documents
+from dense_jax.retrieval.evaluate import evaluate, own_documents
 from dense_jax.types import Document, Ranking
 
 TEXTS = ["Fog over the sea.", "A ship afar.", "The bell rings.", "Oil for the lamp."]

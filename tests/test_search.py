@@ -12,8 +12,8 @@ from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.index import build
-from dense_jax.retrieval.search import Hit, by_document, dense, render, search
+from dense_jax.retrieval.index import build_index
+from dense_jax.retrieval.search import Hit, by_document, dense_search, render_hits, search
 from dense_jax.types import Document, Passage, PassageCollection, Ranking, SourceRows, Tower, Vocabulary
 
 TEXTS = {"tea": "tea tea water", "sea": "water salt water", "cake": "flour salt tea"}
@@ -73,8 +73,8 @@ class Store(PassageCollection):
 def find(tmp_path):
     mesh, tower = make_mesh(MeshConfig()), Tower(CountsOfWords(), {}, length=16)
     vectors = embed(Store(), tower, Words(), mesh, tmp_path / "vectors", batch=8, shard_size=8, made_by={})
-    index = build(vectors, IndexConfig(kind=IndexKind.EXACT), tmp_path / "index", mesh)
-    return dense(index, tower, Words())
+    index = build_index(vectors, IndexConfig(kind=IndexKind.EXACT), tmp_path / "index", mesh)
+    return dense_search(index, tower, Words())
 
 
 def test_text_goes_in_and_the_best_texts_come_out(find):
@@ -173,30 +173,31 @@ def test_text_search_shows_a_document_of_several_passages_once():
 
 def test_results_are_rendered_with_rank_score_title_and_text():
     hits = [Hit(0.71828, "d1", "Radium", "It glows."), Hit(-3.0, "d2", "", "No title.")]
-    assert render("what glows", hits, 80) == (
+    assert render_hits("what glows", hits, 80) == (
         "what glows\n   1   0.718  d1  Radium\n              It glows.\n   2  -3.000  d2\n              No title."
     )
 
 
 def test_a_title_that_is_the_id_is_shown_once():
     assert (
-        render("q", [Hit(1.0, "numpy.sort", "numpy.sort", "Sorts.")], 80).splitlines()[1] == "   1   1.000  numpy.sort"
+        render_hits("q", [Hit(1.0, "numpy.sort", "numpy.sort", "Sorts.")], 80).splitlines()[1]
+        == "   1   1.000  numpy.sort"
     )
 
 
 def test_a_long_text_is_wrapped_and_cut_to_three_lines():
-    lines = render("q", [Hit(1.0, "d", "title " * 20, "word " * 1000)], 60).splitlines()
+    lines = render_hits("q", [Hit(1.0, "d", "title " * 20, "word " * 1000)], 60).splitlines()
     assert len(lines) == 1 + 1 + 3
     assert max(map(len, lines)) <= 60
     assert lines[1].endswith(" ...") and lines[-1].endswith(" ...")
 
 
 def test_a_document_cannot_steer_the_terminal():
-    assert "\x1b" not in render("q\x1b[2J", [Hit(1.0, "d", "\x1b[31mred", "a\x1b]0;owned\x07b")], 80)
+    assert "\x1b" not in render_hits("q\x1b[2J", [Hit(1.0, "d", "\x1b[31mred", "a\x1b]0;owned\x07b")], 80)
 
 
 def test_a_query_that_found_nothing_says_so():
-    assert render("q", [], 80) == "q\n  nothing found"
+    assert render_hits("q", [], 80) == "q\n  nothing found"
 
 
 def test_an_approximate_search_that_finds_less_when_it_goes_deeper_leaves_nothing_of_the_first():

@@ -97,7 +97,7 @@ def test_two_processes_embed_what_one_embeds_byte_for_byte(two, alone):
 @pytest.mark.slow
 def test_an_exact_search_in_two_parts_is_that_in_one_with_its_ties(two, mesh, tmp_path):
     vectors, found = Vectors(two / "vectors"), np.load(two / "found.npz")
-    one = index.build(vectors, EXACT, tmp_path / "index", mesh).search(QUERIES, K)
+    one = index.build_index(vectors, EXACT, tmp_path / "index", mesh).search(QUERIES, K)
     np.testing.assert_array_equal(found["exact_rows"], one.rows)
     np.testing.assert_array_equal(found["exact_scores"], one.scores)  # of whole numbers, so no sum is rounded
     np.testing.assert_array_equal(one.rows, best_by_numpy())
@@ -118,7 +118,7 @@ def test_four_processes_embed_and_search_as_one_does(tmp_path, alone):
 def test_scann_in_two_parts_finds_what_exact_search_finds_and_one_process_finds_the_same(two, mesh):
     found = np.load(two / "found.npz")
     np.testing.assert_array_equal(found["leaves_scores"], found["exact_scores"])  # all leaves are searched
-    opened = index.load(two / "leaves", Vectors(two / "vectors"), mesh)
+    opened = index.open_index(two / "leaves", Vectors(two / "vectors"), mesh)
     assert (opened.manifest["parts"], opened.manifest["recall@10"]) == (2, 1.0)
     alone = opened.search(QUERIES, K)
     np.testing.assert_array_equal(found["leaves_rows"], alone.rows)

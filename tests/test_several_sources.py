@@ -6,12 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dense_jax.artifact import claim
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
 from dense_jax.data.preparation.prepare import open_collection, open_passages, prepare
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set

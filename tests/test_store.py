@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
-from dense_jax.data.stores.shards import Entry, Group, decode, decode_spans, encode, encode_spans
+from dense_jax.data.stores.shards import Entry, Group, decode_passage, decode_spans, encode_passage, encode_spans
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.types import NO_SPANS, Document, SourceRows
 
@@ -75,7 +75,7 @@ def test_a_passage_of_32_bit_ids_survives_the_round_trip_through_a_record(title,
 
 
 def _round_trip(title, tokens, sentences, row, dtype):
-    passage = decode(encode(entry("x", tokens, sentences, title), dtype), row, dtype)
+    passage = decode_passage(encode_passage(entry("x", tokens, sentences, title), dtype), row, dtype)
     assert passage.row == row
     assert passage.title.tolist() == title
     assert passage.tokens.tolist() == tokens

@@ -109,8 +109,8 @@ def test_a_validation_finds_what_evaluate_finds_on_the_same_collection(tmp_path)
     towers = BagOfTokens().towers(params)
     folder, mesh = tmp_path / "embeddings", program.mesh
     vectors = embed(STORE, towers.passage, Numbers(), mesh, folder, batch=16, shard_size=99, made_by={})
-    exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", mesh)
-    result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
+    exact = index.build_index(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", mesh)
+    result = evaluate(search.dense_search(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
     assert found == {name: result.scores.mean[name] for name in ("nDCG@10", "MRR@10", "Recall@100")}
     assert result.counts.identical_ids == 1
     assert 0.05 < found["nDCG@10"] < 1
@@ -141,8 +141,8 @@ def test_of_several_views_the_best_counts(tmp_path):
     found = Validator(SAMPLE, TurnedBag(), 16)(params)
     towers = TurnedBag().towers(params)
     vectors = embed(STORE, towers.passage, Numbers(), program.mesh, tmp_path / "e", batch=16, shard_size=99, made_by={})
-    exact = index.build(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", program.mesh)
-    result = evaluate(search.dense(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
+    exact = index.build_index(vectors, IndexConfig(IndexKind.EXACT), tmp_path / "index", program.mesh)
+    result = evaluate(search.dense_search(exact, towers.query, Numbers()), STORE.ids(), SAMPLE.test_set, 100)
     assert found["nDCG@10"] == result.scores.mean["nDCG@10"]
     assert found != Validator(SAMPLE, BagOfTokens(), 16)(params)
 

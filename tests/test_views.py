@@ -17,7 +17,7 @@ from dense_jax.objectives.mvr import MVR
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
-from dense_jax.retrieval.mine import Meaning, check_guide
+from dense_jax.retrieval.mine import DenseRetriever, check_guide
 from dense_jax.types import Tokens
 from tests import fake_tower
 from tests.test_embed import Passages
@@ -169,7 +169,7 @@ def vectors(tmp_path, mesh):
 
 @pytest.fixture
 def built(vectors, mesh, tmp_path):
-    return index.build(vectors, EXACT, tmp_path / "index", mesh)
+    return index.build_index(vectors, EXACT, tmp_path / "index", mesh)
 
 
 def test_the_views_of_a_passage_lie_one_after_another(vectors):
@@ -198,8 +198,8 @@ def test_no_more_passages_can_be_asked_for_than_there_are(built):
 def test_scann_finds_each_passage_once_too(vectors, mesh, tmp_path, monkeypatch):
     monkeypatch.setattr(index, "_FEWEST", 1)
     everything = IndexConfig(kind=IndexKind.SCANN, leaves=4, leaves_searched=4, reorder=COUNT * VIEWS, sample=0)
-    scann = index.build(vectors, everything, tmp_path / "scann", mesh)
-    exact = index.build(vectors, EXACT, tmp_path / "exact", mesh)
+    scann = index.build_index(vectors, everything, tmp_path / "scann", mesh)
+    exact = index.build_index(vectors, EXACT, tmp_path / "exact", mesh)
     queries = np.random.default_rng(0).normal(size=(5, fake_tower.WIDTH)).astype(np.float32)
     np.testing.assert_array_equal(scann.search(queries, 10).rows, exact.search(queries, 10).rows)
 
@@ -216,7 +216,7 @@ def test_vectors_that_are_not_finite_name_their_document(tmp_path, mesh):
 
 
 def test_an_answer_scores_by_its_best_view_in_mining(built):
-    meaning = Meaning(built, fake_tower.tower(), fake_tower.WordNumbers())
+    meaning = DenseRetriever(built, fake_tower.tower(), fake_tower.WordNumbers())
     (found,) = meaning.find(["7 9"], [np.arange(10)], 5)
     views = np.asarray(built.vectors.array()).reshape(COUNT, VIEWS, -1)
     query = fake_tower.mean_of(1, 7, 9, 2)

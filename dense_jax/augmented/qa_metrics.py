@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dense_jax.data.answers import Normalise, exact_match, has_answer, has_pattern, nq_open_normalised, pattern_match
 from dense_jax.data.sources.open_questions import OpenQuestion
 from dense_jax.errors import DataError
-from dense_jax.retrieval.metrics import Scores
+from dense_jax.retrieval.metrics import Metrics
 
 DEPTHS = (1, 5, 20, 100)
 RECALL = "AnswerRecall"
@@ -17,7 +17,7 @@ def answered_in(question: OpenQuestion, text: str) -> bool:
     return (has_pattern if question.patterns else has_answer)(text, question.answers)
 
 
-def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] = DEPTHS) -> Scores:
+def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] = DEPTHS) -> Metrics:
     """`AnswerRecall@k` from whether each passage, best first, holds an answer; nothing is read beyond the first hit.
 
     >>> top_k_accuracy({"a": [False, True], "b": []}, depths=(1, 5)).mean
@@ -31,7 +31,7 @@ def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] =
     ranks = {query: next((rank for rank, hit in enumerate(own, 1) if hit), math.inf) for query, own in hits.items()}
     per_query = {query: {f"{RECALL}@{k}": float(rank <= k) for k in depths} for query, rank in ranks.items()}
     names = (f"{RECALL}@{k}" for k in depths)
-    return Scores({name: sum(own[name] for own in per_query.values()) / len(hits) for name in names}, per_query)
+    return Metrics({name: sum(own[name] for own in per_query.values()) / len(hits) for name in names}, per_query)
 
 
 def is_correct(prediction: str, question: OpenQuestion, normalise: Normalise = nq_open_normalised) -> bool:

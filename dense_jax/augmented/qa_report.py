@@ -18,7 +18,7 @@ import orjson
 
 from dense_jax.arrays import Int
 from dense_jax.augmented.qa_metrics import DEPTHS, answered_in, is_correct, top_k_accuracy
-from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, Seen
+from dense_jax.augmented.question_answering import ReaderOnMesh, Reading, ReadPassage
 from dense_jax.data.answers import Normalise, nq_open_normalised, pattern_match, squad_normalised
 from dense_jax.data.reading import answer_places
 from dense_jax.data.sources.open_questions import OpenQuestion, is_squad_file, sound_questions
@@ -28,8 +28,8 @@ from dense_jax.io import AnyPath, whole_file, write_json
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.progress import progress
 from dense_jax.retrieval.evaluate import markdown
-from dense_jax.retrieval.metrics import Scores
-from dense_jax.retrieval.search import Find
+from dense_jax.retrieval.metrics import Metrics
+from dense_jax.retrieval.search import TextSearch
 from dense_jax.types import PassageCollection
 
 FIGURES = "figures.json"
@@ -37,7 +37,7 @@ Ids = Int[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class JudgedQuestions:
     """Questions, and by what convention their answers are compared."""
 
     questions: Sequence[OpenQuestion]
@@ -53,7 +53,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class About:
+class Provenance:
     """What the figures are of."""
 
     questions: str  # the file
@@ -66,7 +66,7 @@ class About:
 class Report:
     """Figures, and the questions behind them."""
 
-    about: About
+    about: Provenance
     convention: str
     figures: dict[str, float]
     per_query: dict[str, dict[str, float]]  # question id -> figure -> value
@@ -94,7 +94,7 @@ class Report:
                 partial.write_text(self.table() + "\n", encoding="utf-8")
 
 
-def read_asked(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> Asked:
+def read_judged_questions(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> JudgedQuestions:
     """The questions of `path`, each id once; with `patterns`, all answers are regular expressions.
 
     Raises:
@@ -102,10 +102,12 @@ def read_asked(path: AnyPath, tokenizer: Tokenizer, patterns: bool) -> Asked:
     """
     questions = list({question.id: question for question in sound_questions(path, patterns)}.values())
     normalise = squad_normalised if is_squad_file(path) else nq_open_normalised
-    return Asked(questions, tokenised_answers(questions, tokenizer), normalise)
+    return JudgedQuestions(questions, tokenised_answers(questions, tokenizer), normalise)
 
 
-def report(asked: Asked, find: Find, store: PassageCollection, reader: ReaderOnMesh | None, about: About) -> Report:
+def report(
+    asked: JudgedQuestions, find: TextSearch, store: PassageCollection, reader: ReaderOnMesh | None, about: Provenance
+) -> Report:
     """What becomes of each question over the passages of `store`, which `find` searches, and the shares of all."""
     texts = [question.text for question in asked.questions]
     ranking = find(texts, min(max(DEPTHS), len(store)))
@@ -113,7 +115,7 @@ def report(asked: Asked, find: Find, store: PassageCollection, reader: ReaderOnM
         _retrieved(question, rows[rows >= 0].tolist(), store)
         for question, rows in zip(asked.questions, ranking.rows, strict=True)
     ]
-    recall, matched = top_k_accuracy({line["id"]: _hits(line["rank"]) for line in lines}), Scores({}, {})
+    recall, matched = top_k_accuracy({line["id"]: _hits(line["rank"]) for line in lines}), Metrics({}, {})
     if reader:
         readings = progress(reader.read(texts, ranking, store), "read", len(texts), "questions")
         read = zip(lines, asked.questions, asked.answers, readings, strict=True)
@@ -134,7 +136,9 @@ def _hits(rank: int | None) -> list[bool]:
     return [] if rank is None else [False] * (rank - 1) + [True]
 
 
-def _read(question: OpenQuestion, reading: Reading, answers: Sequence[Ids], asked: Asked, width: int) -> dict[str, Any]:
+def _read(
+    question: OpenQuestion, reading: Reading, answers: Sequence[Ids], asked: JudgedQuestions, width: int
+) -> dict[str, Any]:
     """What the reader said, and whether it is right, and could have been."""
     answer, oracle = reading.answer, any(_answerable(one, question, answers, width) for one in reading.seen)
     if answer is None:
@@ -148,7 +152,7 @@ def _read(question: OpenQuestion, reading: Reading, answers: Sequence[Ids], aske
     }
 
 
-def _answerable(seen: Seen, question: OpenQuestion, answers: Sequence[Ids], width: int) -> bool:
+def _answerable(seen: ReadPassage, question: OpenQuestion, answers: Sequence[Ids], width: int) -> bool:
     """Whether a span to choose from is an answer: by its ids, as in training, or matching a regular expression."""
     if question.patterns:
         spans = (seen.characters(i, min(i + width, seen.tokens) - 1) for i in range(seen.tokens))
@@ -157,10 +161,10 @@ def _answerable(seen: Seen, question: OpenQuestion, answers: Sequence[Ids], widt
     return bool((places[:, 1] - places[:, 0] < width).any())
 
 
-def _matched(lines: Sequence[dict[str, Any]]) -> Scores:
+def _matched(lines: Sequence[dict[str, Any]]) -> Metrics:
     """What the reader got right, and what it could have."""
     per_query = {
         line["id"]: {"exact_match": float(line["correct"]), "reader_oracle": float(line["oracle"])} for line in lines
     }
     names = ("exact_match", "reader_oracle")
-    return Scores({name: sum(of[name] for of in per_query.values()) / len(lines) for name in names}, per_query)
+    return Metrics({name: sum(of[name] for of in per_query.values()) / len(lines) for name in names}, per_query)

@@ -24,7 +24,7 @@ _AROUND = 120  # characters of the passage that are shown on either side of an a
 _INDENT = " " * 10  # under the answer: its share stands before it
 
 
-class Seen(NamedTuple):
+class ReadPassage(NamedTuple):
     """A passage as the reader saw it."""
 
     document: Document
@@ -55,7 +55,7 @@ class Reading(NamedTuple):
     """What became of one question."""
 
     answer: Answer | None  # None: nothing was found that has a token
-    seen: list[Seen]  # the passages that were read, best first
+    seen: list[ReadPassage]  # the passages that were read, best first
 
 
 class _Chosen(NamedTuple):
@@ -92,22 +92,22 @@ class ReaderOnMesh:
 
     def _seen(
         self, questions: Sequence[str], rows: Int[np.ndarray, "b k"], store: PassageCollection
-    ) -> list[list[Seen]]:
+    ) -> list[list[ReadPassage]]:
         """The passages of each question, tokenised anew: so it is known which characters each token stands for."""
         there = [own[own >= 0].tolist() for own in rows]
         documents = store.texts([row for own in there for row in own])
         placed = iter(zip(documents, self.tokenizer.encode_placed([one.text for one in documents]), strict=True))
 
-        def seen(question: Int[np.ndarray, " q"]) -> Seen:
+        def seen(question: Int[np.ndarray, " q"]) -> ReadPassage:
             document, (ids, places) = next(placed)
             read = read_input(question[: self._room], ids, self.reader.length, self.tokenizer.vocabulary)
-            return Seen(document, places, read)
+            return ReadPassage(document, places, read)
 
         return [
             [seen(ids) for _ in own] for ids, own in zip(self.tokenizer.encode(list(questions)), there, strict=True)
         ]
 
-    def _chosen(self, seen: list[list[Seen]], scores: Float[np.ndarray, "b k"]) -> _Chosen:
+    def _chosen(self, seen: list[list[ReadPassage]], scores: Float[np.ndarray, "b k"]) -> _Chosen:
         """The best span of each; the batch is filled up with questions that have no passage."""
         count = self.reader.passages
         nothing = read_input(_NO_TOKENS, _NO_TOKENS, self.reader.length, self.tokenizer.vocabulary)
@@ -121,7 +121,7 @@ class ReaderOnMesh:
         return _Chosen(*map(np.asarray, found))
 
 
-def render(question: str, answer: Answer | None, width: int) -> str:
+def render_answer(question: str, answer: Answer | None, width: int) -> str:
     """An answer for a terminal of `width` columns: its share, and the passage with the answer in double brackets."""
     if answer is None:
         return f"{printable(question)}\n  no passage was found to read"
@@ -148,7 +148,7 @@ def _choose(
     return _Chosen(passage, jnp.asarray(candidates.starts)[span], jnp.asarray(candidates.ends)[span], share)
 
 
-def _answer(seen: list[Seen], chosen: _Chosen, i: int) -> Answer | None:
+def _answer(seen: list[ReadPassage], chosen: _Chosen, i: int) -> Answer | None:
     """That of question `i`."""
     passage, start, end = (int(field[i]) for field in (chosen.passage, chosen.start, chosen.end))
     if passage >= len(seen) or not seen[passage].read.body[start]:

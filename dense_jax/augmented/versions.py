@@ -21,19 +21,18 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from dense_jax.artifact import Manifest, verify_together
 from dense_jax.config import Config, IndexKind
 from dense_jax.config.tree import differences
 from dense_jax.errors import StorageError
-from dense_jax.io import digest, is_written, read_json, verify, write_json, write_strings
+from dense_jax.io import Digests, Settings, digest, is_written, read_json, verify, write_json, write_strings
 from dense_jax.locks import all_in_turn, in_turn, is_held
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh
 from dense_jax.retrieval.index import Index
-from dense_jax.retrieval.shared import verify_in_shares
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.schemas import Digests, Manifest, Settings
 from dense_jax.types import PassageCollection, Tower
 
 VERSIONS = "neighbours"  # the folder, in a workdir
@@ -142,7 +141,7 @@ class Versions:
                 on_process_0(lambda: self._verify_committed(folder))
             for manifest in (folder / name for name in _MANIFESTS):
                 if on_process_0(manifest.is_file):
-                    verify_in_shares(
+                    verify_together(
                         manifest.parent, on_process_0(lambda path=manifest: read_json(path, Manifest)["files"])
                     )
         except StorageError as error:
@@ -178,7 +177,7 @@ class Versions:
         between()
         kind = self.config.neighbours.kind
         sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
-        index.build(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
+        index.build_index(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
         on_process_0(lambda: write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS}))
 
     def _ids(self) -> str:
@@ -203,7 +202,7 @@ class Versions:
         folder = self._of(step)
         vectors = all_or_none(lambda: self._vectors(folder))
         with jax.set_mesh(self.mesh):
-            return index.load(folder / "index", vectors, self.mesh)
+            return index.open_index(folder / "index", vectors, self.mesh)
 
     def _vectors(self, folder: Path) -> Vectors:
         if not is_written(folder / _COMMITTED):

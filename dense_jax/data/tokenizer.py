@@ -21,8 +21,8 @@ from dense_jax.arrays import Int
 from dense_jax.config import require
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.errors import ConfigError, DataError, StorageError, UserError
-from dense_jax.io import check_no_pointer, digest, read_json, text_lines, whole_file, write_json
-from dense_jax.schemas import ModelKind, OwnTokenizer, PieceIds, Settings, TokenizerFile
+from dense_jax.hf.schemas import ModelKind, PieceIds, TokenizerFile
+from dense_jax.io import Settings, check_no_pointer, digest, read_json, text_lines, whole_file, write_json
 from dense_jax.types import Vocabulary
 
 _BERT = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}  # in the order of their ids
@@ -60,7 +60,7 @@ class Tokenizer:
         Raises:
             StorageError: a file is missing or damaged.
         """
-        config = read_json(folder / "tokenizer_config.json", OwnTokenizer)
+        config = read_json(folder / "tokenizer_config.json", _OwnTokenizer)
         special = {role: config.get(f"{role}_token") or "" for role in _BERT}
         backend, special = _read(folder / "tokenizer.json"), _complete(special, folder)
         _check_vocabulary(backend, special, folder, StorageError)

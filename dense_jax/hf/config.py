@@ -7,10 +7,10 @@ from typing import Any
 
 from dense_jax.config import require
 from dense_jax.errors import ConfigError
+from dense_jax.hf.schemas import ModelConfig
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
 from dense_jax.models.layers import Gelu
-from dense_jax.schemas import ModelConfig
 
 _KEYS = {
     "layers": "num_hidden_layers",

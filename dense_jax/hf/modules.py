@@ -11,11 +11,11 @@ from typing import Any
 
 from dense_jax.arrays import Bool, Float, Params, np
 from dense_jax.errors import StorageError
+from dense_jax.hf.schemas import DenseSettings, Modules, PoolingSettings
 from dense_jax.hf.tensors import WEIGHTS, read_tensors, write_tensors
 from dense_jax.io import read_json, write_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
-from dense_jax.schemas import DenseSettings, Modules, PoolingSettings
 
 _HOME = "sentence_transformers.models."  # version 6 has another home for them, which versions 3 and 5 do not know
 _TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"

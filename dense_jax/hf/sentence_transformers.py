@@ -14,10 +14,10 @@ from typing import Any
 from dense_jax.config import require
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import read_config
-from dense_jax.io import read_json
+from dense_jax.hf.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, TokenizerFile
+from dense_jax.io import Settings, read_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
-from dense_jax.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, Settings, TokenizerFile
 from dense_jax.types import Similarity
 
 _HOME = "sentence_transformers."  # of the modules that are known: the same name elsewhere is somebody's own code

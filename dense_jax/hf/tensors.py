@@ -21,9 +21,9 @@ from safetensors.numpy import load_file, save_file
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf.config import check_architecture, config_json
+from dense_jax.hf.schemas import WeightIndex
 from dense_jax.io import check_no_pointer, digest, read_json, whole_file, write_json
 from dense_jax.models.bert import BertConfig, Family
-from dense_jax.schemas import WeightIndex
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

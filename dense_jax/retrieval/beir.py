@@ -46,7 +46,7 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
         raise DataError(f"{folder}: no such folder; name a folder with queries.jsonl and qrels/{split}.tsv")
     queries_path, judgements_path = beir_files(folder, split)
     qrels = read_qrels(judgements_path)
-    texts = read_queries(queries_path, qrels)
+    texts = read_beir_queries(queries_path, qrels)
     queries = {query: text for query, text in texts.items() if query in qrels}
     if not queries:
         raise DataError(
@@ -58,7 +58,7 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
     return TestSet(folder.name, split, queries, {query: qrels[query] for query in queries}, unknown, empty)
 
 
-def read_queries(path: AnyPath, judged: Collection[str] | None = None) -> Queries:
+def read_beir_queries(path: AnyPath, judged: Collection[str] | None = None) -> Queries:
     """Id -> text, in the file's order; integer ids become strings.
 
     With `judged`, empty queries and queries that are not judged are left out where they cannot be used.

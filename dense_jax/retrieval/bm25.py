@@ -52,7 +52,7 @@ class BM25:
         """
         scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
         for i, found in enumerate(self.scores(queries)):
-            chosen = best(found, k)
+            chosen = top_rows(found, k)
             scores[i, : len(chosen)], rows[i, : len(chosen)] = found[chosen], chosen
         return Ranking(scores, rows)
 
@@ -67,7 +67,7 @@ class BM25:
             yield f"{document.title} {document.text}"
 
 
-def best(scores: Float[np.ndarray, " p"], k: int) -> Int[np.ndarray, " k"]:
+def top_rows(scores: Float[np.ndarray, " p"], k: int) -> Int[np.ndarray, " k"]:
     """Rows of the k largest positive scores, ties by lower row."""
     rows = np.flatnonzero(scores > 0)
     if len(rows) > k:

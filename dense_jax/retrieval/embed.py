@@ -15,6 +15,7 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, np
+from dense_jax.artifact import digests_together
 from dense_jax.config.tree import differences
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import ConfigError, DataError
@@ -24,7 +25,6 @@ from dense_jax.mesh import check_batch
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
-from dense_jax.retrieval.shared import digests_in_shares
 from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
 from dense_jax.schemas import Plan
 from dense_jax.types import PassageCollection, Tokens, Tower
@@ -71,7 +71,7 @@ def embed(
             shards = _shards(len(store), shard_size)
             _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
             on_process_0(lambda: _write_ids(folder / IDS, store, ids))
-            files = digests_in_shares(folder, [*shards, IDS])
+            files = digests_together(folder, [*shards, IDS])
             about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
             on_process_0(lambda: write_json(folder / MANIFEST, plan | about))
     return all_or_none(lambda: Vectors(folder))

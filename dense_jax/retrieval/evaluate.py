@@ -10,9 +10,9 @@ from dense_jax.io import write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
-from dense_jax.retrieval.metrics import HEADLINE, Scores, score
+from dense_jax.retrieval.metrics import HEADLINE, Metrics, score
 from dense_jax.retrieval.runs import Run
-from dense_jax.retrieval.search import Find, by_document
+from dense_jax.retrieval.search import TextSearch, by_document
 
 DEEPEST = 100  # ranks that the measures look at
 _EMPTY_SHOWN = 5  # places in a note
@@ -33,11 +33,11 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class Evaluation:
     """The figures of one retriever, with the run behind them."""
 
     collection: str
-    scores: Scores
+    scores: Metrics
     counts: Counts
     run: Run
     spaced_ids: bool = False  # an id of a query or a document holds white space
@@ -68,16 +68,18 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class EvaluatedRetriever:
     """A retriever, and what it found."""
 
     name: str  # in the table
     file: str  # of its figures and its run, without the ending
     step: int | None  # of its checkpoint; None: of BM25
-    result: Result
+    result: Evaluation
 
 
-def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None) -> Result:
+def evaluate(
+    find: TextSearch, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None
+) -> Evaluation:
     """Ranks `depth` documents for every query of `test_set` and scores them.
 
     `ids` names the rows that `find` returns; a document of several passages is as good as its best one. The queries
@@ -91,7 +93,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: fro
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
     found = runs.from_ranking(ranking, test_set.queries, ids)
     kept, identical = runs.without_identical(found, own)
-    run = runs.cut(kept, depth)
+    run = runs.truncate(kept, depth)
     counts = Counts(
         queries=len(test_set.queries),
         without_results=sum(not scores for scores in run.values()),
@@ -103,7 +105,7 @@ def evaluate(find: Find, ids: list[str], test_set: TestSet, depth: int, own: fro
     )
     spaced = any(map(runs.holds_space, (*test_set.queries, *ids)))
     collection, empty = f"{test_set.name}/{test_set.split}", test_set.empty_queries[:_EMPTY_SHOWN]
-    return Result(collection, score(run, test_set.qrels), counts, run, spaced, empty)
+    return Evaluation(collection, score(run, test_set.qrels), counts, run, spaced, empty)
 
 
 def check_depth(depth: int) -> None:
@@ -114,10 +116,10 @@ def check_depth(depth: int) -> None:
     require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
 
 
-def write(folder: Path, name: str, result: Result, step: int | None = None) -> None:
+def write(folder: Path, name: str, result: Evaluation, step: int | None = None) -> None:
     """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run; `step` is that of the checkpoint."""
     run = runs.percent_encoded(result.run) if result.spaced_ids else result.run
-    runs.write_run(folder / f"{name}.trec", run, name)
+    runs.write_trec_run(folder / f"{name}.trec", run, name)
     about = {
         "collection": result.collection,
         "split": result.collection.rpartition("/")[2],
@@ -127,7 +129,7 @@ def write(folder: Path, name: str, result: Result, step: int | None = None) -> N
     write_json(folder / f"{name}.json", about | dataclasses.asdict(result.scores))
 
 
-def table(rows: Mapping[str, Result]) -> str:
+def table(rows: Mapping[str, Evaluation]) -> str:
     """The headline figures as a Markdown table, a line for each of `rows`."""
     return markdown([["", *HEADLINE], *([name, *_figures(result)] for name, result in rows.items())])
 
@@ -141,7 +143,7 @@ def markdown(cells: list[list[str]]) -> str:
     return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
 
 
-def _figures(result: Result) -> list[str]:
+def _figures(result: Evaluation) -> list[str]:
     return [f"{result.scores.mean[name]:.3f}" for name in HEADLINE]
 
 

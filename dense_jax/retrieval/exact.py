@@ -21,7 +21,7 @@ _BLOCK = 16_384  # vectors scored at a time on one device
 _QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores
 
 
-Find = Callable[[Float[np.ndarray, "q d"], int], Ranking]  # queries and k -> the k best of each
+VectorSearch = Callable[[Float[np.ndarray, "q d"], int], Ranking]  # queries and k -> the k best of each
 
 
 class ExactSearch:
@@ -62,7 +62,7 @@ class ExactSearch:
         return np.asarray(scores)[: len(queries)], np.asarray(rows)[: len(queries)]
 
 
-def by_passage(find: Find, views: int) -> Find:
+def best_per_passage(find: VectorSearch, views: int) -> VectorSearch:
     """`find` over vectors of which so many, one after another, are of the same passage -> a search for passages.
 
     Each is found once, by its best view. Of the best k n vectors at most n are of the same passage: so the result is

@@ -22,16 +22,16 @@ import jax
 from jax.sharding import Mesh
 
 from dense_jax.arrays import Float, np
+from dense_jax.artifact import digests_together, verify_together
 from dense_jax.config import IndexConfig, IndexKind, require
 from dense_jax.config.tree import differences
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import is_written, read_json, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import all_or_none, all_true, on_process_0, process_share
-from dense_jax.retrieval import trees
-from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
-from dense_jax.retrieval.parts import in_all, of_rows
-from dense_jax.retrieval.shared import digests_in_shares, verify_in_shares
+from dense_jax.retrieval import scann
+from dense_jax.retrieval.exact import ExactSearch
+from dense_jax.retrieval.vector_search import VectorSearch, best_per_passage, map_rows, search_all_parts
 from dense_jax.retrieval.vectors import IDS, Vectors
 from dense_jax.schemas import IndexManifest
 from dense_jax.types import Ranking
@@ -48,7 +48,7 @@ _FILES = "scann"
 class Index:
     """Finds the passages with the largest inner products."""
 
-    def __init__(self, vectors: Vectors, manifest: dict[str, Any], mesh: Mesh, find: Find) -> None:
+    def __init__(self, vectors: Vectors, manifest: dict[str, Any], mesh: Mesh, find: VectorSearch) -> None:
         """`mesh` is of this process's devices. All processes search together, for the same queries."""
         self.vectors, self.manifest, self.mesh = vectors, manifest, mesh
         self._find = find
@@ -62,7 +62,7 @@ class Index:
         """
         count, views = self.vectors.passages, self.vectors.views
         require(1 <= k <= count, f"k={k} results were asked of an index with {count} passages; use at most {count}")
-        return by_passage(self.nearest, views)(queries, k)
+        return best_per_passage(self.nearest, views)(queries, k)
 
     def nearest(self, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
         """The k best vectors for each query: inner products in float32, best first, ties by lower row.
@@ -93,7 +93,7 @@ class Index:
         return ", ".join(said) + (" (low: raise index.leaves_searched or index.reorder)" if low else "")
 
 
-def build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:
+def build_index(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> Index:
     """Builds the index of `config.kind` in `folder`, replacing one that is there, and measures its recall.
 
     Raises:
@@ -115,7 +115,7 @@ def _build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> I
     if kind is IndexKind.SCANN:
         all_or_none(lambda: _build_parts(vectors, settings, folder, parts))
     made = on_process_0(lambda: sorted(str(path.relative_to(folder)) for path in folder.glob(f"{_FILES}*/*")))
-    files = digests_in_shares(folder, made)
+    files = digests_together(folder, made)
     manifest = _manifest(vectors, kind) | {"settings": settings, "parts": parts, "files": files}
     index = Index(vectors, manifest, mesh, _when_asked(functools.partial(_find, folder, manifest, vectors, mesh)))
     manifest["recall@10"] = _measured(index, config) if config.sample else None
@@ -124,23 +124,23 @@ def _build(vectors: Vectors, config: IndexConfig, folder: Path, mesh: Mesh) -> I
 
 
 def is_finished(folder: Path) -> bool:
-    """True if `build` came to its end in `folder`."""
+    """True if `build_index` came to its end in `folder`."""
     return is_written(folder / _MANIFEST)
 
 
-def load(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
-    """The index that `build` wrote to `folder`, over the embeddings that it was built from.
+def open_index(folder: Path, vectors: Vectors, mesh: Mesh) -> Index:
+    """The index that `build_index` wrote to `folder`, over the embeddings that it was built from.
 
     Raises:
         StorageError: there is no finished index, or a file changed since it was written.
         ConfigError: it was built from other embeddings.
     """
     manifest = all_or_none(lambda: _read_manifest(folder, vectors))
-    verify_in_shares(folder, manifest["files"])
+    verify_together(folder, manifest["files"])
     if manifest["kind"] != IndexKind.SCANN.value:
         vectors.verify()
     else:  # ScaNN has its own copy of the vectors
-        verify_in_shares(vectors.folder, {IDS: vectors.manifest["files"][IDS]})
+        verify_together(vectors.folder, {IDS: vectors.manifest["files"][IDS]})
     return Index(vectors, manifest, mesh, _find(folder, manifest, vectors, mesh))
 
 
@@ -239,7 +239,7 @@ def _clear(folder: Path) -> None:
 def _build_parts(vectors: Vectors, settings: dict[str, Any], folder: Path, parts: int) -> None:
     """Those of this process."""
     for number in process_share(range(parts)):
-        trees.build(vectors.part(number, parts), settings, _part_folder(folder, number, parts))
+        scann.build_scann(vectors.part(number, parts), settings, _part_folder(folder, number, parts))
 
 
 def _part_folder(folder: Path, number: int, parts: int) -> Path:
@@ -265,30 +265,30 @@ def _read_manifest(folder: Path, vectors: Vectors) -> dict[str, Any]:
     return manifest
 
 
-def _when_asked(opened: Callable[[], Find]) -> Find:
+def _when_asked(opened: Callable[[], VectorSearch]) -> VectorSearch:
     """A search that is opened, and takes its memory, when it is first used: whoever only builds need not pay for it."""
     once = functools.cache(opened)
     return lambda queries, k: once()(queries, k)
 
 
-def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) -> Find:
+def _find(folder: Path, manifest: dict[str, Any], vectors: Vectors, mesh: Mesh) -> VectorSearch:
     if manifest["kind"] != IndexKind.SCANN.value:
         return _find_exactly(vectors, mesh, approximate=manifest["kind"] == IndexKind.APPROXIMATE.value)
     parts = manifest.get("parts", 1)
 
-    def opened() -> list[Find]:
+    def opened() -> list[VectorSearch]:
         own = process_share(range(parts))
-        finds = [trees.load(_part_folder(folder, part, parts), manifest["settings"]) for part in own]
-        return [of_rows(find, vectors.rows(part, parts)) for find, part in zip(finds, own, strict=True)]
+        finds = [scann.load_scann(_part_folder(folder, part, parts), manifest["settings"]) for part in own]
+        return [map_rows(find, vectors.rows(part, parts)) for find, part in zip(finds, own, strict=True)]
 
-    return in_all(all_or_none(opened))
+    return search_all_parts(all_or_none(opened))
 
 
-def _find_exactly(vectors: Vectors, mesh: Mesh, *, approximate: bool) -> Find:
+def _find_exactly(vectors: Vectors, mesh: Mesh, *, approximate: bool) -> VectorSearch:
     """Each process has a part on its devices."""
 
-    def placed() -> Find:
+    def placed() -> VectorSearch:
         part = jax.process_index(), jax.process_count()
-        return of_rows(ExactSearch(vectors.part(*part), mesh, approximate=approximate).search, vectors.rows(*part))
+        return map_rows(ExactSearch(vectors.part(*part), mesh, approximate=approximate).search, vectors.rows(*part))
 
-    return in_all([all_or_none(placed)])
+    return search_all_parts([all_or_none(placed)])

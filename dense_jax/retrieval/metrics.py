@@ -27,14 +27,14 @@ _IR_NAMES = {"MRR": "RR", "Recall": "R", "MAP": "AP"}  # ours -> ir-measures'; t
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class Metrics:
     """Measure -> value in [0, 1]."""
 
     mean: dict[str, float]
     per_query: dict[str, dict[str, float]]  # query id first
 
 
-def score(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Scores:
+def score(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Metrics:
     """Every measure for each query of `qrels`, and the means.
 
     Queries of the run without judgements are ignored. Scores are replaced by ranks first (see `runs`), so that ties
@@ -52,7 +52,7 @@ def score(run: Run, qrels: Qrels, measures: Sequence[str] = MEASURES) -> Scores:
     for value in ir_measures.iter_calc(list(names), qrels, ranks):
         per_query[value.query_id][names[value.measure]] = float(value.value)
     mean = {name: math.fsum(values[name] for values in per_query.values()) / len(qrels) for name in parsed}
-    return Scores(mean, per_query)
+    return Metrics(mean, per_query)
 
 
 def _by_rank(scores: dict[str, float], query: str) -> dict[str, float]:

@@ -20,14 +20,13 @@ from dense_jax.config import Margin, MineConfig, Pick, require
 from dense_jax.config.tree import differences, to_dict
 from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import ConfigError
-from dense_jax.io import is_written, read_json, whole_file, write_json
+from dense_jax.io import Settings, is_written, read_json, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import bar
-from dense_jax.retrieval.bm25 import BM25, best
+from dense_jax.retrieval.bm25 import BM25, top_rows
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
-from dense_jax.schemas import Settings
 from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
 _PART = 4_096  # queries: what an interrupted call repeats at most
@@ -37,7 +36,7 @@ _PLAN = "plan.json"
 Rows = Int[np.ndarray, " _"]
 
 
-class Found(NamedTuple):
+class QueryRanking(NamedTuple):
     """What a retriever says of one query."""
 
     rows: Rows  # documents, best first; -1: no more were found
@@ -45,7 +44,7 @@ class Found(NamedTuple):
     positives: Float[np.ndarray, " _"]  # the scores of the query's own
 
 
-class Negatives(NamedTuple):
+class MinedNegatives(NamedTuple):
     """What was chosen for one query, best first."""
 
     rows: Rows
@@ -57,31 +56,31 @@ class Negatives(NamedTuple):
 class Retriever(Protocol):
     """Ranks documents for queries, and scores those that answer them."""
 
-    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]: ...
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]: ...
 
 
 @dataclass(frozen=True)
-class Words:
+class BM25Retriever:
     """BM25 as a retriever."""
 
     bm25: BM25
 
-    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
         return [_found(scores, own, k) for scores, own in zip(self.bm25.scores(queries), positives, strict=True)]
 
 
-class Meaning:
+class DenseRetriever:
     """A trained retriever, by an index over its vectors of the documents."""
 
     def __init__(self, index: Index, tower: Tower, tokenizer: Tokenizes) -> None:
         self.index, self.tokenizer = index, tokenizer
         self.tower = TowerOnMesh(tower, index.mesh)
 
-    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[Found]:
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
         vectors = encode_queries(queries, self.tower, self.tokenizer)
         ranking = self.index.search(vectors, k)
         own = [(self._views(rows) @ vector).max(1) for rows, vector in zip(positives, vectors, strict=True)]
-        return [Found(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
+        return [QueryRanking(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
 
     def _views(self, documents: Rows) -> Float[np.ndarray, "r n d"]:
         """The vectors of each document, which several processes hold in parts: these are read from the disk."""
@@ -153,7 +152,7 @@ def check_guide(config: MineConfig, views: int) -> None:
     )
 
 
-def write_guide(queries: TrainingSet, meaning: Meaning, folder: Path) -> None:
+def write_guide(queries: TrainingSet, meaning: DenseRetriever, folder: Path) -> None:
     """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
     asked = [queries.document(row) for row in range(len(queries))]
     blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
@@ -165,7 +164,9 @@ def write_guide(queries: TrainingSet, meaning: Meaning, folder: Path) -> None:
             np.save(file, rows, allow_pickle=False)
 
 
-def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineConfig, number: int) -> Negatives:
+def choose_negatives(
+    found: QueryRanking, own: Rows, texts: Int[np.ndarray, " p"], config: MineConfig, number: int
+) -> MinedNegatives:
     """The negatives of query `number`, whose positives are `own`; `texts` tells which documents are the same."""
     count = min(int((found.rows >= 0).sum()), config.depth + len(own))
     rows, scores = found.rows[:count], found.scores[:count]
@@ -176,7 +177,7 @@ def choose(found: Found, own: Rows, texts: Int[np.ndarray, " p"], config: MineCo
     if config.pick is Pick.RANDOM and len(left) > config.negatives:
         left = np.sort(np.random.default_rng(number).choice(left, config.negatives, replace=False))
     left = left[: config.negatives]
-    return Negatives(rows[left], scores[left], int((other & ~far).sum()))
+    return MinedNegatives(rows[left], scores[left], int((other & ~far).sum()))
 
 
 def _write(path: Path, blocks: Iterable[bytes]) -> None:
@@ -207,7 +208,7 @@ def _mined(
     for query, positives, row, found in zip(
         asked, own, rows, retriever.find([query.text for query in asked], own, depth), strict=True
     ):
-        chosen = choose(found, positives, texts, config, row)
+        chosen = choose_negatives(found, positives, texts, config, row)
         line = {
             "query_id": query.id,
             "query_text": query.text,
@@ -226,9 +227,9 @@ def _positives(queries: TrainingSet, row: int) -> Rows:
     return question.positives.rows
 
 
-def _found(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> Found:
-    rows = best(scores, k)
-    return Found(rows, scores[rows], scores[own])
+def _found(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> QueryRanking:
+    rows = top_rows(scores, k)
+    return QueryRanking(rows, scores[rows], scores[own])
 
 
 def _ceiling(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:

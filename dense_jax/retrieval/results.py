@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.io import is_written, read_json, short_digest, write_json
-from dense_jax.schemas import ResultSet
 
 _SET = "set.json"
 
@@ -28,4 +27,4 @@ def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
 def set_of(folder: Path) -> dict[str, str]:
     """The name, place and digest of the set whose results `folder` holds. Older folders know their names alone."""
     unknown = {"name": folder.name, "place": "", "content": ""}
-    return read_json(folder / _SET, ResultSet) if is_written(folder / _SET) else unknown
+    return read_json(folder / _SET, _ResultSet) if is_written(folder / _SET) else unknown

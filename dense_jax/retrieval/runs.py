@@ -51,7 +51,7 @@ def ordered(scores: Mapping[str, float]) -> list[str]:
     return [document for _, document in ranked]
 
 
-def cut(run: Run, depth: int) -> Run:
+def truncate(run: Run, depth: int) -> Run:
     """The first `depth` documents of each query."""
     return {
         query: {document: scores[document] for document in ordered(scores)[:depth]} for query, scores in run.items()
@@ -83,7 +83,7 @@ def holds_space(identifier: str) -> bool:
     return _SPACE.search(identifier) is not None
 
 
-def write_run(path: Path, run: Run, tag: str) -> None:
+def write_trec_run(path: Path, run: Run, tag: str) -> None:
     """Writes `query Q0 document rank score tag` lines, scores in full precision, whole or not at all.
 
     Raises:
@@ -99,7 +99,7 @@ def write_run(path: Path, run: Run, tag: str) -> None:
         partial.write_text("".join(lines), encoding="utf-8")
 
 
-def read_run(path: Path) -> Run:
+def read_trec_run(path: Path) -> Run:
     """The scores in a TREC run file. Its ranks are ignored, as trec_eval does.
 
     Raises:

@@ -14,12 +14,11 @@ from typing import Any
 
 import xxhash
 
+from dense_jax.artifact import refuse_changes
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.data.stores.passage_store import refuse_other
 from dense_jax.errors import DataError
-from dense_jax.io import is_written, read_json, write_json
+from dense_jax.io import Settings, is_written, read_json, write_json
 from dense_jax.retrieval.beir import TestSet
-from dense_jax.schemas import Settings
 from dense_jax.types import Document
 
 _ABOUT = "sample.json"
@@ -45,7 +44,7 @@ def write_sample(
     """
     about = made_from | {"split": test_set.split, "queries": queries, "documents": size}
     if is_written(folder / _ABOUT):
-        refuse_other(folder, read_json(folder / _ABOUT, Settings), about)
+        refuse_changes(folder, read_json(folder / _ABOUT, Settings), about)
         return
     relevant = {query: {d for d, grade in own.items() if grade >= 1} for query, own in test_set.qrels.items()}
     chosen = nsmallest(queries, (query for query, found in relevant.items() if found), key=_place)

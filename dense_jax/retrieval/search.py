@@ -12,7 +12,7 @@ from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
 from dense_jax.types import PassageCollection, Ranking, Tower
 
-Find = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
+TextSearch = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
 
 _DEEPER = 4  # times as many passages, where those found are of too few documents
 _LINES = 3  # of a passage that are shown
@@ -29,13 +29,15 @@ class Hit:
     text: str
 
 
-def dense(index: Index, tower: Tower, tokenizer: Tokenizes) -> Find:
+def dense_search(index: Index, tower: Tower, tokenizer: Tokenizes) -> TextSearch:
     """Search by meaning: queries through `tower`, then the index."""
     placed = TowerOnMesh(tower, index.mesh)
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
 
-def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str], k: int, passages: int) -> Ranking:
+def by_document(
+    find: TextSearch, queries: Sequence[str], id_of: Callable[[int], str], k: int, passages: int
+) -> Ranking:
     """The k best documents for each query, each by the best of its passages, which is the row that is given.
 
     Where there are fewer documents, the last rows are -1 and their scores -inf. A query whose k best passages are of
@@ -56,7 +58,7 @@ def by_document(find: Find, queries: Sequence[str], id_of: Callable[[int], str],
     return result
 
 
-def search(find: Find, store: PassageCollection, queries: Sequence[str], k: int) -> list[list[Hit]]:
+def search(find: TextSearch, store: PassageCollection, queries: Sequence[str], k: int) -> list[list[Hit]]:
     """The k best documents of `store` for each query, each as its best passage; fewer where `find` has no more.
 
     Raises:
@@ -69,7 +71,7 @@ def search(find: Find, store: PassageCollection, queries: Sequence[str], k: int)
     ]
 
 
-def render(query: str, hits: Sequence[Hit], width: int) -> str:
+def render_hits(query: str, hits: Sequence[Hit], width: int) -> str:
     """The results of one query for a terminal of `width` columns: rank, score, id, title, and the start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
     return "\n".join([printable(query), *(shown or ["  nothing found"])])

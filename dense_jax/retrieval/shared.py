@@ -7,7 +7,7 @@ from dense_jax.io import digest, verify
 from dense_jax.multihost import all_gather_objects, all_or_none, process_share
 
 
-def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:
+def digests_together(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """Name -> digest of each file, in the order of `names`, on all processes.
 
     Raises:
@@ -18,7 +18,7 @@ def digests_in_shares(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-def verify_in_shares(folder: Path, expected: dict[str, str]) -> None:
+def verify_together(folder: Path, expected: dict[str, str]) -> None:
     """Checks every file of `expected` against its digest.
 
     Raises:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.arrays import Float, Int, np
+from dense_jax.artifact import verify_together
 from dense_jax.errors import StorageError
-from dense_jax.io import digest, is_written, read_json
-from dense_jax.retrieval.shared import verify_in_shares
-from dense_jax.schemas import Ids, VectorsManifest
+from dense_jax.io import Ids, digest, is_written, read_json
+from dense_jax.schemas import VectorsManifest
 
 MANIFEST = "manifest.json"
 IDS = "ids.json"
@@ -108,7 +108,7 @@ class Vectors:
             StorageError: naming a file that has changed since it was written.
         """
         try:
-            verify_in_shares(self.folder, self.manifest["files"])
+            verify_together(self.folder, self.manifest["files"])
         except StorageError as error:
             raise StorageError(f"{error}; remove {self.folder} and run `dense-jax embed` again") from None
 

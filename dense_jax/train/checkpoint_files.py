@@ -16,7 +16,6 @@ from pathlib import Path
 
 from dense_jax.errors import StorageError
 from dense_jax.io import digests, naming_storage_errors, read_json, verify, write_json
-from dense_jax.schemas import Saving, Seal
 
 COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode
 QUARANTINE = "quarantine"
@@ -57,7 +56,7 @@ class CheckpointFiles:
     def saving(self) -> int | None:
         """The step of the save that is under way, or was when the process ended."""
         try:
-            return read_json(self.folder / _SAVING, Saving)["step"]
+            return read_json(self.folder / _SAVING, _Saving)["step"]
         except StorageError:  # missing or damaged: it proves nothing
             return None
 
@@ -82,7 +81,7 @@ class CheckpointFiles:
         try:
             if step in self.committed() and self._lack_of_digests(step):
                 raise StorageError(self.missing_digests(step))
-            verify(self.path(step), read_json(self.digests_path(step), Seal))
+            verify(self.path(step), read_json(self.digests_path(step), _Seal))
         except StorageError as error:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 
@@ -201,7 +200,7 @@ class CheckpointFiles:
         if not _has_content(path):
             return "are empty, as a power cut leaves a file"
         try:
-            read_json(path, Seal)
+            read_json(path, _Seal)
         except StorageError:
             return "cannot be read"
         return ""
@@ -245,7 +244,7 @@ def _wrong(path: Path, sealed: Path) -> str:
     if not sealed.is_file():
         return "its digests are missing"
     try:
-        verify(path, read_json(sealed, Seal))
+        verify(path, read_json(sealed, _Seal))
     except StorageError as error:
         return str(error)
     return "its files match its digests"

@@ -16,7 +16,6 @@ from typing import IO, Any
 
 from dense_jax.errors import StorageError
 from dense_jax.io import check_kind, naming_storage_errors, sync, text_lines, whole_file
-from dense_jax.schemas import MetricsLine, StepLine
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
 

@@ -15,7 +15,6 @@ from dense_jax.config.tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
 from dense_jax.multihost import barrier, is_process_0, on_process_0
-from dense_jax.schemas import RunConfig
 from dense_jax.train.checkpoint import has_checkpoint
 
 FILE = "config.json"

@@ -15,8 +15,8 @@ from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.evaluate import DEEPEST, evaluate
-from dense_jax.retrieval.exact import ExactSearch, Find, by_passage
-from dense_jax.retrieval.parts import in_all, of_rows
+from dense_jax.retrieval.exact import ExactSearch
+from dense_jax.retrieval.vector_search import VectorSearch, best_per_passage, map_rows, search_all_parts
 from dense_jax.types import PassageCollection, Tower
 
 
@@ -61,7 +61,9 @@ class Validator:
         sample, towers = self.sample, self.objective.towers(gather_to_host(params))
         with jax.set_mesh(self.mesh):
             passages, queries = self._placed("passage", towers.passage), self._placed("query", towers.query)
-            search = by_passage(in_all([all_or_none(lambda: self._embedded(passages))]), towers.passage.encoder.views)
+            search = best_per_passage(
+                search_all_parts([all_or_none(lambda: self._embedded(passages))]), towers.passage.encoder.views
+            )
             result = evaluate(
                 lambda texts, k: search(encode_queries(texts, queries, sample.tokenizer), k),
                 self._ids,
@@ -72,12 +74,12 @@ class Validator:
         figures = np.array([result.scores.mean[name] for name in HEADLINE])
         return dict(zip(HEADLINE, _of_first_process(figures).tolist(), strict=True))
 
-    def _embedded(self, tower: TowerOnMesh) -> Find:
+    def _embedded(self, tower: TowerOnMesh) -> VectorSearch:
         """Search in this process's share."""
         rows, views = process_share(range(len(self._ids))), tower.tower.encoder.views
         vectors = encode_passages(self.sample.store, rows, tower, self.sample.tokenizer, self.batch)
         places = np.array(rows, np.int64)[:, None] * views + np.arange(views)
-        return of_rows(ExactSearch(vectors, self.mesh).search, places.reshape(-1))
+        return map_rows(ExactSearch(vectors, self.mesh).search, places.reshape(-1))
 
     def _placed(self, side: str, tower: Tower) -> TowerOnMesh:
         placed = TowerOnMesh(tower, self.mesh, self._programs.get(side))

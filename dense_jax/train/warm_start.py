@@ -18,7 +18,6 @@ from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf import tensors
 from dense_jax.hf.config import check_same_architecture
 from dense_jax.io import read_json
-from dense_jax.schemas import StartConfig
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step
@@ -38,7 +37,7 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """What it was trained with, as `config.tree.to_dict` gives it."""
-        return read_json(self.workdir / "config.json", StartConfig)
+        return read_json(self.workdir / "config.json", _StartConfig)
 
 
 def started_from(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:

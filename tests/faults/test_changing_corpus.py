@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 
+from dense_jax.artifact import is_finished
 from dense_jax.config import Config, CorpusConfig, LoaderConfig, Order, PassagesConfig, TokenizerConfig, Unit
 from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import queries as queries_module
 from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
-from dense_jax.data.stores.passage_store import is_finished
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.models.bert import bert

@@ -6,10 +6,11 @@ import shutil
 
 import pytest
 
+from dense_jax.artifact import claim
 from dense_jax.config import Config, IndexConfig
 from dense_jax.data.preparation.near_duplicates import read_duplicates
 from dense_jax.data.preparation.prepare import prepare
-from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, claim
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.errors import ConfigError, StorageError, UserError
 from dense_jax.hf.config import read_config
@@ -167,7 +168,7 @@ def embedded(tmp_path_factory):
     def make(folder):
         return embed.embed(store, tower, tokenizer, own_mesh(), folder, **made)
 
-    index.build(make(root / "vectors"), IndexConfig(), root / "index", own_mesh())
+    index.build_index(make(root / "vectors"), IndexConfig(), root / "index", own_mesh())
     return root, make
 
 
@@ -188,7 +189,7 @@ def test_the_plan_of_embeddings(tmp_path, embedded):
 
 def test_the_manifest_of_an_index(tmp_path, embedded):
     folder, vectors = shutil.copytree(embedded[0] / "index", tmp_path / "index"), Vectors(embedded[0] / "vectors")
-    read = lambda: index.load(folder, vectors, own_mesh()).summary  # noqa: E731
+    read = lambda: index.open_index(folder, vectors, own_mesh()).summary  # noqa: E731
     all_refused_but(outcomes(folder / "manifest.json", read, (StorageError, ConfigError)), folder)
 
 

@@ -165,7 +165,7 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
         folder = tmp_path / "parent" / collected(tmp_path / "elsewhere").folder.name
     work = {
         "embedded": lambda: embedded(folder),
-        "built": lambda: index.build(embedded(tmp_path / "vectors"), IndexConfig(), folder, own_mesh()),
+        "built": lambda: index.build_index(embedded(tmp_path / "vectors"), IndexConfig(), folder, own_mesh()),
         "mined": lambda: mine.mine(toys.QuestionStore(), store, Unused(), MineConfig(), folder, {}),
         "exported": exported,
         "prepared": lambda: collected(tmp_path / "parent"),
@@ -179,9 +179,9 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
 
 
 def test_results_of_two_evaluations_are_written_one_after_the_other(tmp_path):
-    from dense_jax.augmented.qa_report import About, Report
+    from dense_jax.augmented.qa_report import Provenance, Report
 
-    report = Report(About("q.jsonl", "c", 3, 1), "nq", {"x": 1.0}, {}, [])
+    report = Report(Provenance("q.jsonl", "c", 3, 1), "nq", {"x": 1.0}, {}, [])
     with held(lock_of(tmp_path / "results")) as other:
         writer = threading.Thread(target=report.write, args=(tmp_path / "results",))
         writer.start()

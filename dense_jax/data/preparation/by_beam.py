@@ -41,7 +41,7 @@ from dense_jax.data.preparation.near_duplicates import Edges, buckets
 from dense_jax.data.preparation.running_text import cut_lines
 from dense_jax.data.preparation.workers import Staging, beam, run
 from dense_jax.data.stores.passage_store import StoreWriter
-from dense_jax.data.stores.shards import Entry, Form, Group, Shard, write_shard
+from dense_jax.data.stores.shards import Entry, Group, RecordFormat, Shard, write_shard
 from dense_jax.io import whole_file
 from dense_jax.progress import progress
 from dense_jax.types import Document
@@ -188,7 +188,7 @@ def _arrangement(staging: Staging) -> Arrange:
     return staging.load("arrangement")
 
 
-def _write(task: tuple[int, _Plain], staging: Staging, form: Form, chunk: int) -> None:
+def _write(task: tuple[int, _Plain], staging: Staging, form: RecordFormat, chunk: int) -> None:
     number, texts = task
     stored = (_entries([Slice(*part) for part in text], staging) for text in texts)
     entries = [entry for text in stored for entry in (cut_lines(text, chunk) if chunk else text)]

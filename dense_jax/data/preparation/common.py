@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import orjson
 import xxhash
 
+from dense_jax.artifact import content_of, read_claim, refuse_changes
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
 from dense_jax.config.tree import differences
 from dense_jax.data import held_out
@@ -26,13 +27,12 @@ from dense_jax.data.preparation.near_duplicates import (
 )
 from dense_jax.data.sources.corpus import EMPTY, CheckedCorpus, Source, open_corpus
 from dense_jax.data.sources.rejects import advice, likely_cause
-from dense_jax.data.stores.passage_store import StoreWriter, content_of, refuse_other, started
+from dense_jax.data.stores.passage_store import StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import digests, is_written, read_json, verify, whole_file, write_json
 from dense_jax.progress import bar, progress
-from dense_jax.schemas import Text
 from dense_jax.types import Corpus, Document, Reject
 
 REJECTS = "rejects.jsonl"
@@ -48,7 +48,7 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
     settings = _with_same_tokenizer(_settings(config), config.tokenizer, path)
     if is_written(path) and not _is_replaced(root, settings):
         found = read_json(path, Text)
-        refuse_other(path, found["settings"], settings)
+        refuse_changes(path, found["settings"], settings)
         return found
     notes = scan(corpus, root / REJECTS)
     if config.corpus.near_duplicates:
@@ -86,7 +86,7 @@ def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
     A preparation that was refused at its end leaves such a text.
     """
     before = read_json(root / TEXT, Text)["settings"]
-    if content_of(before) == content_of(settings) or any(started(folder) for folder in root.iterdir()):
+    if content_of(before) == content_of(settings) or any(read_claim(folder) for folder in root.iterdir()):
         return False
     if before["corpus"]["held_out"]:
         shutil.rmtree(root / "test", ignore_errors=True)

@@ -27,7 +27,6 @@ from dense_jax.data.dedup import runs, words
 from dense_jax.errors import StorageError
 from dense_jax.io import check_kind, whole_file
 from dense_jax.progress import progress
-from dense_jax.schemas import DuplicateLine
 from dense_jax.types import Document
 
 NAME = "duplicates.jsonl"
@@ -115,5 +114,5 @@ def _ids(path: Path) -> Iterator[str]:
                 value = orjson.loads(line)
             except orjson.JSONDecodeError as error:
                 raise StorageError(f"{path}:{number}: damaged ({error}); prepare in a new --workdir") from None
-            check_kind(value, DuplicateLine, f"{path}:{number}")
+            check_kind(value, _DuplicateLine, f"{path}:{number}")
             yield value["id"]

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config.tree import to_dict
 from dense_jax.data import held_out
@@ -35,14 +36,7 @@ from dense_jax.data.salient.chosen import make_tagger, spans_settings
 from dense_jax.data.salient.taggers import SpanTagger
 from dense_jax.data.salient.tokens import tagged
 from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
-from dense_jax.data.stores.passage_store import (
-    PassageStore,
-    StoreWriter,
-    check_settings,
-    claim,
-    is_finished,
-    started,
-)
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
@@ -81,7 +75,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
         arrange = _arrangement(config, corpus, root, tokenizer)
-        if not started(folder):
+        if not read_claim(folder):
             claim(folder, settings, about["notes"])
         check = partial(_check_yield, folder, config, or_copies=_or_all_are_copies(root, about["notes"]))
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
@@ -179,7 +173,7 @@ def prepare_collection(
     if not is_finished(folder):
         with alone(lock_of(folder), f"{folder} is being prepared"):
             check_settings(folder, settings)
-            if not started(folder):
+            if not read_claim(folder):
                 notes = scan(corpus, folder / REJECTS, may_be_empty=True)
                 notes |= {"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}
                 check_unchanged(corpus, settings["source"])

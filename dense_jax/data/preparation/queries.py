@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from dense_jax.arrays import Int
+from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.config import Config, CorpusConfig
 from dense_jax.data.dedup import RowOfId, first_of_each_text
 from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
@@ -22,8 +23,8 @@ from dense_jax.data.sources.corpus import CheckedCorpus, Source
 from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
 from dense_jax.data.sources.query_ids import read_queries
 from dense_jax.data.sources.rejects import advice, causes_of
-from dense_jax.data.stores.passage_store import PassageStore, StoreWriter, check_settings, claim, is_finished, started
-from dense_jax.data.stores.query_store import QueryStore, Stored, write_queries
+from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
+from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest, located, write_json
@@ -74,7 +75,7 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
     folder = root / "documents"
     settings = {**about["settings"], "length": DOCUMENT_LENGTH}
     check_settings(folder, settings)
-    if not started(folder):
+    if not read_claim(folder):
         claim(folder, settings, about["notes"])
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
@@ -162,11 +163,11 @@ def _write(
     found = list(judged)
     _check(judged, len(found), folder)
     tokens = tokenizer.encode([query.text for query, _, _ in found])
-    parts: dict[str, list[Stored]] = {part.name: [] for part in documents.parts()}
+    parts: dict[str, list[StoredQuery]] = {part.name: [] for part in documents.parts()}
     for (query, positives, negatives), ids in zip(found, tokens, strict=True):
         first = int(positives.rows[0])  # numpy's integers are looked for in a range one by one
         of = next(part.name for part in documents.parts() if first in part.rows)
-        parts[of].append(Stored(query.id, query.text, ids, positives, negatives))
+        parts[of].append(StoredQuery(query.id, query.text, ids, positives, negatives))
     if folder != queries_folder(folder.parent, judged.config):
         raise DataError(f"a file of corpus.queries changed while it was read; {AGAIN}")
     if not judged.config.queries:

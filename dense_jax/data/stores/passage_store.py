@@ -19,12 +19,22 @@ from typing import Any
 import numpy as np
 import orjson
 
+from dense_jax.artifact import Claim
 from dense_jax.config.tree import differences
 from dense_jax.data.stores.records import Records
-from dense_jax.data.stores.shards import Entry, Form, Group, Shard, decode, decode_spans, shard_path, write_shard
+from dense_jax.data.stores.shards import (
+    Entry,
+    Group,
+    RecordFormat,
+    Shard,
+    decode_passage,
+    decode_spans,
+    shard_path,
+    write_shard,
+)
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import digest, is_written, json_digest, read_json, verify, write_json
-from dense_jax.schemas import Claimed, StoreManifest, StoreProgress
+from dense_jax.schemas import StoreManifest, StoreProgress
 from dense_jax.types import Document, Passage, PassageCollection, SourceRows, TrainingSet
 
 _MANIFEST, _PROGRESS = "manifest.json", "progress.json"
@@ -73,7 +83,7 @@ class PassageStore(PassageCollection, TrainingSet):
     def passages(self, rows: Sequence[int]) -> list[Passage]:
         """The passages of `rows`, in their order; many at once are read some ten times faster than one by one."""
         records = self._passages.read(rows)
-        found = [decode(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
+        found = [decode_passage(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
         if self._spans is None:
             return found
         spans = map(decode_spans, self._spans.read(rows))
@@ -156,9 +166,9 @@ class StoreWriter:
         return len(self._state["passages_per_shard"])
 
     @property
-    def form(self) -> Form:
+    def form(self) -> RecordFormat:
         """How passages are written."""
-        return Form(self._state["dtype"], "spans" in self._state)
+        return RecordFormat(self._state["dtype"], "spans" in self._state)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -240,11 +250,11 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: the folder holds a store, or the start of one, that was made with other settings; lists them.
     """
-    if found := started(folder):
-        refuse_other(folder, found["settings"], settings)
+    if found := read_claim(folder):
+        refuse_changes(folder, found["settings"], settings)
 
 
-def refuse_other(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
+def refuse_changes(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
     """
     Raises:
         ConfigError: `path` was made with settings `found`, which are not `settings`; lists the differences.
@@ -270,11 +280,11 @@ def content_of(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: content_of(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def started(folder: Path) -> dict[str, Any] | None:
+def read_claim(folder: Path) -> dict[str, Any] | None:
     """The manifest of a store of any kind, or what there is of it as yet; None if the folder was not claimed."""
     for name in (_MANIFEST, _PROGRESS):
         if is_written(folder / name):
-            return read_json(folder / name, Claimed)
+            return read_json(folder / name, Claim)
     return None
 
 

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.data.stores.passage_store import PassageStore, is_finished
+from dense_jax.artifact import is_finished
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
-from dense_jax.io import digest, digests, read_json, verify, write_json
-from dense_jax.schemas import Ids, QueryManifest
+from dense_jax.io import Ids, digest, digests, read_json, verify, write_json
+from dense_jax.schemas import QueryManifest
 from dense_jax.types import Candidates, Document, Guide, SourceRows, TrainingQuery, TrainingSet
 
 MANIFEST = "manifest.json"
@@ -28,7 +29,7 @@ _NAMES = {
 }  # fmt: skip
 
 
-class Stored(NamedTuple):
+class StoredQuery(NamedTuple):
     """What is stored of one query."""
 
     id: str
@@ -109,7 +110,7 @@ class _GuideVectors(NamedTuple):
     documents: _Vectors
 
 
-def write_queries(folder: Path, parts: dict[str, list[Stored]], about: dict[str, Any]) -> None:
+def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], about: dict[str, Any]) -> None:
     """Writes the queries of each source, the manifest last; `about` are its settings and counts (JSON values)."""
     queries = [query for part in parts.values() for query in part]
     columns = {

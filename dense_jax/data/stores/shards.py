@@ -33,7 +33,7 @@ class Group(NamedTuple):
     left_out: int  # of the documents, those of which nothing is stored
 
 
-class Form(NamedTuple):
+class RecordFormat(NamedTuple):
     """How passages are written."""
 
     dtype: str  # of token ids
@@ -49,7 +49,7 @@ class Shard(NamedTuple):
     spans: tuple[int, int, int]  # of salient ones, how many, of how many tokens, in how many passages
 
 
-def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: Form) -> Shard:
+def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: RecordFormat) -> Shard:
     """Writes the files of shard `number` to `folder`.
 
     Raises:
@@ -57,7 +57,7 @@ def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: Form)
     """
     dtype = np.dtype(form.dtype)
     kinds = {
-        "passages": (encode(entry, dtype) for entry in entries),
+        "passages": (encode_passage(entry, dtype) for entry in entries),
         "texts": (orjson.dumps(entry.document) for entry in entries),
     }
     kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if form.salient else {}
@@ -71,7 +71,7 @@ def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: Form)
     return Shard(files, len(entries), sum(len(entry.tokens) for entry in entries), found)
 
 
-def encode(entry: Entry, dtype: np.dtype) -> bytes:
+def encode_passage(entry: Entry, dtype: np.dtype) -> bytes:
     """A passage as a record: three lengths, then title, tokens (as `dtype`) and sentence starts, little-endian."""
     lengths = np.array([len(entry.title), len(entry.sentences), len(entry.tokens)], _HEADER)
     little = dtype.newbyteorder("<")
@@ -79,8 +79,8 @@ def encode(entry: Entry, dtype: np.dtype) -> bytes:
     return b"".join([lengths.tobytes(), *(part.tobytes() for part in parts)])
 
 
-def decode(record: bytes, row: int, dtype: np.dtype) -> Passage:
-    """The passage that `encode` wrote; its ids are int32."""
+def decode_passage(record: bytes, row: int, dtype: np.dtype) -> Passage:
+    """The passage that `encode_passage` wrote; its ids are int32."""
     title, sentences, tokens = np.frombuffer(record, _HEADER, 3).tolist()
     little, start = dtype.newbyteorder("<"), 3 * _HEADER.itemsize
     ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)

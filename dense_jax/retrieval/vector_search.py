@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from dense_jax.arrays import Float, Int, np
 from dense_jax.multihost import all_gather, all_or_none
-from dense_jax.retrieval.exact import Find
 from dense_jax.types import Ranking
 
 
-def merged(found: Sequence[Ranking], k: int) -> Ranking:
+def merge_rankings(found: Sequence[Ranking], k: int) -> Ranking:
     """The k best of what was found in each part, best first; of equal ones the lower row.
 
     >>> first = Ranking(np.array([[3.0, 1.0]]), np.array([[4, 0]]))
@@ -26,7 +25,7 @@ def merged(found: Sequence[Ranking], k: int) -> Ranking:
     return Ranking(np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1))
 
 
-def of_rows(find: Find, rows: Int[np.ndarray, " p"]) -> Find:
+def map_rows(find: VectorSearch, rows: Int[np.ndarray, " p"]) -> VectorSearch:
     """`find` in a part, as a search for rows of the whole: `rows` says where each of the part's stands there."""
 
     def search(queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
@@ -41,14 +40,14 @@ def of_rows(find: Find, rows: Int[np.ndarray, " p"]) -> Find:
     return search
 
 
-def in_all(finds: Sequence[Find]) -> Find:
+def search_all_parts(finds: Sequence[VectorSearch]) -> VectorSearch:
     """Search in the parts of all processes, of which `finds` are this one's: for queries that all have in common."""
 
     def search(queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
         nothing = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
         found = all_or_none(lambda: [find(queries, k) for find in finds])
-        own = found[0] if len(found) == 1 else merged([*found, nothing], k)
+        own = found[0] if len(found) == 1 else merge_rankings([*found, nothing], k)
         scores, rows = all_gather(own.scores), all_gather(own.rows.astype(np.int32))  # rows of ExactSearch are no wider
-        return own if len(scores) == 1 else merged(list(map(Ranking, scores, rows)), k)
+        return own if len(scores) == 1 else merge_rankings(list(map(Ranking, scores, rows)), k)
 
     return search

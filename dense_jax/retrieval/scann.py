@@ -12,13 +12,13 @@ from typing import Any
 from dense_jax.arrays import Float, np
 from dense_jax.errors import MachineError, StorageError
 from dense_jax.io import naming_storage_errors
-from dense_jax.retrieval.exact import Find
+from dense_jax.retrieval.vector_search import VectorSearch
 from dense_jax.types import Ranking
 
 _SOAR = 1.5  # every vector in a second leaf that errs in another direction (arXiv 2404.00774): more recall per leaf
 
 
-def build(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], folder: Path) -> None:
+def build_scann(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], folder: Path) -> None:
     """Writes ScaNN's files for `vectors`, which are finite and many enough.
 
     Raises:
@@ -37,8 +37,8 @@ def build(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], folder: P
         searcher.serialize(str(folder), relative_path=True)
 
 
-def load(folder: Path, settings: dict[str, Any]) -> Find:
-    """Search in what `build` wrote; `settings` is looked at in each search.
+def load_scann(folder: Path, settings: dict[str, Any]) -> VectorSearch:
+    """Search in what `build_scann` wrote; `settings` is looked at in each search.
 
     Raises:
         StorageError: there is a pickle, which is none of ours.
