@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, their digests, and those that are read from a bucket."""
+"""Files: written whole or not at all, read as JSON, compared by digests, and paths in buckets."""
 
 import contextlib
 import errno
@@ -11,15 +11,23 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 import xxhash
 from etils import epath
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from dense_jax.errors import ConfigError, DataError, MachineError, StorageError, UserError, require
 
-AnyPath = Path | epath.Path  # to be read: of a disk, or of a bucket
+AnyPath = Path | epath.Path  # to read from: on a disk, or in a bucket
+
+# Types of JSON values. Numbers are bounded, so that a damaged file cannot ask for an array of an absurd size.
+Count = Annotated[int, Field(ge=0, lt=1 << 48)]
+Size = Annotated[int, Field(ge=1, le=1 << 24)]  # of one axis of a parameter
+Settings = dict[str, Any]
+Digests = dict[str, str]  # name -> digest
+Ids = list[str]
+
 _CHUNK = 1 << 22  # bytes read at a time
 _POINTER_START = b"version https://git-lfs.github.com/spec/"
 POINTER = "a Git LFS pointer, not the file itself; fetch it by `git lfs pull` in its repository"
@@ -28,16 +36,16 @@ _CURES: dict[type[UserError], str] = {
     ConfigError: "correct it, or fetch the folder again",
     DataError: "correct it, or fetch it again",
 }
-_REFUSALS = (  # of the system to write a file there, whatever it holds
+_REFUSALS = (  # the system's reasons not to write a file, independent of its content
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY,
     errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
 )  # fmt: skip
-_PATTERN = "\\*?[]"  # characters of a path that Orbax takes for a pattern, or for a slash
-_BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # the packages that read them
+_PATTERN = "\\*?[]"  # characters of a path that Orbax reads as a glob pattern or a slash
+_BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # start of a path -> package that reads it
 
 
 def located(name: str) -> AnyPath:
-    """The path that a person means by `name`: gs://BUCKET/..., s3://BUCKET/..., or one of this machine.
+    """Return the path of `name`: gs://BUCKET/..., s3://BUCKET/..., or a path of this machine.
 
     Raises:
         MachineError: the package that reads such a bucket is missing.
@@ -51,7 +59,7 @@ def located(name: str) -> AnyPath:
 
 
 def absolute(name: str) -> AnyPath:
-    """As `located`, with a name: `.` and `..` have none."""
+    """`located`, made absolute, so that the path has a name: `.` and `..` have none."""
     path = located(name)
     return Path(os.path.abspath(path)) if isinstance(path, Path) else path  # noqa: PTH100  links keep their names
 
@@ -59,21 +67,21 @@ def absolute(name: str) -> AnyPath:
 def check_on_disk(name: str, setting: str) -> None:
     """
     Raises:
-        ConfigError: `setting` names a place in a bucket, where only data are read from.
+        ConfigError: `setting` names a path in a bucket, where only data can be.
     """
     require(
         not name.startswith(tuple(_BUCKETS)),
-        f"{setting}={name} lies in a bucket, from which data are read, but no models and workdirs; mount the bucket "
-        "and name the folder there",
+        f"{setting}={name} is in a bucket, where data can be, but no model or workdir; mount the bucket and name the "
+        "mounted folder",
     )
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A name to write to, renamed to `path` once the block ends; a block that fails leaves `path` as it was.
+    """Yield a temporary name to write to, renamed to `path` when the block ends; an error leaves `path` unchanged.
 
     The file and its name are on the disk when this returns: a power cut leaves the old file or the new one. Several
-    processes may write one path; each has a name of its own, and the last one to end wins.
+    processes may write one path: each has its own temporary name, and the last to end wins.
 
     Raises:
         StorageError: the disk is full or refuses the write.
@@ -94,7 +102,7 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def is_written(path: Path) -> bool:
-    """True for a file that holds something: an empty one is what a power cut leaves of a file that was not synced."""
+    """Return whether `path` is a file with content; a power cut leaves an empty file where one was not synced."""
     return path.is_file() and path.stat().st_size > 0
 
 
@@ -109,7 +117,7 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(partial: Path) -> Iterator[None]:
-    """Hold a lock on a new file, where the file system has locks: until this process ends, however it does."""
+    """Hold a lock on a new file, if the file system has locks, until the block or the process ends."""
     with partial.open("xb") as held:
         with contextlib.suppress(OSError):
             fcntl.flock(held, fcntl.LOCK_EX)
@@ -117,14 +125,14 @@ def _locked(partial: Path) -> Iterator[None]:
 
 
 def _made_folders(folder: Path) -> list[Path]:
-    """Create `folder` if need be; the folders that have got a new name in them."""
+    """Create `folder`, and return the folders that have got a new entry."""
     new = [above.parent for above in (folder, *folder.parents) if not above.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return new
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed left of `path`: whoever still writes holds a lock."""
+    """Remove temporary files of killed processes; a process that still writes holds a lock on its own."""
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError), partial.open("r+b") as left:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +141,7 @@ def _remove_abandoned(path: Path) -> None:
 
 @contextlib.contextmanager
 def naming_storage_errors(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusals to write below `path` into a StorageError that says what to do."""
+    """Turn the system's refusals to write below `path` into a StorageError with the fix."""
     try:
         yield
     except OSError as error:
@@ -147,7 +155,7 @@ def naming_storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` as readable JSON, whole or not at all."""
+    """Write `value` as indented JSON, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -163,7 +171,7 @@ def write_strings(path: Path, strings: Iterable[str]) -> None:
 
 
 def read_json(path: Path, kind: Any = Any, error: type[UserError] = StorageError) -> Any:
-    """Return the value in `path`, of the type `kind` (see schemas.py).
+    """Return the value in `path`, of the type `kind`, such as a TypedDict.
 
     Raises:
         StorageError: the file is a pointer of Git LFS.
@@ -210,7 +218,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def _shortened(value: Any) -> str:
-    """A value of any depth and length, as it is shown in an error."""
+    """Return a value of any depth and length in a form for an error."""
     if isinstance(value, list | dict):
         return f"{'a list' if isinstance(value, list) else 'an object'} of {len(value):,}"
     return f"{value!r:.60}"
@@ -219,7 +227,7 @@ def _shortened(value: Any) -> str:
 def text_lines(path: Path) -> list[str]:
     """Return the lines of a UTF-8 file, without their line ends (of Unix or Windows).
 
-    `str.splitlines` would also cut at U+0085, U+2028 and six more characters, which a line may hold.
+    `str.splitlines` would also cut at U+0085, U+2028 and six more characters, which may be part of a line.
     """
     lines = path.read_bytes().decode("utf-8").split("\n")
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
@@ -236,14 +244,14 @@ def check_no_pointer(path: Path) -> None:
 
 
 def is_pointer(file: IO[bytes]) -> bool:
-    """Return whether a file that was just opened is a pointer of Git LFS; it can be read from its start again."""
+    """Return whether a newly opened file is a pointer of Git LFS, and rewind it."""
     start = file.read(len(_POINTER_START))
     file.seek(0)
     return start == _POINTER_START
 
 
 def digest(path: AnyPath) -> str:
-    """The xxh3-128 of a file's bytes, in hex."""
+    """Return the xxh3-128 of a file's bytes, in hex."""
     hasher = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -252,25 +260,25 @@ def digest(path: AnyPath) -> str:
 
 
 def json_digest(value: Any) -> str:
-    """The xxh3-128 of a JSON value, in hex."""
+    """Return the xxh3-128 of a JSON value, in hex."""
     return xxhash.xxh3_128_hexdigest(json.dumps(value, sort_keys=True).encode())
 
 
 def short_digest(value: Any) -> str:
-    """The first eight digits of `json_digest`: enough to keep the folders of a workdir apart."""
+    """Return the first eight digits of `json_digest`: enough to distinguish the folders of a workdir."""
     return json_digest(value)[:8]
 
 
 def digests(folder: Path, pattern: str = "**/*") -> dict[str, str]:
-    """Relative name -> digest, for every file of `folder` that `pattern` finds."""
+    """Return relative name -> digest of every file of `folder` that matches `pattern`."""
     return {str(p.relative_to(folder)): digest(p) for p in sorted(folder.glob(pattern)) if p.is_file()}
 
 
 def verify(folder: Path, expected: dict[str, str]) -> None:
-    """Checks every file of `expected` against its digest.
+    """Compare every file of `expected` with its digest.
 
     Raises:
-        StorageError: naming the first file that is missing or changed.
+        StorageError: names the first file that is missing or changed.
     """
     for name, known in expected.items():
         path = folder / name
@@ -291,7 +299,7 @@ def check_name(folder: Path) -> Path:
     odd = sorted({character for character in str(folder.absolute()) if character in _PATTERN})
     require(
         not odd,
-        f"--workdir={folder}: {' and '.join(odd)} in the path would be taken for a pattern when checkpoints are read; "
+        f"--workdir={folder}: {' and '.join(odd)} in the path would be read as a pattern by the checkpoint library; "
         "name a folder without it",
     )
     return folder

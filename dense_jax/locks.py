@@ -1,6 +1,7 @@
 """Locks: one process at a time writes a folder.
 
-A lock is a file that the system releases however its process ends; whoever holds it stands in it.
+A lock is an advisory lock on a file, which the system releases when its process ends, even by a kill. The file names
+the process that holds it.
 """
 
 import contextlib
@@ -25,8 +26,9 @@ def only_one(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file `path` for all processes, which call this together; the first one takes it.
 
     Raises:
-        ConfigError: another program holds it; names its process. `what` it does, such as "WORKDIR is being trained".
-        StorageError: the file system refuses locks.
+        ConfigError: another program holds it. The message begins with `what`, such as "WORKDIR is being trained", and
+            names the other process.
+        StorageError: the file system has no locks.
     """
     with contextlib.ExitStack() as held:
         on_process_0(lambda: held.enter_context(alone(path, what)))
@@ -57,13 +59,13 @@ def alone(path: Path, what: str) -> Iterator[None]:
 
 
 def lock_of(folder: Path) -> Path:
-    """The lock file of whoever writes `folder`, next to it."""
+    """Return the lock file of the process that writes `folder`; it is next to the folder."""
     return folder.with_name(f"{folder.name}.lock")
 
 
 @contextlib.contextmanager
 def in_turn(path: Path) -> Iterator[None]:
-    """Holds the lock file `path`, after waiting for another process to let go of it; the block may remove the file."""
+    """Hold the lock file `path` once no other process does; the block may remove the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with path.open("a") as lock:
@@ -75,10 +77,10 @@ def in_turn(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def all_in_turn(path: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
-    """Holds the lock file `path` for all processes, which call it together; the first one holds it.
+    """Hold the lock file `path` for all processes, which call this together; the first one takes it.
 
-    While another program holds it all ask `give_up` again and again, with the seconds they have waited. Where that is
-    true they go on without its leave, and get True: it is left with a lock that nobody asks for any more.
+    While another program holds it, all call `give_up` repeatedly with the seconds they have waited. Once that returns
+    True they remove the file, lock a new one and get True: the other program keeps a lock on the removed file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     began, broken = time.monotonic(), False
@@ -93,7 +95,7 @@ def all_in_turn(path: Path, give_up: Callable[[float], bool]) -> Iterator[bool]:
 
 
 def _taken(path: Path, files: contextlib.ExitStack) -> bool:
-    """Take the lock file `path`, which `files` then closes; False if another program holds it or just removed it."""
+    """Take the lock file `path` and let `files` close it; return False if another program holds or removed it."""
     with contextlib.ExitStack() as opened:
         lock = opened.enter_context(path.open("a"))
         taken = _take(lock) and _is_at(lock, path)
@@ -103,7 +105,7 @@ def _taken(path: Path, files: contextlib.ExitStack) -> bool:
 
 
 def _take(lock: IO[str]) -> bool:
-    """Take the lock; False if another program holds it."""
+    """Take the lock; return False if another program holds it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -116,7 +118,7 @@ def _take(lock: IO[str]) -> bool:
 
 
 def _is_at(lock: IO[str], path: Path) -> bool:
-    """False if the file was removed after it was opened: a lock on it keeps nobody away."""
+    """Return False if the file was removed after it was opened: a lock on it excludes no one."""
     try:
         return os.path.samestat(os.fstat(lock.fileno()), path.stat())
     except FileNotFoundError:

@@ -23,7 +23,6 @@ from typing import Any
 
 import jax
 
-from dense_jax import embedded
 from dense_jax.artifact import is_finished
 from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, Mixing, Unit, require
@@ -46,11 +45,13 @@ from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
+from dense_jax.mesh import own_mesh
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
+from dense_jax.retrieval.embed import embed, embeddings_folder
 from dense_jax.retrieval.evaluate import own_documents
-from dense_jax.retrieval.index import Index
+from dense_jax.retrieval.index import Index, open_or_build
 from dense_jax.retrieval.sample import write_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
@@ -446,12 +447,24 @@ class Workdir:
         return load_trained(self.config, self.path, step, self.used_data)
 
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
-        """The vectors of `collection`; missing ones are computed first. Prints collection and checkpoint."""
-        return embedded.embeddings(self.places, self.asked.embed, self.tokenizer, collection, trained)
+        """Return the vectors of `collection`; compute the missing ones. Prints the collection and the checkpoint."""
+        if is_process_0():
+            print(f"{collection.described}; {trained.described}", file=sys.stderr)
+        store, tower, settings = collection.store, trained.towers.passage, self.asked.embed
+        made_by = {"checkpoint": trained.passage_fingerprint, "collection": store.content}
+        folder = embeddings_folder(
+            [place / "embeddings" for place in self.places], collection.name, trained.passage_step, tower, made_by
+        )
+        return embed(
+            store, tower, self.tokenizer, own_mesh(), folder,
+            batch=settings.batch, shard_size=settings.shard_size, made_by=made_by,
+        )  # fmt: skip
 
     def index(self, collection: Collection, trained: Trained, *, again: bool = False) -> Index:
-        """The index over the vectors of `collection`; built if it is missing or unusable, or with `again`."""
-        return embedded.index(self.places, self.asked.index, self.embeddings(collection, trained), again=again)
+        """Return the index over the vectors of `collection`, built now if it is missing or `again` is set."""
+        vectors = self.embeddings(collection, trained)
+        folders = [place / "index" / vectors.folder.name for place in self.places]
+        return open_or_build(vectors, self.asked.index, folders, own_mesh(), again=again)
 
 
 def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:

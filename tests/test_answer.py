@@ -108,12 +108,12 @@ def test_the_share_is_of_all_spans_of_all_passages_that_were_read():
 def test_the_question_is_no_answer_and_is_read_as_far_as_its_tower_sees_it():
     (reading,) = read(reader(which=9.0, _1912=1.0), ranked([1, 2]), "which which which which which which which one")
     assert reading.answer.text == "1912"
-    assert [one.read.start for one in reading.seen] == [8, 8]  # six tokens of the question and two special ones
+    assert [one.read.start for one in reading.passages] == [8, 8]  # six tokens of the question and two special ones
 
 
 def test_what_was_not_found_is_not_read():
     readings = read(reader(_1912=1.0), ranked([1, -1], [-1, -1]))
-    assert (readings[0].answer.text, len(readings[0].seen)) == ("1912", 1)
+    assert (readings[0].answer.text, len(readings[0].passages)) == ("1912", 1)
     assert readings[1] == Reading(None, [])
 
 
@@ -204,7 +204,7 @@ def test_without_a_reader_the_retriever_alone_is_measured_and_the_table_says_so(
     found = reported(None, *QUESTIONS)
     assert list(found.figures) == [f"AnswerRecall@{k}" for k in (1, 5, 20, 100)]
     assert "prediction" not in found.lines[0]
-    assert "the retriever alone: nothing is read" in found.table()
+    assert "answer recall of the retriever; no reader" in found.table()
     assert "exact_match" not in found.table()
 
 

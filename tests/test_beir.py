@@ -198,6 +198,6 @@ def test_a_folder_without_queries_is_refused(folder):
 def test_judgements_of_another_collection_are_refused(folder):
     (folder / "qrels" / "test.tsv").write_text("x1 d1 1\n")
     with pytest.raises(
-        DataError, match=r"none of the 1 queries of qrels/test.tsv stands in queries.jsonl, for example 'x1'"
+        DataError, match=r"none of the 1 queries of qrels/test.tsv is in queries.jsonl, for example 'x1'"
     ):
         beir.read_test_set(folder, "test")

@@ -147,7 +147,7 @@ def test_a_bucket_that_cannot_be_read_names_the_extra(name, package, monkeypatch
 )  # fmt: skip
 def test_models_and_workdirs_in_buckets_are_refused(setting, tmp_path):
     argv = [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={tmp_path}", f"{setting}=gs://bucket/run"]
-    with pytest.raises(ConfigError, match=rf"{setting.removeprefix('--')}=gs://bucket/run lies in a bucket"):
+    with pytest.raises(ConfigError, match=rf"{setting.removeprefix('--')}=gs://bucket/run is in a bucket"):
         parse(argv)
 
 

@@ -97,7 +97,7 @@ def test_vectors_do_not_depend_on_shard_size(run, tmp_path):
 def test_the_folder_tells_count_width_ids_and_maker(run):
     vectors = run()
     assert (len(vectors), vectors.width, vectors.ids[44]) == (45, WIDTH, "doc44")
-    assert vectors.manifest["made_by"] == {"step": 7}
+    assert vectors.made_by == {"step": 7}
     assert [len(block) for block in vectors.blocks()] == [20, 20, 5]
 
 
@@ -130,7 +130,7 @@ def test_files_of_another_size_hold_the_same_vectors(run):
 
 def test_vectors_of_another_checkpoint_are_not_mixed_in(run):
     run(step=7)
-    with pytest.raises(ConfigError, match=r"embeddings holds embeddings made otherwise.*\n  made_by.step: 7 -> 8"):
+    with pytest.raises(ConfigError, match=r"embeddings was made with other settings:\n  made_by.step: 7 -> 8"):
         run(step=8)
 
 
@@ -207,7 +207,7 @@ def test_a_shard_of_another_width_is_refused(run, tmp_path):
 def test_a_manifest_that_promises_more_is_refused(run, tmp_path):
     path = run().folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"count": 46}))
-    with pytest.raises(StorageError, match="holds 45 vectors but its manifest promises 46"):
+    with pytest.raises(StorageError, match="holds 45 vectors, but its manifest counts 46"):
         Vectors(tmp_path / "embeddings")
 
 

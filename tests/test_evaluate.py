@@ -103,7 +103,7 @@ def test_empty_queries_that_are_left_out_are_named_with_file_and_line():
 
 
 def test_a_depth_that_cuts_recall_short_is_refused():
-    with pytest.raises(ConfigError, match=r"evaluate.depth=10 is less than the 100 documents that Recall@100 looks at"):
+    with pytest.raises(ConfigError, match=r"evaluate.depth=10 is less than the 100 documents of Recall@100"):
         evaluate(in_order_of_rows, IDS, judged({"q1": {"d0": 1}}), 10)
 
 

@@ -10,7 +10,7 @@ from dense_jax.config import IndexConfig, IndexKind, MeshConfig
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
-from dense_jax.retrieval.index import build_index, open_index, recall
+from dense_jax.retrieval.index import build_index, open_index, open_or_build, recall
 from dense_jax.retrieval.vectors import Vectors
 
 COUNT, WIDTH = 600, 8
@@ -36,7 +36,8 @@ def stored(tmp_path):
         for i, part in enumerate((array[:cut], array[cut:])):
             np.save(folder / f"vectors-{i:05}-of-00002.npy", part.astype(np.float32))
         (folder / "ids.json").write_text(json.dumps([f"doc{row}" for row in range(len(array))]))
-        manifest = {"count": len(array), "width": array.shape[1], "made_by": {"step": step}, "files": digests(folder)}
+        about = {"count": len(array), "width": array.shape[1], "views": 1, "dtype": "float32"}
+        manifest = about | {"settings": {"made_by": {"step": step}}, "files": digests(folder)}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return Vectors(folder)
 
@@ -117,20 +118,20 @@ def test_auto_takes_scann_from_twenty_thousand_vectors(stored, mesh, tmp_path, c
 
 def test_settings_follow_from_the_number_of_vectors(stored, mesh, tmp_path):
     index = build_index(stored(unit_vectors()), SCANN, tmp_path / "index", mesh)
-    assert index.manifest["settings"] == {"leaves": 24, "leaves_searched": 2, "reorder": 100, "spherical": True}
+    assert index.manifest["scann"] == {"leaves": 24, "leaves_searched": 2, "reorder": 100, "spherical": True}
 
 
 def test_leaves_are_added_until_recall_on_the_sample_is_good(stored, mesh, tmp_path):
     manifest = build_index(
         stored(unit_vectors()), IndexConfig(kind=IndexKind.SCANN, sample=200), tmp_path / "i", mesh
     ).manifest
-    assert manifest["settings"]["leaves_searched"] in (4, 8, 16, 24)  # 2, a tenth of 24, finds too little
+    assert manifest["scann"]["leaves_searched"] in (4, 8, 16, 24)  # 2, a tenth of 24, finds too little
     assert manifest["recall@10"] >= 0.99
 
 
 def test_the_tree_is_spherical_only_on_unit_vectors(stored, mesh, tmp_path):
     index = build_index(stored(2 * unit_vectors()), SCANN, tmp_path / "index", mesh)
-    assert index.manifest["settings"]["spherical"] is False
+    assert index.manifest["scann"]["spherical"] is False
 
 
 def test_the_summary_tells_kind_size_settings_and_recall(stored, mesh, tmp_path):
@@ -202,7 +203,7 @@ def test_a_query_that_is_not_finite_is_refused(stored, mesh, tmp_path):
 @pytest.mark.parametrize("k", [0, 601])
 def test_more_results_than_passages_are_refused_with_both_numbers(stored, mesh, tmp_path, k):
     index = build_index(stored(unit_vectors()), EXACT, tmp_path / "index", mesh)
-    with pytest.raises(ConfigError, match=f"k={k} results were asked of an index with 600 passages"):
+    with pytest.raises(ConfigError, match=f"k={k} is not from 1 to 600, the passages of the index; use at most 600"):
         index.search(unit_vectors(1), k)
 
 
@@ -236,9 +237,9 @@ def test_a_rebuilt_index_leaves_nothing_of_the_old_one(stored, mesh, tmp_path):
     vectors = stored(unit_vectors())
     build_index(vectors, PARTS, tmp_path / "index", mesh)
     build_index(vectors, SCANN, tmp_path / "index", mesh)
-    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["manifest.json", "scann"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["claim.json", "manifest.json", "scann"]
     build_index(vectors, EXACT, tmp_path / "index", mesh)
-    assert [path.name for path in (tmp_path / "index").iterdir()] == ["manifest.json"]
+    assert sorted(path.name for path in (tmp_path / "index").iterdir()) == ["claim.json", "manifest.json"]
 
 
 def test_t27_an_index_of_another_checkpoint_is_refused(stored, mesh, tmp_path):
@@ -250,6 +251,29 @@ def test_t27_an_index_of_another_checkpoint_is_refused(stored, mesh, tmp_path):
 def test_an_unfinished_index_is_refused(stored, mesh, tmp_path):
     with pytest.raises(StorageError, match=r"holds no finished index \(manifest.json is missing\)"):
         open_index(tmp_path / "nothing", stored(unit_vectors()), mesh)
+
+
+def test_a_finished_index_of_any_folder_is_opened_and_a_new_one_is_built_in_the_last(stored, mesh, tmp_path):
+    vectors, folders = stored(unit_vectors()), [tmp_path / "shared", tmp_path / "own"]
+    open_or_build(vectors, EXACT, folders, mesh)
+    assert [folder.exists() for folder in folders] == [False, True]
+    shutil.move(folders[1], folders[0])
+    open_or_build(vectors, EXACT, folders, mesh)
+    assert [folder.exists() for folder in folders] == [True, False]
+    open_or_build(vectors, EXACT, folders, mesh, again=True)
+    assert [folder.exists() for folder in folders] == [True, True]
+
+
+def test_a_damaged_index_is_refused_and_stays_until_it_is_built_again(stored, mesh, tmp_path):
+    vectors, folder = stored(unit_vectors()), tmp_path / "index"
+    open_or_build(vectors, SCANN, [folder], mesh)
+    flip_a_bit(folder / "scann" / "hashed_dataset.npy")
+    damaged = digests(folder)
+    with pytest.raises(StorageError, match=r"hashed_dataset.npy: digest .*; remove .*index and run `dense-jax index`"):
+        open_or_build(vectors, SCANN, [folder], mesh)
+    assert digests(folder) == damaged
+    open_or_build(vectors, SCANN, [folder], mesh, again=True)
+    open_or_build(vectors, SCANN, [folder], mesh)
 
 
 def test_t27_a_flipped_bit_in_scanns_files_is_refused(stored, mesh, tmp_path):

@@ -112,5 +112,5 @@ def test_nan_is_refused_with_its_query_and_document():
 
 
 def test_no_judgements_are_refused():
-    with pytest.raises(DataError, match="there are no judgements to score against"):
+    with pytest.raises(DataError, match="no judgements to score against; name a test set"):
         metrics.score({"q": {"d": 1.0}}, {})

@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.config import Margin, MineConfig, Pick
 from dense_jax.data.dedup import text_numbers
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, StorageError
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.mine import BM25Retriever, QueryRanking, choose_negatives, mine, summary
 from dense_jax.types import Candidates, Document, TrainingQuery
@@ -168,8 +168,20 @@ def test_finished_parts_are_not_mined_again(tmp_path, words):
 def test_negatives_of_another_retriever_are_not_mixed_in(tmp_path, words):
     queries, config = Queries(), MineConfig(depth=2, negatives=2)
     mine(queries, queries.documents, words, config, tmp_path / "dense", {"checkpoint": "a"})
-    with pytest.raises(ConfigError, match=r"mined otherwise; delete it:\n  made_by.checkpoint: a -> b"):
+    with pytest.raises(ConfigError, match=r"made with other settings:\n  made_by.checkpoint: a -> b"):
         mine(queries, queries.documents, words, config, tmp_path / "dense", {"checkpoint": "b"})
+
+
+def test_a_changed_part_is_named_and_not_mined_again(tmp_path, words):
+    queries, config, folder = Queries(), MineConfig(depth=2, negatives=2), tmp_path / "bm25"
+    path = mine(queries, queries.documents, words, config, folder, {})
+    before = path.read_bytes()
+    (folder / "part-00000.jsonl").write_bytes(before[:-9] + b"\n")
+    with pytest.raises(
+        StorageError, match=r"part-00000\.jsonl: digest .* remove .*bm25 and run `dense-jax mine` again"
+    ):
+        mine(queries, queries.documents, words, config, folder, {})
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_restart_between_two_indexes_goes_on_to_the_last_bit(tmp_path, lost):
         for path in files_of:
             path.rmdir() if path.is_dir() else path.unlink()
     elif lost == "its last word":
-        (version / "COMMITTED").unlink()
+        (version / "manifest.json").unlink()
     elif lost == "a byte":
         shard = next((version / "vectors").glob("*.npy"))
         shard.write_bytes(shard.read_bytes()[:-1] + b"?")
@@ -315,7 +315,9 @@ def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees
 
     for module in ("dense_jax.io", "dense_jax.retrieval.embed"):
         monkeypatch.setattr(f"{module}.whole_file", dying)
-    for before in range(9):  # made_by, plan, three shards, ids, their manifest, the index's manifest, COMMITTED
+    for before in range(
+        10
+    ):  # claims of version and vectors, three shards, ids, manifest, the index's claim and manifest, the last manifest
         shutil.rmtree(folder)
         writes = iter([*["lives"] * before, "dies"])
         with pytest.raises(KeyboardInterrupt):
@@ -344,7 +346,7 @@ def test_of_two_makers_of_a_version_one_waits_and_finds_it_made(beside, monkeypa
         makers = [threads.submit(one.make, 10, tower, checkpoint) for one in (trainer.versions, other)]
         for maker in makers:
             maker.result()
-    assert len(written) == len(set(written)) == 10  # with the ids of the library
+    assert len(written) == len(set(written)) == 11  # with the ids of the library
 
 
 def test_the_ids_of_the_library_are_read_from_its_texts_once(beside, monkeypatch):
@@ -584,7 +586,7 @@ def test_what_an_interrupted_removal_left_is_removed_and_what_is_being_made_is_n
     trainer = beside()
     for step in (0, 10):
         trainer.make(step)
-        (trainer.versions.folder / f"{step:08d}" / "made_by.json").unlink()
+        (trainer.versions.folder / f"{step:08d}" / "claim.json").unlink()
     with (trainer.versions.folder / "00000010.lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         trainer.prune()
@@ -594,10 +596,10 @@ def test_what_an_interrupted_removal_left_is_removed_and_what_is_being_made_is_n
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("made_by.json", "{"),
-        ("made_by.json", '{"checkpoint": "of a run that is no more", "passages": "toys"}'),
-        ("COMMITTED", "{"),
-        ("COMMITTED", '{"vectors/manifest.json": "0"}'),
+        ("claim.json", "{"),
+        ("claim.json", '{"settings": {"checkpoint": "of a run that is no more", "passages": "toys"}}'),
+        ("manifest.json", "{"),
+        ("manifest.json", '{"settings": {}, "files": {"vectors/manifest.json": "0"}}'),
         ("vectors/manifest.json", "{}"),
         ("index/manifest.json", "["),
         ("vectors/ids.json", "[]"),

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from dense_jax.artifact import is_finished
 from dense_jax.data.preparation import common, entries
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import prepare
@@ -67,7 +68,7 @@ def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, d
 
     with killed_at(module, "entries", documents):
         prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")
-    assert not store.is_finished(tmp_path / "again" / PASSAGES)
+    assert not is_finished(tmp_path / "again" / PASSAGES)
     prepare(config(source, held_out=4, shard_size=8), tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
@@ -110,7 +111,7 @@ def test_a_workdir_made_with_other_settings_is_refused_with_those_that_differ(so
     prepare(config(source), tmp_path / "work")
     before = contents(tmp_path / "work")
     with pytest.raises(
-        ConfigError, match=r"text.json was prepared with other settings:\n  tokenizer.vocab_size: 80 -> 90\nuse these"
+        ConfigError, match=r"text.json was made with other settings:\n  tokenizer.vocab_size: 80 -> 90\nuse these"
     ):
         prepare(config(source, vocab_size=90), tmp_path / "work")
     assert contents(tmp_path / "work") == before

@@ -141,7 +141,7 @@ def test_a_split_collection_whose_pieces_have_the_text_of_their_sentence_is_refu
     store = collected(tmp_path, config("unused"), tokenizer, split=64)
     del store.manifest["settings"]["texts"]  # as stores were before pieces had texts of their own
     write_json(store.folder / "manifest.json", store.manifest)
-    with pytest.raises(ConfigError, match=r"beir-\w+ was prepared with other settings:\n  texts: None -> split\n"):
+    with pytest.raises(ConfigError, match=r"beir-\w+ was made with other settings:\n  texts: None -> split\n"):
         collected(tmp_path, config("unused"), tokenizer, split=64)
 
 

@@ -120,12 +120,12 @@ def test_passages_and_texts_are_those_of_a_preparation_without_spans(source, tmp
     both, folder = contents(tmp_path / "work"), "passages-32-salient-patterns-capitals-titles"
     assert {name: both[name] for name in plain} == plain  # what was there stays, and is shared
     new = {name.rpartition("/")[2]: data for name, data in both.items() if name.startswith(f"{folder}/")}
-    shards = {name for name in plain if name.startswith("passages-32/") and "manifest" not in name}
+    shards = {name for name in plain if name.startswith("passages-32/") and "json" not in name}
     assert {name: new[name.rpartition("/")[2]] for name in shards} == {name: plain[name] for name in shards}
     assert new.keys() - {name.rpartition("/")[2] for name in plain} == {
         f"spans-{i:05d}.array_record" for i in range(len(shards) // 2)
     }
-    assert new.keys() - {"manifest.json"} == json.loads(new["manifest.json"])["files"].keys()
+    assert new.keys() - {"claim.json", "manifest.json"} == json.loads(new["manifest.json"])["files"].keys()
 
 
 @pytest.mark.parametrize("documents", [0, 1, 5, 11])
@@ -351,7 +351,9 @@ def test_passages_with_spans_are_searched_as_others_are(source, tmp_path):
 def test_a_missing_shard_of_spans_is_named(source, tmp_path):
     _, found = prepared(asked(source, ALL), tmp_path / "work")
     (found.folder / "spans-00000.array_record").unlink()
-    with pytest.raises(StorageError, match=r"spans-00000.array_record: missing; remove its folder and prepare again"):
+    with pytest.raises(
+        StorageError, match=r"spans-00000.array_record: missing; remove its folder and run `dense-jax prepare`"
+    ):
         store.PassageStore(found.folder)
 
 

@@ -31,6 +31,11 @@ QUERIES = [
 ]
 
 
+def write(folder, parts):
+    claim(folder, {})
+    write_queries(folder, parts, {})
+
+
 @pytest.fixture
 def folder(tmp_path):
     """The three queries, beside documents doc0 to doc5."""
@@ -43,7 +48,7 @@ def folder(tmp_path):
     ]
     writer.add(Group(entries, documents=len(entries), left_out=0))
     writer.finish()
-    write_queries(tmp_path / "queries", {"a": QUERIES[:2], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
+    write(tmp_path / "queries", {"a": QUERIES[:2], "b": QUERIES[2:]})
     return tmp_path / "queries"
 
 
@@ -78,19 +83,19 @@ def test_parts_are_the_sources_with_their_tokens(folder):
 
 
 def test_queries_without_any_negative_can_be_stored(folder, tmp_path):
-    write_queries(tmp_path / "positive", {"": [QUERIES[1]]}, {"settings": {}, "notes": {}})
+    write(tmp_path / "positive", {"": [QUERIES[1]]})
     assert store(tmp_path / "positive").sample(0, 0, RNG).negatives.rows.tolist() == []
 
 
 def test_the_fingerprint_changes_with_what_is_stored(folder, tmp_path):
-    write_queries(tmp_path / "same", {"a": QUERIES[:2], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
-    write_queries(tmp_path / "other", {"a": QUERIES[:1], "b": QUERIES[2:]}, {"settings": {}, "notes": {}})
+    write(tmp_path / "same", {"a": QUERIES[:2], "b": QUERIES[2:]})
+    write(tmp_path / "other", {"a": QUERIES[:1], "b": QUERIES[2:]})
     assert store(folder).fingerprint == store(tmp_path / "same").fingerprint != store(tmp_path / "other").fingerprint
 
 
 def test_an_unfinished_folder_is_refused(folder):
     (folder / "manifest.json").unlink()
-    with pytest.raises(StorageError, match="not prepared to the end"):
+    with pytest.raises(StorageError, match="holds no finished queries"):
         store(folder)
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
+from dense_jax.artifact import read_claim
 from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.errors import ConfigError, DataError
-from dense_jax.io import read_json
+from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.retrieval import beir
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.sample import write_sample
@@ -59,15 +59,15 @@ def test_the_order_of_the_files_decides_nothing_and_more_is_more_of_the_same(sam
 
 def test_it_is_written_once_and_that_of_another_collection_is_refused(sample):
     folder, *found = sample()
-    assert read_json(folder / "sample.json") == {"a": 1, "split": "dev", "queries": 5, "documents": 30}
+    assert read_claim(folder)["settings"] == {"a": 1, "split": "dev", "queries": 5, "documents": 30}
     assert sample(documents=[]) == (folder, *found)
     with pytest.raises(ConfigError, match="a: 1 -> 2"):
         sample(made_from={"a": 2})
 
 
-def test_one_that_was_broken_off_is_written_anew(sample):
+def test_an_interrupted_sample_is_written_again(sample):
     folder, *found = sample()
-    (folder / "sample.json").unlink()
+    (folder / "manifest.json").unlink()
     (folder / "corpus.jsonl").write_text("")
     assert sample() == (folder, *found)
 
@@ -75,3 +75,13 @@ def test_one_that_was_broken_off_is_written_anew(sample):
 def test_a_collection_in_which_nothing_is_relevant_has_none(sample):
     with pytest.raises(DataError, match=r"toys: no query of dev has a document of grade 1 or more"):
         sample(test_set=beir.TestSet("toys", "dev", {"none": "words"}, {"none": {"d1": 0}}, ()))
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels/dev.tsv"])
+def test_a_changed_file_of_a_sample_is_named_and_the_sample_is_not_written_again(sample, name):
+    folder, *_ = sample()
+    text = (folder / name).read_text()
+    (folder / name).write_text(text[:-2] + "x\n")
+    with pytest.raises(StorageError, match=rf"{name}: digest .* remove .*sample and run `dense-jax train` again"):
+        sample()
+    assert (folder / name).read_text() != text

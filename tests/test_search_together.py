@@ -57,7 +57,8 @@ def write_vectors(folder: Path, array: np.ndarray) -> Vectors:
     for i, part in enumerate(np.split(array, FILES)):
         np.save(folder / f"vectors-{i:05}-of-{FILES:05}.npy", part)
     (folder / "ids.json").write_text(json.dumps([f"doc{row}" for row in range(len(array))]))
-    manifest = {"count": len(array), "width": WIDTH, "made_by": {}, "files": digests(folder)}
+    about = {"count": len(array), "width": WIDTH, "views": 1, "dtype": "float32"}
+    manifest = about | {"settings": {"made_by": {}}, "files": digests(folder)}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return Vectors(folder)
 

@@ -6,13 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dense_jax.artifact import claim
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
 from dense_jax.data.preparation.prepare import open_collection, open_passages, prepare
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
+from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set
@@ -164,24 +163,6 @@ def test_an_interrupted_preparation_ends_with_the_same_files(wiki, news, tmp_pat
         prepare(asked, tmp_path / "again")
     prepare(asked, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
-
-
-def test_a_store_that_does_not_tell_its_sources_has_one(wiki, tmp_path):
-    prepare(config(wiki), tmp_path / "work")
-    path = tmp_path / "work" / "passages-32" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    assert [part["name"] for part in manifest.pop("parts")] == ["wiki.jsonl"]
-    path.write_text(json.dumps(manifest))
-    store = PassageStore(path.parent)
-    (part,) = store.parts()
-    assert (part.rows, part.tokens) == (range(len(store)), manifest["tokens"])
-
-
-def test_the_start_of_a_store_that_does_not_tell_its_sources_is_gone_on_with(tmp_path):
-    claim(tmp_path, {}, {})
-    progress = {"count": 7, "documents": 3, "left_out": 0, "tokens": 70, "passages_per_shard": [7], "files": {}}
-    (tmp_path / "progress.json").write_text(json.dumps({"settings": {}, "notes": {}, "dtype": "uint16", **progress}))
-    assert StoreWriter(tmp_path, shard_size=9, vocab_size=100).begin("wiki.jsonl") == 3
 
 
 def test_a_further_source_or_a_changed_one_is_another_text(wiki, news, tmp_path):

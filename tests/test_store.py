@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.data.stores import passage_store as store
+from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.shards import Entry, Group, decode_passage, decode_spans, encode_passage, encode_spans
 from dense_jax.errors import ConfigError, StorageError
@@ -41,8 +41,8 @@ def alone(entries):
 
 
 def started(folder, shard_size=2, vocab_size=100):
-    if not store.started(folder):
-        store.claim(folder, {"length": 9}, {"rejected": 3})
+    if not read_claim(folder):
+        claim(folder, {"length": 9}, {"rejected": 3})
     return StoreWriter(folder, shard_size, vocab_size)
 
 
@@ -94,7 +94,7 @@ def test_salient_spans_survive_the_round_trip_through_a_record(ends):
 
 def test_spans_are_read_with_their_passages_where_they_were_written(tmp_path):
     spans = {"a": [[0, 2], [2, 3]], "b": [], "c": [[1, 2]]}
-    store.claim(tmp_path / "p", {}, {})
+    claim(tmp_path / "p", {}, {})
     writer = StoreWriter(tmp_path / "p", 2, 100, salient=True)
     writer.begin("source")
     for name, own in spans.items():
@@ -202,18 +202,18 @@ def test_an_unfinished_store_is_not_opened_and_its_settings_are_known(tmp_path):
     writer.begin("source")
     writer.add(alone([entry("a")]))
     with pytest.raises(
-        StorageError, match=r"not prepared to the end \(no manifest.json\); run `dense-jax prepare` again"
+        StorageError, match=r"holds no finished passages \(manifest.json is missing\); run `dense-jax prepare`"
     ):
         PassageStore(tmp_path / "p")
-    assert store.started(tmp_path / "p")["settings"] == {"length": 9}
-    assert not store.is_finished(tmp_path / "p")
+    assert read_claim(tmp_path / "p")["settings"] == {"length": 9}
+    assert not is_finished(tmp_path / "p")
 
 
 def test_a_store_made_with_other_settings_is_not_gone_on_with_and_the_differences_are_listed(tmp_path):
     started(tmp_path / "p")
-    message = r"p was prepared with other settings:\n  length: 9 -> 8\nuse these settings again, or another --workdir"
+    message = r"p was made with other settings:\n  length: 9 -> 8\nuse these settings again, or another --workdir"
     with pytest.raises(ConfigError, match=message):
-        store.check_settings(tmp_path / "p", {"length": 8})
+        check_settings(tmp_path / "p", {"length": 8})
 
 
 def test_the_fingerprint_changes_with_the_content(tmp_path):
@@ -222,8 +222,8 @@ def test_the_fingerprint_changes_with_the_content(tmp_path):
 
 
 def test_a_folder_without_a_store_takes_any_settings(tmp_path):
-    assert store.started(tmp_path) is None
-    store.check_settings(tmp_path, {"length": 8})
+    assert read_claim(tmp_path) is None
+    check_settings(tmp_path, {"length": 8})
 
 
 def test_a_moved_store_still_opens(folder, tmp_path):
@@ -233,14 +233,18 @@ def test_a_moved_store_still_opens(folder, tmp_path):
 
 def test_a_missing_shard_is_named(folder):
     (folder / "texts-00001.array_record").unlink()
-    with pytest.raises(StorageError, match=r"texts-00001.array_record: missing; remove its folder and prepare again"):
+    with pytest.raises(
+        StorageError, match=r"texts-00001.array_record: missing; remove its folder and run `dense-jax prepare` again"
+    ):
         PassageStore(folder)
 
 
 def test_a_shard_that_goes_missing_after_opening_is_named(folder):
     passages = PassageStore(folder)
     (folder / "texts-00001.array_record").unlink()
-    with pytest.raises(StorageError, match=r"texts-00001.array_record: missing; remove its folder and prepare again"):
+    with pytest.raises(
+        StorageError, match=r"texts-00001.array_record: missing; remove its folder and run `dense-jax prepare` again"
+    ):
         passages.document(3)
 
 
@@ -302,5 +306,5 @@ def test_a_full_disk_is_said_and_leaves_no_half_written_shard(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert not store.is_finished(tmp_path / "p")
+    assert not is_finished(tmp_path / "p")
     assert not list((tmp_path / "p").glob("*.array_record"))

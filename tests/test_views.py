@@ -191,7 +191,7 @@ def test_each_passage_is_found_once_by_its_best_view(built, k):
 
 
 def test_no_more_passages_can_be_asked_for_than_there_are(built):
-    with pytest.raises(ConfigError, match="k=46 results were asked of an index with 45 passages; use at most 45"):
+    with pytest.raises(ConfigError, match="k=46 is not from 1 to 45, the passages of the index; use at most 45"):
         built.search(np.ones((1, fake_tower.WIDTH), np.float32), COUNT + 1)
 
 
@@ -225,5 +225,5 @@ def test_an_answer_scores_by_its_best_view_in_mining(built):
 
 
 def test_a_guide_of_several_vectors_is_refused():
-    with pytest.raises(ConfigError, match=r"mine.guide=True needs a guide of one vector a passage, and this one has 3"):
+    with pytest.raises(ConfigError, match=r"mine.guide=True needs one vector a passage, and this model has 3"):
         check_guide(MineConfig(guide=True), VIEWS)

@@ -1,4 +1,4 @@
-"""What open-domain question answering measures: top-k answer recall of a ranking, and exact match of predictions."""
+"""Measures of open-domain question answering: top-k answer recall of a ranking, exact match of predictions."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -13,21 +13,21 @@ RECALL = "AnswerRecall"
 
 
 def answered_in(question: OpenQuestion, text: str) -> bool:
-    """Whether a passage (without its title, as DPR counts) holds an answer."""
+    """Return whether a passage (without its title, as in DPR) holds an answer."""
     return (has_pattern if question.patterns else has_answer)(text, question.answers)
 
 
 def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] = DEPTHS) -> Metrics:
-    """`AnswerRecall@k` from whether each passage, best first, holds an answer; nothing is read beyond the first hit.
+    """Return `AnswerRecall@k` of `hits`: whether each passage, best first, holds an answer. Stops at the first hit.
 
     >>> top_k_accuracy({"a": [False, True], "b": []}, depths=(1, 5)).mean
     {'AnswerRecall@1': 0.0, 'AnswerRecall@5': 0.5}
 
     Raises:
-        DataError: there are no questions.
+        DataError: `hits` is empty.
     """
     if not hits:
-        raise DataError("there are no questions to score")
+        raise DataError("no questions to score; name a file with at least one question")
     ranks = {query: next((rank for rank, hit in enumerate(own, 1) if hit), math.inf) for query, own in hits.items()}
     per_query = {query: {f"{RECALL}@{k}": float(rank <= k) for k in depths} for query, rank in ranks.items()}
     names = (f"{RECALL}@{k}" for k in depths)
@@ -35,7 +35,7 @@ def top_k_accuracy(hits: Mapping[str, Iterable[bool]], depths: Collection[int] =
 
 
 def is_correct(prediction: str, question: OpenQuestion, normalise: Normalise = nq_open_normalised) -> bool:
-    """Whether `prediction` equals an answer, or matches one that is a regular expression."""
+    """Return whether `prediction` equals an answer, or matches one that is a regular expression."""
     if question.patterns:
         return pattern_match(prediction, question.answers)
     return exact_match(prediction, question.answers, normalise)

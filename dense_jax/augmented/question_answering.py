@@ -1,4 +1,4 @@
-"""Questions -> answers: of the passages that were found for each, a reader takes the best span."""
+"""Extractive question answering: a reader chooses the best span of the retrieved passages (ORQA)."""
 
 import functools
 import textwrap
@@ -20,42 +20,42 @@ from dense_jax.mesh import batch_sharding, check_batch, replicated
 from dense_jax.types import Document, PassageCollection, Ranking, Reader, Tokens
 
 _NO_TOKENS = np.empty(0, np.int32)
-_AROUND = 120  # characters of the passage that are shown on either side of an answer
-_INDENT = " " * 10  # under the answer: its share stands before it
+_AROUND = 120  # characters shown of the passage on either side of an answer
+_INDENT = " " * 10  # aligns the passage with the answer, after its probability
 
 
 class ReadPassage(NamedTuple):
-    """A passage as the reader saw it."""
+    """A passage in the form that the reader read."""
 
     document: Document
-    places: Int[np.ndarray, "l 2"]  # the characters of its tokens, half open
+    places: Int[np.ndarray, "l 2"]  # character offsets of its tokens, half open
     read: Read
 
     @property
     def tokens(self) -> int:
-        """How many of the passage's tokens were seen: those from its first one on."""
+        """Number of the passage's first tokens that the reader read."""
         return int(self.read.body.sum())
 
     def characters(self, first: int, last: int) -> tuple[int, int]:
-        """The characters of the passage's tokens from number `first` to `last` (inclusive), half open."""
+        """Return the character offsets, half open, of the passage's tokens `first` to `last` (inclusive)."""
         return int(self.places[first, 0]), int(self.places[last, 1])
 
 
 class Answer(NamedTuple):
-    """The span that was chosen for a question."""
+    """The chosen span of a question."""
 
-    text: str  # as the passage spells it
-    share: float  # of the reader's softmax over all spans of all passages it saw
+    text: str  # in the passage's spelling
+    share: float  # its probability: the reader's softmax is over all spans of all passages it read
     document: Document
-    start: int  # characters of the passage's text, half open
+    start: int  # character offsets in the passage's text, half open
     end: int
 
 
 class Reading(NamedTuple):
-    """What became of one question."""
+    """Answer to one question, and the passages that were read for it."""
 
-    answer: Answer | None  # None: nothing was found that has a token
-    seen: list[ReadPassage]  # the passages that were read, best first
+    answer: Answer | None  # None: no passage with a token was retrieved
+    passages: list[ReadPassage]  # best first
 
 
 class _Chosen(NamedTuple):
@@ -68,10 +68,10 @@ class _Chosen(NamedTuple):
 
 
 class ReaderOnMesh:
-    """A reader whose parameters lie on every device of `mesh`, and its one program: make one, use it often."""
+    """A reader with its parameters on every device of `mesh`, and its compiled program: make one, use it often."""
 
     def __init__(self, reader: Reader, tokenizer: Tokenizer, question_length: int, mesh: Mesh, batch: int) -> None:
-        """`batch` questions are read at a time, each up to `question_length` tokens, two special ones included.
+        """Read `batch` questions at a time, each up to `question_length` tokens including two special ones.
 
         Raises:
             ConfigError: `batch` does not split over the devices.
@@ -83,19 +83,19 @@ class ReaderOnMesh:
         self._program = jax.jit(functools.partial(_choose, reader))
 
     def read(self, questions: Sequence[str], ranking: Ranking, store: PassageCollection) -> Iterator[Reading]:
-        """What becomes of each of `questions`, whose passages of `store` are those of `ranking`."""
+        """Yield the reading of each of `questions`; `ranking` gives their passages of `store`."""
         for start in range(0, len(questions), self.batch):
             part = slice(start, start + self.batch)
             seen = self._seen(questions[part], ranking.rows[part, : self.reader.passages], store)
             chosen = self._chosen(seen, ranking.scores[part, : self.reader.passages])
-            yield from (Reading(_answer(own, chosen, i), own) for i, own in enumerate(seen))
+            yield from (Reading(_to_answer(own, chosen, i), own) for i, own in enumerate(seen))
 
     def _seen(
         self, questions: Sequence[str], rows: Int[np.ndarray, "b k"], store: PassageCollection
     ) -> list[list[ReadPassage]]:
-        """The passages of each question, tokenised anew: so it is known which characters each token stands for."""
-        there = [own[own >= 0].tolist() for own in rows]
-        documents = store.texts([row for own in there for row in own])
+        """Return the passages of each question, tokenised from their texts for the character offsets of the tokens."""
+        retrieved = [own[own >= 0].tolist() for own in rows]
+        documents = store.texts([row for own in retrieved for row in own])
         placed = iter(zip(documents, self.tokenizer.encode_placed([one.text for one in documents]), strict=True))
 
         def seen(question: Int[np.ndarray, " q"]) -> ReadPassage:
@@ -104,11 +104,11 @@ class ReaderOnMesh:
             return ReadPassage(document, places, read)
 
         return [
-            [seen(ids) for _ in own] for ids, own in zip(self.tokenizer.encode(list(questions)), there, strict=True)
+            [seen(ids) for _ in own] for ids, own in zip(self.tokenizer.encode(list(questions)), retrieved, strict=True)
         ]
 
     def _chosen(self, seen: list[list[ReadPassage]], scores: Float[np.ndarray, "b k"]) -> _Chosen:
-        """The best span of each; the batch is filled up with questions that have no passage."""
+        """Return the best span of each question; questions without passages fill the batch."""
         count = self.reader.passages
         nothing = read_input(_NO_TOKENS, _NO_TOKENS, self.reader.length, self.tokenizer.vocabulary)
         reads, of_passages = [nothing] * (self.batch * count), np.full((self.batch, count), NEVER, np.float32)
@@ -116,13 +116,13 @@ class ReaderOnMesh:
             reads[i * count : i * count + len(own)] = [one.read for one in own]
             of_passages[i, : len(own)] = scores[i, : len(own)]
         batch = stack_tokens([read.tokens for read in reads]), np.stack([read.body for read in reads]), of_passages
-        with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
+        with jax.set_mesh(self.mesh):  # fused attention kernels are sharded by it
             found = self._program(self._params, *jax.device_put(batch, batch_sharding(self.mesh)))
         return _Chosen(*map(np.asarray, found))
 
 
 def render_answer(question: str, answer: Answer | None, width: int) -> str:
-    """An answer for a terminal of `width` columns: its share, and the passage with the answer in double brackets."""
+    """Return an answer for a terminal of `width` columns: its probability, and its passage with the answer in [[ ]]."""
     if answer is None:
         return f"{printable(question)}\n  no passage was found to read"
     text, room = answer.document.text, max(width, 40) - len(_INDENT)
@@ -137,7 +137,7 @@ def render_answer(question: str, answer: Answer | None, width: int) -> str:
 def _choose(
     reader: Reader, params: Params, tokens: Tokens, body: Bool[Array, "n l"], passages: Float[Array, "b k"]
 ) -> _Chosen:
-    """The best span of each question, its passages' inputs one after another. Pure."""
+    """Return the best span of each question, whose passages are consecutive inputs. Pure."""
     candidates = candidate_spans(reader.length, reader.width)
     spans = reader.score(params, tokens).reshape(*passages.shape, -1)
     valid = valid_spans(candidates, body).reshape(spans.shape)
@@ -148,8 +148,8 @@ def _choose(
     return _Chosen(passage, jnp.asarray(candidates.starts)[span], jnp.asarray(candidates.ends)[span], share)
 
 
-def _answer(seen: list[ReadPassage], chosen: _Chosen, i: int) -> Answer | None:
-    """That of question `i`."""
+def _to_answer(seen: list[ReadPassage], chosen: _Chosen, i: int) -> Answer | None:
+    """Return the answer to question `i`."""
     passage, start, end = (int(field[i]) for field in (chosen.passage, chosen.start, chosen.end))
     if passage >= len(seen) or not seen[passage].read.body[start]:
         return None

@@ -1,9 +1,9 @@
 """Versions of the index that training searches in, each made by the passage tower of one checkpoint.
 
-FOLDER/00000500/made_by.json   written first: the checkpoint and the passages
+FOLDER/00000500/claim.json     written first: the checkpoint and the passages
                 vectors index  as `embed` and `index` write them
-                COMMITTED      written last: digests of their manifests; a folder without it is not looked at
-FOLDER/00000500.lock           held by its maker; other processes wait for a while, and then find it made
+                manifest.json  written last: claim, digests of their manifests; a folder without it is ignored
+FOLDER/00000500.lock           held by its maker; other processes wait for it
 FOLDER/ids-FINGERPRINT.json    the ids of the library's passages, read from their texts once for all versions
 
 All processes of a trainer, or of a refresher, make one together and search in it together. They may be killed at any
@@ -21,11 +21,22 @@ from typing import Any, NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from dense_jax.artifact import Manifest, verify_together
+from dense_jax.artifact import (
+    CLAIM,
+    MANIFEST,
+    Claim,
+    Manifest,
+    claim,
+    finish,
+    is_finished,
+    read_manifest,
+    verify_files,
+    verify_together,
+)
 from dense_jax.config import Config, IndexKind
 from dense_jax.config.tree import differences
 from dense_jax.errors import StorageError
-from dense_jax.io import Digests, Settings, digest, is_written, read_json, verify, write_json, write_strings
+from dense_jax.io import digest, is_written, read_json, write_strings
 from dense_jax.locks import all_in_turn, in_turn, is_held
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0
 from dense_jax.retrieval import index
@@ -36,7 +47,6 @@ from dense_jax.retrieval.vectors import Vectors
 from dense_jax.types import PassageCollection, Tower
 
 VERSIONS = "neighbours"  # the folder, in a workdir
-_MADE_BY, _COMMITTED = "made_by.json", "COMMITTED"
 _MANIFESTS = ("vectors/manifest.json", "index/manifest.json")
 
 
@@ -61,16 +71,16 @@ class Versions:
         self._program: Program | None = None  # of the passage tower, compiled once
 
     def begun(self) -> list[int]:
-        """The steps of all versions that are begun, complete ones too."""
-        return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{_MADE_BY}"))
+        """The steps of all there is anything of."""
+        return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{CLAIM}"))
 
     def begun_at(self, step: int) -> float:
-        """Start time of the version of `step`, in seconds since 1970."""
-        return (self._of(step) / _MADE_BY).stat().st_mtime
+        """When the making of the version of `step` began, in seconds since 1970."""
+        return (self._of(step) / CLAIM).stat().st_mtime
 
     def committed(self) -> list[int]:
         """The steps of those that are complete."""
-        return [step for step in self.begun() if is_written(self._of(step) / _COMMITTED)]
+        return [step for step in self.begun() if is_finished(self._of(step))]
 
     def belongs(self, step: int, checkpoint: str) -> bool:
         """Return whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint.
@@ -88,8 +98,8 @@ class Versions:
         Raises:
             StorageError: the version is of another checkpoint or of other passages, or the file with them is damaged.
         """
-        path = self._of(step) / _MADE_BY
-        if changed := ", ".join(differences(read_json(path, Settings), self._made_by(checkpoint))):
+        path = self._of(step) / CLAIM
+        if changed := ", ".join(differences(read_json(path, Claim)["settings"], self._made_by(checkpoint))):
             raise StorageError(f"{path}: made of something else ({changed})")
 
     def make(
@@ -122,28 +132,27 @@ class Versions:
 
         with all_in_turn(self._lock(step), give_up) as broken, jax.set_mesh(self.mesh):
             # Of one who does not end and wakes up after all, writing on, the digests tell.
-            begun = on_process_0((folder / _MADE_BY).is_file)
+            begun = on_process_0((folder / CLAIM).is_file)
             if broken or not begun or self._is_damaged(step, checkpoint):
                 on_process_0(lambda: self._begin(step, checkpoint))
-            if not on_process_0(lambda: is_written(folder / _COMMITTED)):
+            if not on_process_0(lambda: is_finished(folder)):
                 self._build(folder, tower, checkpoint, between)
 
     def _begin(self, step: int, checkpoint: str) -> None:
         self._remove(step)
-        write_json(self._of(step) / _MADE_BY, self._made_by(checkpoint))
+        claim(self._of(step), self._made_by(checkpoint))
 
     def _is_damaged(self, step: int, checkpoint: str) -> bool:
         """Return whether a file of a finished part is missing or changed, or of another checkpoint; warns of it."""
         folder = self._of(step)
         try:
             on_process_0(lambda: self._check_origin(step, checkpoint))
-            if on_process_0((folder / _COMMITTED).is_file):
+            if on_process_0((folder / MANIFEST).is_file):
                 on_process_0(lambda: self._verify_committed(folder))
             for manifest in (folder / name for name in _MANIFESTS):
                 if on_process_0(manifest.is_file):
-                    verify_together(
-                        manifest.parent, on_process_0(lambda path=manifest: read_json(path, Manifest)["files"])
-                    )
+                    files = on_process_0(lambda path=manifest: read_json(path, Manifest)["files"])
+                    verify_together(manifest.parent, files)
         except StorageError as error:
             if is_process_0():
                 print(f"warning: {error}; the index of step {step:,} is made again", file=sys.stderr)
@@ -155,10 +164,10 @@ class Versions:
         Raises:
             StorageError: a manifest is missing or changed since the version was completed.
         """
-        committed = read_json(folder / _COMMITTED, Digests)
-        if sorted(committed) != sorted(_MANIFESTS):
-            raise StorageError(f"{folder / _COMMITTED}: damaged (names {', '.join(committed)})")
-        verify(folder, committed)
+        files = read_manifest(folder, Manifest, "index", "refresh")["files"]
+        if sorted(files) != sorted(_MANIFESTS):
+            raise StorageError(f"{folder / MANIFEST}: damaged (names {', '.join(files)})")
+        verify_files(folder, files)
 
     def _build(self, folder: Path, tower: Tower, checkpoint: str, between: Callable[[], None]) -> None:
         vectors = embed(
@@ -178,7 +187,7 @@ class Versions:
         kind = self.config.neighbours.kind
         sample = self.config.index.sample if kind in (IndexKind.SCANN, IndexKind.AUTO) else 0  # ScaNN is tuned by it
         index.build_index(vectors, replace(self.config.index, kind=kind, sample=sample), folder / "index", self.mesh)
-        on_process_0(lambda: write_json(folder / _COMMITTED, {name: digest(folder / name) for name in _MANIFESTS}))
+        on_process_0(lambda: finish(folder, {}, {name: digest(folder / name) for name in _MANIFESTS}))
 
     def _ids(self) -> str:
         """The file of the library's ids, written now if it is not there yet."""
@@ -205,8 +214,6 @@ class Versions:
             return index.open_index(folder / "index", vectors, self.mesh)
 
     def _vectors(self, folder: Path) -> Vectors:
-        if not is_written(folder / _COMMITTED):
-            raise StorageError(f"{folder}: not complete ({_COMMITTED} is missing)")
         self._verify_committed(folder)
         return Vectors(folder / "vectors")
 
@@ -231,7 +238,7 @@ class Versions:
         return sorted({int(path.stem) for path in self.folder.glob("*") if path.stem.isdigit()})
 
     def _remove(self, step: int) -> None:
-        for name in (_COMMITTED, _MADE_BY):  # in this order, so that no half of it is ever read or gone on with
+        for name in (MANIFEST, CLAIM):  # in this order, so that no half of it is ever read or gone on with
             (self._of(step) / name).unlink(missing_ok=True)
         shutil.rmtree(self._of(step), ignore_errors=True)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from dense_jax.config import Config
 from dense_jax.config.files import in_full_by_path
@@ -21,11 +22,18 @@ from dense_jax.config.overrides import LoadedConfig
 from dense_jax.config.rules import fields_of
 from dense_jax.config.tree import checked, is_node, with_full_paths
 from dense_jax.errors import ConfigError, StorageError, require
-from dense_jax.io import is_written, read_json, write_json
-from dense_jax.schemas import RememberedConfig
+from dense_jax.io import Settings, is_written, read_json, write_json
 
 FILE = "settings.json"
 _OURS = re.compile(r"(?P<module>dense_jax(\.\w+)+):(?P<name>\w+)")
+
+
+class RememberedConfig(TypedDict):
+    """Content of settings.json."""
+
+    config: str
+    given: list[str]
+    settings: Settings
 
 
 def is_remembered(workdir: Path) -> bool:

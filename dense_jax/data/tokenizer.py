@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import numpy as np
 import tokenizers
 import xxhash
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Int
 from dense_jax.config import require
@@ -37,6 +38,16 @@ _SMALLEST = 32  # trained vocabulary
 _LONGEST_WORD = 100  # characters, in WordPiece; a longer word is [UNK]
 _LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
 _LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
+
+
+class _OwnTokenizer(TypedDict):
+    """tokenizer_config.json of a workdir."""
+
+    pad_token: NotRequired[str | None]
+    unk_token: NotRequired[str | None]
+    cls_token: NotRequired[str | None]
+    sep_token: NotRequired[str | None]
+    mask_token: NotRequired[str | None]
 
 
 class Placed(NamedTuple):

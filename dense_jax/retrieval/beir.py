@@ -1,9 +1,9 @@
-"""A test collection in BEIR's layout, read so that no row is lost, guessed or counted twice.
+"""Test collections in BEIR's layout. No row is dropped silently, guessed or counted twice.
 
     FOLDER/queries.jsonl        {"_id": "q1", "text": "who discovered radium"}
     FOLDER/qrels/SPLIT.tsv      query-id <tab> corpus-id <tab> score
 
-Both may be packed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four
+Both may be compressed (.gz, .xz). Judgements may also be separated by spaces, lack the header, or have TREC's four
 columns. An empty query has no vector: it is left out, and named if it is judged.
 """
 
@@ -27,17 +27,17 @@ class TestSet:
     split: str
     queries: Queries
     qrels: Qrels
-    unknown_queries: tuple[str, ...]  # judged, but without a text: excluded from everything
-    empty_queries: tuple[str, ...] = ()  # file:line of those that are in the file, with an empty text
+    unknown_queries: tuple[str, ...]  # judged, but without a text: excluded
+    empty_queries: tuple[str, ...] = ()  # file:line of judged queries with an empty text
 
     def missing_documents(self, ids: Collection[str]) -> list[str]:
-        """The judged documents that `ids`, a corpus, lacks. They stay in the denominators, as in published figures."""
+        """Return the judged documents missing from `ids`, a corpus; they stay in the denominators, as in BEIR."""
         known = set(ids)
         return sorted({document for grades in self.qrels.values() for document in grades} - known)
 
 
 def read_test_set(folder: AnyPath, split: str) -> TestSet:
-    """The queries of `split` in the order of the queries file, with their judgements.
+    """Return the queries of `split` in the order of the queries file, with their judgements.
 
     Raises:
         DataError: a file is missing or malformed, or none of the judged queries has a text.
@@ -50,8 +50,8 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
     queries = {query: text for query, text in texts.items() if query in qrels}
     if not queries:
         raise DataError(
-            f"{folder}: none of the {len(qrels)} queries of qrels/{split}.tsv stands in {queries_path.name}, "
-            f"for example {next(iter(qrels))!r}; the two files do not belong together"
+            f"{folder}: none of the {len(qrels)} queries of qrels/{split}.tsv is in {queries_path.name}, "
+            f"for example {next(iter(qrels))!r}; use the queries that the judgements were made for"
         )
     unknown = tuple(query for query in qrels if query not in texts)
     empty = _empty_queries(queries_path, unknown) if unknown else ()
@@ -59,12 +59,12 @@ def read_test_set(folder: AnyPath, split: str) -> TestSet:
 
 
 def read_beir_queries(path: AnyPath, judged: Collection[str] | None = None) -> Queries:
-    """Id -> text, in the file's order; integer ids become strings.
+    """Return id -> text in the file's order; integer ids become strings.
 
-    With `judged`, empty queries and queries that are not judged are left out where they cannot be used.
+    With `judged`, unusable queries are left out if they are empty or not judged.
 
     Raises:
-        DataError: naming file and line of a row that is not a query, or of a repeated id.
+        DataError: names file and line of a row that is not a query, or of a repeated id.
     """
     queries: Queries = {}
     for row in query_rows(path):
@@ -73,7 +73,7 @@ def read_beir_queries(path: AnyPath, judged: Collection[str] | None = None) -> Q
         elif judged is None or not isinstance(row, RejectedQuery):
             raise DataError(f"{row.where}: {row.reason}")
         elif row.id in judged and not row.is_empty:
-            fix = f"the query {row.id!r} is judged: mend it, or remove its judgements"
+            fix = f"the query {row.id!r} is judged: correct it, or remove its judgements"
             raise DataError(f"{row.where}: {row.reason}; {fix}")
     if not queries:
         raise DataError(f"{path}: holds no query")
@@ -86,10 +86,10 @@ def _empty_queries(path: AnyPath, ids: Collection[str]) -> tuple[str, ...]:
 
 
 def read_qrels(path: AnyPath) -> Qrels:
-    """Query id -> document id -> grade. A repeated judgement is accepted if its grade is the same.
+    """Return query id -> document id -> grade. A repeated judgement of the same grade is accepted.
 
     Raises:
-        DataError: naming file and line of a row that is not a judgement, or that contradicts an earlier one.
+        DataError: names file and line of a row that is not a judgement, or that contradicts an earlier one.
     """
     qrels: Qrels = {}
     for row in sound(judgement_rows(path)):

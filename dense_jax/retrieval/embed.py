@@ -1,7 +1,7 @@
 """A corpus of passages -> a folder of vectors, shard by shard.
 
-Shards do not depend on each other, so processes share them out: the folder is the same, byte for byte, for any number
-of processes that have as many devices each.
+Shards do not depend on each other, so processes share them out. The folder is the same, byte for byte, for any number
+of processes that have the same number of devices each.
 """
 
 import contextlib
@@ -9,27 +9,33 @@ import functools
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import jax
 from jax.sharding import Mesh
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Float, np
-from dense_jax.artifact import digests_together
-from dense_jax.config.tree import differences
+from dense_jax.artifact import CLAIM, claim, digests_together, finish, is_finished
 from dense_jax.data.inputs import build_inputs
-from dense_jax.errors import ConfigError, DataError
-from dense_jax.io import is_written, read_json, whole_file, write_json, write_strings
+from dense_jax.errors import DataError
+from dense_jax.io import Settings, is_written, read_json, short_digest, whole_file, write_strings
 from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
 from dense_jax.progress import bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
-from dense_jax.retrieval.vectors import IDS, MANIFEST, Vectors
-from dense_jax.schemas import Plan
+from dense_jax.retrieval.vectors import IDS, Vectors
 from dense_jax.types import PassageCollection, Tokens, Tower
 
-_PLAN = "plan.json"
+
+class _ShardSettings(TypedDict):
+    shard_size: Annotated[int, Field(ge=1, lt=1 << 48)]
+
+
+class _VectorsClaim(TypedDict):
+    settings: _ShardSettings
 
 
 def embed(
@@ -41,64 +47,72 @@ def embed(
     *,
     batch: int,
     shard_size: int,
-    made_by: dict[str, Any],
+    made_by: Settings,
     placed: Callable[[Tower, Mesh], TowerOnMesh] = TowerOnMesh,
     ids: Path | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Vectors:
-    """The passages of `store` through `tower`, as float32 vectors in `folder`, each passage's views one after another.
+    """Encode the passages of `store` by `tower` into float32 vectors in `folder`, each passage's views in a row.
 
-    All processes call it; `mesh` is of this one's devices. Finished shards are kept: an interrupted call is continued
-    by the same call, of any number of processes. `made_by` says whose vectors these are, as JSON values (such as the
-    checkpoint's step and the collection's fingerprint). `placed` may give the tower a program that is compiled already,
-    and `ids` be a file of the store's, which takes minutes to read from its texts. All processes call `between` before
-    each shard; what it raises ends them all.
+    All processes call it; `mesh` holds this process's devices. The same call, of any number of processes, continues an
+    interrupted one and keeps its finished shards. `made_by` identifies parameters and collection, as JSON values.
+    `placed` may give the tower an already compiled program. `ids` is a copy of the store's ids, which take minutes to
+    read from its texts. All processes call `between` before each shard; an error it raises ends them all.
 
     Raises:
-        ConfigError: `folder` holds vectors made otherwise, another process embeds there, or `batch` does not split over
-            the devices.
+        ConfigError: `folder` holds vectors made with other settings, another process embeds there, or `batch` does not
+            split over the devices.
         DataError: the collection is empty, or vectors are NaN or infinite; names their documents.
     """
     check_batch(batch, mesh, "embed.batch")
     if not len(store):
         raise DataError("the collection holds no passage to embed")
-    shard_size = on_process_0(lambda: _begun_size(folder, shard_size))
-    plan = _plan(len(store), tower, shard_size, made_by)
-    finished = on_process_0(lambda: is_written(folder / MANIFEST))
+    shard_size = on_process_0(lambda: _claimed_shard_size(folder, shard_size))
+    settings = _shard_settings(len(store), tower, shard_size, made_by)
+    finished = on_process_0(lambda: is_finished(folder))
     with contextlib.nullcontext() if finished else only_one(lock_of(folder), f"{folder} is being embedded"):
-        on_process_0(lambda: _claim(folder, plan))
+        on_process_0(lambda: claim(folder, settings))
         if not finished:
             shards = _shards(len(store), shard_size)
             _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
             on_process_0(lambda: _write_ids(folder / IDS, store, ids))
             files = digests_together(folder, [*shards, IDS])
-            about = {"views": tower.encoder.views, "width": tower.encoder.width, "dtype": "float32", "files": files}
-            on_process_0(lambda: write_json(folder / MANIFEST, plan | about))
+            figures = {"count": len(store), "views": tower.encoder.views, "width": tower.encoder.width}
+            on_process_0(lambda: finish(folder, figures | {"dtype": "float32"}, files))
     return all_or_none(lambda: Vectors(folder))
 
 
-def _plan(count: int, tower: Tower, shard_size: int, made_by: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same for two shards to belong together."""
-    layout: dict[str, Any] = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
-    layout |= {} if tower.pools_prompt else {"pools_prompt": False}
+def embeddings_folder(roots: Sequence[Path], name: str, step: int, tower: Tower, made_by: Settings) -> Path:
+    """Return the folder for vectors of the same texts, parameters and layout, in the first root with finished ones.
+
+    Without finished ones it is in the last root. Its name begins with `name`, or with the name under which the same
+    texts were embedded before.
+    """
+    key = [made_by, tower.length, tower.layout.value, tower.prompt, tower.pools_prompt]
+    end = f"-{step:08d}-{short_digest(key)}"
+
+    def choose() -> str:
+        folders = [root / min((path.name for path in root.glob(f"*{end}")), default=name + end) for root in roots]
+        return str(next(filter(is_finished, folders), folders[-1]))
+
+    return Path(on_process_0(choose))
+
+
+def _shard_settings(count: int, tower: Tower, shard_size: int, made_by: Settings) -> Settings:
+    """Return what two shards of one folder have in common."""
+    layout = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
+    layout |= {"pools_prompt": tower.pools_prompt}
     return {"count": count, "shard_size": shard_size, **layout, "made_by": made_by}
 
 
-def _begun_size(folder: Path, shard_size: int) -> int:
-    """Passages per file: as the folder was begun with, which changes no vector, or `shard_size` for a new one."""
-    return read_json(folder / _PLAN, Plan)["shard_size"] if is_written(folder / _PLAN) else shard_size
-
-
-def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    """Marks `folder` as this plan's, or refuses if it is another's."""
-    if not is_written(folder / _PLAN):
-        write_json(folder / _PLAN, plan)
-    elif changed := "\n  ".join(differences(read_json(folder / _PLAN, Plan), plan)):
-        raise ConfigError(f"{folder} holds embeddings made otherwise; delete it or name another folder:\n  {changed}")
+def _claimed_shard_size(folder: Path, shard_size: int) -> int:
+    """Return the passages per file of a claimed folder, which change no vector, or `shard_size` for a new one."""
+    path = folder / CLAIM
+    return read_json(path, _VectorsClaim)["settings"]["shard_size"] if is_written(path) else shard_size
 
 
 def _shards(count: int, shard_size: int) -> dict[str, range]:
-    """The file of each shard, and its passages."""
+    """Return the file of each shard and its passages."""
     starts = range(0, count, shard_size)
     return {
         f"vectors-{i:05}-of-{len(starts):05}.npy": range(start, min(start + shard_size, count))
@@ -115,7 +129,7 @@ def _write_shards(
     shards: dict[str, range],
     between: Callable[[], None],
 ) -> None:
-    """Writes the shards that are missing, one of each process at a time: so an error of one soon ends all."""
+    """Write the missing shards, one of each process at a time, so that an error of one process soon ends all."""
     missing: list[str] = on_process_0(lambda: [name for name in shards if not is_written(folder / name)])
     done = len(store) - sum(len(shards[name]) for name in missing)
     with bar("embed", len(store), "passages", initial=done, silent=not is_process_0()) as shown:
@@ -134,12 +148,12 @@ def _write_shards(
             shown.update(sum(len(shards[name]) for name in at_once if name not in own))
 
 
-def _write_ids(path: Path, store: PassageCollection, known: Path | None) -> None:
-    if known is None:
+def _write_ids(path: Path, store: PassageCollection, copy: Path | None) -> None:
+    if copy is None:
         write_strings(path, store.ids())
         return
     with whole_file(path) as partial:
-        shutil.copyfile(known, partial)
+        shutil.copyfile(copy, partial)
 
 
 def encode_passages(
@@ -150,7 +164,7 @@ def encode_passages(
     batch: int,
     done: Callable[[int], object] = lambda count: None,
 ) -> Float[np.ndarray, "_ d"]:
-    """The float32 vectors of `rows`, each one's views one after another; `done` is told how many more are finished.
+    """Return the float32 vectors of `rows`, each passage's views in a row; `done` gets the number of new ones.
 
     Raises:
         DataError: vectors are NaN or infinite; names their documents.

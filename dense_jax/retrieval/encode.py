@@ -1,8 +1,8 @@
 """Token sequences -> vectors, on all devices of a mesh.
 
-Texts of similar length go together, longest first, so that a batch is padded little and an out-of-memory error comes
-with the first batch. Lengths are rounded up to a few buckets: one compiled program for each. The host lays out a batch
-while the devices work on the one before.
+Texts are sorted by length, longest first, so that a batch has little padding and an out-of-memory error comes with the
+first batch. Lengths are rounded up to a few buckets, one compiled program for each. The host builds a batch while the
+devices encode the previous one.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ from dense_jax.errors import DataError
 from dense_jax.mesh import batch_parts, batch_sharding, replicated
 from dense_jax.types import TextEncoder, Tokens, Tower, Vocabulary
 
-_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length comes last
+_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length is the last bucket
 _QUERY_BATCH = 128
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ Program = Callable[..., Float[Array, "b n d"]]  # of parameters, tokens and `unp
 
 @runtime_checkable
 class Tokenizes(Protocol):
-    """Text -> ids without special tokens."""
+    """Tokenizer of texts into ids without special tokens."""
 
     @property
     def vocabulary(self) -> Vocabulary: ...
@@ -41,10 +41,10 @@ class Tokenizes(Protocol):
 
 
 class TowerOnMesh:
-    """A tower whose parameters lie on every device of `mesh`, and its compiled programs: make one, use it often."""
+    """A tower with its parameters on every device of `mesh`, and its compiled programs: make one, use it often."""
 
     def __init__(self, tower: Tower, mesh: Mesh, program: Program | None = None) -> None:
-        """`program` is that of an earlier instance, for the same encoder: with it nothing is compiled again."""
+        """`program` of an earlier instance with the same encoder avoids compilation."""
         self.tower = dataclasses.replace(tower, params=jax.device_put(tower.params, replicated(mesh)))
         self.mesh = mesh
         self.program: Program = program or jax.jit(functools.partial(_apply, tower.encoder), static_argnames="unpooled")
@@ -59,8 +59,8 @@ class TowerOnMesh:
     ) -> Float[np.ndarray, "b n d"]:
         """Return the float32 vectors of `tokens(0)`, `tokens(1)`, ..., one for each view and each of `lengths`.
 
-        `lengths` only brings similar ones together, so it may be rough. `done` is called with the number of those that
-        are newly finished. A mean leaves the first `unpooled` tokens out.
+        `lengths` only sort the inputs and may be approximate. `done` is called with the number of newly encoded inputs.
+        Mean pooling leaves out the first `unpooled` tokens.
         """
         encoder = self.tower.encoder
         vectors = np.empty((len(lengths), encoder.views, encoder.width), np.float32)
@@ -73,20 +73,20 @@ class TowerOnMesh:
         return vectors
 
     def _run(self, rows: list[Tokens], batch: int, unpooled: int) -> Float[Array, "b n d"]:
-        with jax.set_mesh(self.mesh):  # fused attention kernels split their work by it
-            tokens = jax.device_put(_stacked(rows, batch), batch_sharding(self.mesh))
+        with jax.set_mesh(self.mesh):  # fused attention kernels are sharded by it
+            tokens = jax.device_put(_stack(rows, batch), batch_sharding(self.mesh))
             return self.program(self.tower.params, tokens, unpooled=unpooled)
 
 
 def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenizes) -> Float[np.ndarray, "q d"]:
-    """The vectors of `texts`, each put after the tower's prompt: one of each, the first view.
+    """Return one vector, the first view, of each of `texts` after the tower's prompt.
 
     Raises:
         DataError: a text is empty, or a vector is NaN or infinite.
     """
     for i, text in enumerate(texts):
         if not text.strip():
-            raise DataError(f"query {i + 1} is empty; give it words")
+            raise DataError(f"query {i + 1} is empty; every query needs a word")
     side, untitled = tower.tower, np.empty(0, np.int32)
     ids = tokenizer.encode([side.prompt + text for text in texts])
     tokens = [build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
@@ -96,29 +96,33 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     lengths = [len(body) for body in ids]
     vectors = tower.encode(tokens.__getitem__, lengths, batch, unpooled=count_unpooled(side, tokenizer))[:, 0]
     for i in not_finite(vectors)[:1]:
-        raise DataError(f"query {texts[i]!r} became a vector with NaN or infinity; the checkpoint has diverged")
+        raise DataError(
+            f"query {texts[i]!r} became a vector with NaN or infinity: the checkpoint has diverged; use an earlier one"
+        )
     return vectors
 
 
 def count_unpooled(tower: Tower, tokenizer: Tokenizes) -> int:
-    """Return how many first tokens the mean of `tower` leaves out: [CLS] and its prompt, or none."""
+    """Return the number of first tokens that mean pooling leaves out: [CLS] and the tower's prompt, or 0."""
     if tower.pools_prompt or not tower.prompt:
         return 0
     return 1 + len(tokenizer.encode([tower.prompt])[0])
 
 
 def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
-    """The rows that hold NaN or infinity."""
+    """Return the rows that hold NaN or infinity."""
     return np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist()
 
 
 def _apply(encoder: TextEncoder, params: Params, tokens: Tokens, *, unpooled: int) -> Float[Array, "b n d"]:
-    settings: dict[str, Any] = {"unpooled": unpooled} if unpooled else {}  # which an encoder without a mean lacks
+    settings: dict[str, Any] = (
+        {"unpooled": unpooled} if unpooled else {}
+    )  # encoders without mean pooling do not take it
     return encoder.apply(params, tokens, **settings).astype(jnp.float32).reshape(-1, encoder.views, encoder.width)
 
 
-def _stacked(rows: list[Tokens], batch: int) -> Tokens:
-    """`rows` cut to their bucket; the last one is repeated to fill the batch."""
+def _stack(rows: list[Tokens], batch: int) -> Tokens:
+    """Return `rows` cut to their bucket and stacked; the last one is repeated to fill the batch."""
     longest, whole = max(int(row.mask.sum()) for row in rows), len(rows[0].ids)
     length = next((size for size in _BUCKETS if longest <= size <= whole), whole)
     filled = rows + rows[-1:] * (batch - len(rows))
@@ -126,7 +130,7 @@ def _stacked(rows: list[Tokens], batch: int) -> Tokens:
 
 
 def _one_late(items: Iterable[T]) -> Iterator[T]:
-    """`items`, each after the next one was asked for: the devices have work while the host waits for a result."""
+    """Yield each item after the next one was dispatched, so that the devices work while the host waits for a result."""
     waiting: list[T] = []
     for item in items:
         yield from waiting

@@ -1,50 +1,70 @@
-"""A retriever on a test collection: figures, the run behind them, and the table that people read."""
+"""Evaluation of a retriever on a test collection: figures, the run behind them, and a table."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dense_jax.config import require
-from dense_jax.io import write_json
+from typing_extensions import TypedDict
+
+from dense_jax.config import DropSameId, require
+from dense_jax.io import Count, write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
-from dense_jax.retrieval.metrics import HEADLINE, Metrics, score
+from dense_jax.retrieval.metrics import HEADLINE, Metrics, PerQuery, Share, score
 from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import TextSearch, by_document
+from dense_jax.types import Document
 
-DEEPEST = 100  # ranks that the measures look at
+DEEPEST = 100  # rank of the deepest measure
 _EMPTY_SHOWN = 5  # places in a note
+_ALL_FROM = 0.5  # share of queries with their document's text above which all are taken for their documents
 _SPACED = "ids hold white space, which a TREC run cannot express: there it is percent-encoded, as %20, and % as %25"
+
+
+class EvaluatedMeans(TypedDict):
+    """Content of a file of figures that describes the checkpoint."""
+
+    collection: str
+    split: str
+    step: Count | None
+    mean: dict[str, Share]
+
+
+class Evaluated(TypedDict):
+    """Content of a file of figures that compares queries."""
+
+    step: Count | None
+    per_query: PerQuery
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What a reader must know before comparing the figures."""
+    """Counts to know before figures are compared."""
 
     queries: int  # behind every mean
     without_results: int  # of them, each counting 0
-    without_text: int  # judged queries that the collection gives no text for; excluded
-    missing_documents: int  # judged documents that the corpus lacks; they stay in the denominators
+    without_text: int  # judged queries without a text in the collection; excluded
+    missing_documents: int  # judged documents missing from the corpus; they stay in the denominators
     identical_ids: int  # results dropped because their id is their query's, as BEIR does
-    identical_relevant: int  # of them, judged relevant: then ids that mean different things may have met by chance
-    identical_kept: int  # results with their query's id that are not dropped
+    identical_relevant: int  # of them, judged relevant: the equal ids may be a coincidence
+    identical_kept: int  # results with their query's id that were kept
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The figures of one retriever, with the run behind them."""
+    """Figures of one retriever, with the run behind them."""
 
     collection: str
     scores: Metrics
     counts: Counts
     run: Run
     spaced_ids: bool = False  # an id of a query or a document holds white space
-    empty_queries: tuple[str, ...] = ()  # file:line of the first of those that are left out
+    empty_queries: tuple[str, ...] = ()  # file:line of the first empty queries, which are left out
 
     def notes(self, row: str = "") -> list[str]:
-        """A sentence for each count that is not as it should be; those about the ranking name `row`, its table row."""
+        """Return a sentence for each count that is not 0; sentences about the ranking name `row`, its table row."""
         other = " and another text" if self.counts.identical_ids else ""
         empty = f"; empty: {', '.join(self.empty_queries)}" if self.empty_queries else ""
         of_ranking = {
@@ -69,21 +89,21 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class EvaluatedRetriever:
-    """A retriever, and what it found."""
+    """A retriever with its evaluation: one row of the table."""
 
     name: str  # in the table
     file: str  # of its figures and its run, without the ending
-    step: int | None  # of its checkpoint; None: of BM25
+    step: int | None  # of its checkpoint; None for BM25
     result: Evaluation
 
 
 def evaluate(
     find: TextSearch, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None
 ) -> Evaluation:
-    """Ranks `depth` documents for every query of `test_set` and scores them.
+    """Rank `depth` documents for every query of `test_set` and score the ranking.
 
-    `ids` names the rows that `find` returns; a document of several passages is as good as its best one. The queries
-    `own`, or all, do not find the document with their id (see `same_ids`).
+    `ids` are the document ids of the rows that `find` returns; a document of several passages is ranked by its best
+    one. The queries `own`, or all, do not find the document with their id (see `own_documents`).
 
     Raises:
         ConfigError: `depth` is too small for the measures.
@@ -108,16 +128,41 @@ def evaluate(
     return Evaluation(collection, score(run, test_set.qrels), counts, run, spaced, empty)
 
 
+def own_documents(
+    drop: DropSameId,
+    queries: Mapping[str, str],
+    ids: Sequence[str],
+    documents_of: Callable[[Sequence[int]], Iterable[Document]],
+) -> frozenset[str]:
+    """Return the ids of those `queries` (id -> text) that are documents themselves and must not find themselves.
+
+    `ids` are the document ids of the corpus's rows; `documents_of` returns the documents of rows. With `auto` a query
+    is its document if both have the same text, apart from white space and case. If at least half of the queries with a
+    document's id are their documents, as in ArguAna, all of them count; else equal ids are a coincidence.
+    """
+    rows: dict[str, list[int]] = {}
+    for row, identifier in enumerate(ids if drop is not DropSameId.NEVER else ()):
+        if identifier in queries:
+            rows.setdefault(identifier, []).append(row)
+    if drop is not DropSameId.AUTO:
+        return frozenset(rows)
+    same = frozenset(query for query, own in rows.items() if _is_same_text(queries[query], list(documents_of(own))))
+    return frozenset(rows) if len(same) >= _ALL_FROM * len(rows) else same
+
+
 def check_depth(depth: int) -> None:
     """
     Raises:
         ConfigError: `depth` is too small for the measures.
     """
-    require(depth >= DEEPEST, f"evaluate.depth={depth} is less than the {DEEPEST} documents that Recall@100 looks at")
+    require(
+        depth >= DEEPEST,
+        f"evaluate.depth={depth} is less than the {DEEPEST} documents of Recall@100; use at least {DEEPEST}",
+    )
 
 
 def write(folder: Path, name: str, result: Evaluation, step: int | None = None) -> None:
-    """Writes `folder/name.json`, the figures, and `folder/name.trec`, the run; `step` is that of the checkpoint."""
+    """Write `folder/name.json`, the figures, and `folder/name.trec`, the run, of the checkpoint of `step`."""
     run = runs.percent_encoded(result.run) if result.spaced_ids else result.run
     runs.write_trec_run(folder / f"{name}.trec", run, name)
     about = {
@@ -130,23 +175,33 @@ def write(folder: Path, name: str, result: Evaluation, step: int | None = None) 
 
 
 def table(rows: Mapping[str, Evaluation]) -> str:
-    """The headline figures as a Markdown table, a line for each of `rows`."""
+    """Return the headline figures as a Markdown table, one line for each of `rows`."""
     return markdown([["", *HEADLINE], *([name, *_figures(result)] for name, result in rows.items())])
 
 
 def markdown(cells: list[list[str]]) -> str:
-    """Rows of cells, the header first, as a Markdown table that is aligned for people too; cells may hold any text."""
+    """Return rows of cells, the header first, as an aligned Markdown table; cells may hold any text."""
     cells = [[plain(cell) for cell in row] for row in cells]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [_line(row, widths) for row in cells]
+    lines = [_table_line(row, widths) for row in cells]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join([lines[0], _line(rule, widths), *lines[1:]])
+    return "\n".join([lines[0], _table_line(rule, widths), *lines[1:]])
 
 
 def _figures(result: Evaluation) -> list[str]:
     return [f"{result.scores.mean[name]:.3f}" for name in HEADLINE]
 
 
-def _line(cells: list[str], widths: list[int]) -> str:
+def _table_line(cells: list[str], widths: list[int]) -> str:
     first, *others = zip(cells, widths, strict=True)
     return "| " + " | ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]) + " |"
+
+
+def _is_same_text(query: str, passages: Sequence[Document]) -> bool:
+    """Return whether `query` is the title, the text or both of a document, given as its passages."""
+    title, text = passages[0].title, "".join(passage.text for passage in passages)
+    return _without_spaces(query) in {_without_spaces(title), _without_spaces(text), _without_spaces(title + text)}
+
+
+def _without_spaces(text: str) -> str:
+    return "".join(text.split()).casefold()

@@ -1,10 +1,13 @@
-"""Hard negatives: what a retriever ranks high for a training query, and what is no known answer to it.
+"""Hard negatives: documents that a retriever ranks high for a training query and that are no known answer.
 
-The rules are those of sentence-transformers: known positives and what has their text are left out, then what scores too
-close to the lowest of them, then the best few of what is left; of the rest the best are taken, or any.
+The rules are those of sentence-transformers. Known positives and documents with their text are left out, then documents
+that score too close to the lowest positive, then the best `skip` of the rest. Of what is left, the best or random ones
+are taken.
 
-    FOLDER/part-00000.jsonl ...   finished queries, so that an interrupted call goes on
-    FOLDER.jsonl                  all of them, written last: Tevatron's form with ids, and the scores beside them
+    FOLDER/claim.json             written first: the settings, and the retriever
+           part-00000.jsonl ...   finished queries, so that an interrupted call continues
+           manifest.json          written last: claim, digests
+    FOLDER.jsonl                  all parts in one file: Tevatron's format with document ids, and scores
 """
 
 import functools
@@ -16,11 +19,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import orjson
 
 from dense_jax.arrays import Float, Int, first_places, np
+from dense_jax.artifact import Manifest, claim, finish, is_finished, read_manifest, verify_files
 from dense_jax.config import Margin, MineConfig, Pick, require
-from dense_jax.config.tree import differences, to_dict
+from dense_jax.config.tree import to_dict
 from dense_jax.data.dedup import text_numbers
-from dense_jax.errors import ConfigError
-from dense_jax.io import Settings, is_written, read_json, whole_file, write_json
+from dense_jax.io import Settings, digests, is_written, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import bar
@@ -31,30 +34,29 @@ from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
 _PART = 4_096  # queries: what an interrupted call repeats at most
 _DIGITS = 6  # of scores after the point
-_PLAN = "plan.json"
 
 Rows = Int[np.ndarray, " _"]
 
 
 class QueryRanking(NamedTuple):
-    """What a retriever says of one query."""
+    """Documents that a retriever found for one query, and the scores of the query's positives."""
 
-    rows: Rows  # documents, best first; -1: no more were found
+    rows: Rows  # documents, best first; -1: an empty place
     scores: Float[np.ndarray, " k"]
-    positives: Float[np.ndarray, " _"]  # the scores of the query's own
+    positives: Float[np.ndarray, " _"]  # scores of the query's positives
 
 
 class MinedNegatives(NamedTuple):
-    """What was chosen for one query, best first."""
+    """Chosen negatives of one query, best first."""
 
     rows: Rows
     scores: Float[np.ndarray, " n"]
-    too_close: int  # what the margin left out
+    too_close: int  # documents that the margin left out
 
 
 @runtime_checkable
 class Retriever(Protocol):
-    """Ranks documents for queries, and scores those that answer them."""
+    """Ranking of documents for queries, with the scores of given positives."""
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]: ...
 
@@ -66,11 +68,13 @@ class BM25Retriever:
     bm25: BM25
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
-        return [_found(scores, own, k) for scores, own in zip(self.bm25.scores(queries), positives, strict=True)]
+        return [
+            _search_result(scores, own, k) for scores, own in zip(self.bm25.scores(queries), positives, strict=True)
+        ]
 
 
 class DenseRetriever:
-    """A trained retriever, by an index over its vectors of the documents."""
+    """A query tower with an index over vectors of the documents."""
 
     def __init__(self, index: Index, tower: Tower, tokenizer: Tokenizes) -> None:
         self.index, self.tokenizer = index, tokenizer
@@ -83,7 +87,7 @@ class DenseRetriever:
         return [QueryRanking(*found) for found in zip(ranking.rows, ranking.scores, own, strict=True)]
 
     def _views(self, documents: Rows) -> Float[np.ndarray, "r n d"]:
-        """The vectors of each document, which several processes hold in parts: these are read from the disk."""
+        """Return the vectors of each document, read from the disk: in memory, a process may hold only a part."""
         vectors = self.index.vectors
         return vectors.take(documents[:, None] * vectors.views + np.arange(vectors.views))
 
@@ -94,42 +98,47 @@ def mine(
     retriever: Retriever,
     config: MineConfig,
     folder: Path,
-    made_by: Any,
+    made_by: Settings,
 ) -> Path:
-    """Writes `folder`.jsonl, each query with its positives and the negatives that were chosen for it; its path.
+    """Write FOLDER.jsonl, each query with its positives and its chosen negatives, and return its path.
 
-    All processes search together, and the first one writes. `queries` draws questions about `documents`. What is taken
-    at random depends on a query's number only. `made_by` says what ranked them, as JSON values.
+    All processes search together, and the first one writes. `queries` samples queries about `documents`. Random
+    negatives depend on a query's number only. `made_by` identifies the retriever, as JSON values.
 
     Raises:
-        ConfigError: `folder` was begun with other settings, or from something else than `made_by` says, or another
-            process mines there.
+        ConfigError: `folder` was begun with other settings or another `made_by`, or another process mines there.
+        StorageError: a finished part has changed.
     """
     with only_one(lock_of(folder), f"{folder} is being mined"):
-        on_process_0(lambda: _claim(folder, {"settings": to_dict(config), "made_by": made_by}))
-        return _mine(queries, documents, retriever, config, folder)
-
-
-def _mine(
-    queries: TrainingSet, documents: PassageCollection, retriever: Retriever, config: MineConfig, folder: Path
-) -> Path:
-    starts = range(0, len(queries), _PART)
-    parts = {folder / f"part-{start // _PART:05}.jsonl": start for start in starts}
-    with bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
-        ids, texts = documents.ids(), text_numbers(documents)
-        for path, start in parts.items():
-            rows = range(start, min(start + _PART, len(queries)))
-            if not on_process_0(functools.partial(is_written, path)):
-                lines = b"".join(_mined(queries, rows, retriever, config, ids, texts))
-                on_process_0(functools.partial(_write, path, [lines]))
-            shown.update(len(rows))
-    result = folder.with_suffix(".jsonl")
-    on_process_0(lambda: _write(result, (path.read_bytes() for path in parts)))
+        on_process_0(lambda: claim(folder, to_dict(config) | {"made_by": made_by}))
+        if on_process_0(lambda: is_finished(folder)):
+            on_process_0(
+                lambda: verify_files(folder, read_manifest(folder, Manifest, "negatives", "mine")["files"], "mine")
+            )
+        else:
+            _mine_parts(queries, documents, retriever, config, folder)
+            on_process_0(lambda: finish(folder, {}, digests(folder, "part-*.jsonl")))
+        result = folder.with_suffix(".jsonl")
+        on_process_0(lambda: _write_lines(result, (path.read_bytes() for path in sorted(folder.glob("part-*.jsonl")))))
     return result
 
 
+def _mine_parts(
+    queries: TrainingSet, documents: PassageCollection, retriever: Retriever, config: MineConfig, folder: Path
+) -> None:
+    """Write the missing parts."""
+    ids, texts = documents.ids(), text_numbers(documents)
+    with bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
+        for start in range(0, len(queries), _PART):
+            rows, path = range(start, min(start + _PART, len(queries))), folder / f"part-{start // _PART:05}.jsonl"
+            if not on_process_0(functools.partial(is_written, path)):
+                lines = b"".join(_mined(queries, rows, retriever, config, ids, texts))
+                on_process_0(functools.partial(_write_lines, path, [lines]))
+            shown.update(len(rows))
+
+
 def summary(mined: Path, config: MineConfig) -> dict[str, Any]:
-    """What the file holds, for people."""
+    """Return counts of a mined file, to be printed."""
     rows = [orjson.loads(line) for line in mined.read_bytes().splitlines()]
     counts = np.array([len(row["negative_document_ids"]) for row in rows])
     return {
@@ -144,22 +153,22 @@ def summary(mined: Path, config: MineConfig) -> dict[str, Any]:
 def check_guide(config: MineConfig, views: int) -> None:
     """
     Raises:
-        ConfigError: a guide is to be written, and the retriever has several vectors of a passage.
+        ConfigError: a guide is configured, and the retriever has several vectors a passage.
     """
     require(
         not config.guide or views == 1,
-        f"mine.guide=True needs a guide of one vector a passage, and this one has {views}; leave it out",
+        f"mine.guide=True needs one vector a passage, and this model has {views}; leave it out",
     )
 
 
-def write_guide(queries: TrainingSet, meaning: DenseRetriever, folder: Path) -> None:
-    """The vectors of all queries and documents, with their ids, as `corpus.guide` reads them."""
-    asked = [queries.document(row) for row in range(len(queries))]
-    blocks = [asked[start : start + _PART] for start in range(0, len(asked), _PART)]
-    vectors = [encode_queries([query.text for query in block], meaning.tower, meaning.tokenizer) for block in blocks]
-    write_json(folder / "queries.json", [query.id for query in asked])
-    write_json(folder / "documents.json", meaning.index.vectors.ids)
-    for name, rows in (("queries", np.concatenate(vectors)), ("documents", meaning.index.vectors.array())):
+def write_guide(queries: TrainingSet, retriever: DenseRetriever, folder: Path) -> None:
+    """Write the vectors of all queries and documents, with their ids, for `corpus.guide`."""
+    texts = [queries.document(row) for row in range(len(queries))]
+    blocks = [[query.text for query in texts[start : start + _PART]] for start in range(0, len(texts), _PART)]
+    vectors = [encode_queries(block, retriever.tower, retriever.tokenizer) for block in blocks]
+    write_json(folder / "queries.json", [query.id for query in texts])
+    write_json(folder / "documents.json", retriever.index.vectors.ids)
+    for name, rows in (("queries", np.concatenate(vectors)), ("documents", retriever.index.vectors.array())):
         with whole_file(folder / f"{name}.npy") as partial, partial.open("wb") as file:
             np.save(file, rows, allow_pickle=False)
 
@@ -167,12 +176,12 @@ def write_guide(queries: TrainingSet, meaning: DenseRetriever, folder: Path) -> 
 def choose_negatives(
     found: QueryRanking, own: Rows, texts: Int[np.ndarray, " p"], config: MineConfig, number: int
 ) -> MinedNegatives:
-    """The negatives of query `number`, whose positives are `own`; `texts` tells which documents are the same."""
+    """Return the negatives of query `number` with the positives `own`; documents of equal text share one of `texts`."""
     count = min(int((found.rows >= 0).sum()), config.depth + len(own))
     rows, scores = found.rows[:count], found.scores[:count]
     other = ~np.isin(texts[rows], texts[own])
     other &= np.isin(np.arange(count), first_places(texts[rows]))
-    far = scores <= _ceiling(found.positives, config)
+    far = scores <= _highest_score(found.positives, config)
     left = np.flatnonzero(other & far)[config.skip :]
     if config.pick is Pick.RANDOM and len(left) > config.negatives:
         left = np.sort(np.random.default_rng(number).choice(left, config.negatives, replace=False))
@@ -180,17 +189,9 @@ def choose_negatives(
     return MinedNegatives(rows[left], scores[left], int((other & ~far).sum()))
 
 
-def _write(path: Path, blocks: Iterable[bytes]) -> None:
+def _write_lines(path: Path, blocks: Iterable[bytes]) -> None:
     with whole_file(path) as partial, partial.open("wb") as file:
         file.writelines(blocks)
-
-
-def _claim(folder: Path, plan: dict[str, Any]) -> None:
-    path = folder / _PLAN
-    if not is_written(path):
-        write_json(path, plan)
-    elif changed := "\n  ".join(differences(read_json(path, Settings), plan)):
-        raise ConfigError(f"{folder} holds negatives mined otherwise; delete it:\n  {changed}")
 
 
 def _mined(
@@ -201,13 +202,12 @@ def _mined(
     ids: list[str],
     texts: Int[np.ndarray, " p"],
 ) -> Iterator[bytes]:
-    """A line for each query of `rows`."""
-    asked = [queries.document(row) for row in rows]
+    """Yield a line for each query of `rows`."""
+    texts_of = [queries.document(row) for row in rows]
     own = [_positives(queries, row) for row in rows]
     depth = min(config.depth + max(map(len, own)), len(ids))
-    for query, positives, row, found in zip(
-        asked, own, rows, retriever.find([query.text for query in asked], own, depth), strict=True
-    ):
+    results = retriever.find([query.text for query in texts_of], own, depth)
+    for query, positives, row, found in zip(texts_of, own, rows, results, strict=True):
         chosen = choose_negatives(found, positives, texts, config, row)
         line = {
             "query_id": query.id,
@@ -227,13 +227,13 @@ def _positives(queries: TrainingSet, row: int) -> Rows:
     return question.positives.rows
 
 
-def _found(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> QueryRanking:
+def _search_result(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> QueryRanking:
     rows = top_rows(scores, k)
     return QueryRanking(rows, scores[rows], scores[own])
 
 
-def _ceiling(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:
-    """The highest score that a negative may have, by the lowest of the positives."""
+def _highest_score(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:
+    """Return the highest score of a negative, by the lowest score of the positives."""
     lowest = float(positives.min())
     match config.margin:
         case Margin.NONE:

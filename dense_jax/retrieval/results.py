@@ -1,21 +1,29 @@
-"""Folders of results, one for each set of queries or questions: sets of one name and other content lie apart.
+"""Folders of results, one for each set of queries or questions: sets of the same name may differ in content.
 
-results/NAME/set.json           which set it is: its name, its place and a digest of its content
-results/NAME-DIGEST/set.json    the same of a further set of that name
+results/NAME/set.json           name, place and content digest of the set
+results/NAME-DIGEST/set.json    the same for another set of that name
 """
 
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from dense_jax.io import is_written, read_json, short_digest, write_json
 
 _SET = "set.json"
 
 
-def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
-    """The folder in `results` for the set `name`; `content`, a JSON value, distinguishes it from other sets.
+class _ResultSet(TypedDict):
+    name: str
+    place: str
+    content: str
 
-    `place` is the setting that names the set, for people; empty: the set is the workdir's own.
+
+def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
+    """Claim and return the folder in `results` for the set `name`; `content`, a JSON value, identifies the set.
+
+    `place` is the setting that names the set; empty for the workdir's own set.
     """
     about = {"name": name, "place": place, "content": short_digest(content)}
     plain = results / name
@@ -25,6 +33,6 @@ def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
 
 
 def set_of(folder: Path) -> dict[str, str]:
-    """The name, place and digest of the set whose results `folder` holds. Older folders know their names alone."""
+    """Return name, place and content digest of the set that `folder` is claimed for; else its name alone."""
     unknown = {"name": folder.name, "place": "", "content": ""}
     return read_json(folder / _SET, _ResultSet) if is_written(folder / _SET) else unknown

@@ -1,4 +1,4 @@
-"""Runs: for each query the scores of the documents that a system found, in memory and as TREC files.
+"""Runs: for each query the scores of its retrieved documents, in memory and as TREC files.
 
 **The order of a run** is trec_eval's: scores compared as float32, higher first; ties by document id, compared as
 strings, *descending* ("d9" before "d10"). Every figure and file here uses it.
@@ -22,9 +22,9 @@ Run = dict[str, dict[str, float]]  # query id -> document id -> score
 
 
 def from_ranking(ranking: Ranking, queries: Iterable[str], ids: list[str]) -> Run:
-    """The run of `ranking`, whose row i answers the i-th of `queries` and whose entries are rows of `ids`.
+    """Return the run of `ranking`: its row i belongs to the i-th of `queries`, its entries are rows of `ids`.
 
-    A query that found nothing stays, empty.
+    A query without results stays in the run, with no document.
     """
     run: Run = {}
     for query, scores, rows in zip(queries, ranking.scores, ranking.rows, strict=True):
@@ -34,35 +34,36 @@ def from_ranking(ranking: Ranking, queries: Iterable[str], ids: list[str]) -> Ru
 
 
 def ordered(scores: Mapping[str, float]) -> list[str]:
-    """The documents of one query in the order of a run.
+    """Return the documents of one query in the order of a run.
 
     >>> ordered({"d10": 1.0, "d9": 1.0, "d1": 2.0})
     ['d1', 'd9', 'd10']
 
     Raises:
-        DataError: a score is NaN or beyond float32, which has no place in an order.
+        DataError: a score is NaN or beyond float32, so that it cannot be ordered.
     """
     with np.errstate(over="ignore"):
         single = np.array(list(scores.values()), np.float32)
     for document, score, kept in zip(scores, scores.values(), single, strict=True):
         if not np.isfinite(kept):
-            raise DataError(f"document {document!r} has score {score}, which cannot be ranked")
+            raise DataError(
+                f"document {document!r} has score {score}, which cannot be ranked; scores must be finite in float32"
+            )
     ranked = sorted(zip(single.tolist(), scores, strict=True), reverse=True)
     return [document for _, document in ranked]
 
 
 def truncate(run: Run, depth: int) -> Run:
-    """The first `depth` documents of each query."""
+    """Return the first `depth` documents of each query."""
     return {
         query: {document: scores[document] for document in ordered(scores)[:depth]} for query, scores in run.items()
     }
 
 
 def without_identical(run: Run, queries: Container[str] | None = None) -> tuple[Run, list[str]]:
-    """The run without documents whose id is their query's, and those ids; only of `queries`, if they are given.
+    """Return the run without documents whose id is their query's, and these ids; with `queries`, for these alone.
 
-    BEIR does so for all queries, because in ArguAna the queries are themselves documents; its published figures rest on
-    it.
+    BEIR drops them for all queries, because ArguAna's queries are documents; its published figures depend on it.
     """
     dropped = [query for query, scores in run.items() if query in scores and (queries is None or query in queries)]
     own = set(dropped)
@@ -74,17 +75,20 @@ def without_identical(run: Run, queries: Container[str] | None = None) -> tuple[
 
 
 def percent_encoded(run: Run) -> Run:
-    """The run with each white space of an id as %20 or the like, and % as %25, as a TREC file can hold them."""
-    return {_encoded(query): {_encoded(d): score for d, score in scores.items()} for query, scores in run.items()}
+    """Return the run with white space in ids percent-encoded (%20) and % as %25, for a TREC file."""
+    return {
+        _percent_encode(query): {_percent_encode(d): score for d, score in scores.items()}
+        for query, scores in run.items()
+    }
 
 
 def holds_space(identifier: str) -> bool:
-    """Whether an id has white space, which a TREC file cannot express."""
+    """Return whether an id has white space, which a TREC file cannot express."""
     return _SPACE.search(identifier) is not None
 
 
 def write_trec_run(path: Path, run: Run, tag: str) -> None:
-    """Writes `query Q0 document rank score tag` lines, scores in full precision, whole or not at all.
+    """Write `query Q0 document rank score tag` lines, with scores in full precision, whole or not at all.
 
     Raises:
         DataError: an id or the tag is empty or holds white space, which the format cannot express.
@@ -100,10 +104,10 @@ def write_trec_run(path: Path, run: Run, tag: str) -> None:
 
 
 def read_trec_run(path: Path) -> Run:
-    """The scores in a TREC run file. Its ranks are ignored, as trec_eval does.
+    """Return the scores of a TREC run file. Its ranks are ignored, as trec_eval does.
 
     Raises:
-        DataError: naming file and line of a row that is not a result or that repeats one.
+        DataError: names file and line of a row that is not a result or repeats one.
     """
     run: Run = {}
     try:
@@ -121,7 +125,7 @@ def read_trec_run(path: Path) -> Run:
     return run
 
 
-def _encoded(identifier: str) -> str:
+def _percent_encode(identifier: str) -> str:
     return _SPACE_OR_PERCENT.sub(lambda found: quote(found[0]), identifier)
 
 

@@ -1,28 +1,28 @@
-"""A fixed sample of a test collection, in BEIR's layout itself: small enough to be searched again and again.
+"""A fixed sample of a test collection for validation, small enough to be searched again and again.
 
-FOLDER/corpus.jsonl queries.jsonl qrels/SPLIT.tsv
-       sample.json                                   written last: what it is a sample of
+    FOLDER/claim.json    written first: the collection, and the sizes of the sample
+           corpus.jsonl queries.jsonl qrels/SPLIT.tsv    BEIR's layout
+           manifest.json    written last: claim and digests
 
-The ids alone decide what is in it, so that runs of other seeds, corpora and methods compare. Among fewer documents the
-relevant ones are easier to find: its figures are higher than those of the whole collection.
+The sample depends on ids alone, so that runs of other seeds, corpora and methods compare. Relevant documents are easier
+to find among fewer documents: the figures are higher than those of the whole collection.
 """
 
+import functools
 from collections.abc import Iterable
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
-from dense_jax.artifact import refuse_changes
+from dense_jax.artifact import Manifest, check_settings, claim, finish, is_finished, read_manifest, verify_files
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.errors import DataError
-from dense_jax.io import Settings, is_written, read_json, write_json
+from dense_jax.io import Settings, digest
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.types import Document
 
-_ABOUT = "sample.json"
-_SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two must not be related
+_SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two orders must be unrelated
 
 
 def write_sample(
@@ -32,31 +32,41 @@ def write_sample(
     *,
     queries: int,
     size: int,
-    made_from: dict[str, Any],
+    made_from: Settings,
 ) -> None:
-    """Up to `queries` queries with all that is relevant for them, and other documents, up to `size` in all.
+    """Write up to `queries` queries, their relevant documents, and other documents up to `size` in all.
 
-    Does nothing if that was done before. `made_from` says of what, as JSON values.
+    A finished sample is verified and kept. `made_from` identifies the collection, as JSON values.
 
     Raises:
         ConfigError: `folder` holds another sample.
         DataError: no query has a relevant document.
+        StorageError: a file of the finished sample has changed.
     """
-    about = made_from | {"split": test_set.split, "queries": queries, "documents": size}
-    if is_written(folder / _ABOUT):
-        refuse_changes(folder, read_json(folder / _ABOUT, Settings), about)
+    settings = made_from | {"split": test_set.split, "queries": queries, "documents": size}
+    check_settings(folder, settings)
+    if is_finished(folder):
+        verify_files(folder, read_manifest(folder, Manifest, "sample", "train")["files"], "train")
         return
     relevant = {query: {d for d, grade in own.items() if grade >= 1} for query, own in test_set.qrels.items()}
-    chosen = nsmallest(queries, (query for query, found in relevant.items() if found), key=_place)
+    chosen = nsmallest(queries, (query for query, found in relevant.items() if found), key=_sample_order)
     if not chosen:
         raise DataError(f"{test_set.name}: no query of {test_set.split} has a document of grade 1 or more")
     wanted = set().union(*(relevant[query] for query in chosen))
-    kept = nsmallest(max(size, len(wanted)), documents, key=lambda document: _place(document.id, document.id in wanted))
+    key = functools.partial(_document_order, wanted=wanted)
+    kept = nsmallest(max(size, len(wanted)), documents, key=key)
     texts = {query: test_set.queries[query] for query in chosen}
+    claim(folder, settings)
     write_beir(folder, kept, texts, {query: test_set.qrels[query] for query in chosen}, test_set.split)
-    write_json(folder / _ABOUT, about)
+    names = ("corpus.jsonl", "queries.jsonl", f"qrels/{test_set.split}.tsv")
+    finish(folder, {}, {name: digest(folder / name) for name in names})
 
 
-def _place(identifier: str, first: bool = False) -> int:
-    """Where a query or a document stands in the order that the sample is the beginning of."""
-    return -1 if first else xxhash.xxh3_64_intdigest(identifier.encode(), seed=_SEED)
+def _sample_order(identifier: str) -> int:
+    """Return the place of a query or a document in the order whose beginning is the sample."""
+    return xxhash.xxh3_64_intdigest(identifier.encode(), seed=_SEED)
+
+
+def _document_order(document: Document, wanted: set[str]) -> int:
+    """`_sample_order` with the `wanted` documents first."""
+    return -1 if document.id in wanted else _sample_order(document.id)

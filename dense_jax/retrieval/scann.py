@@ -1,7 +1,7 @@
 """ScaNN over the vectors of one part of an index. The only importer of scann.
 
-Three stages: a tree of leaves of which some are searched, asymmetric hashing that scores what is in them from 4-bit
-codes, and an exact second scoring of the best.
+ScaNN has three stages: a tree, of whose leaves some are searched; asymmetric hashing, which scores the leaves' vectors
+by 4-bit codes; and exact rescoring of the best.
 """
 
 import functools
@@ -9,20 +9,31 @@ import os
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from dense_jax.arrays import Float, np
 from dense_jax.errors import MachineError, StorageError
 from dense_jax.io import naming_storage_errors
 from dense_jax.retrieval.vector_search import VectorSearch
 from dense_jax.types import Ranking
 
-_SOAR = 1.5  # every vector in a second leaf that errs in another direction (arXiv 2404.00774): more recall per leaf
+_SOAR = 1.5  # puts every vector in a second leaf with another residual (arXiv 2404.00774): more recall per leaf
 
 
-def build_scann(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], folder: Path) -> None:
-    """Writes ScaNN's files for `vectors`, which are finite and many enough.
+class ScannSettings(TypedDict):
+    """Settings of the tree and of the search."""
+
+    leaves: int
+    leaves_searched: int
+    reorder: int  # candidates rescored exactly
+    spherical: bool
+
+
+def build_scann(vectors: Float[np.ndarray, "p d"], settings: ScannSettings, folder: Path) -> None:
+    """Write ScaNN's files for `vectors`, which the caller has checked to be finite and enough.
 
     Raises:
-        StorageError: the disk refuses.
+        StorageError: the disk refuses the write.
     """
     builder = _scann().builder(np.ascontiguousarray(vectors), 10, "dot_product")
     builder = builder.set_n_training_threads(os.cpu_count() or 1).tree(
@@ -37,23 +48,23 @@ def build_scann(vectors: Float[np.ndarray, "p d"], settings: dict[str, Any], fol
         searcher.serialize(str(folder), relative_path=True)
 
 
-def load_scann(folder: Path, settings: dict[str, Any]) -> VectorSearch:
-    """Search in what `build_scann` wrote; `settings` is looked at in each search.
+def load_scann(folder: Path, settings: ScannSettings) -> VectorSearch:
+    """Return a search in the files of `build_scann`; each search reads `settings` again, since tuning changes them.
 
     Raises:
-        StorageError: there is a pickle, which is none of ours.
+        StorageError: the folder holds a pickle, which this package never writes.
     """
     if (folder / "scann_docids.pkl").exists():  # ScaNN would unpickle it
         raise StorageError(f"{folder / 'scann_docids.pkl'}: a pickle could run code and is not ours; delete it")
-    return functools.partial(_search, _scann().load_searcher(str(folder)), settings)
+    return functools.partial(_search_scann, _scann().load_searcher(str(folder)), settings)
 
 
-def _search(searcher: Any, settings: dict[str, Any], queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
-    """At least 3 k candidates are scored again exactly; more leaves are opened until every query has k results."""
+def _search_scann(searcher: Any, settings: ScannSettings, queries: Float[np.ndarray, "q d"], k: int) -> Ranking:
+    """Rescore at least 3 k candidates exactly, and search twice as many leaves until every query has k results."""
     leaves = settings["leaves_searched"]
     while True:
         rows, scores = searcher.search_batched_parallel(queries, k, max(settings["reorder"], 3 * k), leaves)
-        if leaves == settings["leaves"] or not np.isnan(scores).any():  # NaN: nothing found for this place
+        if leaves == settings["leaves"] or not np.isnan(scores).any():  # NaN: an empty place
             break
         leaves = min(2 * leaves, settings["leaves"])
     rows, scores = rows.astype(np.int64), np.where(np.isnan(scores), -np.inf, scores)

@@ -1,4 +1,4 @@
-"""Queries as text -> passages as text."""
+"""Search for passages by the text of a query."""
 
 import textwrap
 from collections.abc import Callable, Sequence
@@ -10,18 +10,19 @@ from dense_jax.arrays import Int
 from dense_jax.markdown import printable
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
+from dense_jax.retrieval.vector_search import no_results
 from dense_jax.types import PassageCollection, Ranking, Tower
 
-TextSearch = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best rows of each
+TextSearch = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best passages of each
 
-_DEEPER = 4  # times as many passages, where those found are of too few documents
-_LINES = 3  # of a passage that are shown
-_INDENT = " " * 14  # under the title: rank and score stand before it
+_DEEPER = 4  # factor of the next search's depth, if the passages found are of too few documents
+_LINES = 3  # lines shown of a passage
+_INDENT = " " * 14  # aligns the text with the title, after rank and score
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found."""
+    """A retrieved passage."""
 
     score: float
     id: str
@@ -30,7 +31,7 @@ class Hit:
 
 
 def dense_search(index: Index, tower: Tower, tokenizer: Tokenizes) -> TextSearch:
-    """Search by meaning: queries through `tower`, then the index."""
+    """Return a search that encodes queries by `tower` and looks them up in `index`."""
     placed = TowerOnMesh(tower, index.mesh)
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
@@ -38,12 +39,12 @@ def dense_search(index: Index, tower: Tower, tokenizer: Tokenizes) -> TextSearch
 def by_document(
     find: TextSearch, queries: Sequence[str], id_of: Callable[[int], str], k: int, passages: int
 ) -> Ranking:
-    """The k best documents for each query, each by the best of its passages, which is the row that is given.
+    """Return the k best documents for each query, each document as the row of its best passage.
 
-    Where there are fewer documents, the last rows are -1 and their scores -inf. A query whose k best passages are of
-    fewer documents is searched again, deeper, up to all `passages`: so the result is exact if `find` is.
+    With fewer documents the last rows are -1 and their scores -inf. A query whose k best passages belong to fewer
+    documents is searched again, deeper, up to all `passages`, so the result is exact if `find` is exact.
     """
-    result = Ranking(np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1))
+    result = no_results(len(queries), k)
     left, depth = list(range(len(queries))), min(k, passages)
     while left:
         ranking = find([queries[i] for i in left], depth)
@@ -59,7 +60,7 @@ def by_document(
 
 
 def search(find: TextSearch, store: PassageCollection, queries: Sequence[str], k: int) -> list[list[Hit]]:
-    """The k best documents of `store` for each query, each as its best passage; fewer where `find` has no more.
+    """Return the k best documents of `store` for each query, each as its best passage; fewer if `find` has no more.
 
     Raises:
         DataError: a query is empty.
@@ -72,13 +73,13 @@ def search(find: TextSearch, store: PassageCollection, queries: Sequence[str], k
 
 
 def render_hits(query: str, hits: Sequence[Hit], width: int) -> str:
-    """The results of one query for a terminal of `width` columns: rank, score, id, title, and the start of the text."""
+    """Return the results of one query for a terminal of `width` columns: rank, score, id, title, start of the text."""
     shown = [_rendered(rank, hit, max(width, 40)) for rank, hit in enumerate(hits, start=1)]
     return "\n".join([printable(query), *(shown or ["  nothing found"])])
 
 
 def _first_of_each(rows: Int[np.ndarray, " k"], id_of: Callable[[int], str], k: int) -> list[int]:
-    """The first places in `rows` of up to k different documents."""
+    """Return the first places in `rows` of up to k different documents."""
     places: dict[str, int] = {}
     for place, row in enumerate(rows.tolist()):
         if row >= 0 and len(places) < k:

@@ -13,9 +13,13 @@ import shutil
 import sys
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dense_jax.errors import StorageError
-from dense_jax.io import digests, naming_storage_errors, read_json, verify, write_json
+from dense_jax.io import Count, Digests, digests, naming_storage_errors, read_json, verify, write_json
 
 COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode
 QUARANTINE = "quarantine"
@@ -23,6 +27,16 @@ _SAVING = "saving.json"
 _STEP = re.compile(r"0|[1-9][0-9]*")  # the names that Orbax takes for steps
 _DIGESTS = re.compile(r"digests-(0|[1-9][0-9]*)\.json")
 _SHOWN = 5  # lost steps in an error message
+
+
+class _Saving(TypedDict):
+    """Content of saving.json."""
+
+    step: Count
+
+
+_Seal = Annotated[Digests, Field(min_length=1)]
+"""Content of digests-STEP.json."""
 
 
 class CheckpointFiles:

@@ -14,10 +14,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from typing_extensions import TypedDict
+
 from dense_jax.errors import StorageError
-from dense_jax.io import check_kind, naming_storage_errors, sync, text_lines, whole_file
+from dense_jax.io import Count, check_kind, naming_storage_errors, sync, text_lines, whole_file
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
+
+
+class StepLine(TypedDict):
+    """A line of skipped.jsonl."""
+
+    step: Count
+
+
+class MetricsLine(StepLine):
+    """A line of metrics.jsonl."""
+
+    tokens: float
+    seconds: float
 
 
 class MetricsFiles:

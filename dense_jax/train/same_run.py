@@ -7,18 +7,38 @@ workdir or a corpus may move. A record without a checkpoint belongs to a run tha
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
+
+from typing_extensions import TypedDict
 
 from dense_jax.config import Config
 from dense_jax.config.rules import Setting, settings
 from dense_jax.config.tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.io import read_json, write_json
+from dense_jax.io import Count, Settings, read_json, write_json
 from dense_jax.multihost import barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint import has_checkpoint
 
 FILE = "config.json"
 DIGESTS = "digests"  # the only key of the record that is no setting
+
+
+class RunConfig(TypedDict):
+    """Content of config.json."""
+
+    seed: NotRequired[int]
+    steps: NotRequired[Count]
+    batch: NotRequired[Count]
+    objective: NotRequired[Settings]
+    passages: NotRequired[Settings]
+    digests: NotRequired[Settings]  # of the data at the start of the run; no setting
+
+
+class FinishedConfig(RunConfig):
+    """Content of config.json that reports and later runs need."""
+
+    seed: int
+    steps: Count
 
 
 class Named(NamedTuple):

@@ -8,25 +8,39 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 from jax.sharding import Mesh
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Metrics, Params
 from dense_jax.config import Config, Select, ValidationConfig
 from dense_jax.data.pipeline import Examples, first_examples
 from dense_jax.errors import StorageError
-from dense_jax.io import read_json, write_json
+from dense_jax.io import Count, read_json, write_json
 from dense_jax.multihost import is_process_0
 from dense_jax.objective import HostBatch, Loader
-from dense_jax.schemas import ValidationResults
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import COLLAPSE, MetricsLog
 from dense_jax.train.state import TrainState
 
 FILE = "validation.json"
 PREFIX = "validation/"  # of the names in metrics.jsonl and TensorBoard
+
+
+class _Result(TypedDict):
+    step: Count
+
+
+class ValidationResults(TypedDict):
+    """Content of validation.json."""
+
+    sample: str
+    measure: str
+    select: Literal["newest", "best"]
+    patience: Count
+    results: list[_Result]
 
 
 @runtime_checkable

@@ -27,8 +27,8 @@ class Sample:
     test_set: TestSet
     store: PassageCollection  # its documents, tokenised
     tokenizer: Tokenizes
-    fingerprint: str
-    own: frozenset[str] | None = None  # queries that do not find the document with their id; None: all (see `same_ids`)
+    fingerprint: str  # other samples' figures do not compare
+    own: frozenset[str] | None = None  # queries that must not find their own document (see `own_documents`); None: all
 
 
 class Validator:

@@ -7,17 +7,18 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired
 
 import jax
 import jax.numpy as jnp
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Array, Params
 from dense_jax.config import CheckpointConfig, Config, require
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf import tensors
 from dense_jax.hf.config import check_same_architecture
-from dense_jax.io import read_json
+from dense_jax.io import Count, read_json
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step
@@ -25,6 +26,23 @@ from dense_jax.train.validation import read_history, selected_step
 # The parts of a model. What stands before them in a path is the objective's affair: encoder/, query/, passage/.
 _PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|spans|condenser|decoder)/.*)$")
 _READER = "reader"  # the part of an objective's parameters that reads passages; the rest is what finds them
+
+
+_Method = TypedDict("_Method", {"class": NotRequired[str]})
+
+
+class _PassagesPlace(TypedDict):
+    workdir: str
+
+
+class _StartConfig(TypedDict):
+    """Content of config.json of a run that another one starts from."""
+
+    seed: int
+    steps: Count
+    objective: _Method
+    passages: _PassagesPlace
+    init_from: str
 
 
 @dataclass(frozen=True)

@@ -182,9 +182,15 @@ def test_the_ids_of_embeddings(tmp_path, embedded):
     outcomes(folder / "ids.json", lambda: Vectors(folder).ids, StorageError)
 
 
-def test_the_plan_of_embeddings(tmp_path, embedded):
+def test_the_claim_of_unfinished_embeddings(tmp_path, embedded):
     folder = shutil.copytree(embedded[0] / "vectors", tmp_path / "vectors")
-    outcomes(folder / "plan.json", lambda: embedded[1](folder), (StorageError, ConfigError))
+
+    def read():
+        (folder / "manifest.json").unlink(missing_ok=True)
+        return embedded[1](folder)
+
+    found = outcomes(folder / "claim.json", read, (StorageError, ConfigError), depth=2)
+    all_refused_but(found | {"": "an empty claim is written again"}, folder)
 
 
 def test_the_manifest_of_an_index(tmp_path, embedded):

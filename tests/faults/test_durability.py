@@ -73,7 +73,7 @@ def test_an_empty_file_that_says_what_was_done_is_made_again(tmp_path, name):
     assert contents(tmp_path / "work") == before
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "plan.json", "vectors-00001-of-00003.npy", "ids.json"])
+@pytest.mark.parametrize("name", ["manifest.json", "claim.json", "vectors-00001-of-00003.npy", "ids.json"])
 def test_an_empty_file_of_embeddings_is_made_again_once_they_are_no_longer_finished(tmp_path, name):
     import jax
 

@@ -22,7 +22,7 @@ NAME = "-a $x^2$ %20%s {0} #c | <b>'\" ü\nz"
 def test_a_workdir_that_checkpoints_could_not_be_read_from_is_refused_at_once(tmp_path, capsys, character):
     folder = tmp_path / f"a{character}b" / "run"
     assert run(["prepare", CONFIG, f"--workdir={folder}"]) == ConfigError.code
-    assert f"--workdir={folder}: {character} in the path would be taken for a pattern" in capsys.readouterr().err
+    assert f"--workdir={folder}: {character} in the path would be read as a pattern" in capsys.readouterr().err
     assert not folder.exists()
 
 

@@ -74,7 +74,7 @@ def fill_by_beam(
     numbers = [number for number in range(sum(map(len, sizes))) if not staging.has(_file("counts", number))]
     run(settings.options, numbers, beam.Map(_arrange, staging))
     plan = _Plan(staging, start, sizes, writer.shard_size, chunk)
-    run(settings.options, plan.missing(writer.next_shard), beam.Map(_write, staging, writer.form, chunk))
+    run(settings.options, plan.missing(writer.next_shard), beam.Map(_write, staging, writer.record_format, chunk))
     for i, (name, _) in enumerate(sources):
         writer.begin(name)
         plan.record(i, writer)

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import orjson
 import xxhash
+from typing_extensions import TypedDict
 
 from dense_jax.artifact import content_of, read_claim, refuse_changes
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
@@ -27,11 +28,11 @@ from dense_jax.data.preparation.near_duplicates import (
 )
 from dense_jax.data.sources.corpus import EMPTY, CheckedCorpus, Source, open_corpus
 from dense_jax.data.sources.rejects import advice, likely_cause
-from dense_jax.data.stores.passage_store import StoreWriter
+from dense_jax.data.stores.passage_store import StoreWriter, TextNotes
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
-from dense_jax.io import digests, is_written, read_json, verify, whole_file, write_json
+from dense_jax.io import Count, Settings, digests, is_written, read_json, verify, whole_file, write_json
 from dense_jax.progress import bar, progress
 from dense_jax.types import Corpus, Document, Reject
 
@@ -40,6 +41,23 @@ TEXT = "text.json"  # written last of what all kinds of passages share
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
 AGAIN = "give the same command again"
 _EXAMPLES = 5  # rejected rows shown in an error
+
+
+class _TextCorpus(TypedDict):
+    source: Settings
+    held_out: Count
+
+
+class _TextSettings(TypedDict):
+    corpus: _TextCorpus
+    tokenizer: Settings
+
+
+class Text(TypedDict):
+    """Content of text.json."""
+
+    settings: _TextSettings
+    notes: TextNotes
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import xxhash
 from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Int
 from dense_jax.data.dedup import runs, words
@@ -32,6 +33,14 @@ from dense_jax.types import Document
 NAME = "duplicates.jsonl"
 _HASHES = 128
 _MEMBER = np.dtype([("bucket", np.uint64), ("number", np.int64)])
+
+
+class _DuplicateLine(TypedDict):
+    """A line of duplicates.jsonl."""
+
+    id: str
+    duplicate_of: str
+
 
 Edges = Int[np.ndarray, "n 2"]  # numbers of alike documents
 

@@ -179,7 +179,8 @@ def _write(
         "rejected queries": len(judged.rejects),
         "judged documents that the corpus lacks": judged.unknown,
     }
-    write_queries(folder, parts, {"settings": settings, "notes": notes})
+    claim(folder, settings)
+    write_queries(folder, parts, notes)
 
 
 def _check(judged: _Judged, usable: int, folder: Path) -> None:

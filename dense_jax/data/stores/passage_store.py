@@ -1,26 +1,27 @@
-"""Prepared passages on disk, read by row, and the writer that can be interrupted.
+"""Prepared passages on disk, read by row, and their writer.
 
-    FOLDER/passages-00000.array_record   one record a passage: title ids, token ids, where its sentences start
+    FOLDER/claim.json                    written first: the settings that made the rest, and what is known of the text
+           passages-00000.array_record   one record a passage: title ids, token ids, sentence starts
            texts-00000.array_record      one record a passage: id, title and text as JSON, read only to be shown
-           spans-00000.array_record      one record a passage: its salient spans, only where they were asked for
-           manifest.json                 written last: counts, digests, and the settings that made the rest
-           progress.json                 the same while the writer works; a shard that it does not name does not exist
+           spans-00000.array_record      one record a passage: its salient spans, if the passages have any
+           progress.json                 counts of the finished shards, while the writer works
+           manifest.json                 written last: claim, counts, digests
 
-A shard ends with a document and with its source, so a writer that starts again knows how many documents of which
-source to skip.
+A shard ends with a document and with its source. A new writer continues after the last shard that progress.json
+counts: it knows how many documents of which source to skip.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 import orjson
+from typing_extensions import TypedDict
 
-from dense_jax.artifact import Claim
-from dense_jax.config.tree import differences
+from dense_jax.artifact import CLAIM, MANIFEST, Claim, Manifest, finish, read_manifest, verify_files
 from dense_jax.data.stores.records import Records
 from dense_jax.data.stores.shards import (
     Entry,
@@ -32,47 +33,92 @@ from dense_jax.data.stores.shards import (
     shard_path,
     write_shard,
 )
-from dense_jax.errors import ConfigError, StorageError
-from dense_jax.io import digest, is_written, json_digest, read_json, verify, write_json
-from dense_jax.schemas import StoreManifest, StoreProgress
+from dense_jax.errors import StorageError
+from dense_jax.io import Count, Digests, digest, is_written, json_digest, read_json, write_json
 from dense_jax.types import Document, Passage, PassageCollection, SourceRows, TrainingSet
 
-_MANIFEST, _PROGRESS = "manifest.json", "progress.json"
+_PROGRESS = "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
-_YIELD = ("count", "tokens", "passages")  # of salient spans: how many, of how many tokens, in how many passages
+_SPAN_COUNTS = ("count", "tokens", "passages")  # salient spans, their tokens, the passages that have any
 _BLOCK = 4_096  # texts held in memory while their ids are read
 _SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
 
 
+class TextNotes(TypedDict):
+    """Counts of a prepared text, and fingerprints."""
+
+    usable: NotRequired[Count]
+    rejected: NotRequired[Count]
+    near_duplicates: NotRequired[Count]
+    vocabulary: NotRequired[Count]
+    tokenizer: NotRequired[str]
+    test: NotRequired[Digests]  # of the files of the held-out test set
+
+
+class _SourceCounts(TypedDict):
+    name: str
+    count: Count
+    documents: Count
+    left_out: Count
+    tokens: Count
+
+
+class _SpanCounts(TypedDict):
+    count: Count
+    tokens: Count
+    passages: Count
+
+
+class _StoreClaim(Claim):
+    notes: TextNotes
+
+
+class _StoreCounts(TypedDict):
+    """Content of progress.json."""
+
+    count: Count
+    documents: Count
+    left_out: Count
+    tokens: Count
+    passages_per_shard: list[Count]
+    files: Digests
+    dtype: Literal["uint16", "uint32"]
+    parts: list[_SourceCounts]
+    spans: NotRequired[_SpanCounts]
+
+
+class _StoreManifest(_StoreCounts, Manifest):
+    notes: TextNotes
+
+
 class PassageStore(PassageCollection, TrainingSet):
-    """Finished passages by row, from any number of threads and, pickled, from other processes."""
+    """Finished passages by row, read from any number of threads and, pickled, from other processes."""
 
     def __init__(self, folder: Path) -> None:
         """
         Raises:
             StorageError: the folder is unfinished, or a file is missing or damaged.
         """
-        if not is_finished(folder):
-            raise StorageError(f"{folder}: not prepared to the end (no {_MANIFEST}); run `dense-jax prepare` again")
         self.folder = folder
-        self.manifest: dict[str, Any] = read_json(folder / _MANIFEST, StoreManifest)
-        ends = accumulate(counts["count"] for counts in _parts(self.manifest))
+        self.manifest = read_manifest(folder, _StoreManifest, "passages", "prepare")
+        ends = accumulate(counts["count"] for counts in self.manifest["parts"])
         self._parts = [
             SourceRows(counts["name"], range(end - counts["count"], end), counts["tokens"])
-            for counts, end in zip(_parts(self.manifest), ends, strict=True)
+            for counts, end in zip(self.manifest["parts"], ends, strict=True)
         ]
         counts = self.manifest["passages_per_shard"]
         if not sum(counts) == self.manifest["count"] == sum(len(part.rows) for part in self._parts):
             raise StorageError(
-                f"{folder / _MANIFEST}: damaged (its counts of passages contradict each other); remove {folder} and "
-                "prepare again"
+                f"{folder / MANIFEST}: damaged (its counts of passages contradict each other); remove {folder} and run "
+                "`dense-jax prepare` again"
             )
         self._dtype = np.dtype(self.manifest["dtype"])
         self._passages = Records([shard_path(folder, "passages", i) for i in range(len(counts))], counts)
         self._texts = Records([shard_path(folder, "texts", i) for i in range(len(counts))], counts)
         salient = "spans" in self.manifest
         self._spans = Records([shard_path(folder, "spans", i) for i in range(len(counts))], counts) if salient else None
-        verify(folder, {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)})
+        small = {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)}
+        verify_files(folder, small, "prepare")
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -81,7 +127,7 @@ class PassageStore(PassageCollection, TrainingSet):
         return self.passages([row])[0]
 
     def passages(self, rows: Sequence[int]) -> list[Passage]:
-        """The passages of `rows`, in their order; many at once are read some ten times faster than one by one."""
+        """Return the passages of `rows` in their order; one call is about ten times faster than a call per row."""
         records = self._passages.read(rows)
         found = [decode_passage(record, int(row), self._dtype) for row, record in zip(rows, records, strict=True)]
         if self._spans is None:
@@ -94,21 +140,21 @@ class PassageStore(PassageCollection, TrainingSet):
         return self[row]
 
     def document(self, row: int) -> Document:
-        """The text of passage `row`, and its id."""
+        """Return id, title and text of passage `row`."""
         return self.texts([row])[0]
 
     def texts(self, rows: Sequence[int]) -> list[Document]:
-        """The texts of `rows`, in their order; as with `passages`, many at once are read much faster."""
+        """Return id, title and text of each of `rows`, in their order; one call for many rows, as with `passages`."""
         return [Document(**orjson.loads(text)) for text in self._texts.read(rows)]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything in the store."""
-        return digest(self.folder / _MANIFEST)
+        """Digest of the whole store: its settings, counts and files."""
+        return digest(self.folder / MANIFEST)
 
     @property
     def content(self) -> str:
-        """Equal for the same tokens and texts in the same order, whatever their source is called."""
+        """Digest of tokens and texts in their order, independent of the names of their sources."""
         files = self.manifest["files"]
         return json_digest({name: files[name] for name in files if name.startswith(("passages-", "texts-"))})
 
@@ -122,12 +168,12 @@ class PassageStore(PassageCollection, TrainingSet):
         return (orjson.loads(text)["id"] for rows in blocks for text in self._texts.read(rows))
 
     def parts(self) -> Sequence[SourceRows]:
-        """All rows, source by source."""
+        """Rows of each source."""
         return self._parts
 
 
 class StoreWriter:
-    """Writes a claimed folder shard by shard; a new writer goes on after the last finished one."""
+    """Writer of a claimed folder, shard by shard, that continues after the last finished shard."""
 
     def __init__(
         self,
@@ -138,52 +184,53 @@ class StoreWriter:
         salient: bool = False,
         check: Callable[[dict[str, Any]], None] = lambda manifest: None,
     ) -> None:
-        """With `salient`, the spans of entries are stored too. What `check` refuses of a manifest is never finished."""
+        """With `salient`, store the spans of entries too. A manifest that `check` refuses is not written."""
         self.folder, self._check = folder, check
         self.shard_size = shard_size
-        self._part = -1  # the source that is being written
+        self._claim: dict[str, Any] = read_json(folder / CLAIM, _StoreClaim)
+        self._part = -1  # number of the current source
         self._entries: list[Entry] = []
         self._documents = self._left_out = 0  # added since the last finished shard
         dtype = "uint16" if vocab_size <= 1 << 16 else "uint32"
-        fresh = {**dict.fromkeys(_COUNTS, 0), "passages_per_shard": [], "files": {}, "dtype": dtype}
-        fresh |= {"spans": dict.fromkeys(_YIELD, 0)} if salient else {}
-        self._state: dict[str, Any] = fresh | read_json(folder / _PROGRESS, StoreProgress)
-        self._state["parts"] = _parts(self._state)
+        fresh = {**dict.fromkeys(_COUNTS, 0), "passages_per_shard": [], "files": {}, "dtype": dtype, "parts": []}
+        fresh |= {"spans": dict.fromkeys(_SPAN_COUNTS, 0)} if salient else {}
+        before = read_json(folder / _PROGRESS, _StoreCounts) if is_written(folder / _PROGRESS) else {}
+        self._state: dict[str, Any] = fresh | before
 
     @property
     def documents(self) -> int:
-        """How many documents are in finished shards."""
+        """Number of documents in finished shards."""
         return self._state["documents"]
 
     def read_of(self, source: int) -> tuple[int, int]:
-        """How many documents of a source, by its number, are done; of how many of them nothing is stored."""
+        """Return the number of finished documents of a source, by its number, and how many of them gave no passage."""
         parts = self._state["parts"]
         return (parts[source]["documents"], parts[source]["left_out"]) if source < len(parts) else (0, 0)
 
     @property
     def next_shard(self) -> int:
-        """The number of the shard that is written next."""
+        """Number of the next shard."""
         return len(self._state["passages_per_shard"])
 
     @property
-    def form(self) -> RecordFormat:
-        """How passages are written."""
+    def record_format(self) -> RecordFormat:
+        """Format of the passages' records."""
         return RecordFormat(self._state["dtype"], "spans" in self._state)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the claim says that the store is made with."""
-        return self._state["settings"]
+        """Settings of the claim."""
+        return self._claim["settings"]
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What the claim noted."""
-        return self._state["notes"]
+        """Counts of the text in the claim."""
+        return self._claim["notes"]
 
     def begin(self, source: str) -> int:
-        """What is added from now on is from `source`, the next one; how many of its documents are not to be added.
+        """Begin the next source, called `source`; return the number of its documents that finished shards hold.
 
-        These are in finished shards already. Every source is begun, those of which nothing is left to add too.
+        The caller skips these. It begins every source, even a finished one.
         """
         self._end_part()
         parts: list[dict[str, Any]] = self._state["parts"]
@@ -194,7 +241,7 @@ class StoreWriter:
         return parts[self._part]["documents"]
 
     def add(self, group: Group) -> None:
-        """The next documents of the source."""
+        """Add the next documents of the source."""
         self._entries += group.entries
         self._documents += group.documents
         self._left_out += group.left_out
@@ -202,15 +249,16 @@ class StoreWriter:
             self._write_shard()
 
     def finish(self) -> PassageStore:
-        """Writes what is left and, once it has passed the check, the manifest."""
+        """Write the last shard and, after the check, the manifest."""
         self._end_part()
-        self._check(self._state)
-        write_json(self.folder / _MANIFEST, self._state)
+        self._check(self._claim | self._state)
+        figures = {name: value for name, value in self._state.items() if name != "files"}
+        finish(self.folder, figures, self._state["files"])
         (self.folder / _PROGRESS).unlink(missing_ok=True)
         return PassageStore(self.folder)
 
     def shard(self, written: Shard, documents: int, left_out: int) -> None:
-        """The next shard of the source is written, of so many `documents`."""
+        """Record the next shard of the source, made of `documents` documents."""
         state = self._state
         state["files"] |= written.files
         state["passages_per_shard"].append(written.passages)
@@ -218,14 +266,14 @@ class StoreWriter:
         write_json(self.folder / _PROGRESS, state)
 
     def count(self, documents: int, left_out: int, written: Shard | None = None) -> None:
-        """So many more documents of the source were read; without a shard, nothing is stored of them."""
+        """Count `documents` more documents of the source; without a shard they gave no passage."""
         passages, tokens = (written.passages, written.tokens) if written else (0, 0)
-        found = dict(zip(_COUNTS, (passages, documents, left_out, tokens), strict=True))
+        added = dict(zip(_COUNTS, (passages, documents, left_out, tokens), strict=True))
         for counts in (self._state, self._state["parts"][self._part]):
-            counts |= {name: counts[name] + number for name, number in found.items()}
+            counts |= {name: counts[name] + number for name, number in added.items()}
         if "spans" in self._state and written:
             counts = self._state["spans"]
-            counts |= {name: counts[name] + number for name, number in zip(_YIELD, written.spans, strict=True)}
+            counts |= {name: counts[name] + number for name, number in zip(_SPAN_COUNTS, written.spans, strict=True)}
 
     def _end_part(self) -> None:
         if self._entries:
@@ -235,71 +283,13 @@ class StoreWriter:
             self._documents = self._left_out = 0
 
     def _write_shard(self) -> None:
-        written = write_shard(self.folder, self.next_shard, self._entries, self.form)
+        written = write_shard(self.folder, self.next_shard, self._entries, self.record_format)
         self.shard(written, self._documents, self._left_out)
         self._entries, self._documents, self._left_out = [], 0, 0
-
-
-def claim(folder: Path, settings: dict[str, Any], notes: dict[str, Any]) -> None:
-    """Starts a store: says what it is made with and what is known so far (JSON values), before any shard."""
-    write_json(folder / _PROGRESS, {"settings": settings, "notes": notes})
-
-
-def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """
-    Raises:
-        ConfigError: the folder holds a store, or the start of one, that was made with other settings; lists them.
-    """
-    if found := read_claim(folder):
-        refuse_changes(folder, found["settings"], settings)
-
-
-def refuse_changes(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
-    """
-    Raises:
-        ConfigError: `path` was made with settings `found`, which are not `settings`; lists the differences.
-    """
-    found, settings = content_of(found), content_of(settings)
-    if found != settings:
-        changes = "\n  ".join(differences(found, settings))
-        raise ConfigError(
-            f"{path} was prepared with other settings:\n  {changes}\n"
-            "use these settings again, or another --workdir, or remove it"
-        )
-
-
-def content_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings without the names of files that stand alone in a corpus: their digests say what they hold.
-
-    >>> content_of({"source": {"name": "old.jsonl", "digest": "5f"}})
-    {'source': {'digest': '5f'}}
-    """
-    if "also" in settings:  # the names stand before the ids of their documents
-        return settings
-    kept = {key: value for key, value in settings.items() if not (key == "name" and "digest" in settings)}
-    return {key: content_of(value) if isinstance(value, dict) else value for key, value in kept.items()}
-
-
-def read_claim(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a store of any kind, or what there is of it as yet; None if the folder was not claimed."""
-    for name in (_MANIFEST, _PROGRESS):
-        if is_written(folder / name):
-            return read_json(folder / name, Claim)
-    return None
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether `folder` holds a whole store."""
-    return is_written(folder / _MANIFEST)
-
-
-def _parts(manifest: dict[str, Any]) -> list[dict[str, Any]]:
-    """The counts of each source. Stores that do not say have one."""
-    return manifest.get("parts", [{"name": "", **{name: manifest[name] for name in _COUNTS}}])
 
 
 def _is_small(path: Path) -> bool:
     try:
         return path.stat().st_size < _SMALL
     except FileNotFoundError:
-        raise StorageError(f"{path}: missing; remove its folder and prepare again") from None
+        raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again") from None

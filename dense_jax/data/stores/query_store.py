@@ -1,36 +1,49 @@
 """Training queries on disk, and the documents that they are about.
 
-    FOLDER/tokens texts ids               of each query: ids of its tokens, UTF-8 of its text and of its id
-           positives negatives            rows of the documents
-           positive-scores negative-scores   of a teacher; NaN where there is none
-           manifest.json                  written last: settings, counts, the queries of each source, digests
-Each is a pair of files (see `ragged`).
+    FOLDER/claim.json                        written first: the settings that made the rest
+           tokens texts ids                  of each query: token ids, UTF-8 of its text and of its id
+           positives negatives               rows of the documents
+           positive-scores negative-scores   of a teacher; NaN for a query without a teacher
+           manifest.json                     written last: claim, counts, the queries of each source, digests
+
+Each of the columns is a pair of files (see `ragged`).
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from dense_jax.arrays import Int
-from dense_jax.artifact import is_finished
+from dense_jax.artifact import MANIFEST, Manifest, finish, read_manifest, verify_files
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
-from dense_jax.io import Ids, digest, digests, read_json, verify, write_json
-from dense_jax.schemas import QueryManifest
+from dense_jax.io import Count, Ids, Settings, digest, digests, read_json
 from dense_jax.types import Candidates, Document, Guide, SourceRows, TrainingQuery, TrainingSet
 
-MANIFEST = "manifest.json"
 _NAMES = {
     "tokens": np.uint32, "texts": np.uint8, "ids": np.uint8, "positives": np.uint32, "negatives": np.uint32,
     "positive-scores": np.float32, "negative-scores": np.float32,
 }  # fmt: skip
 
 
+class _SourceQueries(TypedDict):
+    name: str
+    rows: Annotated[list[Count], Field(min_length=2, max_length=2)]
+    tokens: Count
+
+
+class _QueryManifest(Manifest):
+    notes: Settings
+    parts: list[_SourceQueries]
+
+
 class StoredQuery(NamedTuple):
-    """What is stored of one query."""
+    """Stored content of one query."""
 
     id: str
     text: str
@@ -40,20 +53,18 @@ class StoredQuery(NamedTuple):
 
 
 class QueryStore(TrainingSet):
-    """Questions by row, from any number of threads and, pickled, from other processes."""
+    """Queries by row, read from any number of threads and, pickled, from other processes."""
 
     def __init__(self, folder: Path, documents: PassageStore, guide: str = "") -> None:
-        """`guide`: a folder with another model's vectors of queries and documents, as `mine` writes it.
+        """`guide`: a folder with another model's vectors of queries and documents, written by `mine`.
 
         Raises:
             StorageError: the folder is unfinished, or a file is missing or has changed.
             DataError: the guide lacks a query or a document.
         """
-        if not is_finished(folder):
-            raise StorageError(f"{folder}: not prepared to the end (no {MANIFEST}); run `dense-jax prepare` again")
         self.folder, self.documents = folder, documents
-        self.manifest: dict[str, Any] = read_json(folder / MANIFEST, QueryManifest)
-        verify(folder, self.manifest["files"])
+        self.manifest = read_manifest(folder, _QueryManifest, "queries", "prepare")
+        verify_files(folder, self.manifest["files"], "prepare")
         self._lists = {name: Ragged(folder, name) for name in _NAMES}
         self._guide = _aligned(Path(guide), self.ids(), documents.ids()) if guide else None
 
@@ -72,21 +83,21 @@ class QueryStore(TrainingSet):
         return TrainingQuery(row, epoch, self._tokens(row), positives, negatives, self.documents, guide)
 
     def document(self, row: int) -> Document:
-        """The query's id and text."""
+        """Return the query's id and text."""
         identifier, text = (self._lists[name][row].tobytes().decode() for name in ("ids", "texts"))
         return Document(identifier, "", text)
 
     def ids(self) -> list[str]:
-        """The id of each query."""
+        """Return the id of each query."""
         return [self._lists["ids"][row].tobytes().decode() for row in range(len(self))]
 
     def parts(self) -> Sequence[SourceRows]:
-        """All rows, source by source: a query belongs to that of its first positive."""
+        """Rows of each source; a query belongs to the source of its first positive."""
         return [SourceRows(part["name"], range(*part["rows"]), part["tokens"]) for part in self.manifest["parts"]]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything in the store."""
+        """Digest of the whole store: its settings, counts and files."""
         return digest(self.folder / MANIFEST)
 
     def _tokens(self, row: int) -> Int[np.ndarray, " l"]:
@@ -94,7 +105,7 @@ class QueryStore(TrainingSet):
 
 
 class _Vectors:
-    """A file of vectors, mapped into memory, or in other places than there. Travels to other processes by its path."""
+    """A memory-mapped file of vectors, or its rows `places` in memory. Pickled as its path."""
 
     def __init__(self, path: Path, places: list[int] | None) -> None:
         self.path, self.places = path, places
@@ -110,8 +121,8 @@ class _GuideVectors(NamedTuple):
     documents: _Vectors
 
 
-def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], about: dict[str, Any]) -> None:
-    """Writes the queries of each source, the manifest last; `about` are its settings and counts (JSON values)."""
+def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], notes: Settings) -> None:
+    """Write the queries of each source to a claimed folder, the manifest with `notes`, its counts, last."""
     queries = [query for part in parts.values() for query in part]
     columns = {
         "tokens": [query.tokens for query in queries],
@@ -126,16 +137,16 @@ def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], about: dict
         write_ragged(folder, name, columns[name], dtype)
     described, start = [], 0
     for name, part in parts.items():
-        if not part:  # a source of documents alone, or of texts that an earlier one has
+        if not part:  # a source without queries of its own
             continue
         tokens = sum(len(query.tokens) for query in part)
         described.append({"name": name, "rows": [start, start + len(part)], "tokens": tokens})
         start += len(part)
-    write_json(folder / MANIFEST, {**about, "parts": described, "files": digests(folder, "*.npy")})
+    finish(folder, {"notes": notes, "parts": described}, digests(folder, "*.npy"))
 
 
 def guide_fingerprint(folder: str) -> dict[str, str]:
-    """The digests of a guide's vectors, wherever they lie; nothing where no folder is named."""
+    """Return the digests of a guide's vectors, independent of their folder; empty without a folder."""
     return digests(Path(folder), "*.npy") if folder else {}
 
 
@@ -144,7 +155,7 @@ def _bytes(text: str) -> np.ndarray:
 
 
 def _aligned(folder: Path, queries: list[str], documents: list[str]) -> _GuideVectors:
-    """The guide's vectors in the order of our rows; memory maps where that is their own order."""
+    """Return the guide's vectors in the order of our rows, as memory maps if that is their own order."""
     return _GuideVectors(_by_id(folder, "queries", queries), _by_id(folder, "documents", documents))
 
 
@@ -154,7 +165,7 @@ def _by_id(folder: Path, name: str, ids: list[str]) -> _Vectors:
         vectors = _Vectors(path, None)
     except (FileNotFoundError, ValueError, EOFError) as error:
         raise StorageError(
-            f"corpus.guide={folder}: {name}.npy cannot be read ({error}); `dense-jax mine --mine.guide=true` makes it"
+            f"corpus.guide={folder}: {name}.npy cannot be read ({error}); run `dense-jax mine --mine.guide=true`"
         ) from None
     theirs = read_json(folder / f"{name}.json", Ids)
     if theirs == ids:

@@ -1,4 +1,4 @@
-"""Questions with answers to learn from: read and tokenised whenever they are opened, some 10,000 a second."""
+"""Training questions with answers, read and tokenised at each start: about 10,000 a second."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,23 +16,23 @@ from dense_jax.types import Document, QAExample, Reject, SourceRows, TrainingSet
 _EXAMPLES = 5  # bad rows shown in an error
 
 
-class _Stored(NamedTuple):
+class _StoredQuestion(NamedTuple):
     question: OpenQuestion
     tokens: Int[np.ndarray, " l"]
     answer_tokens: list[Int[np.ndarray, " _"]]
 
 
 class QuestionSet(TrainingSet):
-    """The questions of a file by row, in memory. Those whose answers are regular expressions are left out.
+    """Questions of a file by row, in memory, without those whose answers are regular expressions.
 
-    Which tokens of a passage such an answer stands for, no ids can tell; ORQA's authors did not train on them either.
+    Token ids do not show where a regular expression matches; ORQA's authors did not train on them either.
     """
 
     def __init__(self, path: AnyPath, tokenizer: Tokenizer, max_rejects: float = 0.0) -> None:
         """
         Raises:
-            DataError: the form of the file is unknown, more of its rows than the share `max_rejects` cannot be used, or
-                no question is left to learn from.
+            DataError: the format of the file is unknown, more than the share `max_rejects` of its rows cannot be used,
+                or no question is left to learn from.
         """
         rows = list(open_questions(path))
         rejects = [row for row in rows if isinstance(row, Reject)]
@@ -67,31 +67,31 @@ class QuestionSet(TrainingSet):
         return QAExample(row, tokens, question.answers, answer_tokens)
 
     def document(self, row: int) -> Document:
-        """The question's id and text."""
+        """Return the question's id and text."""
         question = self._stored[row].question
         return Document(question.id, "", question.text)
 
     def ids(self) -> list[str]:
-        """The id of each question."""
+        """Return the id of each question."""
         return [stored.question.id for stored in self._stored]
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything in the file."""
+        """Digest of the file."""
         return digest(self.path)
 
     def parts(self) -> Sequence[SourceRows]:
-        """All rows: one source."""
+        """All rows, of one source."""
         return [SourceRows(self.path.name, range(len(self)), sum(len(stored.tokens) for stored in self._stored))]
 
 
 def tokenised_answers(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[list[Int[np.ndarray, " _"]]]:
-    """The ids of each question's answers, as they are within a sentence."""
+    """Return the token ids of each question's answers, as they stand within a sentence."""
     # after a space: byte-level tokenizers see the start of a word by it
     ids = iter(tokenizer.encode([f" {answer}" for question in questions for answer in question.answers]))
     return [[next(ids) for _ in question.answers] for question in questions]
 
 
-def _tokenised(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[_Stored]:
+def _tokenised(questions: Sequence[OpenQuestion], tokenizer: Tokenizer) -> list[_StoredQuestion]:
     tokens = tokenizer.encode([question.text for question in questions])
-    return [_Stored(*of) for of in zip(questions, tokens, tokenised_answers(questions, tokenizer), strict=True)]
+    return [_StoredQuestion(*of) for of in zip(questions, tokens, tokenised_answers(questions, tokenizer), strict=True)]

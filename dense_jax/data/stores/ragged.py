@@ -11,7 +11,7 @@ from dense_jax.io import whole_file
 
 
 class Ragged:
-    """List i of a pair of files. Travels to other processes by its path."""
+    """Lists of a pair of files, by number. Pickled as their path."""
 
     def __init__(self, folder: Path, name: str) -> None:
         """
@@ -25,7 +25,7 @@ class Ragged:
         return len(self.ends)
 
     def __getitem__(self, i: int) -> Any:
-        """A numpy array, of the type that was written."""
+        """Return list `i` as an array of the written type."""
         return self.values[self.ends[i - 1] if i else 0 : self.ends[i]]
 
     def __reduce__(self) -> tuple[type["Ragged"], tuple[Path, str]]:
@@ -33,7 +33,7 @@ class Ragged:
 
 
 def write_ragged(folder: Path, name: str, lists: Sequence[np.ndarray], dtype: Any) -> None:
-    """Writes `lists` as `Ragged` reads them, each file whole or not at all."""
+    """Write `lists` for `Ragged`, each file whole or not at all."""
     values = np.concatenate([np.empty(0, dtype), *lists]).astype(dtype)
     ends = np.cumsum([len(one) for one in lists], dtype=np.int64)
     for path, array in ((folder / f"{name}.npy", values), (folder / f"{name}-ends.npy", ends)):
@@ -43,9 +43,9 @@ def write_ragged(folder: Path, name: str, lists: Sequence[np.ndarray], dtype: An
 
 def _mapped(path: Path) -> np.ndarray:
     try:
-        # as a plain array, which is still mapped: numpy's memmap takes several times as long to be cut
+        # a plain array over the map: slicing numpy's memmap takes several times as long
         return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except FileNotFoundError:
-        raise StorageError(f"{path}: missing; remove its folder and prepare again") from None
+        raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again") from None
     except (ValueError, EOFError) as error:
-        raise StorageError(f"{path}: damaged ({error}); remove its folder and prepare again") from None
+        raise StorageError(f"{path}: damaged ({error}); remove its folder and run `dense-jax prepare` again") from None

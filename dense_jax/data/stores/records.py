@@ -1,4 +1,4 @@
-"""ArrayRecord files: written whole, read at random from many of them at once."""
+"""ArrayRecord files: written whole, read at random across several files."""
 
 import bisect
 import errno
@@ -11,12 +11,12 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from dense_jax.errors import StorageError
 from dense_jax.io import whole_file
 
-_OPTIONS = "group_size:1,uncompressed"  # one record is read without its neighbours; ids hardly compress
-_FULL = ("No space left", "File too large", "quota")  # what the library says of a full disk
+_OPTIONS = "group_size:1,uncompressed"  # reads one record without its neighbours; token ids hardly compress
+_FULL = ("No space left", "File too large", "quota")  # the library's words for a full disk
 
 
 def write_records(path: Path, records: Iterable[bytes]) -> None:
-    """Writes `records` to `path`, whole or not at all.
+    """Write `records` to `path`, whole or not at all.
 
     Raises:
         StorageError: the disk is full or refuses the write.
@@ -34,10 +34,10 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
 
 
 class Records:
-    """Random access to the records of several files, numbered through. Files are opened when first read."""
+    """Random access to the records of several files, numbered across them. A file is opened at its first read."""
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]) -> None:
-        """`counts` are the numbers of records that `paths` should hold; a file with another number is damaged."""
+        """`counts` are the expected numbers of records of `paths`; a file with another number is damaged."""
         self.paths = list(paths)
         self.starts = [0, *itertools.accumulate(counts)]
         self._readers: dict[int, ArrayRecordReader] = {}
@@ -46,13 +46,13 @@ class Records:
         return self.starts[-1]
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_readers": {}}  # a reader cannot travel to another process
+        return {**self.__dict__, "_readers": {}}  # a reader cannot be pickled
 
     def read(self, rows: Sequence[int]) -> list[bytes]:
-        """The records of `rows`, in their order. Many at once are read some ten times faster than one by one.
+        """Return the records of `rows` in their order; one call is about ten times faster than a call per row.
 
         Raises:
-            IndexError: there is no such row.
+            IndexError: a row is out of range.
             StorageError: a file is missing or damaged.
         """
         if len(rows) and not 0 <= min(rows) <= max(rows) < len(self):
@@ -74,13 +74,18 @@ class Records:
                 self._readers[file] = self._opened(file)
             return self._readers[file].read(positions)
         except RuntimeError as error:
-            raise StorageError(f"{path}: damaged ({error}); remove its folder and prepare again") from error
+            raise StorageError(
+                f"{path}: damaged ({error}); remove its folder and run `dense-jax prepare` again"
+            ) from error
 
     def _opened(self, file: int) -> ArrayRecordReader:
         path, expected = self.paths[file], self.starts[file + 1] - self.starts[file]
         if not path.is_file():
-            raise StorageError(f"{path}: missing; remove its folder and prepare again")
+            raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again")
         reader = ArrayRecordReader(str(path))
         if reader.num_records() != expected:
-            raise StorageError(f"{path}: damaged, {reader.num_records()} records instead of {expected}; prepare again")
+            raise StorageError(
+                f"{path}: damaged, {reader.num_records()} records instead of {expected}; remove its folder and run "
+                "`dense-jax prepare` again"
+            )
         return reader

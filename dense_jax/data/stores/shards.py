@@ -1,4 +1,4 @@
-"""A shard of prepared passages: what it is made of, and how that is written as records."""
+"""Shards of prepared passages: entries, and their encoding as records."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,51 +16,51 @@ _HEADER = np.dtype("<u4")  # three of them start a record: title tokens, sentenc
 
 
 class Entry(NamedTuple):
-    """What is stored of one passage."""
+    """Stored content of one passage."""
 
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]  # where they start; 0 is not among them if a chunk begins within one
+    sentences: Int[np.ndarray, " s"]  # their first tokens; without 0 if a chunk begins within a sentence
     document: Document
     spans: Int[np.ndarray, "n 2"] = NO_SPANS  # first token and one past the last of each salient span
 
 
 class Group(NamedTuple):
-    """Documents that are stored together, and the passages made of them."""
+    """Documents that share a shard, and the passages made of them."""
 
     entries: list[Entry]
     documents: int
-    left_out: int  # of the documents, those of which nothing is stored
+    left_out: int  # documents that gave no passage
 
 
 class RecordFormat(NamedTuple):
-    """How passages are written."""
+    """Format of the passages' records."""
 
     dtype: str  # of token ids
-    salient: bool  # whether with their spans
+    salient: bool  # with a file of salient spans
 
 
 class Shard(NamedTuple):
-    """What a manifest says of a shard."""
+    """Files and counts of a written shard."""
 
     files: dict[str, str]  # name -> digest
     passages: int
     tokens: int
-    spans: tuple[int, int, int]  # of salient ones, how many, of how many tokens, in how many passages
+    spans: tuple[int, int, int]  # salient spans, their tokens, the passages that have any
 
 
-def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: RecordFormat) -> Shard:
-    """Writes the files of shard `number` to `folder`.
+def write_shard(folder: Path, number: int, entries: Sequence[Entry], record_format: RecordFormat) -> Shard:
+    """Write the files of shard `number` to `folder`.
 
     Raises:
-        StorageError: the disk is full or refuses.
+        StorageError: the disk is full or refuses the write.
     """
-    dtype = np.dtype(form.dtype)
+    dtype = np.dtype(record_format.dtype)
     kinds = {
         "passages": (encode_passage(entry, dtype) for entry in entries),
         "texts": (orjson.dumps(entry.document) for entry in entries),
     }
-    kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if form.salient else {}
+    kinds |= {"spans": (encode_spans(entry.spans) for entry in entries)} if record_format.salient else {}
     files: dict[str, str] = {}
     for kind, records in kinds.items():
         path = shard_path(folder, kind, number)
@@ -72,7 +72,7 @@ def write_shard(folder: Path, number: int, entries: Sequence[Entry], form: Recor
 
 
 def encode_passage(entry: Entry, dtype: np.dtype) -> bytes:
-    """A passage as a record: three lengths, then title, tokens (as `dtype`) and sentence starts, little-endian."""
+    """Return a record of three lengths, title, tokens (as `dtype`) and sentence starts, little-endian."""
     lengths = np.array([len(entry.title), len(entry.sentences), len(entry.tokens)], _HEADER)
     little = dtype.newbyteorder("<")
     parts = (entry.title.astype(little), entry.tokens.astype(little), entry.sentences.astype(_HEADER))
@@ -80,7 +80,7 @@ def encode_passage(entry: Entry, dtype: np.dtype) -> bytes:
 
 
 def decode_passage(record: bytes, row: int, dtype: np.dtype) -> Passage:
-    """The passage that `encode_passage` wrote; its ids are int32."""
+    """Return the passage of a record of `encode_passage`, its ids as int32."""
     title, sentences, tokens = np.frombuffer(record, _HEADER, 3).tolist()
     little, start = dtype.newbyteorder("<"), 3 * _HEADER.itemsize
     ids = np.frombuffer(record, little, title + tokens, start).astype(np.int32)
@@ -89,15 +89,15 @@ def decode_passage(record: bytes, row: int, dtype: np.dtype) -> Passage:
 
 
 def encode_spans(spans: Int[np.ndarray, "n 2"]) -> bytes:
-    """The salient spans of a passage as a record."""
+    """Return the record of a passage's salient spans."""
     return spans.astype(_HEADER).tobytes()
 
 
 def decode_spans(record: bytes) -> Int[np.ndarray, "n 2"]:
-    """The spans that `encode_spans` wrote, as int32."""
+    """Return the spans of a record of `encode_spans`, as int32."""
     return np.frombuffer(record, _HEADER).astype(np.int32).reshape(-1, 2)
 
 
 def shard_path(folder: Path, kind: str, number: int) -> Path:
-    """Where a shard has its `passages`, `texts` or `spans`."""
+    """Return the path of a shard's `passages`, `texts` or `spans`."""
     return folder / f"{kind}-{number:05d}.array_record"
