@@ -97,7 +97,7 @@ def _programs(
         import peers  # imported here: PyTorch may be missing
 
         peers.set_up(here)
-        tensors.save(jax.device_get(params), encoder.bert, folder, tasks.PAD)
+        tensors.save_params(jax.device_get(params), encoder.bert, folder, tasks.PAD)
         programs += [peers.encoder(folder, documents, asked.batch, kind, here.dtype) for kind in kinds]
         if importlib.util.find_spec("sentence_transformers"):
             programs += [peers.sentence_transformer(folder, texts, asked.batch, here.dtype, FROM_TEXT)]

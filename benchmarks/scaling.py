@@ -21,8 +21,8 @@ import report
 from machine import provenance, set_up
 
 from dense_jax.config import Config, command_line
-from dense_jax.planning.collectives import collectives, totals
-from dense_jax.planning.compiled_step import compile_step, planned
+from dense_jax.planning.compiled_step import compile_step, with_plan_defaults
+from dense_jax.planning.hlo import collectives, totals_by_kind
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 WORDS = 8_192  # of the vocabulary: that of the tiny configs
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _rows(name: str, counts: Sequence[int], fsdp: bool) -> Iterator[report.Row]:
-    config = planned(command_line.parse([f"--config={name}", "--workdir=."]).config, WORDS)
+    config = with_plan_defaults(command_line.parse([f"--config={name}", "--workdir=."]).config, WORDS)
     label = Path(name.partition(":")[0]).stem
     yield from ({"config": label, **_row(config, count, fsdp)} for count in counts)
 
@@ -62,7 +62,7 @@ def _row(config: Config, count: int, fsdp: bool) -> dict[str, Any]:
         "MB sent": sum(one.sent for one in sent) / 1e6,
         "MB of state and batch": sizes.argument_size_in_bytes / 1e6,
         "MB of temporaries": sizes.temp_size_in_bytes / 1e6,
-        "collectives": ", ".join(f"{times} {kind}" for kind, (times, _) in totals(sent).items()),
+        "collectives": ", ".join(f"{times} {kind}" for kind, (times, _) in totals_by_kind(sent).items()),
     }
 
 

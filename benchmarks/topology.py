@@ -21,10 +21,18 @@ from machine import provenance, set_up
 
 from dense_jax.__main__ import COMPILER_ONLY
 from dense_jax.config import command_line
-from dense_jax.planning.collectives import totals
-from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
-from dense_jax.planning.largest_batch import Tries, doubled, halved
-from dense_jax.planning.roofline import Chip, chip_of, roofline
+from dense_jax.planning.compiled_step import (
+    CompiledStep,
+    TooLargeError,
+    compile_step,
+    slice_count,
+    step_cost,
+    topology_devices,
+    with_plan_defaults,
+)
+from dense_jax.planning.hlo import totals_by_kind
+from dense_jax.planning.roofline import Chip, find_chip, roofline
+from dense_jax.planning.topology import BatchSearch, search_larger, search_smaller
 
 WORDS = 30_522  # BERT's vocabulary
 SLICES = {  # over which the published batch spreads without leaving a chip next to nothing
@@ -73,19 +81,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _row(name: str, topology: str, settings: list[str], largest: bool) -> report.Row:
-    config = planned(command_line.parse([f"--config={name}", "--workdir=.", *settings]).config, WORDS)
-    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
+    config = with_plan_defaults(command_line.parse([f"--config={name}", "--workdir=.", *settings]).config, WORDS)
+    chip, chips = find_chip(topology), topology_devices(topology, slice_count(config.mesh))
     row = {"config": Path(name).name, "batch": config.batch, "topology": topology}
     try:
         step = compile_step(config, chips)
     except TooLargeError as error:
         row |= {"all": f"too large: {error.sizes}"}
-        return row | (_largest(halved(config, chips, error.sizes)) if largest else {})
-    return row | _figures(step, chip) | (_largest(doubled(config, chips, step, chip.hbm)) if largest else {})
+        return row | (_largest(search_smaller(config, chips, error.sizes)) if largest else {})
+    return row | _figures(step, chip) | (_largest(search_larger(config, chips, step, chip.hbm)) if largest else {})
 
 
-def _figures(step: Step, chip: Chip) -> dict[str, Any]:
-    times = roofline(chip, *amounts(step, step.program.config.objective))
+def _figures(step: CompiledStep, chip: Chip) -> dict[str, Any]:
+    times = roofline(chip, *step_cost(step, step.program.config.objective))
     return {
         "MB of state and batch": step.sizes.argument_size_in_bytes / 1e6,
         "MB of temporaries": step.sizes.temp_size_in_bytes / 1e6,
@@ -94,11 +102,13 @@ def _figures(step: Step, chip: Chip) -> dict[str, Any]:
         "memory ms": 1e3 * times.memory,
         "interconnect ms": 1e3 * times.interconnect,
         "bound by": times.bound,
-        "collectives": ", ".join(f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals(step.sent).items()),
+        "collectives": ", ".join(
+            f"{n} {kind} {size / 1e6:,.0f} MB" for kind, (n, size) in totals_by_kind(step.sent).items()
+        ),
     }
 
 
-def _largest(tries: Tries) -> dict[str, str]:
+def _largest(tries: BatchSearch) -> dict[str, str]:
     return {"largest batch": f"{tries.largest:,}" if tries.largest else "no half of it fits"}
 
 

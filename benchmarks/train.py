@@ -51,7 +51,7 @@ class Ours:
         """Writes the parameters, a model `bert` and perhaps its masked-LM head, for transformers."""
         params = jax.device_get(self.state.params)
         head = {"mlm": params["mlm"]} if "mlm" in params else {}
-        tensors.save({**params["encoder"], **head}, bert, folder, tasks.PAD)
+        tensors.save_params({**params["encoder"], **head}, bert, folder, tasks.PAD)
 
 
 def main() -> None:

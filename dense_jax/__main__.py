@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from logging import CRITICAL, getLogger
 
 from dense_jax.errors import Stopped, StorageError, UserError
-from dense_jax.stopping import Stop, stopping_on_signals
+from dense_jax.signals import StopSignals, stop_on_signals
 from dense_jax.streams import FULL, close_output, open_streams
 
 # The environment in which libtpu compiles while other processes run, on a machine without TPUs or with TPUs that are at
@@ -46,14 +46,14 @@ def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit status. A `UserError` is printed, not raised."""
     name = f"dense-jax {argv[0]}" if argv else "dense-jax"
     try:
-        with stopping_on_signals() as stop:
+        with stop_on_signals() as stop:
             stop.at_once = True  # while modules are imported, some of which print a traceback of what is raised then
             return _run(argv, name, stop)
     except Stopped as error:  # the signal came after the work
         return _failed(f"{name}: {error}", error.code)
 
 
-def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
+def _run(argv: Sequence[str], name: str, stop: StopSignals) -> int:
     try:
         _call(argv, stop)
         sys.stdout.flush()
@@ -73,7 +73,7 @@ def _run(argv: Sequence[str], name: str, stop: Stop) -> int:
     return 0
 
 
-def _call(argv: Sequence[str], stop: Stop) -> None:
+def _call(argv: Sequence[str], stop: StopSignals) -> None:
     """Run the verb of a command line. Mistakes of its flags are reported before JAX is imported."""
     from dense_jax.config import command_line  # here, where Ctrl-C is handled
 

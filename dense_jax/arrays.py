@@ -42,7 +42,7 @@ def split_key(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | N
     return (None,) * count if rng is None else list(jax.random.split(rng, count))
 
 
-def first_places(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+def first_occurrences(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """Where each different number stands for the first time, in ascending order.
 
     >>> first_places(np.array([7, 7, 3, 7, 5, 3])).tolist()

@@ -25,7 +25,7 @@ from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
 from dense_jax.markdown import plain, printable
-from dense_jax.progress import seconds
+from dense_jax.progress import format_duration
 from dense_jax.run_results import FinishedRun, SetResult, read_run
 from dense_jax.train.same_run import DIGESTS
 
@@ -216,7 +216,7 @@ def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], 
                 str(len(row["seeds"])),
                 f"{row['steps']:,}",
                 f"{row['tokens'] / 1e6:,.1f}M",
-                seconds(row["seconds"]),
+                format_duration(row["seconds"]),
             ]
         figures = [_figure(**here["measures"][measure]) for measure in measures]
         p = "" if here["p"] is None else f"{here['p']:.4f}"

@@ -42,7 +42,7 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
     return Mesh(np.concatenate(rows), AXES, axis_types=types)
 
 
-def own_mesh() -> Mesh:
+def process_mesh() -> Mesh:
     """The mesh over this process's devices, which all split the batch: what it embeds and searches with.
 
     JAX's `local_mesh` is none: it refuses a host whose chips do not lie side by side in the global mesh, and the chips
@@ -91,7 +91,7 @@ def platform() -> str:
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
-def batch_parts(mesh: Mesh | AbstractMesh) -> int:
+def batch_shards(mesh: Mesh | AbstractMesh) -> int:
     """Into how many parts a batch is split: the devices of `mesh`, those of a tensor group counted once."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
@@ -101,13 +101,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
-def over_batch(x: Array) -> Array:
+def shard_rows(x: Array) -> Array:
     """`x` [b ...] split as a batch is, on the mesh of `jax.set_mesh`.
 
     As it is without a mesh, or where the rows do not split: of what only shows shapes, or of few packed rows.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x.shape[0] % batch_parts(mesh):
+    if mesh.empty or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
 
@@ -117,14 +117,14 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
-def everywhere() -> NamedSharding:
+def replicated_on_all_devices() -> NamedSharding:
     """The whole array on every device of every process, however training lays its mesh over them."""
     return replicated(Mesh(np.array(jax.devices()), ("devices",)))
 
 
 def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
     """Raises ConfigError unless `batch` rows split evenly over the parts that `mesh` makes of them."""
-    parts = batch_parts(mesh)
+    parts = batch_shards(mesh)
     if batch % parts:
         nearest = [n for n in (batch // parts * parts, -(-batch // parts) * parts) if n]
         raise ConfigError(

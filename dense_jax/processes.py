@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.cluster import by_hand, check_count, may_be_several
+from dense_jax.distributed import check_process_count, explicit_coordinates, may_have_peers
 from dense_jax.errors import MachineError, Stopped, UserError
 
 HEARTBEAT = 60  # seconds without a sign of life after which a process counts as lost; JAX's own choice is 100
@@ -30,7 +30,7 @@ def start_processes(
     environment: Mapping[str, str], *, polls: bool = False, heartbeat: int = HEARTBEAT, patience: int = PATIENCE
 ) -> None:
     """Joins the processes of the cluster that JAX detects (Cloud TPU, SLURM, Kubernetes, Open MPI), or those that
-    `environment` names by hand (cluster.py); checks that they are all, and can sum.
+    `environment` names by hand (distributed.py); checks that they are all, and can sum.
 
     To be called before the first use of a device. A caller that `polls` leaves SIGTERM to JAX where processes are
     several: it sees to it that all stop at the same step (Checkpoints.preempted). A process alone is in no cluster,
@@ -42,9 +42,9 @@ def start_processes(
             one does not come within as many, with that of a lost process: the next start may find all of them.
     """
     jax.config.update("jax_enable_preemption_service", polls)
-    if may_be_several(environment):
+    if may_have_peers(environment):
         _meet(environment, heartbeat, patience)
-    check_count(jax.process_count(), environment)
+    check_process_count(jax.process_count(), environment)
     with _at_most(
         patience, MachineError.code, "the processes met, but have no sum over their devices; can they reach all ports?"
     ):
@@ -108,7 +108,7 @@ def are_several() -> bool:
 
 def join_processes(environment: Mapping[str, str]) -> None:
     """As `start_processes`, where this may be one of several; a process alone starts faster without."""
-    if not jax.distributed.is_initialized() and may_be_several(environment):
+    if not jax.distributed.is_initialized() and may_have_peers(environment):
         start_processes(environment)
 
 
@@ -135,7 +135,7 @@ def _meet(environment: Mapping[str, str], heartbeat: int, patience: int) -> None
 
 def _join(environment: Mapping[str, str], heartbeat: int, limit: int) -> None:
     settings: dict[str, Any] = {"heartbeat_timeout_seconds": heartbeat, "initialization_timeout": limit}
-    if named := by_hand(environment):
+    if named := explicit_coordinates(environment):
         jax.distributed.initialize(*named, **settings)
         return
     with contextlib.suppress(ValueError):  # no cluster was detected

@@ -14,7 +14,7 @@ _FORMAT = (
 _OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # where the total is not known
 
 
-def bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: bool = False) -> tqdm:
+def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: bool = False) -> tqdm:
     """A tqdm bar on standard error for a stage that the caller advances itself; a `silent` one is not seen."""
     terminal = sys.stderr.isatty()
     return tqdm(
@@ -35,13 +35,13 @@ def bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: b
 
 def progress(items: Iterable[T], label: str, total: int | None, unit: str, *, initial: int = 0) -> Iterator[T]:
     """`items`, with a bar that advances by one for each."""
-    with bar(label, total, unit, initial=initial) as shown:
+    with progress_bar(label, total, unit, initial=initial) as shown:
         for item in items:
             yield item
             shown.update()
 
 
-def seconds(duration: float) -> str:
+def format_duration(duration: float) -> str:
     """A duration as a person says it.
 
     >>> seconds(75.0), seconds(4000.0)

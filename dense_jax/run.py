@@ -30,13 +30,12 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError, Stopped, StorageError
 from dense_jax.evaluation import EvaluationTable, evaluated
-from dense_jax.hf.export import Exported, export
-from dense_jax.hf.model_card import Card
+from dense_jax.hf.export import ExportReport, export
+from dense_jax.hf.model_card import CardContent
 from dense_jax.io import absolute, check_name, digest, writable
 from dense_jax.locks import alone, only_one
-from dense_jax.mesh import own_mesh
+from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.planning.topology import plan
 from dense_jax.report import Counts, Sections, Training
 from dense_jax.retrieval import search
 from dense_jax.retrieval.bm25 import BM25
@@ -119,7 +118,7 @@ class Run:
             }
         )
 
-    def plan(self, topology: str) -> str:
+    def plan_report(self, topology: str) -> str:
         """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared."""
         words, known_by = self._work.planned_vocabulary()
         return f"{plan(self._work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
@@ -202,7 +201,7 @@ class Run:
                 f"neighbours.refresh={config.neighbours.refresh.value}: the trainer makes its indexes itself; give "
                 "both it and this --neighbours.refresh=asynchronous"
             )
-        versions = Versions(work.path / VERSIONS, library, config, own_mesh())
+        versions = Versions(work.path / VERSIONS, library, config, process_mesh())
         with only_one(work.path / "refresh.lock", f"--workdir={work.path} is being refreshed"):
             refresh(versions, work.path, config.steps, work.trained)
 
@@ -314,7 +313,7 @@ class Run:
         self._check_writable()
         return evaluated(self._work, self._trained)
 
-    def export(self) -> Exported:
+    def export(self) -> ExportReport:
         """A verified folder for transformers and sentence-transformers."""
         work = self._work
         self._check_writable()
@@ -322,7 +321,7 @@ class Run:
         public, objective, start = without_folders(work.config), work.config.objective, origin(work.config.init_from)
         sources = ", ".join(public.corpus.sources)
         results = [result for place in work.places for result in measured(place, trained.step)]
-        card = Card(
+        card = CardContent(
             name=work.path.absolute().name,
             method=type(objective).__name__,
             corpus=f"the training queries of {sources}" if objective.learns_from is TrainingQuery else sources,
@@ -388,11 +387,11 @@ class Run:
 
     @functools.cached_property
     def _query_tower(self) -> TowerOnMesh:
-        return TowerOnMesh(self._trained.towers.query, own_mesh())
+        return TowerOnMesh(self._trained.towers.query, process_mesh())
 
     @functools.cached_property
     def _passage_tower(self) -> TowerOnMesh:
-        return TowerOnMesh(self._trained.towers.passage, own_mesh())
+        return TowerOnMesh(self._trained.towers.passage, process_mesh())
 
     def _reader(self) -> question_answering.ReaderOnMesh | None:
         """The reader, if the objective has one."""
@@ -400,4 +399,4 @@ class Run:
         if trained.reader is None:
             return None
         length, batch = trained.towers.query.length, work.config.answer.batch
-        return question_answering.ReaderOnMesh(trained.reader, work.tokenizer, length, own_mesh(), batch)
+        return question_answering.ReaderOnMesh(trained.reader, work.tokenizer, length, process_mesh(), batch)

@@ -9,7 +9,7 @@ from dense_jax.augmented.qa_metrics import RECALL
 from dense_jax.augmented.qa_report import FIGURES, Answered, AnsweredMeans
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError, StorageError
-from dense_jax.hf.model_card import Result
+from dense_jax.hf.model_card import CardResult
 from dense_jax.io import absolute, check_kind, read_json
 from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE
@@ -17,7 +17,7 @@ from dense_jax.retrieval.results import set_of
 from dense_jax.train.metrics_files import MetricsLine
 from dense_jax.train.same_run import FinishedConfig
 from dense_jax.train.validation import History, read_history
-from dense_jax.train.warm_start import as_run
+from dense_jax.train.warm_start import parse_run
 
 _BEFORE, _AFTER, _WORDS = "before_training", "after_training", "BM25"  # files of figures, without the ending
 
@@ -101,7 +101,7 @@ def _start(config: Config) -> str:
     """The name of the folder of `init_from`; empty without one."""
     if not config.init_from:
         return ""
-    run = as_run(Path(config.init_from))
+    run = parse_run(Path(config.init_from))
     name = absolute(config.init_from if run is None else str(run.workdir)).name
     name += f", step {run.step:,}" if run is not None and run.step >= 0 else ""
     return f"{name} (init_from)" if name == "BM25" else name
@@ -118,7 +118,7 @@ def _has_ended(last: int, steps: int, history: History | None) -> bool:
     return last == steps or bool(history is not None and history.ended and history.steps[-1] == last)
 
 
-def measured(path: Path, step: int) -> tuple[Result, ...]:
+def measured(path: Path, step: int) -> tuple[CardResult, ...]:
     """The figures of `evaluate` and `answer` for the towers of checkpoint `step`.
 
     Figures of the reader are left out, since it is no part of the towers.
@@ -127,12 +127,14 @@ def measured(path: Path, step: int) -> tuple[Result, ...]:
     for file in (_BEFORE, f"step_{step}", _AFTER):
         evaluated |= _read(path, f"{file}.json", EvaluatedMeans, step)
     ranked = [
-        Result(found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name])
+        CardResult(
+            found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name]
+        )
         for folder, found in evaluated.items()
         for name in HEADLINE
     ]
     asked = [
-        Result(found["questions"] + _apart(path, folder), "", name, value)
+        CardResult(found["questions"] + _apart(path, folder), "", name, value)
         for folder, found in _read(path, FIGURES, AnsweredMeans, step).items()
         for name, value in found["figures"].items()
         if name.startswith(RECALL)

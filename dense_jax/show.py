@@ -16,8 +16,8 @@ from dense_jax.config import Config
 from dense_jax.config.tree import to_dict
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.mesh import batch_parts, platform
-from dense_jax.models.bert import berts, resolve_attention
+from dense_jax.mesh import batch_shards, platform
+from dense_jax.models.bert import bert_configs, choose_attention
 from dense_jax.objective import HostBatch
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
@@ -34,7 +34,7 @@ def settings(config: Config) -> str:
 def attention(examples: Examples, size: int) -> str:
     """The attention kernel of each encoder and each length of sequence in a batch of `size`, with the reason."""
     lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
-    choices = [(n, resolve_attention(c, platform(), n)) for c in berts(examples.objective) for n in lengths]
+    choices = [(n, choose_attention(c, platform(), n)) for c in bert_configs(examples.objective) for n in lengths]
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
 
 
@@ -76,7 +76,7 @@ def parameters(params: Params) -> str:
 
 def memory(program: Program, examples: Examples | None) -> str:
     """Bytes of state, batch and activations on each device."""
-    like, shares = program.like, batch_parts(program.mesh)
+    like, shares = program.like, batch_shards(program.mesh)
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
     sizes = {name: local_bytes(tree) for name, tree in parts.items()}
     sizes["gradients"] = sizes["parameters"]

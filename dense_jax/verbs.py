@@ -8,22 +8,27 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from dense_jax.augmented import question_answering
-from dense_jax.cluster import check_alone
 from dense_jax.compare import compare
 from dense_jax.config.command_line import Comparison, Invocation
+from dense_jax.distributed import (
+    check_single_process,
+    exit_on_failure,
+    explain_missing_platform,
+    join_if_distributed,
+    start_distributed,
+)
 from dense_jax.errors import ConfigError
 from dense_jax.io import writable
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.processes import join_processes, leaving_at_once, naming_missing_platforms, start_processes
 from dense_jax.retrieval import search
 from dense_jax.run import Run
-from dense_jax.stopping import Stop
+from dense_jax.signals import StopSignals
 from dense_jax.streams import input_lines
 
 
-def _train(run: Run, words: list[str], *, stop: Stop, restart: bool = False) -> None:
+def _train(run: Run, words: list[str], *, stop: StopSignals, restart: bool = False) -> None:
     def join() -> None:
-        start_processes(os.environ, polls=True)
+        start_distributed(os.environ, polls=True)
         stop.deferred = True  # until a step is done and saved
 
     trained = run.train(restart=restart, join=join, stop_requested=lambda: stop.came)
@@ -83,7 +88,7 @@ VERBS: dict[str, Callable[..., None]] = {
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
 
 
-def call(verb: str, line: Invocation | Comparison, stop: Stop) -> None:
+def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
     """Run `verb` with its command line; `stop` holds the signals that arrive meanwhile.
 
     Raises:
@@ -93,16 +98,16 @@ def call(verb: str, line: Invocation | Comparison, stop: Stop) -> None:
         print(compare(line.folders, line.against, writable(line.workdir)))
         return
     stages = VERBS | {"train": functools.partial(_train, stop=stop, restart=line.restart)}
-    with leaving_at_once(verb, polls=verb == "train"), naming_missing_platforms(os.environ):
+    with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
             print(_run(line).plan(line.topology))
         elif verb in _TOGETHER:
-            join_processes(os.environ)
+            join_if_distributed(os.environ)
             with _only_the_first_speaks():
                 stages[verb](_run(line), line.words)
         else:
             if verb != "train":
-                check_alone(verb, os.environ)
+                check_single_process(verb, os.environ)
             stages[verb](_run(line), line.words)
 
 

@@ -45,7 +45,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located
 from dense_jax.locks import in_turn, lock_of
-from dense_jax.mesh import own_mesh
+from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
 from dense_jax.progress import progress
 from dense_jax.retrieval.beir import read_test_set
@@ -59,7 +59,7 @@ from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import DIGESTS, Data, Named, recorded
 from dense_jax.train.start import start_vocabulary
 from dense_jax.train.validator import Sample, Validator
-from dense_jax.train.warm_start import as_run
+from dense_jax.train.warm_start import parse_run
 from dense_jax.types import Document, Passage, QAExample, Reject, Tower, Vocabulary
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
@@ -232,7 +232,7 @@ class Workdir:
     @property
     def used_data(self) -> Data:
         """The data at search time: the tokenizer, and the paths of the config."""
-        start, asked = warm_start.fingerprint, self.asked
+        start, asked = warm_start.init_fingerprint, self.asked
         paths = {
             "corpus.source": Named("corpus", lambda: corpus_fingerprint(asked)),
             "corpus.also": Named("corpus", lambda: corpus_fingerprint(asked)),
@@ -431,7 +431,7 @@ class Workdir:
                 self._check_ids(path, setting)
 
     def _check_ids(self, path: str, setting: str) -> None:
-        run, folder = as_run(Path(path)), warm_start.tokenizer_folder(path)
+        run, folder = parse_run(Path(path)), warm_start.tokenizer_folder(path)
         if not has_tokenizer(folder):
             print(
                 f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?", file=sys.stderr
@@ -456,7 +456,7 @@ class Workdir:
             [place / "embeddings" for place in self.places], collection.name, trained.passage_step, tower, made_by
         )
         return embed(
-            store, tower, self.tokenizer, own_mesh(), folder,
+            store, tower, self.tokenizer, process_mesh(), folder,
             batch=settings.batch, shard_size=settings.shard_size, made_by=made_by,
         )  # fmt: skip
 
@@ -464,7 +464,7 @@ class Workdir:
         """Return the index over the vectors of `collection`, built now if it is missing or `again` is set."""
         vectors = self.embeddings(collection, trained)
         folders = [place / "index" / vectors.folder.name for place in self.places]
-        return open_or_build(vectors, self.asked.index, folders, own_mesh(), again=again)
+        return open_or_build(vectors, self.asked.index, folders, process_mesh(), again=again)
 
 
 def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:

@@ -9,7 +9,8 @@ import numpy as np
 
 from dense_jax.hf.config import config_json
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder, Pooling, init_mlm
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.models.heads import init_mlm
 from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=16, heads=2, feed_forward=24, vocab_size=40, positions=12)

@@ -13,7 +13,7 @@ import numpy as np
 from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.errors import UserError
 from dense_jax.io import naming_storage_errors, read_json, whole_file, write_json
-from dense_jax.mesh import make_mesh, own_mesh, replicated
+from dense_jax.mesh import make_mesh, process_mesh, replicated
 from dense_jax.multihost import is_process_0
 from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
@@ -21,7 +21,7 @@ from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import DenseRetriever, mine
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.stopping import Stop
+from dense_jax.signals import StopSignals
 from dense_jax.train.validator import Sample, Validator
 from dense_jax.types import Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
@@ -83,7 +83,7 @@ def call_verbs(folder: Path, mesh) -> None:
     from dense_jax.config.command_line import parse
 
     for verb, *argv in read_json(folder / "commands.json"):
-        verbs.call(verb, parse(argv, verb), Stop())
+        verbs.call(verb, parse(argv, verb), StopSignals())
 
 
 def fail(folder: Path, mesh) -> None:
@@ -144,7 +144,7 @@ def main(number: str, count: str, port: str, folder: str, *tasks: str) -> None:
     jax.config.update("jax_default_matmul_precision", "highest")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", int(count), int(number), heartbeat_timeout_seconds=20)
-    mesh = own_mesh()
+    mesh = process_mesh()
     for task in tasks:
         TASKS[task](Path(folder), mesh)
 

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.losses import spans as maths
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 from dense_jax.losses.spans import best_span, candidate_spans, gold_spans, joint_scores, marginal_loss, valid_spans
-from dense_jax.models.layers import fresh, run
-from dense_jax.models.span_scorer import SpanScorer
+from dense_jax.models.heads import SpanScorer
+from dense_jax.models.layers import apply_module, init_params
 
 FOLDER = Path(__file__).parent / "golden" / "realm"
 GOLDEN, SCORER = dict(np.load(FOLDER / "orqa_normal.npz")), dict(np.load(FOLDER / "orqa_span_scorer.npz"))
 close = {"rtol": 1e-9, "atol": 1e-12}
-answers = jax.jit(maths.answers)  # one compilation instead of one an operation
+answers = jax.jit(maths.orqa_loss)  # one compilation instead of one an operation
 
 
 def random(*shape, seed=0):
@@ -97,7 +97,7 @@ def test_without_a_right_candidate_there_is_no_loss_and_no_gradient():
     def loss(scores):
         return marginal_loss(scores, jnp.zeros((2, 3), bool)).sum()
 
-    found, (gradient,) = with_gradients(loss, jnp.array([[300.0, -200.0, NEVER], [0.0, 1.0, 2.0]]))
+    found, (gradient,) = with_gradients(loss, jnp.array([[300.0, -200.0, MASKED_SCORE], [0.0, 1.0, 2.0]]))
     assert found == 0
     assert (gradient == 0).all()
 
@@ -139,7 +139,7 @@ def test_the_full_loss_teaches_the_scores_of_the_blocks_that_were_read(x64):
 def test_a_block_that_is_not_there_changes_nothing(x64):
     blocks, spans, holds = random(2, 3), random(2, 2, 6), jnp.array([[True, False, True]] * 2)
     valid, gold = jnp.ones((2, 2, 6), bool), jnp.zeros((2, 2, 6), bool).at[:, 0, 3].set(True)
-    absent = jnp.full((2, 1), NEVER)
+    absent = jnp.full((2, 1), MASKED_SCORE)
     more = answers(
         jnp.concatenate([blocks[:, :2], absent], axis=1),
         jnp.concatenate([holds[:, :2], absent > 0], axis=1),
@@ -173,12 +173,12 @@ def test_the_span_scorer_is_the_references(x64):
     candidates = candidate_spans(SCORER["hidden"].shape[1], int(SCORER["max_span_width"]))
     np.testing.assert_array_equal(candidates.starts, SCORER["starts"])
     np.testing.assert_array_equal(candidates.ends, SCORER["ends"])
-    found = run(SpanScorer(width=6), params, array["hidden"], *candidates)
+    found = apply_module(SpanScorer(width=6), params, array["hidden"], *candidates)
     np.testing.assert_allclose(found, SCORER["span_logits"], rtol=1e-9)
 
 
 def test_fresh_kernels_of_the_span_scorer_are_truncated_normal():
-    params = fresh(SpanScorer(), jax.random.key(0), jnp.zeros((4, 64)), *candidate_spans(4, 2))
+    params = init_params(SpanScorer(), jax.random.key(0), jnp.zeros((4, 64)), *candidate_spans(4, 2))
     kernel = params["dense"]["kernel"]
     assert kernel.shape == (64, 512)
     assert 0.039 < jnp.abs(kernel).max() <= 0.04  # two deviations
@@ -190,5 +190,5 @@ def test_the_span_scorer_computes_in_float32():
     states = random(2, 3, 4, 8).astype(jnp.bfloat16)  # of any number of blocks
     candidates = candidate_spans(4, 2)
     scorer = SpanScorer(width=3)
-    found = run(scorer, fresh(scorer, jax.random.key(0), states, *candidates), states, *candidates)
+    found = apply_module(scorer, init_params(scorer, jax.random.key(0), states, *candidates), states, *candidates)
     assert (found.shape, found.dtype) == ((2, 3, 7), jnp.float32)

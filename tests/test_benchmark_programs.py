@@ -49,7 +49,7 @@ def test_the_dual_encoders_have_one_loss(tmp_path):
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
     params = jax.tree.map(lambda x: rng.normal(scale=0.3, size=x.shape).astype(np.float32), shapes)
     expected, _ = jax.jit(objective.loss)(params, {}, batch, rng=jax.random.key(0), step=jnp.zeros((), int))
-    tensors.save(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
+    tensors.save_params(params["encoder"], objective.encoder.bert, tmp_path, pad=0)
     for kind in ("default", "tuned"):
         network, batches, loss = peers.TRAININGS["ict"](tmp_path, [batch], kind)
         assert float(loss(network, batches[0]).detach()) == pytest.approx(float(expected), abs=1e-4)  # float32 rounding

@@ -14,8 +14,8 @@ from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.bert import Bert, BertConfig, bert, layer_norm, resolve_attention
-from dense_jax.models.layers import Dtype, Gelu, dropout, fresh, gelu, run
+from dense_jax.models.bert import Bert, BertConfig, bert, choose_attention, layer_norm
+from dense_jax.models.layers import Dtype, Gelu, apply_module, dropout, gelu, init_params
 from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=32, heads=4, feed_forward=64, vocab_size=50, positions=16)
@@ -31,7 +31,7 @@ def tokens():
 @pytest.fixture(scope="module")
 def params(tokens):
     """Random and larger than at a fresh start, so that attention is far from uniform."""
-    shapes = jax.eval_shape(functools.partial(fresh, Bert(SMALL)), jax.random.key(0), tokens)
+    shapes = jax.eval_shape(functools.partial(init_params, Bert(SMALL)), jax.random.key(0), tokens)
     rng = np.random.default_rng(1)
     return jax.tree.map(lambda x: jnp.asarray(0.6 * rng.normal(size=x.shape), x.dtype), shapes)
 
@@ -39,13 +39,13 @@ def params(tokens):
 @functools.cache
 def forward(method="__call__", **changes):
     """The compiled model, some of its settings changed: (params, tokens, positions=None, rng=None) -> hidden states."""
-    return jax.jit(functools.partial(run, Bert(replace(SMALL, **changes)), method=method))
+    return jax.jit(functools.partial(apply_module, Bert(replace(SMALL, **changes)), method=method))
 
 
 @functools.cache
 def loss_and_gradients(**changes):
     def loss(params, tokens):
-        hidden = run(Bert(replace(SMALL, **changes)), params, tokens)
+        hidden = apply_module(Bert(replace(SMALL, **changes)), params, tokens)
         return jnp.mean(hidden**2 * jnp.linspace(0, 1, 32)[None, None])
 
     return jax.jit(jax.value_and_grad(loss))
@@ -72,7 +72,7 @@ def test_an_unknown_size_is_refused_with_the_list_of_sizes():
 
 def test_bert_base_has_the_parameters_of_the_released_model():
     word = jnp.ones((1, 1), int)
-    start = functools.partial(fresh, Bert(bert("base", vocab_size=30_522)))
+    start = functools.partial(init_params, Bert(bert("base", vocab_size=30_522)))
     shapes = jax.eval_shape(start, jax.random.key(0), Tokens(word, word, word == 1))
     embeddings = (30_522 + 512 + 2 + 2) * 768
     layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
@@ -81,11 +81,11 @@ def test_bert_base_has_the_parameters_of_the_released_model():
 
 def test_a_vocabulary_that_was_not_filled_in_is_refused(tokens):
     with pytest.raises(ConfigError, match=r"bert\.vocab_size=0 is to be the tokenizer's"):
-        jax.eval_shape(functools.partial(fresh, Bert(bert("tiny"))), jax.random.key(0), tokens)
+        jax.eval_shape(functools.partial(init_params, Bert(bert("tiny"))), jax.random.key(0), tokens)
 
 
 def test_a_sequence_longer_than_the_positions_is_refused(tokens):
-    start = functools.partial(fresh, Bert(replace(SMALL, positions=4)))
+    start = functools.partial(init_params, Bert(replace(SMALL, positions=4)))
     with pytest.raises(ConfigError, match=r"8 tokens are more than the 4 of bert\.positions=4"):
         jax.eval_shape(start, jax.random.key(0), tokens)
 
@@ -108,7 +108,7 @@ def test_a_sequence_longer_than_the_positions_is_refused(tokens):
 )
 def test_the_kernel_fits_the_platform_the_type_and_the_length(change, platform, length, kernel, reason):
     config = replace(SMALL, **{"width": 64, **change})
-    choice = resolve_attention(config, platform, length)
+    choice = choose_attention(config, platform, length)
     assert choice.attention is kernel
     assert reason in choice.reason
 
@@ -125,7 +125,7 @@ def test_the_kernel_fits_the_platform_the_type_and_the_length(change, platform, 
 def test_a_named_kernel_that_cannot_run_is_refused(change, platform, message):
     config = replace(SMALL, attention_dropout=0.0)
     with pytest.raises(ConfigError, match=message):
-        resolve_attention(replace(config, **change), platform, 128)
+        choose_attention(replace(config, **change), platform, 128)
 
 
 # Attention
@@ -297,7 +297,7 @@ def test_bfloat16_follows_float32_and_keeps_float32_parameters(params, tokens):
     assert found.dtype == jnp.bfloat16
     # bfloat16 keeps 8 bits; two layers with attention far from uniform
     assert np.corrcoef(found.astype(np.float32).ravel(), forward()(params, tokens).ravel())[0, 1] > 0.995
-    start = functools.partial(fresh, Bert(replace(SMALL, dtype=Dtype.BFLOAT16)))
+    start = functools.partial(init_params, Bert(replace(SMALL, dtype=Dtype.BFLOAT16)))
     assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(start, jax.random.key(0), tokens))} == {np.dtype("float32")}
 
 
@@ -311,7 +311,7 @@ def test_tokens_outside_the_vocabulary_become_not_a_number(params, tokens):
 def test_layer_normalisation_of_bfloat16_has_float32_statistics():
     norm = layer_norm(replace(SMALL, dtype=Dtype.BFLOAT16))
     row = jnp.tile(jnp.array([1.0, 3.0], jnp.bfloat16), 512)[None]  # mean 2, deviation 1; a bfloat16 sum stops at 512
-    found = run(norm, {"scale": jnp.ones(1024), "bias": jnp.zeros(1024)}, row)
+    found = apply_module(norm, {"scale": jnp.ones(1024), "bias": jnp.zeros(1024)}, row)
     np.testing.assert_array_equal(found.astype(np.float32)[0, :4], [-1, 1, -1, 1])
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from dense_jax.errors import StorageError
-from dense_jax.hf.modules import Dense, Normalize, Pool, modules_of, read_modules, run_modules, write_modules
+from dense_jax.hf.modules import (
+    DenseModule,
+    NormalizeModule,
+    PoolingModule,
+    apply_modules,
+    encoder_modules,
+    read_modules,
+    write_modules,
+)
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
@@ -34,11 +42,11 @@ ENCODERS = {
 @pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 def test_the_modules_make_the_same_vectors(encoder, tmp_path):
     params = random_params(encoder)
-    modules = modules_of(encoder, params)
+    modules = encoder_modules(encoder, params)
     expected = encoder.pool(params, jnp.asarray(HIDDEN), MASK)
-    np.testing.assert_allclose(run_modules(modules, HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apply_modules(modules, HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)
     write_modules(modules, tmp_path)
-    np.testing.assert_allclose(run_modules(read_modules(tmp_path), HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(apply_modules(read_modules(tmp_path), HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_layer_normalisation_is_a_normalisation_between_two_affine_layers():
@@ -49,19 +57,19 @@ def test_layer_normalisation_is_a_normalisation_between_two_affine_layers():
             "norm": {"scale": np.ones(2), "bias": np.zeros(2)},
         }
     }
-    _, first, normalize, second = modules_of(encoder, params)
+    _, first, normalize, second = encoder_modules(encoder, params)
     # (5, 1) has mean 3; the third number is sqrt(2 * 1e-3)
     np.testing.assert_allclose(np.array([5, 1, 0, 0, 0, 0, 0, 0]) @ first.kernel + first.bias, [2, -2, 0.002**0.5])
-    assert normalize == Normalize()
+    assert normalize == NormalizeModule()
     np.testing.assert_allclose(second.kernel, [[2**0.5, 0], [0, 2**0.5], [0, 0]], rtol=1e-6)
 
 
 def affine(inputs, outputs):
-    return Dense(np.zeros((inputs, outputs), np.float32), np.zeros(outputs, np.float32))
+    return DenseModule(np.zeros((inputs, outputs), np.float32), np.zeros(outputs, np.float32))
 
 
 def test_modules_are_spelt_as_in_sentence_transformers_3(tmp_path):
-    write_modules([Pool(Pooling.MEAN, 8), affine(8, 2), Normalize()], tmp_path)
+    write_modules([PoolingModule(Pooling.MEAN, 8), affine(8, 2), NormalizeModule()], tmp_path)
     chain = read_json(tmp_path / "modules.json")
     assert [entry["type"].removeprefix("sentence_transformers.models.") for entry in chain] == [
         "Transformer", "Pooling", "Dense", "Normalize"
@@ -75,7 +83,7 @@ def test_modules_are_spelt_as_in_sentence_transformers_3(tmp_path):
 
 
 def test_a_dense_module_of_another_shape_than_it_says_is_refused(tmp_path):
-    write_modules([Pool(Pooling.CLS, 8), affine(8, 2)], tmp_path)
+    write_modules([PoolingModule(Pooling.CLS, 8), affine(8, 2)], tmp_path)
     path = tmp_path / "2_Dense/config.json"
     write_json(path, read_json(path) | {"out_features": 3})
     with pytest.raises(StorageError, match=r"2_Dense: config\.json and model\.safetensors disagree on the shape"):

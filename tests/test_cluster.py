@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax.cluster import announced, by_hand, check_alone, check_count
+from dense_jax.distributed import (
+    LOST_PROCESS,
+    check_equal_devices,
+    check_process_count,
+    check_single_process,
+    expected_processes,
+    explicit_coordinates,
+)
 from dense_jax.errors import MachineError
-from dense_jax.processes import LOST, check_devices
 
 ROOT = Path(__file__).parent.parent
 HAND = {"JAX_COORDINATOR_ADDRESS": "localhost:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
@@ -32,8 +38,8 @@ HAND = {"JAX_COORDINATOR_ADDRESS": "localhost:1234", "JAX_NUM_PROCESSES": "4", "
     ],
 )
 def test_as_many_processes_are_announced_as_the_launcher_started(environment, count):
-    assert announced(environment).count == count
-    check_count(count, environment)
+    assert expected_processes(environment).count == count
+    check_process_count(count, environment)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +56,7 @@ def test_as_many_processes_are_announced_as_the_launcher_started(environment, co
 )
 def test_others_than_are_announced_are_refused_with_the_cure(joined, environment, message):
     with pytest.raises(MachineError, match=message):
-        check_count(joined, environment)
+        check_process_count(joined, environment)
 
 
 @pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JAX_NUM_PROCESSES"])
@@ -58,28 +64,28 @@ def test_the_work_of_one_process_is_not_started_as_several(variable):
     with pytest.raises(
         MachineError, match="=4 says that this is one of 4 processes, but `dense-jax prepare` is the work"
     ):
-        check_alone("prepare", {variable: "4"})
+        check_single_process("prepare", {variable: "4"})
 
 
 def test_the_work_of_one_process_is_not_done_by_the_second_pod_of_an_indexed_job():
-    check_alone("prepare", {"JOB_COMPLETION_INDEX": "0"})
+    check_single_process("prepare", {"JOB_COMPLETION_INDEX": "0"})
     with pytest.raises(MachineError, match="JOB_COMPLETION_INDEX=1 says that this is one of 2 processes, but"):
-        check_alone("prepare", {"JOB_COMPLETION_INDEX": "1"})
+        check_single_process("prepare", {"JOB_COMPLETION_INDEX": "1"})
 
 
 def test_the_work_of_one_process_is_done_in_a_job_of_several_and_by_a_launcher_of_one():
     for environment in ({"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "1"}, {}):
-        check_alone("prepare", environment)
+        check_single_process("prepare", environment)
 
 
 def test_a_pod_of_an_indexed_job_knows_only_how_many_are_before_it():
-    check_count(4, {"JOB_COMPLETION_INDEX": "0"})
+    check_process_count(4, {"JOB_COMPLETION_INDEX": "0"})
 
 
 def test_three_variables_join_processes_without_a_launcher():
-    assert by_hand({}) is None
-    assert by_hand({"JAX_COORDINATOR_ADDRESS": "h:1"}) is None  # JAX's own; the launcher may say the rest
-    assert by_hand(HAND) == ("localhost:1234", 4, 3)
+    assert explicit_coordinates({}) is None
+    assert explicit_coordinates({"JAX_COORDINATOR_ADDRESS": "h:1"}) is None  # JAX's own; the launcher may say the rest
+    assert explicit_coordinates(HAND) == ("localhost:1234", 4, 3)
 
 
 @pytest.mark.parametrize(
@@ -93,19 +99,19 @@ def test_three_variables_join_processes_without_a_launcher():
 def test_three_variables_that_do_not_go_together_are_refused(change, message):
     environment = {name: value for name, value in (HAND | change).items() if value is not None}
     with pytest.raises(MachineError, match=message):
-        by_hand(environment)
+        explicit_coordinates(environment)
 
 
 def test_processes_with_other_numbers_of_devices_are_named():
-    check_devices([0, 0, 1, 1])
+    check_equal_devices([0, 0, 1, 1])
     with pytest.raises(MachineError, match="process 2 has 1 of the 2 devices that the others have"):
-        check_devices([0, 0, 1, 1, 2, 3, 3])
+        check_equal_devices([0, 0, 1, 1, 2, 3, 3])
 
 
 START = """
 import json, sys
 from dense_jax.errors import UserError
-from dense_jax.processes import start_processes
+from dense_jax.distributed import start_processes
 try:
     start_processes(json.loads(sys.argv[1]), patience=int(sys.argv[2]))
 except UserError as error:
@@ -117,7 +123,7 @@ except UserError as error:
 LEAVE = """
 import os, signal, sys, time
 import jax
-from dense_jax.processes import _leave
+from dense_jax.distributed import _leave
 came = []
 signal.signal(signal.SIGTERM, lambda *_: came.append(True))
 jax.config.update("jax_enable_preemption_service", True)
@@ -148,7 +154,7 @@ def test_whoever_leaves_a_cluster_of_one_hears_sigterm_again_and_computes_on():
         (HAND | {"JAX_NUM_PROCESSES": "1"}, 300, 0, "1 process x 1 cpu device\n"),
         ({"JOB_COMPLETION_INDEX": "0"}, 300, 0, "1 process x 1 cpu device\n"),
         ({"SLURM_NTASKS": "2"}, 300, 6, "SLURM_NTASKS=2 says that this is one of 2 processes, but 1 is together"),
-        (HAND | {"JAX_PROCESS_ID": "1"}, 3, LOST, "not all processes came; see what the others say"),
+        (HAND | {"JAX_PROCESS_ID": "1"}, 3, LOST_PROCESS, "not all processes came; see what the others say"),
     ],
 )
 def test_a_process_starts_alone_only_where_it_is_alone(environment, patience, status, message):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.planning.collectives import Collective, Handed, collectives, distinct, handed_over, totals
+from dense_jax.planning.hlo import Collective, HostTransfer, collectives, host_transfers, merge_equal, totals_by_kind
 
 PLAIN = """HloModule step
 
@@ -56,19 +56,21 @@ def test_the_end_of_a_collective_is_not_another_one():
 def test_pieces_that_share_a_channel_are_one_collective():
     piece = "  %p = f32[8]{0} all-gather(%x), channel_id=7, replica_groups={{0,1}}"
     other = "  %q = f32[8]{0} all-gather(%x), channel_id=8, replica_groups={{0,1}}"
-    assert totals(found(f"{piece}\n{piece}\n{other}")) == {"all-gather": (2, 64)}
+    assert totals_by_kind(found(f"{piece}\n{piece}\n{other}")) == {"all-gather": (2, 64)}
 
 
 def test_collectives_alike_are_told_once_with_how_often_they_run_and_the_most_bytes_of_a_step_first():
     once, often = Collective("all-reduce", 100, 4), Collective("all-gather", 10, 4, times=6)
     other_group, other_size = often._replace(group=2), often._replace(size=9)
-    assert distinct([other_size, other_group, often, once, often]) == [
+    assert merge_equal([other_size, other_group, often, once, often]) == [
         often._replace(times=12),  # 120 bytes
         once,
         other_group,  # 60
         other_size,
     ]
-    assert distinct([Handed("all-reduce", 8, 1), Handed("all-reduce", 8, 2)]) == [Handed("all-reduce", 8, 3)]
+    assert merge_equal([HostTransfer("all-reduce", 8, 1), HostTransfer("all-reduce", 8, 2)]) == [
+        HostTransfer("all-reduce", 8, 3)
+    ]
 
 
 LOOP = """HloModule step
@@ -122,6 +124,6 @@ def test_what_goes_between_slices_is_what_chips_hand_to_their_hosts():
     received = sent.replace("%send.1", "%recv.1").replace("send(%x, %after)", "recv(%after)").replace("[4,8]", "[8,8]")
     other = "  %send.2 = (f32[4,8]{1,0}, u32[], token[]) send(%x, %after), channel_id=6, is_host_transfer=true"
     text = PLAIN.replace("LINES", f"{sent}\n{received}\n{other}")
-    assert handed_over(text) == [Handed("all-reduce", 128, 1)]
-    assert totals(handed_over(text)) == {"all-reduce": (1, 128)}
-    assert handed_over(PLAIN) == []
+    assert host_transfers(text) == [HostTransfer("all-reduce", 128, 1)]
+    assert totals_by_kind(host_transfers(text)) == {"all-reduce": (1, 128)}
+    assert host_transfers(PLAIN) == []

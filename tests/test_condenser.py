@@ -9,7 +9,8 @@ import pytest
 
 from dense_jax.errors import ConfigError
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder, condense, decode, init_condenser, init_decoder
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import apply_condenser, apply_decoder, init_condenser, init_decoder
 from dense_jax.objectives.cocondenser import CoCondenser
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.retromae import RetroMAE
@@ -27,7 +28,7 @@ def head_jacobians():
     params = {"condenser": init_condenser(BERT, 2, jax.random.key(0))}
     late, early = jax.random.normal(jax.random.key(1), (2, 1, LENGTH, BERT.width))
     mask = jnp.ones((1, LENGTH), bool)
-    found = jax.jacobian(lambda a, b: condense(BERT, params, a, b, mask)[0], (0, 1))(late, early)
+    found = jax.jacobian(lambda a, b: apply_condenser(BERT, params, a, b, mask)[0], (0, 1))(late, early)
     return [np.abs(np.asarray(x)).sum((1, 2, 4)) for x in found]
 
 
@@ -54,7 +55,7 @@ def decoder_gradients(visible, place):
         changed = bert | {"word": {"embedding": bert["word"]["embedding"].at[ids[0]].set(words)}}
         both = {"encoder": {"bert": changed}, "decoder": params["decoder"]}
         direction = jnp.linspace(-1.0, 1.0, BERT.width)  # the sum of a normalised state would be constant
-        return decode(BERT, both, vector[None], tokens, visible[None])[0, place] @ direction
+        return apply_decoder(BERT, both, vector[None], tokens, visible[None])[0, place] @ direction
 
     vector, words = (
         jax.random.normal(jax.random.key(2), (BERT.width,)),

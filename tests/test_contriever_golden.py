@@ -40,7 +40,7 @@ def weights(x64, tmp_path):
     """The reference's parameters in our tree."""
     save_file(load_file(GOLDEN / "bert_tiny.safetensors"), tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", config_json(BERT, "BertModel", pad=0))
-    params, report = tensors.load(MOCO.init(jax.random.key(0)), tmp_path, MOCO)
+    params, report = tensors.load_params(MOCO.init(jax.random.key(0)), tmp_path, MOCO)
     assert report.initialised == []
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder, Pooling, init_mlm, mlm_logits
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.models.heads import init_mlm, mlm_logits
 from dense_jax.models.layers import Dtype
 from dense_jax.types import TextEncoder, Tokens
 

@@ -14,10 +14,10 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf import export as export_module
 from dense_jax.hf.export import export
-from dense_jax.hf.model_card import Card, Result
+from dense_jax.hf.model_card import CardContent, CardResult
 from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.io import read_json, write_json
-from dense_jax.mesh import own_mesh
+from dense_jax.mesh import process_mesh
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.models.layers import Dtype
@@ -27,7 +27,9 @@ from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 from tests.toys import MeanEmbedding
 
 TEXTS = ["Ada Lovelace wrote the first program.", "query: passage: who what where 0 1 2 3 4 5 6 7 8 9"] * 3
-CARD = Card("ada", "the inverse cloze task", "two sentences", 7, 8, results=(Result("toy", "test", "nDCG@10", 0.25),))
+CARD = CardContent(
+    "ada", "the inverse cloze task", "two sentences", 7, 8, results=(CardResult("toy", "test", "nDCG@10", 0.25),)
+)
 CLOSE = {"rtol": 0, "atol": 1e-5}  # float32 sums in another order; vectors of length up to 4
 TITLES = ["Ada Lovelace", "", "Ada"]
 PASSAGES = ["She wrote the first program.", "A text without a title.", " ".join(["who"] * 99)]
@@ -131,7 +133,7 @@ def test_a_mean_without_its_prompt_comes_along(mean, tokenizer, tokenizer_folder
     query, passage = (replace(tower, pools_prompt=False) for tower in (mean.query, mean.passage))
     export(Towers(query, passage, Similarity.COSINE), tokenizer_folder, tmp_path / "model", CARD)
     model = load(tmp_path / "model")
-    mesh = own_mesh()
+    mesh = process_mesh()
     expected = encode_queries(["who?", "Ada"], TowerOnMesh(query, mesh), tokenizer)
     np.testing.assert_allclose(model.encode(["who?", "Ada"], prompt_name="query"), expected, **CLOSE)
     pooled = encode_queries(["who?", "Ada"], TowerOnMesh(mean.query, mesh), tokenizer)

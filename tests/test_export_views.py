@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dense_jax.hf.export import export
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.models.encoder import MultiViewEncoder
 from dense_jax.types import Layout, Similarity, Tower, Towers
 from tests.test_export import CARD, CLOSE, PASSAGES, TITLES, bert, ours, params_of, tokenizer, tokenizer_folder
 

@@ -10,7 +10,7 @@ import pytest
 from dense_jax.arrays import l2_normalize
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.heads import MlmHead, Pooler, Projection, mean_pool
-from dense_jax.models.layers import run
+from dense_jax.models.layers import apply_module
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = BertConfig(layers=1, width=2, heads=1, feed_forward=2, vocab_size=3)
@@ -40,7 +40,7 @@ def test_unit_vectors_have_length_1():
 
 def test_the_pooler_is_tanh_of_an_affine_layer():
     params = {"dense": {"kernel": jnp.array([[1.0, 0.0], [1.0, -1.0]]), "bias": jnp.array([0.0, 2.0])}}
-    np.testing.assert_allclose(run(Pooler(SMALL), params, HIDDEN[:, 0]), np.tanh([[3, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(apply_module(Pooler(SMALL), params, HIDDEN[:, 0]), np.tanh([[3, 0]]), rtol=1e-6)
 
 
 def test_the_projection_is_the_reference_implementations():
@@ -50,7 +50,7 @@ def test_the_projection_is_the_reference_implementations():
         "dense": {"kernel": array["kernel"], "bias": array["bias"]},
         "norm": {"scale": array["gamma"], "bias": array["beta"]},
     }
-    found = run(Projection(16, dropout=0.1), params, array["pooled"])
+    found = apply_module(Projection(16, dropout=0.1), params, array["pooled"])
     np.testing.assert_allclose(found, golden["embedding"], rtol=1e-4, atol=1e-5)  # float32 against float64
     assert np.abs(found - golden["embedding_if_eps_1e12"]).max() > 1e-3
 
@@ -62,8 +62,8 @@ def test_the_projection_has_dropout_in_training_only():
     }
     pooled = jnp.array([[1.0, 3.0]])
     expected = 5 + np.array([[-1, 1]]) / np.sqrt(1 + 1e-3)
-    np.testing.assert_allclose(run(Projection(2, dropout=0.5), params, pooled), expected, rtol=1e-6)
-    noisy = run(Projection(2, dropout=0.5), params, jnp.tile(pooled, (500, 1)), rng=jax.random.key(0))
+    np.testing.assert_allclose(apply_module(Projection(2, dropout=0.5), params, pooled), expected, rtol=1e-6)
+    noisy = apply_module(Projection(2, dropout=0.5), params, jnp.tile(pooled, (500, 1)), rng=jax.random.key(0))
     assert 0.4 < (noisy == 0).mean() < 0.6
 
 
@@ -80,7 +80,7 @@ def mlm_params():
 def test_the_masked_lm_head_scores_the_vocabulary_at_the_asked_positions(mlm_params):
     embedding = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
     hidden = jnp.array([[[1.0, 2.0], [2.0, 1.0], [5.0, 5.0]]])
-    found = run(MlmHead(SMALL), mlm_params, hidden, jnp.array([[1, 0]]), embedding)
+    found = apply_module(MlmHead(SMALL), mlm_params, hidden, jnp.array([[1, 0]]), embedding)
     # gelu keeps the order of 2 and 1, so the normalised states are (1, -1) at position 1 and (-1, 1) at position 0
     np.testing.assert_allclose(found, [[[1, 9, 0], [-1, 11, 0]]], atol=1e-5)
     assert found.dtype == jnp.float32
@@ -88,6 +88,6 @@ def test_the_masked_lm_head_scores_the_vocabulary_at_the_asked_positions(mlm_par
 
 def test_the_masked_lm_head_sends_gradients_to_the_tied_embeddings(mlm_params):
     def score(embedding):
-        return run(MlmHead(SMALL), mlm_params, jnp.array([[[1.0, 2.0]]]), jnp.array([[0]]), embedding)[0, 0, 2]
+        return apply_module(MlmHead(SMALL), mlm_params, jnp.array([[[1.0, 2.0]]]), jnp.array([[0]]), embedding)[0, 0, 2]
 
     np.testing.assert_allclose(jax.grad(score)(jnp.ones((3, 2))), [[0, 0], [0, 0], [-1, 1]], atol=1e-5)

@@ -25,13 +25,13 @@ def params():
 @pytest.fixture
 def folder(tmp_path, params):
     """All three parts of a small model, as `save` writes them."""
-    tensors.save(subtrees(params), SMALL, tmp_path / "model", pad=0)
+    tensors.save_params(subtrees(params), SMALL, tmp_path / "model", pad=0)
     return tmp_path / "model"
 
 
 def test_every_array_survives_the_way_out_and_back(folder, params):
     other = jax.tree.map(jnp.zeros_like, params)
-    found, report = tensors.load(other, folder, settings(SMALL))
+    found, report = tensors.load_params(other, folder, settings(SMALL))
     for path, array in flat(subtrees(params)).items():
         np.testing.assert_array_equal(flat(subtrees(found))[path], array)
     assert report.initialised == [
@@ -41,14 +41,14 @@ def test_every_array_survives_the_way_out_and_back(folder, params):
 
 def test_all_towers_of_an_objective_are_filled(folder, params):
     tree = {"query": {"bert": params["encoder"]["bert"]}, "passage": {"bert": params["encoder"]["bert"]}}
-    found, report = tensors.load(jax.tree.map(jnp.zeros_like, tree), folder, settings(SMALL))
+    found, report = tensors.load_params(jax.tree.map(jnp.zeros_like, tree), folder, settings(SMALL))
     assert len(report.loaded) == 2 * (4 + 1 + 2 * 16)
     jax.tree.map(np.testing.assert_array_equal, found, tree)
 
 
 def test_the_report_names_what_was_loaded_kept_and_ignored(folder, params):
     tree = {"encoder": {"bert": params["encoder"]["bert"]}, "queue": {"bias": jnp.ones(3)}}
-    found, report = tensors.load(tree, folder, settings(SMALL))
+    found, report = tensors.load_params(tree, folder, settings(SMALL))
     np.testing.assert_array_equal(found["queue"]["bias"], 1)
     text = str(report)
     assert f"{folder}: 37 arrays loaded" in text
@@ -65,14 +65,14 @@ def test_older_spellings_of_names_are_read(spelling, folder, params):
         return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
     rewrite(folder, lambda tensors: {rename(name): x for name, x in tensors.items()})
-    found, _ = tensors.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    found, _ = tensors.load_params(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16", "float64"])
 def test_files_of_other_floating_point_types_become_float32(kind, folder, params):
     rewrite(folder, lambda tensors: {name: x.astype(jnp.dtype(kind)) for name, x in tensors.items()})
-    found, _ = tensors.load(params, folder, settings(SMALL))
+    found, _ = tensors.load_params(params, folder, settings(SMALL))
     assert {x.dtype for x in jax.tree.leaves(found)} == {np.dtype("float32")}
 
 
@@ -83,17 +83,17 @@ def test_shards_are_read_through_their_index(folder, params):
     for place in set(places.values()):
         save_file({name: x for name, x in arrays.items() if places[name] == place}, folder / place)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
-    found, _ = tensors.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    found, _ = tensors.load_params(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(StorageError, match=r"00002-of-00002\.safetensors: no such file, but model\.safetensors\.index"):
-        tensors.load(params, folder, settings(SMALL))
+        tensors.load_params(params, folder, settings(SMALL))
 
 
 def test_a_padded_vocabulary_keeps_its_own_last_rows(folder, params):
     bert = replace(SMALL, vocab_size=48)
     before = fresh_params(bert)
-    found, report = tensors.load(before, folder, settings(bert))
+    found, report = tensors.load_params(before, folder, settings(bert))
     rows = found["encoder"]["bert"]["word"]["embedding"]
     np.testing.assert_array_equal(rows[:40], params["encoder"]["bert"]["word"]["embedding"])
     np.testing.assert_array_equal(rows[40:], before["encoder"]["bert"]["word"]["embedding"][40:])
@@ -109,7 +109,7 @@ def rewrite(folder, change):
 def test_only_the_weights_of_the_model_are_read(folder, params):
     """Mistral's authors, for one, publish the same weights a second time as consolidated.safetensors."""
     (folder / "consolidated.safetensors").write_bytes(b"not a header at all")
-    found, report = tensors.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    found, report = tensors.load_params(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
     assert report.ignored == ["consolidated.safetensors"]
 
@@ -118,7 +118,7 @@ def test_only_the_weights_of_the_model_are_read(folder, params):
 @pytest.mark.parametrize("base", ["bert.", ""])
 def test_a_model_that_was_saved_as_a_part_of_another_is_read(prefix, base, folder, params):
     rewrite(folder, lambda tensors: {prefix + name.replace("bert.", base, 1): x for name, x in tensors.items()})
-    found, report = tensors.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    found, report = tensors.load_params(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
     assert not report.ignored
 
@@ -151,7 +151,7 @@ def test_quantized_weights_are_refused_by_name(folder, params):
 
 def load_error(folder, params, bert=SMALL, kind=StorageError):
     with pytest.raises(kind) as error:
-        tensors.load(params, folder, settings(bert))
+        tensors.load_params(params, folder, settings(bert))
     return str(error.value)
 
 
@@ -184,7 +184,7 @@ def test_half_a_head_is_refused_and_no_head_is_reported(folder, params):
     rewrite(folder, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("cls.predictions.transform")})
     assert "its masked-LM head lacks cls.predictions.transform.LayerNorm.bias" in load_error(folder, params)
     rewrite(folder, lambda tensors: {k: v for k, v in tensors.items() if not k.startswith("cls.")})
-    _, report = tensors.load(params, folder, settings(SMALL))
+    _, report = tensors.load_params(params, folder, settings(SMALL))
     assert [path for path in report.initialised if path.startswith("mlm")] == [
         "mlm/bias", "mlm/dense/bias", "mlm/dense/kernel", "mlm/norm/bias", "mlm/norm/scale"
     ]  # fmt: skip
@@ -199,7 +199,7 @@ def test_an_untied_vocabulary_matrix_is_refused_where_it_would_be_lost(folder, p
     untied = {"cls.predictions.decoder.weight": np.ones((40, 16), np.float32)}
     rewrite(folder, lambda tensors: tensors | untied)
     assert "cls.predictions.decoder.weight is not embeddings.word_embeddings.weight" in load_error(folder, params)
-    _, report = tensors.load({"bert": params["encoder"]["bert"]}, folder, settings(SMALL))
+    _, report = tensors.load_params({"bert": params["encoder"]["bert"]}, folder, settings(SMALL))
     assert "cls.predictions.decoder.weight" in report.ignored
 
 
@@ -215,7 +215,7 @@ def test_pickled_weights_are_refused_with_a_command_that_converts_them(folder, p
     assert "holds pickled weights only, and unpickling runs whatever code is in them" in message
     command = message.splitlines()[-1].removeprefix("python")
     subprocess.run(sys.executable + command, shell=True, check=True)
-    found, _ = tensors.load(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
+    found, _ = tensors.load_params(jax.tree.map(jnp.zeros_like, params), folder, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
 
 
@@ -231,7 +231,7 @@ def test_a_damaged_file_is_refused_by_name(folder, params):
 
 def test_save_refuses_parameters_that_have_no_place_there(tmp_path, params):
     with pytest.raises(StorageError, match="projection/dense/bias has no place in a Hugging Face BERT"):
-        tensors.save(params["encoder"], SMALL, tmp_path, pad=0)
+        tensors.save_params(params["encoder"], SMALL, tmp_path, pad=0)
 
 
 def test_t30_transposed_arrays_are_written_as_they_are(tmp_path):

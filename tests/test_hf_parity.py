@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from dense_jax.hf import tensors
 from dense_jax.hf.config import config_json, read_config
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder, Pooling, mlm_logits
+from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.models.heads import mlm_logits
 from dense_jax.models.layers import Gelu
 from dense_jax.types import Tokens
 from tests.bert_folders import SMALL, flat, fresh_params, subtrees, tokens
@@ -58,7 +59,7 @@ def torch_inputs(torch, tokens):
 def test_hidden_states_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert = read_config(folder)
-    loaded, _ = tensors.load(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
+    loaded, _ = tensors.load_params(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
     inputs = tokens()
     with torch.no_grad():
         expected = model.bert(**torch_inputs(torch, inputs), output_hidden_states=True).hidden_states
@@ -71,7 +72,7 @@ def test_hidden_states_equal_those_of_pytorch(torch, theirs):
 def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert = read_config(folder)
-    loaded, _ = tensors.load(fresh_params(bert), folder, Encoder(bert))
+    loaded, _ = tensors.load_params(fresh_params(bert), folder, Encoder(bert))
     inputs, positions = tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
     weights = np.random.default_rng(1).normal(size=(3, 2, 40)).astype(np.float32)
 
@@ -97,7 +98,7 @@ def test_pytorch_reads_what_save_writes(torch, tmp_path):
     import transformers
 
     params = fresh_params()
-    tensors.save(subtrees(params), replace(SMALL, gelu=Gelu.TANH), tmp_path, pad=3)
+    tensors.save_params(subtrees(params), replace(SMALL, gelu=Gelu.TANH), tmp_path, pad=3)
     model, report = transformers.BertForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
     assert set(report["missing_keys"]) == {"cls.seq_relationship.weight", "cls.seq_relationship.bias"}
     assert not report["unexpected_keys"]
@@ -118,7 +119,9 @@ def golden_folder(folder, tensors, bert):
 
 def test_embeddings_equal_contrievers(tmp_path):
     folder = golden_folder(tmp_path / "f", load_file(GOLDEN / "contriever/bert_tiny.safetensors"), GOLDEN_BERT)
-    params, _ = tensors.load({"bert": fresh_params(GOLDEN_BERT)["encoder"]["bert"]}, folder, Encoder(GOLDEN_BERT))
+    params, _ = tensors.load_params(
+        {"bert": fresh_params(GOLDEN_BERT)["encoder"]["bert"]}, folder, Encoder(GOLDEN_BERT)
+    )
     inputs, golden = np.load(GOLDEN / "contriever/moco_inputs.npz"), np.load(GOLDEN / "contriever/embeddings.npz")
     for side in "qk":
         ids, mask = inputs[f"step0.{side}_tokens"].astype(np.int32), inputs[f"step0.{side}_mask"]
@@ -140,7 +143,7 @@ def test_hidden_states_and_logits_equal_condensers(tmp_path):
     prefix = "param/lm."
     weights = {name.removeprefix(prefix): golden[name] for name in golden if name.startswith(prefix)}
     folder = golden_folder(tmp_path / "f", weights, bert)
-    params, _ = tensors.load(fresh_params(bert), folder, Encoder(bert))
+    params, _ = tensors.load_params(fresh_params(bert), folder, Encoder(bert))
     ids, mask = golden["input/input_ids"].astype(np.int32), golden["input/attention_mask"] == 1
     states = jax.jit(Encoder(bert).all_hidden_states)(params["encoder"], Tokens(ids, np.zeros_like(ids), mask))
     real = mask[None, ..., None]

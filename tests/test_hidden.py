@@ -59,7 +59,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.5, "smoothing": 0.2}], ids=["plain", "smoothed"])
 def test_what_shares_a_number_and_what_is_absent_is_no_candidate(x64, chunk, settings):
     queries, passages, hidden = sides()
-    loss = lambda q, p: losses.contrast(q, p, hidden=hidden, chunk=chunk, **settings).loss  # noqa: E731
+    loss = lambda q, p: losses.contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, **settings).loss  # noqa: E731
     expected = gradients(lambda q, p: by_hand(q, p, SHOWN, **settings), queries, passages)
     assert_equal(gradients(loss, queries, passages), expected)
 
@@ -77,7 +77,7 @@ def test_what_scores_above_the_ceiling_is_no_candidate_either(x64, chunk, guided
     assert 4 < shown.sum() < SHOWN.sum()
     hidden = hidden._replace(ceiling=losses.false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative))
     # a temperature: the ceiling is compared with the scores before it
-    contrast = lambda q, p: losses.contrast(q, p, hidden=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
+    contrast = lambda q, p: losses.contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
     assert contrast(queries, passages).candidates.tolist() == shown.sum(1).tolist()
     expected = gradients(lambda q, p: by_hand(q, p, shown, temperature=0.1), queries, passages)
     assert_equal(gradients(lambda q, p: contrast(q, p).loss, queries, passages), expected)
@@ -95,7 +95,7 @@ def test_the_rank_counts_only_candidates(chunk):
     """Scores 2, 3, 4 and 5, of which the passage of 4 is hidden."""
     hidden = losses.NegativeMask(losses.TextIds(jnp.array([[2]])), losses.TextIds(jnp.arange(4)[:, None]))
     passages = jnp.array([[2.0], [3.0], [4.0], [5.0]])
-    result = losses.contrast(jnp.ones((1, 1)), passages, hidden=hidden, chunk=chunk)
+    result = losses.contrastive_loss(jnp.ones((1, 1)), passages, negative_mask=hidden, chunk=chunk)
     assert (result.rank[0], result.candidates[0], bool(result.correct[0])) == (3, 3, False)
 
 
@@ -103,7 +103,9 @@ def test_the_rank_counts_only_candidates(chunk):
 def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
     """Then the loss is 0: log(e^s) - s; and so is its gradient."""
     same = losses.TextIds(jnp.zeros((3, 1), int))
-    loss = lambda x: losses.contrast(x, x, hidden=losses.NegativeMask(same, same), chunk=chunk).loss.sum()  # noqa: E731
+    loss = lambda x: losses.contrastive_loss(
+        x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk
+    ).loss.sum()  # noqa: E731
     value, gradient = jax.value_and_grad(loss)(jnp.eye(3))
     assert value == 0
     assert not np.any(gradient)
@@ -116,7 +118,7 @@ def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64,
 
     def total(x):
         return jnp.logaddexp(
-            0.0, losses.log_normaliser(x, x, hidden=losses.NegativeMask(same, same), chunk=chunk)
+            0.0, losses.log_sum_exp_of_negatives(x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk)
         ).sum()
 
     value, gradient = jax.value_and_grad(total)(jnp.eye(3))
@@ -133,11 +135,13 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
 
     def step(queries, passages, guides, known, texts):
         def loss(queries, passages):
-            result = losses.contrast_pairs(
-                losses.Side(queries, losses.TextIds(known, guides[0])),
-                losses.Side(passages, losses.TextIds(texts, guides[1])),
+            result = losses.directional_contrastive_loss(
+                losses.EncodedTexts(queries, losses.TextIds(known, guides[0])),
+                losses.EncodedTexts(passages, losses.TextIds(texts, guides[1])),
                 directions=directions,
-                ceiling=losses.false_negative_thresholds(jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1),
+                thresholds=losses.false_negative_thresholds(
+                    jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1
+                ),
                 temperature=0.5,
                 chunk=chunk,
             )
@@ -156,8 +160,10 @@ def test_in_chunks_all_directions_give_the_same(x64, directions):
     queries, passages, hidden = sides(guided=True)
 
     def loss(q, p, chunk=0):
-        pair = losses.Side(q, hidden.queries), losses.Side(p, hidden.passages)
-        return losses.contrast_pairs(*pair, directions=directions, ceiling=jnp.full(4, 0.3), chunk=chunk).loss
+        pair = losses.EncodedTexts(q, hidden.queries), losses.EncodedTexts(p, hidden.passages)
+        return losses.directional_contrastive_loss(
+            *pair, directions=directions, thresholds=jnp.full(4, 0.3), chunk=chunk
+        ).loss
 
     whole = gradients(loss, queries, passages)
     assert_equal(gradients(lambda q, p: loss(q, p, chunk=3), queries, passages), whole)
@@ -167,8 +173,11 @@ def test_a_passage_is_not_told_from_a_query_that_it_answers_too(x64):
     """Passage 0 is among what query 1 knows, so back from passage 0 only query 0 and query 2 are candidates."""
     queries, passages = vectors(0, 3), vectors(1, 3)
     known = jnp.array([[0, -1], [1, 0], [2, -1]])
-    pair = losses.Side(queries, losses.TextIds(known)), losses.Side(passages, losses.TextIds(jnp.arange(3)[:, None]))
-    found = losses.contrast_pairs(*pair, directions=losses.Directions.BOTH).loss[0]
+    pair = (
+        losses.EncodedTexts(queries, losses.TextIds(known)),
+        losses.EncodedTexts(passages, losses.TextIds(jnp.arange(3)[:, None])),
+    )
+    found = losses.directional_contrastive_loss(*pair, directions=losses.Directions.BOTH).loss[0]
     there = by_hand(queries, passages, np.ones((3, 3), bool))[0]
     back = by_hand(passages, queries, np.array([[1, 0, 1], [1, 1, 1], [1, 1, 1]], bool))[0]
     assert found == pytest.approx(float(there + back) / 2, rel=1e-12)

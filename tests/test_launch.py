@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from dense_jax.config.command_line import VERBS, parse
+from dense_jax.distributed import LOST_PROCESS
 from dense_jax.errors import Stopped, UserError
-from dense_jax.processes import LOST
 from tests.launch_schemas import JOBSET, SKY, problems
 from tests.launch_stubs import ROOT, World, finish
 
@@ -197,7 +197,7 @@ def test_75_and_disruptions_restart_the_jobset_explained_errors_fail_it_and_kill
     assert action(Stopped.code) == "RestartJobSetAndIgnoreMaxRestarts"
     assert action(4, disrupted=True) == "RestartJobSetAndIgnoreMaxRestarts"
     assert {action(code) for code in EXPLAINED | {UserError.code}} == {"FailJobSet"}
-    assert {action(code) for code in (LOST, 137, 139)} == {"RestartJobSet"}
+    assert {action(code) for code in (LOST_PROCESS, 137, 139)} == {"RestartJobSet"}
     assert GKE["spec"]["failurePolicy"]["maxRestarts"] > 0
 
 

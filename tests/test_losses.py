@@ -84,14 +84,14 @@ def test_scores_are_summed_in_float32_when_vectors_are_bfloat16():
 def test_masked_lm_counts_only_positions_of_weight_one_over_the_whole_batch():
     logits = jnp.zeros((2, 2, 4)).at[0, 0, 1].set(jnp.log(5.0))
     labels, weights = jnp.array([[1, 0], [2, 0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])
-    result = losses.masked_lm(logits, labels, weights)
+    result = losses.masked_lm_loss(logits, labels, weights)
     assert result.loss == pytest.approx((np.log(8 / 5) + np.log(4)) / 2, rel=1e-6)
     assert result.accuracy == 0.5  # the first is argmax; of the second's four equal logits, index 0 wins
 
 
 def test_masked_lm_without_any_masked_position_is_zero_and_has_finite_gradients():
     logits, labels, weights = jnp.ones((1, 2, 4)), jnp.zeros((1, 2), int), jnp.zeros((1, 2))
-    loss, gradient = jax.value_and_grad(lambda x: losses.masked_lm(x, labels, weights).loss)(logits)
+    loss, gradient = jax.value_and_grad(lambda x: losses.masked_lm_loss(x, labels, weights).loss)(logits)
     assert loss == 0
     assert not gradient.any()
 
@@ -116,7 +116,7 @@ def outcome(queries, passages, **settings):
     weights = jnp.linspace(0.5, 2.0, len(queries))
 
     def total(queries, passages):
-        result = losses.contrast(queries, passages, **settings)
+        result = losses.contrastive_loss(queries, passages, **settings)
         return jnp.sum(weights * result.loss), result
 
     (_, result), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(queries, passages)
@@ -180,7 +180,7 @@ def test_in_chunks_a_device_never_holds_more_than_its_queries_scores_of_one_chun
     spec = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=batch_sharding(make_mesh(MeshConfig())))
 
     def loss(queries, passages):
-        return losses.contrast(queries, passages, chunk=16).loss.mean()
+        return losses.contrastive_loss(queries, passages, chunk=16).loss.mean()
 
     program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(spec, spec).compile().as_text()
     assert "f32[8,16]" in program  # 64 queries over 8 devices, against a chunk of 16 passages
@@ -191,7 +191,7 @@ def test_in_chunks_a_device_never_holds_more_than_its_queries_scores_of_one_chun
 def test_of_equal_scores_the_first_passage_wins(chunk):
     queries = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     passages = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]])  # scores 0 1 1; 0 1 1; 0 0 0
-    result = losses.contrast(queries, passages, positives=jnp.array([1, 2, 0]), chunk=chunk)
+    result = losses.contrastive_loss(queries, passages, positives=jnp.array([1, 2, 0]), chunk=chunk)
     assert result.correct.tolist() == [True, False, True]
 
 
@@ -202,8 +202,8 @@ def test_rows_of_masked_lm_computed_apart_and_put_together_give_the_mean_over_al
     rng = np.random.default_rng(0)
     logits, labels = jnp.array(rng.normal(size=(3, 2, 4)), jnp.float32), jnp.array([[1, 0], [2, 3], [0, 0]])
     weights = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])  # so that a mean of means would be another number
-    whole = losses.masked_lm(logits, labels, weights)
-    parts = [losses.masked_lm(logits[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(3)]
+    whole = losses.masked_lm_loss(logits, labels, weights)
+    parts = [losses.masked_lm_loss(logits[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(3)]
     together = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
     assert together.positions.tolist() == [2, 1, 0]
     assert together.loss == pytest.approx(float(whole.loss), rel=1e-6)  # float32 sums
@@ -216,12 +216,14 @@ def test_the_bag_of_words_takes_each_tokens_highest_score_among_the_pooled_posit
     scores = np.log([[[1, 4, 1, 1], [1, 1, 1, 2], [1, 1, 1, 1], [99, 99, 99, 99]]])
     pooled = jnp.array([[True, True, True, False]])
     words = jnp.array([[True, True, True, False]])
-    loss = losses.bag_of_words(jnp.array(scores, jnp.float32), pooled, jnp.array([[1, 3, 1, 2]]), words)
+    loss = losses.bag_of_words_loss(jnp.array(scores, jnp.float32), pooled, jnp.array([[1, 3, 1, 2]]), words)
     assert loss[0] == pytest.approx((np.log(2) + np.log(4)) / 3, rel=1e-6)
 
 
 def test_the_bag_of_words_of_a_row_without_words_is_zero_with_a_finite_gradient():
     nothing, ids = jnp.zeros((1, 2), bool), jnp.zeros((1, 2), int)
-    loss, gradient = jax.value_and_grad(lambda x: losses.bag_of_words(x, nothing, ids, nothing)[0])(jnp.ones((1, 2, 3)))
+    loss, gradient = jax.value_and_grad(lambda x: losses.bag_of_words_loss(x, nothing, ids, nothing)[0])(
+        jnp.ones((1, 2, 3))
+    )
     assert loss == 0
     assert not gradient.any()

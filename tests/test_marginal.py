@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from dense_jax.losses import marginal as maths
-from dense_jax.losses.marginal import Marginal, Marginalised
+from dense_jax.losses.marginal import MarginalLikelihood, RealmLoss
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "realm" / "realm_normal.npz"))
 MASK = GOLDEN["mlm_mask"].astype(float)
-BOTH = pytest.mark.parametrize("marginal", Marginal, ids=lambda marginal: marginal.value)
+BOTH = pytest.mark.parametrize("marginal", MarginalLikelihood, ids=lambda marginal: marginal.value)
 close = {"rtol": 1e-9, "atol": 1e-12}
 marginalise = jax.jit(maths.marginalise, static_argnames="marginal")  # one compilation instead of one an operation
 token_log_likelihoods = jax.jit(maths.token_log_likelihoods)
@@ -30,7 +30,7 @@ def with_gradients(loss, *inputs):
     return jax.jit(jax.value_and_grad(loss, tuple(range(len(inputs)))))(*inputs)
 
 
-def reference(marginal=Marginal.SEQUENCE, **changes):
+def reference(marginal=MarginalLikelihood.SEQUENCE, **changes):
     """What the golden inputs come to, some of them changed."""
     given = GOLDEN | changes
     queries, documents, logits = (jnp.asarray(given[name]) for name in ("query_emb", "doc_emb", "mlm_logits"))
@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_the_references(marginal, x64):
         np.testing.assert_allclose(gradient, GOLDEN[f"grad_{name}_{marginal.value}"], **close)
 
 
-def posteriors(found: Marginalised):
+def posteriors(found: RealmLoss):
     """p(z | x, y)."""
     return jax.nn.softmax(found.log_priors + found.log_likelihoods, axis=1)
 
@@ -72,7 +72,9 @@ def test_parts_are_the_references(x64):
     np.testing.assert_allclose(posteriors(found), GOLDEN["posterior_sequence"], **close)
     np.testing.assert_allclose(posteriors(found) - jnp.exp(found.log_priors), GOLDEN["r_z"], **close)
     np.testing.assert_allclose(found.losses, -GOLDEN["log_p_y_given_x"], **close)
-    np.testing.assert_allclose(reference(Marginal.TOKEN).losses, -(GOLDEN["marginal_log_prob_token"] * MASK).sum(1))
+    np.testing.assert_allclose(
+        reference(MarginalLikelihood.TOKEN).losses, -(GOLDEN["marginal_log_prob_token"] * MASK).sum(1)
+    )
 
 
 @BOTH
@@ -90,7 +92,7 @@ def test_likelihoods_of_tokens_are_the_references(x64):
 
 def test_of_one_token_both_losses_are_the_same(x64):
     scores, tokens, weights = random(4, 3), likelihoods(4, 3, 5), jnp.asarray(np.eye(5)[[0, 4, 2, 2]])
-    sequence, token = (marginalise(scores, tokens, weights, marginal=marginal) for marginal in Marginal)
+    sequence, token = (marginalise(scores, tokens, weights, marginal=marginal) for marginal in MarginalLikelihood)
     np.testing.assert_allclose(sequence.losses, token.losses, rtol=1e-12)
     np.testing.assert_array_equal(sequence.terms, token.terms)
 
@@ -150,7 +152,7 @@ def test_a_document_that_alone_explains_the_text_is_learned_as_if_it_were_the_la
 
     _, (gradient,) = with_gradients(loss, random(1, 4))
     _, (supervised,) = with_gradients(lambda scores: -jax.nn.log_softmax(scores, axis=1)[0, 2], random(1, 4))
-    terms = 1 if marginal is Marginal.SEQUENCE else 3
+    terms = 1 if marginal is MarginalLikelihood.SEQUENCE else 3
     np.testing.assert_allclose(gradient, terms * supervised, atol=1e-12)
 
 

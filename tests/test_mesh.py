@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import _slices, batch_parts, check_batch, make_mesh, over_batch
+from dense_jax.mesh import _slices, batch_shards, check_batch, make_mesh, shard_rows
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
 
@@ -49,7 +49,7 @@ def test_another_number_of_slices_than_dcn_is_refused_with_both():
 
 def test_a_tensor_group_holds_one_part_of_a_batch():
     mesh = make_mesh(MeshConfig(dcn=2, data=1, fsdp=2, tensor=2))
-    assert batch_parts(mesh) == 4
+    assert batch_shards(mesh) == 4
     check_batch(4, mesh)
     with pytest.raises(ConfigError, match=r"batch=6 is not divisible by 4 data devices; use --batch=4 or 8"):
         check_batch(6, mesh)
@@ -57,7 +57,7 @@ def test_a_tensor_group_holds_one_part_of_a_batch():
 
 def test_rows_are_split_over_the_batch_axes_where_they_divide():
     with jax.set_mesh(make_mesh(MeshConfig(2, 2, 2))):
-        split, whole = (jax.jit(over_batch)(np.zeros((rows, 6), np.float32)) for rows in (8, 3))
+        split, whole = (jax.jit(shard_rows)(np.zeros((rows, 6), np.float32)) for rows in (8, 3))
     assert split.sharding.shard_shape((8, 6)) == (2, 6)
     assert whole.sharding.shard_shape((3, 6)) == (3, 6)
 

@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from dense_jax.hf.model_card import Card, Result, card_text
+from dense_jax.hf.model_card import CardContent, CardResult, render_card
 from dense_jax.types import Layout, Similarity, Tower, Towers
 from tests.toys import MeanEmbedding
 
-RESULT = Result("toy", "test", "nDCG@10", 0.25)
-CARD = Card("ada", "the inverse cloze task", "two sentences", 7_000, 8, "seed: 0", "mit", (RESULT,))
+RESULT = CardResult("toy", "test", "nDCG@10", 0.25)
+CARD = CardContent("ada", "the inverse cloze task", "two sentences", 7_000, 8, "seed: 0", "mit", (RESULT,))
 PLAIN = Towers(Tower(MeanEmbedding(), {}, 12), Tower(MeanEmbedding(), {}, 32))
 
 
 def test_the_card_carries_results_as_metadata_and_as_a_table():
-    card = ModelCard(card_text(CARD, PLAIN, shared=True))
+    card = ModelCard(render_card(CARD, PLAIN, shared=True))
     found = card.data.eval_results[0]
     assert (found.metric_type, found.metric_value, found.dataset_split) == ("nDCG@10", 0.25, "test")
     assert (card.data.license, card.data.model_name) == ("mit", "ada")
@@ -24,13 +24,13 @@ def test_the_card_carries_results_as_metadata_and_as_a_table():
 
 def test_a_result_of_questions_has_no_split():
     found = ModelCard(
-        card_text(replace(CARD, results=(Result("nq.jsonl", "", "AnswerRecall@5", 0.5),)), PLAIN, shared=True)
+        render_card(replace(CARD, results=(CardResult("nq.jsonl", "", "AnswerRecall@5", 0.5),)), PLAIN, shared=True)
     )
     assert (found.data.eval_results[0].dataset_name, found.data.eval_results[0].dataset_split) == ("nq.jsonl", None)
 
 
 def test_the_card_says_how_the_model_was_made():
-    text = card_text(CARD, PLAIN, shared=True)
+    text = render_card(CARD, PLAIN, shared=True)
     assert "trained with the inverse cloze task on two sentences: 7,000 steps of 8 examples" in text
     assert "```\nseed: 0\n```" in text
 
@@ -44,13 +44,13 @@ def test_the_card_says_how_the_model_was_made():
     ],
 )
 def test_the_card_names_the_base_model_and_what_was_done(steps, base, said):
-    card = ModelCard(card_text(replace(CARD, steps=steps, base=base, base_model=base), PLAIN, shared=True))
+    card = ModelCard(render_card(replace(CARD, steps=steps, base=base, base_model=base), PLAIN, shared=True))
     assert said in card.text
     assert card.data.base_model == (base or None)
 
 
 def test_a_card_without_results_license_or_settings_leaves_them_out():
-    text = card_text(replace(CARD, results=(), license="", settings=""), PLAIN, shared=True)
+    text = render_card(replace(CARD, results=(), license="", settings=""), PLAIN, shared=True)
     assert not any(word in text for word in ("## Results", "## Settings", "license", "model-index"))
 
 
@@ -63,20 +63,20 @@ def test_a_card_without_results_license_or_settings_leaves_them_out():
     ],
 )
 def test_the_card_says_how_titles_are_passed(layout, note, call):
-    text = card_text(CARD, replace(PLAIN, passage=replace(PLAIN.passage, layout=layout)), shared=True)
+    text = render_card(CARD, replace(PLAIN, passage=replace(PLAIN.passage, layout=layout)), shared=True)
     assert note in text
     assert call in text
 
 
 def test_the_card_says_lengths_width_and_similarity():
-    text = card_text(CARD, PLAIN, shared=True)
+    text = render_card(CARD, PLAIN, shared=True)
     assert "Queries were cut to 12 tokens and passages to 32, special tokens included; set `model.max_seq" in text
     assert "Vectors have 4 numbers and are compared by their inner product." in text
-    assert "by cosine" in card_text(CARD, replace(PLAIN, similarity=Similarity.COSINE), shared=True)
+    assert "by cosine" in render_card(CARD, replace(PLAIN, similarity=Similarity.COSINE), shared=True)
 
 
 def test_two_models_have_their_own_folders_and_lengths():
-    text = card_text(CARD, PLAIN, shared=False)
+    text = render_card(CARD, PLAIN, shared=False)
     assert 'SentenceTransformer("PATH/query").encode(["A question?"])' in text
     assert 'SentenceTransformer("PATH/passage")' in text
     assert "set `model.max_seq" not in text
@@ -84,7 +84,7 @@ def test_two_models_have_their_own_folders_and_lengths():
 
 def test_prompts_are_named_and_used():
     query, passage = replace(PLAIN.query, prompt="q: "), replace(PLAIN.passage, prompt="p: ")
-    text = card_text(CARD, Towers(query, passage), shared=True)
+    text = render_card(CARD, Towers(query, passage), shared=True)
     assert 'encode(["A question?"], prompt_name="query")' in text
     assert "Queries start with 'q: ', the prompt called `query`." in text
     assert "Passages start with 'p: ', the prompt called `document`." in text
@@ -92,6 +92,6 @@ def test_prompts_are_named_and_used():
 
 def test_a_prompt_cannot_be_put_before_a_pair():
     passage = replace(PLAIN.passage, prompt="p: ", layout=Layout.PAIR)
-    text = card_text(CARD, replace(PLAIN, passage=passage), shared=True)
+    text = render_card(CARD, replace(PLAIN, passage=passage), shared=True)
     assert "Put 'p: ' before each title: a prompt cannot be put before a pair." in text
     assert 'prompt_name="document"' not in text

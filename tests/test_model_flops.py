@@ -12,7 +12,7 @@ from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
-from dense_jax.planning.model_flops import model_flops, product_flops
+from dense_jax.planning.roofline import matmul_flops, model_flops
 from dense_jax.types import Tokens
 
 BERT = BertConfig(layers=3, width=16, heads=2, feed_forward=32, vocab_size=50, positions=8)
@@ -63,4 +63,4 @@ def test_a_branch_counts_as_the_larger_one():
     def either(x):
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x, lambda x: x @ x @ x, x)
 
-    assert product_flops(jax.make_jaxpr(either)(jnp.ones((2, 2))).jaxpr) == 2 * (2 * 2 * 2 * 2)
+    assert matmul_flops(jax.make_jaxpr(either)(jnp.ones((2, 2))).jaxpr) == 2 * (2 * 2 * 2 * 2)

@@ -30,7 +30,9 @@ def model(tmp_path_factory):
     bert = BertConfig(layers=1, width=16, heads=2, feed_forward=24, vocab_size=tokenizer.size, positions=40)
     params = Encoder(bert, Pooling.MEAN).init(jax.random.key(1))
     vocabulary = tokenizer.vocabulary
-    tensors.save({"bert": params["bert"]}, bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save_params(
+        {"bert": params["bert"]}, bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep)
+    )
     tokenizer.save(folder, max_length=40)
     return folder
 

@@ -15,7 +15,7 @@ from dense_jax.augmented.versions import Library
 from dense_jax.config import CheckpointConfig, Config, EmbedConfig, MeshConfig, NeighboursConfig, OptimizerConfig
 from dense_jax.errors import ConfigError
 from dense_jax.losses.collapse import alignment
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
@@ -122,7 +122,7 @@ def test_passages_that_are_not_there_are_empty_and_never_chosen():
     assert not batch["body"][0, 1].any()
     params = jax.jit(method.init)(jax.random.key(0))
     scores = jax.jit(lambda params: method.encode(params, {}, batch, rng=None))(params)
-    assert (scores.passages[0, 1:] == NEVER).all()
+    assert (scores.passages[0, 1:] == MASKED_SCORE).all()
     loss, (metrics, _) = method.combine({}, scores, batch, step=STEP)
     assert np.isfinite(loss)
     assert metrics["early_loss"] == 0  # the only passage that is there holds an answer

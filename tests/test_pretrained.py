@@ -22,7 +22,7 @@ def arguments(tmp_path):
     """Of a model folder, a corpus and a workdir; the piece [MASK] is called by another name in the folder."""
     folder = tmp_path / "model"
     subtree = {name: part for name, part in subtrees(fresh_params()).items() if name != "mlm"}
-    tensors.save(subtree, SMALL, folder, pad=0)
+    tensors.save_params(subtree, SMALL, folder, pad=0)
     Tokenizer.train(TEXTS * 5, vocab_size=SMALL.vocab_size, lowercase=True).save(folder)
     for name, change in {"tokenizer.json": {}, "tokenizer_config.json": {"mask_token": None}}.items():
         raw = json.loads((folder / name).read_text().replace("[MASK]", "zzz")) | change

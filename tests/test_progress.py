@@ -6,7 +6,7 @@ from dense_jax import progress
 
 
 def test_each_state_of_a_bar_is_one_line_and_the_last_one_is_there(capsys):
-    with progress.bar("embed", 4, "passages") as shown:
+    with progress.progress_bar("embed", 4, "passages") as shown:
         for _ in range(4):
             shown.update()
             shown.refresh()
@@ -18,7 +18,7 @@ def test_each_state_of_a_bar_is_one_line_and_the_last_one_is_there(capsys):
 
 
 def test_a_bar_that_advances_is_shown_every_five_seconds_however_fast_it_was_before(capsys):
-    with progress.bar("embed", 4, "passages") as shown:
+    with progress.progress_bar("embed", 4, "passages") as shown:
         assert shown.mininterval < 5
         assert (shown.miniters, shown.dynamic_miniters) == (1, False)
 
@@ -29,7 +29,7 @@ def test_a_total_that_is_not_known_gives_a_count(capsys):
 
 
 def test_a_stage_that_continues_starts_where_it_was(capsys):
-    with progress.bar("embed", 4, "passages", initial=2):
+    with progress.progress_bar("embed", 4, "passages", initial=2):
         pass
     assert "2/4 passages" in capsys.readouterr().err
 
@@ -38,7 +38,7 @@ def test_a_stage_that_continues_starts_where_it_was(capsys):
     ("duration", "text"), [(0.4, "0s"), (59.4, "59s"), (60, "1m00s"), (3_599, "59m59s"), (7_260, "2h01m")]
 )
 def test_durations(duration, text):
-    assert progress.seconds(float(duration)) == text
+    assert progress.format_duration(float(duration)) == text
 
 
 def test_a_stage_within_a_stage_writes_plain_lines_too(capsys):

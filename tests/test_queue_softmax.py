@@ -66,7 +66,7 @@ def test_label_smoothing_is_shared_by_all_candidates_that_are_not_left_out(x64, 
     itself = jnp.arange(6)
     marks = losses.TextIds(itself[:, None])
     hidden = losses.NegativeMask(marks, marks)
-    result = losses.contrast(rows, rows, positives=itself ^ 1, hidden=hidden, smoothing=0.2, chunk=chunk)
+    result = losses.contrastive_loss(rows, rows, positives=itself ^ 1, negative_mask=hidden, smoothing=0.2, chunk=chunk)
     scores = jnp.where(jnp.eye(6, dtype=bool), -jnp.inf, rows @ rows.T)
     target = 0.8 * jax.nn.one_hot(itself ^ 1, 6) + 0.2 / 5
     expected = -jnp.sum(jnp.where(jnp.eye(6, dtype=bool), 0, target * jax.nn.log_softmax(scores)), axis=1)

@@ -10,7 +10,7 @@ import pytest
 
 from dense_jax.data.masking import mask_span
 from dense_jax.errors import ConfigError
-from dense_jax.losses import Marginal
+from dense_jax.losses import MarginalLikelihood
 from dense_jax.losses.collapse import alignment
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
@@ -196,7 +196,7 @@ class Shifted(Encoder):
         return vectors + params["shift"] if len(vectors) == 8 else vectors
 
 
-@pytest.mark.parametrize("marginal", Marginal)
+@pytest.mark.parametrize("marginal", MarginalLikelihood)
 def test_gradients_reach_the_tower_of_every_candidate_the_null_document_too(marginal):
     method = realm(encoder=Shifted(BERT), shared=False, marginal=marginal)
     params = method.init(jax.random.key(0))

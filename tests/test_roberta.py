@@ -15,7 +15,8 @@ from dense_jax.hf import tensors
 from dense_jax.hf.config import check_architecture, check_padding, check_same_architecture, read_config
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
-from dense_jax.models.encoder import Encoder, decode, init_decoder, mlm_logits
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import apply_decoder, init_decoder, mlm_logits
 from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
@@ -86,7 +87,7 @@ def test_the_family_epsilon_and_segments_are_read(theirs):
 def test_hidden_states_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch = read_config(folder), tokens()
-    loaded, _ = tensors.load(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
+    loaded, _ = tensors.load_params(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
     with torch.no_grad():
         expected = model.roberta(**inputs(torch, batch), output_hidden_states=True).hidden_states
     found = jax.jit(Encoder(bert).all_hidden_states)(loaded["encoder"], batch)
@@ -98,7 +99,7 @@ def test_hidden_states_equal_those_of_pytorch(torch, theirs):
 def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
     model, folder = theirs
     bert, batch, positions = read_config(folder), tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
-    loaded, report = tensors.load(fresh_params(bert), folder, Encoder(bert))
+    loaded, report = tensors.load_params(fresh_params(bert), folder, Encoder(bert))
     assert not [path for path in report.initialised if path.startswith("mlm")]
     weights = np.random.default_rng(1).normal(size=(3, 2, 40)).astype(np.float32)
 
@@ -127,7 +128,7 @@ def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
 
     bert, batch = replace(SMALL, family=family), tokens()
     parts = {name: part for name, part in subtrees(fresh_params(bert)).items() if name != "pooler"}
-    tensors.save(parts, bert, tmp_path, pad=PAD, ends=(0, 2))
+    tensors.save_params(parts, bert, tmp_path, pad=PAD, ends=(0, 2))
     assert read_json(tmp_path / "config.json")["architectures"] == [f"{kind}ForMaskedLM"]
     model, report = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path, output_loading_info=True)
     assert type(model).__name__ == f"{kind}ForMaskedLM"
@@ -146,16 +147,16 @@ def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
 
 def test_every_array_survives_the_way_out_and_back(tmp_path):
     params = fresh_params(SMALL)
-    tensors.save(subtrees(params), SMALL, tmp_path, pad=PAD)
+    tensors.save_params(subtrees(params), SMALL, tmp_path, pad=PAD)
     names = load_file(tmp_path / "model.safetensors")
     assert {name.partition(".")[0] for name in names} == {"roberta", "lm_head"}
     assert {"lm_head.bias", "lm_head.dense.weight", "lm_head.layer_norm.bias", "roberta.pooler.dense.bias"} <= {*names}
-    found, _ = tensors.load(jax.tree.map(jnp.zeros_like, params), tmp_path, settings(SMALL))
+    found, _ = tensors.load_params(jax.tree.map(jnp.zeros_like, params), tmp_path, settings(SMALL))
     jax.tree.map(np.testing.assert_array_equal, subtrees(found), subtrees(params))
 
 
 def test_a_model_without_a_head_has_no_prefix(tmp_path):
-    tensors.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
+    tensors.save_params({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
     assert "embeddings.word_embeddings.weight" in load_file(tmp_path / "model.safetensors")
     config = read_json(tmp_path / "config.json")
     assert (config["model_type"], config["architectures"]) == ("xlm-roberta", ["XLMRobertaModel"])
@@ -194,7 +195,7 @@ def test_retromaes_decoder_takes_the_same_positions():
     vectors = jnp.ones((3, 16))
     for embed_queries in (False, True):
         found, expected = (
-            decode(
+            apply_decoder(
                 bert, {"encoder": {"bert": tree}, "decoder": decoder}, vectors, batch, visible,
                 embed_queries=embed_queries,
             )
@@ -266,7 +267,7 @@ def test_a_folder_whose_padding_is_not_one_is_refused(tmp_path):
 
 
 def test_another_family_is_refused_with_the_flag_that_cures_it(tmp_path):
-    tensors.save({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
+    tensors.save_params({"bert": fresh_params(SMALL)["encoder"]["bert"]}, SMALL, tmp_path, pad=PAD)
     path = "objective.encoder.bert"
     with pytest.raises(ConfigError) as error:
         check_architecture(settings(replace(SMALL, family=Family.BERT)), tmp_path)

@@ -3,7 +3,7 @@
 import pytest
 
 from dense_jax.errors import ConfigError
-from dense_jax.planning.roofline import CHIPS, chip_of, more_doublings, roofline
+from dense_jax.planning.roofline import CHIPS, find_chip, predict_doublings, roofline
 
 
 def test_a_step_takes_as_long_as_the_slowest_of_its_parts():
@@ -14,14 +14,14 @@ def test_a_step_takes_as_long_as_the_slowest_of_its_parts():
 
 def test_an_unknown_chip_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"topology=v9:2x2: there is no chip 'v9'; use v4, v5e, v5p, v6e"):
-        chip_of("v9:2x2")
+        find_chip("v9:2x2")
 
 
 @pytest.mark.parametrize(("room", "doublings"), [(2.0, 0), (4.0, 0), (5.0, 1), (9.0, 2), (1e9, 5)])
 def test_memory_is_taken_to_grow_in_a_straight_line(room, doublings):
     # 50 examples take 2, 100 take 3; so 200 take 5, 400 take 9
-    assert more_doublings((50, 2), (100, 3), room) == doublings
+    assert predict_doublings((50, 2), (100, 3), room) == doublings
 
 
 def test_memory_that_does_not_grow_sets_no_limit():
-    assert more_doublings((50, 3), (100, 3), 4.0) == 5
+    assert predict_doublings((50, 3), (100, 3), 4.0) == 5

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dense_jax.config import Config, Select
-from dense_jax.hf.model_card import Result
+from dense_jax.hf.model_card import CardResult
 from dense_jax.io import write_json
 from dense_jax.run_results import measured, row_names
 from dense_jax.train.validation import History
@@ -33,11 +33,11 @@ def test_figures_of_the_checkpoint_are_those_of_its_rankings_and_its_answer_reca
     answered(tmp_path, 7, 0.125)
     answered(tmp_path, 9, 0.375)
     assert measured(tmp_path, 7) == (
-        Result("fiqa", "test", "nDCG@10", 0.25),
-        Result("fiqa", "test", "MRR@10", 0.25),
-        Result("fiqa", "test", "Recall@100", 0.25),
-        Result("nq.jsonl", "", "AnswerRecall@1", 0.125),
-        Result("nq.jsonl", "", "AnswerRecall@5", 0.25),
+        CardResult("fiqa", "test", "nDCG@10", 0.25),
+        CardResult("fiqa", "test", "MRR@10", 0.25),
+        CardResult("fiqa", "test", "Recall@100", 0.25),
+        CardResult("nq.jsonl", "", "AnswerRecall@1", 0.125),
+        CardResult("nq.jsonl", "", "AnswerRecall@5", 0.25),
     )
     assert measured(tmp_path, 8) == ()
 

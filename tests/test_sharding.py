@@ -14,8 +14,8 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.mlm import MLM
-from dense_jax.planning.collectives import collectives
-from dense_jax.planning.compiled_step import Step, compile_step
+from dense_jax.planning.compiled_step import CompiledStep, compile_step
+from dense_jax.planning.hlo import collectives
 from dense_jax.train.loop import make_program
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.sharding import state_sharding
@@ -90,7 +90,7 @@ def test_a_model_that_does_not_split_is_refused_with_a_mesh_on_which_it_does(cha
         make_program(config(mlm(replace(BERT, **changes)), mesh))
 
 
-def step_on(mesh: MeshConfig) -> Step:
+def step_on(mesh: MeshConfig) -> CompiledStep:
     return compile_step(config(mesh=mesh), jax.devices())
 
 

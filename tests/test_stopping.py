@@ -13,14 +13,14 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.errors import Stopped
-from dense_jax.stopping import Stop, _watch, stopping_on_signals
+from dense_jax.signals import StopSignals, _watch, stop_on_signals
 
 ROOT = Path(__file__).parent.parent
 # The second lock of a mutex that is held waits for ever, and no signal wakes it. One that comes before changes nothing.
 DEAF = """
 import ctypes
 from dense_jax.errors import Stopped
-from dense_jax.stopping import stopping_on_signals
+from dense_jax.signals import stopping_on_signals
 mutex = ctypes.create_string_buffer(64)
 with stopping_on_signals():
     while True:
@@ -50,7 +50,7 @@ def test_a_stage_that_hears_no_signal_is_ended(signals, number, status):
 
 def test_sigterm_raises_what_has_status_75_and_afterwards_it_is_as_before():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="start the same command to continue"), stopping_on_signals():
+    with pytest.raises(Stopped, match="start the same command to continue"), stop_on_signals():
         signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -61,7 +61,7 @@ def test_sigterm_raises_what_has_status_75_and_afterwards_it_is_as_before():
 def test_another_signal_is_neither_ctrl_c_nor_counted_as_one():
     before = signal.signal(signal.SIGALRM, lambda *_: None)
     try:
-        with stopping_on_signals() as stop:
+        with stop_on_signals() as stop:
             for _ in range(2):
                 signal.raise_signal(signal.SIGALRM)
                 time.sleep(0.2)
@@ -71,7 +71,7 @@ def test_another_signal_is_neither_ctrl_c_nor_counted_as_one():
 
 
 def test_ctrl_c_raises_what_has_status_130():
-    with pytest.raises(Stopped) as error, stopping_on_signals():
+    with pytest.raises(Stopped) as error, stop_on_signals():
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(60)
     assert error.value.code == 130
@@ -79,9 +79,9 @@ def test_ctrl_c_raises_what_has_status_130():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_the_grace(monkeypatch, number, status):
-    monkeypatch.setattr("dense_jax.stopping.GRACE", 0.1)
-    monkeypatch.setattr("dense_jax.stopping._AGAIN", 0.1)
-    with stopping_on_signals() as stop:
+    monkeypatch.setattr("dense_jax.signals.GRACE", 0.1)
+    monkeypatch.setattr("dense_jax.signals._AGAIN", 0.1)
+    with stop_on_signals() as stop:
         stop.deferred = True
         assert not stop.came
         os.kill(os.getpid(), number)
@@ -93,7 +93,7 @@ def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_th
 def test_ctrl_c_comes_as_sigterm_to_a_stage_that_handles_that_by_itself_and_a_second_one_ends_it():
     code = """
 import signal, time
-from dense_jax.stopping import stopping_on_signals
+from dense_jax.signals import stopping_on_signals
 with stopping_on_signals():
     signal.signal(signal.SIGTERM, lambda *_: print("saving", flush=True))
     print(flush=True)
@@ -109,7 +109,7 @@ with stopping_on_signals():
 
 def test_processes_that_a_stage_starts_get_no_ctrl_c():
     code = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))"
-    with stopping_on_signals():
+    with stop_on_signals():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
 
@@ -117,7 +117,7 @@ def test_processes_that_a_stage_starts_get_no_ctrl_c():
 def test_workers_of_multiprocessing_get_no_ctrl_c_either():
     code = """
 import signal
-from dense_jax.stopping import start_resource_tracker, stopping_on_signals
+from dense_jax.signals import start_resource_tracker, stopping_on_signals
 with stopping_on_signals():
     start_resource_tracker()
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
@@ -186,6 +186,6 @@ def test_a_stage_that_hears_no_signal_is_given_five_seconds(monkeypatch):
     monkeypatch.setattr("os._exit", sys.exit)
     with OneSignal() as signals, pytest.raises(SystemExit) as ended:
         monkeypatch.setattr("time.monotonic", lambda: signals.now)
-        _watch(signals, Stop(raised=True), threading.get_ident())
+        _watch(signals, StopSignals(raised=True), threading.get_ident())
     assert ended.value.code == Stopped.code
     assert 5.0 < signals.now <= 6.0

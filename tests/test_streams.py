@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dense_jax.distributed import explain_missing_platform
 from dense_jax.errors import DataError, MachineError
-from dense_jax.processes import naming_missing_platforms
 from dense_jax.streams import Unfailing, input_lines
 
 ROOT = Path(__file__).parent.parent
@@ -78,13 +78,13 @@ def test_a_query_that_is_not_utf_8_is_named_by_its_line(monkeypatch):
 def test_a_platform_that_jax_does_not_find_is_named_with_the_fix(reason):
     with (
         pytest.raises(MachineError, match=rf"^JAX_PLATFORMS=tpu: {reason}; unset JAX_PLATFORMS"),
-        naming_missing_platforms({"JAX_PLATFORMS": "tpu"}),
+        explain_missing_platform({"JAX_PLATFORMS": "tpu"}),
     ):
         raise RuntimeError(f"{reason}\nmore")
 
 
 def test_another_error_of_jax_is_not_taken_for_a_missing_platform():
-    with pytest.raises(RuntimeError, match="out of memory"), naming_missing_platforms({}):
+    with pytest.raises(RuntimeError, match="out of memory"), explain_missing_platform({}):
         raise RuntimeError("out of memory")
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
     code = (
         "import os, sys; from dense_jax import verbs; from dense_jax.config.command_line import Invocation; "
         "import jax; "
-        "from dense_jax.processes import start_processes; from pathlib import Path; from dense_jax import __main__; "
+        "from dense_jax.distributed import start_processes; from pathlib import Path; from dense_jax import __main__; "
         "verbs.VERBS[sys.argv[1]] = verbs._train = lambda *_, **__: start_processes(os.environ); "
         "verbs.Run = lambda *_, **__: None; "
         "__main__._call = lambda argv, stop: verbs.call(argv[0], Invocation(None, Path('.'), []), stop); "

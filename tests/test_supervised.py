@@ -225,7 +225,7 @@ def test_one_encoder_of_another_run_fills_both_towers(x64, tmp_path):
 
 def test_a_published_bert_fills_both_towers(x64, tmp_path):
     one = random_params(METHOD)["encoder"]
-    tensors.save(one, BERT, tmp_path, pad=0)
+    tensors.save_params(one, BERT, tmp_path, pad=0)
     found, report = warm_start(random_params(TWO, 0.0), str(tmp_path), TWO)
     for side in ("query", "passage"):
         jax.tree.map(np.testing.assert_array_equal, found[side], one)
@@ -286,7 +286,7 @@ def published(x64, tmp_path):
     def load(normalize=False, **settings):
         encoder = Encoder(bert, pooling=Pooling.MEAN, normalize=normalize)
         method = Supervised(encoder, query_length=64, passage_length=64, **settings)
-        params, _ = tensors.load(method.init(jax.random.key(0)), tmp_path, method)
+        params, _ = tensors.load_params(method.init(jax.random.key(0)), tmp_path, method)
         return method, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
     return load

@@ -17,10 +17,10 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
-from dense_jax.planning import compiled_step, largest_batch, topology
-from dense_jax.planning.collectives import Collective
-from dense_jax.planning.compiled_step import Step, TooLargeError
-from dense_jax.planning.largest_batch import Tries
+from dense_jax.planning import compiled_step, topology
+from dense_jax.planning.compiled_step import CompiledStep, TooLargeError
+from dense_jax.planning.hlo import Collective
+from dense_jax.planning.topology import BatchSearch
 from tests.test_objectives import FILES
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
@@ -39,7 +39,7 @@ def chips(monkeypatch):
 
 def untried(step, room):
     """As if the double did not fit into `room`."""
-    return Tries(CONFIG, [], {CONFIG.batch: step}, {2 * CONFIG.batch: room})
+    return BatchSearch(CONFIG, [], {CONFIG.batch: step}, {2 * CONFIG.batch: room})
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
@@ -48,12 +48,12 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
     argv += ["--corpus.questions=some"] if file.stem == "orqa" else []
     config = parse(argv).config
     config = replace(config, objective=with_vocabulary(config.objective, 100))
-    batch = compiled_step.batch_of(config)[1]
+    batch = compiled_step.abstract_batch(config)[1]
     assert {len(x) for x in jax.tree.leaves(batch)} <= {16, 8, 4}  # rows, or fewer where several are side by side
 
 
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
-    said = topology.plan(CONFIG, "v5e:2x2", 50)
+    said = topology.plan_report(CONFIG, "v5e:2x2", 50)
     mesh = "{'dcn': 1, 'data': 4, 'fsdp': 1, 'tensor': 1}"
     assert f"== v5e:2x2: 4 chips {mesh}\nthe TPU compiler's account of a step, none of it measured" in said
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
@@ -67,7 +67,7 @@ def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(
     large = [Collective("all-gather", 2_000_000, 2, times=24), Collective("all-reduce", 1_000_000, 4)]
     small = [Collective("all-reduce", size, 4) for size in range(1, 101)]
     monkeypatch.setattr(compiled_step, "collectives", lambda text, chips: [*small, *large])
-    section = topology.plan(CONFIG, "v5e:2x2", 50).partition("== collectives of a step\n")[2].splitlines()
+    section = topology.plan_report(CONFIG, "v5e:2x2", 50).partition("== collectives of a step\n")[2].splitlines()
     assert section[0] == "all-gather of 2 chips               24 x       2,000,000 bytes =        48.00 MB"
     assert section[1] == "all-reduce of 4 chips                1 x       1,000,000 bytes =         1.00 MB"
     assert section[2] == "all-reduce of 4 chips                1 x             100 bytes =         0.00 MB"
@@ -75,10 +75,10 @@ def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(
 
 
 def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
-    said = topology.plan(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
+    said = topology.plan_report(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
     assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
     assert "== handed to the hosts, for the network between slices, by a chip" in said
-    assert compiled_step.slices_of(MeshConfig(dcn=-1)) == 1
+    assert compiled_step.slice_count(MeshConfig(dcn=-1)) == 1
 
 
 def test_parameters_that_are_split_take_their_share(chips):
@@ -91,22 +91,22 @@ def test_parameters_that_are_split_take_their_share(chips):
 
 def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
     with pytest.raises(ConfigError, match=r"mesh.data=-1 x mesh.fsdp=3 x mesh.tensor=1 does not make 4 devices"):
-        topology.plan(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
+        topology.plan_report(replace(CONFIG, mesh=MeshConfig(-1, 3)), "v5e:2x2", 50)
     with pytest.raises(ConfigError, match=r"batch=18 is not divisible by 4 data devices; use --batch=16 or 20"):
-        topology.plan(replace(CONFIG, batch=18), "v5e:2x2", 50)
+        topology.plan_report(replace(CONFIG, batch=18), "v5e:2x2", 50)
 
 
 def test_rows_of_several_examples_must_split_over_the_chips_too(chips):
     method = Contriever(Encoder(BERT), views_per_row=4, view_length=16, row_length=64, query_length=8, passage_length=8)
     crops = Config(method, steps=10, batch=8, passages=PassagesConfig(unit=Unit.CHUNKS, length=16))
     with pytest.raises(ConfigError, match=r"batch=8 makes 2 rows of several examples here, which 4 devices do not"):
-        topology.plan(crops, "v5e:2x2", 50)
+        topology.plan_report(crops, "v5e:2x2", 50)
 
 
 def step_of(peak):
     """A step of which only the bytes are known."""
     kinds = ("argument", "output", "alias", "temp", "generated_code")
-    step = object.__new__(Step)
+    step = object.__new__(CompiledStep)
     object.__setattr__(step, "sizes", SimpleNamespace(**{f"{kind}_size_in_bytes": 0 for kind in kinds}))
     step.sizes.temp_size_in_bytes = peak
     return step
@@ -124,20 +124,20 @@ def fake_compiler(monkeypatch, room, rule=10**9):
             raise TooLargeError(config.batch, f"{100 + config.batch}B of {room}B")
         return step_of(100 + config.batch)
 
-    monkeypatch.setattr(largest_batch, "compile_step", compile_step)
+    monkeypatch.setattr(topology, "compile_step", compile_step)
     return tried
 
 
 @pytest.mark.parametrize(("room", "best", "compiled"), [(131, 16, [32]), (140, 32, [32]), (300, 128, [32, 128])])
 def test_the_largest_batch_is_reckoned_from_two_and_verified(monkeypatch, room, best, compiled):
     tried = fake_compiler(monkeypatch, room)
-    assert largest_batch.doubled(CONFIG, [], step_of(116), float(room)).largest == best
+    assert topology.search_larger(CONFIG, [], step_of(116), float(room)).largest == best
     assert tried == compiled
 
 
 def test_where_memory_grows_faster_than_reckoned_the_batch_is_halved_until_it_fits(monkeypatch):
     tried = fake_compiler(monkeypatch, room=300)
-    found = largest_batch.doubled(CONFIG, [], step_of(116), 700.0)
+    found = topology.search_larger(CONFIG, [], step_of(116), 700.0)
     assert tried == [32, 512, 256, 128]
     assert found.largest == 128
     assert str(found).splitlines()[-1] == "         256: no, 356B of 300B"
@@ -145,14 +145,14 @@ def test_where_memory_grows_faster_than_reckoned_the_batch_is_halved_until_it_fi
 
 def test_a_rule_that_larger_batches_break_is_told(monkeypatch):
     fake_compiler(monkeypatch, room=1_000, rule=16)
-    said = str(largest_batch.doubled(CONFIG, [], step_of(116), 1e9))
+    said = str(topology.search_larger(CONFIG, [], step_of(116), 1e9))
     assert said.splitlines()[0] == "16"
     assert said.splitlines()[-1] == "          32: no, a rule"
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
     tried = fake_compiler(monkeypatch, room=130)
-    found = largest_batch.halved(replace(CONFIG, batch=96), jax.devices(), "196B of 130B")
+    found = topology.search_smaller(replace(CONFIG, batch=96), jax.devices(), "196B of 130B")
     assert tried == [48, 24]
     assert str(found).splitlines() == [
         "24",
@@ -165,7 +165,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
 @pytest.mark.parametrize(("chunk", "compiled"), [(0, [48, 24, 8]), (32, [32])])
 def test_a_batch_is_halved_down_to_the_least_that_mesh_and_chunk_allow(monkeypatch, chunk, compiled):
     tried = fake_compiler(monkeypatch, room=100)
-    found = largest_batch.halved(replace(CONFIG, batch=96, chunk=chunk), jax.devices(), "196B of 100B")
+    found = topology.search_smaller(replace(CONFIG, batch=96, chunk=chunk), jax.devices(), "196B of 100B")
     assert tried == compiled
     assert str(found).splitlines()[0] == "none"
 
@@ -179,7 +179,7 @@ def room_for(batch, monkeypatch, *users):
             raise TooLargeError(config.batch, f"{config.batch}.0G of {batch}.5G")
         return real(config, chips)
 
-    for module in (topology, largest_batch, *users):
+    for module in (topology, topology, *users):
         monkeypatch.setattr(module, "compile_step", compile_step)
 
 
@@ -235,7 +235,7 @@ def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monke
     ],
 )
 def test_a_step_that_is_too_large_is_refused_with_both_sizes(error, sizes):
-    assert compiled_step.sizes_of(error) == sizes
+    assert compiled_step.parse_sizes(error) == sizes
 
 
 def test_without_a_compiler_the_extra_is_named(monkeypatch):
@@ -244,7 +244,7 @@ def test_without_a_compiler_the_extra_is_named(monkeypatch):
 
     monkeypatch.setattr(compiled_step.topologies, "get_topology_desc", missing)
     with pytest.raises(MachineError, match=r"pip install 'dense_jax\[tpu\]'"):
-        topology.plan(CONFIG, "v5e:2x2", 50)
+        topology.plan_report(CONFIG, "v5e:2x2", 50)
 
 
 def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatch):
@@ -253,7 +253,7 @@ def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatc
 
     monkeypatch.setattr(compiled_step.topologies, "get_topology_desc", refuse)
     with pytest.raises(ConfigError, match=r'topology=v5e:3x17 is none .*"v5e:3x17" is not divisible\); name the chips'):
-        topology.plan(CONFIG, "v5e:3x17", 50)
+        topology.plan_report(CONFIG, "v5e:3x17", 50)
 
 
 def test_only_show_compiles_for_chips_elsewhere(tmp_path):
@@ -289,7 +289,7 @@ from tests.test_topology import BERT, CONFIG, METHOD
 from dataclasses import replace
 from dense_jax.config import MeshConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.planning.collectives import handed_over
+from dense_jax.planning.hlo import handed_over
 from dense_jax.planning.compiled_step import compile_step, devices
 from dense_jax.show import whole_bytes
 bert = replace(BERT, width=128, feed_forward=512, vocab_size=2_000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax.planning.traffic import moved
+from dense_jax.planning.hlo import memory_traffic
 
 TEXT = """HloModule step
 
@@ -37,4 +37,4 @@ LINE
     ],
 )
 def test_what_is_read_of_memory_and_written_there_counts(line, size):
-    assert moved(TEXT.replace("LINE", f"  {line}")) == size
+    assert memory_traffic(TEXT.replace("LINE", f"  {line}")) == size

@@ -11,8 +11,7 @@ from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.models.encoder import Encoder, MultiViewEncoder
 from dense_jax.objectives.mvr import MVR
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.retrieval import index

@@ -31,7 +31,7 @@ from dense_jax.objectives.retromae import RetroMAE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.state import TrainState
-from dense_jax.train.warm_start import Origin, origin, started_from, warm_start
+from dense_jax.train.warm_start import Origin, origin, warm_start, with_initial_weights
 from dense_jax.types import Tokens
 from tests.bert_folders import flat
 from tests.toys import BagOfTokens
@@ -222,7 +222,7 @@ def begun(objective, **sources):
     """Parameters that are random where nothing was loaded, the part that was changed of each, and the reports."""
     before = params(objective)
     rest = {"neighbours": NeighboursConfig(every=0), "spans": SpansConfig(titles=objective is REALM)}
-    found, reports = started_from(before, Config(objective, steps=10, batch=8, **rest, **sources))
+    found, reports = with_initial_weights(before, Config(objective, steps=10, batch=8, **rest, **sources))
     return found, changed(found, before), reports
 
 

@@ -16,7 +16,7 @@ from dense_jax.data.inputs import build_inputs
 from dense_jax.data.tokenizer import import_folder
 from dense_jax.hf import tensors
 from dense_jax.hf.export import export
-from dense_jax.hf.model_card import Card
+from dense_jax.hf.model_card import CardContent
 from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
@@ -38,7 +38,7 @@ def model_folder(folder, family=Family.XLM_ROBERTA):
         family=family, epsilon=1e-5, dropout=0.0, attention_dropout=0.0,
     )  # fmt: skip
     params = fresh_params(bert)
-    tensors.save({"bert": params["encoder"]["bert"], "mlm": params["mlm"]}, bert, folder, pad=1, ends=(0, 2))
+    tensors.save_params({"bert": params["encoder"]["bert"], "mlm": params["mlm"]}, bert, folder, pad=1, ends=(0, 2))
     return folder
 
 
@@ -69,7 +69,7 @@ def test_an_exported_encoder_gives_our_vectors(family, layout, tmp_path, load):
     params = {"bert": fresh_params(bert)["encoder"]["bert"]}
     tower, tokenizer = Tower(encoder, params, 30, layout), import_folder(source)
     tokenizer.save(tmp_path / "tokenizer")
-    card = Card("x", "none", "five texts", 0, 1)
+    card = CardContent("x", "none", "five texts", 0, 1)
     assert export(Towers(tower, tower), tmp_path / "tokenizer", tmp_path / "model", card).difference < 1e-5
     model = load(tmp_path / "model")
     assert type(model[0].auto_model).__name__ == {"roberta": "RobertaModel"}.get(family.value, "XLMRobertaModel")
@@ -83,7 +83,9 @@ def test_a_passage_prompt_is_exported_where_words_start_anew_after_it(folder, tm
     tower = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED, "the light: ")
     tokenizer = import_folder(folder)
     tokenizer.save(tmp_path / "tokenizer")
-    export(Towers(tower, tower), tmp_path / "tokenizer", tmp_path / "model", Card("x", "none", "five texts", 0, 1))
+    export(
+        Towers(tower, tower), tmp_path / "tokenizer", tmp_path / "model", CardContent("x", "none", "five texts", 0, 1)
+    )
     found = load(tmp_path / "model").encode(TEXTS[:3], prompt_name="document")
     np.testing.assert_allclose(found, ours(tower, tokenizer, [tower.prompt + text for text in TEXTS[:3]]), **CLOSE)
 
@@ -93,7 +95,11 @@ def test_a_query_prompt_and_the_query_after_it_are_one_text_to_a_byte_level_toke
     source = model_folder(tmp_path / "source", Family.ROBERTA)
     encoder = read_sentence_folder(source).encoder
     passage = Tower(encoder, {"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, 30, Layout.JOINED)
-    query, tokenizer, card = replace(passage, prompt="the light: "), import_folder(source), Card("x", "none", "", 0, 1)
+    query, tokenizer, card = (
+        replace(passage, prompt="the light: "),
+        import_folder(source),
+        CardContent("x", "none", "", 0, 1),
+    )
     tokenizer.save(tmp_path / "tokenizer")
     export(Towers(query, passage), tmp_path / "tokenizer", tmp_path / "model", card)
     found = load(tmp_path / "model").encode(TEXTS[:3], prompt_name="query")

@@ -19,15 +19,14 @@ import jax
 import numpy as np
 import xxhash
 
-from dense_jax.cluster import BY_HAND
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, local_batches, local_row_numbers, local_rows
+from dense_jax.distributed import COORDINATES, exit_on_failure, start_distributed
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
 from dense_jax.multihost import barrier
-from dense_jax.processes import leaving_at_once, start_processes
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loader import CorpusLoader
 from dense_jax.train.loop import initial_state, make_program, train
@@ -128,7 +127,7 @@ def toy(folder: Path, number: int, who: str = "-1", event: str = "", when: str =
     every = CheckpointConfig(every=5)
     config = Config(BagOfTokens(), 20, 8, log_every=1, optimizer=OptimizerConfig(0.1), checkpoint=every)
     try:
-        with leaving_at_once("train", polls=True, heartbeat=HEARTBEAT):
+        with exit_on_failure("train", polls=True, heartbeat=HEARTBEAT):
             train(config, MemoryStore(), VOCABULARY, folder)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
@@ -137,7 +136,7 @@ def toy(folder: Path, number: int, who: str = "-1", event: str = "", when: str =
 
 def fails(folder: Path, number: int) -> None:
     """Process 1 has an error of its own while the others wait for it."""
-    with leaving_at_once("train", polls=True, heartbeat=HEARTBEAT):
+    with exit_on_failure("train", polls=True, heartbeat=HEARTBEAT):
         if number == 1:
             raise DataError("passages-00007: damaged")
         barrier("all but one")
@@ -192,8 +191,8 @@ def main(program: str, number: str, count: str, port: str, folder: str, *more: s
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
     jax.config.update("jax_default_matmul_precision", "highest")
-    by_hand = dict(zip(BY_HAND, (f"localhost:{port}", count, number), strict=True))
-    start_processes(by_hand, polls=True, heartbeat=HEARTBEAT)
+    by_hand = dict(zip(COORDINATES, (f"localhost:{port}", count, number), strict=True))
+    start_distributed(by_hand, polls=True, heartbeat=HEARTBEAT)
     {"batches": batches_of_all, "learn": learn, "toy": toy, "fails": fails}[program](Path(folder), int(number), *more)
 
 

@@ -15,7 +15,7 @@ from dense_jax.augmented.neighbours import PREFIX, Neighbours, Version
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import VERSIONS, Library, Versions
 from dense_jax.data.pipeline import Examples, local_batches, to_global_array
-from dense_jax.mesh import own_mesh
+from dense_jax.mesh import process_mesh
 from dense_jax.objective import HostBatch, LoadedBatch, Loader
 from dense_jax.train.loader import LoaderContext
 from dense_jax.train.step import step_rng
@@ -26,7 +26,7 @@ def open_loader(objective: RetrievalAugmented, context: LoaderContext) -> Loader
     """The loader of a run of `objective`, which goes on with the version of the index that the checkpoint names."""
     assert isinstance(context.library, Library)
     config, checkpoints = context.config, context.checkpoints
-    versions = Versions(context.workdir / VERSIONS, context.library, config, own_mesh())
+    versions = Versions(context.workdir / VERSIONS, context.library, config, process_mesh())
     neighbours = Neighbours(config, versions, checkpoints, context.params, context.log, context.state.get("index", 0))
     return RetrievalLoader(objective, context.examples, config.batch, context.mesh, context.step, neighbours)
 

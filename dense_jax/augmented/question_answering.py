@@ -13,7 +13,7 @@ from dense_jax.arrays import Array, Bool, Float, Int, Params, np
 from dense_jax.data.inputs import stack_tokens
 from dense_jax.data.reading import Read, read_input
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 from dense_jax.losses.spans import best_span, candidate_spans, joint_scores, valid_spans
 from dense_jax.markdown import printable
 from dense_jax.mesh import batch_sharding, check_batch, replicated
@@ -111,7 +111,7 @@ class ReaderOnMesh:
         """Return the best span of each question; questions without passages fill the batch."""
         count = self.reader.passages
         nothing = read_input(_NO_TOKENS, _NO_TOKENS, self.reader.length, self.tokenizer.vocabulary)
-        reads, of_passages = [nothing] * (self.batch * count), np.full((self.batch, count), NEVER, np.float32)
+        reads, of_passages = [nothing] * (self.batch * count), np.full((self.batch, count), MASKED_SCORE, np.float32)
         for i, own in enumerate(seen):
             reads[i * count : i * count + len(own)] = [one.read for one in own]
             of_passages[i, : len(own)] = scores[i, : len(own)]

@@ -13,7 +13,6 @@ from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.progress import seconds
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.restore import Trained
 from dense_jax.train.validation import read_history

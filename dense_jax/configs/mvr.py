@@ -16,7 +16,7 @@ from dense_jax.config import (
 )
 from dense_jax.configs import _common as common
 from dense_jax.models.bert import bert
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.models.encoder import MultiViewEncoder
 from dense_jax.objectives.mvr import MVR
 from dense_jax.types import Layout
 

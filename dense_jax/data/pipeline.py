@@ -19,7 +19,7 @@ from dense_jax.data.sampler import Sampler
 from dense_jax.errors import DataError, MachineError
 from dense_jax.mesh import batch_sharding
 from dense_jax.objective import HostBatch, Objective, SampledExample
-from dense_jax.stopping import start_resource_tracker
+from dense_jax.signals import start_resource_tracker
 from dense_jax.types import PassageCollection, Tokens, TrainingSet, Vocabulary
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective

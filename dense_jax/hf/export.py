@@ -28,16 +28,14 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
-from dense_jax.hf.inputs import read_tokens
-from dense_jax.hf.model_card import Card, card_text
-from dense_jax.hf.modules import modules_of, read_modules, run_modules, write_modules
-from dense_jax.hf.multi_vector import read_views, write_views
+from dense_jax.hf.model_card import CardContent, render_card
+from dense_jax.hf.modules import apply_modules, encoder_modules, read_modules, read_tokens, write_modules
+from dense_jax.hf.multi_vector import read_view_vectors, write_multi_vector
 from dense_jax.io import naming_storage_errors, sync, whole_file, write_json
 from dense_jax.locks import alone, lock_of
 from dense_jax.models.attention import Attention
-from dense_jax.models.encoder import Encoder
+from dense_jax.models.encoder import Encoder, MultiViewEncoder
 from dense_jax.models.layers import Dtype
-from dense_jax.models.viewers import MultiViewEncoder
 from dense_jax.retrieval.encode import count_unpooled
 from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 
@@ -48,7 +46,7 @@ _MARKERS = ("modules.json", "query/modules.json")  # of an earlier export, which
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportReport:
     """A finished export: `print` it."""
 
     folder: Path
@@ -72,7 +70,7 @@ class _Model:
     prompts: dict[str, str]
 
 
-def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> Exported:
+def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardContent) -> ExportReport:
     """Writes `towers` to `folder`, reads them back without any of our objects, and compares vectors of sample texts.
 
     An earlier export in `folder` is replaced once the new one has passed. Computation is float32, whatever the towers'.
@@ -89,19 +87,21 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: Card) -> 
     with lock, _replacing(folder) as partial, jax.default_matmul_precision("highest"):
         of_query, of_passage = _written(towers, shared, tokenizer, partial)
         with whole_file(partial / "README.md") as readme:
-            readme.write_text(card_text(card, towers, shared), encoding="utf-8")
+            readme.write_text(render_card(card, towers, shared), encoding="utf-8")
         differences = [
             _difference(towers.query, _QUERIES, True, tokenizer, of_query, folder),
             _difference(towers.passage, _PASSAGES, False, tokenizer, of_passage, folder),
         ]
-    return Exported(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
+    return ExportReport(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
 
 
 def _written(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -> tuple[Reader, Reader]:
     """Writes `towers` to `folder`; what reads the vectors of queries and of passages out of it."""
     if isinstance(towers.passage.encoder, MultiViewEncoder):
-        write_views(towers, tokenizer, _prompts(towers), folder)
-        return functools.partial(read_views, folder, "query"), functools.partial(read_views, folder, "document")
+        write_multi_vector(towers, tokenizer, _prompts(towers), folder)
+        return functools.partial(read_view_vectors, folder, "query"), functools.partial(
+            read_view_vectors, folder, "document"
+        )
     for model in _models(towers, shared):
         _write(model, tokenizer, towers.similarity, folder / model.place)
     places = ("", "") if shared else ("query", "passage")
@@ -141,9 +141,9 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
         raise ConfigError(f"{type(encoder).__name__} cannot be exported: only models.encoder.Encoder can")
     parts = {name: params[name] for name in ("bert", "pooler") if name in params}
     vocabulary = tokenizer.vocabulary
-    tensors.save(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save_params(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
-    write_modules(modules_of(encoder, params, model.tower.pools_prompt), folder)
+    write_modules(encoder_modules(encoder, params, model.tower.pools_prompt), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
     write_json(
         folder / "config_sentence_transformers.json",
@@ -247,11 +247,11 @@ def _their_vectors(
     """
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
-    params, _ = tensors.load(blank, folder, encoder)
+    params, _ = tensors.load_params(blank, folder, encoder)
     tokens = read_tokens(folder, inputs, length)
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     prompted = int(read_tokens(folder, [prompt], length).mask.sum()) - 1 if prompt else 0  # without its last [SEP]
-    return run_modules(read_modules(folder), hidden, np.asarray(tokens.mask), prompted)
+    return apply_modules(read_modules(folder), hidden, np.asarray(tokens.mask), prompted)
 
 
 def _in_float32(encoder: Any) -> Any:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from dense_jax.markdown import fenced, plain
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.models.encoder import MultiViewEncoder
 from dense_jax.types import Layout, Similarity, Tower, Towers
 
 _TITLES = {
@@ -17,7 +17,7 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Result:
+class CardResult:
     """One measured number."""
 
     dataset: str
@@ -27,7 +27,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Card:
+class CardContent:
     """What the caller knows of the model."""
 
     name: str
@@ -37,12 +37,12 @@ class Card:
     batch: int  # examples per step
     settings: str = ""  # the whole config, as text
     license: str = ""  # of the weights, as the Hugging Face Hub spells it
-    results: tuple[Result, ...] = ()
+    results: tuple[CardResult, ...] = ()
     base: str = ""  # what training started from, in words; empty: random numbers
     base_model: str = ""  # the name of the Hugging Face model at the beginning, if there is one
 
 
-def card_text(card: Card, towers: Towers, shared: bool) -> str:
+def render_card(card: CardContent, towers: Towers, shared: bool) -> str:
     """README.md for the export of `towers`, in one model if `shared`, else in query/ and passage/."""
     from huggingface_hub import EvalResult, ModelCardData  # imported here: it takes a third of a second
 
@@ -64,7 +64,7 @@ def card_text(card: Card, towers: Towers, shared: bool) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _introduction(card: Card) -> str:
+def _introduction(card: CardContent) -> str:
     """The first paragraph: the base model, and the training that it had here."""
     if card.steps:
         start = f": {plain(card.base)}, trained further" if card.base else ", trained"
@@ -148,7 +148,7 @@ def _comparison(similarity: Similarity) -> str:
     return "cosine (they have length 1)" if similarity is Similarity.COSINE else "their inner product"
 
 
-def _results(card: Card) -> str:
+def _results(card: CardContent) -> str:
     if not card.results:
         return ""
     cells = [[plain(r.dataset), plain(r.split), plain(r.metric), f"{r.value:.4f}"] for r in card.results]
@@ -156,5 +156,5 @@ def _results(card: Card) -> str:
     return "\n".join(["## Results", "", "| Data set | Split | Measure | Value |", "| --- | --- | --- | --- |", *rows])
 
 
-def _settings(card: Card) -> str:
+def _settings(card: CardContent) -> str:
     return f"## Settings\n\n{fenced(card.settings)}" if card.settings else ""

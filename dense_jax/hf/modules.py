@@ -23,7 +23,7 @@ _OTHER_POOLING = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolingModule:
     """Hidden states -> one vector."""
 
     pooling: Pooling  # CLS or MEAN
@@ -32,7 +32,7 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Dense:
+class DenseModule:
     """x -> x kernel + bias, then tanh or nothing."""
 
     kernel: Float[np.ndarray, "i o"]
@@ -41,38 +41,38 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Normalize:
+class NormalizeModule:
     """x -> x / |x|."""
 
 
-Module = Pool | Dense | Normalize
-_NAMES = {Pool: "Pooling", Dense: "Dense", Normalize: "Normalize"}
+Module = PoolingModule | DenseModule | NormalizeModule
+_NAMES = {PoolingModule: "Pooling", DenseModule: "Dense", NormalizeModule: "Normalize"}
 
 
-def modules_of(encoder: Encoder, params: Params, pools_prompt: bool = True) -> list[Module]:
+def encoder_modules(encoder: Encoder, params: Params, pools_prompt: bool = True) -> list[Module]:
     """Return the modules that follow the transformer of `encoder`."""
     first = encoder.pooling in (Pooling.CLS, Pooling.POOLER)
-    modules: list[Module] = [Pool(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
+    modules: list[Module] = [PoolingModule(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
     if encoder.pooling is Pooling.POOLER:
-        modules.append(Dense(*_affine(params["pooler"]["dense"]), tanh=True))
+        modules.append(DenseModule(*_affine(params["pooler"]["dense"]), tanh=True))
     if encoder.projection:
         modules += _layer_norm(*_affine(params["projection"]["dense"]), params["projection"]["norm"])
-    return [*modules, Normalize()] if encoder.normalize else modules
+    return [*modules, NormalizeModule()] if encoder.normalize else modules
 
 
-def run_modules(
+def apply_modules(
     modules: Sequence[Module], hidden: Float[np.ndarray, "b l d"], mask: Bool[np.ndarray, "b l"], prompt: int = 0
 ) -> Float[np.ndarray, "b w"]:
     """Return the vectors that the modules make of hidden states, of which the first `prompt` are the prompt's."""
     vectors = hidden[:, 0]  # what CLS pooling takes
     for module in modules:
-        if isinstance(module, Pool) and module.pooling is Pooling.MEAN:
+        if isinstance(module, PoolingModule) and module.pooling is Pooling.MEAN:
             kept = mask & (np.arange(mask.shape[1])[None] >= (0 if module.include_prompt else prompt))
             vectors = np.einsum("bld,bl->bd", hidden, kept) / np.maximum(kept.sum(1, keepdims=True), 1)
-        elif isinstance(module, Dense):
+        elif isinstance(module, DenseModule):
             vectors = vectors @ module.kernel + module.bias[None]
             vectors = np.tanh(vectors) if module.tanh else vectors
-        elif isinstance(module, Normalize):
+        elif isinstance(module, NormalizeModule):
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     return vectors
 
@@ -90,9 +90,9 @@ def write_modules(modules: Sequence[Module], folder: Path) -> None:
         [{"idx": i, "name": str(i), "path": path, "type": _HOME + name} for i, (path, name) in enumerate(chain)],
     )
     for path, module in named:
-        if isinstance(module, Pool):
+        if isinstance(module, PoolingModule):
             write_json(folder / path / "config.json", _pooling_json(module))
-        elif isinstance(module, Dense):
+        elif isinstance(module, DenseModule):
             write_json(folder / path / "config.json", _dense_json(module))
             write_tensors({"linear.weight": module.kernel.T, "linear.bias": module.bias}, folder / path / WEIGHTS)
 
@@ -103,7 +103,7 @@ def read_modules(folder: Path) -> list[Module]:
     Raises:
         StorageError: a file is missing or damaged.
     """
-    readers = {"Pooling": _read_pool, "Dense": _read_dense, "Normalize": lambda path: Normalize()}
+    readers = {"Pooling": _read_pool, "Dense": _read_dense, "Normalize": lambda path: NormalizeModule()}
     chain = read_json(folder / "modules.json", Modules)[1:]
     return [readers[entry["type"].removeprefix(_HOME)](folder / entry["path"]) for entry in chain]
 
@@ -120,9 +120,9 @@ def _layer_norm(kernel: np.ndarray, bias: np.ndarray, norm: Params) -> list[Modu
     centred = np.pad(kernel - kernel.mean(1, keepdims=True), ((0, 0), (0, 1)))
     gain = np.sqrt(width) * np.pad(np.diag(np.asarray(norm["scale"])), ((0, 1), (0, 0)))
     return [
-        Dense(centred.astype(np.float32), np.append(bias - bias.mean(), constant).astype(np.float32)),
-        Normalize(),
-        Dense(gain.astype(np.float32), np.asarray(norm["bias"], np.float32)),
+        DenseModule(centred.astype(np.float32), np.append(bias - bias.mean(), constant).astype(np.float32)),
+        NormalizeModule(),
+        DenseModule(gain.astype(np.float32), np.asarray(norm["bias"], np.float32)),
     ]
 
 
@@ -130,7 +130,7 @@ def _affine(params: Params) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(params["kernel"], np.float32), np.asarray(params["bias"], np.float32)
 
 
-def _pooling_json(module: Pool) -> dict[str, Any]:
+def _pooling_json(module: PoolingModule) -> dict[str, Any]:
     return {
         "word_embedding_dimension": module.width,
         "pooling_mode_cls_token": module.pooling is Pooling.CLS,
@@ -140,21 +140,21 @@ def _pooling_json(module: Pool) -> dict[str, Any]:
     }
 
 
-def _dense_json(module: Dense) -> dict[str, Any]:
+def _dense_json(module: DenseModule) -> dict[str, Any]:
     inputs, outputs = module.kernel.shape
     activation = _TANH if module.tanh else _IDENTITY
     return {"in_features": inputs, "out_features": outputs, "bias": True, "activation_function": activation}
 
 
-def _read_pool(path: Path) -> Pool:
+def _read_pool(path: Path) -> PoolingModule:
     raw = read_json(path / "config.json", PoolingSettings)
     pooling = Pooling.CLS if raw["pooling_mode_cls_token"] else Pooling.MEAN
-    return Pool(pooling, raw["word_embedding_dimension"], raw["include_prompt"])
+    return PoolingModule(pooling, raw["word_embedding_dimension"], raw["include_prompt"])
 
 
-def _read_dense(path: Path) -> Dense:
+def _read_dense(path: Path) -> DenseModule:
     raw, tensors = read_json(path / "config.json", DenseSettings), read_tensors(path)
     kernel, bias = tensors["linear.weight"].T, tensors["linear.bias"]
     if kernel.shape != (raw["in_features"], raw["out_features"]):
         raise StorageError(f"{path}: config.json and {WEIGHTS} disagree on the shape")
-    return Dense(kernel, bias, tanh=raw["activation_function"] == _TANH)
+    return DenseModule(kernel, bias, tanh=raw["activation_function"] == _TANH)

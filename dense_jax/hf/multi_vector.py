@@ -24,11 +24,10 @@ from dense_jax.arrays import Float, Params, l2_normalize, np
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
-from dense_jax.hf.inputs import read_tokens
+from dense_jax.hf.modules import read_tokens
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.encoder import Encoder
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.models.encoder import Encoder, MultiViewEncoder
 from dense_jax.types import Tower, Towers
 
 _QUERY_VIEWER = "[VIEQ]"
@@ -60,7 +59,7 @@ class _Side:
         return self.tower.length + len(self.viewers) - 1
 
 
-def write_views(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, str], folder: Path) -> None:
+def write_multi_vector(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, str], folder: Path) -> None:
     """Writes the model; `prompts` are those of "query" and "document".
 
     Raises:
@@ -98,12 +97,12 @@ def write_views(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, str], f
     )
 
 
-def read_views(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b n d"]:
+def read_view_vectors(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b n d"]:
     """The vectors that the files of `folder` describe for queries or documents, as `side` says, each read anew."""
     place = folder / f"{side}_0_Transformer"
     encoder = Encoder(read_config(place))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
-    params, _ = tensors.load(blank, place, encoder)
+    params, _ = tensors.load_params(blank, place, encoder)
     tokens = read_tokens(place, inputs, read_json(place / "tokenizer_config.json")["model_max_length"])
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     counted = np.isin(tokens.ids, _counted(folder, side)) & tokens.mask
@@ -131,7 +130,7 @@ def _with_viewers(tokenizer: Tokenizer, viewers: list[str]) -> tokenizers.Tokeni
 def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, folder: Path) -> None:
     bert, vocabulary = side.encoder.bert, tokenizer.vocabulary
     params, config = _opened(side, known)
-    tensors.save(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
+    tensors.save_params(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
     start, second = " ".join(side.viewers), min(1, bert.types - 1)
     backend.post_processor = processors.TemplateProcessing(

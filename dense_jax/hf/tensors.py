@@ -84,7 +84,7 @@ _OTHER_SPELLINGS = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load` did with each array: `print` it."""
+    """What `load_params` did with each array: `print` it."""
 
     folder: Path
     loaded: list[str]  # our paths
@@ -100,7 +100,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
+def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
     """`params` with every subtree that `folder` may hold too filled from it, and a report.
 
     Every BertConfig among the settings of `objective`, whose parameters these are, must describe the folder's model. A
@@ -133,7 +133,9 @@ def load(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadRepo
     return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
 
 
-def save(params: Params, config: BertConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None) -> None:
+def save_params(
+    params: Params, config: BertConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None
+) -> None:
     """Writes config.json and model.safetensors for the subtrees "bert", "pooler" and "mlm" at the top of `params`.
 
     `pad` is the id of the padding token, `ends` are those of [CLS] and [SEP]. The file is read back and compared.
@@ -189,7 +191,7 @@ def _read_head(folder: Path) -> dict[str, np.ndarray]:
     return tensors if any(name.startswith(_HEAD) for name in tensors) else {}
 
 
-def fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path) -> str:
     """A digest of the weights of `folder`, wherever it lies.
 
     Raises:

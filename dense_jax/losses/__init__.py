@@ -4,11 +4,17 @@ A loss is written for the global batch: under `jit` over a mesh, with the batch 
 score rows of its own queries, and XLA gathers the passages and sums their gradients over devices.
 """
 
-from dense_jax.losses.contrastive import InBatch, contrast, in_batch_softmax, log_normaliser, queue_softmax
-from dense_jax.losses.directions import Directions, Side, contrast_pairs
+from dense_jax.losses.contrastive import (
+    ContrastiveLoss,
+    contrastive_loss,
+    in_batch_softmax,
+    log_sum_exp_of_negatives,
+    queue_softmax,
+)
+from dense_jax.losses.directions import Directions, EncodedTexts, directional_contrastive_loss
 from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
-from dense_jax.losses.language import MaskedLM, bag_of_words, masked_lm, weighted_mean
-from dense_jax.losses.marginal import Marginal, Marginalised, marginalise, token_log_likelihoods
+from dense_jax.losses.language import MaskedLMLoss, bag_of_words_loss, masked_lm_loss, weighted_mean
+from dense_jax.losses.marginal import MarginalLikelihood, RealmLoss, realm_loss, token_log_likelihoods
 from dense_jax.losses.similarity import NegativeMask, TextIds, dot_scores, false_negative_thresholds
 
 __all__ = [

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int
-from dense_jax.losses.similarity import NEVER, NegativeMask, TextIds, dot_scores
+from dense_jax.losses.similarity import MASKED_SCORE, NegativeMask, TextIds, dot_scores
 
 
-class Sums(NamedTuple):
+class BlockwiseSums(NamedTuple):
     """What the scores of each query's candidates, the passages that are not hidden from it, come to."""
 
     normaliser: Float[Array, " q"]  # logarithm of the sum of their exponentials
@@ -32,10 +32,10 @@ class BlockInputs(NamedTuple):
 
 def _sums_in_tiles(
     queries: Float[Array, "q d"], passages: Float[Array, "p d"], told: BlockInputs, temperature: float, chunk: int
-) -> Sums:
-    """`Sums` of the inner products over the temperature. They are kept relative to a running maximum."""
+) -> BlockwiseSums:
+    """`BlockwiseSums` of the inner products over the temperature. They are kept relative to a running maximum."""
 
-    def add(running: tuple[Array, Sums], tile: _Tile) -> tuple[tuple[Array, Sums], None]:
+    def add(running: tuple[Array, BlockwiseSums], tile: _Tile) -> tuple[tuple[Array, BlockwiseSums], None]:
         largest, sums = running
         scores, visible = _scores(queries, tile, told, temperature)
         highest = jnp.max(scores, axis=1)
@@ -48,7 +48,7 @@ def _sums_in_tiles(
         other = tile.numbers[None] != told.own[:, None]  # its own score may differ in the last digit from `positive`
         return (
             now,
-            Sums(
+            BlockwiseSums(
                 normaliser=sums.normaliser * jnp.exp(largest - now) + jnp.sum(terms, axis=1),
                 total=sums.total + jnp.sum(jnp.where(visible, scores, 0.0), axis=1),
                 count=sums.count + jnp.sum(visible, axis=1),
@@ -58,20 +58,22 @@ def _sums_in_tiles(
         ), None
 
     zero, none = jnp.zeros(queries.shape[:1], queries.dtype), jnp.zeros(queries.shape[:1], int)
-    start = zero + NEVER, Sums(zero, zero, none, none + passages.shape[0], none)
+    start = zero + MASKED_SCORE, BlockwiseSums(zero, zero, none, none + passages.shape[0], none)
     (largest, sums), _ = jax.lax.scan(add, start, _tiles(passages, told.hidden, chunk))
     return sums._replace(normaliser=largest + jnp.log(sums.normaliser))
 
 
-sums_in_tiles: Any = jax.custom_vjp(_sums_in_tiles, nondiff_argnums=(3, 4))
+blockwise_sums: Any = jax.custom_vjp(_sums_in_tiles, nondiff_argnums=(3, 4))
 
 
-def _forward(queries: Array, passages: Array, told: BlockInputs, temperature: float, chunk: int) -> tuple[Sums, Any]:
-    sums = sums_in_tiles(queries, passages, told, temperature, chunk)
+def _forward(
+    queries: Array, passages: Array, told: BlockInputs, temperature: float, chunk: int
+) -> tuple[BlockwiseSums, Any]:
+    sums = blockwise_sums(queries, passages, told, temperature, chunk)
     return sums, (queries, passages, told, sums.normaliser)
 
 
-def _backward(temperature: float, chunk: int, residuals: Any, cotangents: Sums) -> tuple[Array, Array, None]:
+def _backward(temperature: float, chunk: int, residuals: Any, cotangents: BlockwiseSums) -> tuple[Array, Array, None]:
     queries, passages, told, normaliser = residuals
 
     def add(of_queries: Array, tile: _Tile) -> tuple[Array, Array]:
@@ -85,7 +87,7 @@ def _backward(temperature: float, chunk: int, residuals: Any, cotangents: Sums) 
     return of_queries, of_passages, None
 
 
-sums_in_tiles.defvjp(_forward, _backward)
+blockwise_sums.defvjp(_forward, _backward)
 
 
 class _Tile(NamedTuple):
@@ -119,4 +121,4 @@ def _scores(
     if told.hidden is not None:
         hidden = told.hidden._replace(passages=tile.marks).mask(scores)
         visible &= ~hidden | (numbers == told.own[:, None])
-    return jnp.where(visible, scores / temperature, NEVER), visible
+    return jnp.where(visible, scores / temperature, MASKED_SCORE), visible

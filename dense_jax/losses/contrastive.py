@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, to_float32
-from dense_jax.losses.blockwise import BlockInputs, Sums, sums_in_tiles
-from dense_jax.losses.similarity import NEVER, NegativeMask, dot_scores
+from dense_jax.losses.blockwise import BlockInputs, BlockwiseSums, blockwise_sums
+from dense_jax.losses.similarity import MASKED_SCORE, NegativeMask, dot_scores
 
 
-class InBatch(NamedTuple):
+class ContrastiveLoss(NamedTuple):
     """What each query of a contrastive loss got."""
 
     loss: Float[Array, " q"]
@@ -30,7 +30,7 @@ def in_batch_softmax(
     hidden: Bool[Array, "q p"] | None = None,
     temperature: float = 1.0,
     smoothing: float = 0.0,
-) -> InBatch:
+) -> ContrastiveLoss:
     """Cross-entropy of each query's own passage among all passages of the batch.
 
     loss_i = logsumexp_j(s_ij / T) - s_ip / T, where p = positives[i] (by default i) and j leaves out what is hidden
@@ -51,7 +51,7 @@ def in_batch_softmax(
     return _outcome(_sums(scores, hidden, positive), positive, own, smoothing)
 
 
-def contrast(
+def contrastive_loss(
     queries: Float[Array, "q d"],
     passages: Float[Array, "p d"],
     *,
@@ -60,7 +60,7 @@ def contrast(
     temperature: float = 1.0,
     smoothing: float = 0.0,
     chunk: int = 0,
-) -> InBatch:
+) -> ContrastiveLoss:
     """`in_batch_softmax` of the inner products, `chunk` passages at a time (0: all), and equal to it for any chunk.
 
     In chunks only [q, chunk] scores exist at once, forward and backward, and scores in the hundreds do no harm.
@@ -73,14 +73,16 @@ def contrast(
     if chunk == 0:
         scores = dot_scores(queries, passages)
         mask = None if hidden is None else hidden.mask(scores)
-        return in_batch_softmax(scores, positives=positives, hidden=mask, temperature=temperature, smoothing=smoothing)
+        return in_batch_softmax(
+            scores, positives=positives, excluded=mask, temperature=temperature, smoothing=smoothing
+        )
     queries, passages, own = to_float32(queries), to_float32(passages), _own(queries, positives)
     positive = jnp.einsum("qd,qd->q", queries, passages[own]) / temperature
     told = BlockInputs(own, jax.lax.stop_gradient(positive), hidden)
-    return _outcome(sums_in_tiles(queries, passages, told, temperature, chunk), positive, own, smoothing)
+    return _outcome(blockwise_sums(queries, passages, told, temperature, chunk), positive, own, smoothing)
 
 
-def log_normaliser(
+def log_sum_exp_of_negatives(
     queries: Float[Array, "q d"],
     passages: Float[Array, "p d"],
     *,
@@ -97,7 +99,7 @@ def log_normaliser(
         scores = dot_scores(queries, passages)
         return _sums(scores / temperature, hidden.mask(scores), scores[:, 0]).normaliser
     told = BlockInputs(jnp.full(len(queries), -1), jnp.zeros(len(queries), queries.dtype), hidden)
-    return sums_in_tiles(queries, passages, told, temperature, chunk).normaliser
+    return blockwise_sums(queries, passages, told, temperature, chunk).normaliser
 
 
 def queue_softmax(
@@ -108,7 +110,7 @@ def queue_softmax(
     filled: Int[Array, ""],
     temperature: float = 1.0,
     smoothing: float = 0.0,
-) -> InBatch:
+) -> ContrastiveLoss:
     """Cross-entropy of each query's own key among it and the keys of the first `filled` batches of `queue`.
 
     loss_i = log(exp(q_i k_i / T) + sum_j exp(q_i Q_j / T)) - q_i k_i / T: other keys of this batch are no negatives.
@@ -124,22 +126,24 @@ def queue_softmax(
     positive = jnp.einsum("qd,qd->q", queries, keys)
     scores = jnp.einsum("qd,kbd->qkb", queries, queue)
     is_key = (jnp.arange(queue.shape[0]) < filled)[None, :, None]
-    scores = jnp.where(is_key, scores, NEVER)
+    scores = jnp.where(is_key, scores, MASKED_SCORE)
     normaliser = jnp.logaddexp(positive, jax.nn.logsumexp(scores, axis=(1, 2)))
     candidates, target = 1 + filled * queue.shape[1], positive
     if smoothing:
         total = positive + jnp.sum(jnp.where(is_key, scores, 0), axis=(1, 2))
         target = _smoothed(positive, total / candidates, smoothing)
     rank = 1 + jnp.sum(scores > positive[:, None, None], axis=(1, 2))
-    return InBatch(normaliser - target, rank, jnp.broadcast_to(candidates, rank.shape))
+    return ContrastiveLoss(normaliser - target, rank, jnp.broadcast_to(candidates, rank.shape))
 
 
-def _sums(scores: Float[Array, "q p"], hidden: Bool[Array, "q p"] | None, positive: Float[Array, " q"]) -> Sums:
+def _sums(
+    scores: Float[Array, "q p"], hidden: Bool[Array, "q p"] | None, positive: Float[Array, " q"]
+) -> BlockwiseSums:
     total, count = jnp.sum(scores, axis=1), jnp.full(scores.shape[0], scores.shape[1])
     if hidden is not None:  # else no second matrix is kept for the backward pass
         total, count = jnp.sum(jnp.where(hidden, 0, scores), axis=1), jnp.sum(~hidden, axis=1)
-        scores = jnp.where(hidden, NEVER, scores)
-    return Sums(
+        scores = jnp.where(hidden, MASKED_SCORE, scores)
+    return BlockwiseSums(
         normaliser=jax.nn.logsumexp(scores, axis=1),
         total=total,
         count=count,
@@ -148,11 +152,13 @@ def _sums(scores: Float[Array, "q p"], hidden: Bool[Array, "q p"] | None, positi
     )
 
 
-def _outcome(sums: Sums, positive: Float[Array, " q"], own: Int[Array, " q"], smoothing: float) -> InBatch:
+def _outcome(
+    sums: BlockwiseSums, positive: Float[Array, " q"], own: Int[Array, " q"], smoothing: float
+) -> ContrastiveLoss:
     target = _smoothed(positive, sums.total / sums.count, smoothing) if smoothing else positive
     # of equals the first wins; and in chunks its own score may differ in the last digit from the one in `sums`
     rank = jnp.where(sums.best == own, 1, jnp.maximum(sums.above + 1, 2))
-    return InBatch(sums.normaliser - target, rank, sums.count)
+    return ContrastiveLoss(sums.normaliser - target, rank, sums.count)
 
 
 def _smoothed(positive: Float[Array, " q"], mean: Float[Array, " q"], smoothing: float) -> Float[Array, " q"]:

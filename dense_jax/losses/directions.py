@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Float, Int
-from dense_jax.losses.contrastive import InBatch, contrast, log_normaliser
+from dense_jax.losses.contrastive import ContrastiveLoss, contrastive_loss, log_sum_exp_of_negatives
 from dense_jax.losses.similarity import NegativeMask, TextIds
 
 
@@ -19,23 +19,23 @@ class Directions(enum.Enum):
     JOINT = "joint"  # one softmax over a pair's scores with all others, queries with queries too (GTE)
 
 
-class Side(NamedTuple):
+class EncodedTexts(NamedTuple):
     """All queries, or all passages, of a batch."""
 
     vectors: Float[Array, "n d"]
     marks: TextIds
 
 
-def contrast_pairs(
-    queries: Side,
-    passages: Side,
+def directional_contrastive_loss(
+    queries: EncodedTexts,
+    passages: EncodedTexts,
     *,
     directions: Directions = Directions.PASSAGES,
     ceiling: Float[Array, " q"] | None = None,
     temperature: float = 1.0,
     smoothing: float = 0.0,
     chunk: int = 0,
-) -> InBatch:
+) -> ContrastiveLoss:
     """The loss of queries whose own passages stand first among all, the further ones of each after them in rounds.
 
     Passage n q + i is query i's. Whatever the directions, a query and a passage are hidden from each other if they
@@ -51,13 +51,13 @@ def contrast_pairs(
     golds = jax.tree.map(lambda x: x[: len(queries.vectors)], passages)
     scaled = {"temperature": temperature, "chunk": chunk}
 
-    def softmax(rows: Side, columns: Side) -> InBatch:
+    def softmax(rows: EncodedTexts, columns: EncodedTexts) -> ContrastiveLoss:
         hidden = NegativeMask(rows.marks, columns.marks, ceiling)
-        return contrast(rows.vectors, columns.vectors, hidden=hidden, smoothing=smoothing, **scaled)
+        return contrastive_loss(rows.vectors, columns.vectors, negative_mask=hidden, smoothing=smoothing, **scaled)
 
-    def normaliser(rows: Side, columns: Side) -> Array:
-        return log_normaliser(
-            rows.vectors, columns.vectors, hidden=NegativeMask(rows.marks, columns.marks, ceiling), **scaled
+    def normaliser(rows: EncodedTexts, columns: EncodedTexts) -> Array:
+        return log_sum_exp_of_negatives(
+            rows.vectors, columns.vectors, negative_mask=NegativeMask(rows.marks, columns.marks, ceiling), **scaled
         )
 
     result = softmax(queries, passages)
@@ -72,7 +72,7 @@ def contrast_pairs(
     return result._replace(loss=jax.nn.logsumexp(losses, axis=0))
 
 
-def _with_group(golds: Side, queries: Side, passages: Side) -> Side:
+def _with_group(golds: EncodedTexts, queries: EncodedTexts, passages: EncodedTexts) -> EncodedTexts:
     """`golds`, marked by all that belongs to the same query: what it knows, and its further passages."""
     count = len(queries.vectors)
     group: Int[Array, "q g"] = passages.marks.texts.reshape(-1, count).T

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, to_float32
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 
 
 def has_scores(teacher: Float[Array, "q g"]) -> Bool[Array, " q"]:
@@ -35,8 +35,8 @@ def kl_divergence(
     0.1308
     """
     used = _used(teacher)
-    target = jax.nn.log_softmax(jnp.where(used, to_float32(teacher) / temperature, NEVER), axis=1)
-    found = jax.nn.log_softmax(jnp.where(used, to_float32(student) / temperature, NEVER), axis=1)
+    target = jax.nn.log_softmax(jnp.where(used, to_float32(teacher) / temperature, MASKED_SCORE), axis=1)
+    found = jax.nn.log_softmax(jnp.where(used, to_float32(student) / temperature, MASKED_SCORE), axis=1)
     terms = jnp.where(used, jnp.exp(target) * (target - found), 0.0)
     return jnp.sum(terms, axis=1) * (temperature**2 if squared else 1.0)
 

@@ -10,7 +10,7 @@ from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 _PADDING_LOGIT = -1_000.0  # of DupMAE's released code
 
 
-class MaskedLM(NamedTuple):
+class MaskedLMLoss(NamedTuple):
     """What the masked positions of each row got, summed over them: rows may be computed apart and put together."""
 
     losses: Float[Array, " b"]
@@ -28,7 +28,9 @@ class MaskedLM(NamedTuple):
         return jnp.sum(self.correct) / jnp.maximum(jnp.sum(self.positions), 1)
 
 
-def masked_lm(logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights: Float[Array, "b m"]) -> MaskedLM:
+def masked_lm_loss(
+    logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights: Float[Array, "b m"]
+) -> MaskedLMLoss:
     """Cross-entropy of `labels` at the positions of weight 1, for each row; its `loss` is the mean over the batch.
 
     loss = sum(w * (logsumexp(logits) - logits[label])) / max(1, sum(w)). BERT (Devlin et al. 2019), section 3.1.
@@ -42,10 +44,10 @@ def masked_lm(logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights:
     target = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     cross_entropy = jax.nn.logsumexp(logits, axis=-1) - target
     correct = jnp.argmax(logits, axis=-1) == labels
-    return MaskedLM(jnp.sum(cross_entropy * weights, 1), jnp.sum(correct * weights, 1), jnp.sum(weights, 1))
+    return MaskedLMLoss(jnp.sum(cross_entropy * weights, 1), jnp.sum(correct * weights, 1), jnp.sum(weights, 1))
 
 
-def bag_of_words(
+def bag_of_words_loss(
     logits: Float[Array, "b l v"], pooled: Bool[Array, "b l"], ids: Int[Array, "b l"], words: Bool[Array, "b l"]
 ) -> Float[Array, " b"]:
     """Cross-entropy of the tokens that a row holds, under the highest score that each has at a position of `pooled`.

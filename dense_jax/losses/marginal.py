@@ -12,17 +12,17 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 from dense_jax.losses.language import weighted_mean
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 
 
-class Marginal(enum.Enum):
+class MarginalLikelihood(enum.Enum):
     """What is summed over the documents where several tokens are masked; of one token both are the same."""
 
     SEQUENCE = "sequence"  # the likelihood of all of them together, as published
     TOKEN = "token"  # the likelihood of each of them alone, as in the released code
 
 
-class Marginalised(NamedTuple):
+class RealmLoss(NamedTuple):
     """What each example got, summed over what it counts: rows may be computed apart and put together.
 
     An example without a masked token counts nothing: it is no part of any mean.
@@ -64,14 +64,14 @@ def token_log_likelihoods(logits: Float[Array, "b k m v"], targets: Int[Array, "
     return target - jax.nn.logsumexp(logits, axis=-1)
 
 
-def marginalise(
+def realm_loss(
     scores: Float[Array, "b k"],
     log_likelihoods: Float[Array, "b k m"],
     weights: Float[Array, "b m"],
     *,
     there: Bool[Array, "b k"] | None = None,
-    marginal: Marginal = Marginal.SEQUENCE,
-) -> Marginalised:
+    marginal: MarginalLikelihood = MarginalLikelihood.SEQUENCE,
+) -> RealmLoss:
     """-log p(y | x) of the tokens of weight 1 (others: 0), where p(z | x) = softmax(scores) over what is `there`.
 
     sequence: -log sum_z p(z | x) prod_j p(y_j | z, x), and the mean is over examples;
@@ -87,16 +87,16 @@ def marginalise(
     >>> round(float(jnp.exp(-result.loss)), 4)  # (0.5 + 0.1) / 2
     0.3
     """
-    scores = to_float32(scores) if there is None else jnp.where(there, to_float32(scores), NEVER)
+    scores = to_float32(scores) if there is None else jnp.where(there, to_float32(scores), MASKED_SCORE)
     log_priors = jax.nn.log_softmax(scores, axis=1)
     each = to_float32(log_likelihoods) * weights[:, None]
     together = jnp.sum(each, axis=-1)
     tokens = jnp.sum(weights, axis=1)
     found = jax.nn.logsumexp(log_priors[..., None] + each, axis=1) * weights
-    if marginal is Marginal.TOKEN:
+    if marginal is MarginalLikelihood.TOKEN:
         losses, terms = -jnp.sum(found, axis=1), tokens
     else:
         asked = tokens > 0
         losses = jnp.where(asked, -jax.nn.logsumexp(log_priors + together, axis=1), 0)
         terms = asked.astype(tokens.dtype)
-    return Marginalised(losses, terms, jnp.sum(found - each[:, 0], axis=1), tokens, log_priors, together)
+    return RealmLoss(losses, terms, jnp.sum(found - each[:, 0], axis=1), tokens, log_priors, together)

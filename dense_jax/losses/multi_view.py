@@ -9,25 +9,25 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Float, Int, Metrics, l2_normalize, to_float32
-from dense_jax.losses.contrastive import InBatch, in_batch_softmax
+from dense_jax.losses.contrastive import ContrastiveLoss, in_batch_softmax
 from dense_jax.losses.similarity import NegativeMask
 
 
-class BestViews(NamedTuple):
+class MaxViewScores(NamedTuple):
     """Each passage's best view for each query."""
 
     scores: Float[Array, "q p"]
     views: Int[Array, "q p"]
 
 
-class MultiView(NamedTuple):
+class MvrLoss(NamedTuple):
     """What each query got."""
 
-    contrast: InBatch  # the global loss: its own passage among all
+    contrast: ContrastiveLoss  # the global loss: its own passage among all
     local: Float[Array, " q"]  # the best view of its own passage among that passage's views
 
 
-def best_views(queries: Float[Array, "q d"], passages: Float[Array, "p n d"]) -> BestViews:
+def max_view_scores(queries: Float[Array, "q d"], passages: Float[Array, "p n d"]) -> MaxViewScores:
     """max_i q p_i, and which i. Of equal views the first is taken, and it alone has the gradient.
 
     (A maximum would split the gradient among equal views, and views that are equal once would stay so.)
@@ -39,17 +39,17 @@ def best_views(queries: Float[Array, "q d"], passages: Float[Array, "p n d"]) ->
     """
     scores = jnp.einsum("qd,pnd->qpn", to_float32(queries), to_float32(passages))
     views = jnp.argmax(scores, axis=-1)
-    return BestViews(jnp.take_along_axis(scores, views[..., None], axis=-1)[..., 0], views)
+    return MaxViewScores(jnp.take_along_axis(scores, views[..., None], axis=-1)[..., 0], views)
 
 
-def multi_view(
+def mvr_loss(
     queries: Float[Array, "q d"],
     passages: Float[Array, "p n d"],
     *,
     temperature: float | Float[Array, "#q"],
     positives: Int[Array, " q"] | None = None,
     hidden: NegativeMask | None = None,
-) -> MultiView:
+) -> MvrLoss:
     """The global and the local loss, whose sum, the latter weighted, is the method's. T may be each query's own.
 
     global_i = -log(exp(f(q_i, p+) / T) / sum_j exp(f(q_i, p_j) / T)), where f is the score of the best view;
@@ -61,17 +61,17 @@ def multi_view(
     >>> [round(float(x), 4) for x in multi_view(jnp.ones((2, 3)), same, temperature=1.0).local]  # log 4
     [1.3863, 1.3863]
     """
-    best = best_views(queries, passages)
+    best = max_view_scores(queries, passages)
     own = jnp.arange(queries.shape[0]) if positives is None else positives
     scale = jnp.reshape(jnp.asarray(temperature), (-1, 1))
     views = jnp.einsum("qd,qnd->qn", to_float32(queries), to_float32(passages)[own]) / scale
     scores = best.scores / scale
     winner = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
     mask = None if hidden is None else hidden.mask(best.scores)
-    return MultiView(in_batch_softmax(scores, positives=own, hidden=mask), jax.nn.logsumexp(views, axis=1) - winner)
+    return MvrLoss(in_batch_softmax(scores, positives=own, excluded=mask), jax.nn.logsumexp(views, axis=1) - winner)
 
 
-def annealed(epoch: int | Int[Array, "*b"], *, rate: float, floor: float) -> Float[Array, "*b"]:
+def annealed_temperature(epoch: int | Int[Array, "*b"], *, rate: float, floor: float) -> Float[Array, "*b"]:
     """The temperature of an epoch, counted from 0: max(floor, exp(-rate epoch)). Equation 8.
 
     >>> round(float(annealed(1, rate=0.1, floor=0.3)), 3), round(float(annealed(13, rate=0.1, floor=0.3)), 3)
@@ -80,7 +80,7 @@ def annealed(epoch: int | Int[Array, "*b"], *, rate: float, floor: float) -> Flo
     return jnp.maximum(jnp.exp(-rate * jnp.asarray(epoch)), floor)
 
 
-def signs_of_equal_views(queries: Float[Array, "q d"], own: Float[Array, "q n d"]) -> Metrics:
+def view_collapse_metrics(queries: Float[Array, "q d"], own: Float[Array, "q n d"]) -> Metrics:
     """What is to be watched of the views of the passages that answer `queries`. Section 4.4.
 
     viewer_perplexity: exp of the entropy of which view scores highest, from 1, always the same, to n. (Over all queries

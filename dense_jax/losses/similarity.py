@@ -7,7 +7,9 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int
 
-NEVER = -1e30  # the score of what may not be chosen; finite: infinity would become 0 * infinity in a backward pass
+MASKED_SCORE = (
+    -1e30
+)  # the score of what may not be chosen; finite: infinity would become 0 * infinity in a backward pass
 
 
 def dot_scores(queries: Float[Array, "q d"], passages: Float[Array, "p d"]) -> Float[Array, "q p"]:

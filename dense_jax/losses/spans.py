@@ -14,14 +14,14 @@ from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
 _EXCLUDED = -10_000.0  # added to a score; finite: infinity would become 0 * infinity where no candidate is right
 
 
-class Candidates(NamedTuple):
+class CandidateSpans(NamedTuple):
     """Where spans begin and end, both inclusive."""
 
     starts: Int[np.ndarray, " s"]
     ends: Int[np.ndarray, " s"]
 
 
-class Answers(NamedTuple):
+class OrqaLoss(NamedTuple):
     """What each question got; a part of the loss is 0 where nothing in it is right."""
 
     early: Float[Array, " b"]  # over all blocks retrieved
@@ -34,7 +34,7 @@ class Answers(NamedTuple):
         return self.early + self.full
 
 
-def candidate_spans(length: int, max_width: int) -> Candidates:
+def candidate_spans(length: int, max_width: int) -> CandidateSpans:
     """All spans of 1 to `max_width` tokens over `length` positions: first those of one token, from left to right.
 
     >>> spans = candidate_spans(3, max_width=2)
@@ -43,10 +43,10 @@ def candidate_spans(length: int, max_width: int) -> Candidates:
     """
     widths = range(1, min(max_width, length) + 1)
     starts = np.concatenate([np.arange(length - width + 1) for width in widths])
-    return Candidates(starts, starts + np.repeat(np.array(widths) - 1, [length - width + 1 for width in widths]))
+    return CandidateSpans(starts, starts + np.repeat(np.array(widths) - 1, [length - width + 1 for width in widths]))
 
 
-def valid_spans(candidates: Candidates, block: Bool[Array, "*b l"]) -> Bool[Array, "*b s"]:
+def valid_spans(candidates: CandidateSpans, block: Bool[Array, "*b l"]) -> Bool[Array, "*b s"]:
     """Which candidates begin and end at tokens of the block, rather than of the question or between them.
 
     >>> import jax.numpy as jnp
@@ -57,7 +57,7 @@ def valid_spans(candidates: Candidates, block: Bool[Array, "*b l"]) -> Bool[Arra
 
 
 def gold_spans(
-    candidates: Candidates, starts: Int[np.ndarray, "*b g"], ends: Int[np.ndarray, "*b g"]
+    candidates: CandidateSpans, starts: Int[np.ndarray, "*b g"], ends: Int[np.ndarray, "*b g"]
 ) -> Bool[np.ndarray, "*b s"]:
     """Which candidates are one of the answers from `starts` to `ends`, both inclusive; -1 fills up.
 
@@ -117,7 +117,7 @@ def answers(
     *,
     valid: Bool[Array, "b k s"],
     gold: Bool[Array, "b k s"],
-) -> Answers:
+) -> OrqaLoss:
     """The early loss, over the scores of all c blocks, and the full one, over all spans of the first k jointly.
 
     A block that is not there is to score `scores.NEVER`, and to hold no answer.
@@ -130,7 +130,7 @@ def answers(
     """
     scores = joint_scores(blocks, spans, valid)
     block, span = best_span(scores)
-    return Answers(
+    return OrqaLoss(
         early=marginal_loss(blocks, holds_answer),
         full=marginal_loss(scores.reshape(len(scores), -1), gold.reshape(len(gold), -1)),
         correct=gold[jnp.arange(len(gold)), block, span],

@@ -19,9 +19,9 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
-from dense_jax.mesh import over_batch, platform
+from dense_jax.mesh import platform, shard_rows
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.layers import Dtype, Gelu, dropout, dropout_rng, fresh, gelu, on_rows, run
+from dense_jax.models.layers import Dtype, Gelu, apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params
 from dense_jax.types import Tokens
 
 _SPLASH_FROM = 256  # tokens; below it the plain kernel is as fast on a TPU
@@ -105,23 +105,23 @@ def bert(size: str, **overrides: Any) -> BertConfig:
     return replace(SIZES[size], **overrides)
 
 
-def berts(node: Any) -> Iterator[BertConfig]:
+def bert_configs(node: Any) -> Iterator[BertConfig]:
     """The models of a tree of settings."""
     if isinstance(node, BertConfig):
         yield node
     elif is_dataclass(node):
         for field in fields(node):
-            yield from berts(getattr(node, field.name))
+            yield from bert_configs(getattr(node, field.name))
 
 
-class Choice(NamedTuple):
+class AttentionChoice(NamedTuple):
     """An attention kernel, and why it was taken."""
 
     attention: Attention
     reason: str
 
 
-def resolve_attention(config: BertConfig, platform: str, length: int) -> Choice:
+def choose_attention(config: BertConfig, platform: str, length: int) -> AttentionChoice:
     """The kernel for sequences of `length` tokens on `platform` (cpu, gpu or tpu), and why, for the log.
 
     AUTO takes a fused kernel where there is one, although those leave out attention dropout; the reason says so.
@@ -135,24 +135,26 @@ def resolve_attention(config: BertConfig, platform: str, length: int) -> Choice:
     if config.attention is not Attention.XLA and config.attention_dropout > 0:
         problem = problem or f"has no attention dropout; set attention_dropout=0 (it is {config.attention_dropout})"
     require(not problem, f"bert.attention={config.attention.value} {problem}, or attention=auto")
-    return Choice(config.attention, "named by the config")
+    return AttentionChoice(config.attention, "named by the config")
 
 
-def kernel_for(config: BertConfig, length: int) -> Attention:
+def attention_on_mesh(config: BertConfig, length: int) -> Attention:
     """The kernel for sequences of `length` tokens on the devices of the mesh."""
-    return resolve_attention(config, platform(), length).attention
+    return choose_attention(config, platform(), length).attention
 
 
-def _automatic(config: BertConfig, platform: str, length: int) -> Choice:
+def _automatic(config: BertConfig, platform: str, length: int) -> AttentionChoice:
     fused = {"gpu": Attention.CUDNN, "tpu": Attention.SPLASH}.get(platform)
     if fused is None:
-        return Choice(Attention.XLA, f"{platform} has no fused kernel")
+        return AttentionChoice(Attention.XLA, f"{platform} has no fused kernel")
     if problem := _obstacle(fused, config, platform):
-        return Choice(Attention.XLA, f"{fused.value} {problem}")
+        return AttentionChoice(Attention.XLA, f"{fused.value} {problem}")
     if fused is Attention.SPLASH and length < _SPLASH_FROM:
-        return Choice(Attention.XLA, f"{length} tokens are fewer than {_SPLASH_FROM}, from where splash is faster")
+        return AttentionChoice(
+            Attention.XLA, f"{length} tokens are fewer than {_SPLASH_FROM}, from where splash is faster"
+        )
     without = f", without attention_dropout={config.attention_dropout}" if config.attention_dropout else ""
-    return Choice(fused, f"the fused kernel of {platform}{without}")
+    return AttentionChoice(fused, f"the fused kernel of {platform}{without}")
 
 
 def _obstacle(kernel: Attention, config: BertConfig, platform: str) -> str:
@@ -250,20 +252,20 @@ class Bert(nn.Module):
         exact = jnp.promote_types(c.dtype.value, jnp.float32)
         summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
         # The tables may be split along the width, as activations never are: all later ones take after these.
-        return over_batch(dropout(self.norm(summed), c.dropout, dropout_rng(self)))
+        return shard_rows(dropout(self.norm(summed), c.dropout, dropout_rng(self)))
 
     def _layer(self, mask: Array) -> Callable[[Array, Params, PRNGKeyArray | None], Array]:
         """One layer as a pure function of its input, parameters and dropout key."""
-        block = Block(self.config, kernel_for(self.config, mask.shape[-1]), parent=None)
+        block = Block(self.config, attention_on_mesh(self.config, mask.shape[-1]), parent=None)
 
         def layer(x: Array, params: Params, key: PRNGKeyArray | None) -> Array:
-            return run(block, params, x, mask, rng=key)
+            return apply_module(block, params, x, mask, rng=key)
 
         return jax.checkpoint(layer) if self.config.remat else layer
 
     def _fresh_layer(self, rng: PRNGKeyArray) -> Params:
         block = Block(self.config, Attention.XLA, parent=None)
-        return fresh(block, rng, jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1, 1), bool))
+        return init_params(block, rng, jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1, 1), bool))
 
 
 class Block(nn.Module):
@@ -285,8 +287,8 @@ class Block(nn.Module):
         c = self.config
         attended = MultiHeadAttention(c, self.kernel, name="attention")(x, x if memory is None else memory, mask)
         x = self._add(x, attended, "attention_norm")
-        up = gelu(on_rows(dense(c, c.feed_forward, "up"), x), c.gelu)
-        return self._add(x, on_rows(dense(c, c.width, "down"), up), "output_norm")
+        up = gelu(apply_to_rows(dense_layer(c, c.feed_forward, "up"), x), c.gelu)
+        return self._add(x, apply_to_rows(dense_layer(c, c.width, "down"), up), "output_norm")
 
     def _add(self, x: Array, change: Array, name: str) -> Array:
         change = dropout(change, self.config.dropout, dropout_rng(self))
@@ -309,16 +311,16 @@ class MultiHeadAttention(nn.Module):
         c = self.config
 
         def heads(inputs: Array, name: str) -> Array:
-            return on_rows(dense(c, c.width, name), inputs).reshape(*inputs.shape[:2], c.heads, -1)
+            return apply_to_rows(dense_layer(c, c.width, name), inputs).reshape(*inputs.shape[:2], c.heads, -1)
 
         query, key, value = heads(x, "query"), heads(memory, "key"), heads(memory, "value")
         rate, rng = c.attention_dropout, dropout_rng(self)
         mixed = attend(query, key, value, mask, kernel=self.kernel, rate=rate, rng=rng)
-        return on_rows(dense(c, c.width, "output"), mixed.reshape(x.shape))
+        return apply_to_rows(dense_layer(c, c.width, "output"), mixed.reshape(x.shape))
 
 
-def dense(config: BertConfig, features: int, name: str) -> nn.Dense:
-    """An affine layer of the model, to be used through `on_rows`."""
+def dense_layer(config: BertConfig, features: int, name: str) -> nn.Dense:
+    """An affine layer of the model, to be used through `apply_to_rows`."""
     return nn.Dense(
         features, dtype=config.dtype.value, kernel_init=nn.initializers.normal(config.initializer), name=name
     )

@@ -10,8 +10,8 @@ from dense_jax.config import require
 from dense_jax.config.rules import NotNegative
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block
-from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, pool_each
-from dense_jax.models.layers import fresh, run
+from dense_jax.models.heads import CondenserHead, MlmHead, Pooler, Pooling, Projection, mean_pool, pool_segments
+from dense_jax.models.layers import apply_module, init_params
 from dense_jax.types import Layout, PackedTokens, Tokens
 
 
@@ -46,11 +46,11 @@ class Encoder:
         """Fresh float32 parameters. Pure: runs under `jit` and `eval_shape`."""
         bert, pooler, projection = jax.random.split(rng, 3)
         word = jnp.zeros((1, 1), jnp.int32)
-        params = {"bert": fresh(Bert(self.bert), bert, Tokens(word, word, word == 0))}
+        params = {"bert": init_params(Bert(self.bert), bert, Tokens(word, word, word == 0))}
         if self.pooling is Pooling.POOLER:
-            params["pooler"] = fresh(Pooler(self.bert), pooler, jnp.zeros((1, self.bert.width)))
+            params["pooler"] = init_params(Pooler(self.bert), pooler, jnp.zeros((1, self.bert.width)))
         if self.projection:
-            params["projection"] = fresh(self._projection, projection, jnp.zeros((1, self.bert.width)))
+            params["projection"] = init_params(self._projection, projection, jnp.zeros((1, self.bert.width)))
         return params
 
     def apply(
@@ -67,8 +67,8 @@ class Encoder:
         """The float32 vectors of the texts of each row: as `apply` gives of each alone."""
         bert, head = split_key(rng, 2)
         places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
-        hidden = run(Bert(self.bert), params["bert"], packed.tokens, *places, rng=bert)
-        return self._finished(params, pool_each(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
+        hidden = apply_module(Bert(self.bert), params["bert"], packed.tokens, *places, rng=bert)
+        return self._finished(params, pool_segments(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
 
     def hidden_states(
         self,
@@ -79,13 +79,13 @@ class Encoder:
         rng: PRNGKeyArray | None = None,
     ) -> Float[Array, "b l d"]:
         """The last hidden states, in the compute type. `positions` stand in for 0, 1, 2, ..."""
-        return run(Bert(self.bert), params["bert"], tokens, positions, rng=rng)
+        return apply_module(Bert(self.bert), params["bert"], tokens, positions, rng=rng)
 
     def all_hidden_states(
         self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "b l d"], ...]:
         """The hidden states from the embeddings (index 0) to the last layer (index `bert.layers`)."""
-        return run(Bert(self.bert), params["bert"], tokens, rng=rng, method="hidden_states")
+        return apply_module(Bert(self.bert), params["bert"], tokens, rng=rng, method="hidden_states")
 
     def pool(
         self,
@@ -101,9 +101,9 @@ class Encoder:
 
     def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
         if self.pooling is Pooling.POOLER:
-            pooled = run(Pooler(self.bert), params["pooler"], pooled)
+            pooled = apply_module(Pooler(self.bert), params["pooler"], pooled)
         if self.projection:
-            pooled = run(self._projection, params["projection"], pooled, rng=rng)
+            pooled = apply_module(self._projection, params["projection"], pooled, rng=rng)
         return l2_normalize(pooled) if self.normalize else pooled
 
     @property
@@ -132,10 +132,10 @@ def check_input(bert: BertConfig, name: str, length: int, layout: Layout) -> Non
 def init_condenser(config: BertConfig, layers: int, rng: PRNGKeyArray) -> Params:
     """Fresh parameters of Condenser's head: the subtree "condenser" of an objective's parameters."""
     hidden = jnp.zeros((1, 1, config.width))
-    return fresh(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
+    return init_params(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
 
 
-def condense(
+def apply_condenser(
     config: BertConfig,
     params: Params,
     last: Float[Array, "b l d"],
@@ -146,15 +146,15 @@ def condense(
 ) -> Float[Array, "b l d"]:
     """What Condenser's head `params["condenser"]` makes of the last and the early hidden states."""
     head = params["condenser"]
-    return run(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
+    return apply_module(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
 
 
 def init_decoder(config: BertConfig, rng: PRNGKeyArray) -> Params:
     """Fresh parameters of RetroMAE's decoder: the subtree "decoder" of an objective's parameters."""
-    return fresh(_decoder(config), rng, jnp.zeros((1, 1, config.width)), jnp.ones((1, 1, 1), bool))
+    return init_params(_decoder(config), rng, jnp.zeros((1, 1, config.width)), jnp.ones((1, 1, 1), bool))
 
 
-def decode(
+def apply_decoder(
     config: BertConfig,
     params: Params,
     vectors: Float[Array, "b d"],
@@ -173,15 +173,15 @@ def decode(
     """
     bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
     of_memory, of_queries, of_layer = split_key(rng, 3)
-    embedded = run(Bert(config), bert, tokens, rng=of_memory, method="embed")
+    embedded = apply_module(Bert(config), bert, tokens, rng=of_memory, method="embed")
     first = vectors[:, None].astype(embedded.dtype)
     memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)
     if embed_queries:
         repeated = jnp.broadcast_to(first, embedded.shape)
-        queries = run(Bert(config), bert, repeated, rng=of_queries, method="embed_vectors")
+        queries = apply_module(Bert(config), bert, repeated, rng=of_queries, method="embed_vectors")
     else:
         queries = first + table[None, config.first_position :][:, : embedded.shape[1]].astype(embedded.dtype)
-    return run(_decoder(config), params["decoder"], queries, visible, memory, rng=of_layer)
+    return apply_module(_decoder(config), params["decoder"], queries, visible, memory, rng=of_layer)
 
 
 def _decoder(config: BertConfig) -> Block:
@@ -191,7 +191,7 @@ def _decoder(config: BertConfig) -> Block:
 def init_mlm(config: BertConfig, rng: PRNGKeyArray) -> Params:
     """Fresh parameters of the masked-language-model head: the subtree "mlm" of an objective's parameters."""
     hidden, positions = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
-    return fresh(MlmHead(config), rng, hidden, positions, jnp.zeros((config.vocab_size, config.width)))
+    return init_params(MlmHead(config), rng, hidden, positions, jnp.zeros((config.vocab_size, config.width)))
 
 
 def mlm_logits(
@@ -199,4 +199,4 @@ def mlm_logits(
 ) -> Float[Array, "b m v"]:
     """Float32 scores of every token at `positions`, by the head `params["mlm"]` and the embeddings of "encoder"."""
     embedding = params["encoder"]["bert"]["word"]["embedding"]
-    return run(MlmHead(config), params["mlm"], hidden, positions, embedding)
+    return apply_module(MlmHead(config), params["mlm"], hidden, positions, embedding)

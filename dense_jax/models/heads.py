@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
-from dense_jax.models.bert import BertConfig, Block, dense, kernel_for, layer_norm
-from dense_jax.models.layers import dropout, dropout_rng, gelu, on_rows
+from dense_jax.models.bert import BertConfig, Block, attention_on_mesh, dense_layer, layer_norm
+from dense_jax.models.layers import apply_to_rows, dropout, dropout_rng, gelu
 
 PROJECTION_EPSILON = 1e-3  # of the layer normalisation of ORQA's released code
 
@@ -28,7 +28,7 @@ def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
 
 
-def pool_each(
+def pool_segments(
     hidden: Float[Array, "r l d"], segments: Int[Array, "r l"], starts: Int[Array, "r s"], pooling: Pooling
 ) -> Float[Array, "r s d"]:
     """What `pooling` takes of each of the s texts of a row; 0 where a mean is asked for and there is no text."""
@@ -77,7 +77,7 @@ class MlmHead(nn.Module):
     ) -> Float[Array, "b m v"]:
         c = self.config
         masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)
-        x = layer_norm(c, "norm")(gelu(on_rows(dense(c, c.width, "dense"), masked), c.gelu))
+        x = layer_norm(c, "norm")(gelu(apply_to_rows(dense_layer(c, c.width, "dense"), masked), c.gelu))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         rows = x.reshape(-1, c.width)  # as one matrix: half the time on a CPU
         logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=to_float32(rows).dtype)
@@ -98,7 +98,7 @@ class CondenserHead(nn.Module):
     def __call__(
         self, last: Float[Array, "b l d"], early: Float[Array, "b l d"], mask: Bool[Array, "b l"]
     ) -> Float[Array, "b l d"]:
-        kernel = kernel_for(self.config, mask.shape[-1])
+        kernel = attention_on_mesh(self.config, mask.shape[-1])
         x = jnp.concatenate([last[:, :1], early[:, 1:]], axis=1)
         for i in range(self.layers):
             x = Block(self.config, kernel, name=f"layer_{i}")(x, mask[:, None])

@@ -57,17 +57,17 @@ def dropout_rng(module: nn.Module) -> PRNGKeyArray | None:
     return module.make_rng("dropout") if module.has_rng("dropout") else None
 
 
-def on_rows(layer: nn.Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
+def apply_to_rows(layer: nn.Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
     """`layer` over the rows of `x` as one matrix: a fifth less time than over [b l d] in a training step on a CPU."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], layer.features)
 
 
-def fresh(module: nn.Module, rng: PRNGKeyArray, *inputs: Any) -> Params:
+def init_params(module: nn.Module, rng: PRNGKeyArray, *inputs: Any) -> Params:
     """Initial parameters of `module`, for inputs of such shapes."""
     return module.init({"params": rng}, *inputs)["params"]
 
 
-def run(
+def apply_module(
     module: nn.Module, params: Params, *inputs: Any, rng: PRNGKeyArray | None = None, method: str = "__call__"
 ) -> Any:
     """`module` as a pure function; dropout is on if there is an `rng`."""

@@ -5,7 +5,7 @@ from flax import linen as nn
 
 from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.models.heads import PROJECTION_EPSILON
-from dense_jax.models.layers import fresh, on_rows, run
+from dense_jax.models.layers import apply_module, apply_to_rows, init_params
 
 
 class SpanScorer(nn.Module):
@@ -22,7 +22,7 @@ class SpanScorer(nn.Module):
         self, hidden: Float[Array, "*n l d"], starts: Int[Array | np.ndarray, " s"], ends: Int[Array | np.ndarray, " s"]
     ) -> Float[Array, "*n s"]:
         drawn = nn.initializers.truncated_normal(0.02)
-        both = on_rows(nn.Dense(2 * self.width, kernel_init=drawn, name="dense"), hidden)
+        both = apply_to_rows(nn.Dense(2 * self.width, kernel_init=drawn, name="dense"), hidden)
         first, last = jnp.split(both, 2, axis=-1)
         x = nn.relu(first[..., starts, :] + last[..., ends, :])
         x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
@@ -32,11 +32,11 @@ class SpanScorer(nn.Module):
 def init_span_scorer(width: int, rng: PRNGKeyArray) -> Params:
     """Fresh parameters over hidden states of `width`: the subtree "spans" of a reader's parameters."""
     first = np.zeros(1, np.int32)
-    return fresh(SpanScorer(), rng, jnp.zeros((1, width)), first, first)
+    return init_params(SpanScorer(), rng, jnp.zeros((1, width)), first, first)
 
 
 def score_spans(
     params: Params, hidden: Float[Array, "n l d"], starts: Int[np.ndarray, " s"], ends: Int[np.ndarray, " s"]
 ) -> Float[Array, "n s"]:
     """The scores by `params["spans"]` of the spans from `starts` to `ends`, both inclusive."""
-    return run(SpanScorer(), params["spans"], hidden, starts, ends)
+    return apply_module(SpanScorer(), params["spans"], hidden, starts, ends)

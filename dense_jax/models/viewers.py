@@ -12,7 +12,7 @@ from dense_jax.arrays import Array, Float, Params, PRNGKeyArray, l2_normalize, n
 from dense_jax.config.rules import Positive
 from dense_jax.models.bert import Bert, BertConfig
 from dense_jax.models.encoder import check_input
-from dense_jax.models.layers import fresh, run
+from dense_jax.models.layers import apply_module, init_params
 from dense_jax.types import Layout, Tokens
 
 
@@ -42,7 +42,10 @@ class MultiViewEncoder:
         bert, viewers = jax.random.split(rng)
         word = jnp.zeros((1, 1), jnp.int32)
         drawn = self.bert.initializer * jax.random.normal(viewers, (self.views, self.width))
-        return {"bert": fresh(Bert(self.bert), bert, Tokens(word, word, word == 0)), "viewers": {"embedding": drawn}}
+        return {
+            "bert": init_params(Bert(self.bert), bert, Tokens(word, word, word == 0)),
+            "viewers": {"embedding": drawn},
+        }
 
     def apply(self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None) -> Float[Array, "b *n d"]:
         """The float32 vectors of `tokens`, which begin with [CLS]: [b n d], of one view [b d].
@@ -52,7 +55,9 @@ class MultiViewEncoder:
         viewers = params["viewers"]["embedding"][: self.views]
         places = np.maximum(np.arange(1 - self.views, tokens.ids.shape[1]), 0)  # n times that of [CLS]: positions too
         opened = jax.tree.map(lambda x: x[:, places], tokens)
-        hidden = run(Bert(self.bert), params["bert"], opened, jnp.asarray(places)[None], None, viewers, rng=rng)
+        hidden = apply_module(
+            Bert(self.bert), params["bert"], opened, jnp.asarray(places)[None], None, viewers, rng=rng
+        )
         vectors = to_float32(hidden[:, : self.views])
         vectors = l2_normalize(vectors) if self.normalize else vectors
         return vectors[:, 0] if self.views == 1 else vectors

@@ -60,8 +60,8 @@ class CoCondenser(Condenser):
         spans = encoded.vectors.reshape(-1, encoded.vectors.shape[-1])
         itself = jnp.arange(len(spans))
         marks = losses.TextIds(itself[:, None])
-        result = losses.contrast(
-            spans, spans, positives=itself ^ 1, hidden=losses.NegativeMask(marks, marks), chunk=self.score_chunk
+        result = losses.contrastive_loss(
+            spans, spans, positives=itself ^ 1, negative_mask=losses.NegativeMask(marks, marks), chunk=self.score_chunk
         )
         of_spans = jax.tree.map(lambda x: x.reshape(-1), encoded.masked_lm)
         masked_lm, (metrics, _) = super().combine(carry, of_spans, batch, step=step)

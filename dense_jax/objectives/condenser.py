@@ -14,7 +14,8 @@ from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metri
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
 from dense_jax.data.masking import masked_passage
 from dense_jax.errors import require
-from dense_jax.models.encoder import Encoder, condense, init_condenser, init_mlm, mlm_logits
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import apply_condenser, init_condenser, init_mlm, mlm_logits
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, Passage, Vocabulary
 
@@ -22,8 +23,8 @@ from dense_jax.types import Layout, Passage, Vocabulary
 class Encodings(NamedTuple):
     """Predictions by the head and by the encoder's last layer; `late` is None without `late_mlm`."""
 
-    head: losses.MaskedLM
-    late: losses.MaskedLM | None
+    head: losses.MaskedLMLoss
+    late: losses.MaskedLMLoss | None
 
 
 @dataclass
@@ -65,11 +66,11 @@ class Condenser(DualEncoder[Encoder]):
     ) -> Encodings:
         """Both predictions of the masked words of `batch`, whose hidden states are given."""
         bert, mask = self.encoder.bert, batch["tokens"].mask
-        head = condense(bert, params, states[-1], states[self.skip_from], mask, rng=rng)
+        head = apply_condenser(bert, params, states[-1], states[self.skip_from], mask, rng=rng)
 
-        def predict(hidden: Array) -> losses.MaskedLM:
+        def predict(hidden: Array) -> losses.MaskedLMLoss:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
-            return losses.masked_lm(logits, batch["labels"], batch["weights"])
+            return losses.masked_lm_loss(logits, batch["labels"], batch["weights"])
 
         return Encodings(predict(head), predict(states[-1]) if self.late_mlm else None)
 

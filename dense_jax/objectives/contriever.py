@@ -187,10 +187,10 @@ class Contriever(DualEncoder[Encoder]):
 
     def _in_batch(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         settings = {"temperature": self.temperature, "smoothing": self.label_smoothing, "chunk": self.score_chunk}
-        result = losses.contrast(*views, **settings)
+        result = losses.contrastive_loss(*views, **settings)
         loss = jnp.mean(result.loss)
         if self.both_directions:
-            loss = (loss + jnp.mean(losses.contrast(views.keys, views.queries, **settings).loss)) / 2
+            loss = (loss + jnp.mean(losses.contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
         return loss, {"accuracy": jnp.mean(result.correct, dtype=jnp.float32)}, carry
 
     def _view(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:

@@ -11,7 +11,7 @@ from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Par
 from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
-from dense_jax.losses import InBatch, TextIds
+from dense_jax.losses import ContrastiveLoss, TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
 from dense_jax.types import TrainingQuery, Vocabulary
 
@@ -81,7 +81,7 @@ def interleave_by_rank(x: Array) -> Array:
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
-def metrics_of(result: InBatch, batch: Batch) -> Metrics:
+def metrics_of(result: ContrastiveLoss, batch: Batch) -> Metrics:
     """The metrics of a contrast of queries with all passages of the batch."""
     passages = jnp.sum(batch["texts"] >= 0)
     is_valid = jnp.broadcast_to(batch["texts"][..., None] >= 0, batch["passages"].mask.shape)

@@ -41,7 +41,7 @@ class ICT(DualEncoder[Encoder]):
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
         """loss = mean over sentences of -log softmax at the own passage, of inner products with all of the batch."""
-        result = losses.contrast(*encoded, temperature=self.temperature, chunk=self.score_chunk)
+        result = losses.contrastive_loss(*encoded, temperature=self.temperature, chunk=self.score_chunk)
         removed = batch["removed"]
         metrics = {
             "accuracy_removed": losses.weighted_mean(result.correct, removed),

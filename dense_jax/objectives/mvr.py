@@ -13,8 +13,8 @@ from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Par
 from dense_jax.config.rules import NotNegative, ShareAbove0
 from dense_jax.losses import NegativeMask
 from dense_jax.losses.collapse import collapse_metrics
-from dense_jax.losses.multi_view import annealed, multi_view, signs_of_equal_views
-from dense_jax.models.viewers import MultiViewEncoder
+from dense_jax.losses.multi_view import annealed_temperature, mvr_loss, view_collapse_metrics
+from dense_jax.models.encoder import MultiViewEncoder
 from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
 from dense_jax.types import TrainingQuery, Vocabulary
 
@@ -36,11 +36,13 @@ class MVR(FineTuning[MultiViewEncoder]):
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
         """loss = global + local_weight * local, the means over queries."""
-        temperature = annealed(batch["epoch"], rate=self.annealing, floor=self.lowest_temperature)
+        temperature = annealed_temperature(batch["epoch"], rate=self.annealing, floor=self.lowest_temperature)
         passages = interleave_by_rank(self._viewed(encoded.passages))
-        found = multi_view(encoded.queries, passages, temperature=temperature, hidden=NegativeMask(*text_ids(batch)))
-        of_all, local = jnp.mean(found.contrast.loss), jnp.mean(found.local)
-        metrics = metrics_of(found.contrast, batch) | {
+        found = mvr_loss(
+            encoded.queries, passages, temperature=temperature, negative_mask=NegativeMask(*text_ids(batch))
+        )
+        of_all, local = jnp.mean(found.contrastive.loss), jnp.mean(found.local)
+        metrics = metrics_of(found.contrastive, batch) | {
             "loss_global": of_all,
             "loss_local": local,
             "temperature": jnp.mean(temperature, dtype=jnp.float32),
@@ -53,7 +55,7 @@ class MVR(FineTuning[MultiViewEncoder]):
         own = self._viewed(vectors.passages)[:, 0]
         winners = jnp.argmax(jnp.einsum("bd,bnd->bn", vectors.queries, own), axis=1)
         best = jnp.take_along_axis(own, winners[:, None, None], axis=1)[:, 0]
-        return collapse_metrics(vectors.queries, best) | signs_of_equal_views(vectors.queries, own)
+        return collapse_metrics(vectors.queries, best) | view_collapse_metrics(vectors.queries, own)
 
     @property
     def query_encoder(self) -> MultiViewEncoder:

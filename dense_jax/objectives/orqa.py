@@ -31,15 +31,15 @@ from dense_jax.arrays import (
 )
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive
-from dense_jax.data.answers import holds_raw
 from dense_jax.data.inputs import flatten_tokens, stack_tokens
+from dense_jax.data.orqa_loss import holds_raw
 from dense_jax.data.reading import answer_places, hold_ids, read_input
 from dense_jax.errors import require
 from dense_jax.losses import spans
 from dense_jax.losses.collapse import collapse_metrics, mean_cosine, rank_me
-from dense_jax.losses.similarity import NEVER
+from dense_jax.losses.similarity import MASKED_SCORE
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.span_scorer import init_span_scorer, score_spans
+from dense_jax.models.heads import init_span_scorer, score_spans
 from dense_jax.objective import PASSAGE, HostBatch
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import (
@@ -103,7 +103,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
 
     def example(self, source: QAExample, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The question; its answers as JSON, since they are of any number and length, until `join` needs them."""
-        given = {"texts": source.answers, "ids": [ids.tolist() for ids in source.answer_tokens]}
+        given = {"texts": source.orqa_loss, "ids": [ids.tolist() for ids in source.answer_tokens]}
         return {
             "query": self.query_inputs(source.tokens, vocabulary),
             "answers": np.array(orjson.dumps(given).decode()),
@@ -181,7 +181,8 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         scores = jnp.einsum("bd,bcd->bc", queries, batch["vectors"], precision=exact) / self.temperature
         of_spans = self._score(params["reader"], flatten_tokens(batch["read"]), rng=reader_rng)
         return Scores(
-            jnp.where(batch["there"], scores, NEVER), of_spans.reshape(len(queries), self.read, of_spans.shape[-1])
+            jnp.where(batch["there"], scores, MASKED_SCORE),
+            of_spans.reshape(len(queries), self.read, of_spans.shape[-1]),
         )
 
     def question_noise(self, rng: PRNGKeyArray) -> PRNGKeyArray:
@@ -193,7 +194,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         scores: Scores = encoded
         holds, gold = batch["holds"], batch["gold"]
         valid = spans.valid_spans(self._candidates, batch["body"])
-        found = spans.answers(scores.passages, holds, scores.spans, valid=valid, gold=gold)
+        found = spans.orqa_loss(scores.passages, holds, scores.spans, valid=valid, gold=gold)
         shares = {
             "answer_retrieved": jnp.any(holds, axis=1),
             "answer_read": jnp.any(holds[:, : self.read], axis=1),
@@ -224,5 +225,5 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         return score_spans(params, hidden, *self._candidates)
 
     @property
-    def _candidates(self) -> spans.Candidates:
+    def _candidates(self) -> spans.CandidateSpans:
         return spans.candidate_spans(self.reader_length, self.span_width)

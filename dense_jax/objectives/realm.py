@@ -18,9 +18,10 @@ from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive, at_least
 from dense_jax.data.inputs import build_inputs, flatten_tokens, stack_tokens
 from dense_jax.data.masking import mask_span
-from dense_jax.losses import Marginal, Marginalised
+from dense_jax.losses import MarginalLikelihood, RealmLoss
 from dense_jax.losses.collapse import collapse_metrics
-from dense_jax.models.encoder import Encoder, init_mlm, mlm_logits
+from dense_jax.models.encoder import Encoder
+from dense_jax.models.heads import init_mlm, mlm_logits
 from dense_jax.objective import HostBatch
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, Passage, PassageCollection, SearchResult, Tokens, Vocabulary
@@ -39,7 +40,7 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
     layout: Layout = field(default=Layout.PAIR, metadata=AT_SEARCH)
     candidates: Annotated[int, at_least(2)] = 8  # of an example: the null document and passages
     most_masked: Positive[int] = 10  # tokens of a span that count; those beyond are masked all the same
-    marginal: Marginal = Marginal.SEQUENCE
+    marginal: MarginalLikelihood = MarginalLikelihood.SEQUENCE
     exclude_source: bool = True  # the passage that the sentence is from is no candidate; without, it would be copied
     temperature: Positive[float] = 1.0  # divides the scores
     shared: bool = True  # one encoder for both towers, as released; the paper writes two
@@ -120,12 +121,12 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         positions = jnp.repeat(batch["positions"], size, axis=0)
         logits = mlm_logits(self.encoder.bert, params["reader"], hidden, positions)
         likelihoods = losses.token_log_likelihoods(logits.reshape(count, size, *logits.shape[1:]), batch["labels"])
-        return losses.marginalise(scores, likelihoods, batch["weights"], there=batch["there"], marginal=self.marginal)
+        return losses.realm_loss(scores, likelihoods, batch["weights"], is_valid=batch["there"], marginal=self.marginal)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
-        result: Marginalised = encoded
+        result: RealmLoss = encoded
         metrics = {
             "utility": result.utility,
             "null_mass": result.null_mass,

@@ -16,7 +16,7 @@ from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, l2_normalize
 from dense_jax.config.rules import RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.errors import require
-from dense_jax.losses import Directions, Side
+from dense_jax.losses import Directions, EncodedTexts
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.dual_encoder import Pairs
@@ -119,18 +119,18 @@ class Supervised(FineTuning[Encoder]):
         metrics["with_scores"] = jnp.mean(losses.has_scores(batch["scores"]), dtype=jnp.float32)
         return loss + self.distillation_weight * distilled, metrics
 
-    def _contrast(self, vectors: Pairs, batch: Batch) -> losses.InBatch:
+    def _contrast(self, vectors: Pairs, batch: Batch) -> losses.ContrastiveLoss:
         queries, passages = text_ids(batch)
         guides = None
         if self.false_negatives is FalseNegatives.GUIDE:
             guides = Pairs(batch["guide_query"], batch["guide_passages"])
             queries = queries._replace(guide=guides.queries)
             passages = passages._replace(guide=interleave_by_rank(guides.passages))
-        return losses.contrast_pairs(
-            Side(vectors.queries, queries),
-            Side(interleave_by_rank(vectors.passages), passages),
+        return losses.directional_contrastive_loss(
+            EncodedTexts(vectors.queries, queries),
+            EncodedTexts(interleave_by_rank(vectors.passages), passages),
             directions=self.directions,
-            ceiling=self._ceilings(guides or vectors),
+            thresholds=self._ceilings(guides or vectors),
             temperature=self.temperature,
             smoothing=self.label_smoothing,
             chunk=self.score_chunk,

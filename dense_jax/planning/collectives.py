@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
 
-from dense_jax.planning.hlo import computations, sizes
+from dense_jax.planning.hlo import array_bytes, computations
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
@@ -74,7 +74,7 @@ _Sent = TypeVar("_Sent", bound=Collective | Handed)
 def handed_over(text: str) -> list[Handed]:
     """What goes between the slices of a program for several of them; of a program for one, nothing."""
     return [
-        Handed(match["kind"].lower().replace("_", "-"), sum(sizes(match["shape"])), part.times)
+        Handed(match["kind"].lower().replace("_", "-"), sum(array_bytes(match["shape"])), part.times)
         for part in computations(text)
         for line in part.lines
         if (match := _OVER_SLICES.search(line))
@@ -111,7 +111,7 @@ def _collective(computation: str, line: str, chips: int) -> Collective | None:
     match = _COLLECTIVE.search(line)
     if not match:
         return None
-    kind, group, size = match["kind"], _group(line, chips), sum(sizes(match["shape"]))
+    kind, group, size = match["kind"], _group(line, chips), sum(array_bytes(match["shape"]))
     if kind == "all-gather" and match["start"]:
         size = size * group // (group + 1)  # the parts stand beside the whole
     if kind == "collective-permute" and match["start"]:

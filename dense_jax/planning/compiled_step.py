@@ -19,13 +19,11 @@ from dense_jax.config import Config, MeshConfig, Order
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.errors import ConfigError, MachineError
-from dense_jax.mesh import batch_parts
-from dense_jax.models.bert import berts
-from dense_jax.planning.collectives import Collective, collectives
-from dense_jax.planning.model_flops import model_flops
-from dense_jax.planning.roofline import chip_of
-from dense_jax.planning.stand_in import StandIns, vocabulary
-from dense_jax.planning.traffic import moved
+from dense_jax.mesh import batch_shards
+from dense_jax.models.bert import bert_configs
+from dense_jax.planning.hlo import Collective, collectives, memory_traffic
+from dense_jax.planning.roofline import find_chip, model_flops
+from dense_jax.planning.synthetic import SyntheticPassages, synthetic_vocabulary
 from dense_jax.train.loop import Program, make_program
 
 _SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+[KMGT])")
@@ -43,7 +41,7 @@ class TooLargeError(ConfigError):
 
 
 @dataclass(frozen=True)
-class Step:
+class CompiledStep:
     """A compiled step and what it was compiled from."""
 
     program: Program
@@ -66,7 +64,7 @@ class Step:
         return s.argument_size_in_bytes + results + s.temp_size_in_bytes + s.generated_code_size_in_bytes
 
 
-def compile_step(config: Config, chips: Sequence[Any]) -> Step:
+def compile_step(config: Config, chips: Sequence[Any]) -> CompiledStep:
     """The step of `config`, whose vocabulary is known, for `chips`.
 
     Raises:
@@ -74,8 +72,8 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
         TooLargeError: it does not fit into a chip.
     """
     program = make_program(config, chips)
-    examples, batch = batch_of(config)
-    check_rows(batch, config.batch, batch_parts(program.mesh))
+    examples, batch = abstract_batch(config)
+    check_rows(batch, config.batch, batch_shards(program.mesh))
     print(f"compiling for a batch of {config.batch:,}: minutes", file=sys.stderr)
     try:
         with jax.set_mesh(program.mesh):
@@ -83,26 +81,26 @@ def compile_step(config: Config, chips: Sequence[Any]) -> Step:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise TooLargeError(config.batch, sizes_of(str(error))) from None
+        raise TooLargeError(config.batch, parse_sizes(str(error))) from None
     flops = (compiled.cost_analysis() or {}).get("flops", 0.0)
-    return Step(program, examples, batch, compiled.memory_analysis(), flops, compiled.as_text() or "")
+    return CompiledStep(program, examples, batch, compiled.memory_analysis(), flops, compiled.as_text() or "")
 
 
-def amounts(step: Step, objective: Any) -> tuple[float, float, float]:
+def step_cost(step: CompiledStep, objective: Any) -> tuple[float, float, float]:
     """What a step takes of a chip: model FLOPs, bytes to and from its memory, bytes sent within its slice."""
     state = step.program.like
     flops = model_flops(objective, state.params, state.carry, step.batch) / step.program.mesh.size
-    return flops, float(moved(step.text)), float(sum(one.sent for one in step.sent))
+    return flops, float(memory_traffic(step.text)), float(sum(one.sent for one in step.sent))
 
 
-def devices(topology: str, slices: int = 1) -> Sequence[Any]:
+def topology_devices(topology: str, slices: int = 1) -> Sequence[Any]:
     """The chips of `slices` slices of `topology`, which are not here.
 
     Raises:
         ConfigError: there is no such topology.
         MachineError: the compiler is not installed.
     """
-    settings: dict[str, Any] = {**chip_of(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
+    settings: dict[str, Any] = {**find_chip(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
     if set(topology.partition(":")[2].split("x")) == {"1"}:  # one chip, where a host as a rule has four
         settings["chips_per_host_bounds"] = [1, 1, 1]
     try:
@@ -120,28 +118,28 @@ def devices(topology: str, slices: int = 1) -> Sequence[Any]:
     return found.devices
 
 
-def slices_of(mesh: MeshConfig) -> int:
+def slice_count(mesh: MeshConfig) -> int:
     """How many slices a mesh is of; -1 takes what there is, which is one."""
     return max(mesh.dcn, 1)
 
 
-def planned(config: Config, words: int) -> Config:
+def with_plan_defaults(config: Config, words: int) -> Config:
     """`config` with its vocabulary; how many steps it takes does not matter, but some rules ask for any."""
     steps = max(config.steps, config.optimizer.warmup + 1)
     return replace(config, objective=with_vocabulary(config.objective, words), tokens=0, steps=steps)
 
 
-def batch_of(config: Config) -> tuple[Examples, Batch]:
+def abstract_batch(config: Config) -> tuple[Examples, Batch]:
     """Examples made of nothing, and the shapes of a batch of them."""
     objective = config.objective
-    words = vocabulary(max(bert.vocab_size for bert in berts(objective)), objective.prompts())
+    words = synthetic_vocabulary(max(bert.vocab_size for bert in bert_configs(objective)), objective.prompts())
     loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
-    passages, size = StandIns(config), config.batch
+    passages, size = SyntheticPassages(config), config.batch
     examples = Examples(passages, objective, words, loader, config.seed, length=size, batch=size, searched=passages)
     return examples, show.batch_like(examples, config.batch)
 
 
-def sizes_of(error: str) -> str:
+def parse_sizes(error: str) -> str:
     """What a step needs and what a chip has, in the compiler's words.
 
     >>> sizes_of("RESOURCE_EXHAUSTED: the total memory required for HLO (6.0G) exceeds available HBM (5.7G).")

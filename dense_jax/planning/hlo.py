@@ -41,7 +41,7 @@ def computations(text: str) -> Iterator[Computation]:
         yield Computation(name, bodies.get(name, []), count, inside)
 
 
-def sizes(shape: str, memory_only: bool = False) -> list[int]:
+def array_bytes(shape: str, memory_only: bool = False) -> list[int]:
     """Bytes of each array of a shape; with `memory_only`, of those that do not stay on the chip.
 
     >>> sizes("(f32[4,2]{1,0:T(8,128)}, bf16[3]{0:T(8)S(1)}, u32[])"), sizes("bf16[3]{0:T(8)S(1)}", memory_only=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from dense_jax.config import Config
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import batch_parts, make_mesh
-from dense_jax.planning.compiled_step import Step, TooLargeError, compile_step
-from dense_jax.planning.roofline import more_doublings
+from dense_jax.mesh import batch_shards, make_mesh
+from dense_jax.planning.compiled_step import CompiledStep, TooLargeError, compile_step
+from dense_jax.planning.roofline import predict_doublings
 
 _GIB = 2**30
 
@@ -19,7 +19,7 @@ class Tries:
 
     config: Config
     chips: Sequence[Any]
-    steps: dict[int, Step]  # batch -> its step, which fits
+    steps: dict[int, CompiledStep]  # batch -> its step, which fits
     refused: dict[int, str]  # batch -> why it does not
 
     def fits(self, batch: int) -> bool:
@@ -43,7 +43,7 @@ class Tries:
         return "\n".join([f"{self.largest:,}" if self.largest else "none", *lines])
 
 
-def doubled(config: Config, chips: Sequence[Any], step: Step, room: float) -> Tries:
+def doubled(config: Config, chips: Sequence[Any], step: CompiledStep, room: float) -> Tries:
     """1, 2, 4, ..., 64 times the batch of `config`, whose `step` fits into `room` bytes.
 
     How memory grows is taken from the batch and its double. What follows from it is compiled, and halved until it fits.
@@ -51,7 +51,7 @@ def doubled(config: Config, chips: Sequence[Any], step: Step, room: float) -> Tr
     tries, double = Tries(config, chips, {config.batch: step}, {}), 2 * config.batch
     if tries.fits(double):
         small, large = ((batch, tries.steps[batch].peak) for batch in (config.batch, double))
-        doublings = more_doublings(small, large, room)
+        doublings = predict_doublings(small, large, room)
         _until_one_fits(tries, (double * 2**n for n in range(doublings, 0, -1)))
     return tries
 
@@ -59,7 +59,7 @@ def doubled(config: Config, chips: Sequence[Any], step: Step, room: float) -> Tr
 def halved(config: Config, chips: Sequence[Any], sizes: str) -> Tries:
     """Halves of the batch of `config`, which does not fit by `sizes`: down to the first that does, if there is one."""
     tries = Tries(config, chips, {}, {config.batch: sizes})
-    unit = config.chunk or batch_parts(make_mesh(config.mesh, chips))
+    unit = config.chunk or batch_shards(make_mesh(config.mesh, chips))
     _until_one_fits(tries, halves(config.batch, unit))
     return tries
 

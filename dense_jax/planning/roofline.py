@@ -30,7 +30,7 @@ CHIPS = {
 }
 
 
-def chip_of(topology: str) -> Chip:
+def find_chip(topology: str) -> Chip:
     """The chip of a topology such as v5e:16x16.
 
     Raises:
@@ -71,7 +71,7 @@ def roofline(chip: Chip, flops: float, moved: float, sent: float) -> Roofline:
     return Roofline(flops / chip.flops, moved / chip.bandwidth, sent / chip.links)
 
 
-def more_doublings(small: tuple[int, int], large: tuple[int, int], room: float) -> int:
+def predict_doublings(small: tuple[int, int], large: tuple[int, int], room: float) -> int:
     """How often the batch of `large` can be doubled, if memory grows as from `small` to `large`: (batch, bytes) each.
 
     At most 5 times, beyond which a straight line is no guide. Here 50 examples take 1 more byte, so 400 take 9:

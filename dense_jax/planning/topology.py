@@ -6,18 +6,25 @@ import jax
 
 from dense_jax import show
 from dense_jax.config import Config
-from dense_jax.mesh import batch_parts
-from dense_jax.planning.collectives import Collective, Handed, distinct, handed_over, totals
-from dense_jax.planning.compiled_step import Step, TooLargeError, amounts, compile_step, devices, planned, slices_of
-from dense_jax.planning.largest_batch import Tries, doubled, halved
-from dense_jax.planning.roofline import Chip, chip_of, roofline
+from dense_jax.mesh import batch_shards
+from dense_jax.planning.compiled_step import (
+    CompiledStep,
+    TooLargeError,
+    compile_step,
+    slice_count,
+    step_cost,
+    topology_devices,
+    with_plan_defaults,
+)
+from dense_jax.planning.hlo import Collective, HostTransfer, host_transfers, merge_equal, totals_by_kind
+from dense_jax.planning.roofline import Chip, find_chip, roofline
 
 _GIB = 2**30
 _LARGEST = "largest batch"  # title of a section
 _LINES = 16  # of collectives, before those that send little are summed up by their kind
 
 
-def plan(config: Config, topology: str, words: int) -> str:
+def plan_report(config: Config, topology: str, words: int) -> str:
     """What a step of `config` with a vocabulary of `words` takes of each chip of `topology`.
 
     Of a step that does not fit, what the largest half of its batch that does takes is printed before the error.
@@ -26,18 +33,18 @@ def plan(config: Config, topology: str, words: int) -> str:
         ConfigError: there is no such topology, its chips do not share mesh or batch, or a step does not fit into them.
         MachineError: the compiler is not installed.
     """
-    chip, chips = chip_of(topology), devices(topology, slices_of(config.mesh))
-    config = planned(config, words)
+    chip, chips = find_chip(topology), topology_devices(topology, slice_count(config.mesh))
+    config = with_plan_defaults(config, words)
     try:
         step = compile_step(config, chips)
     except TooLargeError as error:
-        tries = halved(config, chips, error.sizes)
+        tries = search_smaller(config, chips, error.sizes)
         print(_plan_of_less(tries, topology, error.sizes), end="\n\n")  # what raises cannot return it
         raise TooLargeError(config.batch, error.sizes, _advice(tries)) from None
-    return _told(_sections(step, topology, doubled(config, chips, step, chip.hbm)))
+    return _told(_sections(step, topology, search_larger(config, chips, step, chip.hbm)))
 
 
-def _plan_of_less(tries: Tries, topology: str, sizes: str) -> str:
+def _plan_of_less(tries: BatchSearch, topology: str, sizes: str) -> str:
     """Of the largest half of a batch that fits; of a batch of which no half fits, what was tried."""
     title = f"a batch of {tries.config.batch:,} does not fit into a chip of {topology}"
     if not tries.largest:
@@ -46,7 +53,7 @@ def _plan_of_less(tries: Tries, topology: str, sizes: str) -> str:
     return _told(first | _sections(tries.steps[tries.largest], topology, tries))
 
 
-def _advice(tries: Tries) -> str:
+def _advice(tries: BatchSearch) -> str:
     if tries.largest:
         return f"use --batch={tries.largest}, which fits,"
     return "no half of it that mesh and chunk allow fits, so use a smaller"
@@ -56,10 +63,10 @@ def _told(sections: dict[str, str]) -> str:
     return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
 
 
-def _sections(step: Step, topology: str, tries: Tries) -> dict[str, str]:
+def _sections(step: CompiledStep, topology: str, tries: BatchSearch) -> dict[str, str]:
     """Title -> text, of a step that fits."""
     config, mesh = step.program.config, step.program.mesh
-    chip, slices = chip_of(topology), slices_of(config.mesh)
+    chip, slices = find_chip(topology), slice_count(config.mesh)
     with jax.set_mesh(mesh):
         attention = show.attention(step.examples, config.batch)
     sections = {
@@ -70,19 +77,19 @@ def _sections(step: Step, topology: str, tries: Tries) -> dict[str, str]:
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),
         _LARGEST: str(tries),
-        "a step takes at least": _times(chip, amounts(step, config.objective), config.batch),
+        "a step takes at least": _times(chip, step_cost(step, config.objective), config.batch),
         "collectives of a step": _sent(step.sent),
     }
     if slices > 1:
-        sections["handed to the hosts, for the network between slices, by a chip"] = _sent(handed_over(step.text))
+        sections["handed to the hosts, for the network between slices, by a chip"] = _sent(host_transfers(step.text))
     return sections
 
 
-def _memory(step: Step, chip: Chip) -> str:
+def _memory(step: CompiledStep, chip: Chip) -> str:
     state = step.program.like
     parts = {"parameters": state.params, "optimizer state": state.optimizer, "carry": state.carry}
     sizes = {name: show.local_bytes(tree) for name, tree in parts.items()}
-    sizes["batch"] = show.whole_bytes(step.batch) // batch_parts(step.program.mesh)
+    sizes["batch"] = show.whole_bytes(step.batch) // batch_shards(step.program.mesh)
     sizes["activations, gradients and other temporaries"] = step.sizes.temp_size_in_bytes
     sizes["the program itself"] = step.sizes.generated_code_size_in_bytes
     lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
@@ -91,7 +98,7 @@ def _memory(step: Step, chip: Chip) -> str:
 
 
 def _times(chip: Chip, taken: tuple[float, float, float], batch: int) -> str:
-    """Of what `amounts` says."""
+    """Of what `step_cost` says."""
     flops, through, sent = taken
     times = roofline(chip, *taken)
     what = {
@@ -104,14 +111,14 @@ def _times(chip: Chip, taken: tuple[float, float, float], batch: int) -> str:
     return "\n".join([*lines, f"bound by {times.bound}: at most {rate}"])
 
 
-def _sent(found: Sequence[Collective | Handed]) -> str:
-    ordered = distinct(found)
+def _sent(found: Sequence[Collective | HostTransfer]) -> str:
+    ordered = merge_equal(found)
     lines = [
         f"{one!s:32} {one.times:>5} x {one.size:>15,} bytes = {one.size * one.times / 1e6:>12,.2f} MB"
         for one in ordered[:_LINES]
     ]
     rest = [
         f"{f'smaller ones, {kind}':32} {count:>5} x {'':21} = {size / 1e6:>12,.2f} MB"
-        for kind, (count, size) in totals(ordered[_LINES:]).items()
+        for kind, (count, size) in totals_by_kind(ordered[_LINES:]).items()
     ]
     return "\n".join([*lines, *rest])

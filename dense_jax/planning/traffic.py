@@ -6,7 +6,7 @@ stay on the chip (a TPU's vector memory, which the text marks by S(1)), and the 
 
 import re
 
-from dense_jax.planning.hlo import computations, sizes
+from dense_jax.planning.hlo import array_bytes, computations
 
 _OPERATION = re.compile(r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>.*?) (?P<kind>[a-z][\w\-]*)\((?P<rest>.*)$")
 _NAME = re.compile(r"%([\w.\-]+)")
@@ -30,10 +30,12 @@ def _of_lines(lines: list[str]) -> int:
         if kind in _FREE or kind.endswith("-done"):
             continue
         if kind == "copy-start":  # what is copied stands beside the copy
-            total += sum(sizes(shape, memory_only=True)[:2])
+            total += sum(array_bytes(shape, memory_only=True)[:2])
         elif kind == "slice-start":  # (all of it), the slice, a counter
-            total += sizes(shape)[-2]
+            total += array_bytes(shape)[-2]
         else:
             operands = _NAME.findall(rest.split("), ")[0])
-            total += sum(sum(sizes(one, memory_only=True)) for one in [shape, *(shapes.get(x, "") for x in operands)])
+            total += sum(
+                sum(array_bytes(one, memory_only=True)) for one in [shape, *(shapes.get(x, "") for x in operands)]
+            )
     return total

@@ -24,7 +24,7 @@ from dense_jax.io import Settings, is_written, read_json, short_digest, whole_fi
 from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
 from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
-from dense_jax.progress import bar
+from dense_jax.progress import progress_bar
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.vectors import IDS, Vectors
 from dense_jax.types import PassageCollection, Tokens, Tower
@@ -132,7 +132,7 @@ def _write_shards(
     """Write the missing shards, one of each process at a time, so that an error of one process soon ends all."""
     missing: list[str] = on_process_0(lambda: [name for name in shards if not is_written(folder / name)])
     done = len(store) - sum(len(shards[name]) for name in missing)
-    with bar("embed", len(store), "passages", initial=done, silent=not is_process_0()) as shown:
+    with progress_bar("embed", len(store), "passages", initial=done, silent=not is_process_0()) as shown:
 
         def write(names: Sequence[str]) -> None:
             for name in names:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from dense_jax.arrays import Array, Float, Int, Params, np
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import DataError
-from dense_jax.mesh import batch_parts, batch_sharding, replicated
+from dense_jax.mesh import batch_sharding, batch_shards, replicated
 from dense_jax.types import TextEncoder, Tokens, Tower, Vocabulary
 
 _BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length is the last bucket
@@ -91,7 +91,7 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     ids = tokenizer.encode([side.prompt + text for text in texts])
     tokens = [build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
-    parts = batch_parts(tower.mesh)
+    parts = batch_shards(tower.mesh)
     batch = math.ceil(rounded / parts) * parts
     lengths = [len(body) for body in ids]
     vectors = tower.encode(tokens.__getitem__, lengths, batch, unpooled=count_unpooled(side, tokenizer))[:, 0]

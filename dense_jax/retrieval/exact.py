@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Array, Float, Int, np
-from dense_jax.mesh import BATCH_AXES, batch_parts, batch_sharding, replicated
+from dense_jax.mesh import BATCH_AXES, batch_sharding, batch_shards, replicated
 from dense_jax.types import Ranking
 
 _BLOCK = 16_384  # vectors scored at a time on one device
@@ -33,7 +33,7 @@ class ExactSearch:
         self._mesh = mesh
         self._approximate = approximate
         self._count = len(vectors)
-        rows = -(-self._count // batch_parts(mesh))  # per device
+        rows = -(-self._count // batch_shards(mesh))  # per device
         self._blocks = max(1, -(-rows // _BLOCK))
         self._block = max(1, -(-rows // self._blocks))
         self._corpus = _to_devices(vectors, self._blocks * self._block, mesh)
@@ -60,7 +60,7 @@ class ExactSearch:
 
 def _to_devices(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[Array, "padded d"]:
     """Return `vectors` on the devices, `rows` rows on each, zeros after the last."""
-    shape = (rows * batch_parts(mesh), vectors.shape[1])
+    shape = (rows * batch_shards(mesh), vectors.shape[1])
 
     def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(shape[0])

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import orjson
 
-from dense_jax.arrays import Float, Int, first_places, np
+from dense_jax.arrays import Float, Int, first_occurrences, np
 from dense_jax.artifact import Manifest, claim, finish, is_finished, read_manifest, verify_files
 from dense_jax.config import Margin, MineConfig, Pick, require
 from dense_jax.config.tree import to_dict
@@ -26,7 +26,7 @@ from dense_jax.data.dedup import text_numbers
 from dense_jax.io import Settings, digests, is_written, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.progress import bar
+from dense_jax.progress import progress_bar
 from dense_jax.retrieval.bm25 import BM25, top_rows
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.index import Index
@@ -128,7 +128,7 @@ def _mine_parts(
 ) -> None:
     """Write the missing parts."""
     ids, texts = documents.ids(), text_numbers(documents)
-    with bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
+    with progress_bar("mine", len(queries), "queries", silent=not is_process_0()) as shown:
         for start in range(0, len(queries), _PART):
             rows, path = range(start, min(start + _PART, len(queries))), folder / f"part-{start // _PART:05}.jsonl"
             if not on_process_0(functools.partial(is_written, path)):
@@ -180,7 +180,7 @@ def choose_negatives(
     count = min(int((found.rows >= 0).sum()), config.depth + len(own))
     rows, scores = found.rows[:count], found.scores[:count]
     other = ~np.isin(texts[rows], texts[own])
-    other &= np.isin(np.arange(count), first_places(texts[rows]))
+    other &= np.isin(np.arange(count), first_occurrences(texts[rows]))
     far = scores <= _highest_score(found.positives, config)
     left = np.flatnonzero(other & far)[config.skip :]
     if config.pick is Pick.RANDOM and len(left) > config.negatives:

@@ -6,7 +6,7 @@ depend on the number of parts or on the process that holds each.
 
 from collections.abc import Callable, Sequence
 
-from dense_jax.arrays import Float, Int, first_places, np
+from dense_jax.arrays import Float, Int, first_occurrences, np
 from dense_jax.multihost import all_gather, all_or_none
 from dense_jax.types import Ranking
 
@@ -73,7 +73,7 @@ def best_per_passage(find: VectorSearch, views: int) -> VectorSearch:
         found = find(queries, k * views)
         result = no_results(len(queries), k)
         for i, (scores, rows) in enumerate(zip(found.scores, found.rows // views, strict=True)):  # -1 stays -1
-            places = first_places(rows[rows >= 0])[:k]
+            places = first_occurrences(rows[rows >= 0])[:k]
             result.scores[i, : len(places)], result.rows[i, : len(places)] = scores[places], rows[places]
         return result
 

@@ -21,7 +21,7 @@ from dense_jax.arrays import Array, Bool
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import DataError, NonFiniteError, StorageError
 from dense_jax.io import digest, naming_storage_errors
-from dense_jax.mesh import everywhere
+from dense_jax.mesh import replicated_on_all_devices
 from dense_jax.multihost import all_or_none, barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
@@ -223,7 +223,7 @@ class Checkpoints:
         """
         all_or_none(lambda: self.verify(step))
         like = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere()),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_on_all_devices()),
             dict(self._manager.item_metadata(step)["params"]),
             is_leaf=_is_described,
         )

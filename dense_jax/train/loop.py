@@ -30,7 +30,7 @@ from dense_jax.train.sharding import check_models, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
-from dense_jax.train.warm_start import started_from
+from dense_jax.train.warm_start import with_initial_weights
 from dense_jax.types import TrainingSet, Vocabulary
 
 _CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
@@ -85,7 +85,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
 
 def initial_state(program: Program) -> TrainState:
     """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
-    params, reports = started_from(program.init(), program.config)
+    params, reports = with_initial_weights(program.init(), program.config)
     for report in reports if is_process_0() else ():
         print(report, file=sys.stderr)
     return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))

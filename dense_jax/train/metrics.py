@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
-from dense_jax.progress import bar, seconds
-from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals
+from dense_jax.progress import progress_bar
+from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals_until
 
 COLLAPSE = "collapse/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
@@ -58,10 +58,10 @@ class MetricsLog:
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
             self._files = MetricsFiles(workdir, first)
-        self._bar = bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
+        self._bar = progress_bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # since then
-        self._total = {} if silent else totals(workdir, first)
+        self._total = {} if silent else totals_until(workdir, first)
 
     @property
     def state(self) -> dict[str, Any]:

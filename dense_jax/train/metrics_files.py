@@ -87,7 +87,7 @@ def has_trained(workdir: Path) -> bool:
     return path.is_file() and any(0 < _step(line, StepLine) < math.inf for line in text_lines(path))
 
 
-def totals(workdir: Path, first: int) -> dict[str, float]:
+def totals_until(workdir: Path, first: int) -> dict[str, float]:
     """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
     path = workdir / METRICS
     lines = text_lines(path)

@@ -72,10 +72,10 @@ def decay_mask(params: Params) -> Params:
     Raises:
         ConfigError: a parameter that no rule of DECAY_RULES matches; all of them are listed.
     """
-    return by_rule(params, DECAY_RULES, "weight decay (train/optimizer.py: DECAY_RULES)")
+    return match_rules(params, DECAY_RULES, "weight decay (train/optimizer.py: DECAY_RULES)")
 
 
-def by_rule(tree: Any, rules: tuple[tuple[str, Any], ...], what: str) -> Any:
+def match_rules(tree: Any, rules: tuple[tuple[str, Any], ...], what: str) -> Any:
     """The value of the first rule that each leaf's path matches, such as `encoder/bert/layer_0/.../kernel`.
 
     Raises:

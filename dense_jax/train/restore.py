@@ -11,14 +11,14 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import Config
-from dense_jax.mesh import everywhere
+from dense_jax.mesh import replicated_on_all_devices
 from dense_jax.multihost import gather_to_host, is_process_0, on_process_0
 from dense_jax.objective import PASSAGE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
 from dense_jax.train.validation import selected_step
-from dense_jax.train.warm_start import started_from
+from dense_jax.train.warm_start import with_initial_weights
 from dense_jax.types import Reader, Towers
 
 
@@ -69,7 +69,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
 
 def _untrained(config: Config) -> Trained:
     """The initial parameters of training."""
-    params, reports = started_from(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
+    params, reports = with_initial_weights(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
     for report in reports if is_process_0() else ():
         print(report, file=sys.stderr)
     fingerprint, objective = _fingerprint(params), config.objective
@@ -88,4 +88,4 @@ def _fingerprint(params: Any) -> str:
 
 def _like(config: Config) -> Any:
     params = jax.eval_shape(functools.partial(config.objective.init, jax.random.key(0)))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere()), params)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated_on_all_devices()), params)

@@ -9,9 +9,9 @@ from jax.sharding import PartitionSpec as P
 
 from dense_jax.config import require
 from dense_jax.mesh import BATCH_AXES, TENSOR
-from dense_jax.models.bert import berts
+from dense_jax.models.bert import bert_configs
 from dense_jax.objective import Objective
-from dense_jax.train.optimizer import by_rule
+from dense_jax.train.optimizer import match_rules
 
 _BY_OUTPUT, _BY_INPUT = P("fsdp", TENSOR), P(TENSOR, "fsdp")  # of a kernel [i o]
 _LONGEST = "longest"  # axis that fsdp divides
@@ -36,7 +36,7 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
     Raises:
         ConfigError: a leaf that no rule of SHARDING_RULES matches; all of them are listed.
     """
-    rules = by_rule(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
+    rules = match_rules(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
     def sharding(leaf: jax.Array | jax.ShapeDtypeStruct, rule: P | str) -> NamedSharding:
         spec = _fitting(leaf.shape, rule, mesh) if isinstance(rule, P) else _longest(leaf.shape, mesh)
@@ -50,7 +50,7 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
     Raises:
         ConfigError: heads or widths of a model of `objective` do not split over `mesh`.
     """
-    for bert in berts(objective):
+    for bert in bert_configs(objective):
         for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
             size, ways = getattr(bert, name), mesh.shape[axis]
             fitting = [n for n in range(1, ways) if size % n == 0]

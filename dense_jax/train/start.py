@@ -24,7 +24,7 @@ from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.train.same_run import recorded
-from dense_jax.train.warm_start import as_run, tokenizer_folder
+from dense_jax.train.warm_start import parse_run, tokenizer_folder
 
 Values = Callable[[str, Any], dict[str, Any]]  # path and node of a part of the objective -> the settings it is to have
 
@@ -63,7 +63,7 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
 def start_vocabulary(config: Config) -> int:
     """The number of word vectors, padding included, of the Hugging Face folder of `init_from`; else 0."""
     folder = Path(config.init_from or config.init_reader_from)
-    is_folder = folder != Path() and as_run(folder) is None and (folder / "config.json").is_file()
+    is_folder = folder != Path() and parse_run(folder) is None and (folder / "config.json").is_file()
     return read_config(folder).vocab_size if is_folder else 0
 
 
@@ -97,7 +97,7 @@ def _recorded_values(known: dict[str, Any]) -> Values:
 
 
 def _values(start: Path) -> Values:
-    if run := as_run(start):
+    if run := parse_run(start):
         bert, encoder = architecture_of_run(run.config["objective"]), {}
     else:
         bert, encoder = _folder_values(start)

@@ -42,7 +42,7 @@ def train_step(
     metrics = {
         "loss": loss,
         "gradient_norm": optax.tree.norm(gradients),
-        "tokens": real_tokens(batch),
+        "tokens": count_real_tokens(batch),
         **metrics,
     }
     after = TrainState(state.step + 1, params, optimizer_state, carry)
@@ -58,7 +58,7 @@ def step_rng(seed: int, step: int | Int[Array, ""]) -> PRNGKeyArray:
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
-def real_tokens(batch: Batch) -> Float[Array, ""]:
+def count_real_tokens(batch: Batch) -> Float[Array, ""]:
     """Tokens of a batch that are not padding."""
     sequences = [x for x in jax.tree.leaves(batch, is_leaf=_is_tokens) if _is_tokens(x)]
     return sum((jnp.sum(x.mask, dtype=jnp.float32) for x in sequences), start=jnp.zeros(()))

@@ -8,7 +8,7 @@ from jax.experimental import multihost_utils
 
 from dense_jax.arrays import Params
 from dense_jax.config import HEADLINE
-from dense_jax.mesh import check_batch, own_mesh
+from dense_jax.mesh import check_batch, process_mesh
 from dense_jax.multihost import all_or_none, gather_to_host, process_share
 from dense_jax.objective import Objective
 from dense_jax.retrieval.beir import TestSet
@@ -44,7 +44,7 @@ class Validator:
         Raises:
             ConfigError: `batch` does not split over the devices.
         """
-        self.sample, self.objective, self.mesh, self.batch = sample, objective, own_mesh(), batch
+        self.sample, self.objective, self.mesh, self.batch = sample, objective, process_mesh(), batch
         check_batch(batch, self.mesh, "embed.batch")
         self._ids = sample.store.ids()
         self._programs: dict[str, Program] = {}

@@ -46,7 +46,7 @@ class _StartConfig(TypedDict):
 
 
 @dataclass(frozen=True)
-class Run:
+class RunCheckpoint:
     """A checkpoint of a workdir."""
 
     workdir: Path
@@ -58,7 +58,7 @@ class Run:
         return read_json(self.workdir / "config.json", _StartConfig)
 
 
-def started_from(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:
+def with_initial_weights(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:
     """Fresh `params` of the config's objective with what its init_from and init_reader_from hold, and what was done.
 
     Raises:
@@ -98,24 +98,24 @@ def warm_start(
         ConfigError: the model there is not the config's; lists what differs.
         StorageError: there is nothing to be loaded, or it is incomplete, damaged or of another shape.
     """
-    run = as_run(Path(init_from))
+    run = parse_run(Path(init_from))
     if run is None:
-        return tensors.load(params, Path(init_from), objective)
+        return tensors.load_params(params, Path(init_from), objective)
     return _from_run(params, run, objective, f"{setting}={run.workdir}")
 
 
-def as_run(path: Path) -> Run | None:
+def parse_run(path: Path) -> RunCheckpoint | None:
     """The run that `path` names; None if it is no workdir."""
     if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
         return None  # a Hugging Face folder, whatever it is called
     if path.parent.name == "checkpoints" and path.name.isdigit():
-        return Run(path.parent.parent, int(path.name))
+        return RunCheckpoint(path.parent.parent, int(path.name))
     if path.name == "checkpoints":
-        return Run(path.parent, -1)
-    return Run(path, -1) if (path / "checkpoints").is_dir() else None
+        return RunCheckpoint(path.parent, -1)
+    return RunCheckpoint(path, -1) if (path / "checkpoints").is_dir() else None
 
 
-def fingerprint(init_from: str) -> str:
+def init_fingerprint(init_from: str) -> str:
     """A digest of the weights that `init_from` names, wherever they lie; empty where it names none.
 
     Raises:
@@ -123,13 +123,13 @@ def fingerprint(init_from: str) -> str:
     """
     if not init_from:
         return ""
-    if run := as_run(Path(init_from)):
+    if run := parse_run(Path(init_from)):
         checkpoints, step = _checkpoint(run)
         return checkpoints.fingerprint(step)
-    return tensors.fingerprint(Path(init_from))
+    return tensors.weights_fingerprint(Path(init_from))
 
 
-def _checkpoint(run: Run) -> tuple[Checkpoints, int]:
+def _checkpoint(run: RunCheckpoint) -> tuple[Checkpoints, int]:
     """The checkpoints of a run, and the step that it names."""
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
@@ -152,7 +152,7 @@ def origin(init_from: str) -> Origin:
     """The origin of `init_from`, through the runs before it as far as they still exist."""
     if not init_from:
         return Origin("", "")
-    run = as_run(Path(init_from))
+    run = parse_run(Path(init_from))
     if run is None:
         name = Path(init_from).absolute().name
         return Origin(name, name)
@@ -169,7 +169,7 @@ def origin(init_from: str) -> Origin:
 
 def tokenizer_folder(init_from: str) -> Path:
     """The folder of the tokenizer of `init_from`; of a run, also the one that has moved with it."""
-    run = as_run(Path(init_from))
+    run = parse_run(Path(init_from))
     if run is None:
         return Path(init_from)
     shared = run.config["passages"]["workdir"]
@@ -178,7 +178,7 @@ def tokenizer_folder(init_from: str) -> Path:
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
-def _from_run(params: Params, run: Run, objective: Any, source: str) -> tuple[Params, tensors.LoadReport]:
+def _from_run(params: Params, run: RunCheckpoint, objective: Any, source: str) -> tuple[Params, tensors.LoadReport]:
     check_same_architecture(objective, run.config["objective"], str(run.workdir))
     checkpoints, step = _checkpoint(run)
     theirs = _by_name(checkpoints.restore_params_as_saved(step))

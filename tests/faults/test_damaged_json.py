@@ -16,7 +16,7 @@ from dense_jax.errors import ConfigError, StorageError, UserError
 from dense_jax.hf.config import read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.io import read_json
-from dense_jax.mesh import own_mesh
+from dense_jax.mesh import process_mesh
 from dense_jax.retrieval import embed, index
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.vectors import Vectors
@@ -166,9 +166,9 @@ def embedded(tmp_path_factory):
     made = {"batch": 8, "shard_size": 16, "made_by": {"checkpoint": "x"}}
 
     def make(folder):
-        return embed.embed(store, tower, tokenizer, own_mesh(), folder, **made)
+        return embed.embed(store, tower, tokenizer, process_mesh(), folder, **made)
 
-    index.build_index(make(root / "vectors"), IndexConfig(), root / "index", own_mesh())
+    index.build_index(make(root / "vectors"), IndexConfig(), root / "index", process_mesh())
     return root, make
 
 
@@ -195,7 +195,7 @@ def test_the_claim_of_unfinished_embeddings(tmp_path, embedded):
 
 def test_the_manifest_of_an_index(tmp_path, embedded):
     folder, vectors = shutil.copytree(embedded[0] / "index", tmp_path / "index"), Vectors(embedded[0] / "vectors")
-    read = lambda: index.open_index(folder, vectors, own_mesh()).summary  # noqa: E731
+    read = lambda: index.open_index(folder, vectors, process_mesh()).summary  # noqa: E731
     all_refused_but(outcomes(folder / "manifest.json", read, (StorageError, ConfigError)), folder)
 
 

@@ -77,7 +77,7 @@ def test_an_empty_file_that_says_what_was_done_is_made_again(tmp_path, name):
 def test_an_empty_file_of_embeddings_is_made_again_once_they_are_no_longer_finished(tmp_path, name):
     import jax
 
-    from dense_jax.mesh import own_mesh
+    from dense_jax.mesh import process_mesh
     from dense_jax.retrieval.embed import embed
     from tests import toys
 
@@ -85,7 +85,7 @@ def test_an_empty_file_of_embeddings_is_made_again_once_they_are_no_longer_finis
     tower = method.towers(method.init(jax.random.key(0))).passage
 
     def embedded():
-        return embed(store, tower, toys.ToyTokenizer(), own_mesh(), folder, batch=8, shard_size=16, made_by={})
+        return embed(store, tower, toys.ToyTokenizer(), process_mesh(), folder, batch=8, shard_size=16, made_by={})
 
     before = embedded().array().tolist()
     (folder / name).write_bytes(b"")

@@ -142,8 +142,8 @@ def collected(root):
 def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
     from dense_jax.config import IndexConfig, MineConfig
     from dense_jax.hf.export import export
-    from dense_jax.hf.model_card import Card
-    from dense_jax.mesh import own_mesh
+    from dense_jax.hf.model_card import CardContent
+    from dense_jax.mesh import process_mesh
     from dense_jax.retrieval import embed, index, mine
     from tests import toys
 
@@ -152,20 +152,20 @@ def test_every_folder_that_a_verb_writes_is_locked(tmp_path, kind):
 
     def embedded(to):
         return embed.embed(
-            store, towers.passage, toys.ToyTokenizer(), own_mesh(), to, batch=8, shard_size=8, made_by={}
+            store, towers.passage, toys.ToyTokenizer(), process_mesh(), to, batch=8, shard_size=8, made_by={}
         )
 
     def exported():
         from dense_jax.data.tokenizer import Tokenizer
 
         Tokenizer.train(["a b c d"], 40, True).save(tmp_path / "tokenizer")
-        export(towers, tmp_path / "tokenizer", folder, Card("a", "b", "c", 1, 1))
+        export(towers, tmp_path / "tokenizer", folder, CardContent("a", "b", "c", 1, 1))
 
     if kind == "prepared":
         folder = tmp_path / "parent" / collected(tmp_path / "elsewhere").folder.name
     work = {
         "embedded": lambda: embedded(folder),
-        "built": lambda: index.build_index(embedded(tmp_path / "vectors"), IndexConfig(), folder, own_mesh()),
+        "built": lambda: index.build_index(embedded(tmp_path / "vectors"), IndexConfig(), folder, process_mesh()),
         "mined": lambda: mine.mine(toys.QuestionStore(), store, Unused(), MineConfig(), folder, {}),
         "exported": exported,
         "prepared": lambda: collected(tmp_path / "parent"),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.compare import compare
-from dense_jax.hf.model_card import card_text
+from dense_jax.hf.model_card import render_card
 from dense_jax.hf.tensors import read_tensors
 from dense_jax.markdown import fenced, plain, printable
 from dense_jax.retrieval.evaluate import markdown
@@ -38,7 +38,7 @@ def test_t29_a_model_card_runs_nothing_of_the_names_in_it():
     hostile = replace(
         CARD, name=HOSTILE, corpus=HOSTILE, results=(replace(RESULT, dataset=HOSTILE),), settings=HOSTILE + "\n```\n<b>"
     )
-    text = card_text(hostile, PLAIN, shared=True)
+    text = render_card(hostile, PLAIN, shared=True)
     body, settings = text.split("---\n", 2)[2].split("## Settings")
     assert "<script>" not in body
     assert body.count("\n# ") == 1  # the title alone
@@ -47,7 +47,7 @@ def test_t29_a_model_card_runs_nothing_of_the_names_in_it():
 
 
 def test_prompts_with_markup_are_shown_as_text():
-    text = card_text(CARD, replace(PLAIN, query=replace(PLAIN.query, prompt="<b>: ")), shared=True)
+    text = render_card(CARD, replace(PLAIN, query=replace(PLAIN.query, prompt="<b>: ")), shared=True)
     assert "Queries start with '&lt;b&gt;: ', the prompt" in text
 
 

@@ -33,7 +33,7 @@ from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer, folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import Count, Settings, digests, is_written, read_json, verify, whole_file, write_json
-from dense_jax.progress import bar, progress
+from dense_jax.progress import progress, progress_bar
 from dense_jax.types import Corpus, Document, Reject
 
 REJECTS = "rejects.jsonl"
@@ -157,7 +157,7 @@ def fill(
         sources = [(source.name, Documents(source, {})) for source in corpus.sources]
         fill_by_beam(writer, sources, arrange, settings, chunk, finish)
         return
-    with bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
+    with progress_bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
             done = writer.begin(source.name)
             for group in arrange(islice(Documents(source, {}), done, None)):

@@ -29,7 +29,7 @@ _FIXES = {
 _TPU_FIX = "start the same command on all hosts of the slice, as launch/sky.yaml and launch/gke.yaml do"
 
 
-class ByHand(NamedTuple):
+class Coordinates(NamedTuple):
     """Where the processes meet, how many they are, and which this one is."""
 
     address: str
@@ -37,7 +37,7 @@ class ByHand(NamedTuple):
     number: int
 
 
-class Announced(NamedTuple):
+class ExpectedProcesses(NamedTuple):
     """How many processes there are, at least, by which variable."""
 
     count: int
@@ -45,7 +45,7 @@ class Announced(NamedTuple):
     value: str
 
 
-def by_hand(environment: Mapping[str, str]) -> ByHand | None:
+def explicit_coordinates(environment: Mapping[str, str]) -> Coordinates | None:
     """What JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say, where no launcher tells JAX.
 
     Raises:
@@ -61,10 +61,10 @@ def by_hand(environment: Mapping[str, str]) -> ByHand | None:
     count, number = (_whole(name, environment[name]) for name in (COUNT, NUMBER))
     if not 0 <= number < count:
         raise MachineError(f"{NUMBER}={number} is not from 0 to {COUNT}={count} less one; number the processes so")
-    return ByHand(environment[ADDRESS], count, number)
+    return Coordinates(environment[ADDRESS], count, number)
 
 
-def announced(environment: Mapping[str, str]) -> Announced:
+def expected_processes(environment: Mapping[str, str]) -> ExpectedProcesses:
     """
     >>> announced({"SLURM_NTASKS": "4"})
     Announced(count=4, variable='SLURM_NTASKS', value='4')
@@ -80,33 +80,33 @@ def announced(environment: Mapping[str, str]) -> Announced:
     """
     for name in _COUNTS:
         if name in environment:
-            return Announced(_whole(name, environment[name]), name, environment[name])
+            return ExpectedProcesses(_whole(name, environment[name]), name, environment[name])
     for name in _HOSTS:
         if name in environment:
             slices = _whole(_SLICES, environment.get(_SLICES) or "1")
-            return Announced(slices * len(environment[name].split(",")), name, environment[name])
+            return ExpectedProcesses(slices * len(environment[name].split(",")), name, environment[name])
     if _INDEX in environment:
-        return Announced(_whole(_INDEX, environment[_INDEX]) + 1, _INDEX, environment[_INDEX])
-    return Announced(1, "", "")
+        return ExpectedProcesses(_whole(_INDEX, environment[_INDEX]) + 1, _INDEX, environment[_INDEX])
+    return ExpectedProcesses(1, "", "")
 
 
-def may_be_several(environment: Mapping[str, str]) -> bool:
+def may_have_peers(environment: Mapping[str, str]) -> bool:
     """Whether a launcher started this process beside others, or it has TPUs, whose hosts JAX alone can find.
 
     >>> may_be_several({"SLURM_NTASKS": "4"}), may_be_several({"SLURM_NTASKS": "1"}), may_be_several({})
     (True, False, False)
     """
-    said = announced(environment)
+    said = expected_processes(environment)
     on_tpu = environment.get("TPU_ML_PLATFORM") == "JAX"  # which JAX sets where it finds any
     return said.count > 1 or said.variable == _INDEX or on_tpu
 
 
-def check_count(joined: int, environment: Mapping[str, str]) -> None:
+def check_process_count(joined: int, environment: Mapping[str, str]) -> None:
     """
     Raises:
         MachineError: the environment announces other processes than the `joined` ones.
     """
-    said = announced(environment)
+    said = expected_processes(environment)
     if joined < said.count or (said.variable and said.variable != _INDEX and joined != said.count):
         raise MachineError(
             f"{said.variable}={said.value} says that this is one of {said.count} processes, but {joined} "
@@ -120,7 +120,7 @@ def check_count(joined: int, environment: Mapping[str, str]) -> None:
         )
 
 
-def check_alone(verb: str, environment: Mapping[str, str]) -> None:
+def check_single_process(verb: str, environment: Mapping[str, str]) -> None:
     """
     Raises:
         MachineError: a launcher started this process beside others, to do a verb that is the work of one.

@@ -5,7 +5,7 @@ building of an index, would notice it minutes later. A thread gives it five seco
 is written becomes visible when it is whole (io.py), so that nothing is lost but the part at hand.
 
 Ctrl-C becomes a SIGTERM to this process, whoever handles that: several processes that train leave it to JAX, and one
-alone looks at `Stop.came` after each step. Only the thread receives SIGINT. All others block it, and so do the
+alone looks at `StopSignals.came` after each step. Only the thread receives SIGINT. All others block it, and so do the
 processes that they start, which a terminal sends it to as well: the workers that read data are stopped by their
 trainer.
 """
@@ -32,7 +32,7 @@ _MESSAGE = "stopped; finished parts are kept, start the same command to continue
 
 
 @dataclass
-class Stop:
+class StopSignals:
     """The signals that came so far."""
 
     came: bool = False
@@ -54,13 +54,13 @@ class Stop:
 
 
 @contextlib.contextmanager
-def stopping_on_signals() -> Iterator[Stop]:
+def stop_on_signals() -> Iterator[StopSignals]:
     """SIGTERM and Ctrl-C raise Stopped in the block, or end the process where that takes too long.
 
     A second signal ends it at once. To be used by the main thread. Several processes that train replace the handling of
     SIGTERM by JAX's.
     """
-    stop = Stop()
+    stop = StopSignals()
 
     def raise_stopped(number: int, frame: FrameType | None) -> None:
         if stop.at_once:
@@ -110,7 +110,7 @@ def _forget() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _watch(signals: socket.socket, stop: Stop, main: int) -> None:
+def _watch(signals: socket.socket, stop: StopSignals, main: int) -> None:
     """Wait for a signal, then for a second one or GRACE, and end the process; return where the block ends before.
 
     A signal that comes just before the main thread begins to wait, such as for input, does not wake it, and is sent
@@ -148,7 +148,7 @@ def _watch(signals: socket.socket, stop: Stop, main: int) -> None:
         signal.pthread_kill(main, signal.SIGTERM)
 
 
-def _end(stop: Stop) -> NoReturn:
+def _end(stop: StopSignals) -> NoReturn:
     with contextlib.suppress(OSError):
         print(f"dense-jax: {_MESSAGE}", file=sys.stderr, flush=True)
     os._exit(stop.code)

@@ -23,7 +23,7 @@ _SENTENCE = 16  # tokens
 _FIRST_WORD = 5  # ids below it are special
 
 
-class StandIns(PassageCollection, TrainingSet):
+class SyntheticPassages(PassageCollection, TrainingSet):
     """As many passages as an example may need, all of `passages.length` tokens, each sentence with a salient span."""
 
     def __init__(self, config: Config, count: int = 8_192) -> None:
@@ -63,7 +63,7 @@ class StandIns(PassageCollection, TrainingSet):
         return [SourceRows("stand-ins", range(self.count), self.count * self.length)]
 
 
-def vocabulary(size: int, prompts: Sequence[str]) -> Vocabulary:
+def synthetic_vocabulary(size: int, prompts: Sequence[str]) -> Vocabulary:
     """A vocabulary of `size` words, the first few of them special.
 
     >>> vocabulary(30_522, ["query: "]).prompts["query: "].tolist()
