@@ -1,4 +1,4 @@
-"""What train.py and encode.py are asked, and how every script ends."""
+"""Command-line arguments of train.py and encode.py, and the exit of every script."""
 
 import argparse
 import importlib.util

@@ -1,9 +1,9 @@
-"""How fast examples are made, and how fast training consumes them.
+"""Speed of the input pipeline, compared with that of training.
 
     python benchmarks/data.py --config=configs/ict.py:tiny --workdir=runs/ict
 
 The workdir is one that `dense-jax prepare` has filled; settings are overridden by --key=value as everywhere.
-Prints a Markdown table and one JSON line a row; README.md beside this file says what the columns mean. Exits with an
+Prints a Markdown table and one JSON line a row; README.md in this folder explains the columns. Exits with an
 error if the whole pipeline is not at least three times as fast as the training of that config.
 """
 

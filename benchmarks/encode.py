@@ -4,7 +4,7 @@
     python benchmarks/encode.py --size=base --batch=1024                                            on a GPU
 
 Token ids -> vectors, ours and transformers' BertModel; text -> vectors, ours and sentence-transformers'. Prints a
-Markdown table and one JSON line a row; README.md beside this file says what the columns mean.
+Markdown table and one JSON line a row; README.md in this folder explains the columns.
 """
 
 import importlib.util
@@ -124,7 +124,7 @@ class _Ours:
 
 
 def _nothing() -> None:
-    """What there is to wait for after a program that returns finished vectors."""
+    """No-op wait, for a program that returns finished vectors."""
 
 
 if __name__ == "__main__":

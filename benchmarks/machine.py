@@ -1,4 +1,4 @@
-"""Where and when a figure was measured, and a plain product of matrices to compare it with."""
+"""Provenance of a measurement, and a plain matrix product for comparison."""
 
 import datetime
 import importlib.metadata
@@ -83,7 +83,7 @@ def measure(programs: Sequence[Program], machine: Machine, turns: int, warm_up: 
 
 
 def provenance(machine: Machine) -> dict[str, Any]:
-    """What a figure is worthless without: commit, versions, device, date, command."""
+    """Provenance of a measurement: commit, versions, device, date, command."""
     return {
         "commit": _commit(),
         "versions": {"python": platform.python_version()} | _versions(),
@@ -95,7 +95,7 @@ def provenance(machine: Machine) -> dict[str, Any]:
 
 
 def _claim_cores(count: int) -> int:
-    """How many cores the process has from now on.
+    """Set and return the number of cores of the process.
 
     PyTorch's idle threads are made to sleep: they would spin otherwise, which CPU-seconds would count as work. JAX is
     kept from claiming the whole memory of a GPU that it shares with PyTorch.
@@ -125,7 +125,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the checkout that this file stands in; with "-dirty" if files were changed since."""
+    """Commit of the checkout of this file; with "-dirty" if files have changed since."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
     )

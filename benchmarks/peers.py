@@ -157,7 +157,7 @@ def _everywhere(batch: Batch) -> Tensors:
 
 
 def _inputs(tokens: Tokens, kind: str) -> Tensors:
-    """What a BERT of transformers takes."""
+    """Inputs of a BERT of transformers."""
     named = {"input_ids": tokens.ids, "token_type_ids": tokens.types, "attention_mask": tokens.mask}
     if kind == "tuned":
         del named["attention_mask"]

@@ -75,7 +75,7 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
 
 
 def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: float, peaks: Peaks) -> Row:
-    """What `program` did, in steps of `tokens` tokens and `flops` model FLOPs; `base` is our program."""
+    """Row about `program`, whose steps have `tokens` tokens and `flops` model FLOPs; `base` is our program."""
     seconds = float(np.median(timing.wall))
     rate = flops / seconds
     low, high = np.quantile(timing.wall, [0.1, 0.9])

@@ -1,4 +1,4 @@
-"""What a training step takes of each device and sends between them, on 1, 2, 4 and 8 simulated ones.
+"""Work, memory and collectives of a training step on 1, 2, 4 and 8 simulated devices.
 
     python benchmarks/scaling.py                                 all configs, `:tiny`: minutes on two CPU cores
     python benchmarks/scaling.py configs/ict.py:tiny --fsdp      parameters split over the devices
@@ -6,7 +6,7 @@
 
 The batch stays the same, so each device should have its share of the work, and only what must be sent is sent. The step
 is compiled and not run: nothing here is a speed. A row goes to standard error once it is known; at the end all are a
-Markdown table, and one JSON line each. README.md beside this file says what the columns mean.
+Markdown table, and one JSON line each. README.md in this folder explains the columns.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is trained and encoded: the model, random batches of full rows, and the model FLOPs that they take."""
+"""Benchmark tasks: the model, random batches of full rows, and their model FLOPs."""
 
 import tempfile
 from collections.abc import Callable

@@ -29,7 +29,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Timing:
-    """What a program took."""
+    """Measured times of a program."""
 
     first: float  # seconds of its first step, compilation included
     outputs: list[Any]  # results of its steps before the clock started
@@ -70,7 +70,7 @@ def interleaved(programs: Sequence[Program], turns: int, warm_up: int) -> list[T
 
 
 def order(programs: int, turn: int) -> list[int]:
-    """Who comes when: every other turn backwards, so that a steady drift favours nobody.
+    """Order of the programs: every other turn is reversed, so that a steady drift favours none of them.
 
     >>> [order(2, turn) for turn in range(2)]
     [[0, 1], [1, 0]]

@@ -1,4 +1,4 @@
-"""What a training step takes of each chip of TPU slices that are not here: the tables of docs/topology.md.
+"""Tables of docs/topology.md: memory, time and collectives of a training step on each chip of a TPU slice.
 
     python benchmarks/topology.py                                all published configs, each on a slice for its batch
     python benchmarks/topology.py configs/ict.py --topology v4:4x4x8 v6e:16x16 --largest

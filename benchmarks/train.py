@@ -3,7 +3,7 @@
     python benchmarks/train.py                                           BERT-mini, minutes on two CPU cores
     python benchmarks/train.py --objective=ict --size=base --batch=1024                             on a GPU
 
-Prints a Markdown table and one JSON line a row; README.md beside this file says what the columns mean.
+Prints a Markdown table and one JSON line a row; README.md in this folder explains the columns.
 """
 
 import tempfile

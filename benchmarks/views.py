@@ -4,7 +4,7 @@
     python benchmarks/views.py --size=base --batch=1024                                                on a GPU
 
 All programs see the same crops of the published law and must have the same losses. Prints a Markdown table and one JSON
-line a row; README.md beside this file says what the columns mean.
+line a row; README.md in this folder explains the columns.
 """
 
 from argparse import ArgumentParser

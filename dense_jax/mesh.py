@@ -1,4 +1,4 @@
-"""The device mesh, and where batches lie on it."""
+"""Device mesh, and the sharding of batches over it."""
 
 import math
 from collections import defaultdict
@@ -13,19 +13,19 @@ from dense_jax.arrays import Array, np
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError, require
 
-BATCH_AXES = ("dcn", "data", "fsdp")  # all split the batch; fsdp splits the parameters besides
-TENSOR = "tensor"  # splits the parameters alone: innermost, since its chips talk in every layer
+BATCH_AXES = ("dcn", "data", "fsdp")  # all shard the batch; fsdp also shards the parameters
+TENSOR = "tensor"  # shards the parameters only; innermost, since its chips communicate in every layer
 AXES = (*BATCH_AXES, TENSOR)
 
 
 def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
-    """The mesh over all devices of all processes, or over `chips`, which need not be at hand (topology.py).
+    """Make a mesh over all devices of all processes, or over `chips`, which need not be attached (topology.py).
 
     Its axes are `Auto`: a loss is written for the global batch and XLA places the collectives. JAX's default,
     `Explicit`, refuses the einsum of sharded queries with sharded passages.
 
     Raises:
-        ConfigError: the axes do not multiply to the number of devices, or do not lie on what links them.
+        ConfigError: the sizes of the axes do not multiply to the number of devices, or do not fit their topology.
     """
     devices = list(chips) or jax.devices()
     sizes = _sizes(config, len(devices))
@@ -34,34 +34,34 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
     types = (AxisType.Auto,) * len(AXES)
     try:
         rows = [jax.make_mesh(inner, AXES, axis_types=types, devices=one).devices for one in slices]
-    except NotImplementedError:  # some tori are not cut through; on v5e:16x16, 64 x 4 is laid out, on v6e:16x16 not
+    except NotImplementedError:  # JAX splits an axis of some tori only: of v5e:16x16 into 64 x 4, of v6e:16x16 not
         raise ConfigError(
-            f"{_product(config)} would cut through an axis of the torus of {len(slices[0])} chips; make mesh.fsdp and "
-            "mesh.tensor 1 or the chips of one or several of its axes"
+            f"{_product(config)} would split an axis of the torus of {len(slices[0])} chips; set mesh.fsdp and "
+            "mesh.tensor to 1 or to the number of chips along one or several of its axes"
         ) from None
     return Mesh(np.concatenate(rows), AXES, axis_types=types)
 
 
 def process_mesh() -> Mesh:
-    """The mesh over this process's devices, which all split the batch: what it embeds and searches with.
+    """Make a mesh over this process's devices, all of which shard the batch, for embedding and searching.
 
-    JAX's `local_mesh` is none: it refuses a host whose chips do not lie side by side in the global mesh, and the chips
+    JAX's `local_mesh` does not serve: it refuses a host whose chips are not adjacent in the global mesh, and the chips
     of a TPU host are a square on the torus that the mesh winds around.
     """
     return Mesh(np.array(jax.local_devices()).reshape(1, -1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """Of the axes, the open one filled in."""
-    asked = [getattr(config, axis) for axis in AXES]
-    open_axes = asked.count(-1)
-    fixed = math.prod(size for size in asked if size != -1)
-    fits = open_axes < 2 and min(size for size in (1, *asked) if size != -1) > 0 and devices % fixed == 0
+    """Sizes of the axes, with -1 replaced by the remaining devices."""
+    sizes = [getattr(config, axis) for axis in AXES]
+    open_axes = sizes.count(-1)
+    fixed = math.prod(size for size in sizes if size != -1)
+    fits = open_axes < 2 and min(size for size in (1, *sizes) if size != -1) > 0 and devices % fixed == 0
     if not fits or (not open_axes and fixed != devices):
         raise ConfigError(
-            f"{_product(config)} does not make {devices} devices; set one of them to -1 to take what is left"
+            f"{_product(config)} does not make {devices} devices; set one of them to -1 to take the remaining devices"
         )
-    return tuple(devices // fixed if size == -1 else size for size in asked)
+    return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
 def _product(config: MeshConfig) -> str:
@@ -69,10 +69,10 @@ def _product(config: MeshConfig) -> str:
 
 
 def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
-    """The devices of each slice of TPUs, or node of GPUs: one row of the mesh each. All of them, if there is but one.
+    """Group devices by TPU slice, or by GPU node; each group is a row of the mesh.
 
     Raises:
-        ConfigError: there are several, and not as many as `dcn`.
+        ConfigError: there are several groups, and their number is not `dcn`.
     """
     slices = defaultdict(list)
     for device in devices:
@@ -86,25 +86,25 @@ def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
 
 
 def platform() -> str:
-    """cpu, gpu or tpu: of the mesh of `jax.set_mesh`, which need not be at hand; without one, of the devices here."""
+    """Platform (cpu, gpu or tpu) of the mesh of `jax.set_mesh`, or without one of this process's devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return jax.default_backend() if mesh.empty else mesh.abstract_device.platform
 
 
 def batch_shards(mesh: Mesh | AbstractMesh) -> int:
-    """Into how many parts a batch is split: the devices of `mesh`, those of a tensor group counted once."""
+    """Number of shards of a batch: the devices of `mesh`, with a tensor group counted once."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The first axis of every array of a batch is split over all devices, but for those of a tensor group."""
+    """Sharding of a batch: the first axis of every array is split over BATCH_AXES."""
     return NamedSharding(mesh, P(BATCH_AXES))
 
 
 def shard_rows(x: Array) -> Array:
-    """`x` [b ...] split as a batch is, on the mesh of `jax.set_mesh`.
+    """Shard the rows of `x` [b ...] like a batch, on the mesh of `jax.set_mesh`.
 
-    As it is without a mesh, or where the rows do not split: of what only shows shapes, or of few packed rows.
+    Unchanged without a mesh, or if the rows do not divide: under `eval_shape`, or with few packed rows.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or x.shape[0] % batch_shards(mesh):
@@ -113,17 +113,21 @@ def shard_rows(x: Array) -> Array:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Sharding that keeps the whole array on every device of `mesh`."""
     return NamedSharding(mesh, P())
 
 
 def replicated_on_all_devices() -> NamedSharding:
-    """The whole array on every device of every process, however training lays its mesh over them."""
+    """Sharding that keeps the whole array on every device of every process, whatever the mesh of training."""
     return replicated(Mesh(np.array(jax.devices()), ("devices",)))
 
 
 def check_batch(batch: int, mesh: Mesh, name: str = "batch") -> None:
-    """Raises ConfigError unless `batch` rows split evenly over the parts that `mesh` makes of them."""
+    """Check that `batch` rows divide over the shards of `mesh`; `name` is the setting.
+
+    Raises:
+        ConfigError: they do not; names the nearest sizes that do.
+    """
     parts = batch_shards(mesh)
     if batch % parts:
         nearest = [n for n in (batch // parts * parts, -(-batch // parts) * parts) if n]

@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 def is_process_0() -> bool:
-    """Whether this is the process that writes and says what is the same for all."""
+    """Return True in the process that writes files and messages for all."""
     return jax.process_index() == 0
 
 
 def process_share(items: Sequence[T]) -> Sequence[T]:
-    """Those that this process sees to: every n-th where there are n processes."""
+    """Return this process's share of `items`: every n-th of n processes."""
     return items[jax.process_index() :: jax.process_count()]
 
 
 def all_or_none(work: Callable[[], T]) -> T:
-    """What `work` gives. If it fails on one process it fails on all, so that none waits for one that is gone.
+    """Call `work` on every process and return its result; if it fails on one process, raise on all of them.
 
-    `work` must not wait for other processes itself.
+    Otherwise the other processes would wait for the failed one. `work` must not wait for other processes itself.
 
     Raises:
-        UserError: another process's, with its exit status. An error of this process is raised as it is.
+        UserError: the error of another process, with its exit status. An error of this process is raised unchanged.
     """
     if jax.process_count() == 1:
         return work()
@@ -43,27 +43,27 @@ def all_or_none(work: Callable[[], T]) -> T:
         result = work()
     except Exception as error:
         failed = error
-    said = all_gather_objects(failed and _said(failed))
+    errors = all_gather_objects(failed and _error_fields(failed))
     if failed is not None:
         raise failed
     kinds = {kind.code: kind for kind in UserError.__subclasses__()}
-    for number, error in enumerate(said):
+    for number, error in enumerate(errors):
         if error is not None:
             raise kinds.get(error["code"], UserError)(f"process {number}: {error['text']}")
     return cast(T, result)
 
 
 def on_process_0(work: Callable[[], T]) -> T:
-    """What `work` gives, a JSON value, which the first process does for all.
+    """Call `work` on process 0 and return its result, a JSON value, on all processes.
 
     Raises:
-        UserError: on all processes, if it fails.
+        UserError: `work` failed; raised on all processes.
     """
     return all_gather_objects(all_or_none(lambda: work() if is_process_0() else None))[0]
 
 
 def all_gather_objects(value: Any) -> list[Any]:
-    """The JSON value that each process has, in the order of the processes."""
+    """Gather a JSON value from each process, in the order of the processes."""
     if jax.process_count() == 1:
         return [value]
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -73,39 +73,39 @@ def all_gather_objects(value: Any) -> list[Any]:
 
 
 def all_gather(array: np.ndarray) -> np.ndarray:
-    """The arrays of all processes, which are of one shape and of 32 bits or less, along a new first axis."""
+    """Stack the arrays of all processes along a new first axis. They have one shape, and types of at most 32 bits."""
     return array[None] if jax.process_count() == 1 else multihost_utils.process_allgather(array)
 
 
 def process_0_first(make: Callable[[], T]) -> T:
-    """What `make` gives, which does its work once on the disk that all processes share: on the first one."""
+    """Call `make` on process 0, then on all: it does its work once on the shared disk, and the others find it done."""
     if jax.process_count() > 1:
         all_or_none(lambda: make() if is_process_0() else None)
     return all_or_none(make)
 
 
 def gather_to_host(params: Params) -> Any:
-    """Parameters that this process can place on its own devices."""
+    """Gather sharded parameters into arrays that this process can place on its own devices."""
     return params if jax.process_count() == 1 else multihost_utils.process_allgather(params, tiled=True)
 
 
-def barrier(what: str) -> None:
-    """Waits until all processes are here; `what` they have in common is named if they are not."""
+def barrier(name: str) -> None:
+    """Wait until all processes reach the barrier `name`, which appears in JAX's error if one does not."""
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def broadcast(value: int) -> int:
-    """The first process's."""
+    """Return the value of process 0."""
     return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def all_true(value: bool) -> bool:
-    """Whether it is true of all processes."""
+    """Return True if `value` is true on all processes."""
     return value if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.bool_(value)).all())
 
 
-def _said(error: Exception) -> dict[str, Any]:
+def _error_fields(error: Exception) -> dict[str, Any]:
     if isinstance(error, UserError):
         return {"code": error.code, "text": str(error)}
     return {"code": 1, "text": f"{type(error).__name__}: {error}"}

@@ -1,4 +1,4 @@
-"""A bar with an ETA on a terminal, a line now and then elsewhere."""
+"""Progress of a stage: a bar with an ETA on a terminal, a line every few seconds elsewhere."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -7,15 +7,15 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
-_LINE_EVERY = 4.0  # seconds between lines where there is no terminal
+_LINE_EVERY = 4.0  # seconds between lines without a terminal
 _FORMAT = (
     "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
 )
-_OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # where the total is not known
+_OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # without a known total
 
 
 def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: bool = False) -> tqdm:
-    """A tqdm bar on standard error for a stage that the caller advances itself; a `silent` one is not seen."""
+    """Make a tqdm bar on standard error that the caller advances; a `silent` one prints nothing."""
     terminal = sys.stderr.isatty()
     return tqdm(
         desc=label,
@@ -23,10 +23,10 @@ def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, 
         initial=initial,
         unit=unit,
         unit_scale=False,
-        position=0,  # a bar within a bar takes its line, instead of steering the cursor
+        position=0,  # a nested bar takes over the line, instead of moving the cursor
         dynamic_ncols=terminal,
         mininterval=0.2 if terminal else _LINE_EVERY,
-        miniters=1,  # tqdm's own choice goes by the rate so far, and is silent for long where a stage slows down
+        miniters=1,  # tqdm's default follows the rate so far, and stays silent for long when a stage slows down
         bar_format=_FORMAT if total else _OPEN_FORMAT,
         file=sys.stderr if terminal else _Lines(),
         disable=silent,
@@ -34,7 +34,7 @@ def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, 
 
 
 def progress(items: Iterable[T], label: str, total: int | None, unit: str, *, initial: int = 0) -> Iterator[T]:
-    """`items`, with a bar that advances by one for each."""
+    """Yield `items` under a bar that advances by one for each."""
     with progress_bar(label, total, unit, initial=initial) as shown:
         for item in items:
             yield item
@@ -42,9 +42,9 @@ def progress(items: Iterable[T], label: str, total: int | None, unit: str, *, in
 
 
 def format_duration(duration: float) -> str:
-    """A duration as a person says it.
+    """Format a duration in seconds.
 
-    >>> seconds(75.0), seconds(4000.0)
+    >>> format_duration(75.0), format_duration(4000.0)
     ('1m15s', '1h06m')
     """
     if duration < 60:
@@ -55,13 +55,13 @@ def format_duration(duration: float) -> str:
 
 
 class _Lines:
-    """A stream for tqdm that gives each state of the bar a line of its own, once, instead of overwriting the line."""
+    """Stream for tqdm that prints each new state of the bar on a line of its own."""
 
     def __init__(self) -> None:
         self.last = ""
 
     def write(self, text: str) -> None:
-        state = text.strip("\r\n ").partition("[")[0]  # without the time, which alone is no news
+        state = text.strip("\r\n ").partition("[")[0]  # without the time, which always changes
         if state and state != self.last:
             self.last = state
             print(text.strip("\r\n "), file=sys.stderr)

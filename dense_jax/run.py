@@ -118,10 +118,10 @@ class Run:
             }
         )
 
-    def plan_report(self, topology: str) -> str:
+    def plan(self, topology: str) -> str:
         """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared."""
         words, known_by = self._work.planned_vocabulary()
-        return f"{plan(self._work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
+        return f"{plan_report(self._work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
 
     def prepare(self) -> Counts:
         """Documents to sentences, passages and tokens."""

@@ -1,8 +1,8 @@
-"""Stopping a stage by SIGTERM or Ctrl-C: it ends within seconds, and what it has finished is on disk.
+"""SIGTERM and Ctrl-C: a stage ends within seconds, and its finished parts are on disk.
 
-Python calls a signal's handler between two instructions, so a stage that is inside of one long call, such as ScaNN's
-building of an index, would notice it minutes later. A thread gives it five seconds, and then ends the process: all that
-is written becomes visible when it is whole (io.py), so that nothing is lost but the part at hand.
+Python calls a signal handler between two instructions, so a stage inside one long call, such as ScaNN building an
+index, would notice the signal minutes later. A thread gives the stage five seconds and then ends the process. Files
+appear under their names only when they are complete (io.py), so only the part at hand is lost.
 
 Ctrl-C becomes a SIGTERM to this process, whoever handles that: several processes that train leave it to JAX, and one
 alone looks at `StopSignals.came` after each step. Only the thread receives SIGINT. All others block it, and so do the
@@ -25,15 +25,15 @@ from typing import NoReturn
 
 from dense_jax.errors import Stopped
 
-GRACE = 5.0  # seconds
-_AGAIN = 1.0  # seconds
+GRACE = 5.0  # seconds for the stage to end
+_RESEND = 1.0  # seconds until the signal is sent again
 INTERRUPTED = 128 + signal.SIGINT  # the exit status after Ctrl-C
 _MESSAGE = "stopped; finished parts are kept, start the same command to continue"
 
 
 @dataclass
 class StopSignals:
-    """The signals that came so far."""
+    """Signals received so far."""
 
     came: bool = False
     raised: bool = False  # Stopped, in the stage
@@ -43,11 +43,11 @@ class StopSignals:
 
     @property
     def code(self) -> int:
-        """The exit status of a process that was stopped."""
+        """Exit status of the stopped process."""
         return INTERRUPTED if self.interrupted else Stopped.code
 
     def error(self) -> Stopped:
-        """The error that the stage raises."""
+        """Return the error to raise in the stage."""
         error = Stopped(_MESSAGE)
         error.code = self.code
         return error
@@ -55,7 +55,7 @@ class StopSignals:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopSignals]:
-    """SIGTERM and Ctrl-C raise Stopped in the block, or end the process where that takes too long.
+    """Raise Stopped in the block on SIGTERM and Ctrl-C; end the process if that takes longer than GRACE.
 
     A second signal ends it at once. To be used by the main thread. Several processes that train replace the handling of
     SIGTERM by JAX's.
@@ -71,14 +71,14 @@ def stop_on_signals() -> Iterator[StopSignals]:
         stop.raised = True
         raise stop.error()
 
-    written, read = socket.socketpair()  # the system writes to it whatever the main thread is at
+    written, read = socket.socketpair()  # the system writes to it even while the main thread is in a long call
     written.setblocking(False)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     watcher = threading.Thread(target=_watch, args=(read, stop, threading.get_ident()), daemon=True, name="signals")
     handlers = {signal.SIGTERM: raise_stopped, signal.SIGINT: lambda number, frame: None}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     wakeup = signal.set_wakeup_fd(written.fileno(), warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_reset_in_child)
     watcher.start()
     try:
         yield stop
@@ -93,33 +93,32 @@ def stop_on_signals() -> Iterator[StopSignals]:
 
 
 def start_resource_tracker() -> None:
-    """Start the helper process of multiprocessing's workers, before they are started.
+    """Start multiprocessing's resource tracker before any worker.
 
-    When Python starts it, it unblocks SIGINT in the calling thread, and Ctrl-C would reach the workers.
+    Starting it unblocks SIGINT in the calling thread, so that Ctrl-C would reach workers started later.
     """
-    from multiprocessing import resource_tracker  # here, since it takes long to import
+    from multiprocessing import resource_tracker  # slow to import
 
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def _forget() -> None:
-    """Keep the SIGTERM that ends a worker process from our watcher."""
+def _reset_in_child() -> None:
+    """Hide the SIGTERM that ends a worker process from the watcher of its parent."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _watch(signals: socket.socket, stop: StopSignals, main: int) -> None:
-    """Wait for a signal, then for a second one or GRACE, and end the process; return where the block ends before.
+    """Wait for a signal, then for a second one or GRACE, and end the process; return if the block ends earlier.
 
-    A signal that comes just before the main thread begins to wait, such as for input, does not wake it, and is sent
-    again.
+    A signal that arrives just before the main thread blocks, for example on input, does not wake it: it is sent again.
     """
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    deadline, sent = math.inf, 0  # signals of our own, which come back to us
+    deadline, sent = math.inf, 0  # SIGTERMs of our own, which arrive here too
     while True:
-        signals.settimeout(None if deadline == math.inf else _AGAIN)
+        signals.settimeout(None if deadline == math.inf else _RESEND)
         try:
             received = signals.recv(1)
         except TimeoutError:

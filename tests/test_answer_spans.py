@@ -15,7 +15,7 @@ from dense_jax.models.layers import apply_module, init_params
 FOLDER = Path(__file__).parent / "golden" / "realm"
 GOLDEN, SCORER = dict(np.load(FOLDER / "orqa_normal.npz")), dict(np.load(FOLDER / "orqa_span_scorer.npz"))
 close = {"rtol": 1e-9, "atol": 1e-12}
-answers = jax.jit(maths.orqa_loss)  # one compilation instead of one an operation
+orqa_loss = jax.jit(maths.orqa_loss)  # one compilation instead of one an operation
 
 
 def random(*shape, seed=0):
@@ -36,7 +36,7 @@ def reference():
 
 def reference_answers(blocks, spans):
     _, valid, gold = reference()
-    return answers(blocks, jnp.asarray(GOLDEN["retriever_correct"])[None], spans, valid=valid, gold=gold)
+    return orqa_loss(blocks, jnp.asarray(GOLDEN["retriever_correct"])[None], spans, valid=valid, gold=gold)
 
 
 def reference_scores():
@@ -106,7 +106,7 @@ def test_where_the_spans_are_wrong_the_early_loss_is_left(x64):
     blocks, spans = random(2, 5), random(2, 2, 6)
     holds = jnp.array([[False, False, True, False, False]] * 2)
     gold = jnp.zeros((2, 2, 6), bool).at[1, 0, 3].set(True)
-    found = answers(blocks, holds, spans, valid=jnp.ones((2, 2, 6), bool), gold=gold)
+    found = orqa_loss(blocks, holds, spans, valid=jnp.ones((2, 2, 6), bool), gold=gold)
     assert (found.early > 0).all()
     assert found.full[0] == 0 < found.full[1]
 
@@ -140,14 +140,14 @@ def test_a_block_that_is_not_there_changes_nothing(x64):
     blocks, spans, holds = random(2, 3), random(2, 2, 6), jnp.array([[True, False, True]] * 2)
     valid, gold = jnp.ones((2, 2, 6), bool), jnp.zeros((2, 2, 6), bool).at[:, 0, 3].set(True)
     absent = jnp.full((2, 1), MASKED_SCORE)
-    more = answers(
+    more = orqa_loss(
         jnp.concatenate([blocks[:, :2], absent], axis=1),
         jnp.concatenate([holds[:, :2], absent > 0], axis=1),
         jnp.concatenate([spans, random(2, 1, 6, seed=1)], axis=1),
         valid=jnp.concatenate([valid, valid[:, :1]], axis=1),
         gold=jnp.concatenate([gold, gold[:, 1:]], axis=1),
     )
-    alone = answers(blocks[:, :2], holds[:, :2], spans, valid=valid, gold=gold)
+    alone = orqa_loss(blocks[:, :2], holds[:, :2], spans, valid=valid, gold=gold)
     np.testing.assert_allclose(more.losses, alone.losses, rtol=1e-12)
 
 
@@ -156,7 +156,7 @@ def test_scores_in_the_hundreds_stay_finite_in_float32():
     right = jnp.zeros((2, 2, 6), bool).at[:, 1, 2].set(True)
 
     def loss(blocks, spans):
-        return answers(blocks, right[:, :, 2].repeat(2, 1), spans, valid=~right, gold=right).losses.sum()
+        return orqa_loss(blocks, right[:, :, 2].repeat(2, 1), spans, valid=~right, gold=right).losses.sum()
 
     found, gradients = with_gradients(loss, blocks, spans)
     assert np.isfinite(found)

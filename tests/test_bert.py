@@ -66,7 +66,7 @@ def test_an_impossible_setting_is_refused(change, message):
 
 
 def test_an_unknown_size_is_refused_with_the_list_of_sizes():
-    with pytest.raises(ConfigError, match="no BERT size 'huge'; use one of tiny, mini, small, medium, base, large"):
+    with pytest.raises(ConfigError, match="size 'huge' is unknown; use one of tiny, mini, small, medium, base, large"):
         bert("huge")
 
 
@@ -80,7 +80,7 @@ def test_bert_base_has_the_parameters_of_the_released_model():
 
 
 def test_a_vocabulary_that_was_not_filled_in_is_refused(tokens):
-    with pytest.raises(ConfigError, match=r"bert\.vocab_size=0 is to be the tokenizer's"):
+    with pytest.raises(ConfigError, match=r"bert\.vocab_size=0 stands for the tokenizer's"):
         jax.eval_shape(functools.partial(init_params, Bert(bert("tiny"))), jax.random.key(0), tokens)
 
 
@@ -218,7 +218,7 @@ def test_the_splash_kernel_runs_on_each_devices_rows_and_heads(interpreted):
 
 
 def test_the_splash_kernel_refuses_a_mask_that_differs_from_query_to_query():
-    with pytest.raises(ConfigError, match="attention=splash hides the same keys from all queries; use attention=xla"):
+    with pytest.raises(ConfigError, match="attention=splash masks the same keys for all queries; use attention=xla"):
         attend(*random_heads(length=128), jnp.ones((2, 128, 128), bool), kernel=Attention.SPLASH)
 
 

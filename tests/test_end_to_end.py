@@ -368,7 +368,7 @@ def test_one_process_of_a_job_of_four_does_not_train_alone(corpus, trained, tmp_
 def test_what_is_the_work_of_one_process_is_refused_to_several(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
     assert run(["prepare", *arguments(corpus, tmp_path)]) == 6
-    assert "`dense-jax prepare` is the work of one" in capsys.readouterr().err
+    assert "`dense-jax prepare` takes one" in capsys.readouterr().err
 
 
 def told_to_stop(function: str, call: int, verb: str, argv: list[str]) -> None:

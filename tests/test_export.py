@@ -208,8 +208,8 @@ def test_the_card_comes_along(mean_folder):
 
 def test_t30_vectors_that_differ_stop_the_export_and_keep_the_earlier(mean, mean_folder, tokenizer_folder, monkeypatch):
     before = (mean_folder / "model.safetensors").read_bytes()
-    right = export_module.run_modules
-    monkeypatch.setattr(export_module, "run_modules", lambda *inputs: right(*inputs) + 2e-4)
+    right = export_module.apply_modules
+    monkeypatch.setattr(export_module, "apply_modules", lambda *inputs: right(*inputs) + 2e-4)
     message = r"the vector of '.*' differs from ours by 0\.0002, more than 0\.0001; nothing was exported"
     with pytest.raises(StorageError, match=message):
         export(mean, tokenizer_folder, mean_folder, CARD)
@@ -224,7 +224,7 @@ def test_a_prompt_that_runs_into_the_next_word_is_refused(mean, tokenizer_folder
 
 def test_a_folder_with_something_else_in_it_is_left_alone(two, tokenizer_folder, tmp_path):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(ConfigError, match="holds something that is no export; delete it or name another folder"):
+    with pytest.raises(ConfigError, match="holds something other than an export; delete it or name another folder"):
         export(two, tokenizer_folder, tmp_path, CARD)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 

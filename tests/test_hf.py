@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_by_name(folder, params):
 
 
 def test_save_refuses_parameters_that_have_no_place_there(tmp_path, params):
-    with pytest.raises(StorageError, match="projection/dense/bias has no place in a Hugging Face BERT"):
+    with pytest.raises(StorageError, match="projection/dense/bias has no counterpart in a Hugging Face BERT"):
         tensors.save_params(params["encoder"], SMALL, tmp_path, pad=0)
 
 

@@ -1,4 +1,4 @@
-"""Which passages are hidden from a query, with all scores at once and in chunks."""
+"""Negative masks and contrastive directions, with all scores at once and in chunks."""
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,7 @@ def test_what_shares_a_number_and_what_is_absent_is_no_candidate(x64, chunk, set
 @pytest.mark.parametrize("chunk", [0, 3])
 @pytest.mark.parametrize("guided", [False, True], ids=["student", "guide"])
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
-def test_what_scores_above_the_ceiling_is_no_candidate_either(x64, chunk, guided, relative):
+def test_what_scores_above_the_threshold_is_no_candidate_either(x64, chunk, guided, relative):
     queries, passages, hidden = sides(guided)
     judges = (hidden.queries.guide, hidden.passages.guide) if guided else (queries, passages)
     scores = np.asarray(judges[0] @ judges[1].T)
@@ -75,15 +75,17 @@ def test_what_scores_above_the_ceiling_is_no_candidate_either(x64, chunk, guided
     top = own - (np.abs(own) * 0.3 if relative else 0.3)
     shown = SHOWN & ((scores <= top[:, None]) | np.eye(4, 8, dtype=bool))
     assert 4 < shown.sum() < SHOWN.sum()
-    hidden = hidden._replace(ceiling=losses.false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative))
-    # a temperature: the ceiling is compared with the scores before it
+    hidden = hidden._replace(
+        thresholds=losses.false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative)
+    )
+    # with a temperature: the threshold is compared with the scores before it
     contrast = lambda q, p: losses.contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
     assert contrast(queries, passages).candidates.tolist() == shown.sum(1).tolist()
     expected = gradients(lambda q, p: by_hand(q, p, shown, temperature=0.1), queries, passages)
     assert_equal(gradients(lambda q, p: contrast(q, p).loss, queries, passages), expected)
 
 
-def test_no_gradient_passes_through_a_ceiling():
+def test_no_gradient_passes_through_a_threshold():
     found = jax.grad(lambda s: losses.false_negative_thresholds(s, margin=0.1, relative=True).sum())(
         jnp.array([0.5, -2.0])
     )
@@ -103,9 +105,10 @@ def test_the_rank_counts_only_candidates(chunk):
 def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
     """Then the loss is 0: log(e^s) - s; and so is its gradient."""
     same = losses.TextIds(jnp.zeros((3, 1), int))
-    loss = lambda x: losses.contrastive_loss(
-        x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk
-    ).loss.sum()  # noqa: E731
+
+    def loss(x):
+        return losses.contrastive_loss(x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk).loss.sum()
+
     value, gradient = jax.value_and_grad(loss)(jnp.eye(3))
     assert value == 0
     assert not np.any(gradient)
@@ -169,7 +172,7 @@ def test_in_chunks_all_directions_give_the_same(x64, directions):
     assert_equal(gradients(lambda q, p: loss(q, p, chunk=3), queries, passages), whole)
 
 
-def test_a_passage_is_not_told_from_a_query_that_it_answers_too(x64):
+def test_a_passage_is_no_negative_of_another_query_that_it_answers(x64):
     """Passage 0 is among what query 1 knows, so back from passage 0 only query 0 and query 2 are candidates."""
     queries, passages = vectors(0, 3), vectors(1, 3)
     known = jnp.array([[0, -1], [1, 0], [2, -1]])

@@ -140,17 +140,17 @@ def test_the_softmax_in_chunks_equals_the_dense_one_in_loss_accuracy_and_gradien
 
 
 @pytest.mark.parametrize("chunk", [1, 5])
-def test_in_chunks_too_each_query_has_the_passage_it_is_told_and_leaves_out_another(x64, chunk):
-    told = {"positives": jnp.array([3, 0, 11, 3, 7]), "hidden": leaving_out(jnp.array([0, 3, 4, 11, -1]), 12)}
-    whole = outcome(*vectors(queries=5), **told)
-    assert_equal(outcome(*vectors(queries=5), **told, chunk=chunk), whole)
+def test_in_chunks_too_each_query_has_its_own_positive_and_excludes_another(x64, chunk):
+    inputs = {"positives": jnp.array([3, 0, 11, 3, 7]), "negative_mask": leaving_out(jnp.array([0, 3, 4, 11, -1]), 12)}
+    whole = outcome(*vectors(queries=5), **inputs)
+    assert_equal(outcome(*vectors(queries=5), **inputs, chunk=chunk), whole)
 
 
 def test_a_hidden_passage_has_no_part_in_the_loss_and_gets_no_gradient():
     """Of three passages that score 1, 2 and 3, without the last: log(e^1 + e^2) - 1."""
-    told = {"positives": jnp.array([0]), "hidden": leaving_out(jnp.array([2]), 3)}
+    inputs = {"positives": jnp.array([0]), "negative_mask": leaving_out(jnp.array([2]), 3)}
     for chunk in (0, 1, 2):
-        result, (_, gradient) = outcome(jnp.ones((1, 1)), jnp.array([[1.0], [2.0], [3.0]]), **told, chunk=chunk)
+        result, (_, gradient) = outcome(jnp.ones((1, 1)), jnp.array([[1.0], [2.0], [3.0]]), **inputs, chunk=chunk)
         assert result.loss[0] == pytest.approx(np.log1p(np.e), rel=1e-6)
         assert gradient[2, 0] == 0
 
@@ -170,10 +170,10 @@ def test_in_float32_too_scores_of_five_hundred_stay_finite():
 
 @pytest.mark.parametrize("chunk", [8, 5])
 def test_the_softmax_in_chunks_is_the_same_on_eight_devices(x64, chunk):
-    told = {"positives": jnp.arange(16) ^ 1, "hidden": leaving_out(jnp.arange(16), 16), "chunk": chunk}
+    inputs = {"positives": jnp.arange(16) ^ 1, "negative_mask": leaving_out(jnp.arange(16), 16), "chunk": chunk}
     pair = vectors(16, 16)
     sharding = batch_sharding(make_mesh(MeshConfig()))
-    assert_equal(outcome(*(jax.device_put(x, sharding) for x in pair), **told), outcome(*pair, **told))
+    assert_equal(outcome(*(jax.device_put(x, sharding) for x in pair), **inputs), outcome(*pair, **inputs))
 
 
 def test_in_chunks_a_device_never_holds_more_than_its_queries_scores_of_one_chunk():

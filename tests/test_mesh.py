@@ -24,7 +24,9 @@ def test_the_axis_that_is_open_takes_the_devices_that_are_left():
 
 @pytest.mark.parametrize("axes", [{"data": 3}, {"fsdp": 3}, {"fsdp": -1}, {"dcn": 0}, {"data": 2, "tensor": 2}])
 def test_axes_that_do_not_make_the_devices_are_refused(axes):
-    with pytest.raises(ConfigError, match=r"does not make 8 devices; set one of them to -1 to take what is left"):
+    with pytest.raises(
+        ConfigError, match=r"does not make 8 devices; set one of them to -1 to take the remaining devices"
+    ):
         shape(**axes)
 
 
@@ -83,6 +85,6 @@ def test_on_tpus_a_slice_is_a_row_and_a_torus_is_not_cut_through():
     rows, error = printed(ON_TPUS).splitlines()
     assert rows == "[[0], [1]] {'dcn': 2, 'data': 2, 'fsdp': 2, 'tensor': 2}"
     assert error == (
-        "mesh.dcn=1 x mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 would cut through an axis of the torus of 256 chips; "
-        "make mesh.fsdp and mesh.tensor 1 or the chips of one or several of its axes"
+        "mesh.dcn=1 x mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 would split an axis of the torus of 256 chips; "
+        "set mesh.fsdp and mesh.tensor to 1 or the chips of one or several of its axes"
     )

@@ -78,8 +78,8 @@ def test_what_is_hidden_is_no_negative(x64):
 
 def test_views_that_win_alike_have_a_perplexity_of_their_number(x64):
     own, queries = jnp.broadcast_to(jnp.eye(4), (8, 4, 4)), jnp.tile(jnp.eye(4), (2, 1))
-    assert view_collapse_metrics(queries, own)["viewer_perplexity"] == pytest.approx(4)
-    assert view_collapse_metrics(queries[:1].repeat(8, 0), own)["viewer_perplexity"] == pytest.approx(1)
+    assert view_collapse_metrics(queries, own)["view_perplexity"] == pytest.approx(4)
+    assert view_collapse_metrics(queries[:1].repeat(8, 0), own)["view_perplexity"] == pytest.approx(1)
 
 
 def test_local_variation_is_how_far_the_best_view_stands_out(x64):

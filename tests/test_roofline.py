@@ -7,13 +7,13 @@ from dense_jax.planning.roofline import CHIPS, find_chip, predict_doublings, roo
 
 
 def test_a_step_takes_as_long_as_the_slowest_of_its_parts():
-    times = roofline(CHIPS["v5e"], flops=197e12 * 0.002, moved=819e9 * 0.005, sent=200e9 * 0.001)
+    times = roofline(CHIPS["v5e"], flops=197e12 * 0.002, traffic=819e9 * 0.005, sent=200e9 * 0.001)
     assert times == pytest.approx((0.002, 0.005, 0.001))
     assert (times.seconds, times.bound) == (pytest.approx(0.005), "memory")
 
 
 def test_an_unknown_chip_is_refused_with_those_there_are():
-    with pytest.raises(ConfigError, match=r"topology=v9:2x2: there is no chip 'v9'; use v4, v5e, v5p, v6e"):
+    with pytest.raises(ConfigError, match=r"topology=v9:2x2: chip 'v9' is unknown; use v4, v5e, v5p, v6e"):
         find_chip("v9:2x2")
 
 

@@ -109,12 +109,12 @@ ON_TPUS = """
 import json
 from dataclasses import replace
 from dense_jax.config import MeshConfig
-from dense_jax.planning.compiled_step import compile_step, devices
+from dense_jax.planning.compiled_step import compile_step, topology_devices
 from tests.test_sharding import BERT, config, mlm
 method = replace(mlm(replace(BERT, width=128, feed_forward=512, vocab_size=1_000)), length=64)
 for ways in (1, 4):
     asked = replace(config(method, MeshConfig(-1, ways)), batch=32)
-    step = compile_step(asked, devices("v5e:2x2"))
+    step = compile_step(asked, topology_devices("v5e:2x2"))
     sent = [(one.kind, one.size, one.times) for one in step.sent]
     print(json.dumps([step.sizes.argument_size_in_bytes, sent]))
 """

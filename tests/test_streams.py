@@ -93,8 +93,9 @@ def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
     code = (
         "import os, sys; from dense_jax import verbs; from dense_jax.config.command_line import Invocation; "
         "import jax; "
-        "from dense_jax.distributed import start_processes; from pathlib import Path; from dense_jax import __main__; "
-        "verbs.VERBS[sys.argv[1]] = verbs._train = lambda *_, **__: start_processes(os.environ); "
+        "from dense_jax.distributed import start_distributed; "
+        "from pathlib import Path; from dense_jax import __main__; "
+        "verbs.VERBS[sys.argv[1]] = verbs._train = lambda *_, **__: start_distributed(os.environ); "
         "verbs.Run = lambda *_, **__: None; "
         "__main__._call = lambda argv, stop: verbs.call(argv[0], Invocation(None, Path('.'), []), stop); "
         "__main__.main()"

@@ -1,4 +1,4 @@
-"""A plan for chips elsewhere: here of CPU devices in their place, and once by the TPU compiler, if it is installed."""
+"""Plans for TPUs that are not attached: with CPU devices instead, and once by the TPU compiler, if it is installed."""
 
 import importlib
 from dataclasses import replace
@@ -32,9 +32,11 @@ ICT_FILE = next(path for path in FILES if path.stem == "ict")
 
 @pytest.fixture
 def chips(monkeypatch):
-    """Four CPU devices in the place of v5e:2x2; larger batches, three compilations, are not tried."""
-    monkeypatch.setattr(topology, "devices", lambda name, slices: jax.devices()[: 4 * slices])
-    monkeypatch.setattr(topology, "doubled", lambda config, chips, step, room: untried(step, f"{room / 2**30} GiB"))
+    """Four CPU devices replace v5e:2x2; larger batches, three compilations, are not tried."""
+    monkeypatch.setattr(topology, "topology_devices", lambda name, slices: jax.devices()[: 4 * slices])
+    monkeypatch.setattr(
+        topology, "search_larger", lambda config, chips, step, room: untried(step, f"{room / 2**30} GiB")
+    )
 
 
 def untried(step, room):
@@ -77,7 +79,7 @@ def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(
 def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     said = topology.plan_report(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
     assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
-    assert "== handed to the hosts, for the network between slices, by a chip" in said
+    assert "== transfers of a chip to its host, for the network between slices" in said
     assert compiled_step.slice_count(MeshConfig(dcn=-1)) == 1
 
 
@@ -179,7 +181,7 @@ def room_for(batch, monkeypatch, *users):
             raise TooLargeError(config.batch, f"{config.batch}.0G of {batch}.5G")
         return real(config, chips)
 
-    for module in (topology, topology, *users):
+    for module in (topology, *users):
         monkeypatch.setattr(module, "compile_step", compile_step)
 
 
@@ -214,7 +216,7 @@ def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, mon
 def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monkeypatch):
     monkeypatch.syspath_prepend(ICT_FILE.parents[1] / "benchmarks")  # its files import each other by their plain names
     script = importlib.import_module("topology")
-    monkeypatch.setattr(script, "devices", lambda name, slices: jax.devices()[:4])
+    monkeypatch.setattr(script, "topology_devices", lambda name, slices: jax.devices()[:4])
     room_for(4, monkeypatch, script)
     asked = [f"{ICT_FILE}:tiny", "v5e:2x2", ["--batch=16", "--objective.encoder.bert.width=16"]]
     row = {"config": "ict.py:tiny", "batch": 16, "topology": "v5e:2x2", "all": "too large: 16.0G of 4.5G"}
@@ -247,12 +249,14 @@ def test_without_a_compiler_the_extra_is_named(monkeypatch):
         topology.plan_report(CONFIG, "v5e:2x2", 50)
 
 
-def test_a_topology_that_the_compiler_refuses_is_told_with_its_reason(monkeypatch):
+def test_a_topology_that_the_compiler_refuses_is_named_with_its_reason(monkeypatch):
     def refuse(**_):
         raise jax.errors.JaxRuntimeError('INVALID_ARGUMENT: layout "v5e:3x17" is not divisible\nat line 7')
 
     monkeypatch.setattr(compiled_step.topologies, "get_topology_desc", refuse)
-    with pytest.raises(ConfigError, match=r'topology=v5e:3x17 is none .*"v5e:3x17" is not divisible\); name the chips'):
+    with pytest.raises(
+        ConfigError, match=r'topology=v5e:3x17 is unknown .*"v5e:3x17" is not divisible\); name the chips'
+    ):
         topology.plan_report(CONFIG, "v5e:3x17", 50)
 
 
@@ -277,11 +281,11 @@ def test_the_platform_is_that_of_the_mesh():
 ON_TPUS = """
 from tests.test_topology import CONFIG, METHOD, BERT
 from dataclasses import replace
-from dense_jax.planning.compiled_step import compile_step, devices
+from dense_jax.planning.compiled_step import compile_step, topology_devices
 from dense_jax.models.encoder import Encoder, Pooling
 bert = replace(BERT, width=128)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN), query_length=128, passage_length=256)
-step = compile_step(replace(CONFIG, objective=method), devices("v5e:2x2"))
+step = compile_step(replace(CONFIG, objective=method), topology_devices("v5e:2x2"))
 print(step.peak, "tpu_custom_call" in step.text, [one.kind for one in step.sent])
 """
 ON_TWO_SLICES = """
@@ -289,14 +293,14 @@ from tests.test_topology import BERT, CONFIG, METHOD
 from dataclasses import replace
 from dense_jax.config import MeshConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.planning.hlo import handed_over
-from dense_jax.planning.compiled_step import compile_step, devices
+from dense_jax.planning.hlo import host_transfers
+from dense_jax.planning.compiled_step import compile_step, topology_devices
 from dense_jax.show import whole_bytes
 bert = replace(BERT, width=128, feed_forward=512, vocab_size=2_000)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN))
 config = replace(CONFIG, objective=method, mesh=MeshConfig(dcn=2))
-step = compile_step(config, devices("v5e:2x2", 2))
-print(sum(one.size for one in handed_over(step.text)), whole_bytes(step.program.like.params))
+step = compile_step(config, topology_devices("v5e:2x2", 2))
+print(sum(one.size for one in host_transfers(step.text)), whole_bytes(step.program.like.params))
 """
 
 
@@ -320,6 +324,7 @@ def test_between_two_slices_goes_each_chips_share_of_the_gradients():
 @needs_tpu_compiler
 def test_a_slice_may_be_one_chip():
     program = (
-        "from dense_jax.planning.compiled_step import devices\nfor n in (1, 2): print(len(devices(f'v5e:{n}x{n}')))"
+        "from dense_jax.planning.compiled_step import topology_devices\n"
+        "for n in (1, 2): print(len(topology_devices(f'v5e:{n}x{n}')))"
     )
     assert printed(program) == "1\n4\n"

@@ -50,7 +50,7 @@ def tokens(length=12, used=9, seed=0):
 def test_viewers_stand_in_the_place_of_cls_at_position_0_and_the_text_from_position_1():
     params, text = params_of(ENCODER), tokens()
     table = np.asarray(params["bert"]["word"]["embedding"])
-    known = {**params["bert"], "word": {"embedding": np.concatenate([table, params["viewers"]["embedding"]])}}
+    known = {**params["bert"], "word": {"embedding": np.concatenate([table, params["view_tokens"]["embedding"]])}}
     plain = Encoder(dataclasses.replace(BERT, vocab_size=VOCABULARY.size + VIEWS))
     viewers = np.broadcast_to(VOCABULARY.size + np.arange(VIEWS), (2, VIEWS))
     opened = Tokens(
@@ -70,7 +70,7 @@ def test_the_longest_text_fits_whatever_the_number_of_viewers():
 def test_one_view_in_the_place_of_cls_is_a_model_of_one_vector():
     params = params_of(dataclasses.replace(ENCODER, views=1))
     table = np.asarray(params["bert"]["word"]["embedding"]).copy()
-    table[VOCABULARY.cls] = params["viewers"]["embedding"][0]
+    table[VOCABULARY.cls] = params["view_tokens"]["embedding"][0]
     plain = Encoder(BERT).apply({"bert": {**params["bert"], "word": {"embedding": table}}}, tokens())
     np.testing.assert_allclose(dataclasses.replace(ENCODER, views=1).apply(params, tokens()), plain, atol=1e-5)
 
@@ -95,7 +95,9 @@ def test_with_one_view_it_is_the_usual_fine_tuning():
     alike = {}
     for side in ("query", "passage"):
         table = (
-            params[side]["bert"]["word"]["embedding"].at[VOCABULARY.cls].set(params[side]["viewers"]["embedding"][0])
+            params[side]["bert"]["word"]["embedding"]
+            .at[VOCABULARY.cls]
+            .set(params[side]["view_tokens"]["embedding"][0])
         )
         alike[side] = {"bert": {**params[side]["bert"], "word": {"embedding": table}}}
     ours, (metrics, _) = one.loss(params, {}, batch, **CALL)
@@ -136,7 +138,7 @@ def test_shared_encoders_read_queries_by_the_first_viewer():
 def test_it_tells_how_far_views_differ():
     method = MVR(ENCODER, **METHOD)
     found = method.collapse_metrics(method.init(jax.random.key(0)), {}, batch_of(method))
-    assert 1 <= found["viewer_perplexity"] <= VIEWS
+    assert 1 <= found["view_perplexity"] <= VIEWS
     assert found["local_variation"] > 0
     assert "rank_me" in found
 

@@ -42,7 +42,7 @@ def test_a_multi_view_model_is_trained_searched_mined_with_evaluated_and_exporte
     _, errors = training.communicate(timeout=200)
     assert training.returncode == 0, errors
     looked_at = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
-    assert 1 <= looked_at["collapse/viewer_perplexity"] <= VIEWS
+    assert 1 <= looked_at["collapse/view_perplexity"] <= VIEWS
 
     capsys.readouterr()
     for verb in ("index", "mine", "evaluate", "export"):

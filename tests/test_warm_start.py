@@ -89,7 +89,7 @@ def test_the_newest_checkpoint_of_a_workdir_is_taken_or_the_one_that_is_named(tm
 
 def test_a_step_without_a_checkpoint_is_refused(tmp_path):
     workdir = trained(tmp_path / "mlm", MASKED, 1, 5)
-    with pytest.raises(StorageError, match=r"has no checkpoint of step 3; there are \[1, 5\]"):
+    with pytest.raises(StorageError, match=r"has no checkpoint of step 3; use one of \[1, 5\]"):
         warm_start(params(MASKED), f"{workdir}/checkpoints/3", MASKED)
 
 
@@ -144,7 +144,9 @@ def test_what_the_new_objective_has_no_place_for_is_ignored_and_listed(tmp_path)
 
 def test_a_heads_other_depth_is_refused_where_layers_would_stay_fresh(tmp_path):
     workdir, deeper = trained(tmp_path / "condenser", CONDENSER, 3), replace(COCONDENSER, head_layers=2)
-    with pytest.raises(StorageError, match=r"it lacks condenser/layer_1/attention/key/bias, .* of a part that it has"):
+    with pytest.raises(
+        StorageError, match=r"a part is incomplete: condenser/layer_1/attention/key/bias, .* is missing"
+    ):
         warm_start(params(deeper), workdir, deeper)
 
 
@@ -153,13 +155,13 @@ def test_a_part_that_is_there_by_half_is_refused(tmp_path):
         return {**tree, "mlm": {name: leaf for name, leaf in tree["mlm"].items() if name != "norm"}}
 
     workdir = trained(tmp_path / "mlm", MASKED, 3, change=without_norm)
-    with pytest.raises(StorageError, match=r"it lacks mlm/norm/bias, mlm/norm/scale of a part that it has"):
+    with pytest.raises(StorageError, match=r"a part is incomplete: mlm/norm/bias, mlm/norm/scale is missing"):
         warm_start(params(MASKED), workdir, MASKED)
 
 
 def test_a_run_with_nothing_in_common_is_refused(tmp_path):
     workdir = trained(tmp_path / "toy", BagOfTokens(), 3)
-    with pytest.raises(StorageError, match="nothing in it belongs to the objective's parameters"):
+    with pytest.raises(StorageError, match="holds no parameters of this objective"):
         warm_start(params(MASKED), workdir, MASKED)
 
 
@@ -281,7 +283,7 @@ def test_which_of_two_towers_becomes_the_reader_is_asked_for(tmp_path):
 
 
 def test_a_reader_for_what_has_none_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"init_reader_from=somewhere is for the reader of .*, and ICT has none"):
+    with pytest.raises(ConfigError, match=r"init_reader_from=somewhere initialises a reader, but ICT has no reader"):
         begun(SHARED, init_reader_from="somewhere")
 
 
@@ -313,9 +315,9 @@ def published(path, objective, beside=None):
     """`objective` as Condenser's authors publish it, all of it ones: a BERT, and its head in a file of its own."""
     path.mkdir()
     ours = {name: np.ones_like(x.T if name.endswith("kernel") else x) for name, x in flat(params(objective)).items()}
-    tensors = {tensors.tensor_name(name): x for name, x in ours.items()}
-    head = {name: tensor for name, tensor in tensors.items() if name.startswith("c_head.")}
-    save_file({name: tensor for name, tensor in tensors.items() if name not in head}, path / "model.safetensors")
+    named = {tensors.tensor_name(name): x for name, x in ours.items()}
+    head = {name: tensor for name, tensor in named.items() if name.startswith("c_head.")}
+    save_file({name: tensor for name, tensor in named.items() if name not in head}, path / "model.safetensors")
     save_file(head | (beside or {}), path / "head.safetensors")
     write_json(path / "config.json", config_json(BERT, "BertForMaskedLM", pad=0))
     return path

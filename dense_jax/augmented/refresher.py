@@ -13,6 +13,7 @@ from dense_jax.augmented.versions import Versions
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.multihost import is_process_0, on_process_0
+from dense_jax.progress import format_duration
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.restore import Trained
 from dense_jax.train.validation import read_history
@@ -56,7 +57,11 @@ def refresh(
         versions.make(step, snapshot.towers.passage, snapshot.fingerprint)
         if is_process_0():
             versions.prune(_checkpoints(workdir).fingerprints(versions.begun()))
-            print(f"index of step {step:,} made in {seconds(time.monotonic() - began)}", file=sys.stderr, flush=True)
+            print(
+                f"index of step {step:,} made in {format_duration(time.monotonic() - began)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _newest(workdir: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Hugging Face's `config.json` of a BERT, RoBERTa or XLM-R, both ways, and whether it describes our model."""
+"""Hugging Face's `config.json` of BERT, RoBERTa and XLM-R: read, written, and compared with a config."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ _KEYS = {
 }
 # Transformers' defaults for keys that a file leaves out; the other keys have the same defaults in BertConfig.
 _DEFAULTS = {"layers": 12, "width": 768, "heads": 12, "feed_forward": 3072, "vocab_size": 30_522}
-_GELU = {  # of several names of one function, the last is written
+_GELU = {  # if a function has several names, the last one is written
     "gelu_python": Gelu.ERF,
     "gelu": Gelu.ERF,
     "gelu_new": Gelu.TANH,
@@ -50,7 +50,7 @@ def read_config(folder: Path) -> BertConfig:
     """Return the architecture of the model in `folder`. A key without a value (null) counts as absent.
 
     Raises:
-        ConfigError: config.json is missing or damaged, or describes an encoder of none of our families.
+        ConfigError: config.json is missing or damaged, or its model family is unknown.
     """
     path = folder / "config.json"
     raw = {key: value for key, value in read_json(path, ModelConfig, ConfigError).items() if value is not None}
@@ -68,7 +68,7 @@ def read_config(folder: Path) -> BertConfig:
 
 
 def config_json(config: BertConfig, architecture: str, pad: int, ends: tuple[int, int] | None = None) -> dict[str, Any]:
-    """The value of `config.json` for `config`: `pad` is the id of padding, `ends` are those of [CLS] and [SEP]."""
+    """Return the contents of `config.json` for `config`; `pad` and `ends` are the ids of [PAD], and of [CLS], [SEP]."""
     activation = {gelu: name for name, gelu in _GELU.items()}[config.gelu]
     family = {family: name for name, family in _FAMILIES.items()}[config.family]
     return {
@@ -83,19 +83,19 @@ def config_json(config: BertConfig, architecture: str, pad: int, ends: tuple[int
 
 
 def check_architecture(objective: Any, folder: Path) -> None:
-    """Checks every BertConfig among the settings of `objective` against the model in `folder`.
+    """Check every BertConfig in `objective` against the model in `folder`.
 
     Raises:
-        ConfigError: with one line for each difference, and the flag that ends it.
+        ConfigError: they differ; each line names a difference and the flag that removes it.
     """
     _check(objective, read_config(folder), str(folder), _PREPARE)
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:
-    """The same against the settings of another objective, as `config.tree.to_dict` gives them; `name` is where it is.
+    """Check every BertConfig in `objective` against the settings `theirs` (`config.tree.to_dict`) of the run `name`.
 
     Raises:
-        ConfigError: with one line for each difference, and the flag that ends it.
+        ConfigError: they differ; each line names a difference and the flag that removes it.
     """
     for raw in _bert_dicts(theirs):
         named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size")}
@@ -104,20 +104,20 @@ def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -
 
 
 def architecture(config: BertConfig) -> dict[str, Any]:
-    """The settings that two models must share for one to start from the other, but for their vocabulary."""
+    """Settings, except the vocabulary, that two models must share for one to start from the other."""
     return {name: getattr(config, name) for name in _ARCHITECTURE}
 
 
 def architecture_of_run(objective: dict[str, Any]) -> dict[str, Any]:
-    """The same of the first model among the settings of an objective, as `config.tree.to_dict` gives them."""
+    """Return `architecture` of the first model in the settings of an objective (`config.tree.to_dict`)."""
     return {name: raw[name] for raw in [*_bert_dicts(objective)][:1] for name in _ARCHITECTURE}
 
 
 def check_padding(objective: Any, pad: int) -> None:
-    """Checks every BertConfig among the settings of `objective` against the tokenizer's id of padding.
+    """Check every BertConfig in `objective` against the tokenizer's id of padding.
 
     Raises:
-        ConfigError: the model's family counts positions on from another id.
+        ConfigError: the model's family requires another id.
     """
     for path, bert in _bert_configs(objective, "objective"):
         require(

@@ -1,12 +1,12 @@
-"""Trained towers -> a folder that loads in transformers and in sentence-transformers, checked against our own vectors.
+"""Export of trained towers to a folder for transformers and sentence-transformers, verified against our own vectors.
 
-    FOLDER/README.md                                       what it is, how to use it, what it scored
+    FOLDER/README.md                                       the model card
            config.json model.safetensors                   the encoder, for transformers
            tokenizer.json tokenizer_config.json
            modules.json 1_Pooling ... sentence_bert_config.json config_sentence_transformers.json
 
-Two towers that differ become two such models, in FOLDER/query and FOLDER/passage; encoders of several vectors become
-what `export_views` tells.
+Two different towers become two such models, in FOLDER/query and FOLDER/passage. For multi-vector encoders, see
+multi_vector.py.
 """
 
 import contextlib
@@ -39,19 +39,19 @@ from dense_jax.models.layers import Dtype
 from dense_jax.retrieval.encode import count_unpooled
 from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 
-TOLERANCE = 1e-4  # largest difference of a number in a vector
+TOLERANCE = 1e-4  # largest difference between components of a vector
 Reader = Callable[[Sequence[str | tuple[str, str]]], Float[np.ndarray, "b *n d"]]  # texts or pairs -> vectors
 
-_MARKERS = ("modules.json", "query/modules.json")  # of an earlier export, which may be replaced
+_MARKERS = ("modules.json", "query/modules.json")  # files that identify an earlier export, which may be replaced
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """A finished export: `print` it."""
+    """Report on a finished export; `str` formats it."""
 
     folder: Path
-    texts: int  # compared
-    difference: float  # the largest
+    texts: int  # number of sample texts compared
+    difference: float  # the largest between vector components
 
     def __str__(self) -> str:
         return (
@@ -71,12 +71,13 @@ class _Model:
 
 
 def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardContent) -> ExportReport:
-    """Writes `towers` to `folder`, reads them back without any of our objects, and compares vectors of sample texts.
+    """Write `towers` to `folder`, read them back from the files alone, and compare the vectors of sample texts.
 
-    An earlier export in `folder` is replaced once the new one has passed. Computation is float32, whatever the towers'.
+    An earlier export in `folder` is replaced once the new one has passed. Vectors are compared in float32, whatever the
+    compute type of the towers.
 
     Raises:
-        ConfigError: `folder` holds something else, another process exports to it, or a tower's encoder is none of ours.
+        ConfigError: `folder` holds something else, another process exports to it, or the type of an encoder is unknown.
         StorageError: the disk is full or refuses, or a vector differs by more than TOLERANCE.
     """
     tokenizer = Tokenizer.load(tokenizer_folder)
@@ -96,7 +97,7 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardConte
 
 
 def _written(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -> tuple[Reader, Reader]:
-    """Writes `towers` to `folder`; what reads the vectors of queries and of passages out of it."""
+    """Write `towers` to `folder` and return readers of the vectors of queries and of passages."""
     if isinstance(towers.passage.encoder, MultiViewEncoder):
         write_multi_vector(towers, tokenizer, _prompts(towers), folder)
         return functools.partial(read_view_vectors, folder, "query"), functools.partial(
@@ -130,7 +131,7 @@ def _models(towers: Towers, shared: bool) -> list[_Model]:
 
 
 def _prompts(towers: Towers) -> dict[str, str]:
-    """A prompt is put before a string; the title of a pair must carry it (the card says so)."""
+    """Prompts of the config. A pair has none, since its title must carry it (the card says so)."""
     document = "" if towers.passage.layout is Layout.PAIR else towers.passage.prompt
     return {"query": towers.query.prompt, "document": document}
 
@@ -158,11 +159,11 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
 
 @contextlib.contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which takes its place once the block ends well."""
+    """Yield an empty sibling of `folder`, which replaces it if the block succeeds."""
     occupied = folder.exists() and any(folder.iterdir())
     require(
         not occupied or any((folder / name).is_file() for name in _MARKERS),
-        f"{folder} holds something that is no export; delete it or name another folder",
+        f"{folder} holds something other than an export; delete it or name another folder",
     )
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -174,14 +175,14 @@ def _replacing(folder: Path) -> Iterator[Path]:
         sync(folder.parent)
 
 
-# Titles and texts: nothing at all, a title alone, no title, and more than fits.
+# Sample titles and texts: both empty, a title only, no title, and a text that is too long.
 _LONG = " ".join(str(i) for i in range(1_000))
 _QUERIES = (("", ""), ("", "Who wrote the first program?"), ("", _LONG))
 _PASSAGES = (*_QUERIES, ("Ada Lovelace", ""), ("Ada Lovelace", "She wrote the first program."), ("Ada Lovelace", _LONG))
 
 
 def _check_prompt(tower: Tower) -> None:
-    """Refuse a mean without the prompt of pairs: sentence-transformers does not know where that prompt ends."""
+    """Refuse mean pooling without the prompt for pairs: sentence-transformers does not know where that prompt ends."""
     require(
         tower.pools_prompt or not tower.prompt or tower.layout is not Layout.PAIR,
         f"objective.pool_prompts=false cannot be exported with objective.layout=pair and the prompt {tower.prompt!r}; "
@@ -197,7 +198,7 @@ def _difference(
     read: Reader,
     folder: Path,
 ) -> float:
-    """The largest difference between `tower`'s vectors of the samples and those that `read` gives."""
+    """Largest difference between the samples' vectors of `tower` and those of `read`."""
     ours = _our_vectors(tower, samples, are_queries, tokenizer)
     theirs = read([_their_input(tower, *sample) for sample in samples])
     differences = np.abs(ours.reshape(len(samples), -1) - theirs.reshape(len(samples), -1)).max(1)
@@ -216,7 +217,7 @@ def _our_vectors(
     tower: Tower, samples: Sequence[tuple[str, str]], are_queries: bool, tokenizer: Tokenizer
 ) -> Float[np.ndarray, "b *n d"]:
     side = tower
-    if are_queries:  # as in searching: prompt and query are one text
+    if are_queries:  # as in search, prompt and query are one text
         side, samples = dataclasses.replace(tower, prompt=""), [(title, tower.prompt + text) for title, text in samples]
     tokens = stack_tokens([_our_tokens(side, *sample, tokenizer) for sample in samples])
     count = count_unpooled(tower, tokenizer)
@@ -225,14 +226,14 @@ def _our_vectors(
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
-    """The inputs of `embed`, with a space before a text that follows its title."""
+    """Tokens as in embedding: prompt first, and a space between title and text."""
     space = " " if tower.layout is Layout.JOINED and title and text else ""
     prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, space + text])
     return build_inputs(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary, prompt=prompt)
 
 
 def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
-    """What the card tells its reader to pass."""
+    """Input that the card describes for a title and text."""
     if tower.layout is Layout.PAIR:
         return tower.prompt + title, text
     return tower.prompt + (" ".join(filter(None, (title, text))) if tower.layout is Layout.JOINED else text)
@@ -241,10 +242,7 @@ def _their_input(tower: Tower, title: str, text: str) -> str | tuple[str, str]:
 def _their_vectors(
     folder: Path, length: int, prompt: str, inputs: Sequence[str | tuple[str, str]]
 ) -> Float[np.ndarray, "b d"]:
-    """Return the vectors that the files of `folder` describe: tokenizer.json, the encoder and the modules.
-
-    All `inputs` start with `prompt`.
-    """
+    """Vectors computed from the files of `folder` alone; all `inputs` start with `prompt`."""
     encoder = Encoder(read_config(folder))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = tensors.load_params(blank, folder, encoder)
@@ -255,6 +253,6 @@ def _their_vectors(
 
 
 def _in_float32(encoder: Any) -> Any:
-    """Exported models compute in float32, and so does the comparison."""
+    """Return `encoder` with float32 computation and the plain attention kernel."""
     bert = dataclasses.replace(encoder.bert, dtype=Dtype.FLOAT32, attention=Attention.XLA)
     return dataclasses.replace(encoder, bert=bert)

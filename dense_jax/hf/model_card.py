@@ -1,4 +1,4 @@
-"""The model card of an exported encoder: what it is, how to use it, what it scored."""
+"""Model card of an exported encoder: origin, use and results."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ _TITLES = {
     Layout.BODY: "Passages are their text; titles were not used.",
     Layout.JOINED: 'A passage with a title is one string, title first: `f"{title} {text}"`.',
     Layout.PAIR: (
-        "A passage is a pair: `model.encode([(title, text)])`, with an empty title where there is none. "
+        "A passage is a pair: `model.encode([(title, text)])`, with an empty title if it has none. "
         "A bare string is laid out as a query is."
     ),
 }
@@ -18,33 +18,33 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class CardResult:
-    """One measured number."""
+    """Measured value of a metric."""
 
     dataset: str
-    split: str  # empty: it has none
+    split: str  # empty: the data set has no splits
     metric: str  # such as nDCG@10
     value: float
 
 
 @dataclass(frozen=True)
 class CardContent:
-    """What the caller knows of the model."""
+    """Facts about the model that the card reports."""
 
     name: str
-    method: str  # how it was trained, such as "the inverse cloze task (Lee et al. 2019)"
-    corpus: str  # on what
+    method: str  # of training, such as "the inverse cloze task (Lee et al. 2019)"
+    corpus: str  # of training
     steps: int
     batch: int  # examples per step
     settings: str = ""  # the whole config, as text
     license: str = ""  # of the weights, as the Hugging Face Hub spells it
     results: tuple[CardResult, ...] = ()
-    base: str = ""  # what training started from, in words; empty: random numbers
-    base_model: str = ""  # the name of the Hugging Face model at the beginning, if there is one
+    base: str = ""  # description of the initial weights; empty: random
+    base_model: str = ""  # Hugging Face model that the first run started from; empty: none
 
 
 def render_card(card: CardContent, towers: Towers, shared: bool) -> str:
-    """README.md for the export of `towers`, in one model if `shared`, else in query/ and passage/."""
-    from huggingface_hub import EvalResult, ModelCardData  # imported here: it takes a third of a second
+    """Render README.md for the export of `towers`: one model if `shared`, else query/ and passage/."""
+    from huggingface_hub import EvalResult, ModelCardData  # slow to import: a third of a second
 
     data = ModelCardData(
         license=card.license or None,
@@ -65,7 +65,7 @@ def render_card(card: CardContent, towers: Towers, shared: bool) -> str:
 
 
 def _introduction(card: CardContent) -> str:
-    """The first paragraph: the base model, and the training that it had here."""
+    """First paragraph: the base model and its training here."""
     if card.steps:
         start = f": {plain(card.base)}, trained further" if card.base else ", trained"
         method, steps = f"{plain(card.method)} on {plain(card.corpus)}", f"{card.steps:,} steps"

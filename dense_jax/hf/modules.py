@@ -1,13 +1,15 @@
-"""An encoder as a chain of sentence-transformers modules, in the spelling that its versions 3, 5 and 6 all load.
+"""sentence-transformers modules of an encoder: written, read back and applied, in the format of versions 3, 5 and 6.
 
-What stands on the transformer must be said in modules that they have: pooling, affine layers and normalisation to
-length 1. Layer normalisation is among them, folded into the affine layers around a normalisation (`_layer_norm`).
+Only modules that all these versions have are used: pooling, affine layers and normalisation to length 1. Layer
+normalisation is expressed by affine layers around a normalisation (`_layer_norm`).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import tokenizers
 
 from dense_jax.arrays import Bool, Float, Params, np
 from dense_jax.errors import StorageError
@@ -16,24 +18,25 @@ from dense_jax.hf.tensors import WEIGHTS, read_tensors, write_tensors
 from dense_jax.io import read_json, write_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
+from dense_jax.types import Tokens
 
-_HOME = "sentence_transformers.models."  # version 6 has another home for them, which versions 3 and 5 do not know
+_HOME = "sentence_transformers.models."  # version 6 has another package for them, unknown to versions 3 and 5
 _TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
 _OTHER_POOLING = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 
 
 @dataclass(frozen=True)
 class PoolingModule:
-    """Hidden states -> one vector."""
+    """Pooling of hidden states to one vector."""
 
     pooling: Pooling  # CLS or MEAN
     width: int
-    include_prompt: bool = True  # in a mean
+    include_prompt: bool = True  # the mean includes the prompt's tokens
 
 
 @dataclass(frozen=True)
 class DenseModule:
-    """x -> x kernel + bias, then tanh or nothing."""
+    """Affine layer x kernel + bias, optionally followed by tanh."""
 
     kernel: Float[np.ndarray, "i o"]
     bias: Float[np.ndarray, " o"]
@@ -42,7 +45,7 @@ class DenseModule:
 
 @dataclass(frozen=True)
 class NormalizeModule:
-    """x -> x / |x|."""
+    """Normalisation x / |x|."""
 
 
 Module = PoolingModule | DenseModule | NormalizeModule
@@ -50,7 +53,7 @@ _NAMES = {PoolingModule: "Pooling", DenseModule: "Dense", NormalizeModule: "Norm
 
 
 def encoder_modules(encoder: Encoder, params: Params, pools_prompt: bool = True) -> list[Module]:
-    """Return the modules that follow the transformer of `encoder`."""
+    """Return the modules after the transformer of `encoder`."""
     first = encoder.pooling in (Pooling.CLS, Pooling.POOLER)
     modules: list[Module] = [PoolingModule(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
     if encoder.pooling is Pooling.POOLER:
@@ -63,8 +66,8 @@ def encoder_modules(encoder: Encoder, params: Params, pools_prompt: bool = True)
 def apply_modules(
     modules: Sequence[Module], hidden: Float[np.ndarray, "b l d"], mask: Bool[np.ndarray, "b l"], prompt: int = 0
 ) -> Float[np.ndarray, "b w"]:
-    """Return the vectors that the modules make of hidden states, of which the first `prompt` are the prompt's."""
-    vectors = hidden[:, 0]  # what CLS pooling takes
+    """Apply modules to hidden states, of which the first `prompt` belong to the prompt, and return vectors."""
+    vectors = hidden[:, 0]  # CLS pooling
     for module in modules:
         if isinstance(module, PoolingModule) and module.pooling is Pooling.MEAN:
             kept = mask & (np.arange(mask.shape[1])[None] >= (0 if module.include_prompt else prompt))
@@ -78,7 +81,7 @@ def apply_modules(
 
 
 def write_modules(modules: Sequence[Module], folder: Path) -> None:
-    """Writes modules.json and a sub-folder for each module that has settings.
+    """Write modules.json and a sub-folder for each module that has settings.
 
     Raises:
         StorageError: the disk is full or refuses.
@@ -98,7 +101,7 @@ def write_modules(modules: Sequence[Module], folder: Path) -> None:
 
 
 def read_modules(folder: Path) -> list[Module]:
-    """What `write_modules` wrote.
+    """Read the modules that `write_modules` wrote.
 
     Raises:
         StorageError: a file is missing or damaged.
@@ -108,12 +111,21 @@ def read_modules(folder: Path) -> list[Module]:
     return [readers[entry["type"].removeprefix(_HOME)](folder / entry["path"]) for entry in chain]
 
 
-def _layer_norm(kernel: np.ndarray, bias: np.ndarray, norm: Params) -> list[Module]:
-    """gain * (y - mean(y)) / sqrt(var(y) + epsilon) + shift, for y = x kernel + bias with w numbers.
+def read_tokens(folder: Path, inputs: Sequence[str | tuple[str, str]], length: int) -> Tokens:
+    """Tokenize texts, or pairs of texts, to `length` tokens each with the exported tokenizer.json alone."""
+    backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(length)
+    backend.enable_padding(length=length, pad_id=read_json(folder / "config.json")["pad_token_id"])
+    found = backend.encode_batch(list(inputs))
+    ids, types = (np.array([getattr(x, name) for x in found], np.int32) for name in ("ids", "type_ids"))
+    return Tokens(ids, types, np.array([x.attention_mask for x in found]) == 1)
 
-    The mean is subtracted by the first layer, which is linear. One more number, the constant sqrt(w epsilon), makes the
-    length of what it gives sqrt(w (var + epsilon)), so that normalisation divides by the root that is wanted, but for
-    sqrt(w), which the second layer multiplies back.
+
+def _layer_norm(kernel: np.ndarray, bias: np.ndarray, norm: Params) -> list[Module]:
+    """Modules for gain * (y - mean(y)) / sqrt(var(y) + epsilon) + shift, where y = x kernel + bias has w dimensions.
+
+    The first layer is linear and subtracts the mean. It appends the constant sqrt(w epsilon), so that its output has
+    length sqrt(w (var + epsilon)). Normalisation divides by that, and the second layer multiplies by sqrt(w) gain.
     """
     width = len(bias)
     constant = np.sqrt(width * PROJECTION_EPSILON)

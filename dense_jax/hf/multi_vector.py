@@ -1,12 +1,12 @@
-"""Encoders of several vectors a text -> a MultiVectorEncoder of sentence-transformers 6, without code of ours.
+"""Export of multi-vector encoders (MVR) as a MultiVectorEncoder of sentence-transformers 6, without custom code.
 
-    FOLDER/modules.json router_config.json              a query goes through one transformer, a document through another
-           query_0_Transformer document_0_Transformer   each with its tokenizer, which puts the viewers before the text
+    FOLDER/modules.json router_config.json              routes queries and documents to one transformer each
+           query_0_Transformer document_0_Transformer   each with a tokenizer that puts the view tokens before the text
            1_Normalize                                  if vectors have length 1
-           2_MultiVectorMask                            of all hidden states those at the viewers count
+           2_MultiVectorMask                            keeps the hidden states of the view tokens only
 
-Its transformers number positions through. So that all viewers stand at position 0, its table of positions begins with
-as many copies of the first row.
+These transformers number positions consecutively. So that all view tokens have position 0, the position table begins
+with a copy of its first row for each of them.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
 from dense_jax.types import Tower, Towers
 
-_QUERY_VIEWER = "[VIEQ]"
+_QUERY_VIEW = "[VIEQ]"
 _MODULES = "sentence_transformers.base.modules."
 _TRANSFORMER = f"{_MODULES}transformer.Transformer"
 _MASK = "sentence_transformers.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"
@@ -42,7 +42,7 @@ class _Side:
 
     name: str  # query or document
     tower: Tower
-    viewers: list[str]  # tokens
+    view_tokens: list[str]
 
     @property
     def folder(self) -> str:
@@ -55,22 +55,22 @@ class _Side:
 
     @property
     def length(self) -> int:
-        """Tokens, of which the viewers are in the place of one."""
-        return self.tower.length + len(self.viewers) - 1
+        """Maximum number of tokens; the view tokens replace one."""
+        return self.tower.length + len(self.view_tokens) - 1
 
 
 def write_multi_vector(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, str], folder: Path) -> None:
-    """Writes the model; `prompts` are those of "query" and "document".
+    """Write the model; `prompts` has the keys "query" and "document".
 
     Raises:
         StorageError: the disk is full or refuses.
     """
     views = towers.passage.encoder.views
     sides = [
-        _Side("query", towers.query, [_QUERY_VIEWER]),
+        _Side("query", towers.query, [_QUERY_VIEW]),
         _Side("document", towers.passage, [f"[VIE{i + 1}]" for i in range(views)]),
     ]
-    known = _with_viewers(tokenizer, [viewer for side in sides for viewer in side.viewers])  # the mask knows one only
+    known = _with_view_tokens(tokenizer, [token for side in sides for token in side.view_tokens])  # one for the mask
     for side in sides:
         _write_side(side, known, tokenizer, folder / side.folder)
     normalized = sides[1].encoder.normalize
@@ -83,7 +83,7 @@ def write_multi_vector(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, 
     )
     if normalized:
         write_json(folder / "1_Normalize" / "config.json", {"module_input_name": "token_embeddings"})
-    write_json(folder / "2_MultiVectorMask" / "config.json", _mask(known, sides[1].viewers))
+    write_json(folder / "2_MultiVectorMask" / "config.json", _mask(known, sides[1].view_tokens))
     write_json(folder / "router_config.json", _router(sides))
     write_json(
         folder / "config_sentence_transformers.json",
@@ -98,7 +98,7 @@ def write_multi_vector(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, 
 
 
 def read_view_vectors(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b n d"]:
-    """The vectors that the files of `folder` describe for queries or documents, as `side` says, each read anew."""
+    """Vectors of queries or documents (`side`) computed from the files of `folder` alone."""
     place = folder / f"{side}_0_Transformer"
     encoder = Encoder(read_config(place))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
@@ -111,7 +111,7 @@ def read_view_vectors(folder: Path, side: str, inputs: Sequence[str | tuple[str,
 
 
 def _counted(folder: Path, side: str) -> list[int]:
-    """The ids of the tokens whose hidden states are vectors of a query or document."""
+    """Ids of the tokens whose hidden states are the vectors of a query or document."""
     mask = read_json(folder / "2_MultiVectorMask" / "config.json")
     if side == "document":
         return mask["keep_only_token_ids"]
@@ -120,10 +120,10 @@ def _counted(folder: Path, side: str) -> list[int]:
     return [i for token, i in ids.items() if token not in set(mask["skiplist_words"])]
 
 
-def _with_viewers(tokenizer: Tokenizer, viewers: list[str]) -> tokenizers.Tokenizer:
-    """The vocabulary and the viewers after it."""
+def _with_view_tokens(tokenizer: Tokenizer, view_tokens: list[str]) -> tokenizers.Tokenizer:
+    """Append the view tokens to the vocabulary."""
     backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
-    backend.add_special_tokens([AddedToken(viewer, special=True, normalized=False) for viewer in viewers])
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in view_tokens])
     return backend
 
 
@@ -132,32 +132,32 @@ def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, 
     params, config = _opened(side, known)
     tensors.save_params(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
-    start, second = " ".join(side.viewers), min(1, bert.types - 1)
+    start, second = " ".join(side.view_tokens), min(1, bert.types - 1)
     backend.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {separator}",
         pair=f"{start} $A {separator} $B:{second} {separator}:{second}",
-        special_tokens=[(token, known.token_to_id(token)) for token in (*side.viewers, separator)],
+        special_tokens=[(token, known.token_to_id(token)) for token in (*side.view_tokens, separator)],
     )
     dataclasses.replace(tokenizer, backend=backend).save(folder, max_length=side.length)
     path = folder / "tokenizer_config.json"
     changes = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # BERT's own puts its [CLS] back
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],  # else pairs lose their types
-        "split_special_tokens": True,  # else a text that spells a viewer would have a vector more
+        "split_special_tokens": True,  # else a text that spells a view token would have one more vector
     }
     write_json(path, read_json(path) | changes)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": side.length, "do_lower_case": False})
 
 
 def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, BertConfig]:
-    """BERT with the viewers among its words, and with a position 0 for each of them."""
+    """Parameters and config of BERT with the view tokens in its vocabulary, and a position 0 for each of them."""
     bert, params = side.encoder.bert, side.tower.params
-    count, first = len(side.viewers), bert.first_position
+    count, first = len(side.view_tokens), bert.first_position
     ids = known.get_vocab()
     size = max(bert.vocab_size, max(ids.values()) + 1)
     words, positions = (np.asarray(params["bert"][name]["embedding"]) for name in ("word", "position"))
     words = np.pad(words, ((0, size - len(words)), (0, 0)))
-    words[[ids[viewer] for viewer in side.viewers]] = np.asarray(params["viewers"]["embedding"])[:count]
+    words[[ids[token] for token in side.view_tokens]] = np.asarray(params["view_tokens"]["embedding"])[:count]
     opened = np.concatenate(
         [positions[:first], np.repeat(positions[first : first + 1], count, axis=0), positions[first + 1 :]]
     )
@@ -166,11 +166,11 @@ def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, BertConfi
     return {"bert": {**params["bert"], **changed}}, config
 
 
-def _mask(known: tokenizers.Tokenizer, viewers: list[str]) -> dict[str, Any]:
-    """Of queries only words can be named that do not count, so all but the viewer are."""
+def _mask(known: tokenizers.Tokenizer, view_tokens: list[str]) -> dict[str, Any]:
+    """Settings of the mask. For queries it has a skip list only, so all words but the view token are skipped."""
     return {
-        "keep_only_token_ids": [known.token_to_id(viewer) for viewer in viewers],
-        "skiplist_words": [word for word in known.get_vocab() if word != _QUERY_VIEWER],
+        "keep_only_token_ids": [known.token_to_id(token) for token in view_tokens],
+        "skiplist_words": [word for word in known.get_vocab() if word != _QUERY_VIEW],
         "skiplist_tasks": ["query"],
     }
 

@@ -1,7 +1,7 @@
-"""A sentence-transformers folder as our encoder: pooling, normalisation, length, prompts and similarity.
+"""Reader of sentence-transformers folders: pooling, normalisation, length, prompts and similarity.
 
-Every key that its versions 2 to 6 write is known here: it is obeyed, or refused by its name. Nothing in the folder is
-executed. A plain Hugging Face folder is read as sentence-transformers reads it.
+Every key that versions 2 to 6 write is either obeyed or refused by name. Nothing in the folder is executed. A plain
+Hugging Face folder is read as sentence-transformers reads it.
 """
 
 import functools
@@ -20,7 +20,7 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling
 from dense_jax.types import Similarity
 
-_HOME = "sentence_transformers."  # of the modules that are known: the same name elsewhere is somebody's own code
+_HOME = "sentence_transformers."  # package of the known modules; the same name elsewhere is custom code
 _MODULE_KEYS = {"idx", "name", "path", "type", "kwargs"}  # kwargs: arguments of `encode` that a module takes
 _CONFIG = "config_sentence_transformers.json"
 _CONFIG_KEYS = {
@@ -63,7 +63,7 @@ _VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # the same for modules that 
 
 @dataclass(frozen=True)
 class SentenceFolder:
-    """What a folder says about the use of its model."""
+    """Encoder and settings of a sentence-transformers folder."""
 
     weights: Path  # the folder of the model and its tokenizer: `folder`, or one in it
     encoder: Encoder
@@ -73,17 +73,17 @@ class SentenceFolder:
     query_prompt: str
     passage_prompt: str
     pools_prompt: bool  # a mean includes the tokens of a prompt
-    notes: tuple[str, ...]  # defaults that a user should know of
+    notes: tuple[str, ...]  # defaults that were applied, for the user
 
 
 def read_sentence_folder(folder: Path) -> SentenceFolder:
     """Read a sentence-transformers or plain Hugging Face folder.
 
-    A plain folder is pooled by the mean. Where cosine is the similarity or none is named, the encoder normalises,
-    whether the folder has a module for it or not.
+    A plain folder has mean pooling. With cosine similarity, which is the default, the encoder normalises even if the
+    folder has no module for it.
 
     Raises:
-        ConfigError: the model is of none of our families, or a module, a key or a value cannot be obeyed; names it.
+        ConfigError: the model's family is unknown, or a module, a key or a value cannot be obeyed; names it.
         StorageError: a file is missing or damaged.
     """
     modules = _modules(folder)

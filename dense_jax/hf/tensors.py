@@ -1,7 +1,7 @@
-"""Hugging Face's weights of BERT, RoBERTa and XLM-R, both ways: one table of names, whatever objective they belong to.
+"""Hugging Face's weights of BERT, RoBERTa and XLM-R, read and written by one table of names for all objectives.
 
-The subtrees "bert", "pooler", "mlm", "condenser" and "decoder" of a parameter tree, wherever they stand, have a
-counterpart there. RoBERTa and XLM-R have names of their own for the masked-LM head alone.
+The table covers the subtrees "bert", "pooler", "mlm", "condenser" and "decoder", wherever a parameter tree has them.
+RoBERTa and XLM-R have names of their own for the masked-LM head only.
 """
 
 import json
@@ -84,12 +84,12 @@ _OTHER_SPELLINGS = (
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What `load_params` did with each array: `print` it."""
+    """Report on each array: loaded, padded, initialised or ignored; `str` formats it."""
 
     folder: Path
     loaded: list[str]  # our paths
-    padded: dict[str, int]  # our path -> rows of the vocabulary that the folder does not have
-    initialised: list[str]  # our paths, as they were
+    padded: dict[str, int]  # our path -> number of vocabulary rows that the folder lacks
+    initialised: list[str]  # our paths, left unchanged
     ignored: list[str]  # their names, or files
 
     def __str__(self) -> str:
@@ -101,14 +101,13 @@ class LoadReport:
 
 
 def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
-    """`params` with every subtree that `folder` may hold too filled from it, and a report.
+    """Fill `params`, those of `objective`, from the weights in `folder`; return them with a report.
 
-    Every BertConfig among the settings of `objective`, whose parameters these are, must describe the folder's model. A
-    subtree is filled wholly or, if it is no "bert" and the folder has none of it, stays as it is. If our vocabulary
-    is the larger one, its last rows stay as they are.
+    Every BertConfig in `objective` must describe the folder's model. A subtree is filled completely or, if the folder
+    has none of it and it is not "bert", left unchanged. So are the last rows of a vocabulary larger than the folder's.
 
     Raises:
-        ConfigError: the folder's model is of none of our families or not the config's; lists the flags that make it so.
+        ConfigError: the folder's model family is unknown, or differs from the config; lists the flags to change.
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
     check_architecture(objective, folder)
@@ -136,19 +135,19 @@ def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, L
 def save_params(
     params: Params, config: BertConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None
 ) -> None:
-    """Writes config.json and model.safetensors for the subtrees "bert", "pooler" and "mlm" at the top of `params`.
+    """Write config.json and model.safetensors for the top-level subtrees "bert", "pooler" and "mlm" of `params`.
 
-    `pad` is the id of the padding token, `ends` are those of [CLS] and [SEP]. The file is read back and compared.
+    `pad` and `ends` are the ids of [PAD], and of [CLS] and [SEP]. The file is read back and compared.
 
     Raises:
-        StorageError: the disk is full or refuses, or does not give back what was written.
+        StorageError: the disk is full or refuses, or the file differs when read back.
     """
     prefixes, kind = (_PREFIXES[config.family], "ForMaskedLM") if "mlm" in params else ({"": ""}, "Model")
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = tensor_name(_name(path))
         if name is None:
-            raise StorageError(f"{_name(path)} has no place in a Hugging Face BERT")
+            raise StorageError(f"{_name(path)} has no counterpart in a Hugging Face BERT")
         start = next(start for start in prefixes if name.startswith(start))
         tensors[prefixes[start] + name.removeprefix(start)] = _turned(_name(path), np.asarray(leaf))
     write_json(folder / "config.json", config_json(config, _CLASSES[config.family] + kind, pad, ends))
@@ -156,7 +155,7 @@ def save_params(
 
 
 def tensor_name(path: str) -> str | None:
-    """BERT's name for the array at our `path`, without the prefix "bert."; None if there is none.
+    """BERT's name for the array at our `path`, without the prefix "bert."; None without a counterpart.
 
     >>> tensor_name("encoder/bert/layer_3/up/kernel")
     'encoder.layer.3.intermediate.dense.weight'
@@ -171,13 +170,10 @@ def tensor_name(path: str) -> str | None:
 
 
 def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return all tensors of `folder` under the names of today's BERT, without the prefix "bert.".
-
-    These are the tensors of model.safetensors, or of the shards that its index names.
+    """Read all tensors of model.safetensors, or of its shards, under current BERT names without the prefix "bert.".
 
     Raises:
-        StorageError: there is no safetensors file, or it is damaged, a pointer of Git LFS, quantized, or of several
-            encoders.
+        StorageError: the file is missing, damaged, a pointer of Git LFS, quantized, or holds several encoders.
     """
     named = {name: tensor for path in _weight_files(folder) for name, tensor in _read(path).items()}
     wrapper = _wrapper(named, folder)
@@ -185,17 +181,17 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _read_head(folder: Path) -> dict[str, np.ndarray]:
-    """The tensors of head.safetensors, if it holds a head of pre-training."""
+    """Read the tensors of head.safetensors, if it holds a pre-training head."""
     found = _read(folder / _HEAD_FILE) if (folder / _HEAD_FILE).is_file() else {}
     tensors = {modern_name(name): tensor for name, tensor in found.items()}
     return tensors if any(name.startswith(_HEAD) for name in tensors) else {}
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """A digest of the weights of `folder`, wherever it lies.
+    """Digest of the weights in `folder`, independent of its path.
 
     Raises:
-        StorageError: there are none.
+        StorageError: the folder holds no weights.
     """
     return "".join(digest(path) for path in _weight_files(folder))
 
@@ -229,7 +225,7 @@ def _check_types(types: Mapping[str, str], path: Path) -> None:
 
 
 def _wrapper(names: Iterable[str], folder: Path) -> str:
-    """What stands before all names of a model that was saved as a part of another, such as "0.auto_model."."""
+    """Common prefix of the names of a model that was saved as part of another one, such as "0.auto_model."."""
     prefixes = sorted(name.removesuffix(_WORDS) for name in names if name.endswith(_WORDS))
     if len(prefixes) > 1:
         raise StorageError(
@@ -242,12 +238,12 @@ def _wrapper(names: Iterable[str], folder: Path) -> str:
 
 
 def write_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """Writes a safetensors file that PyTorch reads, whole or not at all, and compares it with `tensors`.
+    """Write a safetensors file for PyTorch atomically, read it back and compare.
 
     Raises:
-        StorageError: the disk is full or refuses, or does not give back what was written.
+        StorageError: the disk is full or refuses, or the file differs when read back.
     """
-    # The library writes the memory of a transposed array as it lies, which is another array: seen in 0.8.
+    # safetensors 0.8 ignores strides: it writes the memory of a transposed array, which is another array.
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
     with whole_file(path) as partial:
         try:
@@ -276,7 +272,7 @@ def _weight_files(folder: Path) -> list[Path]:
 
 
 def _unread_files(folder: Path, has_head: bool) -> list[str]:
-    """Files of weights that were left alone, with a command for a head that is a pickle."""
+    """Weight files that were not read, with a command that converts a pickled head."""
     read = {*_weight_files(folder), *([folder / _HEAD_FILE] if has_head else [])}
     unread = [path.name for path in sorted(folder.glob("*.safetensors")) if path not in read]
     if (folder / _PICKLED_HEAD).is_file():
@@ -301,7 +297,7 @@ def modern_name(name: str) -> str:
 
 
 def _check_complete(wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray], folder: Path) -> None:
-    """A part of a model that is there must be there wholly, and the encoder must be there."""
+    """Check that the encoder is complete, and that every other part is complete or absent."""
     if not wanted:
         raise StorageError(f"{folder}: nothing in it belongs to the objective's parameters, which hold no BERT")
     for part in ("encoder", *_PARTS.values()):
@@ -325,7 +321,7 @@ def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path) -> None:
 
 
 def _filled(leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path) -> Array:
-    """The value for `leaf`: `tensor`, with the last rows of `leaf` if our vocabulary has more."""
+    """Return `tensor` with the type of `leaf`, and with its last rows if our vocabulary has more."""
     tensor = _turned(path, tensor)
     if name in _BY_VOCABULARY and leaf.shape[0] > tensor.shape[0] and leaf.shape[1:] == tensor.shape[1:]:
         return jnp.asarray(leaf).at[: len(tensor)].set(tensor)
@@ -339,11 +335,11 @@ def _name(path: tuple) -> str:
 
 
 def _turned(path: str, array: np.ndarray) -> np.ndarray:
-    """A kernel is [in, out] here and [out, in] there."""
+    """Transpose a kernel: [in, out] here, [out, in] in PyTorch."""
     return array.T if path.endswith("/kernel") else array
 
 
 def _folded(names: Iterable[str]) -> list[str]:
-    """One line for what all layers have."""
+    """Lines for names, with one line for the same name in all layers."""
     counts = Counter(re.sub(r"layer([_.])\d+", r"layer\1*", name) for name in names)
     return [f"  {name}{f'  x {n}' if n > 1 else ''}" for name, n in counts.items()]

@@ -1,4 +1,4 @@
-"""Pure maths of the losses. Everything is float32, whatever the encoder computes in; float64 stays float64.
+"""Losses as pure functions of arrays, in float32 whatever the encoder's compute type; float64 stays float64.
 
 A loss is written for the global batch: under `jit` over a mesh, with the batch sharded, each device holds only the
 score rows of its own queries, and XLA gathers the passages and sums their gradients over devices.
@@ -18,27 +18,27 @@ from dense_jax.losses.marginal import MarginalLikelihood, RealmLoss, realm_loss,
 from dense_jax.losses.similarity import NegativeMask, TextIds, dot_scores, false_negative_thresholds
 
 __all__ = [
+    "ContrastiveLoss",
     "Directions",
-    "InBatch",
-    "Marginal",
-    "Marginalised",
-    "MaskedLM",
+    "EncodedTexts",
+    "MarginalLikelihood",
+    "MaskedLMLoss",
     "NegativeMask",
-    "Side",
+    "RealmLoss",
     "TextIds",
-    "bag_of_words",
-    "contrast",
-    "contrast_pairs",
+    "bag_of_words_loss",
+    "contrastive_loss",
+    "directional_contrastive_loss",
     "dot_scores",
     "false_negative_thresholds",
     "has_scores",
     "in_batch_softmax",
     "kl_divergence",
-    "log_normaliser",
+    "log_sum_exp_of_negatives",
     "margin_mse",
-    "marginalise",
-    "masked_lm",
+    "masked_lm_loss",
     "queue_softmax",
+    "realm_loss",
     "token_log_likelihoods",
     "weighted_mean",
 ]

@@ -1,6 +1,6 @@
-"""Sums over the scores of all candidates, some passages at a time, forward and backward.
+"""Blockwise log-sum-exp over in-batch negatives: a block of passages at a time, forward and backward.
 
-Inf-CL (Cheng et al. 2024), section 3; without its ring.
+Inf-CL (Cheng et al. 2024, "Breaking the Memory Barrier"), section 3, without its ring between devices.
 """
 
 from typing import Any, NamedTuple
@@ -13,93 +13,103 @@ from dense_jax.losses.similarity import MASKED_SCORE, NegativeMask, TextIds, dot
 
 
 class BlockwiseSums(NamedTuple):
-    """What the scores of each query's candidates, the passages that are not hidden from it, come to."""
+    """Reductions over the scores of each query's candidates: all passages that are not excluded."""
 
-    normaliser: Float[Array, " q"]  # logarithm of the sum of their exponentials
-    total: Float[Array, " q"]  # their sum
+    log_sum_exp: Float[Array, " q"]
+    score_sum: Float[Array, " q"]
     count: Int[Array, " q"]
-    best: Int[Array, " q"]  # the passage that scores highest, the first of equals
-    above: Int[Array, " q"]  # how many score above the own one, or another that is given
+    argmax: Int[Array, " q"]  # the first of equals
+    above: Int[Array, " q"]  # number of candidates that score above `BlockInputs.positive`
 
 
 class BlockInputs(NamedTuple):
-    """What the sums are to know of each query beside its vector; no gradient passes through it."""
+    """Positives and mask of each query; no gradient passes through them."""
 
-    own: Int[Array, " q"]  # the passage that is never hidden; -1: none
-    positive: Float[Array, " q"]  # what candidates are counted that score above it
-    hidden: NegativeMask | None
+    own: Int[Array, " q"]  # index of the query's own passage, which is never excluded; -1: no such passage
+    positive: Float[Array, " q"]  # its score, with which the others are compared
+    negative_mask: NegativeMask | None
 
 
-def _sums_in_tiles(
-    queries: Float[Array, "q d"], passages: Float[Array, "p d"], told: BlockInputs, temperature: float, chunk: int
+def _blockwise_sums(
+    queries: Float[Array, "q d"], passages: Float[Array, "p d"], inputs: BlockInputs, temperature: float, chunk: int
 ) -> BlockwiseSums:
-    """`BlockwiseSums` of the inner products over the temperature. They are kept relative to a running maximum."""
+    """Reduce the inner products over the temperature, `chunk` passages at a time, relative to a running maximum.
 
-    def add(running: tuple[Array, BlockwiseSums], tile: _Tile) -> tuple[tuple[Array, BlockwiseSums], None]:
+    Memory: one [q, chunk] block of scores. The backward pass computes each block again.
+    """
+
+    def add(running: tuple[Array, BlockwiseSums], block: _Block) -> tuple[tuple[Array, BlockwiseSums], None]:
         largest, sums = running
-        scores, visible = _scores(queries, tile, told, temperature)
+        scores, is_candidate = _block_scores(queries, block, inputs, temperature)
         highest = jnp.max(scores, axis=1)
         now = jnp.maximum(largest, highest)
-        # where() as well, since in a tile of hidden scores alone the maximum is one of them
-        terms = jnp.where(visible, jnp.exp(scores - now[:, None]), 0.0)
-        # the first of equals wins, as with argmax over all, whatever the order of the tiles
-        candidate = jnp.min(jnp.where(scores == highest[:, None], tile.numbers[None], passages.shape[0]), axis=1)
-        tied = jnp.where(highest == largest, jnp.minimum(sums.best, candidate), sums.best)
-        other = tile.numbers[None] != told.own[:, None]  # its own score may differ in the last digit from `positive`
+        # where() as well: in a block without candidates the maximum is a masked score, whose exponential is 1
+        terms = jnp.where(is_candidate, jnp.exp(scores - now[:, None]), 0.0)
+        # the first of equals wins, as in one argmax over all, whatever the order of the blocks
+        first = jnp.min(jnp.where(scores == highest[:, None], block.numbers[None], passages.shape[0]), axis=1)
+        tied = jnp.where(highest == largest, jnp.minimum(sums.argmax, first), sums.argmax)
+        is_other = (
+            block.numbers[None] != inputs.own[:, None]
+        )  # its own score may differ from `positive` in a last digit
         return (
             now,
             BlockwiseSums(
-                normaliser=sums.normaliser * jnp.exp(largest - now) + jnp.sum(terms, axis=1),
-                total=sums.total + jnp.sum(jnp.where(visible, scores, 0.0), axis=1),
-                count=sums.count + jnp.sum(visible, axis=1),
-                best=jnp.where(highest > largest, candidate, tied),
-                above=sums.above + jnp.sum(other & (scores > told.positive[:, None]), axis=1),
+                log_sum_exp=sums.log_sum_exp * jnp.exp(largest - now) + jnp.sum(terms, axis=1),
+                score_sum=sums.score_sum + jnp.sum(jnp.where(is_candidate, scores, 0.0), axis=1),
+                count=sums.count + jnp.sum(is_candidate, axis=1),
+                argmax=jnp.where(highest > largest, first, tied),
+                above=sums.above + jnp.sum(is_other & (scores > inputs.positive[:, None]), axis=1),
             ),
         ), None
 
-    zero, none = jnp.zeros(queries.shape[:1], queries.dtype), jnp.zeros(queries.shape[:1], int)
-    start = zero + MASKED_SCORE, BlockwiseSums(zero, zero, none, none + passages.shape[0], none)
-    (largest, sums), _ = jax.lax.scan(add, start, _tiles(passages, told.hidden, chunk))
-    return sums._replace(normaliser=largest + jnp.log(sums.normaliser))
+    zero, zeros = jnp.zeros(queries.shape[:1], queries.dtype), jnp.zeros(queries.shape[:1], int)
+    start = zero + MASKED_SCORE, BlockwiseSums(zero, zero, zeros, zeros + passages.shape[0], zeros)
+    (largest, sums), _ = jax.lax.scan(add, start, _blocks(passages, inputs.negative_mask, chunk))
+    return sums._replace(log_sum_exp=largest + jnp.log(sums.log_sum_exp))
 
 
-blockwise_sums: Any = jax.custom_vjp(_sums_in_tiles, nondiff_argnums=(3, 4))
+blockwise_sums: Any = jax.custom_vjp(_blockwise_sums, nondiff_argnums=(3, 4))
 
 
 def _forward(
-    queries: Array, passages: Array, told: BlockInputs, temperature: float, chunk: int
+    queries: Array, passages: Array, inputs: BlockInputs, temperature: float, chunk: int
 ) -> tuple[BlockwiseSums, Any]:
-    sums = blockwise_sums(queries, passages, told, temperature, chunk)
-    return sums, (queries, passages, told, sums.normaliser)
+    sums = blockwise_sums(queries, passages, inputs, temperature, chunk)
+    return sums, (queries, passages, inputs, sums.log_sum_exp)
 
 
 def _backward(temperature: float, chunk: int, residuals: Any, cotangents: BlockwiseSums) -> tuple[Array, Array, None]:
-    queries, passages, told, normaliser = residuals
+    queries, passages, inputs, log_sum_exp = residuals
 
-    def add(of_queries: Array, tile: _Tile) -> tuple[Array, Array]:
-        scores, visible = _scores(queries, tile, told, temperature)
-        weights = jnp.exp(scores - normaliser[:, None]) * cotangents.normaliser[:, None] + cotangents.total[:, None]
-        weights = jnp.where(visible, weights, 0.0) / temperature
-        return of_queries + jnp.einsum("qp,pd->qd", weights, tile.vectors), jnp.einsum("qp,qd->pd", weights, queries)
+    def add(query_gradient: Array, block: _Block) -> tuple[Array, Array]:
+        scores, is_candidate = _block_scores(queries, block, inputs, temperature)
+        softmax = jnp.exp(scores - log_sum_exp[:, None])
+        weights = softmax * cotangents.log_sum_exp[:, None] + cotangents.score_sum[:, None]
+        weights = jnp.where(is_candidate, weights, 0.0) / temperature
+        return query_gradient + jnp.einsum("qp,pd->qd", weights, block.vectors), jnp.einsum(
+            "qp,qd->pd", weights, queries
+        )
 
-    of_queries, of_tiles = jax.lax.scan(add, jnp.zeros_like(queries), _tiles(passages, told.hidden, chunk))
-    of_passages = of_tiles.swapaxes(0, 1).reshape(-1, passages.shape[1])[: passages.shape[0]]
-    return of_queries, of_passages, None
+    query_gradient, by_block = jax.lax.scan(
+        add, jnp.zeros_like(queries), _blocks(passages, inputs.negative_mask, chunk)
+    )
+    passage_gradient = by_block.swapaxes(0, 1).reshape(-1, passages.shape[1])[: passages.shape[0]]
+    return query_gradient, passage_gradient, None
 
 
 blockwise_sums.defvjp(_forward, _backward)
 
 
-class _Tile(NamedTuple):
-    """Some passages, with their numbers; -1 fills up."""
+class _Block(NamedTuple):
+    """Some passages, with their indices; -1 fills up."""
 
     vectors: Float[Array, "*n c d"]
     numbers: Int[Array, "*n c"]
-    marks: TextIds | None
+    text_ids: TextIds | None
 
 
-def _tiles(passages: Float[Array, "p d"], hidden: NegativeMask | None, chunk: int) -> _Tile:
-    """All passages in tiles of `chunk`: each takes every n-th passage, so that it lies on all devices alike."""
+def _blocks(passages: Float[Array, "p d"], negative_mask: NegativeMask | None, chunk: int) -> _Block:
+    """Split passages into n blocks of `chunk`. A block takes every n-th passage, so it is spread over all devices."""
     size = passages.shape[0]
     count = -(-size // chunk)
 
@@ -109,16 +119,16 @@ def _tiles(passages: Float[Array, "p d"], hidden: NegativeMask | None, chunk: in
 
     numbers = jnp.arange(count * chunk)
     numbers = jnp.where(numbers < size, numbers, -1).reshape(chunk, count).swapaxes(0, 1)
-    return _Tile(split(passages), numbers, jax.tree.map(split, hidden and hidden.passages))
+    return _Block(split(passages), numbers, jax.tree.map(split, negative_mask and negative_mask.passages))
 
 
-def _scores(
-    queries: Float[Array, "q d"], tile: _Tile, told: BlockInputs, temperature: float
+def _block_scores(
+    queries: Float[Array, "q d"], block: _Block, inputs: BlockInputs, temperature: float
 ) -> tuple[Float[Array, "q c"], Bool[Array, "q c"]]:
-    """The scores, and which of them are of candidates; the others are NEVER."""
-    scores, numbers = dot_scores(queries, tile.vectors), tile.numbers[None]
-    visible = jnp.broadcast_to(numbers >= 0, scores.shape)
-    if told.hidden is not None:
-        hidden = told.hidden._replace(passages=tile.marks).mask(scores)
-        visible &= ~hidden | (numbers == told.own[:, None])
-    return jnp.where(visible, scores / temperature, MASKED_SCORE), visible
+    """Scores of a block, and which of them are candidates; the others are MASKED_SCORE."""
+    scores, numbers = dot_scores(queries, block.vectors), block.numbers[None]
+    is_candidate = jnp.broadcast_to(numbers >= 0, scores.shape)
+    if inputs.negative_mask is not None:
+        excluded = inputs.negative_mask._replace(passages=block.text_ids).mask(scores)
+        is_candidate &= ~excluded | (numbers == inputs.own[:, None])
+    return jnp.where(is_candidate, scores / temperature, MASKED_SCORE), is_candidate

@@ -1,19 +1,25 @@
-"""Signs that an encoder's vectors collapse: to a point, to a few directions, or away from what they should meet.
+"""Collapse metrics: alignment, uniformity, mean cosine, effective rank and norms of an encoder's vectors.
 
-No single number suffices: vectors that differ by noise alone find their partners every time, and vectors in a plane
-have a mean cosine of 0.
+No single number suffices: vectors that differ by noise alone can still have perfect in-batch accuracy, and vectors in a
+plane can have a mean cosine of 0.
 """
 
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Float, Metrics, l2_normalize, to_float32
 
-_SMALLEST_SHARE = 1e-7  # added to each share of a spectrum, as RankMe's authors have it
-_KERNEL = 2.0  # t of the Gaussian potential
+_SMALLEST_SHARE = 1e-7  # added to each share of the spectrum, as in RankMe
+_KERNEL = 2.0  # t of the Gaussian potential exp(-t |u - v|^2)
 
 
 def collapse_metrics(queries: Float[Array, "b d"], passages: Float[Array, "b d"]) -> Metrics:
-    """What is to be watched of vectors, of which row i of one side belongs to row i of the other."""
+    """All collapse metrics of a batch of pairs: query i belongs to passage i.
+
+    >>> import jax.numpy as jnp
+    >>> metrics = collapse_metrics(jnp.ones((2, 3)), jnp.ones((2, 3)))  # both collapsed to one point
+    >>> {name: round(float(metrics[name]), 3) for name in ("alignment", "mean_cosine", "rank_me")}
+    {'alignment': 0.0, 'mean_cosine': 1.0, 'rank_me': 1.0}
+    """
     queries, passages = to_float32(queries), to_float32(passages)
     scores = jnp.einsum("qd,pd->qp", queries, passages)
     norms = {name: jnp.linalg.norm(x, axis=1) for name, x in (("query", queries), ("passage", passages))}
@@ -40,9 +46,9 @@ def alignment(queries: Float[Array, "b d"], passages: Float[Array, "b d"]) -> Fl
 
 
 def uniformity(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
-    """log of the mean of exp(-2 |u - v|^2) over all pairs of different rows, as unit vectors.
+    """Logarithm of the mean of exp(-2 |u - v|^2) over all pairs of different rows, as unit vectors.
 
-    0 where all are one point, about -4 where they are spread over the sphere. Wang and Isola 2020, section 4.
+    0 if all rows are one point, about -4 if they are spread over the sphere. Wang and Isola 2020, section 4.
 
     >>> import jax.numpy as jnp
     >>> round(float(uniformity(jnp.array([[1.0, 0.0], [-3.0, 0.0]]))), 4)  # their distance is 2
@@ -55,7 +61,7 @@ def uniformity(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
 
 
 def mean_cosine(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
-    """The mean cosine of two different rows: 0 where directions are spread, 1 where all point one way.
+    """Mean cosine of two different rows: 0 if directions are spread out, 1 if all are the same.
 
     >>> import jax.numpy as jnp
     >>> float(mean_cosine(jnp.array([[2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])))  # 1, 0 and 0
@@ -67,7 +73,7 @@ def mean_cosine(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
 
 
 def rank_me(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
-    """exp of the entropy of the singular values' shares: how many directions the rows use, from 1 to min(b, d).
+    """Effective rank: exp of the entropy of the normalised singular values, from 1 to min(b, d).
 
     Garrido et al. 2023, "RankMe", equation 1; rows are not centred.
 

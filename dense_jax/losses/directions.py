@@ -1,4 +1,4 @@
-"""What is told from what: queries' passages, and also passages' queries, or all of both from each other."""
+"""Contrastive directions: query-to-passage, symmetric, or joint (GTE)."""
 
 import enum
 from typing import NamedTuple
@@ -12,18 +12,18 @@ from dense_jax.losses.similarity import NegativeMask, TextIds
 
 
 class Directions(enum.Enum):
-    """Who looks for whom."""
+    """Softmaxes of a contrastive loss."""
 
-    PASSAGES = "passages"  # each query for its passage
-    BOTH = "both"  # each passage that answers a query for that query too: the mean of both losses
-    JOINT = "joint"  # one softmax over a pair's scores with all others, queries with queries too (GTE)
+    PASSAGES = "passages"  # over passages, for each query
+    BOTH = "both"  # also over queries, for each query's own passage: the mean of both losses
+    JOINT = "joint"  # one softmax over all scores of a pair, between queries and between passages too (GTE)
 
 
 class EncodedTexts(NamedTuple):
-    """All queries, or all passages, of a batch."""
+    """Vectors and ids of all queries, or of all passages, of a batch."""
 
     vectors: Float[Array, "n d"]
-    marks: TextIds
+    text_ids: TextIds
 
 
 def directional_contrastive_loss(
@@ -31,49 +31,52 @@ def directional_contrastive_loss(
     passages: EncodedTexts,
     *,
     directions: Directions = Directions.PASSAGES,
-    ceiling: Float[Array, " q"] | None = None,
+    thresholds: Float[Array, " q"] | None = None,
     temperature: float = 1.0,
     smoothing: float = 0.0,
     chunk: int = 0,
 ) -> ContrastiveLoss:
-    """The loss of queries whose own passages stand first among all, the further ones of each after them in rounds.
+    """Contrastive loss of q queries with g passages each, the own ones first: passage n q + i belongs to query i.
 
-    Passage n q + i is query i's. Whatever the directions, a query and a passage are hidden from each other if they
-    share a number, and what scores above the `ceiling` of a pair is hidden from it. Rank and candidates are the
-    query's. Joint: log(exp(loss of the query) + ...) over the four sums of the denominator; smoothing is none of it.
+    In every direction, two texts that share an id are no negatives of each other, nor is a text that scores above the
+    pair's threshold (`NegativeMask`). Rank and candidates are those of query-to-passage.
+
+    JOINT is logsumexp over the four losses of a pair, query-to-passage, passage-to-query, query-to-query and
+    passage-to-passage, so that their denominators add up; smoothing applies to the first two only.
     GTE (Li et al. 2023), section 3.3, where the own pair is counted in both directions.
 
     >>> import jax.numpy as jnp
-    >>> side = Side(jnp.eye(2), Marks(jnp.array([[0], [1]])))
-    >>> round(float(contrast_pairs(side, side, directions=Directions.JOINT).loss[0]), 4)  # log(2 + 4 / e)
+    >>> texts = EncodedTexts(jnp.eye(2), TextIds(jnp.array([[0], [1]])))
+    >>> result = directional_contrastive_loss(texts, texts, directions=Directions.JOINT)
+    >>> round(float(result.loss[0]), 4)  # log(2 + 4 / e)
     1.2446
     """
     golds = jax.tree.map(lambda x: x[: len(queries.vectors)], passages)
-    scaled = {"temperature": temperature, "chunk": chunk}
+    shared = {"temperature": temperature, "chunk": chunk}
 
     def softmax(rows: EncodedTexts, columns: EncodedTexts) -> ContrastiveLoss:
-        hidden = NegativeMask(rows.marks, columns.marks, ceiling)
-        return contrastive_loss(rows.vectors, columns.vectors, negative_mask=hidden, smoothing=smoothing, **scaled)
+        mask = NegativeMask(rows.text_ids, columns.text_ids, thresholds)
+        return contrastive_loss(rows.vectors, columns.vectors, negative_mask=mask, smoothing=smoothing, **shared)
 
-    def normaliser(rows: EncodedTexts, columns: EncodedTexts) -> Array:
-        return log_sum_exp_of_negatives(
-            rows.vectors, columns.vectors, negative_mask=NegativeMask(rows.marks, columns.marks, ceiling), **scaled
-        )
+    def negatives(rows: EncodedTexts, columns: EncodedTexts) -> Array:
+        mask = NegativeMask(rows.text_ids, columns.text_ids, thresholds)
+        return log_sum_exp_of_negatives(rows.vectors, columns.vectors, negative_mask=mask, **shared)
 
-    result = softmax(queries, passages)
+    forward = softmax(queries, passages)
     if directions is Directions.PASSAGES:
-        return result
-    back = softmax(golds, queries)
+        return forward
+    backward = softmax(golds, queries)
     if directions is Directions.BOTH:
-        return result._replace(loss=(result.loss + back.loss) / 2)
+        return forward._replace(loss=(forward.loss + backward.loss) / 2)
     positive = jnp.einsum("qd,qd->q", queries.vectors, golds.vectors) / temperature
-    others = normaliser(queries, queries), normaliser(_with_group(golds, queries, passages), passages)
-    losses = jnp.stack([result.loss, back.loss, *(other - positive for other in others)])
-    return result._replace(loss=jax.nn.logsumexp(losses, axis=0))
+    within = negatives(queries, queries), negatives(_with_group_ids(golds, queries, passages), passages)
+    losses = jnp.stack([forward.loss, backward.loss, *(log_sum - positive for log_sum in within)])
+    return forward._replace(loss=jax.nn.logsumexp(losses, axis=0))
 
 
-def _with_group(golds: EncodedTexts, queries: EncodedTexts, passages: EncodedTexts) -> EncodedTexts:
-    """`golds`, marked by all that belongs to the same query: what it knows, and its further passages."""
+def _with_group_ids(golds: EncodedTexts, queries: EncodedTexts, passages: EncodedTexts) -> EncodedTexts:
+    """Add the ids of the query's answers and of all its passages to `golds`, so that none is a negative of its gold."""
     count = len(queries.vectors)
-    group: Int[Array, "q g"] = passages.marks.texts.reshape(-1, count).T
-    return golds._replace(marks=golds.marks._replace(texts=jnp.concatenate([queries.marks.texts, group], axis=1)))
+    group: Int[Array, "q g"] = passages.text_ids.ids.reshape(-1, count).T
+    ids = jnp.concatenate([queries.text_ids.ids, group], axis=1)
+    return golds._replace(text_ids=golds.text_ids._replace(ids=ids))

@@ -1,4 +1,4 @@
-"""Losses over the vocabulary: masked tokens, and the bag of words."""
+"""Losses over the vocabulary: masked language modelling and the bag of words."""
 
 from typing import NamedTuple
 
@@ -11,32 +11,32 @@ _PADDING_LOGIT = -1_000.0  # of DupMAE's released code
 
 
 class MaskedLMLoss(NamedTuple):
-    """What the masked positions of each row got, summed over them: rows may be computed apart and put together."""
+    """Sums over the masked positions of each row. The rows may be computed in chunks and concatenated."""
 
     losses: Float[Array, " b"]
     correct: Float[Array, " b"]
-    positions: Float[Array, " b"]  # how many
+    positions: Float[Array, " b"]  # number of masked positions
 
     @property
     def loss(self) -> Float[Array, ""]:
-        """The mean over all masked positions of all rows; 0 if there is none."""
+        """Mean over all masked positions of all rows; 0 without any."""
         return jnp.sum(self.losses) / jnp.maximum(jnp.sum(self.positions), 1)
 
     @property
     def accuracy(self) -> Float[Array, ""]:
-        """The share of all masked positions whose token scored highest."""
+        """Share of all masked positions whose token scores highest."""
         return jnp.sum(self.correct) / jnp.maximum(jnp.sum(self.positions), 1)
 
 
 def masked_lm_loss(
     logits: Float[Array, "b m v"], labels: Int[Array, "b m"], weights: Float[Array, "b m"]
 ) -> MaskedLMLoss:
-    """Cross-entropy of `labels` at the positions of weight 1, for each row; its `loss` is the mean over the batch.
+    """Cross-entropy of `labels` at the positions of weight 1, by row; its `loss` is the mean over the batch.
 
     loss = sum(w * (logsumexp(logits) - logits[label])) / max(1, sum(w)). BERT (Devlin et al. 2019), section 3.1.
 
     >>> import jax.numpy as jnp
-    >>> result = masked_lm(jnp.zeros((1, 2, 4)), jnp.array([[3, 0]]), jnp.array([[1.0, 0.0]]))
+    >>> result = masked_lm_loss(jnp.zeros((1, 2, 4)), jnp.array([[3, 0]]), jnp.array([[1.0, 0.0]]))
     >>> round(float(result.loss), 4)  # log 4
     1.3863
     """
@@ -50,15 +50,16 @@ def masked_lm_loss(
 def bag_of_words_loss(
     logits: Float[Array, "b l v"], pooled: Bool[Array, "b l"], ids: Int[Array, "b l"], words: Bool[Array, "b l"]
 ) -> Float[Array, " b"]:
-    """Cross-entropy of the tokens that a row holds, under the highest score that each has at a position of `pooled`.
+    """Cross-entropy of the tokens of a row under the maximum of their logits over the positions of `pooled`.
 
     loss = -1/n sum over the distinct t of log softmax(max_l logits_l)[t], where t runs over the `ids` at the n
-    positions of `words`; 0 if there is none. DupMAE (Liu et al. 2023), section 3.3; that a repeated token adds to n but
-    not to the sum is the released code's.
+    positions of `words`; 0 for n = 0. DupMAE (Liu et al. 2023), section 3.3. As in the released code, a repeated token
+    adds to n but not to the sum.
 
     >>> import jax.numpy as jnp
     >>> every = jnp.ones((1, 4), bool)
-    >>> round(float(bag_of_words(jnp.zeros((1, 4, 4)), every, jnp.array([[1, 2, 1, 3]]), every)[0]), 4)  # 3/4 log 4
+    >>> loss = bag_of_words_loss(jnp.zeros((1, 4, 4)), every, jnp.array([[1, 2, 1, 3]]), every)
+    >>> round(float(loss[0]), 4)  # 3/4 log 4
     1.0397
     """
     scores = to_float32(logits) + jnp.where(pooled, 0.0, _PADDING_LOGIT)[..., None]
@@ -70,7 +71,7 @@ def bag_of_words_loss(
 
 
 def weighted_mean(values: Array, weights: Array) -> Float[Array, ""]:
-    """sum(values * weights) / sum(weights), and 0 where no weight is left.
+    """sum(values * weights) / sum(weights); 0 if all weights are 0.
 
     >>> import jax.numpy as jnp
     >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])))

@@ -1,4 +1,4 @@
-"""What queries and passages are compared by, and which passages are no candidates of a query."""
+"""Similarity scores of queries and passages, and the mask that removes false negatives."""
 
 from typing import NamedTuple
 
@@ -7,52 +7,57 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int
 
-MASKED_SCORE = (
-    -1e30
-)  # the score of what may not be chosen; finite: infinity would become 0 * infinity in a backward pass
+MASKED_SCORE = -1e30  # score of an excluded candidate; finite: infinity would give 0 * infinity in a backward pass
 
 
 def dot_scores(queries: Float[Array, "q d"], passages: Float[Array, "p d"]) -> Float[Array, "q p"]:
-    """Inner products of all queries with all passages, accumulated in float32."""
+    """Inner products of all queries with all passages, accumulated in float32.
+
+    >>> import jax.numpy as jnp
+    >>> dot_scores(jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0], [5.0, 6.0]])).tolist()
+    [[11.0, 17.0]]
+    """
     exact = jnp.promote_types(queries.dtype, jnp.float32)
     return jnp.einsum("qd,pd->qp", queries, passages, preferred_element_type=exact)
 
 
 class TextIds(NamedTuple):
-    """What is known of texts beside their vectors."""
+    """Identifiers of n texts, and optionally a guide model's vectors of them."""
 
-    texts: Int[Array, "n k"]  # numbers, such as a passage's own, or those of all that answers a query; -1: none
-    guide: Float[Array, "n e"] | None = None  # another model's vectors
+    ids: Int[Array, "n k"]  # of a passage: its own id; of a query: those of all its answers; -1 fills up
+    guide: Float[Array, "n e"] | None = None
 
 
 class NegativeMask(NamedTuple):
-    """Which passages are hidden from a query, its own not excepted: that is left to whoever knows it.
+    """Rule by which passages are excluded as negatives of a query. The query's own passage needs an exception.
 
-    Those that share a number with it, those without any number, which are not there, and those that score above its
-    ceiling: by the guide's vectors, or without a guide by the scores themselves, before the temperature.
+    A passage is excluded if it shares an id with the query, if it has no id (an empty slot of the batch), or if its
+    score exceeds the query's threshold. The score is the guide's, or without a guide the model's own before the
+    temperature.
     """
 
     queries: TextIds
     passages: TextIds
-    ceiling: Float[Array, " q"] | None = None
+    thresholds: Float[Array, " q"] | None = None
 
     def mask(self, scores: Float[Array, "q p"]) -> Bool[Array, "q p"]:
-        """
+        """Return True where a passage is excluded.
+
         >>> import jax.numpy as jnp
-        >>> texts = jnp.array([[7], [8], [-1]])
-        >>> Hidden(Marks(jnp.array([[7, 9]])), Marks(texts)).mask(jnp.zeros((1, 3))).tolist()
+        >>> passages = TextIds(jnp.array([[7], [8], [-1]]))
+        >>> NegativeMask(TextIds(jnp.array([[7, 9]])), passages).mask(jnp.zeros((1, 3))).tolist()
         [[True, False, True]]
         """
-        mine, theirs = self.queries.texts, self.passages.texts
-        absent = jnp.all(theirs < 0, axis=1)
-        mine = jnp.where(mine < 0, -2, mine)  # what is none is not the same as another that is none
-        shared = jnp.any(mine[:, None, :, None] == theirs[None, :, None, :], axis=(2, 3))  # XLA holds [q, p] of it
-        hidden = shared | absent[None]
-        if self.ceiling is not None:
-            hidden |= self._compared(scores) > self.ceiling[:, None]
-        return hidden
+        queries, passages = self.queries.ids, self.passages.ids
+        is_empty = jnp.all(passages < 0, axis=1)
+        queries = jnp.where(queries < 0, -2, queries)  # padding of a query does not match padding of a passage
+        shared = jnp.any(queries[:, None, :, None] == passages[None, :, None, :], axis=(2, 3))  # XLA holds only [q, p]
+        excluded = shared | is_empty[None]
+        if self.thresholds is not None:
+            excluded |= self._judged(scores) > self.thresholds[:, None]
+        return excluded
 
-    def _compared(self, scores: Array) -> Array:
+    def _judged(self, scores: Array) -> Array:
         if self.queries.guide is None or self.passages.guide is None:
             return scores
         return dot_scores(self.queries.guide, self.passages.guide)
@@ -61,13 +66,13 @@ class NegativeMask(NamedTuple):
 def false_negative_thresholds(
     positives: Float[Array, " q"], *, margin: float, relative: bool = False
 ) -> Float[Array, " q"]:
-    """The score from which on a passage is taken for an answer: s+ - margin, or s+ - |s+| margin where `relative`.
+    """Score above which a passage counts as a false negative: s+ - margin, or s+ - |s+| margin if `relative`.
 
-    `positives` are the queries' scores with their own passages, through which no gradient passes. GISTEmbed (Solatorio
-    2024), section 3; the margins are those of NV-Retriever (Moreira et al. 2024).
+    `positives` are the scores of the queries with their own passages; no gradient passes through them. GISTEmbed
+    (Solatorio 2024), section 3; the two margins are those of NV-Retriever (Moreira et al. 2024).
 
     >>> import jax.numpy as jnp
-    >>> [round(float(x), 2) for x in ceilings(jnp.array([0.8, -0.4]), margin=0.1, relative=True)]
+    >>> [round(float(x), 2) for x in false_negative_thresholds(jnp.array([0.8, -0.4]), margin=0.1, relative=True)]
     [0.72, -0.44]
     """
     positives = jax.lax.stop_gradient(positives)

@@ -1,7 +1,7 @@
-"""ORQA's losses: the answer of a question is a span of one of the blocks that were retrieved for it.
+"""ORQA's losses: marginal likelihood of the answer's spans in the blocks retrieved for a question.
 
-Lee et al. 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering". That blocks and spans share
-one softmax is the released code's.
+Lee et al. 2019, "Latent Retrieval for Weakly Supervised Open Domain Question Answering". One softmax over
+the spans of all blocks, scored with their block, is that of the released code.
 """
 
 from typing import NamedTuple
@@ -11,31 +11,31 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
 
-_EXCLUDED = -10_000.0  # added to a score; finite: infinity would become 0 * infinity where no candidate is right
+_EXCLUDED = -10_000.0  # added to a score; finite: infinity would give 0 * infinity if no candidate is correct
 
 
 class CandidateSpans(NamedTuple):
-    """Where spans begin and end, both inclusive."""
+    """First and last token of each candidate span."""
 
     starts: Int[np.ndarray, " s"]
-    ends: Int[np.ndarray, " s"]
+    ends: Int[np.ndarray, " s"]  # inclusive
 
 
 class OrqaLoss(NamedTuple):
-    """What each question got; a part of the loss is 0 where nothing in it is right."""
+    """Losses of each question; a part is 0 where it has no correct candidate."""
 
-    early: Float[Array, " b"]  # over all blocks retrieved
+    early: Float[Array, " b"]  # over all retrieved blocks
     full: Float[Array, " b"]  # over all spans of the blocks that were read
-    correct: Bool[Array, " b"]  # the best span is a right one
+    correct: Bool[Array, " b"]  # the best span is a gold span
 
     @property
     def losses(self) -> Float[Array, " b"]:
-        """The sum of both parts."""
+        """Sum of both parts."""
         return self.early + self.full
 
 
 def candidate_spans(length: int, max_width: int) -> CandidateSpans:
-    """All spans of 1 to `max_width` tokens over `length` positions: first those of one token, from left to right.
+    """All spans of 1 to `max_width` tokens over `length` positions, by width, then from left to right.
 
     >>> spans = candidate_spans(3, max_width=2)
     >>> spans.starts.tolist(), spans.ends.tolist()
@@ -47,7 +47,7 @@ def candidate_spans(length: int, max_width: int) -> CandidateSpans:
 
 
 def valid_spans(candidates: CandidateSpans, block: Bool[Array, "*b l"]) -> Bool[Array, "*b s"]:
-    """Which candidates begin and end at tokens of the block, rather than of the question or between them.
+    """Return True for candidates that begin and end at tokens of the block, not of the question or at a separator.
 
     >>> import jax.numpy as jnp
     >>> valid_spans(candidate_spans(3, 2), jnp.array([False, True, True])).tolist()
@@ -59,9 +59,9 @@ def valid_spans(candidates: CandidateSpans, block: Bool[Array, "*b l"]) -> Bool[
 def gold_spans(
     candidates: CandidateSpans, starts: Int[np.ndarray, "*b g"], ends: Int[np.ndarray, "*b g"]
 ) -> Bool[np.ndarray, "*b s"]:
-    """Which candidates are one of the answers from `starts` to `ends`, both inclusive; -1 fills up.
+    """Return True for candidates that are an answer from `starts` to `ends`, both inclusive; -1 fills up.
 
-    A wider answer than any candidate is none of them. On the host, where an answer may stand any number of times.
+    An answer wider than all candidates matches none. Runs on the host, where an answer may occur any number of times.
 
     >>> gold_spans(candidate_spans(3, 2), np.array([1, 0, -1]), np.array([2, 2, -1])).tolist()
     [False, False, False, False, True]
@@ -71,9 +71,9 @@ def gold_spans(
 
 
 def marginal_loss(scores: Float[Array, "b n"], right: Bool[Array, "b n"]) -> Float[Array, " b"]:
-    """-log of the sum of what softmax(scores) gives to the candidates that are `right`; 0, and no gradient, if none is.
+    """-log of the probability of all `right` candidates under softmax(scores); 0, without gradient, if none is right.
 
-    logsumexp(s) - logsumexp(s + (1 - right) (-10000)). The gradient is softmax(s) less the softmax over right ones.
+    logsumexp(s) - logsumexp(s + (1 - right) (-10000)). The gradient is softmax(s) minus the softmax over right ones.
 
     >>> import jax.numpy as jnp
     >>> right = jnp.array([[True, True, False], [False, False, False]])
@@ -89,7 +89,7 @@ def marginal_loss(scores: Float[Array, "b n"], right: Bool[Array, "b n"]) -> Flo
 def joint_scores(
     blocks: Float[Array, "b c"], spans: Float[Array, "b k s"], valid: Bool[Array, "b k s"]
 ) -> Float[Array, "b k s"]:
-    """The score of a span and that of its block, for the first k of the c blocks retrieved; 10000 less if not `valid`.
+    """Score of a span plus that of its block, for the first k of the c retrieved blocks; lowered by 10000 if invalid.
 
     >>> import jax.numpy as jnp
     >>> joint_scores(jnp.array([[3.0, 2.0, 1.0]]), jnp.array([[[0.5], [0.0]]]), jnp.ones((1, 2, 1), bool)).tolist()
@@ -100,7 +100,7 @@ def joint_scores(
 
 
 def best_span(scores: Float[Array, "b k s"]) -> tuple[Int[Array, " b"], Int[Array, " b"]]:
-    """The block, and the candidate in it, whose `joint_scores` are the highest; of equals the first.
+    """Block and candidate with the highest of the `joint_scores`; the first of equals.
 
     >>> import jax.numpy as jnp
     >>> [x.tolist() for x in best_span(jnp.array([[[0.0, 1.0, 0.0], [0.0, 0.0, 2.0]]]))]
@@ -110,7 +110,7 @@ def best_span(scores: Float[Array, "b k s"]) -> tuple[Int[Array, " b"], Int[Arra
     return best // scores.shape[2], best % scores.shape[2]
 
 
-def answers(
+def orqa_loss(
     blocks: Float[Array, "b c"],
     holds_answer: Bool[Array, "b c"],
     spans: Float[Array, "b k s"],
@@ -118,14 +118,15 @@ def answers(
     valid: Bool[Array, "b k s"],
     gold: Bool[Array, "b k s"],
 ) -> OrqaLoss:
-    """The early loss, over the scores of all c blocks, and the full one, over all spans of the first k jointly.
+    """Early loss over the scores of all c blocks, and full loss over all spans of the first k blocks jointly.
 
-    A block that is not there is to score `scores.NEVER`, and to hold no answer.
+    The scores of missing blocks are MASKED_SCORE, and `holds_answer` is False for them.
 
     >>> import jax.numpy as jnp
-    >>> all_of, one = jnp.ones((1, 2, 1), bool), jnp.array([[[True], [False]]])
-    >>> found = answers(jnp.zeros((1, 4)), one[:, :1, 0].repeat(4, 1), jnp.zeros((1, 2, 1)), valid=all_of, gold=one)
-    >>> round(float(found.early[0]), 4), round(float(found.full[0]), 4)  # all of four blocks; one of two spans: log 2
+    >>> blocks, holds = jnp.zeros((1, 4)), jnp.ones((1, 4), bool)
+    >>> spans, valid, gold = jnp.zeros((1, 2, 1)), jnp.ones((1, 2, 1), bool), jnp.array([[[True], [False]]])
+    >>> found = orqa_loss(blocks, holds, spans, valid=valid, gold=gold)
+    >>> round(float(found.early[0]), 4), round(float(found.full[0]), 4)  # four of four blocks; one of two spans: log 2
     (0.0, 0.6931)
     """
     scores = joint_scores(blocks, spans, valid)

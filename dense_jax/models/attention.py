@@ -13,8 +13,8 @@ from dense_jax.errors import ConfigError
 from dense_jax.mesh import BATCH_AXES, TENSOR
 from dense_jax.models.layers import dropout
 
-_MASKED = -1e9  # a score whose exponential is 0 beside any other; finite, so that no gradient is NaN
-_LANES = 128  # splash takes lengths that are multiples of this
+_MASKED = -1e9  # a score whose softmax weight is 0; finite, so that no gradient is NaN
+_LANES = 128  # splash needs lengths that are multiples of this
 
 
 class Attention(enum.Enum):
@@ -36,14 +36,15 @@ def attend(
     rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "b q h d"]:
-    """softmax(query key' / sqrt(d)) value, over the keys that `mask` shows to each query (True: visible).
+    """softmax(query key' / sqrt(d)) value over the keys that are visible in `mask` (True: visible to the query).
 
-    A mask of integers numbers the texts of a row that attends to itself: each token sees those of its own number. A
-    query that sees no key sees all of them instead, so padded rows give finite values and gradients. The softmax is
-    float32. `rate` is the dropout of attention weights, used if there is an `rng` and by the xla kernel only.
+    An integer mask gives the segment of each token in self-attention: a token sees those of its own segment. A query
+    without a visible key sees all keys, so that padded rows give finite values and gradients. The softmax is float32.
+    `rate` is the dropout of attention weights; it needs an `rng` and the xla kernel.
+    Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
 
     Raises:
-        ConfigError: the splash kernel is asked for a mask that differs from query to query.
+        ConfigError: the splash kernel has a mask that differs from query to query.
     """
     if kernel is Attention.SPLASH:
         return _over_shards(_splash, query, key, value, _segments(mask, query))
@@ -52,8 +53,8 @@ def attend(
     mask = mask | ~mask.any(-1, keepdims=True)
     if kernel is Attention.CUDNN:
         b, q, _, _ = query.shape
-        everywhere = jnp.broadcast_to(mask[:, None], (b, 1, q, key.shape[1]))
-        return jax.nn.dot_product_attention(query, key, value, mask=everywhere, implementation="cudnn")
+        full_mask = jnp.broadcast_to(mask[:, None], (b, 1, q, key.shape[1]))
+        return jax.nn.dot_product_attention(query, key, value, mask=full_mask, implementation="cudnn")
     return _xla(query, key, value, mask, rate, rng)
 
 
@@ -70,7 +71,7 @@ def _xla(query: Array, key: Array, value: Array, mask: Array, rate: float, rng: 
 
 
 def _segments(mask: Array, query: Array) -> Int[Array, "b k"]:
-    """The mask as splash takes it: which segment each token is of, where all that is hidden is segment 0.
+    """Segment ids of all tokens, the form of a mask that splash takes; masked tokens are segment 0.
 
     Raises:
         ConfigError: the mask differs from query to query.
@@ -78,13 +79,13 @@ def _segments(mask: Array, query: Array) -> Int[Array, "b k"]:
     if mask.dtype != jnp.bool_:
         return mask + 1
     if mask.shape[1] != 1 or query.shape[1] != mask.shape[2]:
-        raise ConfigError("attention=splash hides the same keys from all queries; use attention=xla for this model")
+        raise ConfigError("attention=splash masks the same keys for all queries; use attention=xla for this model")
     return (mask | ~mask.any(-1, keepdims=True))[:, 0].astype(jnp.int32)
 
 
 def _splash(query: Array, key: Array, value: Array, segments: Array) -> Array:
-    """Padding up to whole lanes joins what is hidden."""
-    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # imported here: a TPU's affair, and slow
+    """Splash attention; lengths are padded to whole lanes by masked tokens."""
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash  # slow to import, and for TPUs only
 
     _, length, heads, width = query.shape
     spare = -length % _LANES
@@ -103,14 +104,14 @@ def _splash(query: Array, key: Array, value: Array, segments: Array) -> Array:
 
 
 def _largest_block(length: int) -> int:
-    """The largest multiple of the lanes up to 512 that divides `length`."""
+    """Largest multiple of _LANES up to 512 that divides `length`."""
     return max(block for block in range(_LANES, min(length, 512) + 1, _LANES) if length % block == 0)
 
 
 def _over_shards(kernel, query: Array, key: Array, value: Array, segments: Array) -> Array:
-    """`kernel` on each device's rows and heads: the compiler does not split a Pallas call by itself.
+    """Run `kernel` on each device's rows and heads: the compiler does not shard a Pallas call by itself.
 
-    The mesh is the one of `jax.set_mesh`; without one the call is not split.
+    The mesh is that of `jax.set_mesh`; without one the call is not sharded.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

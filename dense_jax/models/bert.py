@@ -1,6 +1,6 @@
-"""BERT: the encoder of the package (Devlin et al. 2019), with layer normalisation after each residual sum.
+"""BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019), with layer normalisation after each residual sum.
 
-Parameters are float32, whatever the compute type. Their tree is the same with unrolled layers, `scan` and `remat`:
+Parameters are float32 whatever the compute type. Their tree is the same with unrolled layers, `scan` and `remat`:
 
     word type position    embedding [v d] [2 d] [l d]
     norm                  scale, bias
@@ -24,11 +24,11 @@ from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params
 from dense_jax.types import Tokens
 
-_SPLASH_FROM = 256  # tokens; below it the plain kernel is as fast on a TPU
+_SPLASH_FROM = 256  # tokens; for shorter sequences the plain kernel is as fast on a TPU
 
 
 class Family(enum.Enum):
-    """Whose conventions a model follows: where positions start, and what Hugging Face calls its parts."""
+    """Model family: decides the first position and the names in Hugging Face's files."""
 
     BERT = "bert"
     ROBERTA = "roberta"
@@ -36,7 +36,7 @@ class Family(enum.Enum):
 
     @property
     def pad(self) -> int | None:
-        """The id that padding must have, since positions are counted on from it; None: any."""
+        """Required id of padding, after which positions are numbered; None: any."""
         return None if self is Family.BERT else 1
 
 
@@ -96,17 +96,17 @@ SIZES = {
 
 
 def bert(size: str, **overrides: Any) -> BertConfig:
-    """The config of a released size, some of its fields replaced.
+    """Config of a released size, with `overrides` of its fields.
 
     >>> bert("tiny", dropout=0.0).width
     128
     """
-    require(size in SIZES, f"there is no BERT size {size!r}; use one of {', '.join(SIZES)}")
+    require(size in SIZES, f"BERT size {size!r} is unknown; use one of {', '.join(SIZES)}")
     return replace(SIZES[size], **overrides)
 
 
 def bert_configs(node: Any) -> Iterator[BertConfig]:
-    """The models of a tree of settings."""
+    """Yield every BertConfig in a tree of dataclasses."""
     if isinstance(node, BertConfig):
         yield node
     elif is_dataclass(node):
@@ -115,19 +115,19 @@ def bert_configs(node: Any) -> Iterator[BertConfig]:
 
 
 class AttentionChoice(NamedTuple):
-    """An attention kernel, and why it was taken."""
+    """Attention kernel and the reason for it, for the log."""
 
     attention: Attention
     reason: str
 
 
 def choose_attention(config: BertConfig, platform: str, length: int) -> AttentionChoice:
-    """The kernel for sequences of `length` tokens on `platform` (cpu, gpu or tpu), and why, for the log.
+    """Choose the kernel for sequences of `length` tokens on `platform` (cpu, gpu or tpu).
 
-    AUTO takes a fused kernel where there is one, although those leave out attention dropout; the reason says so.
+    AUTO prefers a fused kernel, although those have no attention dropout; the reason says so.
 
     Raises:
-        ConfigError: the kernel that `config` names cannot run there.
+        ConfigError: the kernel named in `config` cannot run on `platform`.
     """
     if config.attention is Attention.AUTO:
         return _automatic(config, platform, length)
@@ -139,7 +139,7 @@ def choose_attention(config: BertConfig, platform: str, length: int) -> Attentio
 
 
 def attention_on_mesh(config: BertConfig, length: int) -> Attention:
-    """The kernel for sequences of `length` tokens on the devices of the mesh."""
+    """Choose the kernel for sequences of `length` tokens on the devices of the mesh of `jax.set_mesh`."""
     return choose_attention(config, platform(), length).attention
 
 
@@ -158,7 +158,7 @@ def _automatic(config: BertConfig, platform: str, length: int) -> AttentionChoic
 
 
 def _obstacle(kernel: Attention, config: BertConfig, platform: str) -> str:
-    """Why `kernel` cannot run; empty if it can."""
+    """Reason why `kernel` cannot run on `platform`; empty if it can."""
     head = config.width // config.heads
     if kernel is Attention.CUDNN:
         if platform != "gpu":
@@ -173,53 +173,55 @@ def _obstacle(kernel: Attention, config: BertConfig, platform: str) -> str:
 
 
 class Bert(nn.Module):
-    """Tokens -> hidden states. Dropout is on if there is a "dropout" random stream."""
+    """BERT's encoder: tokens to hidden states. Dropout is on with a "dropout" random stream."""
 
     config: BertConfig
 
     def setup(self) -> None:
         c = self.config
-        require(c.vocab_size > 0, "bert.vocab_size=0 is to be the tokenizer's; fill it in by with_vocabulary")
+        require(
+            c.vocab_size > 0, "bert.vocab_size=0 stands for the tokenizer's; set it with config.tree.with_vocabulary"
+        )
         normal = nn.initializers.normal(c.initializer)
         self.word = nn.Embed(c.vocab_size, c.width, embedding_init=normal)
         self.type = nn.Embed(c.types, c.width, embedding_init=normal)
         self.position = nn.Embed(c.positions, c.width, embedding_init=normal)
         self.norm = layer_norm(c)
-        # Whole layers as parameters, not as submodules, so that the loop and the unrolled form share their layout.
-        self.layers = [self.param(f"layer_{i}", self._fresh_layer) for i in range(c.layers)]
+        # Layers are parameters, not submodules, so that `scan` and the unrolled form share one parameter tree.
+        self.layers = [self.param(f"layer_{i}", self._init_layer) for i in range(c.layers)]
 
     def __call__(
         self,
         tokens: Tokens,
         positions: Int[Array, "#b l"] | None = None,
         segments: Int[Array, "b l"] | None = None,
-        viewers: Float[Array, "n d"] | None = None,
+        view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
-        """The last hidden states. `positions` stand in for 0, 1, 2, ... in every family.
+        """Last hidden states. `positions` replace 0, 1, 2, ... in every family.
 
-        With `segments`, a token sees those of its own number only. `viewers` stand in for the embeddings of the first n
-        words.
+        With `segments`, a token attends to tokens of its own segment only. `view_tokens` replace the word embeddings of
+        the first n tokens.
         """
-        return self._run(tokens, positions, segments, viewers)[0]
+        return self._run(tokens, positions, segments, view_tokens)[0]
 
     def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
-        """H[0] (the embeddings, normalised), H[1] after the first layer, ..., H[n] after the last."""
+        """Hidden states H[0] (the normalised embeddings), H[1] after the first layer, ..., H[n] after the last."""
         return self._run(tokens, positions)[1]
 
     def embed(
         self,
         tokens: Tokens,
         positions: Int[Array, "#b l"] | None = None,
-        viewers: Float[Array, "n d"] | None = None,
+        view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
-        """H[0] alone."""
+        """Embeddings H[0]: word, segment and position embeddings summed, normalised, with dropout."""
         words = self.word(tokens.ids)
-        if viewers is not None:
-            words = words.at[:, : len(viewers)].set(viewers.astype(words.dtype))
+        if view_tokens is not None:
+            words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)
 
     def embed_vectors(self, vectors: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        """The same for vectors in the place of word embeddings, in segment 0."""
+        """Embeddings H[0] with `vectors` instead of word embeddings, in segment 0."""
         return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
 
     def _run(
@@ -227,9 +229,9 @@ class Bert(nn.Module):
         tokens: Tokens,
         positions: Array | None = None,
         segments: Array | None = None,
-        viewers: Array | None = None,
+        view_tokens: Array | None = None,
     ) -> tuple[Array, tuple[Array, ...]]:
-        x = self.embed(tokens, positions, viewers)
+        x = self.embed(tokens, positions, view_tokens)
         layer = self._layer(jnp.asarray(tokens.mask)[:, None, :] if segments is None else segments)
         rng = dropout_rng(self)
         keys = None if rng is None else jax.random.split(rng, self.config.layers)
@@ -251,11 +253,11 @@ class Bert(nn.Module):
         position = rows[None] if positions is None else self.position(positions + first)
         exact = jnp.promote_types(c.dtype.value, jnp.float32)
         summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
-        # The tables may be split along the width, as activations never are: all later ones take after these.
+        # The tables may be sharded along the width, activations never are; later activations follow this one.
         return shard_rows(dropout(self.norm(summed), c.dropout, dropout_rng(self)))
 
     def _layer(self, mask: Array) -> Callable[[Array, Params, PRNGKeyArray | None], Array]:
-        """One layer as a pure function of its input, parameters and dropout key."""
+        """Return one layer as a pure function of its input, parameters and dropout key."""
         block = Block(self.config, attention_on_mesh(self.config, mask.shape[-1]), parent=None)
 
         def layer(x: Array, params: Params, key: PRNGKeyArray | None) -> Array:
@@ -263,15 +265,15 @@ class Bert(nn.Module):
 
         return jax.checkpoint(layer) if self.config.remat else layer
 
-    def _fresh_layer(self, rng: PRNGKeyArray) -> Params:
+    def _init_layer(self, rng: PRNGKeyArray) -> Params:
         block = Block(self.config, Attention.XLA, parent=None)
         return init_params(block, rng, jnp.zeros((1, 1, self.config.width)), jnp.ones((1, 1, 1), bool))
 
 
 class Block(nn.Module):
-    """One layer: attention and a feed-forward network, each with a residual sum and layer normalisation.
+    """Transformer layer: attention and a feed-forward network, each with a residual sum and layer normalisation.
 
-    It attends to `memory`: in an encoder to its own input, which is the default. `mask` is that of `attend`.
+    Keys and values come from `memory`, by default the input itself. `mask` is that of `attend`.
     """
 
     config: BertConfig
@@ -296,7 +298,7 @@ class Block(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """Queries of one sequence over keys and values of another: in an encoder the same."""
+    """Multi-head attention with queries from `x` and keys and values from `memory`."""
 
     config: BertConfig
     kernel: Attention
@@ -320,12 +322,12 @@ class MultiHeadAttention(nn.Module):
 
 
 def dense_layer(config: BertConfig, features: int, name: str) -> nn.Dense:
-    """An affine layer of the model, to be used through `apply_to_rows`."""
+    """Affine layer with the model's initialiser and compute type; apply it with `apply_to_rows`."""
     return nn.Dense(
         features, dtype=config.dtype.value, kernel_init=nn.initializers.normal(config.initializer), name=name
     )
 
 
 def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:
-    """The model's layer normalisation: statistics in float32, the result in the compute type."""
+    """Layer normalisation with statistics in float32 and the result in the compute type."""
     return nn.LayerNorm(config.epsilon, dtype=config.dtype.value, use_fast_variance=False, name=name)

@@ -1,27 +1,36 @@
-"""What stands on BERT: pooling, the projection, the masked-language-model head."""
+"""Heads on BERT: pooling, projection, masked LM, Condenser's head, RetroMAE's decoder, ORQA's span scorer.
+
+Each pre-training head has a Flax module and two pure functions: one initialises its parameters, one applies it.
+"""
 
 import enum
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
-from dense_jax.models.bert import BertConfig, Block, attention_on_mesh, dense_layer, layer_norm
-from dense_jax.models.layers import apply_to_rows, dropout, dropout_rng, gelu
+from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split_key, to_float32
+from dense_jax.models.attention import Attention
+from dense_jax.models.bert import Bert, BertConfig, Block, attention_on_mesh, dense_layer, layer_norm
+from dense_jax.models.layers import apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params
+from dense_jax.types import Tokens
 
-PROJECTION_EPSILON = 1e-3  # of the layer normalisation of ORQA's released code
+PROJECTION_EPSILON = 1e-3  # of the layer normalisations in ORQA's released code
 
 
 class Pooling(enum.Enum):
-    """How hidden states become one vector."""
+    """Reduction of hidden states to one vector."""
 
-    CLS = "cls"  # the first token's
+    CLS = "cls"  # the first token's hidden state
     MEAN = "mean"  # the mean over real tokens
-    POOLER = "pooler"  # BERT's: tanh of an affine layer over the first token's
+    POOLER = "pooler"  # BERT's pooler: tanh of an affine layer over the first token's hidden state
 
 
 def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l"]) -> Float[Array, "b d"]:
-    """The float32 mean over real tokens; 0 where a row has none."""
+    """Mean over real tokens, in float32; 0 for a row without any.
+
+    >>> mean_pool(jnp.array([[[1.0], [3.0], [99.0]]]), jnp.array([[True, True, False]])).tolist()
+    [[2.0]]
+    """
     hidden = to_float32(hidden)
     weights = jnp.asarray(mask, hidden.dtype)
     total = jnp.einsum("bld,bl->bd", hidden, weights)
@@ -31,7 +40,10 @@ def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l
 def pool_segments(
     hidden: Float[Array, "r l d"], segments: Int[Array, "r l"], starts: Int[Array, "r s"], pooling: Pooling
 ) -> Float[Array, "r s d"]:
-    """What `pooling` takes of each of the s texts of a row; 0 where a mean is asked for and there is no text."""
+    """Pool each of the s texts packed into a row: token i belongs to text segments[i], which begins at starts[s].
+
+    The mean of an empty slot is 0. POOLER returns the first token's hidden state, like CLS.
+    """
     if pooling is not Pooling.MEAN:
         return to_float32(jnp.take_along_axis(hidden, starts[..., None], axis=1))
     hidden = to_float32(hidden)
@@ -41,7 +53,7 @@ def pool_segments(
 
 
 class Pooler(nn.Module):
-    """tanh(W h + b) of the first token's hidden state h."""
+    """BERT's pooler: tanh(W h + b) of the first token's hidden state h. Float32."""
 
     config: BertConfig
 
@@ -51,7 +63,7 @@ class Pooler(nn.Module):
 
 
 class Projection(nn.Module):
-    """LayerNorm(W x + b): the retrieval head of ORQA, section 4 (Lee et al. 2019); dropout follows in training."""
+    """LayerNorm(W x + b), then dropout: the retrieval head of ORQA (Lee et al. 2019), section 4. Float32."""
 
     width: int
     dropout: float
@@ -64,9 +76,9 @@ class Projection(nn.Module):
 
 
 class MlmHead(nn.Module):
-    """Scores of every token of the vocabulary, at the masked positions only.
+    """Logits of the vocabulary at the masked positions only: LayerNorm(gelu(W h + b)) E' + c.
 
-    LayerNorm(gelu(W h + b)) E' + c, with the word embeddings E of the encoder and a free bias c (Devlin et al. 2019).
+    E are the word embeddings of the encoder, c is a free bias. BERT (Devlin et al. 2019), as in its released code.
     """
 
     config: BertConfig
@@ -79,16 +91,16 @@ class MlmHead(nn.Module):
         masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)
         x = layer_norm(c, "norm")(gelu(apply_to_rows(dense_layer(c, c.width, "dense"), masked), c.gelu))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
-        rows = x.reshape(-1, c.width)  # as one matrix: half the time on a CPU
+        rows = x.reshape(-1, c.width)  # one matrix product takes half the time on a CPU
         logits = jnp.einsum("nd,vd->nv", rows, embedding.astype(x.dtype), preferred_element_type=to_float32(rows).dtype)
         return (logits + bias[None]).reshape(*positions.shape, c.vocab_size)
 
 
 class CondenserHead(nn.Module):
-    """BERT layers over the last state of the first token and the early states of all others.
+    """BERT layers over the last hidden state of the first token and the early hidden states of all other tokens.
 
-    What the early states lack of the text's meaning can reach them through the first token only, so that token must
-    hold it. Condenser (Gao and Callan 2021), section 3.1.
+    The late layers reach the masked tokens through the first token only, so its vector must summarise the text.
+    Condenser (Gao and Callan 2021), section 3.1.
     """
 
     config: BertConfig
@@ -105,6 +117,113 @@ class CondenserHead(nn.Module):
         return x
 
 
+class SpanScorer(nn.Module):
+    """Scores w LayerNorm(relu(A h_start + B h_end + b)) + c of spans from `starts` to `ends`, both inclusive.
+
+    h are the reader's hidden states; A and B, with `width` rows each, are the halves of one kernel. Float32, whatever
+    the type of h. ORQA (Lee et al. 2019), as in its released code.
+    """
+
+    width: int = 256
+
+    @nn.compact
+    def __call__(
+        self, hidden: Float[Array, "*n l d"], starts: Int[Array | np.ndarray, " s"], ends: Int[Array | np.ndarray, " s"]
+    ) -> Float[Array, "*n s"]:
+        initializer = nn.initializers.truncated_normal(0.02)
+        both = apply_to_rows(nn.Dense(2 * self.width, kernel_init=initializer, name="dense"), hidden)
+        first, last = jnp.split(both, 2, axis=-1)
+        x = nn.relu(first[..., starts, :] + last[..., ends, :])
+        x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
+        return nn.Dense(1, kernel_init=initializer, name="score")(x)[..., 0]
+
+
+def init_condenser(config: BertConfig, layers: int, rng: PRNGKeyArray) -> Params:
+    """Initial parameters of Condenser's head: the subtree "condenser" of an objective's parameters."""
+    hidden = jnp.zeros((1, 1, config.width))
+    return init_params(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
+
+
+def apply_condenser(
+    config: BertConfig,
+    params: Params,
+    last: Float[Array, "b l d"],
+    early: Float[Array, "b l d"],
+    mask: Bool[Array | np.ndarray, "b l"],
+    *,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b l d"]:
+    """Hidden states of Condenser's head `params["condenser"]` for the encoder's last and early hidden states."""
+    head = params["condenser"]
+    return apply_module(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
+
+
+def init_decoder(config: BertConfig, rng: PRNGKeyArray) -> Params:
+    """Initial parameters of RetroMAE's decoder: the subtree "decoder" of an objective's parameters."""
+    return init_params(_decoder(config), rng, jnp.zeros((1, 1, config.width)), jnp.ones((1, 1, 1), bool))
+
+
+def apply_decoder(
+    config: BertConfig,
+    params: Params,
+    vectors: Float[Array, "b d"],
+    tokens: Tokens,
+    visible: Bool[Array, "b l l"],
+    *,
+    embed_queries: bool = False,
+    rng: PRNGKeyArray | None = None,
+) -> Float[Array, "b l d"]:
+    """Hidden states of RetroMAE's enhanced decoder, one BERT layer, given a text's vectors and its tokens.
+
+    Position i attends to those positions that `visible[:, i]` allows: the vector replaces the first token, the others
+    are token embeddings. Its query is the vector plus the position embedding. RetroMAE (Xiao et al. 2022), section 3.2.
+    `embed_queries` adds the segment embedding and the layer normalisation of embeddings to the query, as in DupMAE's
+    released code.
+    """
+    bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
+    memory_rng, query_rng, layer_rng = split_key(rng, 3)
+    embedded = apply_module(Bert(config), bert, tokens, rng=memory_rng, method="embed")
+    first = vectors[:, None].astype(embedded.dtype)
+    memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)
+    if embed_queries:
+        repeated = jnp.broadcast_to(first, embedded.shape)
+        queries = apply_module(Bert(config), bert, repeated, rng=query_rng, method="embed_vectors")
+    else:
+        queries = first + table[None, config.first_position :][:, : embedded.shape[1]].astype(embedded.dtype)
+    return apply_module(_decoder(config), params["decoder"], queries, visible, memory, rng=layer_rng)
+
+
+def init_mlm(config: BertConfig, rng: PRNGKeyArray) -> Params:
+    """Initial parameters of the masked-LM head: the subtree "mlm" of an objective's parameters."""
+    hidden, positions = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
+    return init_params(MlmHead(config), rng, hidden, positions, jnp.zeros((config.vocab_size, config.width)))
+
+
+def mlm_logits(
+    config: BertConfig, params: Params, hidden: Float[Array, "b l d"], positions: Int[Array, "b m"]
+) -> Float[Array, "b m v"]:
+    """Float32 logits of the vocabulary at `positions`, from the head `params["mlm"]` and the encoder's embeddings."""
+    embedding = params["encoder"]["bert"]["word"]["embedding"]
+    return apply_module(MlmHead(config), params["mlm"], hidden, positions, embedding)
+
+
+def init_span_scorer(width: int, rng: PRNGKeyArray) -> Params:
+    """Initial parameters for hidden states of `width`: the subtree "spans" of a reader's parameters."""
+    first = np.zeros(1, np.int32)
+    return init_params(SpanScorer(), rng, jnp.zeros((1, width)), first, first)
+
+
+def score_spans(
+    params: Params, hidden: Float[Array, "n l d"], starts: Int[np.ndarray, " s"], ends: Int[np.ndarray, " s"]
+) -> Float[Array, "n s"]:
+    """Scores, from the head `params["spans"]`, of the spans from `starts` to `ends`, both inclusive."""
+    return apply_module(SpanScorer(), params["spans"], hidden, starts, ends)
+
+
+def _decoder(config: BertConfig) -> Block:
+    return Block(config, Attention.XLA)  # the fused kernels mask the same keys for all queries
+
+
 def _dense32(width: int, initializer: nn.initializers.Initializer) -> nn.Dense:
-    """For wide inputs, whatever the compute type: vectors are compared to many digits, and there are few of them."""
+    """Affine layer in float32 whatever the compute type: applied to few vectors, which are compared to many digits."""
     return nn.Dense(width, kernel_init=initializer, name="dense")

@@ -31,8 +31,8 @@ from dense_jax.arrays import (
 )
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive
+from dense_jax.data.answers import holds_raw
 from dense_jax.data.inputs import flatten_tokens, stack_tokens
-from dense_jax.data.orqa_loss import holds_raw
 from dense_jax.data.reading import answer_places, hold_ids, read_input
 from dense_jax.errors import require
 from dense_jax.losses import spans
@@ -103,7 +103,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
 
     def example(self, source: QAExample, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The question; its answers as JSON, since they are of any number and length, until `join` needs them."""
-        given = {"texts": source.orqa_loss, "ids": [ids.tolist() for ids in source.answer_tokens]}
+        given = {"texts": source.answers, "ids": [ids.tolist() for ids in source.answer_tokens]}
         return {
             "query": self.query_inputs(source.tokens, vocabulary),
             "answers": np.array(orjson.dumps(given).decode()),

@@ -1,6 +1,6 @@
-"""A training step compiled for TPUs that are not here.
+"""Ahead-of-time compilation of a training step for TPUs that need not be attached.
 
-Nothing is run, and no corpus is needed: examples have fixed shapes, whatever they are made of.
+Nothing is run and no corpus is needed: synthetic examples have the same shapes.
 """
 
 import re
@@ -30,7 +30,7 @@ _SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceed
 
 
 class TooLargeError(ConfigError):
-    """A step that does not fit into the memory of a chip; `sizes`: what it needs, what there is."""
+    """The step does not fit into the memory of a chip; `sizes` names the memory it needs and the memory of a chip."""
 
     def __init__(self, batch: int, sizes: str, advice: str = "use a smaller --batch,") -> None:
         super().__init__(
@@ -42,34 +42,34 @@ class TooLargeError(ConfigError):
 
 @dataclass(frozen=True)
 class CompiledStep:
-    """A compiled step and what it was compiled from."""
+    """Compiled step with its program, examples, batch shapes, memory statistics and HLO text."""
 
     program: Program
     examples: Examples
     batch: Batch  # shapes of a global batch
-    sizes: Any  # the compiler's CompiledMemoryStats, of a chip
-    flops: float  # of a chip, by the compiler, which counts all arithmetic, and the body of a loop for one run of it
+    sizes: Any  # the compiler's CompiledMemoryStats of a chip
+    flops: float  # of a chip, by the compiler: all arithmetic, with the body of a loop counted once
     text: str  # HLO
 
     @cached_property
     def sent(self) -> list[Collective]:
-        """The collectives of a chip, those within its slice only."""
+        """Collectives of a chip within its slice."""
         return collectives(self.text, self.program.mesh.size)
 
     @property
     def peak(self) -> int:
-        """Bytes of a chip's memory: what goes in, what comes out beside it, what is between, and the program."""
+        """Peak bytes of a chip's memory: arguments, results that share no buffer with them, temporaries, program."""
         s = self.sizes
         results = s.output_size_in_bytes - s.alias_size_in_bytes
         return s.argument_size_in_bytes + results + s.temp_size_in_bytes + s.generated_code_size_in_bytes
 
 
 def compile_step(config: Config, chips: Sequence[Any]) -> CompiledStep:
-    """The step of `config`, whose vocabulary is known, for `chips`.
+    """Compile the step of `config`, whose vocabulary size is set, for `chips`.
 
     Raises:
-        ConfigError: the chips do not share mesh or batch.
-        TooLargeError: it does not fit into a chip.
+        ConfigError: mesh or batch do not divide over the chips.
+        TooLargeError: the step does not fit into a chip.
     """
     program = make_program(config, chips)
     examples, batch = abstract_batch(config)
@@ -87,27 +87,27 @@ def compile_step(config: Config, chips: Sequence[Any]) -> CompiledStep:
 
 
 def step_cost(step: CompiledStep, objective: Any) -> tuple[float, float, float]:
-    """What a step takes of a chip: model FLOPs, bytes to and from its memory, bytes sent within its slice."""
+    """Cost of a step for a chip: model FLOPs, bytes of memory traffic, bytes sent within its slice."""
     state = step.program.like
     flops = model_flops(objective, state.params, state.carry, step.batch) / step.program.mesh.size
     return flops, float(memory_traffic(step.text)), float(sum(one.sent for one in step.sent))
 
 
 def topology_devices(topology: str, slices: int = 1) -> Sequence[Any]:
-    """The chips of `slices` slices of `topology`, which are not here.
+    """Device descriptions of all chips of `slices` slices of `topology`.
 
     Raises:
-        ConfigError: there is no such topology.
+        ConfigError: the topology is unknown.
         MachineError: the compiler is not installed.
     """
     settings: dict[str, Any] = {**find_chip(topology).devices, **({"num_slices": slices} if slices > 1 else {})}
-    if set(topology.partition(":")[2].split("x")) == {"1"}:  # one chip, where a host as a rule has four
+    if set(topology.partition(":")[2].split("x")) == {"1"}:  # one chip; hosts have four by default
         settings["chips_per_host_bounds"] = [1, 1, 1]
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
-            f"topology={topology} is none that the TPU compiler knows ({_first_line(error)}); name the chips along "
+            f"topology={topology} is unknown to the TPU compiler ({_first_line(error)}); name the chips along "
             "each axis, 1x1 and 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
         ) from None
     except RuntimeError as error:
@@ -119,18 +119,18 @@ def topology_devices(topology: str, slices: int = 1) -> Sequence[Any]:
 
 
 def slice_count(mesh: MeshConfig) -> int:
-    """How many slices a mesh is of; -1 takes what there is, which is one."""
+    """Number of slices of a mesh; -1 stands for one."""
     return max(mesh.dcn, 1)
 
 
 def with_plan_defaults(config: Config, words: int) -> Config:
-    """`config` with its vocabulary; how many steps it takes does not matter, but some rules ask for any."""
+    """Return `config` with a vocabulary of `words` and enough steps for its checks; their number does not matter."""
     steps = max(config.steps, config.optimizer.warmup + 1)
     return replace(config, objective=with_vocabulary(config.objective, words), tokens=0, steps=steps)
 
 
 def abstract_batch(config: Config) -> tuple[Examples, Batch]:
-    """Examples made of nothing, and the shapes of a batch of them."""
+    """Synthetic examples, and the shapes of a batch of them."""
     objective = config.objective
     words = synthetic_vocabulary(max(bert.vocab_size for bert in bert_configs(objective)), objective.prompts())
     loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
@@ -140,9 +140,9 @@ def abstract_batch(config: Config) -> tuple[Examples, Batch]:
 
 
 def parse_sizes(error: str) -> str:
-    """What a step needs and what a chip has, in the compiler's words.
+    """Extract the memory that a step needs and that a chip has from the compiler's error.
 
-    >>> sizes_of("RESOURCE_EXHAUSTED: the total memory required for HLO (6.0G) exceeds available HBM (5.7G).")
+    >>> parse_sizes("RESOURCE_EXHAUSTED: the total memory required for HLO (6.0G) exceeds available HBM (5.7G).")
     '6.0G of 5.7G'
     """
     found = _SIZES.search(error)

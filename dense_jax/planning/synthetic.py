@@ -1,4 +1,4 @@
-"""Passages and questions that stand in for prepared ones where only the shapes of examples matter."""
+"""Synthetic passages, queries and vocabulary, for uses where only the shapes of examples matter."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ _FIRST_WORD = 5  # ids below it are special
 
 
 class SyntheticPassages(PassageCollection, TrainingSet):
-    """As many passages as an example may need, all of `passages.length` tokens, each sentence with a salient span."""
+    """Passages of exactly `passages.length` tokens, each sentence with a salient span."""
 
     def __init__(self, config: Config, count: int = 8_192) -> None:
         self.count, self.length, self.learns_from = count, config.passages.length, config.objective.learns_from
@@ -33,7 +33,7 @@ class SyntheticPassages(PassageCollection, TrainingSet):
         return self.count
 
     def __getitem__(self, row: int) -> Passage:
-        # no two alike, since an objective may leave out a text that it has seen
+        # all passages differ, since an objective may skip a text that it has seen
         tokens = _FIRST_WORD + (row + np.arange(self.length, dtype=np.int32)) % 64
         starts = np.arange(0, self.length, _SENTENCE, dtype=np.int32)
         spans = np.stack([starts, np.minimum(starts + 2, self.length)], axis=1).astype(np.int32)
@@ -60,13 +60,13 @@ class SyntheticPassages(PassageCollection, TrainingSet):
         return [str(row) for row in range(self.count)]
 
     def parts(self) -> Sequence[SourceRows]:
-        return [SourceRows("stand-ins", range(self.count), self.count * self.length)]
+        return [SourceRows("synthetic", range(self.count), self.count * self.length)]
 
 
 def synthetic_vocabulary(size: int, prompts: Sequence[str]) -> Vocabulary:
-    """A vocabulary of `size` words, the first few of them special.
+    """Vocabulary of `size` words, of which the first 5 are special.
 
-    >>> vocabulary(30_522, ["query: "]).prompts["query: "].tolist()
+    >>> synthetic_vocabulary(30_522, ["query: "]).prompts["query: "].tolist()
     [5]
     """
     words = np.arange(size)

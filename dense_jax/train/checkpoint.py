@@ -1,9 +1,8 @@
-"""Checkpoints that are complete and verified, or not used. The only importer of Orbax.
+"""Checkpoints of the training state, used only if they are complete and verified. The only importer of Orbax.
 
-A step counts once Orbax has written its commit marker and we have written the digests of all its files: Orbax alone
-restores flipped bits silently, and casts a changed dtype silently. The marker is a file, since renaming a folder is no
-commit where the folder lies in a mounted bucket. Older steps are deleted only after that, by us: so at every moment a
-sealed checkpoint is on the disk.
+A step counts once Orbax has written its commit marker and we have sealed it with the digests of all its files: Orbax
+alone silently restores flipped bits and silently casts a changed dtype. The marker is a file, since renaming a folder
+is not atomic in a mounted bucket. Older steps are deleted afterwards: a sealed checkpoint is always on the disk.
 """
 
 import errno
@@ -27,14 +26,14 @@ from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState
 
-_DATA = "data"  # the key of the digests of the data in a checkpoint's meta data
-_FILE = 4_096  # bytes that an array takes besides its own
+_DATA = "data"  # the key of the digests of the data in a checkpoint's metadata
+_FILE = 4_096  # bytes of overhead of an array
 _NAMED = 5  # arrays in an error message
 _FULL = ("No space left", "RESOURCE_EXHAUSTED", "Disk quota", "File too large")
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """True if `folder` holds a checkpoint that was sealed with its digests."""
+    """Return True if `folder` holds a sealed checkpoint."""
     return any((folder / path.stem.removeprefix("digests-")).is_dir() for path in folder.glob("digests-*.json"))
 
 
@@ -59,19 +58,19 @@ class Checkpoints:
         self._held: Callable[[], Collection[int]] = tuple
         self._protected: list[int] = []  # the best step last; before it those kept until its checkpoint is sealed
         self._stop_requested = stop_requested
-        self._asked = 0  # how often `preempted` was
+        self._polled = 0  # number of calls of `preempted`
         self._unsealed: int | None = None  # a step whose save is under way
         self._are_finite = jax.jit(_are_finite)
         if not read_only:
             on_process_0(self._prepare_folder)
         options = ocp.CheckpointManagerOptions(
             atomicity_options=ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE),
-            cleanup_tmp_directories=False,  # under COMMIT_FILE, Orbax takes every folder without a marker for its own
+            cleanup_tmp_directories=False,  # under COMMIT_FILE, Orbax would delete every folder without a marker
             enable_async_checkpointing=not read_only,
             create=False,
             read_only=read_only,
         )
-        handlers = {  # named here, so that a fresh manager can describe what it finds
+        handlers = {  # registered here, so that a new manager can describe existing checkpoints
             "params": ocp.StandardCheckpointHandler(),
             "training": ocp.StandardCheckpointHandler(),
             "meta": ocp.JsonCheckpointHandler(),
@@ -79,39 +78,40 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
-        """The steps that are complete and have digests, oldest first."""
+        """Sealed steps, oldest first."""
         return self.files.steps()
 
     def existing(self, step: int) -> int:
-        """`step` if there is such a checkpoint; for -1 the newest.
+        """Return `step` if its checkpoint exists; for -1 the newest step.
 
         Raises:
-            StorageError: there is none.
+            StorageError: the checkpoint does not exist.
         """
         without = self.files.without_digests()
         steps = [sealed for sealed in self.steps() if sealed not in without]
         if step in without or (step == -1 and without and not steps):
-            self.verify(without[-1] if step == -1 else step)  # its message names the missing file and the way out
+            self.verify(without[-1] if step == -1 else step)  # its message names the missing file and the fix
         if not steps:
             raise StorageError(f"{self.folder} holds no checkpoint; run `dense-jax train` first")
         if step not in (-1, *steps):
-            raise StorageError(f"{self.folder} has no checkpoint of step {step}; there are {steps}")
+            raise StorageError(f"{self.folder} has no checkpoint of step {step}; use one of {steps}")
         if step == -1 and without and without[-1] > steps[-1]:
             reason = self.files.missing_digests(without[-1])
             print(f"warning: step {steps[-1]:,} is used, not {without[-1]:,}: {reason}", file=sys.stderr)
         return steps[-1] if step == -1 else step
 
     def check_space(self, like: TrainState, copies: int) -> None:
-        """
+        """Check that the disk has room for `copies` more checkpoints of a state such as `like`.
+
         Raises:
-            StorageError: the disk has no room for `copies` more checkpoints of a state such as `like`.
+            StorageError: it has not.
         """
         arrays = jax.tree.leaves(like)
         need = copies * sum(x.size * x.dtype.itemsize + _FILE for x in arrays)
         on_process_0(lambda: check_space(self.folder, need, f"{copies} more checkpoint{'s' if copies > 1 else ''}"))
 
     def save(self, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Copies `state` to the host and starts to write it; the device goes on at once.
+        """Copy `state` to the host and start to write it in the background.
 
         Raises:
             NonFiniteError: the state holds NaN or infinity; nothing is written.
@@ -122,7 +122,7 @@ class Checkpoints:
             raise NonFiniteError(f"step {step}: NaN or infinity in {', '.join(broken)}; this state is not saved")
         self.check_space(state, copies=1)
         if on_process_0(lambda: self.files.begin(step)):
-            self._manager.reload()  # Orbax may have taken what was there for a checkpoint
+            self._manager.reload()  # Orbax may have listed the entry that was moved away
         rest = {"step": state.step, "optimizer": state.optimizer, "carry": state.carry}
         with self._naming(step):
             self._manager.save(
@@ -137,29 +137,29 @@ class Checkpoints:
         self._unsealed = step
 
     def non_finite(self, state: TrainState) -> list[str]:
-        """The names of arrays of `state` with NaN or infinity, a few of them."""
+        """Names of the first few arrays of `state` with NaN or infinity."""
         found = np.asarray(self._are_finite(state))
         names = [path_name(path) for path, x in jax.tree_util.tree_leaves_with_path(state) if _is_float(x)]
         return [name for name, fine in zip(names, found, strict=True) if not fine][:_NAMED]
 
     def protect(self, step: int) -> None:
-        """Keeps the checkpoint of `step`, which is there or is saved next, and lets go of the one kept so before."""
+        """Keep the checkpoint of `step`, which exists or is saved next, and release the one protected before."""
         self._protected.append(step)
 
     def hold(self, steps: Callable[[], Collection[int]]) -> None:
-        """Keeps the checkpoints that `steps` names whenever one is saved."""
+        """Keep the checkpoints that `steps()` names at each later save."""
         self._held = steps
 
     def poll(self) -> None:
-        """Seals a save that has come to its end; returns at once if one is still under way."""
+        """Seal a finished save; return at once if it is still running."""
         if self._unsealed is not None and not self._manager.is_saving_in_progress():
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the save under way and seals it with its digests.
+        """Wait for the running save and seal it with its digests.
 
         Raises:
-            StorageError: it failed; earlier steps are intact.
+            StorageError: the save failed; earlier steps are intact.
         """
         step, self._unsealed = self._unsealed, None
         if step is None:
@@ -174,16 +174,16 @@ class Checkpoints:
                 self.files.delete_all_but({0, *newest, *self._protected, *self._held()})
 
     def preempted(self) -> bool:
-        """True at the call at which all processes agree to stop, after one of them was sent SIGTERM.
+        """Return True at the call at which all processes agree to stop, after SIGTERM reached one of them.
 
-        JAX does that for several processes; one alone has no cluster and agrees with nobody.
-        They agree on a number that is still to come: so calls are counted, whether steps are done between them or not.
+        Several processes agree by JAX; a single one is in no cluster and reads `stop_requested`.
+        They agree on the number of a future call, so calls are counted, whether or not steps are done between them.
         """
-        self._asked += 1
-        return self._stop_requested() or self._manager.reached_preemption(self._asked)
+        self._polled += 1
+        return self._stop_requested() or self._manager.reached_preemption(self._polled)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state of `step`, placed and typed as `like` (shapes, dtypes and shardings), and its meta data.
+        """Restore the state of `step`, with the shapes, dtypes and shardings of `like`, and its metadata.
 
         Raises:
             StorageError: a file is damaged, or the checkpoint is of another architecture: all differences are listed.
@@ -207,7 +207,7 @@ class Checkpoints:
         return state, found["meta"]
 
     def restore_params(self, step: int, like: Any) -> Any:
-        """Only the parameters of `step`, as `restore` returns them."""
+        """Restore only the parameters of `step`, with the shapes, dtypes and shardings of `like`."""
         all_or_none(lambda: self.verify(step))
         self._check_architecture(step, {"params": like})
         with self._naming(step):
@@ -216,7 +216,7 @@ class Checkpoints:
         return self._restored_params(step, like)
 
     def restore_params_as_saved(self, step: int) -> Any:
-        """Only the parameters of `step`, whatever their tree, whole on every device.
+        """Restore only the parameters of `step`, whatever their tree, replicated on every device.
 
         Raises:
             StorageError: a file is damaged.
@@ -230,34 +230,38 @@ class Checkpoints:
         return self._restored_params(step, like)
 
     def verify(self, step: int) -> None:
-        """Raises StorageError, naming the file, if one of `step` is missing or differs from what was written."""
+        """Compare the files of `step` with their digests.
+
+        Raises:
+            StorageError: a file is missing or differs; names it.
+        """
         self.files.verify(step)
 
     def fingerprint(self, step: int) -> str:
-        """A digest of all files of `step`."""
+        """Digest of all files of `step`."""
         return digest(self.files.digests_path(step))
 
     def fingerprints(self, steps: Collection[int]) -> dict[int, str]:
-        """Those of `steps` that there are."""
+        """Digests of those `steps` that exist."""
         return {step: self.fingerprint(step) for step in self.steps() if step in steps}
 
     def newest_sound(self) -> int | None:
-        """The newest step that verifies, or None if no trained step was ever saved and step 0 is not sound.
+        """Return the newest step that verifies; None if no trained step was ever saved and step 0 is not sound.
 
-        Damaged newer ones go to `quarantine/`, with a warning. The first process looks, for all of them.
+        Damaged newer steps move to `quarantine/`, with a warning. Process 0 verifies for all processes.
 
         Raises:
-            StorageError: trained steps were saved, and not one is sound: to go on would be to start over.
+            StorageError: trained steps were saved, but none is sound: continuing would start over.
         """
         return self._reloaded(on_process_0(self._newest_sound))
 
     def first_sound(self, steps: Sequence[int]) -> int:
-        """The first of `steps` that verifies. Damaged ones before it go to `quarantine/`, with a warning.
+        """Return the first of `steps` that verifies; damaged ones before it move to `quarantine/`, with a warning.
 
-        The first process looks, for all of them.
+        Process 0 verifies for all processes.
 
         Raises:
-            StorageError: not one is sound.
+            StorageError: none of them is sound.
         """
         barrier("checkpoints are listed")
         step = self._reloaded(on_process_0(lambda: self.files.first_sound(steps)))
@@ -266,12 +270,12 @@ class Checkpoints:
         return step
 
     def put_aside(self, step: int, reason: str) -> None:
-        """Moves the checkpoint of `step` to `quarantine/`, with a warning that gives the `reason`."""
+        """Move the checkpoint of `step` to `quarantine/`, with a warning that gives the `reason`."""
         on_process_0(lambda: self.files.put_aside(step, reason))
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is under way."""
+        """Wait for the running save and close the manager."""
         self.finish()
         self._manager.close()
 
@@ -294,7 +298,7 @@ class Checkpoints:
         return trained if trained is not None else self.files.first_sound([step for step in found if step == 0])
 
     def _reloaded(self, step: int | None) -> int | None:
-        """`step`, once Orbax knows what was put aside before it was found."""
+        """Return `step` after Orbax has listed the folder again, without the entries that were moved away."""
         self._manager.reload()
         return step
 
@@ -319,7 +323,7 @@ class Checkpoints:
 
 
 class _NamingErrors:
-    """Orbax reports what the disk refuses as errors of many kinds and lines; this names the step and the cure."""
+    """Context that turns Orbax's many error types into a StorageError that names the step and the fix."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -328,7 +332,9 @@ class _NamingErrors:
         return None
 
     def __exit__(self, kind, error, trace) -> None:
-        if not isinstance(error, (OSError, ValueError, KeyError)) or isinstance(error, TimeoutError):  # of processes
+        if not isinstance(error, (OSError, ValueError, KeyError)) or isinstance(
+            error, TimeoutError
+        ):  # of other processes
             return
         if any(sign in str(error) for sign in _FULL):
             raise StorageError(
@@ -344,7 +350,7 @@ class _NamingErrors:
 
 
 def _are_finite(state: TrainState) -> Bool[Array, " n"]:
-    """True for each array of floating-point numbers that holds neither NaN nor infinity."""
+    """Return True for each floating-point array without NaN and infinity."""
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(state) if _is_float(x)])
 
 
@@ -353,7 +359,7 @@ def _is_float(x: Any) -> bool:
 
 
 def _mismatches(found: Any, expected: Any) -> list[str]:
-    """Lines for the arrays that are missing, superfluous, or of another shape or dtype."""
+    """Lines about arrays that are missing, superfluous, or of another shape or dtype."""
     a, b = _described(found), _described(expected)
     return [f"{name}: checkpoint {a.get(name, 'has none')}, config {b.get(name, 'has none')}"
             for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]  # fmt: skip

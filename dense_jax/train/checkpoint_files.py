@@ -1,11 +1,12 @@
-"""The folder of a run's checkpoints: which steps are whole, which are damaged, and what does not belong to the run.
+"""Folder of a run's checkpoints: complete steps, damaged steps, and entries that do not belong to the run.
 
-    STEP/               one checkpoint, as Orbax writes it; COMMIT, its last file, says that all of it was written
+    STEP/               one checkpoint, as Orbax writes it; its last file, COMMIT, marks it as complete
     digests-STEP.json   the seal: a digest of each file of STEP, written once STEP is committed
-    saving.json         the step of the save under way; it proves that an incomplete STEP is this run's own
-    quarantine/         damaged checkpoints with their digests, and numbered entries that no run of ours wrote
+    saving.json         the step of the running save; it proves that an incomplete STEP belongs to this run
+    quarantine/         damaged checkpoints with their digests, and numbered entries that this run did not write
 
-Only a sealed step and the incomplete step that saving.json names are ever deleted. All else is left or put aside.
+Only a sealed step and the incomplete step that saving.json names are ever deleted. Other entries stay or move to
+quarantine/.
 """
 
 import re
@@ -24,7 +25,7 @@ from dense_jax.io import Count, Digests, digests, naming_storage_errors, read_js
 COMMIT = "commit_success.txt"  # the marker of Orbax's COMMIT_FILE mode
 QUARANTINE = "quarantine"
 _SAVING = "saving.json"
-_STEP = re.compile(r"0|[1-9][0-9]*")  # the names that Orbax takes for steps
+_STEP = re.compile(r"0|[1-9][0-9]*")  # names that Orbax reads as steps
 _DIGESTS = re.compile(r"digests-(0|[1-9][0-9]*)\.json")
 _SHOWN = 5  # lost steps in an error message
 
@@ -40,7 +41,7 @@ _Seal = Annotated[Digests, Field(min_length=1)]
 
 
 class CheckpointFiles:
-    """The checkpoints in `folder`. Of several processes, only the first one calls what writes."""
+    """Checkpoints in `folder`. Only process 0 calls the methods that write."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,11 +57,11 @@ class CheckpointFiles:
         return [step for step in self.committed() if _has_content(self.digests_path(step))]
 
     def committed(self) -> list[int]:
-        """The steps whose folder is complete by Orbax's own account, sealed or not, oldest first."""
+        """Steps that Orbax has committed, sealed or not, oldest first."""
         return [step for step in _numbers(self.folder) if (self.path(step) / COMMIT).is_file()]
 
     def found(self) -> list[int]:
-        """The steps of all checkpoints, sound or not, oldest first."""
+        """Steps of all checkpoints, sound or not, oldest first."""
         return sorted({*self.committed(), *(step for step in self._sealed() if self.path(step).is_dir())})
 
     def without_digests(self) -> list[int]:
@@ -68,14 +69,14 @@ class CheckpointFiles:
         return [step for step in self.committed() if self._lack_of_digests(step) and step != self.saving()]
 
     def saving(self) -> int | None:
-        """The step of the save that is under way, or was when the process ended."""
+        """Step of the save that is running, or was running when the process ended."""
         try:
             return read_json(self.folder / _SAVING, _Saving)["step"]
         except StorageError:  # missing or damaged: it proves nothing
             return None
 
     def begin(self, step: int) -> bool:
-        """Records that `step` is being saved, after putting aside whatever has its name; True if there was such."""
+        """Record that `step` is being saved; move an entry of its name away, and return True if there was one."""
         is_taken = self.path(step).exists()
         if is_taken:
             self.put_aside(step, f"{self.path(step)} is in the way of the checkpoint of step {step}")
@@ -83,14 +84,15 @@ class CheckpointFiles:
         return is_taken
 
     def seal(self, step: int) -> None:
-        """Writes the digests of a committed step."""
+        """Write the digests of a committed step."""
         write_json(self.digests_path(step), digests(self.path(step)))
         (self.folder / _SAVING).unlink(missing_ok=True)
 
     def verify(self, step: int) -> None:
-        """
+        """Compare the files of `step` with their digests.
+
         Raises:
-            StorageError: naming the file of `step` that is missing or differs from what was written.
+            StorageError: a file is missing or differs; names it.
         """
         try:
             if step in self.committed() and self._lack_of_digests(step):
@@ -100,16 +102,16 @@ class CheckpointFiles:
             raise StorageError(f"checkpoint of step {step}: {error}") from None
 
     def delete_all_but(self, kept: Collection[int]) -> None:
-        """Deletes the sealed steps that are not `kept`; what has no digests is not proven to be this run's."""
+        """Delete the sealed steps that are not `kept`; without digests, a step may belong to another run."""
         for step in sorted(self._sealed() - {*kept}):
             if self.path(step).is_dir():
                 shutil.rmtree(self.path(step))
             self.digests_path(step).unlink()
 
     def recover(self) -> None:
-        """Brings order into what a killed process left: seals a committed save, deletes one that was cut off.
+        """Clean up after a killed process: seal a committed save, delete a truncated one.
 
-        Numbered entries that are no checkpoints, such as an empty or a half-copied folder, are put aside.
+        Numbered entries that are not checkpoints, such as an empty or a half-copied folder, move to quarantine.
         """
         with naming_storage_errors(self.folder):
             self._end_save()
@@ -141,7 +143,7 @@ class CheckpointFiles:
             )
 
     def first_sound(self, steps: Collection[int]) -> int | None:
-        """The first of `steps` that verifies; None if none does.
+        """Return the first of `steps` that verifies; None if all fail.
 
         Damaged ones before it are put aside. Those that only lack readable digests are, too, unless nothing is sound.
         """
@@ -161,7 +163,7 @@ class CheckpointFiles:
         return None
 
     def put_aside(self, step: int, reason: str) -> None:
-        """Moves the checkpoint of `step` and its digests to the quarantine, with a warning that gives the `reason`."""
+        """Move the checkpoint of `step` and its digests to quarantine, with a warning that gives the `reason`."""
         quarantine = self.folder / QUARANTINE
         name = str(step)
         with naming_storage_errors(quarantine):
@@ -175,7 +177,7 @@ class CheckpointFiles:
         _warn(f"{reason}; moved to {quarantine / name}")
 
     def lost(self) -> Mapping[str, str]:
-        """Path -> what is wrong with it, for each checkpoint of a trained step that was saved here and is not sound."""
+        """Path -> problem, for each unsound checkpoint of a trained step that was saved here."""
         quarantine = self.folder / QUARANTINE
         lost = {self.path(step): self.missing_digests(step) for step in self.without_digests()}
         for step in self._sealed():
@@ -188,7 +190,7 @@ class CheckpointFiles:
         return {str(path): wrong for path, wrong in lost.items() if path.name.rstrip("_") != "0"}
 
     def lost_message(self, lost: Mapping[str, str]) -> str:
-        """An error message for a folder whose trained steps are `lost`, with the ways out."""
+        """Error message for a folder whose trained steps are `lost`, with the fixes."""
         shown = "\n  ".join(f"{path}: {wrong}" for path, wrong in [*lost.items()][-_SHOWN:])
         steps = sorted({int(Path(path).name.rstrip("_")) for path in lost})
         return (
@@ -200,7 +202,7 @@ class CheckpointFiles:
         )
 
     def missing_digests(self, step: int) -> str:
-        """The reason why a committed step without digests is not used, with the ways out."""
+        """Reason why a committed step without digests is not used, with the fixes."""
         return (
             f"its digests, {self.digests_path(step)}, {self._lack_of_digests(step)}; copy them too, or have them "
             "computed again by `dense-jax train` with --checkpoint.recompute_digests=true"
@@ -220,15 +222,16 @@ class CheckpointFiles:
         return ""
 
     def _sealed(self) -> set[int]:
-        """The steps that have digests, whatever there is of them."""
+        """Steps that have digests, whether or not their folder exists."""
         found = (_DIGESTS.fullmatch(path.name) for path in self.folder.glob("digests-*.json"))
         return {int(match[1]) for match in found if match}
 
 
 def check_space(folder: Path, need: int, what: str) -> None:
-    """
+    """Check the free space below `folder`.
+
     Raises:
-        StorageError: fewer than `need` bytes, which `what` may take, are free below `folder`.
+        StorageError: fewer than `need` bytes, the size of `what`, are free.
     """
     free = shutil.disk_usage(folder).free
     if free < need:
@@ -239,7 +242,7 @@ def check_space(folder: Path, need: int, what: str) -> None:
 
 
 def _size(count: int) -> str:
-    """A number of bytes as a person says it."""
+    """Format a number of bytes."""
     return f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.2f} MB"
 
 
@@ -254,7 +257,7 @@ def _has_content(path: Path) -> bool:
 
 
 def _wrong(path: Path, sealed: Path) -> str:
-    """What is wrong with a checkpoint in quarantine."""
+    """Problem of a checkpoint in quarantine."""
     if not sealed.is_file():
         return "its digests are missing"
     try:

@@ -1,4 +1,4 @@
-"""What a run says of itself: metrics.jsonl, TensorBoard, and a line or a bar for whoever watches."""
+"""Metrics of a run: metrics.jsonl, TensorBoard, and a line or a bar on standard error."""
 
 import contextlib
 import math
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
-from dense_jax.progress import progress_bar
+from dense_jax.progress import format_duration, progress_bar
 from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals_until
 
 COLLAPSE = "collapse/"  # before the names of collapse metrics
@@ -23,19 +23,18 @@ _NAMED = 10  # examples of a broken batch
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """The steps whose loss or gradient was not finite, so that their update was left out."""
+    """Count of steps that were skipped because their loss or gradient was not finite."""
 
-    limit: int = 0  # in a row that end training (optimizer.skip_nonfinite); 0: the first one does
+    limit: int = 0  # skipped steps in a row that end training (optimizer.skip_nonfinite); 0: the first one does
     in_a_row: int = 0
     total: int = 0
 
 
 class MetricsLog:
-    """Reads the metrics of finished steps, stops the run on non-finite losses, and writes every k-th step.
+    """Reader of the metrics of finished steps: writes every k-th step, and stops the run on a non-finite loss.
 
-    A step with a diagnosis (train/diagnosis.py) is written too.
-
-    `record` is called one step late, when the device already works on the next one, so that reading does not stall it.
+    A step with collapse metrics (train/diagnosis.py) is written too. Call `record` one step late, when the device works
+    on the next step, so that reading does not stall it.
     """
 
     def __init__(
@@ -50,9 +49,9 @@ class MetricsLog:
         silent: bool = False,
         skipped: SkippedSteps = SkippedSteps(),
     ) -> None:
-        """For the steps after `first` up to `last`; `names` gives the document id of a row, for error messages.
+        """Log the steps after `first` up to `last`; `names` maps a row to its document id, for error messages.
 
-        A `silent` one looks at the losses and writes and says nothing: that of all processes but the first.
+        A `silent` log checks the losses but writes nothing: that of all processes but process 0.
         """
         self.silent, self._skipped = silent, skipped
         self.last, self.every, self.batch, self.names = last, every, batch, names
@@ -60,20 +59,20 @@ class MetricsLog:
             self._files = MetricsFiles(workdir, first)
         self._bar = progress_bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
-        self._tokens = 0.0  # since then
+        self._tokens = 0.0  # tokens since then
         self._total = {} if silent else totals_until(workdir, first)
 
     @property
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold of it, as JSON values."""
+        """State for a checkpoint, as JSON values."""
         skipped = self._skipped
         return {"skipped": {"in_a_row": skipped.in_a_row, "total": skipped.total}} if skipped.limit else {}
 
     def record(self, step: int, metrics: Metrics, rows: Int[np.ndarray, " b"]) -> None:
-        """Takes the metrics of `step`, made from the passages `rows`.
+        """Record the metrics of `step`, whose batch came from the passages `rows`.
 
         Raises:
-            NonFiniteError: the loss or the gradient is NaN or infinite, and too often in a row to be skipped.
+            NonFiniteError: loss or gradient is NaN or infinite, too often in a row to be skipped.
             StorageError: the disk is full or refuses the write.
         """
         values = {name: float(value) for name, value in metrics.items()}
@@ -107,7 +106,7 @@ class MetricsLog:
             self.say(f"warning: {reason} Its update is skipped; all of its examples are listed in {SKIPPED}")
 
     def add(self, step: int, values: dict[str, float], remark: str) -> None:
-        """Writes what else was found of the state after `step`, and says it with a remark."""
+        """Write further metrics of the state after `step`, and print them with a remark."""
         if self.silent:
             return
         passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
@@ -116,19 +115,19 @@ class MetricsLog:
         self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
 
     def say(self, text: str) -> None:
-        """A line for whoever watches, above the bar if there is one."""
+        """Print a line, above the bar if there is one."""
         if not self.silent:
             tqdm.write(text, file=sys.stderr)
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what the block takes out of speed and seconds."""
+        """Exclude the block from speed and training time."""
         began = time.monotonic()
         yield
         self._since = (self._since[0], self._since[1] + time.monotonic() - began)
 
     def restart_clock(self) -> None:
-        """Leaves out of the speed what has passed until now, such as compilation."""
+        """Exclude the time until now, such as compilation, from the speed."""
         self._since = (self._since[0], time.monotonic())
 
     def sync(self) -> None:
@@ -158,4 +157,8 @@ class MetricsLog:
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")
         else:
-            print(f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {seconds(left)}", file=sys.stderr, flush=True)
+            print(
+                f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {format_duration(left)}",
+                file=sys.stderr,
+                flush=True,
+            )

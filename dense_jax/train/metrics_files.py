@@ -36,12 +36,13 @@ class MetricsLine(StepLine):
 
 
 class MetricsFiles:
-    """The metrics of a run that continues from step `first`, written at once: a full disk is noticed at that step."""
+    """Metrics files of a run that continues from step `first`; writes are flushed, so that a full disk is noticed."""
 
     def __init__(self, workdir: Path, first: int) -> None:
-        """
+        """Open the files and drop what they hold of steps after `first`.
+
         Raises:
-            StorageError: the disk is full or refuses the write; of the other methods too.
+            StorageError: the disk is full or refuses the write; the other methods raise it too.
         """
         self.workdir = workdir
         _cut(workdir / SKIPPED, first, StepLine)
@@ -51,7 +52,7 @@ class MetricsFiles:
             self._events = _events_file(workdir / EVENTS, first)
 
     def write(self, step: int, values: Mapping[str, float], more: Mapping[str, float]) -> None:
-        """Writes a line of all figures, and those of `values` as events."""
+        """Write a line with all figures, and those of `values` as events."""
         with naming_storage_errors(self.workdir / METRICS):
             self._lines.write(json.dumps({"step": step, **values, **more}) + "\n")
             self._lines.flush()
@@ -61,7 +62,7 @@ class MetricsFiles:
             self._events.flush()
 
     def write_skipped(self, step: int, figures: Mapping[str, str], examples: Sequence[str]) -> None:
-        """Writes a line about a step whose update was left out, with the ids of its examples."""
+        """Write a line about a skipped step, with the ids of its examples."""
         path, line = self.workdir / SKIPPED, {"step": step, **figures, "examples": [*examples]}
         with naming_storage_errors(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
@@ -82,16 +83,16 @@ class MetricsFiles:
 
 
 def has_trained(workdir: Path) -> bool:
-    """Whether metrics.jsonl has a line of a trained step."""
+    """Return True if metrics.jsonl has a line of a trained step."""
     path = workdir / METRICS
     return path.is_file() and any(0 < _step(line, StepLine) < math.inf for line in text_lines(path))
 
 
 def totals_until(workdir: Path, first: int) -> dict[str, float]:
-    """Real tokens seen and seconds trained up to step `first`, from the last line before it."""
+    """Real tokens and seconds of training up to step `first`, extrapolated from the last line before it."""
     path = workdir / METRICS
     lines = text_lines(path)
-    last = json.loads(lines[-1]) if lines else {"step": 0}  # all lines are whole: `_cut` has dropped the others
+    last = json.loads(lines[-1]) if lines else {"step": 0}  # `_cut` has dropped incomplete lines
     if not last["step"]:
         return {"tokens": 0.0, "seconds": 0.0}
     check_kind(last, MetricsLine, f"{path}:{len(lines)}")
@@ -99,10 +100,7 @@ def totals_until(workdir: Path, first: int) -> dict[str, float]:
 
 
 def _cut(path: Path, first: int, kind: Any) -> Path:
-    """`path` without lines of steps after `first`, which a run that continues from there does again.
-
-    Lines that are not of the type `kind` are dropped too.
-    """
+    """Remove lines of steps after `first`, which the run repeats, and lines that are not of the type `kind`."""
     before = path.read_bytes() if path.exists() else b""
     kept = b"".join(line + b"\n" for line in before.split(b"\n") if _step(line, kind) <= first)
     if kept != before:
@@ -112,7 +110,7 @@ def _cut(path: Path, first: int, kind: Any) -> Path:
 
 
 def _step(line: str | bytes, kind: Any) -> float:
-    """The step of a line; infinity for an empty one and for one that a crash cut short, which is not of `kind`."""
+    """Step of a line; infinity if the line is empty or not of `kind`, such as one that a crash truncated."""
     try:
         value = json.loads(line)
         check_kind(value, kind, "a line")
@@ -122,12 +120,12 @@ def _step(line: str | bytes, kind: Any) -> float:
 
 
 def _events_file(folder: Path, first: int) -> IO[bytes]:
-    """A file of events, which is written by whoever calls: tensorboardX writes on a thread, where errors are lost.
+    """Open a file of events for synchronous writes: tensorboardX writes on a thread, where errors are lost.
 
-    Its start of a session makes TensorBoard drop what earlier files have of the steps after `first`. The suffix keeps a
-    run that is started again within a second from appending to the file of the one before.
+    The session start in it makes TensorBoard drop later steps of earlier files. The suffix separates two runs that
+    start within the same second.
     """
-    # Imports torch where that is installed: seconds.
+    # Slow: imports torch if it is installed.
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +141,7 @@ def _events_file(folder: Path, first: int) -> IO[bytes]:
 
 
 def _scalar(step: int, name: str, value: float) -> bytes:
-    """The record of an event that holds one figure."""
+    """Encode an event with one scalar as a record."""
     from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboardX.summary import scalar
 
@@ -151,7 +149,7 @@ def _scalar(step: int, name: str, value: float) -> bytes:
 
 
 def _record(data: bytes) -> bytes:
-    """`data` as TensorFlow's record: its length with a checksum, then itself with a checksum."""
+    """Encode `data` as a TFRecord: length with checksum, then data with checksum."""
     from tensorboardX.record_writer import masked_crc32c
 
     length = struct.pack("<Q", len(data))

@@ -13,7 +13,7 @@ from dense_jax.arrays import Array, Params
 from dense_jax.config import OptimizerConfig, Schedule
 from dense_jax.errors import ConfigError
 
-# The first pattern that a parameter's path matches decides whether weight decay applies to it.
+# Weight decay applies to a parameter as the first pattern that matches its path decides.
 DECAY_RULES = (
     (r"(^|/)(bias|scale)$", False),  # biases and LayerNorm
     (r"(^|/)(kernel|embedding)$", True),
@@ -21,11 +21,11 @@ DECAY_RULES = (
 
 
 def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
-    """Clipping of the global gradient, Adam, decoupled weight decay, learning rate.
+    """AdamW: clipping by the global norm, Adam, decoupled weight decay, scheduled learning rate.
 
-    Clipping comes after the gradient is averaged over all devices. Parts of the parameters that are `frozen` stay as
-    they are: they have no moments, and no decay. Loshchilov and Hutter 2019; BERT's own optimiser is the one without
-    bias correction (Devlin et al. 2019, released code).
+    The gradient is averaged over all devices before it is clipped. Top-level parts named in `frozen` stay constant,
+    without moments and decay. Loshchilov and Hutter 2019; without bias correction it is the optimizer of BERT's
+    released code (Devlin et al. 2019).
     """
     adam = optax.scale_by_adam if config.bias_correction else scale_by_uncorrected_adam
     trained = optax.chain(
@@ -43,7 +43,7 @@ def make_optimizer(config: OptimizerConfig, steps: int, frozen: Collection[str] 
 
 
 def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Learning rate at optimiser step s, counted from 0: peak * s / warmup, then as `config.schedule` says.
+    """Learning rate at step s, counted from 0: peak * s / warmup during warmup, then `config.schedule`.
 
     >>> config = OptimizerConfig(learning_rate=1.0, warmup=5)
     >>> [round(float(make_schedule(config, 20)(s)), 3) for s in (0, 4, 5, 20)]
@@ -67,19 +67,19 @@ def make_schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Params) -> Params:
-    """True where weight decay applies.
+    """Return True for each parameter with weight decay.
 
     Raises:
-        ConfigError: a parameter that no rule of DECAY_RULES matches; all of them are listed.
+        ConfigError: no rule of DECAY_RULES matches a parameter; lists all such parameters.
     """
     return match_rules(params, DECAY_RULES, "weight decay (train/optimizer.py: DECAY_RULES)")
 
 
 def match_rules(tree: Any, rules: tuple[tuple[str, Any], ...], what: str) -> Any:
-    """The value of the first rule that each leaf's path matches, such as `encoder/bert/layer_0/.../kernel`.
+    """Return, for each leaf, the value of the first rule whose pattern matches its path (`encoder/bert/.../kernel`).
 
     Raises:
-        ConfigError: listing the leaves that no rule matches.
+        ConfigError: no rule matches a leaf; lists all such leaves.
     """
     unmatched: list[str] = []
 
@@ -98,7 +98,7 @@ def match_rules(tree: Any, rules: tuple[tuple[str, Any], ...], what: str) -> Any
 
 
 def path_name(path: tuple) -> str:
-    """`a/b/c` for a tree path."""
+    """Format a tree path as `a/b/c`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -108,7 +108,7 @@ class UncorrectedAdamState(NamedTuple):
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam's direction mu / (sqrt(nu) + eps), with moments that start at 0 and are not corrected for it."""
+    """Adam's direction mu / (sqrt(nu) + eps), without bias correction of moments that start at 0."""
 
     def init(params: optax.Params) -> UncorrectedAdamState:
         return UncorrectedAdamState(optax.tree.zeros_like(params), optax.tree.zeros_like(params))

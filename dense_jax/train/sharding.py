@@ -1,4 +1,4 @@
-"""Where the training state lies on the mesh."""
+"""Sharding of the training state over the mesh."""
 
 import math
 from typing import Any
@@ -14,27 +14,27 @@ from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules
 
 _BY_OUTPUT, _BY_INPUT = P("fsdp", TENSOR), P(TENSOR, "fsdp")  # of a kernel [i o]
-_LONGEST = "longest"  # axis that fsdp divides
+_LONGEST = "longest"  # the longest axis that fsdp divides
 
-# The first pattern that a leaf's path matches decides; the leaves of the optimizer state end in their parameter's path.
-# Of each pair of kernels the first gives a chip of a tensor group some heads or units, which are all that the second
-# needs there: one sum over the group for each pair (Shoeybi et al. 2019, "Megatron-LM", section 3).
+# The first pattern that matches a leaf's path decides; paths of the optimizer state end in those of the parameters.
+# Kernels come in pairs: the first gives each chip of a tensor group some heads or units, and the second needs only
+# those, so that a pair takes one sum over the group (Shoeybi et al. 2019, "Megatron-LM", section 3).
 SHARDING_RULES = (
     (r"(^|/)(attention/(query|key|value)|up)/kernel$", _BY_OUTPUT),
     (r"(^|/)(attention/(query|key|value)|up)/bias$", P(TENSOR)),
     (r"(^|/)(attention/output|down)/kernel$", _BY_INPUT),
-    (r"(^|/)word/embedding$", _BY_INPUT),  # [v d]: the scores of masked words, which are many, are split like it
+    (r"(^|/)word/embedding$", _BY_INPUT),  # [v d]: shards the logits of the masked-LM head, the largest activation, too
     (r"(^|/)(kernel|embedding)$", _LONGEST),
     (r"(^|/)(bias|scale|step|count|filled|next)$", P()),
-    (r"(^|/)queue$", P(None, BATCH_AXES)),  # [k b d]: each device holds the keys that its part of each batch gave
+    (r"(^|/)queue$", P(None, BATCH_AXES)),  # [k b d]: each device holds the keys of its own rows
 )
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
-    """A sharding for each leaf of `state`: large matrices are split over `fsdp` and `tensor`, the rest is whole.
+    """Sharding of each leaf of `state`: large matrices are split over `fsdp` and `tensor`, the rest is replicated.
 
     Raises:
-        ConfigError: a leaf that no rule of SHARDING_RULES matches; all of them are listed.
+        ConfigError: no rule of SHARDING_RULES matches a leaf; lists all such leaves.
     """
     rules = match_rules(state, SHARDING_RULES, "sharding (train/sharding.py: SHARDING_RULES)")
 
@@ -46,9 +46,10 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
 
 
 def check_models(objective: Objective, mesh: Mesh) -> None:
-    """
+    """Check that the models of `objective` divide over `mesh`.
+
     Raises:
-        ConfigError: heads or widths of a model of `objective` do not split over `mesh`.
+        ConfigError: heads, width or feed-forward width of a model do not divide over their axis.
     """
     for bert in bert_configs(objective):
         for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
@@ -62,13 +63,13 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
 
 
 def _fitting(shape: tuple[int, ...], rule: P, mesh: Mesh) -> P:
-    """`rule` for an array of `shape`: an axis that it does not divide, such as a vocabulary, stays whole."""
+    """Apply `rule` to an array of `shape`; an axis that does not divide, such as a vocabulary, is not split."""
     axes = zip(rule, shape, strict=False)
     return P(*(axis if _splits(axis, size, mesh) else None for axis, size in axes))
 
 
 def _longest(shape: tuple[int, ...], mesh: Mesh) -> P:
-    """The longest axis that `fsdp` divides is split; a shape without one stays whole."""
+    """Split the longest axis that `fsdp` divides, or none."""
     divisible = [axis for axis, size in enumerate(shape) if _splits("fsdp", size, mesh)]
     if not divisible:
         return P()
@@ -77,7 +78,7 @@ def _longest(shape: tuple[int, ...], mesh: Mesh) -> P:
 
 
 def _splits(axes: str | tuple[str, ...] | None, size: int, mesh: Mesh) -> bool:
-    """Whether there is more than one device along `axes`, and their number divides `size`."""
+    """Return True if `axes` have more than one device and their number divides `size`."""
     names = (axes,) if isinstance(axes, str) else axes or ()
     ways = math.prod(mesh.shape[name] for name in names)
     return ways > 1 and size % ways == 0

@@ -1,4 +1,4 @@
-"""What training carries from step to step."""
+"""State of training: step, parameters, optimizer state, and the objective's carry."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +10,15 @@ import optax
 from dense_jax.arrays import Carry, Params
 from dense_jax.objective import Objective
 
-_CARRY = 1  # the key of the carry's own noise
+_CARRY = 1  # folded into the seed for the carry's noise
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """A tree of arrays; of their shapes or shardings too, where those are asked for."""
+    """Tree of arrays, or of their shapes or shardings."""
 
-    step: Any  # int32 scalar: steps done
+    step: Any  # int32 scalar: steps finished
     params: Params
     optimizer: optax.OptState
     carry: Carry
@@ -27,7 +27,7 @@ class TrainState:
 def first_state(
     params: Params, objective: Objective, optimizer: optax.GradientTransformation, *, batch: int, seed: int
 ) -> TrainState:
-    """The state before the first step of a run that starts from `params`. Pure: runs under `jit` and `eval_shape`."""
+    """Return the state at step 0 with parameters `params`. Pure: runs under `jit` and `eval_shape`."""
     rng = jax.random.fold_in(jax.random.key(seed), _CARRY)
     carry = objective.init_carry(params, batch, rng)
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), carry)

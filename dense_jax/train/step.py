@@ -1,4 +1,4 @@
-"""One training step."""
+"""Training step: loss, gradient, optimizer update and metrics."""
 
 import functools
 from dataclasses import replace
@@ -25,10 +25,10 @@ def train_step(
     chunks: int = 1,
     skip_nonfinite: bool = False,
 ) -> tuple[TrainState, Metrics]:
-    """The state after `batch`, and what to log. Pure; its randomness is a function of (seed, step).
+    """Return the state after `batch`, and the metrics. Pure; its randomness is a function of (seed, step).
 
-    With several `chunks`, they are encoded one after the other (train/gradient_cache.py). With `skip_nonfinite`, a step
-    whose loss or gradient is not finite leaves all but the number of steps as it was.
+    With `chunks` > 1, the batch is encoded in that many chunks (train/gradient_cache.py). With `skip_nonfinite`, a step
+    whose loss or gradient is not finite changes nothing but the step count.
     """
     loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
     rng = step_rng(seed, state.step)
@@ -54,12 +54,12 @@ def train_step(
 
 
 def step_rng(seed: int, step: int | Int[Array, ""]) -> PRNGKeyArray:
-    """The noise of the step after `step`."""
+    """Key for the noise of the step after `step`."""
     return jax.random.fold_in(jax.random.key(seed), step)
 
 
 def count_real_tokens(batch: Batch) -> Float[Array, ""]:
-    """Tokens of a batch that are not padding."""
+    """Count the tokens of a batch that are not padding."""
     sequences = [x for x in jax.tree.leaves(batch, is_leaf=_is_tokens) if _is_tokens(x)]
     return sum((jnp.sum(x.mask, dtype=jnp.float32) for x in sequences), start=jnp.zeros(()))
 

@@ -1,6 +1,6 @@
-"""Where parameters come from if not from the random generator: `init_from`, a run of ours or a Hugging Face folder.
+"""Initial parameters from a checkpoint of an earlier run or from a Hugging Face folder: `init_from`.
 
-The reader of an objective that has one may come from elsewhere, `init_reader_from`.
+The reader of an objective may come from another place: `init_reader_from`.
 """
 
 import re
@@ -23,9 +23,9 @@ from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step
 
-# The parts of a model. What stands before them in a path is the objective's affair: encoder/, query/, passage/.
+# Parts of a model in a parameter path, after the objective's own prefix: encoder/, query/, passage/.
 _PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|spans|condenser|decoder)/.*)$")
-_READER = "reader"  # the part of an objective's parameters that reads passages; the rest is what finds them
+_READER = "reader"  # parameters that read passages; the others retrieve them
 
 
 _Method = TypedDict("_Method", {"class": NotRequired[str]})
@@ -47,31 +47,31 @@ class _StartConfig(TypedDict):
 
 @dataclass(frozen=True)
 class RunCheckpoint:
-    """A checkpoint of a workdir."""
+    """Checkpoint of a workdir."""
 
     workdir: Path
-    step: int  # -1: the one that validation.select said in training
+    step: int  # -1: the best one by the run's validation.select
 
     @property
     def config(self) -> dict[str, Any]:
-        """What it was trained with, as `config.tree.to_dict` gives it."""
+        """Config of the run, as `config.tree.to_dict` writes it."""
         return read_json(self.workdir / "config.json", _StartConfig)
 
 
 def with_initial_weights(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:
-    """Fresh `params` of the config's objective with what its init_from and init_reader_from hold, and what was done.
+    """Replace initial `params` by the weights in the config's init_from and init_reader_from; return reports too.
 
     Raises:
-        ConfigError: init_reader_from is named, and the objective has no reader; or as `warm_start`.
-        StorageError: as `warm_start`.
+        ConfigError: init_reader_from is set, but the objective has no reader; or an error of `warm_start`.
+        StorageError: an error of `warm_start`.
     """
     if not config.init_reader_from:
         sources = {"init_from": params}
     else:
         require(
             _READER in params,
-            f"init_reader_from={config.init_reader_from} is for the reader of an objective, and "
-            f"{type(config.objective).__name__} has none; leave it out",
+            f"init_reader_from={config.init_reader_from} initialises a reader, but {type(config.objective).__name__} "
+            "has no reader; leave it out",
         )
         towers = {name: part for name, part in params.items() if name != _READER}
         sources = {"init_from": towers, "init_reader_from": {_READER: params[_READER]}}
@@ -87,16 +87,16 @@ def with_initial_weights(params: Params, config: Config) -> tuple[Params, list[t
 def warm_start(
     params: Params, init_from: str, objective: Any, setting: str = "init_from"
 ) -> tuple[Params, tensors.LoadReport]:
-    """`params` of `objective`, all or some, with every part that `init_from` holds too, and a report on each array.
+    """Fill `params`, all or part of those of `objective`, from `init_from`; return them with a report on each array.
 
-    `init_from` is a workdir (its newest checkpoint, or what its validation.select says), WORKDIR/checkpoints/STEP, or a
-    Hugging Face folder; errors call it `setting`. A part is taken wholly or not at all: encoder, pooler, projection,
-    masked-LM head, span scorer, Condenser head, decoder. A reader is filled by the reader there, or else by the one
-    encoder there; what is no reader, never by a reader.
+    `init_from` is a workdir (its best checkpoint by validation.select, else the newest), WORKDIR/checkpoints/STEP, or a
+    Hugging Face folder; errors call it `setting`. Parts are taken completely or not at all: encoder, pooler,
+    projection, masked-LM head, span scorer, Condenser head, decoder. A reader is filled from a reader, or else from the
+    only encoder; other parameters are never filled from a reader.
 
     Raises:
-        ConfigError: the model there is not the config's; lists what differs.
-        StorageError: there is nothing to be loaded, or it is incomplete, damaged or of another shape.
+        ConfigError: the model in `init_from` is not that of the config; lists the differences.
+        StorageError: the weights are missing, incomplete, damaged or of another shape.
     """
     run = parse_run(Path(init_from))
     if run is None:
@@ -105,7 +105,7 @@ def warm_start(
 
 
 def parse_run(path: Path) -> RunCheckpoint | None:
-    """The run that `path` names; None if it is no workdir."""
+    """Return the run that `path` names; None if it is not a workdir."""
     if (path / "config.json").is_file() and not (path / "checkpoints").is_dir():
         return None  # a Hugging Face folder, whatever it is called
     if path.parent.name == "checkpoints" and path.name.isdigit():
@@ -116,10 +116,10 @@ def parse_run(path: Path) -> RunCheckpoint | None:
 
 
 def init_fingerprint(init_from: str) -> str:
-    """A digest of the weights that `init_from` names, wherever they lie; empty where it names none.
+    """Digest of the weights in `init_from`, independent of their path; empty if `init_from` is empty.
 
     Raises:
-        StorageError: there are no weights.
+        StorageError: `init_from` holds no weights.
     """
     if not init_from:
         return ""
@@ -130,7 +130,7 @@ def init_fingerprint(init_from: str) -> str:
 
 
 def _checkpoint(run: RunCheckpoint) -> tuple[Checkpoints, int]:
-    """The checkpoints of a run, and the step that it names."""
+    """Return the checkpoints of a run, and the step that it selects."""
     checkpoints = Checkpoints(run.workdir / "checkpoints", CheckpointConfig(), read_only=True)
     history = read_history(run.workdir) if run.step == -1 else None
     step = (
@@ -142,14 +142,14 @@ def _checkpoint(run: RunCheckpoint) -> tuple[Checkpoints, int]:
 
 
 class Origin(NamedTuple):
-    """The model that training started from."""
+    """Origin of a model's initial weights."""
 
-    words: str  # for people; empty: random numbers
-    model: str  # the name of the Hugging Face model at the beginning; empty if there is none
+    words: str  # description; empty: random numbers
+    model: str  # Hugging Face model at the start of the chain of runs; empty: random numbers
 
 
 def origin(init_from: str) -> Origin:
-    """The origin of `init_from`, through the runs before it as far as they still exist."""
+    """Trace the origin of `init_from` through earlier runs as far as they still exist."""
     if not init_from:
         return Origin("", "")
     run = parse_run(Path(init_from))
@@ -168,7 +168,7 @@ def origin(init_from: str) -> Origin:
 
 
 def tokenizer_folder(init_from: str) -> Path:
-    """The folder of the tokenizer of `init_from`; of a run, also the one that has moved with it."""
+    """Folder of the tokenizer of `init_from`, even if a run was moved together with its shared workdir."""
     run = parse_run(Path(init_from))
     if run is None:
         return Path(init_from)
@@ -203,7 +203,7 @@ def _by_name(params: Params) -> dict[str, Array]:
 
 
 def _counterpart(name: str, theirs: Mapping[str, Array], source: str) -> str | None:
-    """Their name for our array: the same, or the only one of the same place in the same part."""
+    """Name of the checkpoint's array for our `name`: the same name, or the only array at the same place of a part."""
     if name in theirs:
         return name
     place = _place(name)
@@ -219,7 +219,7 @@ def _counterpart(name: str, theirs: Mapping[str, Array], source: str) -> str | N
 
 
 def _of_same_kind(name: str, theirs: Iterable[str]) -> list[str]:
-    """Names of a reader's arrays for one of ours, if there are any; else of all others."""
+    """Candidates for our array `name`: those of a reader if it is a reader's and there are any, else all others."""
     readers = [other for other in theirs if _reads(other)]
     return readers if readers and _reads(name) else [other for other in theirs if not _reads(other)]
 
@@ -235,12 +235,12 @@ def _place(name: str) -> str | None:
 
 def _check_whole(ours: Mapping[str, Array], taken: Mapping[str, str], source: str) -> None:
     if not taken:
-        raise StorageError(f"{source}: nothing in it belongs to the objective's parameters")
+        raise StorageError(f"{source}: holds no parameters of this objective; name a run or model with the same parts")
     parts = {name: name.removesuffix((_place(name) or name).partition("/")[2]) for name in ours}
     begun = {parts[name] for name in taken}
     missing = [name for name in ours if name not in taken and parts[name] in begun]
     if missing:
-        raise StorageError(f"{source}: it lacks {', '.join(missing[:5])} of a part that it has")
+        raise StorageError(f"{source}: a part is incomplete: {', '.join(missing[:5])} is missing; name another run")
 
 
 def _check_shapes(

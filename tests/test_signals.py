@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
 DEAF = """
 import ctypes
 from dense_jax.errors import Stopped
-from dense_jax.signals import stopping_on_signals
+from dense_jax.signals import stop_on_signals
 mutex = ctypes.create_string_buffer(64)
-with stopping_on_signals():
+with stop_on_signals():
     while True:
         try:
             print(flush=True)
@@ -93,8 +93,8 @@ def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_th
 def test_ctrl_c_comes_as_sigterm_to_a_stage_that_handles_that_by_itself_and_a_second_one_ends_it():
     code = """
 import signal, time
-from dense_jax.signals import stopping_on_signals
-with stopping_on_signals():
+from dense_jax.signals import stop_on_signals
+with stop_on_signals():
     signal.signal(signal.SIGTERM, lambda *_: print("saving", flush=True))
     print(flush=True)
     time.sleep(120)
@@ -117,8 +117,8 @@ def test_processes_that_a_stage_starts_get_no_ctrl_c():
 def test_workers_of_multiprocessing_get_no_ctrl_c_either():
     code = """
 import signal
-from dense_jax.signals import start_resource_tracker, stopping_on_signals
-with stopping_on_signals():
+from dense_jax.signals import start_resource_tracker, stop_on_signals
+with stop_on_signals():
     start_resource_tracker()
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
 start_resource_tracker()

@@ -1,4 +1,4 @@
-"""What the environment announces is what must meet."""
+"""The processes that the environment announces are the ones that join."""
 
 import json
 import socket
@@ -50,8 +50,12 @@ def test_as_many_processes_are_announced_as_the_launcher_started(environment, co
         (4, {"SLURM_NTASKS": "2"}, "one of 2 processes, but 4 are"),
         (1, {"TPU_WORKER_HOSTNAMES": "a,b"}, "one of 2 processes.*start the same command on all hosts of the slice"),
         (1, {"JOB_COMPLETION_INDEX": "1"}, r"one of 2 processes.*install jax\[k8s\]"),
-        (1, {"JAX_COORDINATOR_ADDRESS": "h:1"}, "h:1 names where processes meet, but not how many.*JAX_NUM_PROCESSES"),
-        (1, {"SLURM_NTASKS": "all"}, "SLURM_NTASKS=all is no whole number"),
+        (
+            1,
+            {"JAX_COORDINATOR_ADDRESS": "h:1"},
+            "h:1 names a coordinator, but not the number.*JAX_NUM_PROCESSES",
+        ),
+        (1, {"SLURM_NTASKS": "all"}, "SLURM_NTASKS=all is not a whole number"),
     ],
 )
 def test_others_than_are_announced_are_refused_with_the_cure(joined, environment, message):
@@ -62,7 +66,7 @@ def test_others_than_are_announced_are_refused_with_the_cure(joined, environment
 @pytest.mark.parametrize("variable", ["SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JAX_NUM_PROCESSES"])
 def test_the_work_of_one_process_is_not_started_as_several(variable):
     with pytest.raises(
-        MachineError, match="=4 says that this is one of 4 processes, but `dense-jax prepare` is the work"
+        MachineError, match="=4 says that this is one of 4 processes, but `dense-jax prepare` takes one"
     ):
         check_single_process("prepare", {variable: "4"})
 
@@ -91,8 +95,11 @@ def test_three_variables_join_processes_without_a_launcher():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4 is not from 0 to JAX_NUM_PROCESSES=4 less one"),
-        ({"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID=first is no whole number"),
+        (
+            {"JAX_PROCESS_ID": "4"},
+            "JAX_PROCESS_ID=4 is out of range for JAX_NUM_PROCESSES=4; number .* from 0 to 3",
+        ),
+        ({"JAX_PROCESS_ID": "first"}, "JAX_PROCESS_ID=first is not a whole number"),
         ({"JAX_COORDINATOR_ADDRESS": None}, "JAX_NUM_PROCESSES=4 without JAX_COORDINATOR_ADDRESS; set all of"),
     ],
 )
@@ -111,9 +118,9 @@ def test_processes_with_other_numbers_of_devices_are_named():
 START = """
 import json, sys
 from dense_jax.errors import UserError
-from dense_jax.distributed import start_processes
+from dense_jax.distributed import start_distributed
 try:
-    start_processes(json.loads(sys.argv[1]), patience=int(sys.argv[2]))
+    start_distributed(json.loads(sys.argv[1]), patience=int(sys.argv[2]))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.code)
@@ -154,7 +161,7 @@ def test_whoever_leaves_a_cluster_of_one_hears_sigterm_again_and_computes_on():
         (HAND | {"JAX_NUM_PROCESSES": "1"}, 300, 0, "1 process x 1 cpu device\n"),
         ({"JOB_COMPLETION_INDEX": "0"}, 300, 0, "1 process x 1 cpu device\n"),
         ({"SLURM_NTASKS": "2"}, 300, 6, "SLURM_NTASKS=2 says that this is one of 2 processes, but 1 is together"),
-        (HAND | {"JAX_PROCESS_ID": "1"}, 3, LOST_PROCESS, "not all processes came; see what the others say"),
+        (HAND | {"JAX_PROCESS_ID": "1"}, 3, LOST_PROCESS, "not all processes joined; read the output of the others"),
     ],
 )
 def test_a_process_starts_alone_only_where_it_is_alone(environment, patience, status, message):
