@@ -7,9 +7,9 @@ import pytest
 
 from dense_jax.config import CorpusConfig
 from dense_jax.data.dedup import without_near_duplicates
-from dense_jax.data.sources import installed
+from dense_jax.data.sources import demo_corpus
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.docstrings import documented, is_english_prose, readable
+from dense_jax.data.sources.demo_corpus import documented, is_english_prose, readable
 
 
 def found(source, module="pkg.module"):
@@ -182,8 +182,8 @@ def library(tmp_path, monkeypatch):
     (lib / "pydoc_data" / "topics.py").write_text(
         f"topics = {{'assert': '''{TEXT.format('assertion that was made')}'''}}\n"
     )
-    monkeypatch.setattr(installed.sysconfig, "get_path", lambda name: str(lib))
-    monkeypatch.setattr(installed, "_PACKAGES", {"tinybox": "numpy", "absent_package": "absent"})
+    monkeypatch.setattr(demo_corpus.sysconfig, "get_path", lambda name: str(lib))
+    monkeypatch.setattr(demo_corpus, "_PACKAGES", {"tinybox": "numpy", "absent_package": "absent"})
     monkeypatch.syspath_prepend(site)
     return site
 
@@ -207,15 +207,15 @@ def test_the_fingerprint_is_the_versions_of_python_and_of_the_packages_that_are_
 
 
 def test_every_named_package_is_a_distribution_or_absent():
-    versions = installed.installed_versions()
+    versions = demo_corpus.installed_versions()
     assert {"python", "numpy", "jax", "flax", "optax", "orbax", "grain", "transformers"} <= versions.keys()
 
 
 def test_the_real_topics_and_a_real_package_give_documents():
-    topics = dict(installed.topics((Path(inspect.__file__).parent / "pydoc_data" / "topics.py").read_bytes()))
+    topics = dict(demo_corpus.topics((Path(inspect.__file__).parent / "pydoc_data" / "topics.py").read_bytes()))
     assert '"assert" statement' in topics["topics.assert"]
-    (folder,) = installed._folders("optax")
-    modules = installed._modules(folder, ("optax",))
-    found = [row for path, module in modules for row in installed.documented(path.read_bytes(), module)]
-    names = {installed._public(name) for name, text in found if text}
+    (folder,) = demo_corpus._folders("optax")
+    modules = demo_corpus._modules(folder, ("optax",))
+    found = [row for path, module in modules for row in demo_corpus.documented(path.read_bytes(), module)]
+    names = {demo_corpus._public(name) for name, text in found if text}
     assert "optax.alias.adamw" in names

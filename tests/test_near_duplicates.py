@@ -9,9 +9,9 @@ import pytest
 
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config.tree import checked
+from dense_jax.data.dedup import first_of_each_group, similar_pairs
 from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.near_duplicates import alike, first_of_each
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -22,7 +22,7 @@ LONG = " ".join(f"word{i}" for i in range(200))
 
 
 def first_of(texts, similarity):
-    return first_of_each(alike(texts, similarity), len(texts)).tolist()
+    return first_of_each_group(similar_pairs(texts, similarity), len(texts)).tolist()
 
 
 def copied(count=12):

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from dense_jax.data.sources.asked import text_id
 from dense_jax.data.sources.open_questions import OpenQuestion, open_questions, sound_questions
+from dense_jax.data.sources.queries import text_id
 from dense_jax.errors import DataError
 from dense_jax.types import Reject
 

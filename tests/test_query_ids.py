@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
-from dense_jax.data.sources.query_ids import read_queries
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
+from dense_jax.data.sources.query_files import read_queries
 from dense_jax.errors import DataError
 from dense_jax.types import Reject
 from tests.query_files import ids, rejects, scores, source_of, write
@@ -78,7 +78,7 @@ def test_a_bad_row_is_rejected_with_its_line(tmp_path, source, change, reason):
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_triples_of_ids_have_the_texts_of_the_sources_queries(tmp_path, source, end):
     path = write(tmp_path / f"triples.tsv{end}", "q1\td1\td3\nq1\td1\td2\n")
-    (query,) = merged(found(path, source))
+    (query,) = merge_queries(found(path, source))
     assert (query.text, ids(query.positives), ids(query.negatives)) == ("who found radium", ["d1"], ["d3", "d2"])
 
 
@@ -129,5 +129,5 @@ def test_ids_lose_the_prefix_of_their_source_so_a_file_mined_of_several_sources_
     row = ROW | {"query_id": "collection/q1", "positive_document_ids": documents[:2], "positive_scores": [2, 1]}
     (query,) = found(write(tmp_path / "mined.jsonl", [row]), first)
     assert query.id == "q1"
-    assert query.positives == (Scored("d0", 2.0), Scored("d1", 1.0))
+    assert query.positives == (ScoredDocument("d0", 2.0), ScoredDocument("d1", 1.0))
     assert ids(query.negatives) == ["d3"]

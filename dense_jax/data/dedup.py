@@ -26,7 +26,7 @@ def without_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float)
     empty = MinHash(num_perm=_HASHES, hashfunc=xxhash.xxh32_intdigest)
     for name, text in texts:
         sketch = empty.copy()  # a new one would draw its hash functions again, which takes longer than all else
-        sketch.update_batch(runs(text))
+        sketch.update_batch(shingles(text))
         if not seen.query(sketch):
             seen.insert(name, sketch, check_duplication=False)
             yield name, text
@@ -37,7 +37,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def runs(text: str) -> list[bytes]:
+def shingles(text: str) -> list[bytes]:
     """The three-word runs of `text`; of a shorter one all its words."""
     found = words(text)
     return [" ".join(found[i : i + _SHINGLE]).encode() for i in range(max(1, len(found) - _SHINGLE + 1))]

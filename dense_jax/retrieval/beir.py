@@ -10,7 +10,8 @@ columns. An empty query has no vector: it is left out, and named if it is judged
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from dense_jax.data.sources.judgements import RejectedQuery, beir_files, judgement_rows, query_rows, sound
+from dense_jax.data.sources.judgements import RejectedQuery, beir_files, judgement_rows, query_rows
+from dense_jax.data.sources.rejects import sound
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject

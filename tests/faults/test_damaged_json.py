@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.artifact import claim
 from dense_jax.config import Config, IndexConfig
-from dense_jax.data.preparation.near_duplicates import read_duplicates
+from dense_jax.data.dedup import read_duplicates
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.tokenizer import Tokenizer, import_folder

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from dense_jax.data.sources.rows import open_tfds
+from dense_jax.data.sources.document_files import open_tfds
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.hf.tensors import read_tensors
 

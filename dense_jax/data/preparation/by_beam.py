@@ -26,6 +26,7 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PrepareConfig
+from dense_jax.data.dedup import Pairs, buckets
 from dense_jax.data.preparation.bundles import (
     Slice,
     Texts,
@@ -37,7 +38,6 @@ from dense_jax.data.preparation.bundles import (
     unpack_documents,
     unpack_groups,
 )
-from dense_jax.data.preparation.near_duplicates import Edges, buckets
 from dense_jax.data.preparation.running_text import cut_lines
 from dense_jax.data.preparation.workers import Staging, beam, run
 from dense_jax.data.stores.passage_store import StoreWriter
@@ -82,9 +82,9 @@ def fill_by_beam(
     staging.remove()
 
 
-def alike_by_beam(
+def similar_pairs_by_beam(
     documents: Iterable[Document], similarity: float, settings: PrepareConfig, root: Path, made_for: dict[str, Any]
-) -> Edges:
+) -> Pairs:
     """What `near_duplicates.alike` gives for the texts of `documents`, in any order; `made_for` tells them from others.
 
     Raises:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.config import Config, require
+from dense_jax.data.dedup import DUPLICATES
 from dense_jax.data.preparation.common import Text, without_duplicates
-from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.io import is_written, read_json
 
-_LEFT_OUT = {"near_duplicates": ("near-duplicates", NAME), "rejected": ("rejected rows", "rejects.jsonl")}
+_LEFT_OUT = {"near_duplicates": ("near-duplicates", DUPLICATES), "rejected": ("rejected rows", "rejects.jsonl")}
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,16 @@ from dense_jax.artifact import content_of, read_claim, refuse_changes
 from dense_jax.config import Config, CorpusConfig, PrepareConfig, Runner, TokenizerConfig
 from dense_jax.config.tree import differences
 from dense_jax.data import held_out
-from dense_jax.data.preparation.near_duplicates import (
-    NAME,
-    Edges,
-    alike,
-    first_of_each,
+from dense_jax.data.dedup import (
+    DUPLICATES,
+    Pairs,
+    first_of_each_group,
     list_duplicates,
     read_duplicates,
+    similar_pairs,
 )
-from dense_jax.data.sources.corpus import EMPTY, CheckedCorpus, Source, open_corpus
+from dense_jax.data.sources.corpus import CheckedCorpus, Source, open_corpus
+from dense_jax.data.sources.documents import EMPTY
 from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.data.stores.passage_store import StoreWriter, TextNotes
 from dense_jax.data.stores.shards import Group
@@ -70,15 +71,15 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         return found
     notes = scan(corpus, root / REJECTS)
     if config.corpus.near_duplicates:
-        edges = _alike(config, Documents(corpus, {}), notes["usable"], root)
-        first = first_of_each(edges, notes["usable"])
-        notes["near_duplicates"] = list_duplicates(Documents(corpus, {}), first, root / NAME)
+        edges = _alike(config, UsableDocuments(corpus, {}), notes["usable"], root)
+        first = first_of_each_group(edges, notes["usable"])
+        notes["near_duplicates"] = list_duplicates(UsableDocuments(corpus, {}), first, root / DUPLICATES)
         notes["usable"] -= notes["near_duplicates"]
     corpus = without_duplicates(corpus, root, notes)
     queries = _choose_queries(corpus, config.corpus.held_out, root / "test")
-    tokenizer = _make_tokenizer(config.tokenizer, Documents(corpus, queries))
+    tokenizer = _make_tokenizer(config.tokenizer, UsableDocuments(corpus, queries))
     if queries:  # after all that may be refused, and before the file that says that all is done
-        held_out.write_test_set(root / "test", Documents(corpus, queries), queries)
+        held_out.write_test_set(root / "test", UsableDocuments(corpus, queries), queries)
     tokenizer.save(root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
     notes |= {"test": digests(root / "test")} if config.corpus.held_out else {}
@@ -154,13 +155,13 @@ def fill(
     if settings.runner is Runner.BEAM:
         from dense_jax.data.preparation.by_beam import fill_by_beam  # imported here: an extra
 
-        sources = [(source.name, Documents(source, {})) for source in corpus.sources]
+        sources = [(source.name, UsableDocuments(source, {})) for source in corpus.sources]
         fill_by_beam(writer, sources, arrange, settings, chunk, finish)
         return
     with progress_bar("tokenise", writer.notes["usable"], "documents", initial=writer.documents) as shown:
         for source in corpus.sources:
             done = writer.begin(source.name)
-            for group in arrange(islice(Documents(source, {}), done, None)):
+            for group in arrange(islice(UsableDocuments(source, {}), done, None)):
                 writer.add(group)
                 shown.update(group.documents)
     finish()
@@ -185,11 +186,11 @@ def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any])
         StorageError: their list is missing or damaged.
     """
     count = notes.get("near_duplicates", 0)
-    return corpus.without(read_duplicates(root / NAME, count)) if count else corpus
+    return corpus.without(read_duplicates(root / DUPLICATES, count)) if count else corpus
 
 
 @dataclass(frozen=True)
-class Documents:
+class UsableDocuments:
     """The usable rows of a corpus or of one source as they are trained on; every iteration reads them anew."""
 
     corpus: Corpus
@@ -306,15 +307,15 @@ def _too_many(found: _Scanned, file: Path) -> str:
     )
 
 
-def _alike(config: Config, documents: Documents, count: int, root: Path) -> Edges:
+def _alike(config: Config, documents: UsableDocuments, count: int, root: Path) -> Pairs:
     """Pairs of near-duplicates among `documents`."""
     similarity = config.corpus.near_duplicates
     if config.prepare.runner is Runner.BEAM:
-        from dense_jax.data.preparation.by_beam import alike_by_beam  # imported here: an extra
+        from dense_jax.data.preparation.by_beam import similar_pairs_by_beam  # imported here: an extra
 
-        return alike_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
+        return similar_pairs_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
     shown = progress(documents, "compare documents", count, "documents")
-    return alike((document.text for document in shown), similarity)
+    return similar_pairs((document.text for document in shown), similarity)
 
 
 def _choose_queries(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
@@ -328,7 +329,7 @@ def _choose_queries(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Q
         if test.exists():
             raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")
         return {}
-    return held_out.choose_queries(Documents(corpus, {}), count)
+    return held_out.choose_queries(UsableDocuments(corpus, {}), count)
 
 
 def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document]) -> Tokenizer:

@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from typing_extensions import TypedDict
 
 from dense_jax.arrays import Int
-from dense_jax.data.dedup import runs, words
+from dense_jax.data.dedup import shingles, words
 from dense_jax.errors import StorageError
 from dense_jax.io import check_kind, whole_file
 from dense_jax.progress import progress
@@ -56,7 +56,7 @@ def buckets(similarity: float) -> Callable[[str], list[int]]:
         if not words(text):
             return []
         sketch = empty.copy()
-        sketch.update_batch(runs(text))
+        sketch.update_batch(shingles(text))
         bands = sketch.hashvalues[: best.b * best.r].reshape(best.b, best.r)
         return [xxhash.xxh3_64_intdigest(band.tobytes(), seed=i) for i, band in enumerate(bands)]
 

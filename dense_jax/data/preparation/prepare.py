@@ -19,7 +19,7 @@ from dense_jax.data import held_out
 from dense_jax.data.preparation.common import (
     AGAIN,
     REJECTS,
-    Documents,
+    UsableDocuments,
     check_test_set,
     check_unchanged,
     fill,
@@ -29,7 +29,6 @@ from dense_jax.data.preparation.common import (
     without_duplicates,
 )
 from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
-from dense_jax.data.preparation.near_duplicates import NAME
 from dense_jax.data.preparation.queries import DOCUMENT_LENGTH, prepare_queries
 from dense_jax.data.preparation.running_text import ChunkStore
 from dense_jax.data.salient.chosen import make_tagger, spans_settings
@@ -119,7 +118,7 @@ class _Arrangement:
 
 def _arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
     queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
-    tagger = make_tagger(config.spans, Documents(corpus, {})) if config.spans.sources else None
+    tagger = make_tagger(config.spans, UsableDocuments(corpus, {})) if config.spans.sources else None
     return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_chunk(config) > 0)
 
 

@@ -20,8 +20,8 @@ from dense_jax.data.dedup import RowOfId, first_of_each_text
 from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
 from dense_jax.data.preparation.entries import whole_documents
 from dense_jax.data.sources.corpus import CheckedCorpus, Source
-from dense_jax.data.sources.judged import JudgedQuery, Scored, merged
-from dense_jax.data.sources.query_ids import read_queries
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
+from dense_jax.data.sources.query_files import read_queries
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
@@ -100,7 +100,7 @@ class _Judged:
         """Each query that can be used, with its positives and negatives; equal texts are one row, equal queries one."""
         same = first_of_each_text(self.documents)
         self._by_id = RowOfId(self.documents.each_id(), len(self.documents))
-        for query in _one_for_each_text(merged(self._all())):
+        for query in _one_for_each_text(merge_queries(self._all())):
             if not self._chosen(query.id):
                 continue
             positives = self._rows(query.positives, same, without=frozenset())
@@ -129,7 +129,7 @@ class _Judged:
     def _named(self, source: Source, query: JudgedQuery) -> JudgedQuery:
         """`query` by the ids of the whole corpus. Files about several sources have these ids themselves."""
 
-        def named(documents: tuple[Scored, ...]) -> tuple[Scored, ...]:
+        def named(documents: tuple[ScoredDocument, ...]) -> tuple[ScoredDocument, ...]:
             known = (self._by_id.get(one.id) is not None for one in documents)
             return tuple(
                 one if is_known else one._replace(id=source.prefix + one.id)
@@ -142,7 +142,7 @@ class _Judged:
         return JudgedQuery(known, query.text, named(query.positives), named(query.negatives))
 
     def _rows(
-        self, documents: tuple[Scored, ...], same: Int[np.ndarray, " p"], without: frozenset[int]
+        self, documents: tuple[ScoredDocument, ...], same: Int[np.ndarray, " p"], without: frozenset[int]
     ) -> dict[int, float]:
         rows: dict[int, float] = {}
         for document in documents:
@@ -204,7 +204,7 @@ def _check(judged: _Judged, usable: int, folder: Path) -> None:
 def _one_for_each_text(queries: list[JudgedQuery]) -> list[JudgedQuery]:
     """Queries of equal text as one, under the first one's id: in a batch they would be negatives of each other."""
     first: Mapping[str, str] = {query.text: query.id for query in reversed(queries)}
-    return merged(query._replace(id=first[query.text]) for query in queries)
+    return merge_queries(query._replace(id=first[query.text]) for query in queries)
 
 
 def _candidates(rows: dict[int, float]) -> Candidates:

@@ -38,9 +38,9 @@ import xxhash
 
 from dense_jax.arrays import Int
 from dense_jax.data.inputs import split_sentences
-from dense_jax.data.sources.asked import checked_id
-from dense_jax.data.sources.lines import RowError
-from dense_jax.data.sources.tables import jsonl_records
+from dense_jax.data.sources.queries import checked_id
+from dense_jax.data.sources.readers import jsonl_records
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Document, Reject

@@ -13,11 +13,13 @@ from itertools import chain
 from typing import Any
 
 from dense_jax.config import CorpusConfig
+from dense_jax.data.sources.demo_corpus import installed_rows, installed_versions
+from dense_jax.data.sources.document_files import open_tfds
+from dense_jax.data.sources.documents import DocumentRow, tfds_rows
 from dense_jax.data.sources.fields import as_id, check_configured, document_fields, numbering_note
-from dense_jax.data.sources.installed import installed_rows, installed_versions
-from dense_jax.data.sources.judged import JudgedQuery
-from dense_jax.data.sources.lines import RowError, has_surrogate
-from dense_jax.data.sources.rows import Row, open_tfds, tfds_rows
+from dense_jax.data.sources.lines import has_surrogate
+from dense_jax.data.sources.queries import JudgedQuery
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.data.sources.source_files import FORMS, Judged, open_path
 from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.io import located
@@ -35,7 +37,7 @@ class Source:
 
     name: str  # the same wherever the source lies
     place: str  # what stands before a row's number in messages
-    rows: Callable[[], Iterable[Row | Reject]]  # all rows at each call
+    rows: Callable[[], Iterable[DocumentRow | Reject]]  # all rows at each call
     identify: Callable[[], dict[str, Any]]
     config: CorpusConfig
     prefix: str = ""  # of the ids of its documents
@@ -79,7 +81,7 @@ class Source:
         """What tells this source's content from another's, wherever it lies: JSON values."""
         return {"name": self.name, **self.identify()}
 
-    def _document(self, row: Row, first_seen: dict[str, int]) -> Document | Reject:
+    def _document(self, row: DocumentRow, first_seen: dict[str, int]) -> Document | Reject:
         try:
             document = _checked(row, self.config.max_characters)
             if (first := first_seen.setdefault(document.id, row.number)) != row.number:
@@ -162,11 +164,11 @@ def _open_source(config: CorpusConfig, asked: bool) -> Source:
 class _Kept:
     """Rows that take long to find, found once."""
 
-    def __init__(self, rows: Iterator[Row]) -> None:
+    def __init__(self, rows: Iterator[DocumentRow]) -> None:
         self.rows = rows
-        self.kept: list[Row] = []
+        self.kept: list[DocumentRow] = []
 
-    def all(self) -> Iterator[Row]:
+    def all(self) -> Iterator[DocumentRow]:
         yield from self.kept
         for row in self.rows:
             self.kept.append(row)
@@ -186,7 +188,7 @@ def _open_tfds_source(config: CorpusConfig) -> Source:
     return Source(label, label, rows, identify, config, note=note)
 
 
-def _checked(row: Row, max_characters: int) -> Document:
+def _checked(row: DocumentRow, max_characters: int) -> Document:
     """`row` as a document.
 
     Raises:

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import chain
 
 from dense_jax.config import CorpusConfig
+from dense_jax.data.sources.documents import DocumentRow, named_rows, tsv_rows
 from dense_jax.data.sources.fields import (
     Fields,
     check_configured,
@@ -15,8 +16,7 @@ from dense_jax.data.sources.fields import (
     is_header,
     numbering_note,
 )
-from dense_jax.data.sources.rows import Row, named_rows, tsv_rows
-from dense_jax.data.sources.tables import Record, Records, column_names, tsv_cells, tsv_records
+from dense_jax.data.sources.readers import Record, Records, column_names, tsv_cells, tsv_records
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
@@ -26,7 +26,7 @@ from dense_jax.types import Reject
 class Documents:
     """How documents are read from a file of rows."""
 
-    rows: Callable[[], Iterator[Row | Reject]]
+    rows: Callable[[], Iterator[DocumentRow | Reject]]
     fields: Fields
     note: str
 

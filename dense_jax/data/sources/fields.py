@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.sources.lines import RowError
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
 
 Names = tuple[str, ...]

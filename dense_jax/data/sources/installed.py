@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dense_jax.data.dedup import without_near_duplicates
-from dense_jax.data.sources.docstrings import documented, is_english_prose, readable, topics
-from dense_jax.data.sources.rows import Row
+from dense_jax.data.sources.demo_corpus import documented, is_english_prose, readable, topics
+from dense_jax.data.sources.documents import DocumentRow
 from dense_jax.progress import progress
 
 # Package -> the distribution whose version fixes its text. One that is not installed is left out.
@@ -51,12 +51,12 @@ _LEFT_OUT |= {"idlelib", "lib2to3", "ensurepip", "turtledemo", "pydoc_data"}
 _ALIKE = 0.7  # Jaccard similarity of near-duplicates
 
 
-def installed_rows() -> Iterator[Row]:
+def installed_rows() -> Iterator[DocumentRow]:
     """Every document, near-duplicates merged under the first name; all files are read before the first one."""
     named = [(name, readable(text)) for name, text in _everything()]
     prose = ((name, text) for name, text in named if is_english_prose(text))
     for number, (name, text) in enumerate(without_near_duplicates(_first_of_name(prose), _ALIKE), start=1):
-        yield Row(number, name, name, text)
+        yield DocumentRow(number, name, name, text)
 
 
 def installed_versions() -> dict[str, str]:

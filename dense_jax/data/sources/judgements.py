@@ -16,9 +16,10 @@ from typing import Any, NamedTuple, TypeVar
 import orjson
 
 from dense_jax.data.sources.fields import DOCUMENT_IDS, GRADES, QUERY_IDS, QUERY_TEXTS, as_id, find, is_known, listed
-from dense_jax.data.sources.judged import JudgedQuery, Scored
-from dense_jax.data.sources.lines import RowError, decoded, form, lines
-from dense_jax.data.sources.tables import Record, is_array, json_records
+from dense_jax.data.sources.lines import decoded, form, lines
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
+from dense_jax.data.sources.readers import Record, is_array, json_records
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
@@ -35,7 +36,7 @@ _PACKED = ("", ".gz", ".xz")
 _TEXTS = ("text", *QUERY_TEXTS)
 
 
-class QueryRow(NamedTuple):
+class QueryText(NamedTuple):
     """A query as its line gives it."""
 
     number: int
@@ -60,7 +61,7 @@ class Judgement(NamedTuple):
     grade: int  # relevant from 1
 
 
-def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
+def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
     """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
     first: dict[str, int] = {}
     id_name: str | None = None  # of the first row that has an id: other rows have it there too
@@ -74,7 +75,7 @@ def query_rows(path: AnyPath) -> Iterator[QueryRow | Reject]:
             query = _query_id(record.values, id_name or "_id")
             if first.setdefault(query, record.number) != record.number:
                 raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
-            yield QueryRow(record.number, query, _query_text(record.values))
+            yield QueryText(record.number, query, _query_text(record.values))
         except RowError as error:
             empty = _is_empty(record.values)
             yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query, empty)
@@ -131,8 +132,8 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
             if not isinstance(row, RejectedQuery) or found.pop(row.id, None):
                 yield row
         elif own := found.pop(row.id, None):
-            positives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade >= 1)
-            negatives = tuple(Scored(document) for document, judgement in own.items() if judgement.grade < 1)
+            positives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade >= 1)
+            negatives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade < 1)
             no_positive = Reject(_where(judgements, own), f"no positive: query {row.id!r} has no grade of 1 or more")
             yield JudgedQuery(row.id, row.text, positives, negatives) if positives else no_positive
     for query, own in found.items():

@@ -63,7 +63,7 @@ def raw_lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]
                 yield number, raw
 
 
-def content(path: AnyPath) -> bytes:
+def whole_content(path: AnyPath) -> bytes:
     """All of `path`, unpacked, without a byte order mark.
 
     Raises:

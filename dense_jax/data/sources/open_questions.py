@@ -18,12 +18,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.asked import checked_id, query_text, text_id
 from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, value_of
-from dense_jax.data.sources.lines import RowError, form, has_surrogate
+from dense_jax.data.sources.lines import form, has_surrogate
+from dense_jax.data.sources.queries import checked_id, query_text, text_id
+from dense_jax.data.sources.readers import Record, csv_header, csv_records, tsv_records
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.data.sources.source_files import holds_squad, table_records
 from dense_jax.data.sources.squad import squad_answers
-from dense_jax.data.sources.tables import Record, csv_header, csv_records, tsv_records
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject

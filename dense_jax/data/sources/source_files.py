@@ -23,17 +23,23 @@ from itertools import islice
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.sources.asked import Asked, documents, judged
-from dense_jax.data.sources.asked_forms import Form, asked_rows, form_of, is_pairs
-from dense_jax.data.sources.document_rows import documents_of, first_cells, tsv_documents
+from dense_jax.data.sources.document_files import (
+    documents_of,
+    file_rows,
+    files_digest,
+    files_in,
+    first_cells,
+    is_text,
+    line_rows,
+    tsv_documents,
+)
+from dense_jax.data.sources.documents import DocumentRow
 from dense_jax.data.sources.fields import check_configured, configured, is_header, listed
-from dense_jax.data.sources.judged import JudgedQuery
 from dense_jax.data.sources.judgements import beir_files, judged_queries, ms_marco_files, packed
 from dense_jax.data.sources.lines import first_byte, form
-from dense_jax.data.sources.plain_text import file_rows, files_digest, files_in, is_text, line_rows
-from dense_jax.data.sources.rows import Row
-from dense_jax.data.sources.squad import is_squad, squad_queries, squad_rows
-from dense_jax.data.sources.tables import (
+from dense_jax.data.sources.queries import Asked, JudgedQuery, documents, judged
+from dense_jax.data.sources.query_forms import Form, asked_rows, form_of, is_pairs
+from dense_jax.data.sources.readers import (
     Record,
     Records,
     column_names,
@@ -45,6 +51,7 @@ from dense_jax.data.sources.tables import (
     tsv_records,
     whole_json,
 )
+from dense_jax.data.sources.squad import is_squad, squad_queries, squad_rows
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest
 from dense_jax.types import Reject
@@ -72,7 +79,7 @@ class Contents:
     """What a file or folder holds."""
 
     place: AnyPath  # the file that has the documents
-    rows: Callable[[], Iterator[Row | Reject]]
+    rows: Callable[[], Iterator[DocumentRow | Reject]]
     identify: Callable[[], dict[str, Any]]
     judged: Judged | None = None
     note: str = ""  # a sentence for the user about how it is read

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from dense_jax.data.sources.asked import Asked, Told, judged_query, told
-from dense_jax.data.sources.judged import JudgedQuery
-from dense_jax.data.sources.lines import RowError
-from dense_jax.data.sources.rows import Row
-from dense_jax.data.sources.tables import Record, whole_json
+from dense_jax.data.sources.documents import DocumentRow
+from dense_jax.data.sources.queries import Asked, JudgedQuery, Told, judged_query, told
+from dense_jax.data.sources.readers import Record, whole_json
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
 
@@ -33,7 +32,7 @@ def is_squad(value: Any) -> bool:
     )
 
 
-def squad_rows(path: AnyPath) -> Iterator[Row | Reject]:
+def squad_rows(path: AnyPath) -> Iterator[DocumentRow | Reject]:
     """The distinct paragraphs, numbered as in the file."""
     seen: set[str] = set()
     for paragraph in _paragraphs(path):
@@ -41,7 +40,7 @@ def squad_rows(path: AnyPath) -> Iterator[Row | Reject]:
             yield paragraph
         elif (document := paragraph.document).id not in seen:
             seen.add(document.id)
-            yield Row(paragraph.number, document.id, document.title, document.text)
+            yield DocumentRow(paragraph.number, document.id, document.title, document.text)
 
 
 def squad_queries(path: AnyPath) -> Iterator[JudgedQuery | Reject]:

@@ -19,10 +19,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.sources.asked import Asked, Told, checked_score, told
 from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, listed, text_field, value_of
-from dense_jax.data.sources.lines import RowError
-from dense_jax.data.sources.tables import Record
+from dense_jax.data.sources.queries import Asked, Told, checked_score, told
+from dense_jax.data.sources.readers import Record
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.types import Reject
 
 _POSITIVE = ("positive", "pos", "document", "passage", "answer")

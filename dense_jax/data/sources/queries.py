@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from dense_jax.data.sources.documents import DocumentRow
 from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, as_id, value_of
-from dense_jax.data.sources.judged import JudgedQuery, Scored
-from dense_jax.data.sources.lines import RowError
-from dense_jax.data.sources.rows import Row
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.types import Reject
 
 
@@ -36,7 +35,7 @@ class Asked(NamedTuple):
     negatives: tuple[Told, ...]
 
 
-def documents(rows: Iterable[Asked | Reject], place: str) -> Iterator[Row | Reject]:
+def documents(rows: Iterable[Asked | Reject], place: str) -> Iterator[DocumentRow | Reject]:
     """Each document once, where it is first given; the same id with another text is rejected.
 
     Holds two numbers of 64 bits for each document.
@@ -50,7 +49,7 @@ def documents(rows: Iterable[Asked | Reject], place: str) -> Iterator[Row | Reje
             identifier, content = _hash(told.id), _hash(f"{told.title}\n{told.text}")
             if identifier not in contents:
                 contents[identifier] = content
-                yield Row(row.number, told.id, told.title, told.text)
+                yield DocumentRow(row.number, told.id, told.title, told.text)
             elif contents[identifier] != content:
                 reason = f"the document {told.id!r} has another title or text than where it was given first"
                 yield Reject(f"{place}:{row.number}", reason)
@@ -83,7 +82,7 @@ def judged_query(row: Asked) -> JudgedQuery:
     identifier = text_id(text) if row.id is None else checked_id(row.id, "query id")
     if not row.positives:
         raise RowError("no positive: nothing to learn from")
-    scored = (tuple(Scored(told.id, told.score) for told in texts) for texts in (row.positives, row.negatives))
+    scored = (tuple(ScoredDocument(told.id, told.score) for told in texts) for texts in (row.positives, row.negatives))
     return JudgedQuery(identifier, text, *scored)
 
 

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.lines import RowError, content, decoded, first_byte, lines, raw_lines
+from dense_jax.data.sources.lines import decoded, first_byte, lines, raw_lines, whole_content
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError, MachineError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
@@ -54,7 +55,7 @@ def is_array(path: AnyPath) -> bool:
     if first_byte(path) != b"[":
         return False  # without reading all of it
     try:
-        entries = orjson.loads(content(path))
+        entries = orjson.loads(whole_content(path))
     except orjson.JSONDecodeError:
         return False
     return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
@@ -67,7 +68,7 @@ def whole_json(path: AnyPath) -> Any:
         DataError: it is not JSON.
     """
     try:
-        return orjson.loads(decoded(content(path)))
+        return orjson.loads(decoded(whole_content(path)))
     except RowError as error:
         raise DataError(f"{path}: {error}") from None
     except orjson.JSONDecodeError as error:

@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.sources.asked import checked_id, checked_score, query_text
-from dense_jax.data.sources.asked_forms import Form
 from dense_jax.data.sources.corpus import Source
 from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, value_of
-from dense_jax.data.sources.judged import JudgedQuery, Scored
 from dense_jax.data.sources.judgements import folder_queries, query_rows
-from dense_jax.data.sources.lines import RowError, form
+from dense_jax.data.sources.lines import form
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, checked_id, checked_score, query_text
+from dense_jax.data.sources.query_forms import Form
+from dense_jax.data.sources.readers import Record, tsv_cells
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.data.sources.source_files import holds_squad, longest_line, open_path, open_table, tsv_names
-from dense_jax.data.sources.tables import Record, tsv_cells
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, located
 from dense_jax.types import Reject
@@ -80,7 +80,7 @@ def _id_row(values: Mapping[str, Any]) -> JudgedQuery:
     return JudgedQuery(identifier, text, positives, negatives)
 
 
-def _scored(values: Mapping[str, Any], side: str) -> tuple[Scored, ...]:
+def _scored(values: Mapping[str, Any], side: str) -> tuple[ScoredDocument, ...]:
     """The documents of one side, with their scores if there are any."""
     name, scores_name = f"{side}_document_ids", f"{side}_scores"
     ids = values.get(name)
@@ -92,7 +92,7 @@ def _scored(values: Mapping[str, Any], side: str) -> tuple[Scored, ...]:
     if len(ids) != len(scores):
         raise RowError(f"{scores_name} holds {len(scores)} numbers for {len(ids)} documents")
     return tuple(
-        Scored(checked_id(one, f"document id in {name}"), checked_score(score, scores_name))
+        ScoredDocument(checked_id(one, f"document id in {name}"), checked_score(score, scores_name))
         for one, score in zip(ids, scores, strict=True)
     )
 
@@ -123,7 +123,7 @@ def _triples(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[Ju
         elif cells[0] not in texts:
             yield Reject(where, f"query {cells[0]!r} has no usable row in {queries.name}")
         else:
-            yield JudgedQuery(cells[0], texts[cells[0]], (Scored(cells[1]),), (Scored(cells[2]),))
+            yield JudgedQuery(cells[0], texts[cells[0]], (ScoredDocument(cells[1]),), (ScoredDocument(cells[2]),))
 
 
 def _without(prefix: str, query: JudgedQuery) -> JudgedQuery:

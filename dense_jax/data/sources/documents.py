@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, find
-from dense_jax.data.sources.lines import RowError, decoded
-from dense_jax.data.sources.tables import Record, tsv_cells
+from dense_jax.data.sources.lines import decoded
+from dense_jax.data.sources.readers import Record, tsv_cells
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
@@ -22,7 +23,7 @@ _BLOCK = 256  # examples read from TFDS at once: one by one is several times slo
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class DocumentRow:
     """One row; the values are whatever the source holds."""
 
     number: int  # line, or example, from 1
@@ -32,7 +33,7 @@ class Row:
     where: str = ""  # file and line, where the source has several files
 
 
-def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> Row:
+def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> DocumentRow:
     """Row `number` from a mapping.
 
     Raises:
@@ -43,10 +44,10 @@ def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> Row:
     identifier = number if fields.numbered else values.get(fields.id)
     if fields.numbered and (name := find(values, DOCUMENT_IDS)):
         raise RowError(f"has an id, {name!r}, and the first rows have none, so that rows are numbered; give each an id")
-    return Row(number, identifier, values.get(fields.title), values[fields.text])
+    return DocumentRow(number, identifier, values.get(fields.title), values[fields.text])
 
 
-def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -> Iterator[Row | Reject]:
+def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -> Iterator[DocumentRow | Reject]:
     """A row for each record of the file `place`."""
     for record in records:
         if isinstance(record, Reject):
@@ -58,7 +59,7 @@ def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -
             yield Reject(f"{place}:{record.number}", str(error))
 
 
-def tsv_rows(path: AnyPath, longest: int) -> Iterator[Row | Reject]:
+def tsv_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]:
     """A row for each line of `path`, which has no header: id, text and perhaps title.
 
     Raises:
@@ -72,12 +73,12 @@ def tsv_rows(path: AnyPath, longest: int) -> Iterator[Row | Reject]:
         number, cells = row
         width = width or _width(cells, f"{path}:{number}")
         if len(cells) == width:
-            yield Row(number, *_in_order(*cells))
+            yield DocumentRow(number, *_in_order(*cells))
         else:
             yield Reject(f"{path}:{number}", f"has {len(cells)} columns, the first row has {width}")
 
 
-def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[Row | Reject]:
+def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[DocumentRow | Reject]:
     """A row for each example of `source`, random access to examples as TFDS gives them: text in bytes."""
     for start in range(0, len(source), _BLOCK):
         block = range(start, min(start + _BLOCK, len(source)))

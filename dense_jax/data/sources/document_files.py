@@ -4,34 +4,35 @@ from collections.abc import Iterator, Sequence
 
 import xxhash
 
-from dense_jax.data.sources.lines import RowError, content, decoded, form, lines, stem
-from dense_jax.data.sources.rows import Row
-from dense_jax.data.sources.tables import text_of
+from dense_jax.data.sources.documents import DocumentRow
+from dense_jax.data.sources.lines import decoded, form, lines, stem, whole_content
+from dense_jax.data.sources.readers import text_of
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.io import AnyPath, digest
 from dense_jax.types import Reject
 
 TEXT = ".txt"
 
 
-def line_rows(path: AnyPath, longest: int) -> Iterator[Row | Reject]:
+def line_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]:
     """A row for each line of `path` that is not blank; its id is its number."""
     for number, raw in lines(path, longest):
         try:
-            yield Row(number, number, "", text_of(raw, longest))
+            yield DocumentRow(number, number, "", text_of(raw, longest))
         except RowError as error:
             yield Reject(f"{path}:{number}", str(error))
 
 
-def file_rows(folder: AnyPath, files: Sequence[AnyPath]) -> Iterator[Row | Reject]:
+def file_rows(folder: AnyPath, files: Sequence[AnyPath]) -> Iterator[DocumentRow | Reject]:
     """A row for each of `files`: its id is its path in `folder`, its title is its name without the ending."""
     for number, path in enumerate(files, start=1):
         where = f"{path}:1"
         try:
-            text = decoded(content(path))
+            text = decoded(whole_content(path))
         except RowError as error:
             yield Reject(where, str(error))
             continue
-        row = Row(number, path.relative_to(folder).as_posix(), stem(path), text, where)
+        row = DocumentRow(number, path.relative_to(folder).as_posix(), stem(path), text, where)
         yield row if text.strip() else Reject(where, "holds no text")
 
 
