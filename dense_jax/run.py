@@ -36,6 +36,7 @@ from dense_jax.io import absolute, check_name, digest, writable
 from dense_jax.locks import alone, only_one
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
+from dense_jax.planning.topology import plan_report
 from dense_jax.report import Counts, Sections, Training
 from dense_jax.retrieval import search
 from dense_jax.retrieval.bm25 import BM25

@@ -22,7 +22,7 @@ def write(path, content):
 
 
 def source_of(path, **settings):
-    (source,) = open_corpus(CorpusConfig(source=str(path), **settings), asked=True).sources
+    (source,) = open_corpus(CorpusConfig(source=str(path), **settings), with_queries=True).sources
     return source
 
 

@@ -66,7 +66,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_line(queries):
     ("line", "message"),
     [
         ("not json", ":2: is not JSON"),
-        ("[1, 2]", ':2: is not a JSON object with "_id" and "text"'),
+        ("[1, 2]", ":2: is not a JSON object but '[1, 2]'"),
         ('{"text": "a"}', ':2: "_id" is missing'),
         ('{"_id": 1.5, "text": "a"}', ':2: "_id" is 1.5, not a string or an integer'),
         ('{"_id": true, "text": "a"}', ':2: "_id" is True, not a string or an integer'),

@@ -64,7 +64,7 @@ def test_a_file_in_a_bucket_is_prepared_as_the_same_file_on_a_disk_is(bucket, tm
 
 def test_a_folder_in_a_bucket_gives_documents_and_queries(bucket):
     write_beir(bucket / "fiqa", [Document("a", "", "The sea.")], {"q": "what?"}, {"q": {"a": 1}}, "train")
-    (source,) = open_corpus(config("s3://bucket/fiqa").corpus, asked=True).sources
+    (source,) = open_corpus(config("s3://bucket/fiqa").corpus, with_queries=True).sources
     assert (source.name, [row.id for row in source], [query.text for query in source.queries()]) == (
         "fiqa",
         ["a"],
@@ -99,7 +99,7 @@ def test_triples_of_ids_have_the_texts_of_a_folder_in_a_bucket(bucket):
     write_beir(bucket / "fiqa", [Document("a", "", "The sea.")], {"q": "what?"}, {"q": {"a": 1}}, "train")
     bucket.joinpath("triples.tsv").write_text("q\ta\tb\n")
     asked = CorpusConfig(source="s3://bucket/fiqa", queries=("s3://bucket/triples.tsv",))
-    (source,) = open_corpus(asked, asked=True).sources
+    (source,) = open_corpus(asked, with_queries=True).sources
     (query,) = read_queries(located("s3://bucket/triples.tsv"), source, asked)
     assert (query.id, query.text) == ("q", "what?")
 

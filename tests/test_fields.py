@@ -58,8 +58,8 @@ def test_a_beir_folder_may_have_other_known_names(tmp_path):
 def test_rows_without_any_id_are_numbered_and_the_source_says_so(tmp_path):
     source = source_of(jsonl(tmp_path, {"key": "a", "text": "x"}, {"key": "b", "text": "y"}))
     assert [document.id for document in source] == ["1", "2"]
-    assert "numbered" in source.note
-    assert "'key', 'text'" in source.note
+    assert "numbered" in source.contents.note
+    assert "'key', 'text'" in source.contents.note
     assert read(jsonl(tmp_path, {"key": "a", "text": "x"}), id_field="key")[0].id == "a"  # as the note advises
 
 

@@ -31,8 +31,8 @@ def write(path, content):
     return path
 
 
-def source_of(path, asked=False, **settings):
-    (source,) = open_corpus(CorpusConfig(source=str(path), **settings), asked=asked).sources
+def source_of(path, with_queries=False, **settings):
+    (source,) = open_corpus(CorpusConfig(source=str(path), **settings), with_queries=with_queries).sources
     return source
 
 
@@ -121,7 +121,8 @@ def test_a_csv_cell_may_be_longer_than_the_limit_of_the_csv_module(tmp_path):
 
 
 def test_a_csv_file_of_pairs_gives_documents_and_queries(tmp_path):
-    source = source_of(write(tmp_path / "pairs.csv", 'query,positive,negative\nwho,"Ann, he said",\n'), asked=True)
+    path = write(tmp_path / "pairs.csv", 'query,positive,negative\nwho,"Ann, he said",\n')
+    source = source_of(path, with_queries=True)
     assert [document.text for document in source] == ["Ann, he said"]
     assert [query.text for query in source.queries()] == ["who"]
 
@@ -171,13 +172,13 @@ def test_a_folder_of_text_files_has_a_document_a_file(tmp_path):
     assert (bell.id, bell.title, bell.text) == ("old/bell.txt.gz", "bell", "Three.")
     assert empty == Reject(f"{tmp_path}/old/empty.txt:1", "holds no text")
     assert bad.where == f"{tmp_path}/z.txt:1"
-    assert source.note == ""
+    assert source.contents.note == ""
 
 
 def test_a_folder_of_text_files_names_the_other_files_that_are_not_read(tmp_path):
     write(tmp_path / "a.txt", "One.")
     write(tmp_path / "scan.pdf", "x")
-    assert "scan.pdf" in source_of(tmp_path).note
+    assert "scan.pdf" in source_of(tmp_path).contents.note
 
 
 def test_the_fingerprint_of_a_folder_of_text_files_is_its_content(tmp_path):
@@ -205,7 +206,7 @@ def test_a_folder_of_other_files_names_them(tmp_path):
 def test_plain_text_has_no_queries(tmp_path):
     write(tmp_path / "a.txt", "One.")
     with pytest.raises(DataError, match="has documents but no training queries"):
-        source_of(tmp_path, asked=True).queries()
+        source_of(tmp_path, with_queries=True).queries()
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.csv", "a.tsv", "a.json", "a.jsonl", "corpus/corpus.jsonl", "texts/a.txt"])

@@ -1,4 +1,4 @@
-"""Documents that come again are left out of what is prepared, and listed."""
+"""Near-duplicates are left out of the prepared text, and listed."""
 
 import json
 import shutil
@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_without_comparing_again(source, tmp_
 
     with killed_at(module, "entries", 7):
         prepare(settings, tmp_path / "again")
-    monkeypatch.setattr(common, "alike", None)
+    monkeypatch.setattr(common, "similar_pairs", None)
     prepare(settings, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
@@ -144,7 +144,7 @@ def test_a_lost_list_is_noticed_before_duplicates_are_prepared(source, tmp_path)
     with pytest.raises(StorageError, match=r"duplicates.jsonl: lists 2 documents, not the 3 that were left out"):
         prepare(asked(source, 0.5), tmp_path / "work")
     path.unlink()
-    with pytest.raises(StorageError, match=r"duplicates.jsonl: missing, and it says which documents are left out"):
+    with pytest.raises(StorageError, match=r"duplicates.jsonl: missing, and it lists the documents left out"):
         prepare(asked(source, 0.5), tmp_path / "work")
 
 

@@ -124,7 +124,7 @@ def test_a_file_of_documents_has_no_queries(tmp_path, source):
 
 def test_ids_lose_the_prefix_of_their_source_so_a_file_mined_of_several_sources_reads_back(tmp_path, source):
     other = write(tmp_path / "other.jsonl", [{"_id": "a", "text": "x"}])
-    first, _ = open_corpus(replace(source.config, also=(str(other),)), asked=True).sources
+    first, _ = open_corpus(replace(source.config, also=(str(other),)), with_queries=True).sources
     documents = [document.id for document in first if not isinstance(document, Reject)]
     row = ROW | {"query_id": "collection/q1", "positive_document_ids": documents[:2], "positive_scores": [2, 1]}
     (query,) = found(write(tmp_path / "mined.jsonl", [row]), first)

@@ -76,7 +76,7 @@ def test_a_missing_split_names_those_there_are(beir):
 def test_the_fingerprint_of_a_folder_depends_on_its_queries_only_if_they_are_asked_for(beir):
     def fingerprints():
         config = CorpusConfig(source=str(beir))
-        return [open_corpus(config, asked=asked).fingerprint() for asked in (True, False)]
+        return [open_corpus(config, with_queries=with_queries).fingerprint() for with_queries in (True, False)]
 
     before = fingerprints()
     write(beir / "qrels" / "train.tsv", "q2\td1\t1\n")
@@ -349,7 +349,7 @@ def test_a_tsv_file_of_two_columns_is_a_corpus_unless_queries_are_asked_for(tmp_
     assert both(path) == (["a"], [])
     plain = CorpusConfig(source=str(path))
     with_queries = CorpusConfig(source=str(path), queries=("mined.jsonl",))
-    for corpus in (open_corpus(plain), open_corpus(with_queries, asked=True)):
+    for corpus in (open_corpus(plain), open_corpus(with_queries, with_queries=True)):
         assert list(corpus) == [Document("who", "", "a")]
 
 
@@ -489,6 +489,6 @@ def test_with_several_sources_documents_have_the_prefix_and_queries_do_not(tmp_p
     write(tmp_path / "a.jsonl", [TEVATRON])
     write(tmp_path / "b.jsonl", [TEVATRON])
     config = CorpusConfig(source=str(tmp_path / "a.jsonl"), also=(str(tmp_path / "b.jsonl"),))
-    corpus = open_corpus(config, asked=True)
+    corpus = open_corpus(config, with_queries=True)
     assert [document.id for document in corpus] == ["a.jsonl/d1", "a.jsonl/2", "b.jsonl/d1", "b.jsonl/2"]
     assert [ids(query.positives) for source in corpus.sources for query in source.queries()] == [["d1"], ["d1"]]

@@ -1,17 +1,17 @@
-"""Answers and texts: whether a prediction is right, whether a passage holds an answer, and where.
+"""Comparison of answers with predictions and with passages.
 
-Each published figure rests on its own convention, and they disagree at times:
+Each published figure has its own convention; they disagree at times:
 
     squad_normalised    lower, ASCII punctuation deleted, the words a, an, the deleted, spaces collapsed: SQuAD
     nq_open_normalised  the same after NFD, which takes accents off their letters: ORQA, REALM (section 3.1)
     exact_match         a prediction normalised so is one of the references
     pattern_match       a reference is a regular expression that matches the prediction from its start: CuratedTREC
-    has_answer          the tokens of an answer stand in a row in a passage, whatever their case: DPR's top-k accuracy
+    has_answer          the tokens of an answer are a run of the passage's tokens, in any case: DPR's top-k accuracy
     has_pattern         a regular expression is found anywhere in a passage: the same for CuratedTREC
     holds_raw           an answer is a substring of a passage, case and all: the positives of ORQA's early loss
-    occurrences         where the ids of an answer stand in those of a block: the gold spans of ORQA's reader
+    occurrences         the places of an answer's ids in those of a block: the gold spans of ORQA's reader
 
-"caf" + e + a combining accent is "café" here, and "cafe" never is.
+"caf" + e + a combining accent equals "café"; "cafe" does not.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ def nq_open_normalised(text: str) -> str:
 
 
 def exact_match(prediction: str, references: Iterable[str], normalise: Normalise = nq_open_normalised) -> bool:
-    """Whether `prediction` equals any of `references` once both are normalised.
+    """True if `prediction` equals any of `references` after normalisation.
 
     >>> exact_match("Beatles, The", ["Wings", "the Beatles"])
     True
@@ -67,7 +67,7 @@ def exact_match(prediction: str, references: Iterable[str], normalise: Normalise
 
 
 def pattern_match(prediction: str, patterns: Iterable[str]) -> bool:
-    """Whether any of `patterns` matches `prediction` from its start; one that is no regular expression never does.
+    """True if any of `patterns` matches `prediction` from its start; an invalid regular expression never does.
 
     >>> pattern_match("Oct. 12, 1492", [r"oct\\w*\\.? 12", "("]), pattern_match("on Oct. 12", [r"oct\\w*\\.? 12"])
     (True, False)
@@ -88,7 +88,7 @@ def answer_tokens(text: str) -> list[str]:
 
 
 def has_answer(text: str, answers: Iterable[str]) -> bool:
-    """Whether the tokens of any of `answers` stand in a row in `text`; those of an empty answer always do.
+    """True if the tokens of any of `answers` are a run of the tokens of `text`; an empty answer always is.
 
     >>> has_answer("He lives in paris, France.", ["Paris"]), has_answer("The comparison failed", ["paris"])
     (True, False)
@@ -108,7 +108,7 @@ def has_pattern(text: str, patterns: Iterable[str]) -> bool:
 
 
 def holds_raw(text: str, answers: Iterable[str]) -> bool:
-    """Whether any of `answers` is a substring of `text`: it may hit inside a word, and an empty one always does.
+    """True if any of `answers` is a substring of `text`, also inside a word; an empty answer always is.
 
     >>> holds_raw("the particle", ["art"]), holds_raw("the Particle", ["part"])
     (True, False)
@@ -119,7 +119,7 @@ def holds_raw(text: str, answers: Iterable[str]) -> bool:
 def occurrences(
     block: Int[np.ndarray, " l"], answers: Iterable[Int[np.ndarray, " _"] | Sequence[int]]
 ) -> Int[np.ndarray, "n 2"]:
-    """First and last place (inclusive) of every occurrence of any of `answers` in `block`, overlapping ones too.
+    """First and last position (inclusive) of every occurrence of any of `answers` in `block`, also overlapping ones.
 
     Sorted, each once. An answer without ids occurs nowhere.
 
@@ -136,7 +136,7 @@ def occurrences(
 
 
 def _spaced(text: str) -> str:
-    """The tokens of `text`, each between two spaces: no token holds one, so a substring is a run of whole tokens."""
+    """The tokens of `text`, each between two spaces: tokens hold no space, so a substring is a run of whole tokens."""
     return "".join(f" {token} " for token in answer_tokens(text))
 
 
@@ -171,7 +171,7 @@ def _in_time(pattern: str, text: str) -> Iterator[None]:
 def _compiled(pattern: str) -> re.Pattern[str] | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # "[[a]": it means today what it always meant
+            warnings.simplefilter("ignore", FutureWarning)  # of "[[a]", whose meaning has not changed yet
             return re.compile(pattern, _PATTERN_FLAGS)
     except (re.error, OverflowError, RecursionError):
         return None

@@ -1,4 +1,4 @@
-"""Writes a test collection in BEIR's layout, each file whole or not at all."""
+"""Writer of test collections in BEIR's layout, each file whole or absent."""
 
 import csv
 from collections.abc import Iterable, Mapping
@@ -17,7 +17,7 @@ def write_beir(
     qrels: Mapping[str, Mapping[str, int]],
     split: str,
 ) -> None:
-    """`queries` (id -> text) and their judgements (query id -> document id -> grade), written after the corpus."""
+    """Write the corpus, then `queries` (id -> text) and their judgements (query id -> document id -> grade)."""
     with whole_file(folder / "corpus.jsonl") as partial, partial.open("wb") as file:
         for document in documents:
             file.write(_line({"_id": document.id, "title": document.title, "text": document.text}))

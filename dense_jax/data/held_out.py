@@ -1,7 +1,7 @@
-"""A test set from the corpus itself: find the document that a sentence was taken from.
+"""A test set from the corpus itself: find the document of a sentence.
 
 The query is a document's first sentence without the words of its title; the relevant document is the rest. The sentence
-leaves the training text with it, and it stands nowhere else in the corpus, so no test query is ever trained on.
+is removed from the training text and occurs nowhere else in the corpus, so no test query is ever trained on.
 """
 
 import re
@@ -20,42 +20,39 @@ from dense_jax.errors import DataError
 from dense_jax.progress import progress
 from dense_jax.types import Document
 
-SPLIT = "test"  # what the judgements are called
+SPLIT = "test"  # of the judgements
 _SHORTEST, _LONGEST = 5, 40  # words of a query
 _REST = 10  # words that must be left of the document
-_SPARE = 4  # candidates for each query asked for; those whose sentence stands elsewhere too drop out
-_KEY = 4  # first words of a sentence by which it is looked up
+_SPARE = 4  # candidates for each wanted query; those whose sentence occurs elsewhere are dropped
+_KEY = 4  # first words of a sentence, the key of its look-up
 _WORD = re.compile(r"\w+")
 
 Queries = dict[str, str]  # document id -> query
 
 
 def choose_queries(documents: Iterable[Document], count: int) -> Queries:
-    """`count` documents with their queries: those with the smallest hashes of their ids among all that are fit.
+    """`count` documents with their queries: those with the smallest hashes of their ids among the suitable ones.
 
-    `documents` is read twice. The choice depends on nothing but the corpus.
+    `documents` is read twice. The choice depends on the corpus only.
 
     Raises:
-        DataError: fewer documents are fit.
+        DataError: fewer documents are suitable.
     """
     fit = (row for row in progress(documents, "choose test queries", None, "documents") if _query(row))
     candidates = nsmallest(_SPARE * count, fit, key=lambda document: xxhash.xxh3_64_intdigest(document.id.encode()))
     sentences = [_normal(split_sentences(document.text)[0]) for document in candidates]
-    found = _occurrences(set(sentences), progress(documents, "look for them elsewhere", None, "documents"))
+    found = _occurrences(set(sentences), progress(documents, "search for them elsewhere", None, "documents"))
     unique = [document for document, sentence in zip(candidates, sentences, strict=True) if found[sentence] == 1]
     if len(unique) < count:
         raise DataError(
             f"corpus.held_out={count}, but only {len(unique)} documents start with a sentence of {_SHORTEST} to "
-            f"{_LONGEST} words that stands nowhere else and have more text; use --corpus.held_out={len(unique)}"
+            f"{_LONGEST} words that occurs nowhere else and have more text; use --corpus.held_out={len(unique)}"
         )
     return {document.id: _query(document) for document in unique[:count]}
 
 
 def without_queries(documents: Iterable[Document], queries: Queries) -> Iterator[Document]:
-    """All documents, those of `queries` without their first sentence.
-
-    This is both what is trained on and what is searched: they stay in the corpus with what is left of them.
-    """
+    """All documents, those of `queries` without their first sentence, for training and for search."""
     for document in documents:
         yield Document(document.id, document.title, _rest(document.text)) if document.id in queries else document
 
@@ -68,7 +65,7 @@ def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries
 
 
 def read_queries(folder: Path) -> Queries:
-    """The queries that `write_test_set` wrote.
+    """The queries in the folder of `write_test_set`.
 
     Raises:
         DataError: a file is missing or damaged.
@@ -79,7 +76,7 @@ def read_queries(folder: Path) -> Queries:
 
 
 def _query(document: Document) -> str:
-    """The query of `document`, or nothing if it is not fit to be one."""
+    """The query of `document`; empty if the document is not suitable."""
     first, *more = split_sentences(document.text)[:2] or [""]
     if not more:
         return ""
@@ -96,7 +93,7 @@ def _without_name(sentence: str, title: str) -> str:
 
 
 def _rest(text: str) -> str:
-    """`text` after its first sentence. Splitting changes white space only, so the other characters are counted."""
+    """`text` after its first sentence, by the count of characters that are not white space, which splitting keeps."""
     left = len(split_sentences(text)[0].replace(" ", ""))
     for place, character in enumerate(text):
         left -= not character.isspace()
@@ -110,8 +107,8 @@ def _normal(sentence: str) -> tuple[str, ...]:
 
 
 def _occurrences(sentences: set[tuple[str, ...]], documents: Iterable[Document]) -> Counter[tuple[str, ...]]:
-    """How often each of `sentences` stands in the text of `documents`, at a sentence's start or inside another."""
-    lengths: dict[tuple[str, ...], set[int]] = {}  # of the sentences that start so
+    """The number of occurrences of each of `sentences` in `documents`, at a sentence's start or inside another."""
+    lengths: dict[tuple[str, ...], set[int]] = {}  # first words -> lengths of the sentences
     for sentence in sentences:
         lengths.setdefault(sentence[:_KEY], set()).add(len(sentence))
     found: Counter[tuple[str, ...]] = Counter()

@@ -1,4 +1,4 @@
-"""How a passage becomes a task: the pure draws of the pre-training methods. Each takes the generator it draws from."""
+"""Random tasks made from a passage, for the pre-training methods: pure functions of a generator."""
 
 import enum
 from typing import NamedTuple
@@ -15,18 +15,18 @@ _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
 
 
 class InverseCloze(NamedTuple):
-    """A sentence and the passage it stands in."""
+    """A sentence and its passage."""
 
     query: Int[np.ndarray, " q"]
     body: Int[np.ndarray, " l"]
-    removed: bool  # the sentence was taken out of the body
+    removed: bool  # the body is without the sentence
 
 
 def inverse_cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> InverseCloze | None:
     """One sentence of `passage`, uniformly drawn, as a query for the rest.
 
-    The sentence is removed from the body with probability `removal_rate`; else the body stays whole, so that the
-    encoder also learns to match words. None if a removal was drawn and nothing would be left.
+    The sentence is removed from the body with probability `removal_rate`; otherwise the body stays whole, so that the
+    encoder also learns to match words. None if the sentence to be removed is the whole body.
     ORQA (Lee et al. 2019), section 4.
     """
     chosen = passage.sentence(int(rng.integers(len(passage.sentences))))
@@ -39,19 +39,19 @@ def inverse_cloze(passage: Passage, removal_rate: float, rng: np.random.Generato
 
 
 class Noise(enum.Enum):
-    """What happens to a token that is drawn."""
+    """The change of a sampled token."""
 
     NONE = "none"
     DELETE = "delete"
     REPLACE = "replace"  # by any token that is not special
     MASK = "mask"
-    SHUFFLE = "shuffle"  # the drawn tokens change places
+    SHUFFLE = "shuffle"  # the sampled tokens are permuted
 
 
 def crop(
     tokens: Int[np.ndarray, " l"], shortest: float, longest: float, rng: np.random.Generator
 ) -> Int[np.ndarray, " c"]:
-    """A run of floor(u l) tokens, u uniform in [shortest, longest), at least one; every place is as likely.
+    """A random run of floor(u l) tokens, at least one, with u uniform in [shortest, longest) and a uniform start.
 
     Contriever (Izacard et al. 2022), section 3.1; the released code.
     """
@@ -63,7 +63,7 @@ def crop(
 def corrupt(
     tokens: Int[np.ndarray, " l"], noise: Noise, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Int[np.ndarray, " _"]:
-    """`tokens` with `noise` done to each with probability `rate`. Where all would be deleted, the first stays."""
+    """`tokens`, each changed by `noise` with probability `rate`. At least one token is left: the first."""
     if noise is Noise.NONE:
         return tokens
     drawn = rng.random(len(tokens)) < rate
@@ -104,10 +104,10 @@ def masked_passage(
     rate: float,
     rng: np.random.Generator,
 ) -> Example:
-    """A passage as a sequence with whole words hidden, and what they were: tokens, positions, labels, weights.
+    """A passage as a sequence with whole words masked: tokens, positions, labels, weights.
 
-    A body that is too long shows a window that is drawn anew each time; its start is drawn once, for the words that are
-    hidden and for those that are seen. Condenser (Gao and Callan 2021), section 3; the released code.
+    If the body is too long, a random window of it is taken. Condenser (Gao and Callan 2021), section 3; the released
+    code.
     """
     room = length - (3 if layout is Layout.PAIR else 2) - (0 if layout is Layout.BODY else len(title))
     spare = len(body) - room
@@ -120,10 +120,10 @@ def masked_passage(
 def apply_mlm_mask(
     tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Example:
-    """`tokens` with up to `budget` tokens of whole words hidden; positions of weight 0 fill up to `slots`.
+    """`tokens` with up to `budget` tokens of whole words masked; positions of weight 0 fill up to `slots`.
 
-    Each chosen token becomes [MASK] with probability 0.8, a random id with 0.1, and stays itself with 0.1; all are
-    predicted. Special tokens are never chosen.
+    Each sampled token becomes [MASK] with probability 0.8, a random id with 0.1, and stays itself with 0.1; all are
+    predicted. Special tokens are never sampled.
     """
     ids = np.asarray(tokens.ids)
     positions = np.sort(sample_words(ids, budget, vocabulary, rng))
@@ -144,7 +144,7 @@ def mask_span(
 ) -> Example | None:
     """The sentence around one salient span of `passage`, drawn uniformly, with all tokens of the span masked.
 
-    The first `slots` of them are labels. None if there is no span, or the chosen one does not fit into `length` tokens.
+    The first `slots` of them are labels. None without a span, or if the sampled one does not fit into `length` tokens.
     REALM (Guu et al. 2020), section 3.4; the released code.
     """
     if not len(passage.spans):
@@ -169,7 +169,7 @@ def mask_span(
 def sample_words(
     ids: Int[np.ndarray, " l"], budget: int, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Int[np.ndarray, " m"]:
-    """Positions of whole words, drawn at random until `budget` tokens are full."""
+    """Positions of whole words, sampled until they have `budget` tokens."""
     groups = word_groups(ids, vocabulary)
     chosen = select_words([groups[i] for i in rng.permutation(len(groups))], budget)
     return np.fromiter(chosen, np.int32, len(chosen))
@@ -178,11 +178,11 @@ def sample_words(
 def decoder_view(
     tokens: Tokens, rate: float, vocabulary: Vocabulary, rng: np.random.Generator
 ) -> Bool[np.ndarray, "l l"]:
-    """Which positions each position of RetroMAE's decoder sees: True is visible.
+    """Attention mask of RetroMAE's decoder: position i (row) sees position j (column) where it is True.
 
-    Row i hides itself and whole words of a share `rate` of all tokens, special ones counted, which are one of up to 256
-    samples. The special tokens stay visible but to themselves; padding is hidden. RetroMAE (Xiao et al. 2022), section
-    3.2; the released code.
+    Row i hides itself and one of up to 256 samples of whole words, which have a share `rate` of all tokens, special
+    ones counted. Special tokens are visible to all others; padding is hidden. RetroMAE (Xiao et al. 2022), section 3.2;
+    the released code.
     """
     ids, real = np.asarray(tokens.ids), np.asarray(tokens.mask)
     length = int(real.sum())
@@ -190,7 +190,7 @@ def decoder_view(
     samples = min(length, _DECODER_SAMPLES)
     order = np.argsort(rng.random((samples, len(groups))), axis=1)
     chosen = select_words_often(order, [len(group) for group in groups], masking_budget(length, rate))
-    word_of = np.full(len(ids), len(groups))  # the last column stands for what is no word
+    word_of = np.full(len(ids), len(groups))  # the last column: outside of words
     for word, group in enumerate(groups):
         word_of[group] = word
     hidden = np.pad(chosen, ((0, 0), (0, 1)))[rng.integers(samples, size=len(ids))][:, word_of]
@@ -198,7 +198,7 @@ def decoder_view(
 
 
 def select_words_often(order: Int[np.ndarray, "s w"], sizes: list[int], budget: int) -> Bool[np.ndarray, "s w"]:
-    """`select_words` for many orders of the same words at once: which words are chosen, in their own order.
+    """`select_words` for many orders of the same words at once: True for each selected word.
 
     >>> select_words_often(np.array([[0, 1, 2], [2, 1, 0]]), [2, 1, 1], budget=2)
     array([[ True, False, False],
@@ -214,13 +214,13 @@ def select_words_often(order: Int[np.ndarray, "s w"], sizes: list[int], budget: 
 
 
 def content(tokens: Tokens, vocabulary: Vocabulary) -> int:
-    """How many tokens are text: not [CLS], [SEP] or padding."""
+    """The number of tokens that are text: not [CLS], [SEP] or padding."""
     ids = np.asarray(tokens.ids)
     return int(np.count_nonzero(tokens.mask & (ids != vocabulary.cls) & (ids != vocabulary.sep)))
 
 
 def masking_budget(tokens: int, rate: float) -> int:
-    """How many of `tokens` may be hidden: at least 1, halves rounded to even.
+    """The number of `tokens` to mask at most: at least 1, halves rounded to even.
 
     >>> masking_budget(10, 0.15), masking_budget(30, 0.15), masking_budget(2, 0.15)
     (2, 4, 1)
@@ -229,7 +229,7 @@ def masking_budget(tokens: int, rate: float) -> int:
 
 
 def word_groups(ids: Int[np.ndarray, " l"], vocabulary: Vocabulary) -> list[list[int]]:
-    """Positions of each word's pieces. Special tokens belong to no word, and do not part the pieces around them."""
+    """Positions of each word's pieces. Special tokens belong to no word, and do not separate the pieces around them."""
     groups: list[list[int]] = []
     for position in np.flatnonzero(~vocabulary.special[ids]):
         if groups and vocabulary.continues[ids[position]]:
@@ -240,7 +240,7 @@ def word_groups(ids: Int[np.ndarray, " l"], vocabulary: Vocabulary) -> list[list
 
 
 def select_words(groups: list[list[int]], budget: int) -> list[int]:
-    """Positions of the words taken in the order given; a word that would exceed the budget is passed over.
+    """Positions of the words selected in the given order; a word that would exceed the budget is skipped.
 
     >>> select_words([[1, 2], [0], [3]], budget=1)
     [0]

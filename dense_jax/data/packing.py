@@ -1,4 +1,4 @@
-"""Texts of different length side by side in rows of equal length, to spare the padding."""
+"""Sequence packing: several texts in one row of fixed length, to save padding."""
 
 import heapq
 
@@ -13,9 +13,9 @@ _MOST = 2  # times the mean: texts in a row
 def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: int) -> PackedTokens:
     """`texts` in rows of `length` tokens, `per_row` of them in a row on average.
 
-    Which texts share a row depends on which this process holds, and so on the number of processes. Where the texts of a
-    row are longer than it, the longest is cut before its last token. `numbers` says which text of the global batch each
-    is; every `per_row` of that batch make a row of the global result.
+    The texts of a row depend on the texts of this process, and so on the number of processes. If the texts of a row are
+    longer than the row, the longest is cut before its last token. `numbers` are the texts' numbers in the global batch;
+    every `per_row` of that batch make a row of the global result.
     """
     of_ids, of_types, mask = (np.asarray(x) for x in texts)
     lengths, most = mask.sum(axis=1), _MOST * per_row
@@ -41,7 +41,7 @@ def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], per_row: int, length: in
 
 
 def distribute(lengths: Int[np.ndarray, " b"], rows: int, most: int) -> list[list[int]]:
-    """Which texts each of `rows` rows holds, `most` at most: the longest first, each into the row that is least full.
+    """The texts of each of `rows` rows, `most` at most: the longest first, each into the row with the most room.
 
     >>> distribute(np.array([5, 1, 4, 2]), rows=2, most=4)
     [[0, 1], [2, 3]]

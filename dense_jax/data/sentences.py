@@ -18,7 +18,7 @@ Sentence = tuple[str, Ids]
 
 
 class Tokenised(NamedTuple):
-    """A document as ids; sentences without any are left out."""
+    """A document as ids; sentences without ids are left out."""
 
     document: Document
     title: Ids
@@ -50,5 +50,5 @@ def batches(documents: Iterable[T], characters: Callable[[T], int]) -> Iterator[
 
 
 def spaced(document: Document, sentences: list[str]) -> list[str]:
-    """Sentences with the space that stands before each: byte-level tokenizers see the start of a word by it."""
+    """Sentences with the space before each, by which byte-level tokenizers recognise the start of a word."""
     return [f" {sentence}" if i or document.title else sentence for i, sentence in enumerate(sentences)]

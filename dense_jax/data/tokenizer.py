@@ -1,4 +1,4 @@
-"""One tokenizer for everything: a folder that Hugging Face reads too, trained here or imported.
+"""The tokenizer, trained here or imported, as a folder that Hugging Face reads too.
 
 The folder holds `tokenizer.json` and `tokenizer_config.json`, and loads in transformers 4 and 5.
 """
@@ -37,7 +37,7 @@ _SCHEMAS: dict[str, Any] = {"tokenizer.json": TokenizerFile, "vocab.json": Piece
 _SMALLEST = 32  # trained vocabulary
 _LONGEST_WORD = 100  # characters, in WordPiece; a longer word is [UNK]
 _LONG = re.compile(rf"\S{{{_LONGEST_WORD + 1},}}")
-_LONGEST_INPUT = 512  # tokens, what transformers is told where the exporter knows no better
+_LONGEST_INPUT = 512  # tokens; model_max_length unless the exporter sets another
 
 
 class _OwnTokenizer(TypedDict):
@@ -51,10 +51,10 @@ class _OwnTokenizer(TypedDict):
 
 
 class Placed(NamedTuple):
-    """A text as ids, and where they stand in it."""
+    """A text as ids with their character offsets."""
 
     ids: Int[np.ndarray, " l"]
-    places: Int[np.ndarray, "l 2"]  # the characters of each, half open, without white space around; of a space none
+    places: Int[np.ndarray, "l 2"]  # the characters of each, half open, without white space; empty for a space
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: Path) -> "Tokenizer":
-        """The tokenizer that `save` wrote to `folder`.
+        """The tokenizer in a folder of `save`.
 
         Raises:
             StorageError: a file is missing or damaged.
@@ -83,7 +83,7 @@ class Tokenizer:
 
         The library numbers continuing letters in the order of a hash map and breaks ties by these numbers, so two runs
         differ. Here the alphabet and its continuing forms get their numbers first. Words of more than 100 characters
-        are left out: they become [UNK] in any case, and training takes time quadratic in the length of a word.
+        are left out: they become [UNK] anyway, and training takes time quadratic in the length of a word.
 
         Raises:
             ConfigError: `vocab_size` has no room for an alphabet.
@@ -107,7 +107,7 @@ class Tokenizer:
         return cls(_wordpiece(json.loads(backend.to_str())["model"]["vocab"], lowercase), _BERT)
 
     def save(self, folder: Path, max_length: int = _LONGEST_INPUT) -> None:
-        """Writes the folder; `max_length` in tokens is where transformers will cut.
+        """Write the folder; transformers will cut texts after `max_length` tokens.
 
         Raises:
             StorageError: the disk is full or refuses.
@@ -138,27 +138,28 @@ class Tokenizer:
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_placed(self, texts: Sequence[str]) -> list[Placed]:
-        """What `encode` gives, with the characters that each id stands for.
+        """The ids of `encode` with their character offsets.
 
-        A piece that is only the space before a word stands for none. Several pieces of one character, as byte-level
-        tokenizers have them, stand for all of it each.
+        A piece that is only the space before a word has no character. Several pieces of one character, as byte-level
+        tokenizers have them, have that character each.
 
         Raises:
             DataError: as `encode`.
         """
         mark, starts = self._word_mark
-        space = self.backend.token_to_id(mark) if starts else None  # SentencePiece has it stand for the next character
+        # SentencePiece gives the piece of a space the offsets of the next character.
+        space = self.backend.token_to_id(mark) if starts else None
         found = zip(texts, _encoded(self.backend.encode_batch, texts), strict=True)
         return [_placed(text, encoding, space) for text, encoding in found]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " l"]) -> str:
-        """Text of `ids`, special tokens shown."""
+        """Text of `ids`, with special tokens."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def check_ids(self, other: "Tokenizer", name: str) -> None:
         """
         Raises:
-            ConfigError: a piece of `other`, which belongs to what `name` says, has another id here, or none.
+            ConfigError: a piece of `other`, the tokenizer of `name`, has another id or no id in this tokenizer.
         """
         ours = self.backend.get_vocab()
         different = [(p, i) for p, i in other.backend.get_vocab().items() if ours.get(p) != i]
@@ -172,7 +173,7 @@ class Tokenizer:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes what `encode` gives."""
+        """A digest that changes with the results of `encode`."""
         return _hash(self.backend.to_str() + str(sorted(self.special.items())))
 
     @property
@@ -182,10 +183,10 @@ class Tokenizer:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """Ids of the special tokens, and which pieces continue a word.
+        """Ids of the special tokens, and flags of the pieces that continue a word.
 
         Raises:
-            ConfigError: the tokenizer marks words in a way that is not known here.
+            ConfigError: the type of the tokenizer is not supported.
         """
         return self._vocabulary
 
@@ -194,7 +195,7 @@ class Tokenizer:
         return replace(self.vocabulary, prompts={prompt: self.prompt_ids(prompt) for prompt in prompts})
 
     def prompt_ids(self, prompt: str) -> Int[np.ndarray, " l"]:
-        """The ids of a prompt, to be put before those of a text.
+        """The ids of a prompt, to precede those of a text.
 
         Raises:
             ConfigError: the prompt would change the ids of the text.
@@ -216,7 +217,7 @@ class Tokenizer:
         mark, starts = self._word_mark
         special, continues = np.zeros(size, bool), np.zeros(size, bool)
         for piece, i in pieces.items():
-            # Whole sentences would be one word, too long to be hidden; BERT too takes each such character as a word.
+            # Otherwise a whole sentence would be one word, too long to mask; in BERT each such character is a word.
             unspaced = starts and _UNSPACED.match(piece)
             continues[i] = piece.startswith(mark) != starts and not unspaced
         special[[i for i, token in self.backend.get_added_tokens_decoder().items() if token.special]] = True
@@ -228,7 +229,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _word_mark(self) -> tuple[str, bool]:
-        """A prefix of pieces, and whether it says that a word starts (or else that it goes on)."""
+        """A prefix of pieces, and True if it marks the start of a word (False: its continuation)."""
         description = json.loads(self.backend.to_str())
         model = description["model"]
         if model["type"] == "WordPiece":
@@ -248,7 +249,7 @@ def import_folder(folder: Path) -> Tokenizer:
     """Any tokenizer folder of Hugging Face, a bare `vocab.txt` included. Code in it never runs.
 
     Raises:
-        ConfigError: there is no tokenizer in it, or a special token that every encoder needs is missing.
+        ConfigError: the folder has no tokenizer, or a special token that every encoder needs is missing.
         StorageError: a file is a pointer of Git LFS.
     """
     for path in _files(folder):
@@ -257,7 +258,7 @@ def import_folder(folder: Path) -> Tokenizer:
         return _from_vocabulary(folder / "vocab.txt")
     for path in _files(folder):
         if path.suffix == ".json":
-            read_json(path, _SCHEMAS.get(path.name, Settings), ConfigError)  # names the file, as transformers does not
+            read_json(path, _SCHEMAS.get(path.name, Settings), ConfigError)  # transformers would not name the file
     try:
         theirs = _theirs(folder)
         backend = tokenizers.Tokenizer.from_str(theirs.backend_tokenizer.to_str())
@@ -274,15 +275,15 @@ def import_folder(folder: Path) -> Tokenizer:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether there is something that `import_folder` could read."""
+    """True if `folder` has files for `import_folder`."""
     return any(path for pattern in _FILES for path in folder.glob(pattern))
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Changes with any file of a Hugging Face folder that its tokenizer is made of.
+    """A digest of the tokenizer's files in a Hugging Face folder.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the folder has no such file.
     """
     return _hash("".join(f"{path.name} {digest(path)}\n" for path in _files(folder)))
 
@@ -297,15 +298,15 @@ def _theirs(folder: Path) -> Any:
 
 
 def _is_invented(token: str | None, folder: Path) -> bool:
-    """Whether `token` stands in no file of a whole vocabulary: transformers then appends its class's default to it."""
+    """True if no file of a whole vocabulary has `token`: transformers adds its class's default to such a vocabulary."""
     is_whole = any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt"))
     return bool(token) and is_whole and not any(str(token).encode() in path.read_bytes() for path in _files(folder))
 
 
 def _kind(folder: Path) -> dict[str, Any]:
-    """The model's config as an argument of AutoTokenizer: of config.json, only what tokenizers depend on.
+    """The model's config as an argument of AutoTokenizer, with the values for tokenizers only.
 
-    Its other values do not concern a tokenizer, and transformers refuses some, such as null for a truth value.
+    transformers would refuse some of the others, such as null for a truth value.
     """
     path = folder / "config.json"
     raw = read_json(path, ModelKind, ConfigError) if path.is_file() else {}
@@ -342,7 +343,7 @@ def _encodes(encode: Callable[..., list[tokenizers.Encoding]], text: str) -> boo
 
 
 def _is_the_librarys(error: BaseException) -> bool:
-    """True for what the library raises: bare Exception, or a panic, such as that of a pattern that backtracks."""
+    """True for errors of the library: bare Exception, or a panic, such as that of a pattern that backtracks."""
     return type(error) is Exception or type(error).__name__ == "PanicException"
 
 
@@ -363,7 +364,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _from_vocabulary(path: Path) -> Tokenizer:
-    """BERT's tokenizer over a `vocab.txt`; lower-casing if no piece of it has an upper-case letter."""
+    """BERT's tokenizer with a `vocab.txt`; it lower-cases if no piece has an upper-case letter."""
     pieces = text_lines(path)
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     special = _complete({role: token if token in vocabulary else "" for role, token in _BERT.items()}, path)
@@ -372,7 +373,7 @@ def _from_vocabulary(path: Path) -> Tokenizer:
 
 
 def _wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
-    """BERT's: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
+    """BERT's WordPiece: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token=_BERT["unk"], max_input_chars_per_word=_LONGEST_WORD)
     )
@@ -413,20 +414,20 @@ def _alphabet(backend: tokenizers.Tokenizer, texts: Iterable[str], limit: int) -
 
 
 def _joins_words(backend: tokenizers.Tokenizer, letter: str) -> bool:
-    """Whether `letter` can stand inside a word: punctuation and Chinese characters are words of their own."""
+    """True if `letter` can be inside a word: punctuation and Chinese characters are words of their own."""
     normal = backend.normalizer.normalize_str("a" + letter)
     return len(backend.pre_tokenizer.pre_tokenize_str(normal)) == 1
 
 
 def _parts(stage: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """A pre-tokenizer's or decoder's steps, a sequence of them opened."""
+    """The steps of a pre-tokenizer or decoder, with sequences flattened."""
     if not stage:
         return []
     return [part for key in ("pretokenizers", "decoders") for part in stage.get(key, [])] or [stage]
 
 
 def _complete(special: dict[str, str], folder: Path) -> dict[str, str]:
-    """`special` as it is; refused if a role other than mask, which some objectives do without, has no token."""
+    """`special`, checked: all roles need a token except mask, which some objectives do not use."""
     needed = [role for role in _BERT if role != "mask"]
     missing = [f"{role}_token" for role in needed if not special[role]]
     if missing:
@@ -442,7 +443,7 @@ def _check_vocabulary(
 ) -> None:
     """
     Raises:
-        UserError: of the class `error`: a special token has no id.
+        UserError: a special token has no id; the error is of class `error`.
     """
     pieces = backend.get_vocab()
     if unknown := [f"{role}_token {token!r:.60}" for role, token in special.items() if token and token not in pieces]:

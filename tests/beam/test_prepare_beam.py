@@ -142,9 +142,7 @@ def test_what_one_process_began_workers_finish(sources, tmp_path, monkeypatch):
 
 def test_a_pipeline_that_breaks_says_so_and_how_to_go_on(sources, tmp_path, monkeypatch):
     monkeypatch.setattr(by_beam, "unpack_documents", killed)
-    with pytest.raises(
-        MachineError, match=r"the Beam pipeline failed; the same command goes on where it was(?s:.*)Killed"
-    ):
+    with pytest.raises(MachineError, match=r"the Beam pipeline failed; the same command continues it(?s:.*)Killed"):
         prepare(on_workers(*sources), tmp_path / "work")
 
 

@@ -1,8 +1,8 @@
-"""Work on a corpus in parts that know nothing of each other, with the result of doing it in one go.
+"""Plan of independent parts of a corpus, with the same shards as in one pass over it.
 
 documents              -> bundles of consecutive documents of one source
 bundle                 -> its groups, and how many passages each has
-counts of all bundles  -> where the shards of each source end, by the rule of `StoreWriter`
+counts of all bundles  -> ends of the shards of each source, by the rule of `StoreWriter`
 slices of bundles      -> shard
 
 Running text is arranged as the lines of each document, and cut into chunks when a shard is made.
@@ -36,7 +36,7 @@ Texts = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks 
 
 
 class Arranged(NamedTuple):
-    """What was made of a bundle."""
+    """Counts for each group of a bundle."""
 
     passages: Counts
     documents: Counts
@@ -45,7 +45,7 @@ class Arranged(NamedTuple):
 
 
 def bundles(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
-    """Runs of `documents` with at least so many characters; the last may have fewer."""
+    """Runs of `documents` with at least `characters`; the last may have fewer."""
     bundle: list[Document] = []
     size = 0
     for document in documents:
@@ -64,12 +64,12 @@ def pack_documents(documents: Sequence[Document]) -> bytes:
 
 
 def unpack_documents(packed: bytes) -> list[Document]:
-    """What `pack_documents` packed."""
+    """The documents in the bytes of `pack_documents`."""
     return [Document(*orjson.loads(line)) for line in packed.split(b"\n")]
 
 
 def counted(groups: Sequence[Group]) -> Arranged:
-    """What the plan of shards needs to know of a bundle."""
+    """The counts of a bundle, for the plan of shards."""
     rows = [
         (len(group.entries), group.documents, group.left_out, sum(len(entry.tokens) for entry in group.entries))
         for group in groups
@@ -83,12 +83,12 @@ def pack_groups(groups: Sequence[Group]) -> bytes:
 
 
 def unpack_groups(packed: bytes) -> list[Group]:
-    """What `pack_groups` packed."""
+    """The groups in the bytes of `pack_groups`."""
     return pickle.loads(packed)
 
 
 def plan_shards(made: Sequence[Arranged], shard_size: int, chunk: int = 0) -> list[Texts]:
-    """What goes into each shard of a source of which bundles were `made`; cut every `chunk` tokens, if it is not 0."""
+    """The groups of each shard of a source with bundles `made`; `chunk` tokens a chunk, or no chunks if it is 0."""
     if not made:
         return []
     sizes = [len(one.passages) for one in made]

@@ -1,17 +1,17 @@
-"""The long parts of a preparation by the workers of an Apache Beam pipeline: the result is the same to the last byte.
+"""The long parts of a preparation by the workers of an Apache Beam pipeline, with the same result to the last byte.
 
-The calling process reads the sources, as only one can who compares all ids, and passes the documents on in bundles. It
-also chooses the test set and trains the tokenizer. Workers compare, tokenise, arrange and write. All pass through
-files of a folder that everyone reaches, so what was done is not done again when an interrupted preparation goes on.
+The calling process reads the sources, because one process must compare all ids, and passes the documents on in bundles.
+It also chooses the test set and trains the tokenizer. Workers compare, tokenise, arrange and write. They exchange files
+in a folder that all of them reach, so a resumed preparation does not repeat finished work.
 
-    STAGING/KEY/start              what an interrupted preparation had already
-                bundles            how many documents each bundle has, source by source; written last of the first step
+    STAGING/KEY/start              the state of an interrupted preparation
+                bundles            numbers of documents of the bundles, source by source; written last of the first step
                 documents-00000    a bundle
                 alike-...          pairs of documents in one bucket of near-duplicates
-                arranged-00000     the groups that are made of a bundle
-                counts-00000       how many passages these have
+                arranged-00000     the groups of a bundle
+                counts-00000       their numbers of passages
                 *.array_record     a finished shard
-                written-00000      what the manifest says of it
+                written-00000      its entry in the manifest
 """
 
 import json
@@ -61,10 +61,10 @@ def fill_by_beam(
     chunk: int,
     finish: Callable[[], None],
 ) -> None:
-    """Do what `fill` does. `sources` are their names and documents; `finish` completes the store.
+    """As `common.fill`. `sources` are their names and documents; `finish` completes the store.
 
     Raises:
-        MachineError: the pipeline failed; what was done so far stays, and the same call goes on.
+        MachineError: the pipeline failed; finished work stays, and the same call continues it.
     """
     staging = _staging(settings, writer.folder, {"store": writer.settings})
     start = _started(staging, writer, len(sources))
@@ -85,7 +85,7 @@ def fill_by_beam(
 def similar_pairs_by_beam(
     documents: Iterable[Document], similarity: float, settings: PrepareConfig, root: Path, made_for: dict[str, Any]
 ) -> Pairs:
-    """What `near_duplicates.alike` gives for the texts of `documents`, in any order; `made_for` tells them from others.
+    """The result of `similar_pairs` for the texts of `documents`, in any order; `made_for` identifies the documents.
 
     Raises:
         MachineError: the pipeline failed.
@@ -101,10 +101,10 @@ def similar_pairs_by_beam(
 
 
 class _Start(NamedTuple):
-    """What a store had before the workers began."""
+    """State of a store before the workers began."""
 
     shards: int
-    read: list[tuple[int, int]]  # of each source: documents, and of how many of them nothing is stored
+    read: list[tuple[int, int]]  # of each source: documents, and those left out
 
 
 def _started(staging: Staging, writer: StoreWriter, sources: int) -> _Start:
@@ -114,7 +114,7 @@ def _started(staging: Staging, writer: StoreWriter, sources: int) -> _Start:
 
 
 class _Plan:
-    """Which groups of which bundles make each shard."""
+    """The groups of bundles of each shard."""
 
     def __init__(self, staging: Staging, start: _Start, sizes: list[list[int]], shard_size: int, chunk: int) -> None:
         self.staging = staging
@@ -132,7 +132,7 @@ class _Plan:
         return [(number, [[tuple(part) for part in text] for text in texts]) for number, texts in left]
 
     def record(self, source: int, writer: StoreWriter) -> None:
-        """Takes the shards of `source` over, now that all are there."""
+        """Copy the shards of `source`, all of which are written, to the store."""
         for number, texts in enumerate(self._shards[source], self._first[source]):
             if number < writer.next_shard:
                 continue
@@ -151,20 +151,20 @@ class _Plan:
         return [[[part._replace(bundle=own[part.bundle]) for part in text] for text in shard] for shard in shards]
 
     def _count(self, parts: Iterable[Slice]) -> tuple[int, int]:
-        """How many documents are in `parts`, and of how many of them nothing is stored."""
+        """The numbers of documents in `parts` and of those left out."""
         rows = [(self._made[n].documents[start:stop], self._made[n].left_out[start:stop]) for n, start, stop in parts]
         return sum(int(documents.sum()) for documents, _ in rows), sum(int(out.sum()) for _, out in rows)
 
 
 def _staging(settings: PrepareConfig, folder: Path, made_for: dict[str, Any]) -> Staging:
-    """Where the files are that belong to such a step and to no other."""
+    """The folder of the files of one step, named by its settings."""
     key = xxhash.xxh3_128_hexdigest(json.dumps(made_for, sort_keys=True).encode())
     given = settings.staging.rstrip("/")
     return Staging(f"{given}/{key}" if given else str(folder.absolute() / f"staging-{key}"))
 
 
 def _bundled(staging: Staging, sources: Sequence[Iterable[Document]]) -> list[list[int]]:
-    """Writes the documents of `sources`, if that was not done; how many each bundle of each source has."""
+    """Write the documents of `sources`, if that is not done; return the number of documents of each bundle."""
     if staging.has("bundles"):
         return staging.load("bundles")
     sizes: list[list[int]] = []
@@ -183,7 +183,7 @@ def _arrange(number: int, staging: Staging) -> None:
     staging.dump(_file("counts", number), counted(groups))
 
 
-@lru_cache(maxsize=1)  # a tokenizer, and all titles perhaps: once for each worker
+@lru_cache(maxsize=1)  # it may hold a tokenizer and all titles: loaded once for each worker
 def _arrangement(staging: Staging) -> Arrange:
     return staging.load("arrangement")
 
@@ -205,7 +205,7 @@ def _entries(parts: list[Slice], staging: Staging) -> list[Entry]:
 
 
 def _members(numbered: tuple[int, int], staging: Staging, similarity: float) -> Iterator[tuple[bytes, int]]:
-    """(bucket, number) for each document of a bundle and each bucket that it falls into."""
+    """(bucket, number) for each document of a bundle and each of its buckets."""
     bundle, first = numbered
     of = buckets(similarity)
     for number, document in enumerate(unpack_documents(staging.read(_file("documents", bundle))), first):

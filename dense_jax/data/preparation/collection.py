@@ -1,4 +1,4 @@
-"""Collections: documents that are searched, and how they are described to people."""
+"""Collections: documents to be searched, with a description for people."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +18,13 @@ _LEFT_OUT = {"near_duplicates": ("near-duplicates", DUPLICATES), "rejected": ("r
 class Collection:
     """Passages that can be searched."""
 
-    name: str  # of the folders that are made of it
+    name: str  # of the folders made from it
     source: str  # the files or folders of its documents, for people
     store: PassageStore
 
     @property
     def described(self) -> str:
-        """The source, the number of documents, and what is left out of it."""
+        """The source, the number of documents and the rows left out."""
         manifest = self.store.manifest
         notes, documents, empty = manifest["notes"], manifest["documents"], manifest["left_out"]
         counts = [f"{documents:,} documents"]
@@ -37,7 +37,7 @@ class Collection:
 
 
 def prepared_collection(name: str, store: PassageStore) -> Collection:
-    """What `prepare` stored, described by the sources that it was prepared from."""
+    """The prepared passages as a collection, described by their sources."""
     return Collection(name, ", ".join(part.name for part in store.parts()), store)
 
 
@@ -63,7 +63,8 @@ def whole_corpus(config: Config, root: Path) -> CheckedCorpus:
     require(theirs == ours, f"{root} was prepared from {theirs}, but corpus.source and corpus.also are {ours}; {fix}")
     require(
         not notes.get("near_duplicates"),
-        f"{ours} changed since {root} was prepared, and {root / NAME} lists near-duplicates of its former texts; {fix}",
+        f"{ours} changed since {root} was prepared, and {root / DUPLICATES} lists near-duplicates of its former texts; "
+        f"{fix}",
     )
     return corpus
 

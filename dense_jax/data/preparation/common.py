@@ -1,4 +1,4 @@
-"""What all kinds of prepared data share: the usable documents, the list of rejected rows, test set and tokenizer."""
+"""Shared parts of all kinds of prepared data: usable documents, list of rejected rows, test set and tokenizer."""
 
 import re
 import shutil
@@ -38,7 +38,7 @@ from dense_jax.progress import progress, progress_bar
 from dense_jax.types import Corpus, Document, Reject
 
 REJECTS = "rejects.jsonl"
-TEXT = "text.json"  # written last of what all kinds of passages share
+TEXT = "text.json"  # written last of the shared parts
 _SAMPLE = 100_000_000  # characters of the corpus that a vocabulary is trained on
 AGAIN = "give the same command again"
 _EXAMPLES = 5  # rejected rows shown in an error
@@ -62,7 +62,7 @@ class Text(TypedDict):
 
 
 def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str, Any]:
-    """What all kinds of passages share: rejects.jsonl, test, tokenizer; what they were made with, and counts."""
+    """Prepare rejects.jsonl, test and tokenizer, which all kinds of passages share; return settings and counts."""
     path = root / TEXT
     settings = _with_same_tokenizer(_settings(config), config.tokenizer, path)
     if is_written(path) and not _is_replaced(root, settings):
@@ -71,14 +71,14 @@ def prepare_text(config: Config, corpus: CheckedCorpus, root: Path) -> dict[str,
         return found
     notes = scan(corpus, root / REJECTS)
     if config.corpus.near_duplicates:
-        edges = _alike(config, UsableDocuments(corpus, {}), notes["usable"], root)
-        first = first_of_each_group(edges, notes["usable"])
+        pairs = _similar_pairs(config, UsableDocuments(corpus, {}), notes["usable"], root)
+        first = first_of_each_group(pairs, notes["usable"])
         notes["near_duplicates"] = list_duplicates(UsableDocuments(corpus, {}), first, root / DUPLICATES)
         notes["usable"] -= notes["near_duplicates"]
     corpus = without_duplicates(corpus, root, notes)
     queries = _choose_queries(corpus, config.corpus.held_out, root / "test")
     tokenizer = _make_tokenizer(config.tokenizer, UsableDocuments(corpus, queries))
-    if queries:  # after all that may be refused, and before the file that says that all is done
+    if queries:  # after all checks, and before the file that marks the text as finished
         held_out.write_test_set(root / "test", UsableDocuments(corpus, queries), queries)
     tokenizer.save(root / "tokenizer")
     notes |= {"vocabulary": tokenizer.size, "tokenizer": tokenizer.fingerprint}
@@ -115,7 +115,7 @@ def _is_replaced(root: Path, settings: dict[str, Any]) -> bool:
 def check_test_set(root: Path) -> None:
     """
     Raises:
-        StorageError: the test set that `prepare` held out has changed since: its figures would compare with no others.
+        StorageError: the test set changed after `prepare` held it out, so its figures compare with no others.
     """
     known = read_json(root / TEXT, Text)["notes"].get("test", {})  # older preparations have none
     try:
@@ -136,14 +136,14 @@ def fill(
     chunk: int = 0,
     cure: str = "prepare it in another --workdir",
 ) -> None:
-    """Writes what `arrange` makes of the documents of each source that are in no finished shard yet.
+    """Write the passages that `arrange` makes of the documents that are in no finished shard yet, source by source.
 
-    Workers of a pipeline give it any run of documents of a source, so there it must go by single documents, and is
-    pickled; with `chunk`, it gives lines, which they cut every so many tokens. `cure` is what to do about a corpus that
-    changes meanwhile.
+    The workers of a Beam pipeline call `arrange`, which is pickled, with any run of documents of a source, so it must
+    treat each document alone. With `chunk` it returns lines, which the workers cut into chunks of that many tokens.
+    `cure` is the advice if the corpus changes meanwhile.
 
     Raises:
-        MachineError: it is to be done by Beam, which is missing or fails.
+        MachineError: Beam is chosen, and is missing or fails.
         DataError: the corpus changed while it was read.
     """
     before = corpus.fingerprint()
@@ -170,7 +170,7 @@ def fill(
 def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], cure: str = AGAIN) -> None:
     """
     Raises:
-        DataError: the corpus, read since it had the fingerprint `before`, has another one now; `cure` is what to do.
+        DataError: the fingerprint of the corpus is no longer `before`; `cure` is the advice.
     """
     if changes := "\n  ".join(differences(before, corpus.fingerprint())):
         raise DataError(
@@ -180,7 +180,7 @@ def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], cure: str = A
 
 
 def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any]) -> CheckedCorpus:
-    """`corpus` as it is prepared: without the near-duplicates that `notes` counts, if they were looked for.
+    """`corpus` without the near-duplicates that `notes` counts, if any.
 
     Raises:
         StorageError: their list is missing or damaged.
@@ -191,7 +191,7 @@ def without_duplicates(corpus: CheckedCorpus, root: Path, notes: dict[str, Any])
 
 @dataclass(frozen=True)
 class UsableDocuments:
-    """The usable rows of a corpus or of one source as they are trained on; every iteration reads them anew."""
+    """The usable rows of a corpus or source, for training; each iteration reads the source again."""
 
     corpus: Corpus
     queries: held_out.Queries
@@ -202,12 +202,12 @@ class UsableDocuments:
 
 
 def corpus_fingerprint(config: Config) -> dict[str, Any]:
-    """The content of the corpus that `config` names, wherever it lies, whether its queries are learned from or not."""
+    """The fingerprint of the content of the config's corpus, independent of its path and of its queries."""
     return content_of(open_corpus(config.corpus).fingerprint())
 
 
 def prepared_corpus(root: Path) -> dict[str, Any]:
-    """The same of the corpus that was prepared in `root`; nothing where that is not known."""
+    """The fingerprint of the corpus that was prepared in `root`; empty if `root` has none."""
     text = root / TEXT
     return content_of(read_json(text, Text)["settings"]["corpus"]["source"]) if is_written(text) else {}
 
@@ -219,14 +219,14 @@ def _settings(config: Config) -> dict[str, Any]:
     rows = {"max_characters": chosen.max_characters, "held_out": chosen.held_out, "limit": chosen.limit}
     rows |= {"near_duplicates": chosen.near_duplicates} if chosen.near_duplicates else {}
     return {
-        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # whether queries are learned from or not
+        "corpus": {"source": open_corpus(chosen).fingerprint(), **rows},  # with or without queries
         "tokenizer": {"imported": folder_fingerprint(Path(path))} if path else trained,
     }
 
 
 @dataclass(frozen=True)
 class _Scanned:
-    """How many rows of a source can be used, and what is wrong with the others."""
+    """The number of usable rows of a source, and the reasons of the others."""
 
     config: CorpusConfig
     documents: int
@@ -249,7 +249,7 @@ def scan(corpus: CheckedCorpus, rejects: Path, *, may_be_empty: bool = False) ->
     With `may_be_empty`, rows with neither text nor title do not count against corpus.max_rejects.
 
     Raises:
-        DataError: their share in a source is above corpus.max_rejects, or nothing is left of it.
+        DataError: the share of bad rows in a source is above corpus.max_rejects, or it has no usable row.
     """
     with whole_file(rejects) as partial, partial.open("wb") as file:
         found = [_scan_source(source, file) for source in corpus.sources]
@@ -259,7 +259,7 @@ def scan(corpus: CheckedCorpus, rejects: Path, *, may_be_empty: bool = False) ->
 
 
 def rows_left_out(folder: Path) -> str:
-    """A sentence on the rows that `scan` listed in `folder`, with file and line; empty where there are none."""
+    """A sentence about the rows that `scan` listed in `folder`, with file and line; empty if it listed none."""
     lines = (folder / REJECTS).read_bytes().split(b"\n")[:-1] if (folder / REJECTS).is_file() else []
     if not lines:
         return ""
@@ -269,8 +269,8 @@ def rows_left_out(folder: Path) -> str:
 
 
 def _scan_source(source: Source, rejects: BinaryIO) -> _Scanned:
-    if source.note:
-        print(source.note, file=sys.stderr)
+    if source.contents.note:
+        print(source.contents.note, file=sys.stderr)
     reasons: Counter[str] = Counter()
     causes: Counter[str] = Counter()
     first: list[Reject] = []
@@ -307,7 +307,7 @@ def _too_many(found: _Scanned, file: Path) -> str:
     )
 
 
-def _alike(config: Config, documents: UsableDocuments, count: int, root: Path) -> Pairs:
+def _similar_pairs(config: Config, documents: UsableDocuments, count: int, root: Path) -> Pairs:
     """Pairs of near-duplicates among `documents`."""
     similarity = config.corpus.near_duplicates
     if config.prepare.runner is Runner.BEAM:
@@ -319,11 +319,11 @@ def _alike(config: Config, documents: UsableDocuments, count: int, root: Path) -
 
 
 def _choose_queries(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
-    """The `count` queries of a test set in `test`, if there are to be any.
+    """`count` queries for a test set in `test`; none if `count` is 0.
 
     Raises:
-        ConfigError: there is one that was not asked for.
-        DataError: too few documents are fit for it.
+        ConfigError: `test` exists although `count` is 0.
+        DataError: too few documents are fit for a query.
     """
     if not count:
         if test.exists():
@@ -341,7 +341,7 @@ def _make_tokenizer(config: TokenizerConfig, documents: Iterable[Document]) -> T
 
 
 def _sample(documents: Iterable[Document], characters: int) -> list[str]:
-    """Titles and texts of about `characters` in all: the documents whose id has enough zeros at the end of its hash."""
+    """Titles and texts of about `characters` in total: of documents whose id's hash ends with enough zeros."""
     kept: list[tuple[int, str]] = []
     zeros = size = 0
     for document in documents:

@@ -1,4 +1,4 @@
-"""Tokenised documents -> what the store keeps of them."""
+"""Tokenised documents -> entries of a store: passages, spans, chunks or whole documents."""
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
@@ -17,15 +17,15 @@ from dense_jax.types import Document
 
 _SPECIAL = 3  # tokens that frame a passage and its title
 _BARE = 2  # tokens that frame a text without a title
-_TITLE_SHARE = 4  # a title takes at most one in so many tokens of a passage
+_TITLE_SHARE = 4  # a title takes at most a fourth of the tokens of a passage
 
 
 def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
-    """What training visits.
+    """Entries for training.
 
     Passages: whole sentences up to `length` tokens with the title and the special tokens. Spans: one entry for the
-    document, without its title, its "sentences" being the spans; none if there are fewer than two. Chunks: `length`
-    tokens of running text, across documents.
+    document, without its title, with the spans as its "sentences"; a document of fewer than two spans has no entry.
+    Chunks: `length` tokens of running text, across documents.
     """
     found = tokenised(documents, tokenizer)
     match config.unit:
@@ -38,12 +38,12 @@ def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: Passage
 
 
 def lines_of_text(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
-    """The lines that chunks are cut from, document by document."""
+    """The lines of each document, from which chunks are cut."""
     return text_lines(tokenised(documents, tokenizer), config.titled)
 
 
 def salient_entries(documents: Iterable[Tagged], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
-    """The same passages as `entries` makes, with their salient spans."""
+    """The passages of `entries`, with their salient spans."""
     found = tokenised_spans(documents, tokenizer)
     return (_alone(_with_spans(_packed(*tokens, config), spans)) for tokens, spans in found)
 
@@ -73,7 +73,7 @@ def _packed(document: Document, title: Ids, sentences: list[Sentence], config: P
 
 
 def _with_spans(of_one_document: list[Entry], spans: list[TokenSpans]) -> list[Entry]:
-    """`spans` are those of each sentence; the entries hold all sentences, in their order."""
+    """Add to the entries, which hold all sentences in order, the `spans` of each sentence."""
     left = iter(spans)
     return [
         entry._replace(spans=np.concatenate([start + next(left) for start in entry.sentences]))
@@ -89,7 +89,7 @@ def _spans(document: Document, title: Ids, sentences: list[Sentence], config: Pa
 
 
 def _runs(document: Document, sentences: list[Sentence], config: PassagesConfig, overhead: int) -> list[range]:
-    """Whole sentences up to the length; now and then up to a shorter one, which the document's id alone decides."""
+    """Runs of whole sentences up to the length, or at `short_rate` up to a shorter one, drawn by the document's id."""
     lengths = [len(tokens) for _, tokens in sentences]
     if not config.short_rate:
         return pack(lengths, config.length, overhead)
@@ -122,7 +122,7 @@ def _split(found: Tokenised, tokenizer: Tokenizer, config: PassagesConfig) -> li
 
 
 def _pieces(text: str, tokenizer: Tokenizer, room: int) -> list[Sentence]:
-    """A sentence in pieces of `room` tokens; characters without a token go with what stands before them."""
+    """A sentence in pieces of `room` tokens; characters without a token belong to the piece before them."""
     ((ids, places),) = tokenizer.encode_placed([text])
     cuts = [0, *places[room::room, 0].tolist(), len(text)]
     parts = [text[start:end].strip() for start, end in pairwise(cuts)]

@@ -1,7 +1,7 @@
 """Raw text -> a workdir's tokenizer, passages, test set and list of rejected rows; a collection -> a store.
 
-The source is read several times, which is cheap beside tokenising it and keeps memory small. Everything is resumable:
-the same call goes on where an interrupted one stopped, and does nothing where all is done.
+The source is read several times, which is cheap compared with tokenising it and keeps memory small. Everything is
+resumable: the same call continues an interrupted one, and does nothing if all is done.
 """
 
 import shutil
@@ -16,6 +16,7 @@ from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.config import Config, PassagesConfig, Runner, Unit
 from dense_jax.config.tree import to_dict
 from dense_jax.data import held_out
+from dense_jax.data.dedup import DUPLICATES
 from dense_jax.data.preparation.common import (
     AGAIN,
     REJECTS,
@@ -45,18 +46,18 @@ from dense_jax.types import Document
 
 
 def prepare(config: Config, workdir: Path) -> dict[str, Any]:
-    """Fills `workdir`, or `passages.workdir`, with tokenizer, test set, rejects.jsonl and passages; returns counts.
+    """Fill `workdir`, or `passages.workdir`, with tokenizer, test set, rejects.jsonl and passages; return counts.
 
     Configs that differ in their passages only can share a workdir: each kind and length has a folder of its own.
 
     Raises:
-        ConfigError: it was prepared with other settings or from other text; lists the differences.
-        DataError: a source of the corpus cannot be used, or too many of its rows, or it changed while it was read.
-        StorageError: the test set has changed since it was held out.
+        ConfigError: the workdir was prepared with other settings or from other text; the error lists the differences.
+        DataError: a source or too many of its rows cannot be used, or it changed while it was read.
+        StorageError: the test set changed after it was held out.
     """
     root = Path(config.passages.workdir or workdir)
     asked = config.passages.unit is Unit.QUERIES
-    corpus = open_corpus(config.corpus, asked=asked)
+    corpus = open_corpus(config.corpus, with_queries=asked)
     if asked and not config.corpus.queries:
         for source in corpus.sources:
             source.queries()  # refuses a source that has none, before its documents are read
@@ -101,13 +102,13 @@ def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_c
 
 @dataclass(frozen=True)
 class _Arrangement:
-    """What takes the held-out sentences out of the usable documents and makes passages of the rest."""
+    """Passages of the usable documents without the held-out sentences."""
 
     queries: held_out.Queries
-    tagger: SpanTagger | None  # of salient spans, if there are to be any
+    tagger: SpanTagger | None  # of salient spans, if wanted
     tokenizer: Tokenizer
     passages: PassagesConfig
-    by_line: bool  # whether workers will cut chunks of the lines
+    by_line: bool  # workers will cut chunks of the lines
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Group]:
         if self.tagger is None:
@@ -129,7 +130,7 @@ def _chunk(config: Config) -> int:
 
 
 def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> PassageStore:
-    """What `prepare` put there to be trained on, `spans` being the sources of its salient spans.
+    """The prepared passages; `spans` are the sources of their salient spans.
 
     Raises:
         StorageError: the folder is unfinished, or a file is missing or damaged.
@@ -139,7 +140,7 @@ def open_passages(root: Path, config: PassagesConfig, spans: Sequence[str] = ())
 
 
 def passages_folder(root: Path, config: PassagesConfig, spans: Sequence[str] = ()) -> Path:
-    """Where `prepare` puts such passages, such as passages-288, or passages-288-salient-titles with spans of titles."""
+    """The folder of such passages: passages-288, or passages-288-salient-titles with spans of titles."""
     untitled = "" if config.titled or config.unit is Unit.SPANS else "-untitled"
     short = f"-{100 * config.short_rate:g}-percent-short" if config.short_rate else ""
     salient = f"-salient-{'-'.join(spans)}" if spans else ""
@@ -156,15 +157,15 @@ def prepare_collection(
     split: int = 0,
     finished_in: Sequence[Path] = (),
 ) -> PassageStore:
-    """Every document of `corpus` as one passage, in their order, in a folder of `root` that `name` and content name.
+    """Every document of `corpus` as one passage, in order, in a folder of `root` named by `name` and the content.
 
-    With `split`, as passages of up to that many tokens. Rows with neither text nor title are left out with a note: they
-    cannot be found, and stay among the judged documents. A folder of that name in one of `finished_in`, which may be
-    read-only, is used as it is if it is finished.
+    With `split`, documents are passages of up to that many tokens. Rows with neither text nor title are left out with a
+    note: they cannot be found, and stay among the judged documents. A finished folder of that name in one of
+    `finished_in`, which may be read-only, is used as it is.
 
     Raises:
-        ConfigError: another process makes it.
-        DataError: a source cannot be used, or too many of its rows, or it changed while it was read.
+        ConfigError: another process makes the folder.
+        DataError: a source or too many of its rows cannot be used, or it changed while it was read.
     """
     settings = _collection_settings(corpus, tokenizer, split)
     folders = [place / f"{name}-{short_digest(settings)}" for place in (*finished_in, root)]
@@ -188,22 +189,22 @@ def prepare_collection(
 
 
 def _collection_settings(corpus: CheckedCorpus, tokenizer: Tokenizer, split: int) -> dict[str, Any]:
-    """What the content of a collection's store depends on."""
+    """The settings that decide the content of a collection's store."""
     rows = corpus.sources[0].config
     settings: dict[str, Any] = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
     settings |= {"max_characters": rows.max_characters, "limit": rows.limit}
     settings |= {"left_out": json_digest(sorted(left_out))} if (left_out := corpus.left_out) else {}
-    # Stores that do not say what is split of texts have the whole sentence as the text of each of its pieces.
+    # In stores without "texts", each piece of a sentence has the text of the whole sentence.
     return settings | ({"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH})
 
 
 def open_collection(source: str, config: Config) -> CheckedCorpus:
-    """All documents of `source`, read as the config's corpus is."""
+    """All documents of `source`, read with the settings of the config's corpus."""
     return open_corpus(replace(config.corpus, source=source, also=(), held_out=0, limit=0))
 
 
 def _lack(config: PassagesConfig) -> str:
-    """Why a source gave nothing to train on."""
+    """The reason for a source without passages."""
     if config.unit is Unit.SPANS:
         return (
             f"no document makes two spans of {config.length} tokens; "
@@ -213,11 +214,11 @@ def _lack(config: PassagesConfig) -> str:
 
 
 def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:
-    return f"; or all are near-duplicates: see {root / NAME}" if notes.get("near_duplicates") else ""
+    return f"; or all are near-duplicates: see {root / DUPLICATES}" if notes.get("near_duplicates") else ""
 
 
 def _summary(store: PassageStore) -> dict[str, Any]:
-    """What `prepare` reports."""
+    """The counts that `prepare` reports."""
     found = store.manifest
     spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value
     of_each = {f"of {part.name}": f"{len(part.rows):,} passages, {part.tokens:,} tokens" for part in store.parts()}
@@ -237,7 +238,7 @@ def _summary(store: PassageStore) -> dict[str, Any]:
 
 
 def _yield_of(spans: dict[str, int], passages: int) -> dict[str, Any]:
-    """How many salient spans there are, and how long."""
+    """Number and length of the salient spans."""
     return {
         "salient spans": spans["count"],
         "spans a passage": f"{spans['count'] / max(passages, 1):.2f}",

@@ -1,7 +1,7 @@
-"""A corpus with queries -> its documents, whole, and what is learned from: questions about them.
+"""A corpus with queries -> a store of its documents, whole, and stores of training queries about them.
 
 ROOT/documents                 every document as one passage
-ROOT/queries-SPLIT...          the queries, of which there may be several kinds: shares, and rounds of mining
+ROOT/queries-SPLIT...          the queries, of several kinds: shares, and rounds of mining
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -35,7 +35,7 @@ _EXAMPLES = 5  # queries shown in an error
 
 
 def queries_folder(root: Path, config: CorpusConfig) -> Path:
-    """Where the queries are that `config` names, such as queries-train-10-percent."""
+    """The folder of the queries of `config`, such as queries-train-10-percent."""
     share = f"-{100 * config.query_share:g}-percent" if config.query_share < 1 else ""
     named = "".join(digest(path) for path in _files(config))
     files = f"-{xxhash.xxh3_64_hexdigest(named.encode())[:8]}" if named else ""
@@ -43,26 +43,26 @@ def queries_folder(root: Path, config: CorpusConfig) -> Path:
 
 
 def open_queries(root: Path, config: CorpusConfig) -> QueryStore:
-    """What `prepare_queries` put there.
+    """The prepared queries.
 
     Raises:
-        StorageError: it is unfinished, or a file is missing or damaged.
+        StorageError: the folder is unfinished, or a file is missing or damaged.
     """
     return QueryStore(queries_folder(root, config), PassageStore(root / "documents"), config.guide)
 
 
 def prepare_queries(config: Config, corpus: CheckedCorpus, root: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """Fills ROOT/documents and the queries' folder; returns counts. `about` is what is known of the text.
+    """Fill ROOT/documents and the queries' folder; return counts. `about` holds settings and counts of the text.
 
     Raises:
-        ConfigError: they were prepared with other settings.
-        DataError: more queries than corpus.max_rejects allows cannot be used, or none is left.
+        ConfigError: the queries were prepared with other settings.
+        DataError: more queries are unusable than corpus.max_rejects allows, or all are.
     """
     documents = _prepare_documents(config, corpus, root, about)
     chosen, folder = config.corpus, queries_folder(root, config.corpus)
     own = None if chosen.queries else corpus.fingerprint()
-    asked = {"own": own, "split": chosen.split, "share": chosen.query_share}
-    settings = {**about["settings"], "queries": asked, "documents": documents.fingerprint}
+    settings_of_queries = {"own": own, "split": chosen.split, "share": chosen.query_share}
+    settings = {**about["settings"], "queries": settings_of_queries, "documents": documents.fingerprint}
     check_settings(folder, settings)
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
@@ -87,7 +87,7 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
 
 @dataclass
 class _Judged:
-    """The queries of a corpus by rows of its documents, and what cannot be used of them."""
+    """The queries of a corpus by rows of its documents, and the rejected ones."""
 
     config: CorpusConfig
     corpus: CheckedCorpus
@@ -97,7 +97,7 @@ class _Judged:
     _by_id: RowOfId = field(default_factory=lambda: RowOfId((), 0))
 
     def __iter__(self) -> Iterator[tuple[JudgedQuery, Candidates, Candidates]]:
-        """Each query that can be used, with its positives and negatives; equal texts are one row, equal queries one."""
+        """Each usable query with its positives and negatives; equal texts are one row, equal queries are one query."""
         same = first_of_each_text(self.documents)
         self._by_id = RowOfId(self.documents.each_id(), len(self.documents))
         for query in _one_for_each_text(merge_queries(self._all())):
@@ -127,7 +127,7 @@ class _Judged:
         return ((source, source.queries()) for source in self.corpus.sources)
 
     def _named(self, source: Source, query: JudgedQuery) -> JudgedQuery:
-        """`query` by the ids of the whole corpus. Files about several sources have these ids themselves."""
+        """`query` with the ids of the whole corpus, which files about several sources have already."""
 
         def named(documents: tuple[ScoredDocument, ...]) -> tuple[ScoredDocument, ...]:
             known = (self._by_id.get(one.id) is not None for one in documents)
@@ -153,7 +153,7 @@ class _Judged:
         return rows
 
     def _chosen(self, identifier: str) -> bool:
-        """By the id alone: so a smaller share is part of a larger one."""
+        """True if the query is in the share; the id alone decides, so a smaller share is part of a larger one."""
         return xxhash.xxh3_64_intdigest(identifier.encode()) < self.config.query_share * 2**64
 
 
@@ -165,7 +165,7 @@ def _write(
     tokens = tokenizer.encode([query.text for query, _, _ in found])
     parts: dict[str, list[StoredQuery]] = {part.name: [] for part in documents.parts()}
     for (query, positives, negatives), ids in zip(found, tokens, strict=True):
-        first = int(positives.rows[0])  # numpy's integers are looked for in a range one by one
+        first = int(positives.rows[0])  # `in` of a range compares numpy's integers one by one
         of = next(part.name for part in documents.parts() if first in part.rows)
         parts[of].append(StoredQuery(query.id, query.text, ids, positives, negatives))
     if folder != queries_folder(folder.parent, judged.config):
@@ -186,7 +186,7 @@ def _write(
 def _check(judged: _Judged, usable: int, folder: Path) -> None:
     """
     Raises:
-        DataError: too many queries cannot be used; all are listed in the folder's rejects.json.
+        DataError: too many queries are unusable; the folder's rejects.json lists all.
     """
     rejected, allowed = len(judged.rejects), judged.config.max_rejects
     write_json(folder / "rejects.json", [{"where": one.where, "reason": one.reason} for one in judged.rejects])
@@ -214,7 +214,7 @@ def _candidates(rows: dict[int, float]) -> Candidates:
 def _files(config: CorpusConfig) -> list[AnyPath]:
     """
     Raises:
-        DataError: there is no such file.
+        DataError: a file is absent.
     """
     paths = [located(name) for name in config.queries]
     if missing := [path for path in paths if not path.is_file()]:

@@ -1,7 +1,7 @@
-"""Running text, as Contriever has it: the tokens of all documents one after the other, cut every so many tokens.
+"""Running text, as in Contriever: the tokens of all documents one after the other, cut into chunks of equal length.
 
-What a visit of training sees starts anywhere: in a chunk, and goes on into the next. (The released code draws one
-offset for the whole text every epoch; here each visit draws its own.)
+A training example starts anywhere in a chunk and goes on into the next. (The released code draws one offset for the
+whole text every epoch; here each example draws its own.)
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,14 +18,14 @@ from dense_jax.types import Document, Passage
 
 GROUP = 1 << 20  # tokens that are cut together
 
-Line = tuple[Document, str, Ids]  # a sentence or a title, and the document that it is of
+Line = tuple[Document, str, Ids]  # a sentence or a title with its document
 
 
 def chunks(documents: Iterable[Tokenised], length: int, titled: bool) -> Iterator[Group]:
     """The text of `documents`, each after its title if `titled`, as chunks of `length` tokens.
 
-    A group is so many whole documents as have about a million tokens; its last chunk may be shorter. Documents without
-    a text are left out.
+    A group is a run of whole documents with about a million tokens; its last chunk may be shorter. Documents without a
+    text are left out.
     """
     lines: list[Line] = []
     count = left_out = size = 0
@@ -41,7 +41,7 @@ def chunks(documents: Iterable[Tokenised], length: int, titled: bool) -> Iterato
 
 
 def text_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
-    """The lines of each document, stored like passages: what workers pass on until `cut_lines` makes chunks of it."""
+    """The lines of each document, stored like passages; workers pass them on until `cut_lines` makes chunks of them."""
     for document in documents:
         own = [
             Entry(ids[:0], ids, np.zeros(1, np.int32), Document(of.id, of.title, text))
@@ -51,20 +51,20 @@ def text_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
 
 
 def cut_lines(stored: Iterable[Entry], length: int) -> list[Entry]:
-    """`cut` for lines that `text_lines` stored, of whole documents that are cut together."""
+    """`cut` for the lines stored by `text_lines`, of whole documents that are cut together."""
     return cut([(entry.document, entry.document.text, entry.tokens) for entry in stored], length)
 
 
 def _lines(document: Document, title: Ids, sentences: list[Sentence], titled: bool) -> list[Line]:
-    """The title, if it is wanted and not all there is, and the sentences."""
+    """The title, if it is wanted and the document has sentences, and the sentences."""
     own = [(document, document.title, title)] if titled and sentences and len(title) else []
     return own + [(document, text, ids) for text, ids in sentences]
 
 
 def cut(lines: Sequence[Line], length: int) -> list[Entry]:
-    """The tokens of `lines` by `length`, with where lines start in them; the last chunk has what is left.
+    """The tokens of `lines` in chunks of `length` with the starts of the lines; the last chunk may be shorter.
 
-    A chunk is shown as the lines that it has a part of, under the id and the title of the first one's document.
+    The text of a chunk is that of all lines it overlaps; its id and title are those of the first line's document.
     """
     tokens = np.concatenate([np.empty(0, np.int32), *(ids for *_, ids in lines)])
     starts = np.array([0, *accumulate(len(ids) for *_, ids in lines)][:-1], np.int32)
@@ -85,10 +85,10 @@ class ChunkStore(PassageStore):
         return [_from_its_start(chunk) for chunk in super().passages(rows)]
 
     def sample(self, row: int, epoch: int, rng: np.random.Generator) -> Passage:
-        """As many tokens as a chunk has, from a place in chunk `row` on, uniformly drawn.
+        """A window as long as a chunk that starts in chunk `row`, uniformly drawn.
 
-        Where the text ends, at a chunk that is shorter or the last of its source, this is the chunk itself; before a
-        shorter one the places are those from which there are enough tokens.
+        If chunk `row` is shorter or the last of its source, the window is the chunk itself; if the next one is shorter,
+        the window starts early enough to be full.
         """
         if any(row == part.rows[-1] for part in self.parts() if part.rows):
             return self[row]

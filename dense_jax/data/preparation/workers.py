@@ -26,7 +26,7 @@ _HERE = "--runner=FnApiRunner --direct_running_mode=multi_processing --direct_nu
 
 @dataclass(frozen=True)
 class Staging:
-    """A folder whose files are whole or absent, by their names."""
+    """A folder of files that are whole or absent."""
 
     folder: str
 
@@ -37,7 +37,7 @@ class Staging:
         return _content(self._path(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes `name`; a worker that does the same again, or at the same time, does no harm."""
+        """Write `name`; several workers may do so, also at the same time."""
         if not FileSystems.exists(self.folder):
             FileSystems.mkdirs(self.folder)
         partial = self._path(f"{name}.{uuid4().hex}.partial")
@@ -50,20 +50,20 @@ class Staging:
         return pickle.loads(self.read(name))
 
     def dump(self, name: str, value: Any) -> None:
-        """Writes a value for workers of the same version."""
+        """Write a value for workers of the same version."""
         self.write(name, pickle.dumps(value, pickle.HIGHEST_PROTOCOL))
 
     def prefix(self, name: str) -> str:
-        """Where Beam itself writes files whose names begin with `name`."""
+        """The prefix of the files that Beam itself writes under `name`."""
         return self._path(name)
 
     def read_all(self, name: str) -> bytes:
-        """The files that Beam wrote there, one after the other."""
+        """The content of the files that Beam wrote under `name`, in their order."""
         (found,) = FileSystems.match([self._path(name) + "*"])
         return b"".join(_content(path) for path in sorted(file.path for file in found.metadata_list))
 
     def remove(self) -> None:
-        """Removes the folder."""
+        """Remove the folder."""
         FileSystems.delete([self.folder])
 
     def _path(self, name: str) -> str:
@@ -71,7 +71,7 @@ class Staging:
 
 
 def run(options: str, items: Sequence[Any], steps: beam.PTransform) -> None:
-    """Puts `items` through `steps` on the workers that `options` name, and waits for the end.
+    """Run `steps` on `items` with the workers of `options`, and wait for the end.
 
     Raises:
         MachineError: the pipeline failed.
@@ -82,7 +82,7 @@ def run(options: str, items: Sequence[Any], steps: beam.PTransform) -> None:
         with beam.Pipeline(options=PipelineOptions(shlex.split(options or _HERE))) as pipeline:
             _ = pipeline | beam.Create(items) | beam.Reshuffle() | steps
     except RuntimeError as error:
-        raise MachineError(f"the Beam pipeline failed; the same command goes on where it was:\n{error}") from error
+        raise MachineError(f"the Beam pipeline failed; the same command continues it:\n{error}") from error
 
 
 def _content(path: str) -> bytes:

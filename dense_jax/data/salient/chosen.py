@@ -1,4 +1,4 @@
-"""The taggers that a config names, and what their spans depend on."""
+"""The taggers of a config, and the settings of their spans."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -18,10 +18,10 @@ _FILES = ("answers", "precomputed")
 
 
 def spans_settings(config: SpansConfig) -> dict[str, Any]:
-    """What the spans depend on beside the corpus: the sources that are used, content in the place of paths.
+    """The settings that decide the spans of a corpus: the sources in use, with digests in place of paths.
 
     Raises:
-        DataError: there is no such file.
+        DataError: a file is absent.
     """
     used = {name: getattr(config, name) for name in config.sources}
     files = {name: digest(_file(config, name)) for name in _FILES if name in used}
@@ -32,7 +32,7 @@ def spans_settings(config: SpansConfig) -> dict[str, Any]:
 def make_tagger(config: SpansConfig, documents: Iterable[Document]) -> SpanTagger:
     """All sources of `config` as one. `documents`, the whole corpus, is read for its titles, which stay in memory.
 
-    Spans from a file are compared with all documents at once: else an error would come after hours of work.
+    Spans from a file are compared with all documents first, because an error would otherwise come after hours of work.
 
     Raises:
         DataError: a file cannot be used, or belongs to another corpus.

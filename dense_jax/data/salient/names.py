@@ -1,4 +1,4 @@
-"""Salient spans that are names: by their capitals, and by a list."""
+"""Salient spans of names: by capitals, and by a list of names."""
 
 import re
 from bisect import bisect_right
@@ -17,7 +17,7 @@ def _words(text: str) -> frozenset[str]:
 
 _INSIDE = _words("of the de la le du des del della di da dos von van der den zu und y bin ibn al el")
 _ABBREVIATIONS = _words("Mr Mrs Ms Dr St Mt Ft Prof Gen Col Lt Sgt Capt Gov Sen Rep Rev Jr Sr No vs")
-# Never names by themselves nor the beginning of one, though they are spelled with a capital somewhere.
+# Never names by themselves nor the start of one, although they have a capital at the start of a sentence.
 _FUNCTION = _words("""
     i a an the this that these those there here he she it we you they his her its our your their my him them us me who
     whom whose which what when where why how in on at by for from to of with without within into onto upon over under
@@ -40,11 +40,11 @@ _TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
 
 @dataclass(frozen=True)
 class CapitalisedRuns:
-    """Runs of capitalised words, in which `of`, `the`, `de`, `von` and the like may stand: Joan of Arc, U.S. Army.
+    """Runs of capitalised words, with `of`, `the`, `de`, `von` and the like inside: Joan of Arc, U.S. Army.
 
-    A single word that begins a sentence is one only if inside sentences the text has it more often with the capital
-    than without; longer runs lose their first word if it is no such and the text has it in lower case. A run does not
-    begin with a function word, nor does one of more than `longest` words, a heading perhaps, count.
+    A single word at the start of a sentence counts only if the text, inside sentences, has it more often with the
+    capital than without; longer runs lose a first word that does not count and that the text has in lower case. A run
+    does not begin with a function word; runs of more than `longest` words, such as headings, do not count.
 
     >>> text = "In 1430 Joan of Arc left. Later I saw Dr. J. Smith's house. Houses burn."
     >>> [text[start:end] for start, end in CapitalisedRuns()(Document("", "", text))]
@@ -73,10 +73,10 @@ class CapitalisedRuns:
 class Gazetteer:
     """The longest of `names` at each place, with its own capitals, from the edge of a word to the edge of a word.
 
-    A qualifier in brackets is taken off a name. Function words, single letters and names without a letter are left out,
-    and so is a name of more than `longest` words and signs. A single word counts as in `CapitalisedRuns` where it
-    begins a sentence, and nowhere as a part of a longer run: Battle is none in Battle of Hastings. `names` may be the
-    corpus's titles, or answers, then those of the training split alone.
+    A qualifier in brackets is removed from a name. Function words, single letters, names without a letter and names of
+    more than `longest` words and signs are left out. A single word at the start of a sentence counts as in
+    `CapitalisedRuns`; as a part of a longer run it does not count: Battle in Battle of Hastings. `names` may be the
+    corpus's titles, or answers, but only those of the training split.
 
     >>> text = "He read The Art of War in New York City."
     >>> names = ["Art", "The Art of War", "New York", "York City", "He"]
@@ -100,7 +100,7 @@ class Gazetteer:
         text = document.text
         places = [match.span() for match in _TOKEN.finditer(text)]
         tokens = [text[start:end] for start, end in places]
-        found: list[tuple[int, int]] = []  # token, and how many
+        found: list[tuple[int, int]] = []  # first token, number of tokens
         at = 0
         while at < len(tokens):
             length = self._length(tokens, at)
@@ -114,13 +114,13 @@ class Gazetteer:
         return [span for span, (_, length) in zip(spans, found, strict=True) if length > 1 or alone(span)]
 
     def _length(self, tokens: list[str], at: int) -> int:
-        """Tokens of the longest name that begins at `at`; 0: none does."""
+        """Tokens of the longest name that begins at `at`; 0 if no name does."""
         lengths = (one for one in self._lengths.get(tokens[at], ()) if one <= len(tokens) - at)
         return next((one for one in lengths if " ".join(tokens[at : at + one]) in self._known), 0)
 
 
 class _Alone:
-    """Whether a single word is a name by itself."""
+    """Test for single words that are names by themselves."""
 
     def __init__(self, document: Document) -> None:
         self._usage = _usage(document.text)
@@ -134,7 +134,7 @@ class _Alone:
 
 
 class _Usage:
-    """How a text spells its words, and where its sentences begin."""
+    """Spellings of the words of a text, and the starts of its sentences."""
 
     def __init__(self, text: str) -> None:
         sentences = sentence_words(text)
@@ -143,13 +143,13 @@ class _Usage:
         self._inside = Counter(_bare(text, word) for words in sentences for word in words[1:])
 
     def named(self, word: Span) -> bool:
-        """Whether a word by itself is a name: it does not owe its capital to the beginning of a sentence."""
+        """True if a single word is a name: its capital is not due to the start of a sentence."""
         bare = _bare(self.text, word)
         begins = word[0] in self._first and bare[:1].isupper()
         return not begins or self._inside[bare] > self._inside[bare.lower()]
 
     def begins(self, run: list[Span], i: int) -> bool:
-        """Whether a name can begin with word `i` of `run`."""
+        """True if a name can begin with word `i` of `run`."""
         word = run[i]
         bare = _bare(self.text, word)
         stem = bare.lower().replace("’", "'").partition("'")[0]  # noqa: RUF001
@@ -192,7 +192,7 @@ def _runs(text: str, words: Sequence[Span]) -> Iterable[list[Span]]:
 
 
 def _adjoins(text: str, before: Span, after: Span) -> bool:
-    """Whether only white space stands between, or the dot of an initial or abbreviation."""
+    """True if only white space, or the dot of an initial or abbreviation, separates the words."""
     gap = text[before[1] : min(after[0], before[1] + 4)]
     if before[1] + len(gap) < after[0] or gap[:1] == "'":
         return False

@@ -1,8 +1,8 @@
 """Salient spans that regular expressions find in English text: dates, quantities, money, percentages and numbers.
 
-A single digit by itself is none.
+A single digit by itself is not a span.
 
-Every repeat is bounded and every alternative starts at the edge of a word, so that nothing can backtrack for long.
+Every repeat is bounded and every alternative starts at the edge of a word, so backtracking is bounded.
 """
 
 import re

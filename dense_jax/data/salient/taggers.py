@@ -1,20 +1,20 @@
-"""Salient spans: what REALM masks, because it takes knowledge of the world to fill them in.
+"""Salient spans, which REALM masks because predicting them needs world knowledge.
 
-A `SpanTagger` finds them in a document; any function of that shape is one, so an adapter to a model is a few lines:
+A `SpanTagger` finds them in a document. Any function of this signature is a tagger, so an adapter to a model is short:
 
     def tagged(document):
         return [(entity.start_char, entity.end_char) for entity in nlp(document.text).ents]
 
-    Precomputed      the spans that another program found: the choice for real runs (this file)
+    Precomputed      the spans of another program: the choice for real runs (this file)
     Patterns         dates, numbers, money, percentages (`patterns.py`)
     CapitalisedRuns  names by their capitals (`names.py`)
     Gazetteer        names of a list, such as the corpus's own titles (`names.py`)
-    RandomSpans      any words: an ablation, with which REALM finds less (this file)
+    RandomSpans      random words: an ablation, which lowers the recall of REALM (this file)
     Union            several of them (this file)
 
-REALM's published figures rest on a tagger trained on CoNLL-2003 and a regular expression for dates. `Patterns`,
-`CapitalisedRuns` and `Gazetteer` need no model and are less precise. Against the 77 spans that a person marked in 28
-well-edited English sentences (`tests/salient_sample.txt`), ends and all:
+REALM's published figures use a tagger trained on CoNLL-2003 and a regular expression for dates. `Patterns`,
+`CapitalisedRuns` and `Gazetteer` need no model and are less precise. Compared with 77 spans marked by hand in 28
+well-edited English sentences (`tests/salient_sample.txt`), exact ends required:
 
                                         precision   recall
     Patterns                              0.96       0.32
@@ -22,8 +22,8 @@ well-edited English sentences (`tests/salient_sample.txt`), ends and all:
     Gazetteer of the sample's titles      1.00       0.10
     all three                             0.94       0.88
 
-Other text is harder: lists and headings run names together, and other languages than English have other dates.
-All are linear in the text, whatever it holds, and the same text always has the same spans.
+Other text is harder: lists and headings join names, and dates differ in other languages. All taggers take time linear
+in the text and are deterministic.
 """
 
 from bisect import bisect_right
@@ -38,7 +38,7 @@ import xxhash
 
 from dense_jax.arrays import Int
 from dense_jax.data.inputs import split_sentences
-from dense_jax.data.sources.queries import checked_id
+from dense_jax.data.sources.fields import as_id
 from dense_jax.data.sources.readers import jsonl_records
 from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
@@ -66,14 +66,14 @@ class SpanTagger(Protocol):
 class Sentence(NamedTuple):
     """A sentence with its salient spans."""
 
-    text: str  # as `passages.split_sentences` gives it
+    text: str  # as returned by `inputs.split_sentences`
     spans: list[Span]  # in it
 
 
 def salient_sentences(text: str, spans: Iterable[Span]) -> list[Sentence]:
-    """Every sentence of `text` with those of its `spans` that lie inside it; one that crosses an end is left out.
+    """Every sentence of `text` with the `spans` inside it; a span that crosses its end is left out.
 
-    White space inside a span is collapsed as in the sentences.
+    White space inside a span is collapsed, as in the sentences.
     """
     sentences = [Sentence(sentence, []) for sentence in split_sentences(text)]
     starts, places, owners = _pieces(text, [sentence.text for sentence in sentences])
@@ -93,7 +93,7 @@ def salient_sentences(text: str, spans: Iterable[Span]) -> list[Sentence]:
 
 
 def sentence_ranges(text: str) -> list[Span]:
-    """Where each sentence of `text` stands in it.
+    """The characters of each sentence of `text`.
 
     >>> sentence_ranges("One  is.\\nTwo are.")
     [(0, 8), (9, 17)]
@@ -115,7 +115,7 @@ def sentence_words(text: str) -> tuple[tuple[Span, ...], ...]:
 
 
 def resolved(spans: Iterable[Span]) -> list[Span]:
-    """`spans` in order and without overlaps: of two that overlap the longer stays, of equally long ones the earlier.
+    """`spans` in order and without overlaps: of two overlapping ones the longer is kept, of equal ones the earlier.
 
     >>> resolved([(0, 4), (3, 9), (8, 12), (12, 14), (0, 4)])
     [(3, 9), (12, 14)]
@@ -124,7 +124,7 @@ def resolved(spans: Iterable[Span]) -> list[Span]:
     taken = bytearray(max((end for _, end in longest_first), default=0))
     kept: list[Span] = []
     for start, end in longest_first:
-        # what is taken is at least as long, so it covers an end of whatever it overlaps
+        # earlier spans are at least as long, so they cover an end of every span that they overlap
         if not taken[start] and not taken[end - 1]:
             taken[start:end] = b"\1" * (end - start)
             kept.append((start, end))
@@ -133,7 +133,7 @@ def resolved(spans: Iterable[Span]) -> list[Span]:
 
 @dataclass(frozen=True)
 class Union:
-    """What any of `taggers` finds; overlaps are `resolved`."""
+    """The spans of all `taggers`; overlaps are `resolved`."""
 
     taggers: tuple[SpanTagger, ...]
 
@@ -143,9 +143,9 @@ class Union:
 
 @dataclass(frozen=True)
 class RandomSpans:
-    """Runs of random words, about `share` of all; their lengths are geometric with `mean`, at most `longest`.
+    """Runs of random words, about `share` of all, of geometric length with `mean`, at most `longest`.
 
-    Of overlapping ones the longer stays. They depend on seed and text alone.
+    Of overlapping ones the longer is kept. The spans depend on seed and text only.
     """
 
     share: float = 0.15
@@ -166,19 +166,19 @@ class RandomSpans:
 class Precomputed:
     """Spans from a file of JSON lines, `{"id": "12", "spans": [[0, 9], [14, 18]]}`, one line for each document.
 
-    A span is two numbers of characters, half open, or these and what stands there, which is then compared:
+    A span is two numbers of characters, half open, or these and its text, which is then checked:
     `[0, 9, "Anarchism"]`. Overlaps are `resolved`. The file may be packed (.gz, .xz); all spans are held in memory, 8
     bytes each.
 
     Raises:
-        DataError: naming file and line of a bad row. When called: the file has no line for the document, or a span that
-            ends beyond its text or holds another text than the file says.
+        DataError: a row is bad; the error names file and line. In a call: the file has no line for the document, or a
+            span ends beyond its text or has another text than in the file.
     """
 
     def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._row: dict[str, int] = {}
-        self._surfaces: dict[int, list[str | None]] = {}  # of rows that have any
+        self._surfaces: dict[int, list[str | None]] = {}  # of rows with texts of spans
         ends, flat = [0], bytearray()
         for record in jsonl_records(path, _LONGEST_LINE):
             if isinstance(record, Reject):
@@ -231,17 +231,17 @@ def _checked(values: dict[str, Any]) -> tuple[str, list[list[Any]]]:
         sound = isinstance(span, list) and len(span) in (2, 3) and all(type(at) is int for at in span[:2])
         if not sound or not 0 <= span[0] < span[1] < 1 << 32 or not all(isinstance(one, str) for one in span[2:]):
             raise RowError(f"one of the spans is {span!r:.60}, not [start, end] or [start, end, text] with start < end")
-    return checked_id(values.get("id"), "document id"), spans
+    return as_id(values.get("id"), "the document id"), spans
 
 
 def _pieces(text: str, sentences: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
-    """For each run of `sentences` without white space: its place in `text`, its place in its sentence, and which."""
+    """For each run of `sentences` without white space: its place in `text` and in its sentence, and the sentence."""
     starts, places, owners = [], [], []
     at = 0
     for owner, sentence in enumerate(sentences):
         place = 0
         for piece in sentence.split(" "):
-            at = text.index(piece, at)  # it is what comes next, so only white space is passed over
+            at = text.index(piece, at)  # the next run, so only white space is skipped
             starts.append(at)
             places.append(place)
             owners.append(owner)

@@ -1,7 +1,7 @@
 """Documents with salient spans -> sentences -> ids, and the tokens of each span.
 
-A token belongs to a span if all characters that it stands for lie inside: REALM's released code masks these. A span
-without such a token is left out, and so is one that crosses the end of a sentence.
+A token belongs to a span if all its characters lie inside: REALM's released code masks these. A span without such a
+token is left out, and so is one that crosses the end of a sentence.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ TokenSpans = Int[np.ndarray, "_ 2"]  # of any number: first token and one past t
 
 
 class Tagged(NamedTuple):
-    """A document as it is trained on, and its salient spans in characters of its text."""
+    """A document of the training text, and its salient spans in characters of its text."""
 
     document: Document
     spans: Sequence[Span]
@@ -34,10 +34,10 @@ class Salient(NamedTuple):
 
 
 def tagged(documents: Iterable[Document], tagger: SpanTagger, queries: held_out.Queries) -> Iterator[Tagged]:
-    """What is trained on of `documents`, tagged.
+    """The training text of `documents`, tagged.
 
-    The whole document is shown to the tagger, since spans from a file are counted in it; then the sentence that became
-    a query is taken out of text and spans.
+    The tagger gets the whole document, in which spans from a file are counted; then a held-out sentence is removed from
+    text and spans.
     """
     for document in documents:
         spans = tagger(document)
@@ -47,7 +47,7 @@ def tagged(documents: Iterable[Document], tagger: SpanTagger, queries: held_out.
 
 
 def tokenised_spans(documents: Iterable[Tagged], tokenizer: Tokenizer) -> Iterator[Salient]:
-    """What `tokenised` gives of each document, and the spans of its sentences."""
+    """Each document as `tokenised`, with the spans of its sentences."""
     for batch in batches(documents, lambda one: len(one.document.text)):
         split = [salient_sentences(document.text, spans) for document, spans in batch]
         texts = [spaced(one.document, [text for text, _ in own]) for one, own in zip(batch, split, strict=True)]
@@ -69,19 +69,19 @@ def covered(spans: Sequence[Span], places: Int[np.ndarray, "l 2"]) -> TokenSpans
     >>> covered([(0, 3), (4, 8), (9, 12)], np.array([[0, 3], [4, 6], [6, 8], [9, 13]])).tolist()
     [[0, 1], [1, 3]]
     """
-    asked = np.array(spans, np.int64).reshape(-1, 2)
+    wanted = np.array(spans, np.int64).reshape(-1, 2)
     starts, ends = places.T
-    # Tokens before `first` start before the span, tokens from `last` on end after it. Few are left to be looked at,
-    # since places are in order but for rare accents: a sentence may have 100,000 spans and as many tokens.
-    first = np.searchsorted(np.maximum.accumulate(starts), asked[:, 0])
-    last = np.searchsorted(np.minimum.accumulate(ends[::-1])[::-1], asked[:, 1], side="right")
+    # Tokens before `first` start before the span, tokens from `last` on end after it. Few are left to be compared,
+    # because places are sorted apart from rare accents: a sentence may have 100,000 spans and as many tokens.
+    first = np.searchsorted(np.maximum.accumulate(starts), wanted[:, 0])
+    last = np.searchsorted(np.minimum.accumulate(ends[::-1])[::-1], wanted[:, 1], side="right")
     windows = zip(spans, first.tolist(), last.tolist(), strict=True)
     found = [tokens for span, a, b in windows if (tokens := _inside(places[a:b], span, a))]
     return np.array(found, np.int32) if found else NO_SPANS
 
 
 def _inside(places: Int[np.ndarray, "l 2"], span: Span, first: int) -> Span | None:
-    """From the first to one past the last token of those that lie inside `span`; `places` start with token `first`."""
+    """The first token inside `span` and one past the last; `places` start with token `first`."""
     starts, ends = places.T
     inside = np.flatnonzero((starts >= span[0]) & (ends <= span[1]) & (starts < ends))
     return (first + int(inside[0]), first + int(inside[-1]) + 1) if len(inside) else None

@@ -1,127 +1,113 @@
-"""Rows of a source as they stand there, nothing checked but that they can be read.
+"""Rows of documents, and the checks by which a row becomes a document.
 
-JSONL   one object a line, fields by name (see `fields`); the rows of a Parquet file or a CSV file, and those of a TSV
-        file with a header, as well
-TSV     without a header: id, text and perhaps title; cells may be quoted as in CSV
-TFDS    examples of a data set of tensorflow_datasets in ArrayRecord format, without TensorFlow
+A row needs an id (or gets its number if no row has one) and a text. A text may also be a list of paragraphs, or of
+sections with `heading` and `text`, joined by blank lines.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, find
-from dense_jax.data.sources.lines import decoded
-from dense_jax.data.sources.readers import Record, tsv_cells
-from dense_jax.data.sources.rejects import RowError
-from dense_jax.errors import DataError
-from dense_jax.io import AnyPath
-from dense_jax.types import Reject
+import xxhash
 
-_BLOCK = 256  # examples read from TFDS at once: one by one is several times slower
+from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, as_id, find, listed
+from dense_jax.data.sources.lines import has_surrogate
+from dense_jax.data.sources.readers import Record
+from dense_jax.data.sources.rejects import RowError, each
+from dense_jax.types import Document, Reject
+
+EMPTY = "text and title are empty"  # the reason of a row without content
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentRow:
-    """One row; the values are whatever the source holds."""
+    """One row, unchecked: the values are whatever the source holds."""
 
     number: int  # line, or example, from 1
-    id: Any  # None: this row has none, other rows have one
+    id: Any  # None: this row has no id, other rows have one
     title: Any
     text: Any
-    where: str = ""  # file and line, where the source has several files
+    where: str = ""  # file and line, if the source has several files
 
 
-def row_of(number: int, values: Mapping[str, Any], fields: Fields) -> DocumentRow:
-    """Row `number` from a mapping.
+def named_row(fields: Fields, record: Record) -> DocumentRow:
+    """The row of a record.
 
     Raises:
-        RowError: there is no text field, or an id although the first rows have none.
+        RowError: the text field is missing, or the row has an id although the first rows have none.
     """
+    number, values = record
     if fields.text not in values:
-        raise RowError(f"has no field {fields.text!r}; it has {', '.join(map(repr, list(values)[:9])) or 'none'}")
-    identifier = number if fields.numbered else values.get(fields.id)
+        raise RowError(f"has no field {fields.text!r}; it has {listed(values)}")
     if fields.numbered and (name := find(values, DOCUMENT_IDS)):
         raise RowError(f"has an id, {name!r}, and the first rows have none, so that rows are numbered; give each an id")
+    identifier = number if fields.numbered else values.get(fields.id)
     return DocumentRow(number, identifier, values.get(fields.title), values[fields.text])
 
 
-def named_rows(records: Iterable[Record | Reject], fields: Fields, place: str) -> Iterator[DocumentRow | Reject]:
-    """A row for each record of the file `place`."""
-    for record in records:
-        if isinstance(record, Reject):
-            yield record
-            continue
-        try:
-            yield row_of(*record, fields)
-        except RowError as error:
-            yield Reject(f"{place}:{record.number}", str(error))
+def unique_documents(rows: Iterable[DocumentRow | Reject], place: object) -> Iterator[DocumentRow | Reject]:
+    """The first row of each id; a later row of the id with another title or text is rejected.
+
+    Holds two numbers of 64 bits for each document.
+    """
+    contents: dict[int, int] = {}
+
+    def new(row: DocumentRow) -> DocumentRow | None:
+        content, known = hash64(f"{row.title}\n{row.text}"), len(contents)
+        if contents.setdefault(hash64(row.id), content) != content:
+            raise RowError(f"the document {row.id!r} has another title or text than where it was given first")
+        return row if len(contents) > known else None
+
+    return each(rows, new, place)
 
 
-def tsv_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]:
-    """A row for each line of `path`, which has no header: id, text and perhaps title.
+def checked_document(row: DocumentRow, max_characters: int) -> Document:
+    """`row` as a document.
 
     Raises:
-        DataError: the first line has neither two nor three columns.
+        RowError: its id, title or text cannot be used.
     """
-    width = 0
-    for row in tsv_cells(path, longest):
-        if isinstance(row, Reject):
-            yield row
-            continue
-        number, cells = row
-        width = width or _width(cells, f"{path}:{number}")
-        if len(cells) == width:
-            yield DocumentRow(number, *_in_order(*cells))
-        else:
-            yield Reject(f"{path}:{number}", f"has {len(cells)} columns, the first row has {width}")
+    title = "" if row.title is None else row.title
+    if not isinstance(title, str):
+        raise RowError(f"the title is {title!r:.60}, not a string")
+    text = "" if row.text is None and not title.strip() else _joined(row.text)
+    if not text.strip() and not title.strip():
+        raise RowError(EMPTY)
+    if len(text) + len(title) > max_characters:
+        raise RowError(f"{len(text) + len(title):,} characters, more than corpus.max_characters={max_characters:,}")
+    _check_characters("title", title)
+    _check_characters("text", text)
+    if row.id is None:
+        raise RowError("has no id, which other rows have; give it one")
+    identifier = as_id(row.id, "the id")
+    _check_characters("id", identifier)
+    return Document(identifier, title, text)
 
 
-def tfds_rows(source: Any, fields: Fields, name: str) -> Iterator[DocumentRow | Reject]:
-    """A row for each example of `source`, random access to examples as TFDS gives them: text in bytes."""
-    for start in range(0, len(source), _BLOCK):
-        block = range(start, min(start + _BLOCK, len(source)))
-        for number, example in zip(block, source.__getitems__(list(block)), strict=True):
-            try:
-                yield row_of(number + 1, {key: _plain(value) for key, value in example.items()}, fields)
-            except RowError as error:
-                yield Reject(f"{name}:{number + 1}", str(error))
+def hash64(text: str) -> int:
+    """The xxh3-64 of a text."""
+    return xxhash.xxh3_64_intdigest(text.encode())
 
 
-def open_tfds(name: str, split: str) -> Any:
-    """The examples of a data set, by name or by the folder that was prepared. A named one is prepared if need be.
-
-    Raises:
-        DataError: there is no such data set or split, or it cannot be read without TensorFlow.
-    """
-    import tensorflow_datasets as tfds  # imported here: it takes a second, and most corpora are files
-
-    folder = Path(name)
-    try:
-        if folder.is_dir():
-            builder = tfds.builder_from_directory(folder)
-            return builder.as_data_source(split=split)  # pyright: ignore[reportCallIssue]  its decorator hides it
-        return tfds.data_source(name, split=split)
-    except Exception as error:  # the library raises whatever its own files make it meet
-        raise DataError(
-            f"corpus source tfds:{name}, corpus.split={split}: {error}\n"
-            "name a data set or a prepared folder in array_record format, and one of its splits"
-        ) from error
+def _check_characters(name: str, value: str) -> None:
+    if "\0" in value:
+        raise RowError(f"the {name} holds a NUL character")
+    if has_surrogate(value):
+        raise RowError(f"the {name} holds a lone surrogate, which is no character")
 
 
-def _width(cells: list[str], where: str) -> int:
-    if len(cells) not in (2, 3):
-        raise DataError(f"{where}: {len(cells)} columns; a TSV corpus is `id text` or `id text title`, or has a header")
-    return len(cells)
+def _joined(text: Any) -> str:
+    """A text as one string: itself, or its paragraphs or sections separated by blank lines."""
+    if isinstance(text, str):
+        return text
+    if not isinstance(text, list):
+        raise RowError(f"the text is {text!r:.60}, not a string")
+    return "\n\n".join(map(_section, text))
 
 
-def _in_order(identifier: str, text: str, title: str | None = None) -> tuple[str, str | None, str]:
-    return identifier, title, text
-
-
-def _plain(value: Any) -> Any:
-    """TFDS gives text as bytes and numbers as numpy scalars."""
-    if isinstance(value, bytes):
-        return decoded(value)
-    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+def _section(section: Any) -> str:
+    """A paragraph, or a heading and its text as one paragraph, because a heading alone makes a poor query."""
+    parts = [section.get("heading") or "", section.get("text")] if isinstance(section, dict) else [section]
+    if not all(isinstance(part, str) for part in parts):
+        raise RowError(f"the text's part {section!r:.60} is neither a string nor a section with a text")
+    return "\n".join(part for part in parts if part)

@@ -1,7 +1,7 @@
-"""Names under which rows hold ids, titles, texts and queries: one table for JSON, Parquet, TFDS, TSV and CSV.
+"""Known names of fields, one table for JSON, Parquet, TFDS, TSV and CSV, and the fields that make a document.
 
-A name counts in any case, and with or without `_`, `-` and spaces: `DocID` is `doc_id`. Of several known names that a
-row has, the first in the table counts.
+Names are compared without case, `_`, `-` and spaces: `DocID` is `doc_id`. If a row has several known names, the first
+in the table counts.
 """
 
 import difflib
@@ -22,10 +22,17 @@ TITLES: Names = ("title", "headline", "page_title", "wikipedia_title")
 TEXTS: Names = ("text", "contents", "content", "passage", "paragraph", "document")
 QUERY_IDS: Names = ("_id", "query_id", "qid", "id", "question_id", "topic_id")
 QUERY_TEXTS: Names = ("query", "question", "query_text", "anchor")
+POSITIVES: Names = ("positive", "pos", "document", "passage", "answer")
+NEGATIVES: Names = ("negative", "negatives", "neg")
+SCORES: Names = ("scores", "score", "labels", "label")  # of a teacher, in pairs and tuples
+ANSWERS: Names = ("answers", "answer")
+JUDGED_QUERIES: Names = ("query_id", "qid", "query", "topic_id", "topic", "question_id", "_id")  # in qrels
+JUDGED_DOCUMENTS: Names = (*DOCUMENT_IDS, "doc", "document", "passage")  # in qrels
 GRADES: Names = ("score", "grade", "relevance", "rel", "label")
 
 _SHOWN = 9  # names in a message
 _ID_AND_TEXT = 2  # columns
+_SETTINGS = ("id_field", "title_field", "text_field")
 _DEFAULTS = CorpusConfig()
 
 
@@ -39,7 +46,7 @@ class Fields:
     numbered: bool = False  # no row has an id
 
     def named(self) -> dict[str, str]:
-        """The three names, as fingerprints hold them."""
+        """The three names, for fingerprints."""
         return {"id": self.id, "title": self.title, "text": self.text}
 
 
@@ -53,47 +60,47 @@ def find(names: Iterable[str], known: Names) -> str | None:
 
 
 def value_of(values: Mapping[str, Any], known: Names) -> Any:
-    """The value under the first of the `known` names that has one; None if no name has."""
+    """The first value that is not None, in the order of the `known` names; None if `values` has none of them."""
     name = find((name for name, value in values.items() if value is not None), known)
     return None if name is None else values[name]
 
 
 def is_known(name: str, known: Names) -> bool:
-    """Whether `name` is spelled like one of `known`."""
+    """True if `name` is one of `known`, in any spelling."""
     return find([name], known) is not None
 
 
 def document_fields(names: Names, config: CorpusConfig) -> Fields:
-    """The fields of a document in rows that have `names`: the configured ones, or else the first known ones.
+    """The fields of a document in rows with `names`: those that the config names, or else the first known ones.
 
-    A default of the config stands for all known names. A field that no name fits keeps its default.
+    A default of the config stands for all known names. A field without a known name keeps its default.
     """
-    identifier = _configured("id_field", config) or find(names, DOCUMENT_IDS)
+    chosen = configured(config)
+    identifier = chosen.get("id_field") or find(names, DOCUMENT_IDS)
     return Fields(
         identifier or _DEFAULTS.id_field,
-        _configured("title_field", config) or find(names, TITLES) or _DEFAULTS.title_field,
-        _configured("text_field", config) or find(names, TEXTS) or _DEFAULTS.text_field,
+        chosen.get("title_field") or find(names, TITLES) or _DEFAULTS.title_field,
+        chosen.get("text_field") or find(names, TEXTS) or _DEFAULTS.text_field,
         numbered=identifier is None,
     )
 
 
 def text_field(names: Names, config: CorpusConfig) -> str | None:
-    """The name of a document's text among `names`, if one of them can be that."""
-    name = _configured("text_field", config)
+    """The name of a document's text among `names`; None if they have no such name."""
+    name = configured(config).get("text_field")
     return find(names, TEXTS) if name is None else (name if name in names else None)
 
 
 def configured(config: CorpusConfig) -> dict[str, str]:
-    """Setting -> name, of the fields that the config names itself."""
-    settings = ("id_field", "title_field", "text_field")
-    return {setting: name for setting in settings if (name := _configured(setting, config)) is not None}
+    """Setting -> name, for the fields that the config names itself."""
+    return {name: value for name in _SETTINGS if (value := getattr(config, name)) != getattr(_DEFAULTS, name)}
 
 
 def check_configured(place: str, names: Names, config: CorpusConfig) -> None:
     """Check that rows with `names` have all fields that the config names.
 
     Raises:
-        DataError: no row has one; it lists the names that there are, and the nearest.
+        DataError: a field is missing; the error lists the names of the rows and the nearest one.
     """
     for setting, name in configured(config).items():
         if name not in names:
@@ -105,9 +112,9 @@ def check_configured(place: str, names: Names, config: CorpusConfig) -> None:
 
 
 def is_header(cells: Sequence[str], config: CorpusConfig) -> bool:
-    """Whether the first line of a TSV corpus names its columns.
+    """True if the first line of a TSV corpus names its columns.
 
-    It begins with the name of an id, or it names a text with an id or a title, or it has a field that the config names.
+    Such a line begins with the name of an id, names a text and an id or title, or has a field that the config names.
     """
     names = tuple(cell.strip() for cell in cells)
     if not names:
@@ -117,10 +124,10 @@ def is_header(cells: Sequence[str], config: CorpusConfig) -> bool:
 
 
 def header_text(names: Names, config: CorpusConfig, where: str) -> str:
-    """The name of the column of texts; of two columns, the one that is not the id.
+    """The name of the column of texts; if there are two columns, the one that is not the id.
 
     Raises:
-        DataError: no column is known to be it.
+        DataError: no column has a known name of a text.
     """
     found = text_field(names, config)
     if found is None and len(names) == _ID_AND_TEXT:
@@ -134,7 +141,7 @@ def header_text(names: Names, config: CorpusConfig, where: str) -> str:
 
 
 def numbering_note(place: str, names: Names) -> str:
-    """The sentence about rows that have no id."""
+    """The note about rows without ids."""
     return (
         f"note: {place}: no row has an id ({', '.join(DOCUMENT_IDS)}), so the rows are numbered from 1; they have "
         f"{listed(names)}; if one of these is the id, name it by --corpus.id_field=NAME"
@@ -142,15 +149,15 @@ def numbering_note(place: str, names: Names) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Names for a message."""
+    """The first few names, quoted, for a message."""
     return ", ".join(map(repr, list(names)[:_SHOWN])) or "no field"
 
 
 def as_id(value: Any, subject: str) -> str:
-    """An id as a string, without white space at its ends; `subject` begins the sentence of an error.
+    """An id as a string, without white space at its ends; `subject` is the subject of an error's sentence.
 
     Raises:
-        RowError: it is neither a string nor an integer, or it is blank or holds a line break.
+        RowError: the id is neither a string nor an integer, is blank or holds a line break.
     """
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         whole = isinstance(value, float) and value.is_integer()
@@ -162,11 +169,6 @@ def as_id(value: Any, subject: str) -> str:
     if "\n" in identifier or "\r" in identifier:
         raise RowError(f"{subject} is {value!r:.60}, which holds a line break")
     return identifier
-
-
-def _configured(setting: str, config: CorpusConfig) -> str | None:
-    name = getattr(config, setting)
-    return None if name == getattr(_DEFAULTS, setting) else name
 
 
 @lru_cache(maxsize=1_024)

@@ -5,31 +5,35 @@
     qrels                query-id <tab> corpus-id <tab> grade
 
 Judgements may also be separated by spaces, lack the header, or have TREC's four columns: `query 0 document grade`. A
-header with known names of all three decides which column is which. Ids with spaces need tabs.
+header with known names of all three decides the order of the columns. Ids with spaces need tabs.
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import orjson
-
-from dense_jax.data.sources.fields import DOCUMENT_IDS, GRADES, QUERY_IDS, QUERY_TEXTS, as_id, find, is_known, listed
-from dense_jax.data.sources.lines import decoded, form, lines
+from dense_jax.data.sources.fields import (
+    GRADES,
+    JUDGED_DOCUMENTS,
+    JUDGED_QUERIES,
+    QUERY_IDS,
+    QUERY_TEXTS,
+    as_id,
+    find,
+    is_known,
+    listed,
+)
+from dense_jax.data.sources.lines import Line, form, lines, text_of
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
-from dense_jax.data.sources.readers import Record, is_array, json_records
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.readers import Record, is_array, json_records, jsonl_records
+from dense_jax.data.sources.rejects import RowError, each
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
 
-T = TypeVar("T")
-
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
 _TREC = 4  # columns
-_QUERIES = ("query_id", "qid", "query", "topic_id", "topic", "question_id", "_id")  # in the header of judgements
-_DOCUMENTS = (*DOCUMENT_IDS, "doc", "document", "passage")
 _HEADER_ADVICE = "if it is a header, write it as query-id, corpus-id and score"
 _TAB_ADVICE = "if ids hold spaces, separate the columns by tabs"
 _PACKED = ("", ".gz", ".xz")
@@ -37,23 +41,33 @@ _TEXTS = ("text", *QUERY_TEXTS)
 
 
 class QueryText(NamedTuple):
-    """A query as its line gives it."""
+    """A query of a collection."""
 
-    number: int
+    number: int  # line or entry, from 1
     id: str
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedQuery(Reject):
-    """A row with an id whose query cannot be used; it is harmless where no judgement has this id."""
+    """A row with an id and an unusable query; it is harmless if no judgement has this id."""
 
     id: str
     is_empty: bool = False  # the query is an empty text
 
 
+class _QueryError(RowError):
+    def __init__(self, reason: str, query: str, values: Mapping[str, Any]) -> None:
+        super().__init__(reason)
+        self.query, self.values = query, values
+
+    def reject(self, where: str) -> Reject:
+        text = self.values.get(find(self.values, _TEXTS) or "text")
+        return RejectedQuery(where, str(self), self.query, isinstance(text, str) and not text.strip())
+
+
 class Judgement(NamedTuple):
-    """What a document is to a query."""
+    """The grade of a document for a query."""
 
     number: int
     query: str
@@ -64,63 +78,52 @@ class Judgement(NamedTuple):
 def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
     """The queries of a JSONL or TSV file in its order; integer ids become strings. A repeated id is a bad row."""
     first: dict[str, int] = {}
-    id_name: str | None = None  # of the first row that has an id: other rows have it there too
-    for record in _query_records(path):
-        if isinstance(record, Reject):
-            yield record
-            continue
-        where, query = f"{path}:{record.number}", None
+    id_name: str | None = None  # of the first row that has an id, and so of all rows
+
+    def query(record: Record) -> QueryText:
+        nonlocal id_name
+        id_name = id_name or find(record.values, QUERY_IDS)
+        identifier = _query_id(record.values, id_name or "_id")
         try:
-            id_name = id_name or find(record.values, QUERY_IDS)
-            query = _query_id(record.values, id_name or "_id")
-            if first.setdefault(query, record.number) != record.number:
-                raise RowError(f"query id {query!r} stands on line {first[query]} already; ids must be unique")
-            yield QueryText(record.number, query, _query_text(record.values))
+            if first.setdefault(identifier, record.number) != record.number:
+                raise RowError(
+                    f"query id {identifier!r} stands on line {first[identifier]} already; ids must be unique"
+                )
+            return QueryText(record.number, identifier, _query_text(record.values))
         except RowError as error:
-            empty = _is_empty(record.values)
-            yield Reject(where, str(error)) if query is None else RejectedQuery(where, str(error), query, empty)
+            raise _QueryError(str(error), identifier, record.values) from None
+
+    return each(_query_records(path), query, path)
 
 
 def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     """The judgements of a file in its order. One may be repeated with the same grade; with another, it is a bad row."""
     seen: dict[tuple[str, str], Judgement] = {}
     columns: _Columns | None = None
-    for number, raw in lines(path, _LONGEST_LINE):
-        try:
-            line = _text(raw)
-            cells = _cells(line)
-            is_first, columns = columns is None, columns or _columns(cells, line)
-            if is_first and columns.header:
-                continue
-            _check_cells(cells, line, columns)
-            grade = _grade(cells[columns.grade], is_first)
-            row = Judgement(number, cells[columns.query], cells[columns.document], grade)
-            first = seen.setdefault((row.query, row.document), row)
-            if first.grade != row.grade:
-                raise RowError(
-                    f"query {row.query!r} and document {row.document!r} have grade {row.grade}, "
-                    f"but line {first.number} gives them {first.grade}; keep one"
-                )
-        except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-        else:
-            yield row
 
+    def judgement(line: Line) -> Judgement | None:
+        nonlocal columns
+        text = text_of(line, _LONGEST_LINE)
+        cells = _cells(text)
+        is_first, columns = columns is None, columns or _columns(cells, text)
+        if is_first and columns.header:
+            return None
+        _check_cells(cells, text, columns)
+        grade = _grade(cells[columns.grade], is_first)
+        row = Judgement(line.number, cells[columns.query], cells[columns.document], grade)
+        first = seen.setdefault((row.query, row.document), row)
+        if first.grade != row.grade:
+            raise RowError(
+                f"query {row.query!r} and document {row.document!r} have grade {row.grade}, "
+                f"but line {first.number} gives them {first.grade}; keep one"
+            )
+        return row
 
-def sound(rows: Iterable[T | Reject]) -> Iterator[T]:
-    """`rows`, all of which must be usable: figures on a part of a test set are not comparable.
-
-    Raises:
-        DataError: naming file and line of a bad row.
-    """
-    for row in rows:
-        if isinstance(row, Reject):
-            raise DataError(f"{row.where}: {row.reason}")
-        yield row
+    return each(lines(path, _LONGEST_LINE), judgement, path)
 
 
 def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
-    """The queries that `judgements` judges, in the order of their file: from grade 1 a document is a positive."""
+    """The queries with judgements, in the order of their file: from grade 1 a document is a positive."""
     found: dict[str, dict[str, Judgement]] = {}
     for row in judgement_rows(judgements):
         if isinstance(row, Reject):
@@ -141,10 +144,10 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
 
 
 def beir_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
-    """Queries and judgements of a BEIR folder.
+    """The files of queries and judgements of a BEIR folder.
 
     Raises:
-        DataError: one is missing; it names the splits that there are.
+        DataError: a file is missing; the error names the known splits.
     """
     queries = _existing(folder, "queries.jsonl")
     files = [path for path in sorted(folder.glob("qrels/*.tsv*")) if form(path) == ".tsv"]
@@ -156,25 +159,25 @@ def beir_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
 
 
 def ms_marco_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
-    """Queries and judgements of an MS MARCO folder.
+    """The files of queries and judgements of an MS MARCO folder.
 
     Raises:
-        DataError: one is missing.
+        DataError: a file is missing.
     """
     return _existing(folder, f"queries.{split}.tsv"), _existing(folder, f"qrels.{split}.tsv")
 
 
 def folder_queries(folder: AnyPath, split: str) -> AnyPath:
-    """The queries of an MS MARCO or BEIR folder, for whatever judges them.
+    """The file of queries of an MS MARCO or BEIR folder.
 
     Raises:
-        DataError: there are none.
+        DataError: the folder has no such file.
     """
     return packed(folder, "queries.jsonl") or _existing(folder, f"queries.{split}.tsv")
 
 
 def packed(folder: AnyPath, name: str) -> AnyPath | None:
-    """`name` in `folder`, plain or packed, if it is there."""
+    """The path of `name` in `folder`, plain or packed; None if it is absent."""
     return next((path for end in _PACKED if (path := folder / f"{name}{end}").is_file()), None)
 
 
@@ -188,60 +191,36 @@ def _where(path: AnyPath, own: dict[str, Judgement]) -> str:
     return f"{path}:{next(iter(own.values())).number}"
 
 
-def _text(raw: bytes | None) -> str:
-    if raw is None:
-        raise RowError(f"is longer than {_LONGEST_LINE:,} bytes; a query or a judgement is one short line")
-    return decoded(raw)
-
-
 def _query_records(path: AnyPath) -> Iterator[Record | Reject]:
     if form(path) == ".tsv":
         return _tsv_queries(path)
-    return json_records(path) if is_array(path) else _jsonl_queries(path)
-
-
-def _jsonl_queries(path: AnyPath) -> Iterator[Record | Reject]:
-    for number, raw in lines(path, _LONGEST_LINE):
-        try:
-            row = orjson.loads(_text(raw))
-        except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-        except orjson.JSONDecodeError as error:
-            yield Reject(f"{path}:{number}", f"is not JSON ({error})")
-        else:
-            no_object = Reject(f"{path}:{number}", 'is not a JSON object with "_id" and "text"')
-            yield Record(number, row) if isinstance(row, dict) else no_object
+    return json_records(path) if is_array(path) else jsonl_records(path, _LONGEST_LINE)
 
 
 def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
-    """A record for each line: id and text, or as the first line names them."""
-    names, is_first = ("_id", "text"), True
-    for number, raw in lines(path, _LONGEST_LINE):
-        try:
-            line = _text(raw)
-        except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-            continue
-        cells = line.split("\t")
-        header, is_first = is_first and find(cells, QUERY_IDS) and find(cells, _TEXTS), False
-        if header:
-            names = tuple(cells)
-        elif len(cells) != len(names) or not all(cell.strip() for cell in cells):
+    """A record for each line: id and text, or as the first line names them. Quotes are parts of the texts."""
+    names: list[str] = []
+
+    def record(line: Line) -> Record | None:
+        text = text_of(line, _LONGEST_LINE)
+        cells = text.split("\t")
+        if not names:
+            header = find(cells, QUERY_IDS) and find(cells, _TEXTS)
+            names.extend(cells if header else ("_id", "text"))
+            if header:
+                return None
+        if len(cells) != len(names) or not all(cell.strip() for cell in cells):
             columns = "two non-empty columns: query id and text" if len(names) == 2 else f"the columns {listed(names)}"
-            yield Reject(f"{path}:{number}", f"{line!r:.200} does not have {columns}")
-        else:
-            yield Record(number, dict(zip(names, cells, strict=True)))
+            raise RowError(f"{text!r:.200} does not have {columns}")
+        return Record(line.number, dict(zip(names, cells, strict=True)))
+
+    return each(lines(path, _LONGEST_LINE), record, path)
 
 
 def _query_id(values: Mapping[str, Any], name: str) -> str:
     if values.get(name) is None:
         raise RowError(f'"{name}" is missing; the row has {listed(values)}')
     return as_id(values[name], f'"{name}"')
-
-
-def _is_empty(values: Mapping[str, Any]) -> bool:
-    text = values.get(find(values, _TEXTS) or "text")
-    return isinstance(text, str) and not text.strip()
 
 
 def _query_text(values: Mapping[str, Any]) -> str:
@@ -257,7 +236,7 @@ def _query_text(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Where a file of judgements has what, by its first row."""
+    """The columns of a file of judgements, by its first row."""
 
     count: int
     query: int
@@ -281,8 +260,8 @@ def _columns(cells: list[str], line: str) -> _Columns:
         raise RowError(
             f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
         )
-    # Only by its own words: a first row that merely looks odd must fail, not vanish.
-    header = is_known(cells[0], _QUERIES) and not _is_number(cells[-1])
+    # A header needs a known name: an odd first row must fail, not vanish.
+    header = is_known(cells[0], JUDGED_QUERIES) and not _is_number(cells[-1])
     if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
         raise RowError(f"{line!r:.200} has {cells[1]!r} where TREC has a 0; {_TAB_ADVICE}")
     return _Columns(count, 0, count - 2, count - 1, header)
@@ -290,8 +269,8 @@ def _columns(cells: list[str], line: str) -> _Columns:
 
 def _named_columns(cells: list[str]) -> tuple[int, int, int] | None:
     """The columns of query, document and grade, if `cells` names all three."""
-    query = find(cells, _QUERIES)
-    document = find([cell for cell in cells if cell != query], _DOCUMENTS)
+    query = find(cells, JUDGED_QUERIES)
+    document = find([cell for cell in cells if cell != query], JUDGED_DOCUMENTS)
     grade = find(cells, GRADES)
     if query is None or document is None or grade is None:
         return None
@@ -318,7 +297,7 @@ def _check_cells(cells: list[str], line: str, columns: _Columns) -> None:
 
 
 def _is_iteration(cell: str) -> bool:
-    """Whether `cell` may be the second column of TREC's judgements, which has no meaning."""
+    """True if `cell` may be the second column of TREC's judgements, which has no meaning."""
     return _is_number(cell) or cell.lower() in ("q0", "iter", "-")
 
 

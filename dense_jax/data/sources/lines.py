@@ -1,4 +1,4 @@
-"""Lines of text files, plain or compressed, in bounded memory whatever the file holds."""
+"""Lines of text files, plain or packed (`.gz`, `.xz`), in bounded memory, also of binary files."""
 
 import codecs
 import contextlib
@@ -9,95 +9,79 @@ import shlex
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedIOBase
-from typing import IO
+from typing import IO, NamedTuple
 
+from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
 from dense_jax.io import POINTER, AnyPath, is_pointer
 
 _PACKED = (".gz", ".xz")
 _ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")
-_LOOKED_AT = 4_096  # bytes
-_MARKS = {  # what a file begins with -> its encoding; those of UTF-32 begin with those of UTF-16
+_INSPECTED = 4_096  # bytes at a file's start
+_MARKS = {  # byte order mark -> encoding; those of UTF-32 begin with those of UTF-16
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
 }
-_SURELY = 0.5  # share of NUL bytes among the bytes that are NUL in a Latin text of such an encoding
+_NUL_SHARE = 0.5  # least share of NUL bytes at the places where Latin text in UTF-16 or UTF-32 has them
 _LATIN = "; if all of the file is Latin-1, convert it by iconv -f ISO-8859-1 -t UTF-8"
 
 
-class RowError(Exception):
-    """What is wrong with one line."""
+class Line(NamedTuple):
+    """One line of a file."""
+
+    number: int  # from 1
+    raw: bytes | None  # None: it is longer than the limit
 
 
-def lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]:
-    """(number from 1, content) of each line of `path` that is not blank; None for one of more than `longest` bytes.
+def lines(path: AnyPath, longest: int) -> Iterator[Line]:
+    """The lines of `path` that are not blank, without line ends; one of more than `longest` bytes is not held.
 
-    Line ends of Windows and byte order marks are taken off. `.gz` and `.xz` files are unpacked on the way.
+    Line ends of Windows and byte order marks are removed.
 
     Raises:
-        DataError: there is no such file, it is UTF-16 or UTF-32, or its compression is damaged (with the line where it
-            broke off).
+        DataError: the file is absent, UTF-16 or UTF-32, or its compression is damaged (with the line of the damage).
     """
-    for number, raw in raw_lines(path, longest):
-        if raw is None or raw.strip():
-            yield number, None if raw is None else raw.rstrip(b"\r\n")
+    for line in raw_lines(path, longest):
+        if line.raw is None or line.raw.strip():
+            yield line._replace(raw=line.raw and line.raw.rstrip(b"\r\n"))
 
 
-def raw_lines(path: AnyPath, longest: int) -> Iterator[tuple[int, bytes | None]]:
-    """The same of all lines, blank ones too, with their line ends.
+def raw_lines(path: AnyPath, longest: int) -> Iterator[Line]:
+    """All lines of `path`, blank ones too, with their line ends.
 
     Raises:
         DataError: as `lines`.
     """
     number = 0
-    with _naming_damage(path, lambda: number), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: number), _opened(path) as file:
         while raw := file.readline(longest + 2):
             number += 1
             raw = raw.removeprefix(codecs.BOM_UTF8)  # also within a file, where others were joined to it
             if len(raw.rstrip(b"\r\n")) > longest:
                 _skip_line(file, raw, longest)
-                yield number, None
+                yield Line(number, None)
             else:
-                yield number, raw
+                yield Line(number, raw)
 
 
-def whole_content(path: AnyPath) -> bytes:
-    """All of `path`, unpacked, without a byte order mark.
-
-    Raises:
-        DataError: as `lines`.
-    """
-    with _naming_damage(path, lambda: 0), _opened(path) as file:
-        return file.read().removeprefix(codecs.BOM_UTF8)
-
-
-def first_byte(path: AnyPath) -> bytes:
-    """The first byte of `path` that is no white space; none if there is no such.
+def text_of(line: Line, longest: int) -> str:
+    """The text of a line, read with the limit `longest`.
 
     Raises:
-        DataError: as `lines`.
+        RowError: the line is too long, holds a NUL byte or is not UTF-8.
     """
-    with _naming_damage(path, lambda: 0), _opened(path) as file:
-        return file.read(_LOOKED_AT).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
-
-
-def form(path: AnyPath) -> str:
-    """The end of a file's name, before that of its compression: `.jsonl`."""
-    return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
-
-
-def stem(path: AnyPath) -> str:
-    """A file's name without the ends that tell its form and compression: `dev-v1.1` of dev-v1.1.json.xz."""
-    return _ENDS.sub("", path.name, count=1)
+    if line.raw is None:
+        raise RowError(f"is longer than {longest:,} bytes")
+    return decoded(line.raw)
 
 
 def decoded(raw: bytes) -> str:
-    """The text of a line.
+    """`raw` as text.
 
     Raises:
-        RowError: NUL bytes, or not UTF-8.
+        RowError: it holds a NUL byte or is not UTF-8.
     """
     if b"\0" in raw:
         raise RowError("holds a NUL byte")
@@ -108,7 +92,7 @@ def decoded(raw: bytes) -> str:
 
 
 def has_surrogate(text: str) -> bool:
-    """Whether `text` holds half of a UTF-16 pair: what JSON and Python can spell and no file can store."""
+    """True if `text` holds half of a UTF-16 pair, which JSON and Python can spell and no file can store."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -116,9 +100,39 @@ def has_surrogate(text: str) -> bool:
     return False
 
 
+def whole_content(path: AnyPath) -> bytes:
+    """All bytes of `path`, unpacked, without a byte order mark.
+
+    Raises:
+        DataError: as `lines`.
+    """
+    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+        return file.read().removeprefix(codecs.BOM_UTF8)
+
+
+def first_byte(path: AnyPath) -> bytes:
+    """The first byte of `path` that is not white space; empty if the start of the file has none.
+
+    Raises:
+        DataError: as `lines`.
+    """
+    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+        return file.read(_INSPECTED).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+
+
+def form(path: AnyPath) -> str:
+    """The ending of a file's name, without that of its compression: `.jsonl`."""
+    return path.with_suffix("").suffix if path.suffix in _PACKED else path.suffix
+
+
+def stem(path: AnyPath) -> str:
+    """A file's name without the endings of its form and compression: `dev-v1.1` of dev-v1.1.json.xz."""
+    return _ENDS.sub("", path.name, count=1)
+
+
 @contextlib.contextmanager
-def _naming_damage(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
-    """Turns what reading can raise into a DataError; `number` gives the last line that was read."""
+def _damage_as_data_error(path: AnyPath, number: Callable[[], int]) -> Iterator[None]:
+    """Turn errors of reading into a DataError; `number` returns the last line that was read."""
     try:
         yield
     except FileNotFoundError:
@@ -134,35 +148,35 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     """`path` from its start, unpacked.
 
     Raises:
-        DataError: it is UTF-16 or UTF-32, or a pointer of Git LFS.
+        DataError: the file is UTF-16 or UTF-32, or a pointer of Git LFS.
     """
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
     with path.open("rb") as file:
         if is_pointer(file):
             raise DataError(f"{path}: {POINTER}")
         with unpack(file) as unpacked:
-            if encoding := _wide_encoding(unpacked.read(_LOOKED_AT)):
+            if encoding := _wide_encoding(unpacked.read(_INSPECTED)):
                 raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
             unpacked.seek(0)
             yield unpacked
 
 
 def _wide_encoding(start: bytes) -> str | None:
-    """UTF-16 or UTF-32, by the mark that a file starts with, or by the NUL bytes of its Latin characters."""
+    """UTF-16 or UTF-32, by the byte order mark or by the NUL bytes of Latin characters; None for other encodings."""
     if marked := next((name for mark, name in _MARKS.items() if start.startswith(mark)), None):
         return marked
-    nul = [start[place::4].count(0) > _SURELY * len(start[place::4]) > 0 for place in range(4)]
+    nul = [start[place::4].count(0) > _NUL_SHARE * len(start[place::4]) > 0 for place in range(4)]
     by_place = {
         (False, True, True, True): "UTF-32LE",
         (True, True, True, False): "UTF-32BE",
         (False, True, False, True): "UTF-16LE",
         (True, False, True, False): "UTF-16BE",
     }
-    return by_place.get(tuple(nul))  # pyright: ignore[reportArgumentType]  four of them
+    return by_place.get(tuple(nul))  # pyright: ignore[reportArgumentType]  four values
 
 
 def _conversion(path: AnyPath, encoding: str) -> str:
-    """A shell command that writes an UTF-8 copy, unpacked, to the working directory."""
+    """A shell command that writes an unpacked UTF-8 copy to the working directory."""
     command = {".gz": "gzip -dc", ".xz": "xz -dc"}.get(path.suffix, "cat")
     name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name
     return f"{command} {shlex.quote(str(path))} | iconv -f {encoding} -t UTF-8 > {shlex.quote(f'utf8-{name}')}"

@@ -1,28 +1,28 @@
-"""Questions with their answers and without passages, as the sets of open-domain question answering come.
+"""Questions with answers and without passages, in the forms of open-domain question answering.
 
 .jsonl, .json, .parquet     {"question", "answer" or "answers": a text or a list}: NQ-open, DPR;
                             perhaps with an "_id", "id" or another known name (see `fields`)
                             {"_id", "text", "metadata": {"answers"}}: queries.jsonl of a BEIR folder
-                            "answers_are": "regex" in a row says that its answers are regular expressions
-.json                       SQuAD: those of a question that its paragraph does not answer are rejected
-.tsv, .csv, .txt            question <tab> list of answers, as JSON or as Python spells it: DPR's files
+                            "answers_are": "regex" in a row marks its answers as regular expressions
+.json                       SQuAD: a question that its paragraph does not answer is rejected
+.tsv, .csv, .txt            question <tab> list of answers, as JSON or as a Python literal: DPR's files
 .csv                        the same with commas, if a header names question and answers
 
-`.gz` and `.xz` are unpacked on the way. A question without an id has that of its text (`asked.text_id`).
+`.gz` and `.xz` are unpacked on the way. A question without an id gets that of its text (`queries.text_id`).
 """
 
 import ast
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.fields import QUERY_IDS, QUERY_TEXTS, find, value_of
+from dense_jax.data.sources.fields import ANSWERS, QUERY_IDS, QUERY_TEXTS, as_id, find, value_of
 from dense_jax.data.sources.lines import form, has_surrogate
-from dense_jax.data.sources.queries import checked_id, query_text, text_id
+from dense_jax.data.sources.queries import one_text_per_id, query_text, text_id
 from dense_jax.data.sources.readers import Record, csv_header, csv_records, tsv_records
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.rejects import RowError, each, sound
 from dense_jax.data.sources.source_files import holds_squad, table_records
 from dense_jax.data.sources.squad import squad_answers
 from dense_jax.errors import DataError
@@ -32,11 +32,10 @@ from dense_jax.types import Reject
 _LONGEST = 1 << 24  # bytes of a line: DPR's training rows hold a hundred passages
 _TABLES = (".tsv", ".csv", ".txt")
 _TEXTS = (*QUERY_TEXTS, "text")
-_ANSWERS = ("answers", "answer")
 
 
 class OpenQuestion(NamedTuple):
-    """A question and all that answers it."""
+    """A question and all its answers."""
 
     id: str
     text: str
@@ -52,80 +51,59 @@ def open_questions(path: AnyPath, patterns: bool = False) -> Iterator[OpenQuesti
     Raises:
         DataError: the form of the file is unknown, or it cannot be read.
     """
-    texts: dict[str, str] = {}
-    for record in _records(path):
-        if isinstance(record, Reject):
-            yield record
-            continue
-        try:
-            question = _question(record.values, patterns)
-            if texts.setdefault(question.id, question.text) != question.text:
-                raise RowError(f"question id {question.id!r} has another text than in an earlier row")
-            yield question
-        except RowError as error:
-            yield Reject(f"{path}:{record.number}", str(error))
+
+    def question(record: Record) -> OpenQuestion:
+        return _question(record.values, patterns)
+
+    return each(_records(path), one_text_per_id(question, "question"), path)
 
 
 def sound_questions(path: AnyPath, patterns: bool = False) -> list[OpenQuestion]:
-    """All questions of `path`: figures on a part of a set are not comparable.
+    """All questions of `path`, every row of which must be usable.
 
     Raises:
-        DataError: naming file and line of a bad row, or there is no question.
+        DataError: a row is bad (with file and line), or the file holds no question.
     """
-    questions: list[OpenQuestion] = []
-    for row in open_questions(path, patterns):
-        if isinstance(row, Reject):
-            raise DataError(f"{row.where}: {row.reason}")
-        questions.append(row)
+    questions = list(sound(open_questions(path, patterns)))
     if not questions:
         raise DataError(f"{path}: holds no question")
     return questions
 
 
 def is_squad_file(path: AnyPath) -> bool:
-    """Whether the questions of `path` are SQuAD's, which has its own way of comparing answers."""
+    """True if the questions of `path` are SQuAD's, which has its own way to compare answers."""
     return form(path) not in _TABLES and holds_squad(path, _LONGEST)
 
 
 def _records(path: AnyPath) -> Iterator[Record | Reject]:
     if form(path) == ".csv" and _has_names(csv_header(path, _LONGEST)):
-        return _with_lists(csv_records(path, _LONGEST), path)
+        return each(csv_records(path, _LONGEST), _with_list, path)
     if form(path) in _TABLES:
-        return _with_lists(tsv_records(path, _LONGEST, ("question", "answers"), header=False), path)
+        return each(tsv_records(path, _LONGEST, ("question", "answers")), _with_list, path)
     return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
 
 
 def _has_names(cells: list[str]) -> bool:
-    return bool(find(cells, _TEXTS) and find(cells, _ANSWERS))
+    return bool(find(cells, _TEXTS) and find(cells, ANSWERS))
 
 
-def _with_lists(records: Iterable[Record | Reject], path: AnyPath) -> Iterator[Record | Reject]:
-    """`records` of a table, whose answers are lists in cells."""
-    for row in records:
-        if isinstance(row, Reject):
-            yield row
-            continue
-        try:
-            yield Record(row.number, row.values | {"answers": _listed(value_of(row.values, _ANSWERS))})
-        except RowError as error:
-            yield Reject(f"{path}:{row.number}", str(error))
-
-
-def _listed(cell: str) -> list[Any]:
+def _with_list(record: Record) -> Record:
+    """`record` of a table, with the list in its cell of answers."""
+    cell = value_of(record.values, ANSWERS)
     try:
         value = orjson.loads(cell)
     except orjson.JSONDecodeError:
         value = _literal(cell)
     if not isinstance(value, list):
         raise RowError(f'the answers are {cell!r:.60}, not a list such as ["Paris"]')
-    return value
+    return Record(record.number, record.values | {"answers": value})
 
 
 def _literal(cell: str) -> Any:
-    """The value of a Python literal, which is not executed; None if `cell` is none."""
+    """The value of a Python literal, which is not executed; None for other text."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a regular expression may hold what is no escape of Python's
+            warnings.simplefilter("ignore")  # a regular expression may hold sequences that Python does not escape
             return ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return None
@@ -136,14 +114,14 @@ def _question(values: dict[str, Any], patterns: bool) -> OpenQuestion:
     if has_surrogate(text):
         raise RowError("the question holds half of a UTF-16 pair, which no file can store")
     given = value_of(values, QUERY_IDS)
-    identifier = text_id(text) if given is None else checked_id(given, "question id")
+    identifier = text_id(text) if given is None else as_id(given, "the question id")
     return OpenQuestion(identifier, text, _answers(values), patterns or values.get("answers_are") == "regex")
 
 
 def _answers(values: dict[str, Any]) -> tuple[str, ...]:
-    value = value_of(values, _ANSWERS)
+    value = value_of(values, ANSWERS)
     if value is None and isinstance(values.get("metadata"), dict):
-        value = value_of(values["metadata"], _ANSWERS)
+        value = value_of(values["metadata"], ANSWERS)
     listed = [value] if isinstance(value, str) else value
     if not isinstance(listed, list) or not listed:
         raise RowError(f"no answer: the answers are {value!r:.60}, not a text or a list of at least one")

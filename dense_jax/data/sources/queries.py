@@ -1,112 +1,141 @@
-"""Rows that hold a query and the texts it was judged with, and what they give: documents, and judged queries.
+"""Training queries with their positives and negatives, as rows of sources give them.
 
-A text without an id has as id the xxh3-64 of title, newline and text, so it is the same document wherever it stands. A
-query without an id has that of its text, so all its rows are joined.
+A text without an id gets as id the xxh3-64 of title, newline and text, so it is the same document in every row. A
+query without an id gets that of its text, so all its rows are joined.
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
-from dense_jax.data.sources.documents import DocumentRow
+from dense_jax.data.sources.documents import DocumentRow, hash64, unique_documents
 from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, as_id, value_of
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.rejects import RowError, each
+from dense_jax.errors import DataError
 from dense_jax.types import Reject
 
 
-class Told(NamedTuple):
-    """A text that a query was judged with."""
+class ScoredText(NamedTuple):
+    """A positive or negative text of a query."""
 
     id: str
     title: str
     text: str
-    score: float = math.nan
+    score: float = math.nan  # of a teacher
 
 
-class Asked(NamedTuple):
-    """One row; the query's id and text are whatever the source holds."""
+class QueryRow(NamedTuple):
+    """One row with a query and texts; the query's id and text are unchecked."""
 
     number: int  # line, entry or row, from 1
     id: Any  # None: the source has none
     text: Any
-    positives: tuple[Told, ...]
-    negatives: tuple[Told, ...]
+    positives: tuple[ScoredText, ...]
+    negatives: tuple[ScoredText, ...]
 
 
-def documents(rows: Iterable[Asked | Reject], place: str) -> Iterator[DocumentRow | Reject]:
-    """Each document once, where it is first given; the same id with another text is rejected.
+class ScoredDocument(NamedTuple):
+    """A positive or negative document of a query."""
 
-    Holds two numbers of 64 bits for each document.
+    id: str  # of the source's own, without the prefix that several sources have
+    score: float = math.nan  # of a teacher
+
+
+class JudgedQuery(NamedTuple):
+    """A training query with its positives and negatives."""
+
+    id: str
+    text: str
+    positives: tuple[ScoredDocument, ...]  # one at least
+    negatives: tuple[ScoredDocument, ...] = ()
+
+
+@runtime_checkable
+class _IdAndText(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def text(self) -> str: ...
+
+
+R = TypeVar("R")
+Q = TypeVar("Q", bound=_IdAndText)
+
+
+def row_documents(rows: Iterable[QueryRow | Reject], place: object) -> Iterator[DocumentRow | Reject]:
+    """The texts of the rows as documents, each once; the same id with another text is rejected."""
+
+    def texts() -> Iterator[DocumentRow | Reject]:
+        for row in rows:
+            if isinstance(row, Reject):
+                yield row
+            else:
+                for one in (*row.positives, *row.negatives):
+                    yield DocumentRow(row.number, one.id, one.title, one.text)
+
+    return unique_documents(texts(), place)
+
+
+def row_queries(rows: Iterable[QueryRow | Reject], place: object) -> Iterator[JudgedQuery | Reject]:
+    """The query of each row; it needs a positive, and its id the same text in all rows."""
+    return each(rows, one_text_per_id(judged_query, "query"), place)
+
+
+def one_text_per_id(parse: Callable[[R], Q], kind: str) -> Callable[[R], Q]:
+    """`parse` with a RowError where an id has another text than in an earlier row; `kind` of ids is for the message.
+
+    Holds two numbers of 64 bits for each id.
     """
-    contents: dict[int, int] = {}
-    for row in rows:
-        if isinstance(row, Reject):
-            yield row
-            continue
-        for told in (*row.positives, *row.negatives):
-            identifier, content = _hash(told.id), _hash(f"{told.title}\n{told.text}")
-            if identifier not in contents:
-                contents[identifier] = content
-                yield DocumentRow(row.number, told.id, told.title, told.text)
-            elif contents[identifier] != content:
-                reason = f"the document {told.id!r} has another title or text than where it was given first"
-                yield Reject(f"{place}:{row.number}", reason)
+    texts: dict[int, int] = {}
+
+    def checked(row: R) -> Q:
+        parsed = parse(row)
+        content = hash64(parsed.text)
+        if texts.setdefault(hash64(parsed.id), content) != content:
+            raise RowError(f"{kind} id {parsed.id!r} has another text than in an earlier row")
+        return parsed
+
+    return checked
 
 
-def judged(rows: Iterable[Asked | Reject], place: str) -> Iterator[JudgedQuery | Reject]:
-    """The query of each row; one without a positive is rejected, and one with another text than its id had before."""
-    texts: dict[str, int] = {}
-    for row in rows:
-        if isinstance(row, Reject):
-            yield row
-            continue
-        try:
-            query = judged_query(row)
-            content = _hash(query.text)
-            if texts.setdefault(query.id, content) != content:
-                raise RowError(f"query id {query.id!r} has another text than in an earlier row")
-            yield query
-        except RowError as error:
-            yield Reject(f"{place}:{row.number}", str(error))
-
-
-def judged_query(row: Asked) -> JudgedQuery:
+def judged_query(row: QueryRow) -> JudgedQuery:
     """The query of a row.
 
     Raises:
         RowError: its id or text cannot be used, or it has no positive.
     """
     text = query_text(row.text)
-    identifier = text_id(text) if row.id is None else checked_id(row.id, "query id")
+    identifier = text_id(text) if row.id is None else as_id(row.id, "the query id")
     if not row.positives:
         raise RowError("no positive: nothing to learn from")
-    scored = (tuple(ScoredDocument(told.id, told.score) for told in texts) for texts in (row.positives, row.negatives))
-    return JudgedQuery(identifier, text, *scored)
+    documents = (tuple(ScoredDocument(one.id, one.score) for one in side) for side in (row.positives, row.negatives))
+    return JudgedQuery(identifier, text, *documents)
 
 
-def told(value: Any, what: str) -> Told:
-    """A text, or an object with a text and perhaps a title, an id and a score.
+def scored_text(value: Any, name: str) -> ScoredText:
+    """The text under `name`: a string, or an object with a text and perhaps a title, an id and a score.
 
     Raises:
         RowError: it is neither.
     """
     if isinstance(value, str):
-        return Told(text_id(f"\n{value}"), "", value)
+        return ScoredText(text_id(f"\n{value}"), "", value)
     if not isinstance(value, dict):
-        raise RowError(f"{what} is {value!r:.60}, neither a text nor an object with one")
+        raise RowError(f"{name} is {value!r:.60}, neither a text nor an object with one")
     title, text = value_of(value, TITLES), value_of(value, TEXTS)
     title = "" if title is None else title
     if not isinstance(title, str) or not isinstance(text, str):
-        raise RowError(f"{what} has title {title!r:.60} and text {text!r:.60}, not two strings")
+        raise RowError(f"{name} has title {title!r:.60} and text {text!r:.60}, not two strings")
     given = value_of(value, DOCUMENT_IDS)
-    identifier = text_id(f"{title}\n{text}") if given is None else checked_id(given, f"{what}: document id")
-    return Told(identifier, title, text, checked_score(value.get("score"), what))
+    identifier = text_id(f"{title}\n{text}") if given is None else as_id(given, f"the {name}: document id")
+    return ScoredText(identifier, title, text, checked_score(value.get("score"), name))
 
 
 def text_id(text: str) -> str:
-    """The id of what has none of its own."""
+    """The id of a text that has none of its own."""
     return xxhash.xxh3_64_hexdigest(text.encode())
 
 
@@ -114,7 +143,7 @@ def query_text(value: Any) -> str:
     """A query's text.
 
     Raises:
-        RowError: it is no text, or an empty one.
+        RowError: the value is not a string, is empty or holds a NUL character.
     """
     if not isinstance(value, str):
         raise RowError(f"the query is {value!r:.60}, not a string")
@@ -123,20 +152,11 @@ def query_text(value: Any) -> str:
     return value
 
 
-def checked_id(value: Any, what: str) -> str:
-    """An id as a string, without white space at its ends.
+def checked_score(value: Any, name: str) -> float:
+    """A teacher's score, also one that is spelled as a string; NaN for None.
 
     Raises:
-        RowError: it is neither a string nor an integer, or it is blank or holds a line break.
-    """
-    return as_id(value, f"the {what}")
-
-
-def checked_score(value: Any, what: str) -> float:
-    """A teacher's score, also one that is spelled as a string; NaN for none.
-
-    Raises:
-        RowError: it is no finite number.
+        RowError: it is not a finite number.
     """
     if value is None:
         return math.nan
@@ -145,9 +165,46 @@ def checked_score(value: Any, what: str) -> float:
     except (TypeError, ValueError):
         score = math.nan
     if isinstance(value, bool) or not math.isfinite(score):
-        raise RowError(f"{what} has the score {value!r:.60}, not a finite number")
+        raise RowError(f"{name} has the score {value!r:.60}, not a finite number")
     return score
 
 
-def _hash(text: str) -> int:
-    return xxhash.xxh3_64_intdigest(text.encode())
+def merge_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
+    """One query for each id, in the order of their first rows, with all documents of its rows in their order.
+
+    A document that is a positive in any row is not a negative. The first score of a document is kept. Rows of a form
+    without query ids have ids made of their text, so equal texts are joined.
+
+    Raises:
+        DataError: the rows of one id differ in the text.
+    """
+    merged: dict[str, _Merged] = {}
+    for query in queries:
+        known = merged.setdefault(query.id, _Merged(query.text))
+        if known.text.split() != query.text.split():
+            raise DataError(
+                f"query id {query.id!r} has two texts, {known.text!r:.80} and {query.text!r:.80}; "
+                "give one of the queries another id"
+            )
+        known.add(query)
+    return [rows.query(identifier) for identifier, rows in merged.items()]
+
+
+@dataclass(slots=True)
+class _Merged:
+    """The rows of one query so far."""
+
+    text: str
+    positives: dict[str, float] = field(default_factory=dict)
+    negatives: dict[str, float] = field(default_factory=dict)
+
+    def add(self, query: JudgedQuery) -> None:
+        for known, new in ((self.positives, query.positives), (self.negatives, query.negatives)):
+            for document, score in new:
+                if math.isnan(known.setdefault(document, score)):
+                    known[document] = score
+
+    def query(self, identifier: str) -> JudgedQuery:
+        positives = tuple(ScoredDocument(*item) for item in self.positives.items())
+        negatives = tuple(ScoredDocument(*item) for item in self.negatives.items() if item[0] not in self.positives)
+        return JudgedQuery(identifier, self.text, positives, negatives)

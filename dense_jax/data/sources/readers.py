@@ -1,13 +1,14 @@
-"""Files whose rows are values by name: JSONL, an array in a JSON file, CSV and TSV with a header, Parquet."""
+"""Readers of records, the values of a row by name: JSONL, arrays of JSON, TSV, CSV and Parquet."""
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import starmap
 from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.lines import decoded, first_byte, lines, raw_lines, whole_content
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.lines import Line, decoded, first_byte, lines, raw_lines, text_of, whole_content
+from dense_jax.data.sources.rejects import RowError, each
 from dense_jax.errors import DataError, MachineError
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
@@ -15,43 +16,52 @@ from dense_jax.types import Reject
 _BATCH = 1_024  # rows of a Parquet file held at once
 
 
+class Cells(NamedTuple):
+    """The cells of one row of a table."""
+
+    number: int
+    values: list[str]
+
+
 class Record(NamedTuple):
-    """One row."""
+    """The values of one row by name."""
 
     number: int  # line, entry or row, from 1
     values: dict[str, Any]
 
 
-Records = Callable[[], Iterator[Record | Reject]]  # all of a file's at each call
+Records = Callable[[], Iterator[Record | Reject]]  # all records of a file, at each call
 
 
 def jsonl_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
     """A record for each line of `path`; lines of more than `longest` bytes are not parsed."""
-    for number, raw in lines(path, longest):
+
+    def record(line: Line) -> Record:
+        text = text_of(line, longest)
         try:
-            yield Record(number, _object(raw, longest))
-        except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
+            value = orjson.loads(text)
+        except orjson.JSONDecodeError as error:
+            raise RowError(f"is not JSON ({error})") from None
+        return _object_record(line.number, value, text)
+
+    return each(lines(path, longest), record, path)
 
 
 def json_records(path: AnyPath) -> Iterator[Record | Reject]:
     """A record for each entry of the array in `path`, which is held in memory.
 
     Raises:
-        DataError: it is no array.
+        DataError: the file holds no array.
     """
     entries = whole_json(path)
     if not isinstance(entries, list):
         raise DataError(f"{path}: holds neither an array of rows nor articles with paragraphs as SQuAD does")
-    for number, entry in enumerate(entries, start=1):
-        if isinstance(entry, dict):
-            yield Record(number, entry)
-        else:
-            yield Reject(f"{path}:{number}", f"is not a JSON object but {str(entry)[:40]!r}")
+    rows = starmap(Record, enumerate(entries, start=1))
+    return each(rows, lambda row: _object_record(row.number, row.values, str(row.values)), path)
 
 
 def is_array(path: AnyPath) -> bool:
-    """Whether a file of JSON is one array of objects, whatever its name."""
+    """True if a file of JSON is one array of objects, under any name."""
     if first_byte(path) != b"[":
         return False  # without reading all of it
     try:
@@ -65,7 +75,7 @@ def whole_json(path: AnyPath) -> Any:
     """The value in a JSON file.
 
     Raises:
-        DataError: it is not JSON.
+        DataError: the file is not JSON.
     """
     try:
         return orjson.loads(decoded(whole_content(path)))
@@ -75,29 +85,18 @@ def whole_json(path: AnyPath) -> Any:
         raise DataError(f"{path}: is not JSON ({error}); a file with an object on each line is named .jsonl") from None
 
 
-def tsv_cells(path: AnyPath, longest: int) -> Iterator[tuple[int, list[str]] | Reject]:
+def tsv_cells(path: AnyPath, longest: int) -> Iterator[Cells | Reject]:
     """The cells of each line of `path`, without the quotes of CSV."""
-    for number, raw in lines(path, longest):
-        try:
-            cells = [_unquoted(cell) for cell in text_of(raw, longest).split("\t")]
-        except RowError as error:
-            yield Reject(f"{path}:{number}", str(error))
-        else:
-            yield number, cells
+
+    def cells(line: Line) -> Cells:
+        return Cells(line.number, [_unquoted(cell) for cell in text_of(line, longest).split("\t")])
+
+    return each(lines(path, longest), cells, path)
 
 
-def tsv_records(path: AnyPath, longest: int, names: Sequence[str], header: bool) -> Iterator[Record | Reject]:
-    """A record for each line of `path`, its columns called `names`; the first line is none if it is a `header`."""
-    for row in tsv_cells(path, longest):
-        if isinstance(row, Reject):
-            yield row
-        elif header:
-            header = False
-        elif len(row[1]) != len(names):
-            columns = ", ".join(names)
-            yield Reject(f"{path}:{row[0]}", f"has {len(row[1])} columns, not the {len(names)} columns {columns}")
-        else:
-            yield Record(row[0], dict(zip(names, row[1], strict=True)))
+def tsv_records(path: AnyPath, longest: int, names: Sequence[str] = ()) -> Iterator[Record | Reject]:
+    """A record for each line of `path` with columns `names`; without `names`, the first line is the header."""
+    return _named(tsv_cells(path, longest), path, names)
 
 
 def csv_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
@@ -108,24 +107,18 @@ def csv_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
     Raises:
         DataError: a quote is never closed, a line is longer than `longest` bytes, or two columns have one name.
     """
-    names: list[str] = []
-    for number, cells in _csv_rows(path, longest):
-        if isinstance(cells, str):
-            yield Reject(f"{path}:{number}", cells)
-        elif not names:
-            names = column_names(cells, f"{path}:{number}")
-        elif len(cells) != len(names):
-            reason = f"has {len(cells)} columns, not the {len(names)} columns {', '.join(names)}"
-            yield Reject(f"{path}:{number}", reason)
-        else:
-            yield Record(number, dict(zip(names, cells, strict=True)))
+
+    def cells(row: Cells) -> Cells:
+        return Cells(row.number, [decoded(cell.encode("utf-8", "surrogateescape")) for cell in row.values])
+
+    return _named(each(_csv_rows(path, longest), cells, path), path)
 
 
 def csv_header(path: AnyPath, longest: int) -> list[str]:
-    """The cells of the first line of a CSV file; no cell if the line is no text or there is no line."""
-    _, raw = next(lines(path, longest), (1, b""))
+    """The cells of the first line of a CSV file; empty if the file has no line or the line is not text."""
+    line = next(lines(path, longest), Line(1, b""))
     try:
-        return next(csv.reader([text_of(raw, longest)]), [])
+        return next(csv.reader([text_of(line, longest)]), [])
     except RowError:
         return []
 
@@ -146,7 +139,7 @@ def parquet_records(path: AnyPath) -> Iterator[Record]:
     """A record for each row of a Parquet file.
 
     Raises:
-        DataError: it is no Parquet file, or damaged.
+        DataError: the file is damaged or not Parquet.
     """
     try:
         from pyarrow import ArrowException, parquet  # imported here: an extra
@@ -163,8 +156,29 @@ def parquet_records(path: AnyPath) -> Iterator[Record]:
         raise DataError(f"{path}:{number + 1}: is no sound Parquet file ({error}); fetch it again") from None
 
 
-def _csv_rows(path: AnyPath, longest: int) -> Iterator[tuple[int, list[str] | str]]:
-    """(line where it begins, cells) of each row that is not blank; in place of cells, the reason of a bad row."""
+def _object_record(number: int, value: Any, text: str) -> Record:
+    if not isinstance(value, dict):
+        raise RowError(f"is not a JSON object but {text[:40]!r}")
+    return Record(number, value)
+
+
+def _named(rows: Iterable[Cells | Reject], path: AnyPath, names: Sequence[str] = ()) -> Iterator[Record | Reject]:
+    """Records of `rows` with columns `names`; without `names`, the first row is the header."""
+    columns = list(names)
+
+    def record(row: Cells) -> Record | None:
+        if not columns:
+            columns.extend(column_names(row.values, f"{path}:{row.number}"))
+            return None
+        if len(row.values) != len(columns):
+            raise RowError(f"has {len(row.values)} columns, not the {len(columns)} columns {', '.join(columns)}")
+        return Record(row.number, dict(zip(columns, row.values, strict=True)))
+
+    return each(rows, record, path)
+
+
+def _csv_rows(path: AnyPath, longest: int) -> Iterator[Cells | Reject]:
+    """The rows that are not blank, with the line where each begins; cells may hold surrogates in place of bytes."""
     csv.field_size_limit(max(longest, csv.field_size_limit()))  # the module's own limit is less than a document
     reader = csv.reader(_csv_lines(path, longest), strict=True)
     while True:
@@ -176,13 +190,10 @@ def _csv_rows(path: AnyPath, longest: int) -> Iterator[tuple[int, list[str] | st
         except csv.Error as error:
             if "end of data" in str(error) or "field limit" in str(error):
                 raise DataError(f"{path}:{number}: a quote that opens in this row is never closed ({error})") from None
-            yield number, f"is not CSV ({error})"
-            continue
-        try:
+            yield Reject(f"{path}:{number}", f"is not CSV ({error})")
+        else:
             if cells:
-                yield number, [decoded(cell.encode("utf-8", "surrogateescape")) for cell in cells]
-        except RowError as error:
-            yield number, str(error)
+                yield Cells(number, cells)
 
 
 def _csv_lines(path: AnyPath, longest: int) -> Iterator[str]:
@@ -192,30 +203,8 @@ def _csv_lines(path: AnyPath, longest: int) -> Iterator[str]:
         yield raw.decode("utf-8", "surrogateescape")
 
 
-def text_of(raw: bytes | None, longest: int) -> str:
-    """The text of a line as `lines` gives it.
-
-    Raises:
-        RowError: it was too long, or is no text.
-    """
-    if raw is None:
-        raise RowError(f"is longer than {longest:,} bytes")
-    return decoded(raw)
-
-
-def _object(raw: bytes | None, longest: int) -> dict[str, Any]:
-    text = text_of(raw, longest)
-    try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise RowError(f"is not JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise RowError(f"is not a JSON object but {text[:40]!r}")
-    return value
-
-
 def _unquoted(cell: str) -> str:
-    """A cell without the quotes of CSV, if it has them around it and doubled inside."""
+    """A cell without the quotes of CSV, if they enclose it and are doubled inside."""
     inner = cell[1:-1]
     quoted = len(cell) >= 2 and cell[0] == cell[-1] == '"' and '"' not in inner.replace('""', "")
     return inner.replace('""', '"') if quoted else cell

@@ -1,7 +1,7 @@
 """SQuAD (v1.1, v2) as retrieval: each distinct paragraph is a document and the positive of its questions.
 
-Titles are those of Wikipedia's addresses (`Saint_Barth%C3%A9lemy`), which are spelled out. A question of v2 that its
-paragraph does not answer has no positive: it is rejected.
+Titles are those of Wikipedia's addresses (`Saint_Barth%C3%A9lemy`), decoded. A question of v2 that its paragraph does
+not answer has no positive: it is rejected.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,9 +9,17 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 from dense_jax.data.sources.documents import DocumentRow
-from dense_jax.data.sources.queries import Asked, JudgedQuery, Told, judged_query, told
+from dense_jax.data.sources.queries import (
+    JudgedQuery,
+    QueryRow,
+    ScoredText,
+    judged_query,
+    one_text_per_id,
+    row_documents,
+    scored_text,
+)
 from dense_jax.data.sources.readers import Record, whole_json
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.rejects import RowError, each
 from dense_jax.io import AnyPath
 from dense_jax.types import Reject
 
@@ -20,66 +28,67 @@ T = TypeVar("T")
 
 class _Paragraph(NamedTuple):
     number: int  # in the file, from 1
-    document: Told
-    questions: list[Any]
+    title: str
+    value: Any
+
+
+class _Question(NamedTuple):
+    number: int  # in the file, from 1
+    value: Any
+    paragraph: int
+    document: ScoredText
 
 
 def is_squad(value: Any) -> bool:
-    """Whether a JSON file holds SQuAD's form: an object whose `data` is a list of articles with paragraphs."""
+    """True for the value of a SQuAD file: an object whose `data` is a list of articles with paragraphs."""
     articles = value.get("data") if isinstance(value, dict) else None
     return isinstance(articles, list) and all(
         isinstance(one, dict) and isinstance(one.get("paragraphs"), list) for one in articles
     )
 
 
-def squad_rows(path: AnyPath) -> Iterator[DocumentRow | Reject]:
+def squad_documents(path: AnyPath) -> Iterator[DocumentRow | Reject]:
     """The distinct paragraphs, numbered as in the file."""
-    seen: set[str] = set()
-    for paragraph in _paragraphs(path):
-        if isinstance(paragraph, Reject):
-            yield paragraph
-        elif (document := paragraph.document).id not in seen:
-            seen.add(document.id)
-            yield DocumentRow(paragraph.number, document.id, document.title, document.text)
+
+    def row(paragraph: _Paragraph) -> QueryRow:
+        return QueryRow(paragraph.number, None, None, (_document(paragraph),), ())
+
+    return row_documents(each(_paragraphs(path), row, path), path)
 
 
 def squad_queries(path: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The questions, numbered as in the file; reasons also name a question's id and the number of its paragraph."""
-    texts: dict[str, str] = {}
 
-    def query(number: int, question: Any, paragraph: _Paragraph) -> JudgedQuery:
-        found = _query(question, paragraph.document)
-        if texts.setdefault(found.id, found.text) != found.text:
-            raise RowError(f"question id {found.id!r} has another text than in an earlier row")
-        return found
+    def query(question: _Question) -> JudgedQuery:
+        value = question.value
+        return judged_query(QueryRow(question.number, value.get("id"), value.get("question"), (question.document,), ()))
 
-    return _of_each_question(path, query)
+    return _each_question(path, one_text_per_id(query, "question"))
 
 
 def squad_answers(path: AnyPath) -> Iterator[Record | Reject]:
     """`id`, `question` and `answers`, their texts, of each question, numbered as in the file."""
 
-    def answered(number: int, question: Any, paragraph: _Paragraph) -> Record:
-        _check_answered(question)
-        answers = [one.get("text") for one in question.get("answers") or () if isinstance(one, dict)]
-        return Record(number, {"id": question.get("id"), "question": question.get("question"), "answers": answers})
+    def answered(question: _Question) -> Record:
+        value = question.value
+        answers = [one.get("text") for one in value.get("answers") or () if isinstance(one, dict)]
+        return Record(question.number, {"id": value.get("id"), "question": value.get("question"), "answers": answers})
 
-    return _of_each_question(path, answered)
+    return _each_question(path, answered)
 
 
-def _of_each_question(path: AnyPath, read: Callable[[int, Any, _Paragraph], T]) -> Iterator[T | Reject]:
-    """What `read` makes of each question, of its number and paragraph; a RowError of it becomes a Reject."""
-    number = 0
-    for paragraph in _paragraphs(path):
-        if isinstance(paragraph, Reject):
-            yield paragraph
-            continue
-        for question in paragraph.questions:
-            number += 1
-            try:
-                yield read(number, question, paragraph)
-            except RowError as error:
-                yield Reject(f"{path}:{number}", f"{error} ({_place(question, paragraph)})")
+def _each_question(path: AnyPath, parse: Callable[[_Question], T]) -> Iterator[T | Reject]:
+    """Parse the questions that their paragraph answers; the others become Rejects, as questions with a RowError do."""
+
+    def parsed(question: _Question) -> T:
+        try:
+            _check_answered(question.value)
+            return parse(question)
+        except RowError as error:
+            identifier = question.value.get("id") if isinstance(question.value, dict) else None
+            raise RowError(f"{error} (id {identifier!r:.60}, paragraph {question.paragraph})") from None
+
+    return each(_questions(path), parsed, path)
 
 
 def _check_answered(question: Any) -> None:
@@ -89,30 +98,30 @@ def _check_answered(question: Any) -> None:
         raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
 
 
-def _place(question: Any, paragraph: _Paragraph) -> str:
-    identifier = question.get("id") if isinstance(question, dict) else None
-    return f"id {identifier!r:.60}, paragraph {paragraph.number}"
+def _questions(path: AnyPath) -> Iterator[_Question | Reject]:
+    number = 0
+    documents = each(_paragraphs(path), lambda paragraph: (paragraph, _document(paragraph)), path)
+    for found in documents:
+        if isinstance(found, Reject):
+            yield found
+            continue
+        paragraph, document = found
+        for value in paragraph.value.get("qas", []):
+            number += 1
+            yield _Question(number, value, paragraph.number, document)
 
 
-def _query(question: Any, paragraph: Told) -> JudgedQuery:
-    _check_answered(question)
-    return judged_query(Asked(0, question.get("id"), question.get("question"), (paragraph,), ()))
-
-
-def _paragraphs(path: AnyPath) -> Iterator[_Paragraph | Reject]:
+def _paragraphs(path: AnyPath) -> Iterator[_Paragraph]:
     number = 0
     for article in whole_json(path)["data"]:
         title = unquote(str(article.get("title") or "")).replace("_", " ")
         for paragraph in article["paragraphs"]:
             number += 1
-            try:
-                yield _paragraph(number, title, paragraph)
-            except RowError as error:
-                yield Reject(f"{path}:{number}", str(error))
+            yield _Paragraph(number, title, paragraph)
 
 
-def _paragraph(number: int, title: str, value: Any) -> _Paragraph:
+def _document(paragraph: _Paragraph) -> ScoredText:
+    value = paragraph.value
     if not isinstance(value, dict) or not isinstance(value.get("qas", []), list):
         raise RowError(f"the paragraph is {value!r:.60}, not an object with context and qas")
-    document = told({"title": title, "text": value.get("context")}, "the paragraph")
-    return _Paragraph(number, document, value.get("qas", []))
+    return scored_text({"title": paragraph.title, "text": value.get("context")}, "the paragraph")
