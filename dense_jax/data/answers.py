@@ -98,7 +98,7 @@ def has_answer(text: str, answers: Iterable[str]) -> bool:
 
 
 def has_pattern(text: str, patterns: Iterable[str]) -> bool:
-    """Whether any of `patterns` is found in `text`, both after NFD; one that is no regular expression never is.
+    """True if any of `patterns` is found in `text`, both after NFD; one that is no regular expression never is.
 
     Raises:
         DataError: a pattern takes exponential time.

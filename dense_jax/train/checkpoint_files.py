@@ -209,7 +209,7 @@ class CheckpointFiles:
         )
 
     def _lack_of_digests(self, step: int) -> str:
-        """What the digests of a step lack, which says nothing of its files; empty if they can be read."""
+        """The reason why the digests of a step are of no use, whatever its files are; empty if they can be read."""
         path = self.digests_path(step)
         if not path.is_file():
             return "are missing"

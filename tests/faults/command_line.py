@@ -35,7 +35,7 @@ def write_corpus(path: Path, seed: int = 0) -> Path:
     return path
 
 
-def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
+def arguments(corpus: Path | str, workdir: Path, *more: str) -> list[str]:
     flags = [f"--{key}={value}" for key, value in {"corpus.source": corpus, **SMALL}.items()]
     return [f"--config={ROOT / 'configs' / 'ict.py'}:tiny", f"--workdir={workdir}", *flags, *more]
 

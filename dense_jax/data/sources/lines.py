@@ -8,8 +8,8 @@ import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
-from io import BufferedIOBase
-from typing import IO, NamedTuple
+from io import BufferedIOBase, BufferedReader
+from typing import IO, Any, NamedTuple, cast
 
 from dense_jax.data.sources.rejects import RowError
 from dense_jax.errors import DataError
@@ -151,7 +151,7 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
         DataError: the file is UTF-16 or UTF-32, or a pointer of Git LFS.
     """
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
-    with path.open("rb") as file:
+    with path.open("rb") as raw, BufferedReader(cast(Any, raw)) as file:  # a bucket's file reads no line up to a length
         if is_pointer(file):
             raise DataError(f"{path}: {POINTER}")
         with unpack(file) as unpacked:
