@@ -38,3 +38,11 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def read_by_transformers():
+    """The tokenizer that transformers makes of a folder; its import takes seconds."""
+    from transformers import AutoTokenizer
+
+    return lambda folder: AutoTokenizer.from_pretrained(str(folder))

@@ -4,7 +4,6 @@ And they end together, or are ended, and go on in any number.
 """
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -34,7 +33,6 @@ def ended(program: str, count: int, folder: Path, *more: str) -> list[tuple[int,
         subprocess.Popen(
             [sys.executable, "-m", PROGRAM, program, *map(str, (number, count, port, folder)), *more],
             cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
             stderr=subprocess.PIPE,
             text=True,
         )
