@@ -27,6 +27,8 @@ install_import_hook("dense_jax", "beartype.beartype")  # before anything imports
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+from tests.processes import Processes  # noqa: E402
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,3 +48,17 @@ def read_by_transformers():
     from transformers import AutoTokenizer
 
     return lambda folder: AutoTokenizer.from_pretrained(str(folder))
+
+
+@pytest.fixture(scope="session")
+def together():
+    """Two or four processes that are started once: `together(2).do(task, folder)`."""
+    started = {}
+
+    def processes(count):
+        if count not in started:
+            started[count] = Processes(count)
+        return started[count]
+
+    yield processes
+    assert [one for running in started.values() for one in running.end() if one.status] == []
