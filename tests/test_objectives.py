@@ -199,7 +199,7 @@ def test_loss_and_gradients_over_all_axes_of_a_mesh_equal_one_device(case):
     check_equal_on(case, MeshConfig(data=2, fsdp=2, tensor=2))
 
 
-@pytest.mark.parametrize("name", ["contriever", "ict"])
+@pytest.mark.parametrize("name", [pytest.param("contriever", marks=pytest.mark.slow), "ict"])
 def test_so_they_do_over_slices(cases, x64, name):
     check_equal_on(cases(FILES[0].with_stem(name)), MeshConfig(dcn=2, data=2, fsdp=2))
 
