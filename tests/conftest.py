@@ -28,6 +28,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from tests.processes import Processes  # noqa: E402
+from tests.programs import shared_program  # noqa: E402
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -62,3 +63,9 @@ def together():
 
     yield processes
     assert [one for running in started.values() for one in running.end() if one.status] == []
+
+
+@pytest.fixture
+def shared_programs(monkeypatch):
+    """Runs with the same steps share one program, which is traced and compiled once."""
+    monkeypatch.setattr("dense_jax.train.loop.make_program", shared_program)
