@@ -103,7 +103,7 @@ def test_vectors_equal_the_reference(weights):
     batch = moco_batch(0)
     for pooling, name in ((Pooling.MEAN, "mean"), (Pooling.CLS, "cls")):
         for side, ours in (("q", "query"), ("k", "key")):
-            vectors = Encoder(BERT, pooling=pooling).apply(weights["encoder"], batch[ours])
+            vectors = jax.jit(Encoder(BERT, pooling=pooling).apply)(weights["encoder"], batch[ours])
             np.testing.assert_allclose(vectors, golden[f"{side}.{name}"], rtol=1e-4, atol=1e-5)  # written in float32
 
 

@@ -38,6 +38,8 @@ from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.restore import load_trained
 from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STORE = MemoryStore(60)
 LIBRARY = Library(STORE, ToyTokenizer(), "toys")
 

@@ -81,7 +81,7 @@ def test_the_installed_sentence_transformers_gives_the_frozen_numbers(theirs):
         np.testing.assert_allclose(numbers, theirs[name], **EXACT, err_msg=name)
 
 
-@pytest.mark.parametrize("score_chunk", [0, 4])
+@pytest.mark.parametrize("score_chunk", [0, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("group", [1, 3])
 @pytest.mark.parametrize("directions", Directions, ids=lambda d: d.value)
 def test_multiple_negatives_ranking(theirs, directions, group, score_chunk):
@@ -94,7 +94,7 @@ def test_its_cached_form(theirs, directions):
     assert_same(ours(temperature=0.05, directions=directions), theirs[f"cached/{directions.value}"])
 
 
-@pytest.mark.parametrize("score_chunk", [0, 4])
+@pytest.mark.parametrize("score_chunk", [0, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("source", [FalseNegatives.GUIDE, FalseNegatives.STUDENT], ids=lambda s: s.value)
 @pytest.mark.parametrize(("strategy", "margin"), MARGINS)
 def test_guided_negatives_of_gist(theirs, strategy, margin, source, score_chunk):
