@@ -176,6 +176,7 @@ def test_retromae_equals_the_reference(tmp_path):
     assert_gradients(gradients, golden)
 
 
+@pytest.mark.slow
 def test_dupmae_adds_its_bag_of_words_and_changes_only_the_decoders_queries(tmp_path):
     method = RetroMAE(ENCODER, passage_length=14, bag_of_words=0.1)
     golden, params = load("retromae", method, tmp_path)

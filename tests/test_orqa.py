@@ -24,6 +24,7 @@ from dense_jax.objectives.orqa import Orqa, Positives, Scores
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import train
 from dense_jax.train.restore import load_trained
+from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.types import QAExample, SearchResult
 from tests.test_neighbours import lines
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, ToyTokenizer
@@ -101,6 +102,7 @@ def test_an_answer_wider_than_all_candidates_is_none_of_them_but_its_passage_hol
     assert not batch["gold"].any()
 
 
+@pytest.mark.slow
 def test_one_noisy_question_searches_and_scores():
     method = orqa(encoder=Encoder(replace(BERT, dropout=0.5)))
     batch, key = on_device(joined(method)), jax.random.key(7)
@@ -196,6 +198,7 @@ def test_questions_and_the_reader_learn_and_passages_do_not():
     assert not moves(found["passage"])
 
 
+@pytest.mark.slow
 def test_the_early_loss_teaches_the_retriever_where_nothing_that_was_read_is_an_answer():
     batch = joined(orqa(), rows=(0, 2, 1, 3, -1))
     assert not batch["gold"].any()
@@ -310,7 +313,7 @@ def test_a_restart_goes_on_to_the_last_bit_dropout_of_the_search_included(tmp_pa
     broken.objective.__class__ = Interrupted
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "restarted", broken)
-    (tmp_path / "restarted" / "config.json").unlink()  # it names the class that broke off
+    record(config(**every), tmp_path / "restarted", NO_DATA)  # without the class that broke off
     if damaged:
         file = next((tmp_path / "restarted" / "checkpoints" / "0").rglob("d/*"))
         file.write_bytes(file.read_bytes()[:-1] + b"?")

@@ -264,6 +264,7 @@ def test_the_diagnosis_compares_each_query_with_the_best_passage_found_for_it():
     assert signs["passage_norm"] == pytest.approx(float(jnp.linalg.norm(passages, axis=1).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_in_chunks_the_loss_is_that_of_the_whole_batch():
     method = realm()
     params = start(method)
