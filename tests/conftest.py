@@ -27,9 +27,6 @@ install_import_hook("dense_jax", "beartype.beartype")  # before anything imports
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
-from tests.processes import Processes  # noqa: E402
-from tests.programs import shared_program  # noqa: E402
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -54,6 +51,8 @@ def read_by_transformers():
 @pytest.fixture(scope="session")
 def together():
     """Two or four processes that are started once: `together(2).do(task, folder)`."""
+    from tests.processes import Processes
+
     started = {}
 
     def processes(count):
@@ -68,4 +67,6 @@ def together():
 @pytest.fixture
 def shared_programs(monkeypatch):
     """Runs with the same steps share one program, which is traced and compiled once."""
+    from tests.programs import shared_program
+
     monkeypatch.setattr("dense_jax.train.loop.make_program", shared_program)
