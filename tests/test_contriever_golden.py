@@ -116,7 +116,7 @@ IN_BATCH = {
 
 
 @pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("negatives", ["neg", "noneg"])
+@pytest.mark.parametrize("negatives", ["neg", pytest.param("noneg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", IN_BATCH)
 def test_in_batch_negatives_equal_the_reference(weights, case, negatives, score_chunk):
     check_in_batch(weights, f"{case}.{negatives}", negatives, score_chunk=score_chunk, **IN_BATCH[case])
