@@ -155,7 +155,7 @@ def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut
     assert first in " ".join(said.out[place:].split())[:400]
 
 
-@pytest.mark.parametrize("damage", ["manifest", "outdated"])
+@pytest.mark.parametrize("damage", ["manifest", pytest.param("outdated", marks=pytest.mark.slow)])
 def test_an_index_that_cannot_be_used_is_named_and_index_builds_it_again(corpus, trained, tmp_path, capsys, damage):
     source = Path(shutil.copy(corpus, tmp_path / f"{damage}.jsonl"))
     with source.open("a") as file:
