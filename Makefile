@@ -9,16 +9,19 @@ CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 BIN := .venv/bin
 
+# Bytecode is kept: a worker and each process that it starts would else compile two hundred modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all test-beam check bench clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/local.sh $(CONFIG) $(WORKDIR)
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow' $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow' $(ARGS)
 
 test-all: .venv/installed-test
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 test-beam: .venv-beam/installed
 	.venv-beam/bin/python -m pytest -o filterwarnings=default tests/beam $(ARGS)

@@ -38,3 +38,35 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="session")
+def read_by_transformers():
+    """The tokenizer that transformers makes of a folder; its import takes seconds."""
+    from transformers import AutoTokenizer
+
+    return lambda folder: AutoTokenizer.from_pretrained(str(folder))
+
+
+@pytest.fixture(scope="session")
+def together():
+    """Two or four processes that are started once: `together(2).do(task, folder)`."""
+    from tests.processes import Processes
+
+    started = {}
+
+    def processes(count):
+        if count not in started:
+            started[count] = Processes(count)
+        return started[count]
+
+    yield processes
+    assert [one for running in started.values() for one in running.end() if one.status] == []
+
+
+@pytest.fixture
+def shared_programs(monkeypatch):
+    """Runs with the same steps share one program, which is traced and compiled once."""
+    from tests.programs import shared_program
+
+    monkeypatch.setattr("dense_jax.train.loop.make_program", shared_program)

@@ -1,6 +1,5 @@
-"""One of several processes that train a toy together: id, how many, port, workdir, every, fresh."""
+"""A task of several processes that train a toy together, which looks passages up (tests/processes.py)."""
 
-import sys
 from pathlib import Path
 
 import jax
@@ -23,12 +22,8 @@ class Fresh(Borrower):
     fresh = True
 
 
-def main(number: str, count: str, port: str, workdir: str, every: str, fresh: str) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", 4 // int(count))
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    if int(count) > 1:
-        jax.distributed.initialize(f"localhost:{port}", int(count), int(number))
+def learn(workdir: Path, every: str, fresh: str) -> None:
+    workdir.mkdir(exist_ok=True)
     config = Config(
         Fresh(Noisy()) if fresh == "fresh" else Borrower(),
         steps=6,
@@ -40,8 +35,4 @@ def main(number: str, count: str, port: str, workdir: str, every: str, fresh: st
         neighbours=NeighboursConfig(every=int(every)),
     )
     store = MemoryStore(60)
-    train(config, store, VOCABULARY, Path(workdir), library=Library(store, ToyTokenizer(), "toys"))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    train(config, store, VOCABULARY, workdir, library=Library(store, ToyTokenizer(), "toys"))

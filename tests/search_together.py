@@ -1,10 +1,9 @@
-"""One of several processes that embed and search a toy together: its number, how many, port, folder, what to do."""
+"""Tasks of several processes that embed and search a toy together (tests/processes.py)."""
 
 import contextlib
 import errno
 import os
 import signal
-import sys
 from pathlib import Path
 
 import jax
@@ -26,7 +25,6 @@ from dense_jax.train.validator import Sample, Validator
 from dense_jax.types import Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
 
-DEVICES = 2  # of each process
 STORE = MemoryStore(60)
 EXACT = IndexConfig(kind=IndexKind.EXACT, sample=0)
 LEAVES = IndexConfig(kind=IndexKind.SCANN, leaves=4, leaves_searched=4, reorder=600, sample=50)
@@ -44,9 +42,13 @@ def embedded(folder: Path, mesh, **changes) -> Vectors:
     return embed(STORE, tower, ToyTokenizer(), mesh, folder, batch=8, shard_size=7, made_by={"step": 7})
 
 
-def build_and_search(folder: Path, mesh) -> None:
+def embed_all(folder: Path) -> None:
+    embedded(folder / "embedded", process_mesh())
+
+
+def build_and_search(folder: Path) -> None:
     """An exact and an approximate index over FOLDER/vectors, and what is found in them."""
-    found = {}
+    found, mesh = {}, process_mesh()
     for name, config in {"exact": EXACT, "leaves": LEAVES}.items():
         index.build_index(Vectors(folder / "vectors"), config, folder / name, mesh)
         ranking = index.open_index(folder / name, Vectors(folder / "vectors"), mesh).search(QUERIES, K)
@@ -73,11 +75,15 @@ def validated(mesh) -> dict[str, float]:
     return Validator(Sample(judged, STORE, ToyTokenizer(), "toys"), BagOfTokens(), 8)(params)
 
 
-def validation(folder: Path, mesh) -> None:
+def mine_all(folder: Path) -> None:
+    mined(folder, process_mesh())
+
+
+def validate(folder: Path) -> None:
     write_json(folder / f"figures-{jax.process_index()}.json", validated(make_mesh(MeshConfig())))
 
 
-def call_verbs(folder: Path, mesh) -> None:
+def call_verbs(folder: Path) -> None:
     """Those of FOLDER/commands.json, one after another."""
     from dense_jax import verbs  # here, since it imports everything
     from dense_jax.config.command_line import parse
@@ -86,9 +92,9 @@ def call_verbs(folder: Path, mesh) -> None:
         verbs.call(verb, parse(argv, verb), StopSignals())
 
 
-def fail(folder: Path, mesh) -> None:
+def fail(folder: Path) -> None:
     """Token 21 becomes NaN, first met by the second process; then its disk is full. Notes what each process says."""
-    broken = table()["embedding"]
+    mesh, broken = process_mesh(), table()["embedding"]
     broken[21] = np.nan  # in passages 11 and 12, of the second file, and in passage 15
     said = [_error(lambda: embedded(folder / "broken", mesh, embedding=broken))]
     if not is_process_0():
@@ -98,7 +104,7 @@ def fail(folder: Path, mesh) -> None:
     write_json(folder / f"said-{jax.process_index()}.json", said)
 
 
-def die(folder: Path, mesh) -> None:
+def die(folder: Path) -> None:
     """The second process is killed while it writes its second file."""
     written = []
 
@@ -109,7 +115,7 @@ def die(folder: Path, mesh) -> None:
         return whole_file(path)
 
     embedding.whole_file = deadly
-    embedded(folder / "killed", mesh)
+    embedded(folder / "killed", process_mesh())
 
 
 def _error(work) -> list:
@@ -125,29 +131,3 @@ def _full(path: Path):
     with naming_storage_errors(path):
         raise OSError(errno.ENOSPC, "")
     yield path
-
-
-TASKS = {
-    "embed": lambda folder, mesh: embedded(folder / "embedded", mesh),
-    "search": build_and_search,
-    "mine": mined,
-    "validation": validation,
-    "verbs": call_verbs,
-    "fail": fail,
-    "die": die,
-}
-
-
-def main(number: str, count: str, port: str, folder: str, *tasks: str) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", DEVICES)
-    jax.config.update("jax_default_matmul_precision", "highest")
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", int(count), int(number), heartbeat_timeout_seconds=20)
-    mesh = process_mesh()
-    for task in tasks:
-        TASKS[task](Path(folder), mesh)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

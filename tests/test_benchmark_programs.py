@@ -1,5 +1,6 @@
 """The benchmarks: both sides do the same, and the scripts run. Nothing here asserts a time."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -11,8 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
-import transformers
 
 from dense_jax.config import OptimizerConfig, Schedule, command_line
 from dense_jax.data.preparation.prepare import prepare
@@ -26,8 +25,14 @@ from tests.tpu_compiler import needs_tpu_compiler
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))  # its files import each other by their plain names, being scripts
 
-import peers  # noqa: E402
 import tasks  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def peers():
+    """The other side, which imports torch and transformers."""
+    return importlib.import_module("peers")
+
 
 # Both sides do the same
 
@@ -43,7 +48,8 @@ def small_batches(objective):
     return [small_task(objective).batch(np.random.default_rng(seed)) for seed in range(2)]
 
 
-def test_the_dual_encoders_have_one_loss(tmp_path):
+@pytest.mark.slow
+def test_the_dual_encoders_have_one_loss(peers, tmp_path):
     objective, (batch, _) = small_task("ict").objective, small_batches("ict")
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
@@ -55,7 +61,10 @@ def test_the_dual_encoders_have_one_loss(tmp_path):
         assert float(loss(network, batches[0]).detach()) == pytest.approx(float(expected), abs=1e-4)  # float32 rounding
 
 
-def test_the_optimisers_do_the_same_arithmetic():
+@pytest.mark.slow
+def test_the_optimisers_do_the_same_arithmetic(peers):
+    import torch
+
     x, y = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
     network = torch.nn.Linear(3, 3)
     start = {"kernel": network.weight.detach().numpy().T.copy(), "bias": network.bias.detach().numpy().copy()}
@@ -75,7 +84,10 @@ def test_the_optimisers_do_the_same_arithmetic():
     assert ours[-1] < 0.95 * ours[0]
 
 
-def test_scores_at_masked_positions_only_train_the_same_model(tmp_path):
+@pytest.mark.slow
+def test_scores_at_masked_positions_only_train_the_same_model(peers, tmp_path):
+    import transformers
+
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = transformers.BertConfig(**shape, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     transformers.BertForMaskedLM(config).save_pretrained(tmp_path)
@@ -112,8 +124,7 @@ def test_the_text_of_a_row_is_tokenised_back_to_its_ids(tmp_path):
 
 def rows_of(*words, codes=(0,)):
     """The JSON lines that a script prints before it exits with one of `codes`."""
-    quick = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # halves the time of compilation, which is most of it
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"} | quick
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode in codes, done.stderr

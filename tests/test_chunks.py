@@ -88,6 +88,7 @@ def test_without_noise_a_batch_is_the_same_in_chunks_of_any_size(x64, chunk):
     assert_equal(in_chunks(silent, pairs(), chunk), whole(silent, pairs()))
 
 
+@pytest.mark.slow
 def test_ict_without_dropout_is_the_same_in_chunks(x64):
     assert_equal(in_chunks(ict(), pairs(), chunk=2), whole(ict(), pairs()))
 
@@ -111,6 +112,7 @@ def test_the_backward_pass_repeats_the_noise_of_the_forward_pass(x64):
     assert_noise_is_repeated(BagOfTokens(noise=1.0), pairs())
 
 
+@pytest.mark.slow
 def test_the_backward_pass_repeats_the_dropout_of_the_forward_pass(x64):
     assert_noise_is_repeated(MLM(Encoder(NOISY), passage_length=8, query_length=4), masked())
 

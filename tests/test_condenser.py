@@ -1,5 +1,6 @@
 """What Condenser and RetroMAE claim of their architecture, shown by gradients, and what their examples hold."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -28,7 +29,7 @@ def head_jacobians():
     params = {"condenser": init_condenser(BERT, 2, jax.random.key(0))}
     late, early = jax.random.normal(jax.random.key(1), (2, 1, LENGTH, BERT.width))
     mask = jnp.ones((1, LENGTH), bool)
-    found = jax.jacobian(lambda a, b: apply_condenser(BERT, params, a, b, mask)[0], (0, 1))(late, early)
+    found = jax.jit(jax.jacobian(lambda a, b: apply_condenser(BERT, params, a, b, mask)[0], (0, 1)))(late, early)
     return [np.abs(np.asarray(x)).sum((1, 2, 4)) for x in found]
 
 
@@ -46,7 +47,8 @@ def test_early_states_reach_condensers_head_from_every_token_but_the_first(head_
 
 def decoder_gradients(visible, place):
     """Of RetroMAE's decoder at `place` with respect to the vector [d] and to each position's embedding [l]."""
-    params = {"encoder": ENCODER.init(jax.random.key(0)), "decoder": init_decoder(BERT, jax.random.key(1))}
+    encoder, decoder = jax.jit(ENCODER.init), jax.jit(functools.partial(init_decoder, BERT))
+    params = {"encoder": encoder(jax.random.key(0)), "decoder": decoder(jax.random.key(1))}
     ids = jnp.arange(10, 10 + LENGTH)[None]
     tokens = Tokens(ids, jnp.zeros_like(ids), jnp.ones(ids.shape, bool))
 
@@ -61,7 +63,7 @@ def decoder_gradients(visible, place):
         jax.random.normal(jax.random.key(2), (BERT.width,)),
         params["encoder"]["bert"]["word"]["embedding"][ids[0]],
     )
-    of_vector, of_words = jax.grad(output, (0, 1))(vector, words)
+    of_vector, of_words = jax.jit(jax.grad(output, (0, 1)))(vector, words)
     return np.abs(of_vector).sum(), np.abs(of_words).sum(1)
 
 

@@ -99,6 +99,7 @@ def test_condenser_equals_the_reference(tmp_path):
     assert_gradients(gradients, golden)
 
 
+@pytest.mark.slow
 def test_condenser_without_the_late_loss_equals_the_reference(tmp_path):
     method = Condenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, late_mlm=False)
     golden, params = load("condenser", method, tmp_path)
@@ -111,7 +112,7 @@ def pairs(golden):
     return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), condenser_batch(golden))
 
 
-@pytest.mark.parametrize("score_chunk", [0, 3, 8])
+@pytest.mark.parametrize("score_chunk", [0, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (3, 8))])
 def test_cocondenser_equals_the_reference(tmp_path, score_chunk):
     method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, score_chunk=score_chunk)
     golden, params = load("cocondenser", method, tmp_path)
@@ -123,6 +124,7 @@ def test_cocondenser_equals_the_reference(tmp_path, score_chunk):
     assert_gradients(gradients, golden)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_the_gradient_cache_gives_the_gradient_of_the_whole_batch(tmp_path, chunk):
     method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16)
@@ -132,6 +134,7 @@ def test_the_gradient_cache_gives_the_gradient_of_the_whole_batch(tmp_path, chun
     assert_gradients(gradients, golden)
 
 
+@pytest.mark.slow
 def test_a_masked_lm_weight_of_two_is_the_released_gradient_cache(tmp_path):
     method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, mlm_weight=2.0)
     golden, params = load("cocondenser", method, tmp_path)
@@ -140,6 +143,7 @@ def test_a_masked_lm_weight_of_two_is_the_released_gradient_cache(tmp_path):
     assert_gradients(gradients, golden, "grad_refcached8")
 
 
+@pytest.mark.slow
 def test_a_run_of_two_processes_is_the_global_contrast_and_the_mean_of_their_masked_lm_losses(tmp_path):
     """And no factor for the number of processes."""
     contrast = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, mlm_weight=0.0)
@@ -172,6 +176,7 @@ def test_retromae_equals_the_reference(tmp_path):
     assert_gradients(gradients, golden)
 
 
+@pytest.mark.slow
 def test_dupmae_adds_its_bag_of_words_and_changes_only_the_decoders_queries(tmp_path):
     method = RetroMAE(ENCODER, passage_length=14, bag_of_words=0.1)
     golden, params = load("retromae", method, tmp_path)

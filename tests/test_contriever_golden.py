@@ -40,7 +40,7 @@ def weights(x64, tmp_path):
     """The reference's parameters in our tree."""
     save_file(load_file(GOLDEN / "bert_tiny.safetensors"), tmp_path / "model.safetensors")
     write_json(tmp_path / "config.json", config_json(BERT, "BertModel", pad=0))
-    params, report = tensors.load_params(MOCO.init(jax.random.key(0)), tmp_path, MOCO)
+    params, report = tensors.load_params(jax.jit(MOCO.init)(jax.random.key(0)), tmp_path, MOCO)
     assert report.initialised == []
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
@@ -86,6 +86,7 @@ def test_three_steps_of_momentum_contrast_equal_the_reference(weights):
         check(golden, i, state, metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4)], ids=["8 data", "2 data x 4 fsdp"])
 def test_three_steps_with_the_queue_over_eight_devices_equal_the_reference(weights, shape):
     golden, mesh = np.load(GOLDEN / "moco_sgd_3steps_f64.npz"), make_mesh(MeshConfig(*shape))
@@ -102,7 +103,7 @@ def test_vectors_equal_the_reference(weights):
     batch = moco_batch(0)
     for pooling, name in ((Pooling.MEAN, "mean"), (Pooling.CLS, "cls")):
         for side, ours in (("q", "query"), ("k", "key")):
-            vectors = Encoder(BERT, pooling=pooling).apply(weights["encoder"], batch[ours])
+            vectors = jax.jit(Encoder(BERT, pooling=pooling).apply)(weights["encoder"], batch[ours])
             np.testing.assert_allclose(vectors, golden[f"{side}.{name}"], rtol=1e-4, atol=1e-5)  # written in float32
 
 
@@ -114,14 +115,14 @@ IN_BATCH = {
 }
 
 
-@pytest.mark.parametrize("score_chunk", [0, 3])
-@pytest.mark.parametrize("negatives", ["neg", "noneg"])
+@pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("negatives", ["neg", pytest.param("noneg", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", IN_BATCH)
 def test_in_batch_negatives_equal_the_reference(weights, case, negatives, score_chunk):
     check_in_batch(weights, f"{case}.{negatives}", negatives, score_chunk=score_chunk, **IN_BATCH[case])
 
 
-@pytest.mark.parametrize("score_chunk", [0, 3])
+@pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_both_directions_equal_the_reference(weights, score_chunk):
     check_in_batch(weights, "symmetric_noneg", "noneg", score_chunk=score_chunk, both_directions=True, temperature=2.0)
 

@@ -1,7 +1,6 @@
 """The verbs as a user types them, on a corpus of a few hundred sentences."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,7 +16,6 @@ from dense_jax.__main__ import run
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.io import digests
 from dense_jax.types import Document
-from tests.test_search_together import run as run_together
 
 ROOT = Path(__file__).parent.parent
 TOPICS = ["rivers", "engines", "violins", "planets", "bridges", "glaciers", "markets", "forests", "poems", "harbours"]
@@ -55,9 +53,8 @@ def arguments(corpus: Path, workdir: Path, *more: str) -> list[str]:
 
 
 def process(verb: str, *argv: str, **settings) -> subprocess.Popen:
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "dense_jax", verb, *argv]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE, **settings)
+    return subprocess.Popen(command, cwd=ROOT, text=True, stderr=subprocess.PIPE, **settings)
 
 
 def train(corpus: Path, workdir: Path, *more: str) -> subprocess.CompletedProcess:
@@ -158,7 +155,7 @@ def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut
     assert first in " ".join(said.out[place:].split())[:400]
 
 
-@pytest.mark.parametrize("damage", ["manifest", "outdated"])
+@pytest.mark.parametrize("damage", ["manifest", pytest.param("outdated", marks=pytest.mark.slow)])
 def test_an_index_that_cannot_be_used_is_named_and_index_builds_it_again(corpus, trained, tmp_path, capsys, damage):
     source = Path(shutil.copy(corpus, tmp_path / f"{damage}.jsonl"))
     with source.open("a") as file:
@@ -270,20 +267,19 @@ def test_a_step_before_the_end_of_training_is_called_by_its_number(corpus, train
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds_and_only_the_first_one_says_it(corpus, trained, tmp_path):
+def test_two_processes_find_what_one_finds_and_only_the_first_one_says_it(corpus, trained, together, tmp_path):
     assert run(["evaluate", *arguments(corpus, trained)]) == 0
     made = shutil.ignore_patterns("embeddings", "index", "results", "collections")
     shutil.copytree(trained, tmp_path / "two", ignore=made)
     argv = arguments(corpus, tmp_path / "two", "--embed.shard_size=64")
     commands = [["embed", *argv], ["index", *argv], ["evaluate", *argv], ["search", *argv, "The old planets follow"]]
     (tmp_path / "commands.json").write_text(json.dumps(commands))
-    first, second = run_together(tmp_path, 2, "verbs")
-    assert (first.status, second.status) == (0, 0), first.error + second.error
+    first, second = together(2).do("tests.search_together.call_verbs", tmp_path)
     one, two = (workdir / "results" / "test-test" / "after_training.json" for workdir in (trained, tmp_path / "two"))
     assert json.loads(two.read_text())["mean"] == pytest.approx(json.loads(one.read_text())["mean"], abs=1e-3)
     said = ("300 vectors of width 32", "exact index", "BM25", "The old planets follow")
-    assert all(text in first.out for text in said)
-    assert not any(text in second.out for text in (*said, "after training"))
+    assert all(text in first for text in said)
+    assert not any(text in second for text in (*said, "after training"))
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The numbers of PyTorch's BERT, Contriever and Condenser, from their own weights."""
+"""The numbers of PyTorch's BERT, RoBERTa and XLM-R, of Contriever and of Condenser, from their own weights."""
 
 import json
 from dataclasses import replace
@@ -18,6 +18,16 @@ from dense_jax.models.heads import mlm_logits
 from dense_jax.models.layers import Gelu
 from dense_jax.types import Tokens
 from tests.bert_folders import SMALL, flat, fresh_params, subtrees, tokens
+from tests.golden.make_transformers_models import (
+    FOLDER,
+    KINDS,
+    POSITIONS,
+    WEIGHTS,
+    expected,
+    inputs_of,
+    results,
+    torch_inputs,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_BERT = BertConfig(layers=2, width=32, heads=2, feed_forward=64, vocab_size=128, positions=64)
@@ -28,68 +38,42 @@ def torch():
     return pytest.importorskip("torch", reason="the judge of parity is PyTorch")
 
 
-@pytest.fixture(scope="module")
-def theirs(torch, tmp_path_factory):
-    """A random BERT of transformers, far from its small initial weights, and the folder that it wrote."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=12, initializer_range=0.3, attn_implementation="eager",
-    )  # fmt: skip
-    model = transformers.BertForMaskedLM(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "LayerNorm.weight")):
-            torch.nn.init.normal_(parameter, 0.5, 0.3)
-    folder = tmp_path_factory.mktemp("theirs")
-    model.save_pretrained(folder)
-    return model, folder
-
-
-def torch_inputs(torch, tokens):
-    return {
-        "input_ids": torch.tensor(tokens.ids, dtype=torch.long),
-        "token_type_ids": torch.tensor(tokens.types, dtype=torch.long),
-        "attention_mask": torch.tensor(tokens.mask, dtype=torch.long),
-    }
+# Frozen numbers of PyTorch's BERT, XLM-R and RoBERTa
 
 
 @pytest.mark.slow
-def test_hidden_states_equal_those_of_pytorch(torch, theirs):
-    model, folder = theirs
-    bert = read_config(folder)
-    loaded, _ = tensors.load_params(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
-    inputs = tokens()
-    with torch.no_grad():
-        expected = model.bert(**torch_inputs(torch, inputs), output_hidden_states=True).hidden_states
-    found = jax.jit(Encoder(bert).all_hidden_states)(loaded["encoder"], inputs)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a * inputs.mask[..., None], b.numpy() * inputs.mask[..., None], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_installed_transformers_gives_the_frozen_numbers(torch, kind):
+    found, frozen = results(kind), expected(kind)
+    assert found.keys() == frozen.keys()
+    for name, numbers in found.items():
+        np.testing.assert_allclose(numbers, frozen[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.slow
-def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
-    model, folder = theirs
-    bert = read_config(folder)
-    loaded, _ = tensors.load_params(fresh_params(bert), folder, Encoder(bert))
-    inputs, positions = tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
-    weights = np.random.default_rng(1).normal(size=(3, 2, 40)).astype(np.float32)
+@pytest.mark.parametrize("kind", KINDS)
+def test_hidden_states_equal_those_of_pytorch(kind):
+    bert, inputs = read_config(FOLDER / kind), inputs_of(kind)
+    loaded, _ = tensors.load_params(fresh_params(bert, parts=["encoder"]), FOLDER / kind, Encoder(bert))
+    found = np.stack(jax.jit(Encoder(bert).all_hidden_states)(loaded["encoder"], inputs))
+    real = inputs.mask[..., None]
+    np.testing.assert_allclose(found * real, expected(kind)["hidden_states"] * real, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_logits_and_all_gradients_equal_those_of_pytorch(kind):
+    bert, inputs, theirs = read_config(FOLDER / kind), inputs_of(kind), expected(kind)
+    loaded, report = tensors.load_params(fresh_params(bert), FOLDER / kind, Encoder(bert))
+    assert not [path for path in report.initialised if path.startswith("mlm")]
 
     def loss(params):
         hidden = Encoder(bert).hidden_states(params["encoder"], inputs)
-        return jnp.sum(jax.nn.log_softmax(mlm_logits(bert, params, hidden, positions)) * weights)
+        return jnp.sum(jax.nn.log_softmax(mlm_logits(bert, params, hidden, jnp.asarray(POSITIONS))) * WEIGHTS)
 
-    model.zero_grad()
-    logits = model(**torch_inputs(torch, inputs)).logits[torch.arange(3)[:, None], torch.tensor(positions.tolist())]
-    expected = torch.sum(torch.log_softmax(logits, -1) * torch.tensor(weights))
-    expected.backward()
     value, gradients = jax.jit(jax.value_and_grad(loss))(loaded)
-    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
+    np.testing.assert_allclose(value, theirs["loss"], rtol=1e-5)
     found = {p: g for p, g in flat(gradients).items() if "projection" not in p and "pooler" not in p}
-    of = {tensors.modern_name(name): p.grad.numpy() for name, p in model.named_parameters()}
     for path, gradient in found.items():
-        other = of[tensors.tensor_name(path)]
+        other = theirs[f"gradient/{tensors.tensor_name(path)}"]
         np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 
@@ -106,8 +90,8 @@ def test_pytorch_reads_what_save_writes(torch, tmp_path):
     inputs = tokens()
     encoder = Encoder(replace(SMALL, gelu=Gelu.TANH), Pooling.POOLER)
     with torch.no_grad():
-        expected = model.bert(**torch_inputs(torch, inputs)).pooler_output
-    np.testing.assert_allclose(encoder.apply(params["encoder"], inputs), expected, rtol=1e-4, atol=1e-6)
+        theirs = model.bert(**torch_inputs(inputs, "Bert")).pooler_output
+    np.testing.assert_allclose(encoder.apply(params["encoder"], inputs), theirs, rtol=1e-4, atol=1e-6)
 
 
 def golden_folder(folder, tensors, bert):

@@ -129,6 +129,7 @@ def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64,
     assert not np.any(gradient)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [0, 3])
 @pytest.mark.parametrize("directions", losses.Directions, ids=lambda d: d.value)
 def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):

@@ -24,6 +24,8 @@ from dense_jax.train.restore import load_trained
 from dense_jax.train.same_run import NO_DATA, record
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 
 def config(**settings) -> Config:
     return Config(
@@ -96,6 +98,7 @@ def test_loss_and_gradient_norm_do_not_depend_on_the_mesh(tmp_path):
         assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_t11_a_run_continues_on_another_mesh(tmp_path):
     """From the fourth of eight steps, on devices that hold some heads each."""
     bert = BertConfig(layers=1, width=16, heads=2, feed_forward=32, vocab_size=VOCABULARY.size, positions=16)
@@ -323,6 +326,7 @@ def test_a_run_that_continues_counts_on(tmp_path):
     assert [json.loads(line)["step"] for line in (tmp_path / "skipped.jsonl").read_text().splitlines()] == [4, 5]
 
 
+@pytest.mark.slow
 def test_skipping_may_be_set_when_a_run_continues_and_changes_nothing_where_all_is_finite(tmp_path):
     run(tmp_path / "straight")
     with pytest.raises(NonFiniteError, match="step 6: "):

@@ -72,6 +72,7 @@ def test_a_model_folder_that_is_named_with_a_slash_or_a_dot_has_its_name(model, 
     assert (tmp_path / "work" / "results" / "toys-test").is_dir()
 
 
+@pytest.mark.slow
 def test_a_model_folder_searches_a_corpus_and_is_exported_without_being_prepared(model, judged, tmp_path, capsys):
     argv = arguments(model, tmp_path / "work", corpus__source=judged)
     assert run(["search", *argv, sentence(0)]) == 0
@@ -83,6 +84,7 @@ def test_a_model_folder_searches_a_corpus_and_is_exported_without_being_prepared
     assert (tmp_path / "work" / "export" / "modules.json").is_file()
 
 
+@pytest.mark.slow
 def test_the_figures_of_a_model_folder_are_those_of_a_run_of_no_steps(model, judged, tmp_path, capsys):
     argv = arguments(model, tmp_path / "work", corpus__source=judged, evaluate__folder=judged)
     results = tmp_path / "work" / "results" / "toys-test" / "before_training.json"

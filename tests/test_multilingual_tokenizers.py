@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import tokenizers
-from transformers import AutoTokenizer
 
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import word_groups
@@ -32,8 +31,8 @@ def folders(tmp_path_factory):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_ids_are_those_of_transformers(style, folders, tmp_path):
-    ours, theirs = import_folder(folders[style]), AutoTokenizer.from_pretrained(str(folders[style]))
+def test_ids_are_those_of_transformers(style, folders, read_by_transformers, tmp_path):
+    ours, theirs = import_folder(folders[style]), read_by_transformers(folders[style])
     expected = theirs(HARD, add_special_tokens=False)["input_ids"]
     assert [ids.tolist() for ids in ours.encode(HARD)] == expected
     ours.save(tmp_path)
@@ -41,14 +40,14 @@ def test_ids_are_those_of_transformers(style, folders, tmp_path):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_a_framed_text_is_that_of_transformers_before_and_after_saving(style, folders, tmp_path):
-    ours, theirs = import_folder(folders[style]), AutoTokenizer.from_pretrained(str(folders[style]))
+def test_a_framed_text_is_that_of_transformers_before_and_after_saving(style, folders, read_by_transformers, tmp_path):
+    ours, theirs = import_folder(folders[style]), read_by_transformers(folders[style])
     expected = theirs(HARD[:5], padding="max_length", truncation=True, max_length=12)
     rows = [build_inputs(ids[:0], ids, 12, Layout.BODY, ours.vocabulary) for ids in ours.encode(HARD[:5])]
     assert [row.ids.tolist() for row in rows] == expected["input_ids"]
     assert [row.mask.astype(int).tolist() for row in rows] == expected["attention_mask"]
     ours.save(tmp_path, max_length=12)
-    again = AutoTokenizer.from_pretrained(str(tmp_path))
+    again = read_by_transformers(tmp_path)
     assert again(HARD[:5], padding="max_length", truncation=True)["input_ids"] == expected["input_ids"]
 
 

@@ -36,7 +36,10 @@ from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.restore import load_trained
+from dense_jax.train.same_run import NO_DATA, record
 from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
+
+pytestmark = pytest.mark.usefixtures("shared_programs")
 
 STORE = MemoryStore(60)
 LIBRARY = Library(STORE, ToyTokenizer(), "toys")
@@ -125,7 +128,7 @@ class Diagnosed(Borrower):
         return {"query": batch["query"].ids[0, 0], "found": batch["found"].ids[0].sum()}
 
 
-@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("fresh", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_use(tmp_path, fresh, monkeypatch):
     monkeypatch.setattr(Diagnosed, "fresh", fresh)
     asked = config(objective=Diagnosed(), diagnose_every=3, checkpoint=CheckpointConfig(every=1, keep=20))
@@ -177,7 +180,7 @@ def test_a_restart_between_two_indexes_goes_on_to_the_last_bit(tmp_path, lost):
     assert lines(tmp_path / "straight") == lines(tmp_path / "restarted")
 
 
-@pytest.mark.parametrize("kind", [IndexKind.APPROXIMATE, IndexKind.SCANN])
+@pytest.mark.parametrize("kind", [IndexKind.APPROXIMATE, pytest.param(IndexKind.SCANN, marks=pytest.mark.slow)])
 def test_every_kind_of_index_finds_the_same_in_a_small_corpus(tmp_path, kind):
     """ScaNN opens all of its leaves here; on a CPU the approximate operation misses nothing."""
     store = MemoryStore(400)
@@ -192,6 +195,7 @@ def test_every_kind_of_index_finds_the_same_in_a_small_corpus(tmp_path, kind):
     np.testing.assert_array_equal(*found)
 
 
+@pytest.mark.slow
 def test_the_fresher_the_index_the_more_of_the_present_best_it_finds(tmp_path):
     """Overlap of what was found with what the parameters of the step would find, over a fast run."""
     overlaps = []
@@ -222,6 +226,7 @@ class Beside:
         for step in (0, 10, 20):
             self.checkpoints.save(step, state, {})
             self.checkpoints.finish()
+        record(self.asked, workdir, NO_DATA)
         self.versions = Versions(workdir / VERSIONS, LIBRARY, self.asked, self.program.mesh)
         self.log = MetricsLog(workdir, first=0, last=100, every=10, batch=8, names=str)
         self.log.say = self.said.append  # pyright: ignore[reportAttributeAccessIssue]

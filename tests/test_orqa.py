@@ -102,6 +102,7 @@ def test_an_answer_wider_than_all_candidates_is_none_of_them_but_its_passage_hol
     assert not batch["gold"].any()
 
 
+@pytest.mark.slow
 def test_one_noisy_question_searches_and_scores():
     method = orqa(encoder=Encoder(replace(BERT, dropout=0.5)))
     batch, key = on_device(joined(method)), jax.random.key(7)
@@ -197,6 +198,7 @@ def test_questions_and_the_reader_learn_and_passages_do_not():
     assert not moves(found["passage"])
 
 
+@pytest.mark.slow
 def test_the_early_loss_teaches_the_retriever_where_nothing_that_was_read_is_an_answer():
     batch = joined(orqa(), rows=(0, 2, 1, 3, -1))
     assert not batch["gold"].any()

@@ -1,5 +1,6 @@
 """REALM: what an example is, which passages are its candidates, and where gradients go."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -94,8 +95,22 @@ def batch(method: Realm, rows: list[int], found: list[list[int]], vectors: float
     )
 
 
-def loss(method: Realm, params, joined):
-    return method.loss(params, {}, joined, rng=jax.random.key(1), step=jnp.int32(0))[0]
+def start(method: Realm):
+    """Parameters before training."""
+    return method.init(jax.random.key(0))
+
+
+def encoded(method: Realm, params, joined):
+    return jax.jit(functools.partial(method.encode, rng=None))(params, {}, joined)
+
+
+def loss_and_gradients(method: Realm):
+    """(params, joined) -> loss and gradients: one function for a method, so that it is compiled once."""
+
+    def loss(params, joined):
+        return method.loss(params, {}, joined, rng=jax.random.key(1), step=jnp.int32(0))[0]
+
+    return jax.jit(jax.value_and_grad(loss))
 
 
 def ids(tokens: Tokens) -> list[int]:
@@ -164,10 +179,10 @@ def test_without_exclusion_the_source_is_a_candidate():
 
 def test_candidates_that_are_missing_weigh_nothing():
     method = realm()
-    params = method.init(jax.random.key(0))
+    params = start(method)
     few = batch(method, [0, 0], [[1], [1, 3]])
     assert few["there"].tolist() == [[True, True, False, False], [True, True, True, False]]
-    result = method.encode(params, {}, few, rng=None)
+    result = encoded(method, params, few)
     assert np.exp(result.log_priors).sum(1) == pytest.approx([1, 1], abs=1e-6)
     assert np.exp(result.log_priors)[0, 2:].tolist() == [0, 0]
 
@@ -175,13 +190,9 @@ def test_candidates_that_are_missing_weigh_nothing():
 def test_the_loss_depends_on_which_passages_were_found_and_not_on_the_scores_of_the_index():
     """The index may be stale: what is learned from is scored anew, so its vectors must leave no trace at all."""
     method = realm()
-    params = method.init(jax.random.key(0))
-
-    def loss_and_gradients(vectors):
-        joined = batch(method, [0, 0], [[1, 3], [5, 3]], vectors)
-        return jax.value_and_grad(loss, argnums=1)(method, params, joined)
-
-    jax.tree.map(np.testing.assert_array_equal, loss_and_gradients(0.0), loss_and_gradients(123.0))
+    params, learn = start(method), loss_and_gradients(method)
+    found = (learn(params, batch(method, [0, 0], [[1, 3], [5, 3]], vectors)) for vectors in (0.0, 123.0))
+    jax.tree.map(np.testing.assert_array_equal, *found)
 
 
 @dataclass
@@ -199,9 +210,9 @@ class Shifted(Encoder):
 @pytest.mark.parametrize("marginal", MarginalLikelihood)
 def test_gradients_reach_the_tower_of_every_candidate_the_null_document_too(marginal):
     method = realm(encoder=Shifted(BERT), shared=False, marginal=marginal)
-    params = method.init(jax.random.key(0))
+    params = start(method)
     joined = batch(method, [0, 0], [[1, 3, 5], [5, 3, 1]])
-    gradients = jax.grad(loss, argnums=1)(method, params, joined)
+    _, gradients = loss_and_gradients(method)(params, joined)
     assert (jnp.abs(gradients["passage"]["shift"]).max(1) > 1e-7).all()  # two examples of four candidates
     for part in ("query", "passage", "reader"):
         assert optax.tree.norm(gradients[part]) > 1e-5
@@ -210,11 +221,11 @@ def test_gradients_reach_the_tower_of_every_candidate_the_null_document_too(marg
 def test_a_passage_that_explains_the_words_gets_the_gradient_of_supervision():
     """d log p(y | x) / d score = posterior - prior, and sums to 0 (appendix A of the paper)."""
     method = realm(encoder=Shifted(BERT), shared=False)
-    params = method.init(jax.random.key(0))
+    params = start(method)
     joined = batch(method, [0, 0], [[1, 3, 5], [5, 3, 1]])
-    result = method.encode(params, {}, joined, rng=None)
-    queries = method.encoder.apply(params["query"], joined["query"])
-    gradients = jax.grad(loss, argnums=1)(method, params, joined)
+    result = encoded(method, params, joined)
+    queries = jax.jit(method.encoder.apply)(params["query"], joined["query"])
+    _, gradients = loss_and_gradients(method)(params, joined)
     posteriors = jax.nn.softmax(result.log_priors + result.log_likelihoods, axis=1)
     expected = -(posteriors - jnp.exp(result.log_priors))[..., None] * queries[:, None] / 2  # the mean of two
     np.testing.assert_allclose(gradients["passage"]["shift"].reshape(2, 4, 16), expected, rtol=1e-4, atol=1e-7)
@@ -222,9 +233,10 @@ def test_a_passage_that_explains_the_words_gets_the_gradient_of_supervision():
 
 def test_one_encoder_serves_both_towers_unless_two_are_asked_for():
     one, two = realm(), realm(shared=False)
-    assert set(one.init(jax.random.key(0))) == {"encoder", "reader"}
-    assert set(two.init(jax.random.key(0))) == {"query", "passage", "reader"}
-    towers = two.towers(two.init(jax.random.key(0)))
+    shapes = [jax.eval_shape(method.init, jax.random.key(0)) for method in (one, two)]
+    assert set(shapes[0]) == {"encoder", "reader"}
+    assert set(shapes[1]) == {"query", "passage", "reader"}
+    towers = two.towers(shapes[1])
     assert (towers.query.length, towers.passage.length) == (8, 12)
 
 
@@ -241,20 +253,23 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
 
 def test_the_diagnosis_compares_each_query_with_the_best_passage_found_for_it():
     method = realm(shared=False)
-    params = method.init(jax.random.key(0))
+    params = start(method)
     joined = batch(method, [0, 0], [[1, 3], [5, 3]])
-    queries = method.encoder.apply(params["query"], joined["query"])
+    queries = jax.jit(method.encoder.apply)(params["query"], joined["query"])
     best = Tokens(*(part[:, 1] for part in joined["passages"]))  # after the null document
-    passages = method.encoder.apply(params["passage"], best)
-    signs = method.collapse_metrics(params, {}, joined)
+    passages = jax.jit(method.encoder.apply)(params["passage"], best)
+    signs = jax.jit(method.collapse_metrics)(params, {}, joined)
     assert signs["alignment"] > 0.01
     assert signs["alignment"] == pytest.approx(float(alignment(queries, passages)), rel=1e-5)
     assert signs["passage_norm"] == pytest.approx(float(jnp.linalg.norm(passages, axis=1).mean()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_in_chunks_the_loss_is_that_of_the_whole_batch():
     method = realm()
-    params = method.init(jax.random.key(0))
+    params = start(method)
     joined = batch(method, [0, 0, 0, 0], [[1, 3], [5, 3], [1], [3, 5, 1]])
-    parts, _ = loss_in_chunks(method, params, {}, joined, chunks=2, rng=jax.random.key(1), step=jnp.int32(0))
-    assert float(parts) == pytest.approx(float(loss(method, params, joined)), rel=1e-6)
+    settings = {"chunks": 2, "rng": jax.random.key(1), "step": jnp.int32(0)}
+    parts, _ = jax.jit(functools.partial(loss_in_chunks, method, **settings))(params, {}, joined)
+    whole, _ = loss_and_gradients(method)(params, joined)
+    assert float(parts) == pytest.approx(float(whole), rel=1e-6)

@@ -1,4 +1,4 @@
-"""RoBERTa and XLM-R: the numbers of PyTorch's models, their positions, their names, and what they cannot do."""
+"""RoBERTa and XLM-R: names, positions and limits (their numbers: test_hf_parity.py)."""
 
 from dataclasses import replace
 
@@ -21,23 +21,16 @@ from dense_jax.objectives.condenser import Condenser
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.objectives.retromae import RetroMAE
-from dense_jax.types import Layout, Tokens
-from tests.bert_folders import flat, fresh_params, settings, subtrees, write_config
+from dense_jax.types import Layout
+from tests.bert_folders import fresh_params, settings, subtrees, write_config
+from tests.golden.make_transformers_models import FOLDER, PAD, torch_inputs
+from tests.golden.make_transformers_models import roberta_tokens as tokens
 
 SMALL = BertConfig(
     layers=2, width=16, heads=2, feed_forward=24, vocab_size=40, positions=12, types=1, family=Family.XLM_ROBERTA,
     epsilon=1e-5,
 )  # fmt: skip
-PAD = 1
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # float32 sums in another order, as for BERT
-
-
-def tokens(length=10, rows=3):
-    """Rows of 10, 5 and 1 tokens and padding, in one segment."""
-    lengths = np.array([[length], [length // 2], [1]])
-    mask = np.arange(length)[None] < lengths
-    ids = np.random.default_rng(0).integers(2, SMALL.vocab_size, size=(rows, length), dtype=np.int32)
-    return Tokens(np.where(mask, ids, PAD).astype(np.int32), np.zeros_like(ids), mask)
 
 
 # Against PyTorch
@@ -48,77 +41,12 @@ def torch():
     return pytest.importorskip("torch", reason="the judge of parity is PyTorch")
 
 
-@pytest.fixture(scope="module", params=["XLMRoberta", "Roberta"])
-def theirs(request, torch, tmp_path_factory):
-    """A random model of transformers with a masked-LM head, and the folder that it wrote."""
-    import transformers
-
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{request.param}Config")(
-        vocab_size=40, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=12, type_vocab_size=1, layer_norm_eps=1e-5, initializer_range=0.3,
-        attn_implementation="eager",
-    )  # fmt: skip
-    model = getattr(transformers, f"{request.param}ForMaskedLM")(config).eval()
-    for name, parameter in model.named_parameters():
-        if name.endswith(("bias", "LayerNorm.weight", "layer_norm.weight")):
-            torch.nn.init.normal_(parameter, 0.5, 0.3)
-    folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder)
-    return model, folder
-
-
-def inputs(torch, batch):
-    return {
-        "input_ids": torch.tensor(batch.ids, dtype=torch.long),
-        "attention_mask": torch.tensor(batch.mask, dtype=torch.long),
-    }
-
-
-@pytest.mark.slow
-def test_the_family_epsilon_and_segments_are_read(theirs):
-    found = read_config(theirs[1])
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Roberta"])
+def test_the_family_epsilon_and_segments_are_read(kind):
+    found = read_config(FOLDER / kind)
     assert found.family in (Family.ROBERTA, Family.XLM_ROBERTA)
     assert replace(found, family=SMALL.family, initializer=SMALL.initializer) == SMALL
     assert found.longest == 10
-
-
-@pytest.mark.slow
-def test_hidden_states_equal_those_of_pytorch(torch, theirs):
-    model, folder = theirs
-    bert, batch = read_config(folder), tokens()
-    loaded, _ = tensors.load_params(fresh_params(bert, parts=["encoder"]), folder, Encoder(bert))
-    with torch.no_grad():
-        expected = model.roberta(**inputs(torch, batch), output_hidden_states=True).hidden_states
-    found = jax.jit(Encoder(bert).all_hidden_states)(loaded["encoder"], batch)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a * batch.mask[..., None], b.numpy() * batch.mask[..., None], **CLOSE)
-
-
-@pytest.mark.slow
-def test_logits_and_all_gradients_equal_those_of_pytorch(torch, theirs):
-    model, folder = theirs
-    bert, batch, positions = read_config(folder), tokens(), jnp.array([[3, 7], [0, 4], [0, 0]])
-    loaded, report = tensors.load_params(fresh_params(bert), folder, Encoder(bert))
-    assert not [path for path in report.initialised if path.startswith("mlm")]
-    weights = np.random.default_rng(1).normal(size=(3, 2, 40)).astype(np.float32)
-
-    def loss(params):
-        hidden = Encoder(bert).hidden_states(params["encoder"], batch)
-        return jnp.sum(jax.nn.log_softmax(mlm_logits(bert, params, hidden, positions)) * weights)
-
-    model.zero_grad()
-    logits = model(**inputs(torch, batch)).logits[torch.arange(3)[:, None], torch.tensor(positions.tolist())]
-    expected = torch.sum(torch.log_softmax(logits, -1) * torch.tensor(weights))
-    expected.backward()
-    value, gradients = jax.jit(jax.value_and_grad(loss))(loaded)
-    np.testing.assert_allclose(value, expected.item(), rtol=1e-5)
-    named = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
-    of = {tensors.modern_name(name): p.grad.numpy() for name, p in named}
-    for path, gradient in flat(gradients).items():
-        if "projection" not in path and "pooler" not in path:
-            other = of[tensors.tensor_name(path)]
-            np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.slow
@@ -137,7 +65,7 @@ def test_pytorch_reads_what_save_writes(family, kind, torch, tmp_path):
     params = {"encoder": {"bert": parts["bert"]}, "mlm": parts["mlm"]}
     everywhere = jnp.tile(jnp.arange(10)[None], (3, 1))
     with torch.no_grad():
-        expected = model.eval()(**inputs(torch, batch)).logits.numpy()
+        expected = model.eval()(**torch_inputs(batch, kind)).logits.numpy()
     found = mlm_logits(bert, params, Encoder(bert).hidden_states(params["encoder"], batch), everywhere)
     np.testing.assert_allclose(found * batch.mask[..., None], expected * batch.mask[..., None], **CLOSE)
 

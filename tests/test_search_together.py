@@ -2,11 +2,7 @@
 
 import json
 import signal
-import socket
-import subprocess
-import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -17,38 +13,12 @@ from dense_jax.io import digests
 from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors
-from tests.search_together import DEVICES, EXACT, QUERIES, K, embedded, mined, validated
+from tests.processes import Processes
+from tests.search_together import EXACT, QUERIES, K, embedded, mined, validated
 
-ROOT = Path(__file__).parent.parent
+DEVICES = 2  # of one process
 FILES, COUNT, WIDTH = 6, 600, 8
 WITH_TIES = np.random.default_rng(0).integers(-1, 2, (COUNT, WIDTH)).astype(np.float32)
-
-
-class Ended(NamedTuple):
-    """How a process ended, and what it said."""
-
-    status: int
-    out: str
-    error: str
-
-
-def run(folder: Path, count: int, *tasks: str) -> list[Ended]:
-    """So many processes that do `tasks` together."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.search_together", *map(str, (number, count, port, folder, *tasks))],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    said = [one.communicate(timeout=800) for one in running]
-    return [Ended(one.returncode, *texts) for one, texts in zip(running, said, strict=True)]
 
 
 def write_vectors(folder: Path, array: np.ndarray) -> Vectors:
@@ -80,12 +50,12 @@ def alone(mesh, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
+def two(together, tmp_path_factory):
     """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
     folder = tmp_path_factory.mktemp("two")
     write_vectors(folder / "vectors", WITH_TIES)
-    ends = run(folder, 2, "embed", "search", "mine", "validate", "fail")
-    assert [one.status for one in ends] == [0, 0], ends
+    for task in ("embed_all", "build_and_search", "mine_all", "validate", "fail"):
+        together(2).do(f"tests.search_together.{task}", folder)
     return folder
 
 
@@ -107,10 +77,10 @@ def test_an_exact_search_in_two_parts_is_that_in_one_with_its_ties(two, mesh, tm
 
 
 @pytest.mark.slow
-def test_four_processes_embed_and_search_as_one_does(tmp_path, alone):
+def test_four_processes_embed_and_search_as_one_does(together, tmp_path, alone):
     write_vectors(tmp_path / "vectors", WITH_TIES)
-    ends = run(tmp_path, 4, "embed", "search")
-    assert [one.status for one in ends] == [0, 0, 0, 0], ends
+    for task in ("embed_all", "build_and_search"):
+        together(4).do(f"tests.search_together.{task}", tmp_path)
     assert digests(tmp_path / "embedded") == alone
     np.testing.assert_array_equal(np.load(tmp_path / "found.npz")["exact_rows"], best_by_numpy())
 
@@ -159,7 +129,7 @@ def test_an_error_of_one_process_ends_both_with_its_words(two):
 
 @pytest.mark.slow
 def test_one_process_goes_on_where_one_of_two_was_killed(tmp_path, mesh, alone):
-    ends = run(tmp_path, 2, "die")
+    ends = Processes(2).end_with("tests.search_together.die", tmp_path)
     assert all(one.status for one in ends), ends
     assert ends[1].status == -signal.SIGKILL
     left = sorted(path.name for path in (tmp_path / "killed").glob("*.npy"))

@@ -84,6 +84,7 @@ def assert_same(found, expected):
     jax.tree.map(exact, (found[0][0], found[1]), (expected[0][0], expected[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", EVERYTHING)
 def test_chunks_of_examples_and_of_scores_and_devices_change_nothing(x64, case):
     method = dataclasses.replace(METHOD, temperature=0.1, **EVERYTHING[case])
@@ -292,7 +293,7 @@ def published(x64, tmp_path):
     return load
 
 
-@pytest.mark.parametrize("score_chunk", [0, 3])
+@pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("case", "group"), [(case, group) for case in IN_BATCH for group in (1, 2)][:-1])
 def test_loss_gradient_and_accuracy_equal_contrievers_reference(published, case, group, score_chunk):
     """Of its 16 keys the first 8 are the answers, the others a negative of each; symmetric, there are no others."""

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
-from transformers import AutoTokenizer
 
 from dense_jax.data.masking import mask_id
 from dense_jax.data.tokenizer import Tokenizer, import_folder
@@ -118,13 +117,13 @@ def test_a_tokenizer_travels_to_another_process(trained):
 
 
 @pytest.mark.parametrize("lowercase", [True, False])
-def test_transformers_reads_a_saved_folder_and_adds_berts_frame(tmp_path, lowercase):
+def test_transformers_reads_a_saved_folder_and_adds_berts_frame(read_by_transformers, tmp_path, lowercase):
     tokenizer = Tokenizer.train(TEXTS, vocab_size=90, lowercase=lowercase)
     tokenizer.save(tmp_path, max_length=77)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert config["tokenizer_class"] == "BertTokenizer"  # a name that transformers 4 and 5 both know
 
-    theirs = AutoTokenizer.from_pretrained(str(tmp_path))
+    theirs = read_by_transformers(tmp_path)
     a, b = (ids.tolist() for ids in tokenizer.encode(TEXTS[:2]))
     pair = theirs(TEXTS[0], TEXTS[1])
     assert pair["input_ids"] == [2, *a, 3, *b, 3]
@@ -180,12 +179,12 @@ def test_an_imported_tokenizer_marks_words_by_how_their_first_piece_starts(kind,
     assert tokenizer.decode(tokenizer.encode([text])[0]) == text
 
 
-def test_an_imported_tokenizer_keeps_its_own_special_tokens_through_saving(byte_level, tmp_path):
+def test_an_imported_tokenizer_keeps_its_own_special_tokens_through_saving(byte_level, read_by_transformers, tmp_path):
     import_folder(hugging_face_folder(tmp_path / "theirs", byte_level)).save(tmp_path / "ours")
     vocabulary = Tokenizer.load(tmp_path / "ours").vocabulary
     assert [vocabulary.cls, vocabulary.pad, vocabulary.sep, vocabulary.unk, vocabulary.mask] == [0, 1, 2, 3, 4]
     assert not vocabulary.continues[:5].any()
-    assert AutoTokenizer.from_pretrained(str(tmp_path / "ours")).mask_token == "<mask>"
+    assert read_by_transformers(tmp_path / "ours").mask_token == "<mask>"
 
 
 def test_truncation_and_padding_of_an_imported_tokenizer_are_switched_off(byte_level, tmp_path):

@@ -76,6 +76,7 @@ def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(
     assert section[16:] == ["smaller ones, all-reduce            86 x                       =         0.00 MB"]
 
 
+@pytest.mark.slow
 def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     said = topology.plan_report(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
     assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
@@ -83,6 +84,7 @@ def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     assert compiled_step.slice_count(MeshConfig(dcn=-1)) == 1
 
 
+@pytest.mark.slow
 def test_parameters_that_are_split_take_their_share(chips):
     whole, split = (
         compiled_step.compile_step(replace(CONFIG, mesh=MeshConfig(-1, ways)), jax.devices()[:4]) for ways in (1, 4)
@@ -192,6 +194,7 @@ def shown(tmp_path, capsys):
     return __main__.run(["show", *argv]), *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_of_a_batch_that_does_not_fit_the_largest_half_that_does_is_shown_before_the_error(
     chips, monkeypatch, tmp_path, capsys
 ):
@@ -213,6 +216,7 @@ def test_where_no_half_of_a_batch_fits_either_what_was_tried_is_shown(chips, mon
     assert "no half of it that mesh and chunk allow fits, so use a smaller --chunk, dtype=bfloat16" in err
 
 
+@pytest.mark.slow
 def test_the_benchmark_names_the_largest_half_of_a_batch_that_does_not_fit(monkeypatch):
     monkeypatch.syspath_prepend(ICT_FILE.parents[1] / "benchmarks")  # its files import each other by their plain names
     script = importlib.import_module("topology")
@@ -266,6 +270,7 @@ def test_only_show_compiles_for_chips_elsewhere(tmp_path):
         parse(argv, "train")
 
 
+@pytest.mark.slow
 def test_nothing_need_be_prepared(chips, tmp_path, capsys):
     code, out, _ = shown(tmp_path, capsys)
     assert code == 0

@@ -4,12 +4,9 @@ And they end together, or are ended, and go on in any number.
 """
 
 import json
-import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,41 +16,34 @@ import pytest
 
 from dense_jax.config import CheckpointConfig
 from dense_jax.train.checkpoint import Checkpoints
+from tests import train_together
+from tests.processes import Processes
 
-ROOT = Path(__file__).parent.parent
-PROGRAM = "tests.train_together"
 
-
-def ended(program: str, count: int, folder: Path, *more: str) -> list[tuple[int, str]]:
-    """Exit status of each of so many processes, and what it said."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+def ended(task: str, count: int, folder: Path, *arguments: str) -> list[tuple[int, str]]:
+    """Exit status of each of some processes that are started for this task, and what it said."""
     folder.mkdir(exist_ok=True)
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", PROGRAM, program, *map(str, (number, count, port, folder)), *more],
-            cwd=ROOT,
-            env=os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    said = [one.communicate(timeout=800)[1] for one in running]
-    return [(one.returncode, text) for one, text in zip(running, said, strict=True)]
+    return Processes(count).end_with(f"tests.train_together.{task}", folder, *arguments)
 
 
-def done(program: str, count: int, folder: Path, *more: str) -> list[Any]:
-    """What each process of a program that ends well wrote."""
-    of_each = ended(program, count, folder, *more)
-    assert [status for status, _ in of_each] == [0] * count, of_each
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
+@pytest.fixture
+def done(together) -> Callable[..., list[Any]]:
+    """The results of a task of this process, of two or of four: one of each process."""
+
+    def do(task: str, count: int, folder: Path, *arguments: str) -> list[Any]:
+        folder.mkdir(exist_ok=True)
+        if count == 1:
+            getattr(train_together, task)(folder, *arguments)
+        else:
+            together(count).do(f"tests.train_together.{task}", folder, *arguments)
+        return [json.loads(path.read_text()) for path in sorted(folder.glob("process-*.json"))]
+
+    return do
 
 
 @pytest.mark.slow
-def test_each_process_builds_its_own_rows_of_the_same_batches_for_every_method(tmp_path):
-    (one,), two, four = (done("batches", count, tmp_path / str(count)) for count in (1, 2, 4))
+def test_each_process_builds_its_own_rows_of_the_same_batches_for_every_method(done, tmp_path):
+    (one,), two, four = (done("batches_of_all", count, tmp_path / str(count)) for count in (1, 2, 4))
     assert len(one) == 10
     for processes in (two, four):
         for name, alone in one.items():
@@ -66,7 +56,7 @@ def test_each_process_builds_its_own_rows_of_the_same_batches_for_every_method(t
 
 
 @pytest.mark.slow
-def test_loss_and_gradient_norm_are_those_of_one_process_dropout_included(tmp_path):
+def test_loss_and_gradient_norm_are_those_of_one_process_dropout_included(done, tmp_path):
     two = "ICT", "Contriever"  # with negatives in the batch, and in a queue
     (one,), *others = (done("learn", count, tmp_path / str(count), *two) for count in (1, 2, 4))
     for found in (found for processes in others for found in processes):
@@ -97,10 +87,10 @@ def assert_same_to_the_last_bit(a: Path, b: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory) -> Path:
+def straight(together, tmp_path_factory) -> Path:
     """The workdir of four processes that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("straight")
-    done("toy", 4, workdir)
+    together(4).do("tests.train_together.toy", workdir)
     return workdir
 
 
@@ -116,7 +106,7 @@ def stopped(tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_t07_t12_sigterm_to_one_of_four_stops_all_at_one_step_and_two_and_then_one_or_four_go_on(
-    straight, stopped, tmp_path
+    straight, stopped, together, tmp_path
 ):
     two, one, four = (tmp_path / name for name in ("two", "one", "four"))
     shutil.copytree(stopped, two)
@@ -124,15 +114,17 @@ def test_t07_t12_sigterm_to_one_of_four_stops_all_at_one_step_and_two_and_then_o
     assert 0 < saved < 15
     assert [status for status, _ in ended("toy", 2, two, "1", "stopped", "3")] == [75, 75]
     assert saved < len(losses(two)) < 20
-    for workdir, count in ((one, 1), (four, 4)):
-        shutil.copytree(two, workdir)
-        done("toy", count, workdir)
+    shutil.copytree(two, one)
+    assert [status for status, _ in ended("toy", 1, one)] == [0]
+    shutil.copytree(two, four)
+    together(4).do("tests.train_together.toy", four)
+    for workdir in (one, four):
         np.testing.assert_allclose(losses(workdir), losses(straight), rtol=1e-5)  # as above
 
 
 @pytest.mark.slow
 def test_t09_one_of_four_that_is_killed_amid_a_save_takes_the_others_along_and_nothing_is_lost(
-    straight, stopped, tmp_path
+    straight, stopped, together, tmp_path
 ):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     of_each = ended("toy", 4, tmp_path, "1", "killed", "15")
@@ -140,5 +132,5 @@ def test_t09_one_of_four_that_is_killed_amid_a_save_takes_the_others_along_and_n
     assert all(status not in (0, 75) for status, _ in of_each), of_each
     lost = "The following tasks are unhealthy (stopped sending heartbeats):\n1\n"
     assert all(lost in text for number, (_, text) in enumerate(of_each) if number != 1), of_each
-    done("toy", 4, tmp_path)
+    together(4).do("tests.train_together.toy", tmp_path)
     assert_same_to_the_last_bit(tmp_path, straight)

@@ -32,6 +32,8 @@ from dense_jax.train.validator import Sample, Validator
 from dense_jax.train.warm_start import warm_start
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
+pytestmark = pytest.mark.usefixtures("shared_programs")
+
 STORE = MemoryStore(150)
 QUERIES = {f"q{i}": " ".join(map(str, STORE.tokens[i][::2])) for i in range(0, 60, 3)}
 QRELS = {query: {query.replace("q", "doc"): 1} for query in QUERIES}

@@ -88,6 +88,7 @@ METHOD = {"query_length": 6, "passage_length": 8, "negatives": 2, "known": 3}
 CALL = {"rng": jax.random.key(1), "step": jnp.zeros((), int)}
 
 
+@pytest.mark.slow
 def test_with_one_view_it_is_the_usual_fine_tuning():
     one = MVR(dataclasses.replace(ENCODER, views=1), **METHOD)
     plain = Supervised(Encoder(BERT), **METHOD, shared=False)

@@ -287,6 +287,7 @@ def test_a_reader_for_what_has_none_is_refused(tmp_path):
         begun(SHARED, init_reader_from="somewhere")
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_both_towers_from_one_encoder_can_be_trained(tmp_path):
     """The same array in two places could not give its memory to the next state."""
     config = Config(

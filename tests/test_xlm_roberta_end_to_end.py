@@ -1,7 +1,6 @@
 """An XLM-R folder through prepare, train, embed and export; what sentence-transformers makes of the result."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -125,9 +124,8 @@ def arguments(folder, corpus, workdir, *more):
 
 
 def train(*argv):
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     command = [sys.executable, "-m", "dense_jax", "train", *argv]
-    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=200)
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=200)
 
 
 @pytest.mark.slow

@@ -1,7 +1,4 @@
-"""One of several real processes that train together, as tests start them: PROGRAM NUMBER COUNT PORT FOLDER ...
-
-Together they have four CPU devices, however many they are.
-"""
+"""Tasks of several processes that train together (tests/processes.py)."""
 
 import contextlib
 import itertools
@@ -22,7 +19,7 @@ import xxhash
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, local_batches, local_row_numbers, local_rows
-from dense_jax.distributed import COORDINATES, exit_on_failure, start_distributed
+from dense_jax.distributed import exit_on_failure
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
@@ -31,16 +28,15 @@ from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loader import CorpusLoader
 from dense_jax.train.loop import initial_state, make_program, train
 from dense_jax.types import Passage, QAExample, TrainingQuery
+from tests.processes import DEVICES, HEARTBEAT
 from tests.test_objectives import FILES, load, sentences_store, shrunk
 from tests.toys import VOCABULARY, AnsweredStore, BagOfTokens, MemoryStore, QuestionStore
 
-DEVICES = 4
 STEPS, BATCH = 3, 8  # of each method
-HEARTBEAT = 20  # seconds
 STORES = {TrainingQuery: QuestionStore, QAExample: AnsweredStore, Passage: sentences_store}
 
 
-def batches_of_all(folder: Path, number: int) -> None:
+def batches_of_all(folder: Path) -> None:
     """Writes which examples this process builds for each method of configs/, and a digest of each row made of them."""
     found: dict[str, Any] = {}
     for name, path in methods().items():
@@ -48,7 +44,7 @@ def batches_of_all(folder: Path, number: int) -> None:
         with building(built):
             rows = [list(of_step) for of_step in rows_of(config)]
         found[name] = {"built": sorted(built), "rows": rows}
-    write(folder, number, found)
+    write(folder, found)
 
 
 def rows_of(config: Config) -> Iterator[Iterator[tuple[int, str]]]:
@@ -69,7 +65,7 @@ def _digest(leaves: list[np.ndarray]) -> str:
     return xxhash.xxh3_64_hexdigest(b"".join(leaf.tobytes() for leaf in leaves))
 
 
-def learn(folder: Path, number: int, *names: str) -> None:
+def learn(folder: Path, *names: str) -> None:
     """Writes loss and gradient norm of a few steps of these methods."""
     found: dict[str, list[list[float]]] = {}
     for name in names:
@@ -81,12 +77,12 @@ def learn(folder: Path, number: int, *names: str) -> None:
             for step in range(STEPS):
                 state, metrics = program.step(state, loader.batch(step, state.params).inputs)
                 found[name].append([float(metrics["loss"]), float(metrics["gradient_norm"])])
-    write(folder, number, found)
+    write(folder, found)
 
 
 def interleaved() -> list[Any]:
-    """All devices, the first process's around the others': on a torus a host's chips need not lie side by side."""
-    first, *others = jax.devices()
+    """Four devices, the first process's around the others': on a torus a host's chips need not lie side by side."""
+    first, *others = jax.devices()[:DEVICES]
     return [first, *others[1:], others[0]]
 
 
@@ -117,12 +113,12 @@ def small(config: Config) -> Config:
     )
 
 
-def toy(folder: Path, number: int, who: str = "-1", event: str = "", when: str = "0") -> None:
+def toy(folder: Path, who: str = "-1", event: str = "", when: str = "0") -> None:
     """Trains a toy with noise for 20 steps.
 
     Process `who` is told to stop while it makes its batch number `when`, or is killed amid the save of step `when`.
     """
-    if number == int(who):
+    if jax.process_index() == int(who):
         {"stopped": stopped_at, "killed": killed_at}[event](int(when))
     every = CheckpointConfig(every=5)
     config = Config(BagOfTokens(), 20, 8, log_every=1, optimizer=OptimizerConfig(0.1), checkpoint=every)
@@ -134,10 +130,10 @@ def toy(folder: Path, number: int, who: str = "-1", event: str = "", when: str =
         sys.exit(stopped.code)
 
 
-def fails(folder: Path, number: int) -> None:
+def fails(folder: Path) -> None:
     """Process 1 has an error of its own while the others wait for it."""
     with exit_on_failure("train", polls=True, heartbeat=HEARTBEAT):
-        if number == 1:
+        if jax.process_index() == 1:
             raise DataError("passages-00007: damaged")
         barrier("all but one")
 
@@ -183,18 +179,5 @@ def building(built: set[int]) -> Iterator[None]:
         Examples.__getitem__ = build
 
 
-def write(folder: Path, number: int, found: Any) -> None:
-    (folder / f"process-{number}.json").write_text(json.dumps(found))
-
-
-def main(program: str, number: str, count: str, port: str, folder: str, *more: str) -> None:
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
-    jax.config.update("jax_default_matmul_precision", "highest")
-    by_hand = dict(zip(COORDINATES, (f"localhost:{port}", count, number), strict=True))
-    start_distributed(by_hand, polls=True, heartbeat=HEARTBEAT)
-    {"batches": batches_of_all, "learn": learn, "toy": toy, "fails": fails}[program](Path(folder), int(number), *more)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def write(folder: Path, found: Any) -> None:
+    (folder / f"process-{jax.process_index()}.json").write_text(json.dumps(found))

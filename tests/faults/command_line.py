@@ -47,9 +47,7 @@ def start(
 
     `environment` is added to that of this process.
     """
-    environment = (
-        {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"JAX_PLATFORMS": "cpu"} | {**(environment or {})}
-    )
+    environment = {**os.environ, **(environment or {})}
     limited = []
     if largest_file:
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # its files are not on trial
