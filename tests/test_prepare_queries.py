@@ -85,7 +85,7 @@ def test_batches_hold_no_text_twice_and_go_on_after_a_restart(source, tmp_path):
     examples = Examples(store, asked.objective, tokenizer.vocabulary, asked.loader, seed=0, length=24, batch=4)
     batches = list(host_batches(examples, 4, start=0))
     for batch in batches:
-        texts = batch["texts"][batch["texts"] >= 0]
+        texts = batch.inputs["texts"][batch.inputs["texts"] >= 0]
         assert len(texts) == len(set(texts.tolist()))
     again = list(host_batches(pickle.loads(pickle.dumps(examples)), 4, start=8))
     assert [batch.rows.tolist() for batch in again] == [batch.rows.tolist() for batch in batches[2:]]
