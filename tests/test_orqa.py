@@ -235,7 +235,7 @@ def test_the_diagnosis_shows_questions_that_collapse_although_the_passages_of_a_
     ("settings", "message"),
     [
         ({"read": 6}, "objective.read=6 passages are not among objective.retrieved=5"),
-        ({"reader_length": 7}, "objective.reader_length=7 leaves no room for a passage beside a question of "
+        ({"reader_length": 7}, "objective.reader_length=7 leaves no room for a passage after a question of "
                                "objective.query_length=6"),
         ({"reader_length": 33}, "objective.reader_length=33 exceeds objective.encoder.bert.positions=32"),
     ],
