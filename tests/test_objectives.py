@@ -139,9 +139,9 @@ def case(request, cases, x64) -> Case:
 
 def variants(path: Path) -> list[str]:
     """All variants of a config file, as its error for an unknown one lists them."""
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(ConfigError) as caught:
         load(path, "?")
-    return str(error.value).rpartition("there are ")[2].split(", ")
+    return str(caught.value).rpartition("it has ")[2].split(", ")
 
 
 def two_layers(node):
