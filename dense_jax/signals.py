@@ -4,10 +4,9 @@ Python calls a signal handler between two instructions, so a stage inside one lo
 index, would notice the signal minutes later. A thread gives the stage five seconds and then ends the process. Files
 appear under their names only when they are complete (io.py), so only the part at hand is lost.
 
-Ctrl-C becomes a SIGTERM to this process, whoever handles that: several processes that train leave it to JAX, and one
-alone looks at `StopSignals.came` after each step. Only the thread receives SIGINT. All others block it, and so do the
-processes that they start, which a terminal sends it to as well: the workers that read data are stopped by their
-trainer.
+Ctrl-C becomes a SIGTERM to this process. Several processes that train leave SIGTERM to JAX; a single trainer reads
+`StopSignals.came` after each step. Only the watcher thread receives SIGINT. All other threads block it, and so do child
+processes, to which a terminal sends it as well: the trainer stops the workers that read its data.
 """
 
 import contextlib

@@ -262,7 +262,7 @@ class Workdir:
 
     @cached_property
     def library(self) -> Library | None:
-        """What an objective that retrieves looks passages up in; None for the others."""
+        """The passages that an objective searches while it trains; None for an objective that does not."""
         if not self.asked.objective.retrieves:
             return None
         passages = self._blocks
@@ -392,7 +392,7 @@ class Workdir:
         return Sample(test_set, store, self.tokenizer, fingerprint, own)
 
     def _write_sample(self, folder: AnyPath, split: str) -> str:
-        """Where it is."""
+        """Write the sample if it is missing, and return its folder."""
         settings = self.asked.validation
         if not settings.folder:
             check_test_set(self.prepared)

@@ -351,7 +351,7 @@ def test_of_equal_validations_the_first_is_best_and_patience_counts_those_after_
     [
         ({"every": 0, "select": Select.BEST}, r"validation.select=best needs results to choose by.*validation.every"),
         ({"every": 0, "patience": 3}, r"validation.patience=3 needs results to count.*validation.every"),
-        ({"measure": "nDCG"}, r"validation.measure=nDCG is none of nDCG@10, MRR@10, Recall@100"),
+        ({"measure": "nDCG"}, r"validation.measure=nDCG is not one of nDCG@10, MRR@10, Recall@100"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):

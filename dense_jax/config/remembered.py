@@ -52,7 +52,7 @@ def remember(loaded: LoadedConfig, workdir: Path) -> None:
 
 def remembers_settings(loaded: LoadedConfig, workdir: Path) -> bool:
     """True if `workdir` remembers the settings of `loaded`, whatever their config is called."""
-    return is_remembered(workdir) and read_json(workdir / FILE)["settings"] == _value(loaded)["settings"]
+    return is_remembered(workdir) and read_json(workdir / FILE, RememberedConfig)["settings"] == _value(loaded)["settings"]
 
 
 def recall(workdir: Path) -> LoadedConfig:

@@ -87,7 +87,7 @@ class ValidationConfig:
     patience: NotNegative[int] = 0
 
     def __post_init__(self) -> None:
-        require(self.measure in HEADLINE, f"validation.measure={self.measure} is none of {', '.join(HEADLINE)}")
+        require(self.measure in HEADLINE, f"validation.measure={self.measure} is not one of {', '.join(HEADLINE)}")
         require(
             self.every > 0 or self.select is Select.NEWEST,
             f"validation.select={self.select.value} needs results to choose by; set --validation.every=STEPS",

@@ -164,13 +164,13 @@ class RowOfId:
     """The row of each id, by sorted 64-bit hashes: 16 bytes an id, where a dict of strings takes some 160."""
 
     def __init__(self, ids: Iterable[str], count: int) -> None:
-        """Of `count` ids, which are unequal."""
+        """Index `count` distinct ids."""
         hashes = np.fromiter(map(_hash_of_id, ids), np.uint64, count)
         self._rows = np.argsort(hashes)
         self._hashes = hashes[self._rows]
 
     def get(self, identifier: str) -> int | None:
-        """The row of an id; None if it is none of these."""
+        """The row of an id; None for an unknown one."""
         wanted = np.uint64(_hash_of_id(identifier))
         place = int(np.searchsorted(self._hashes, wanted))
         return int(self._rows[place]) if place < len(self._hashes) and self._hashes[place] == wanted else None

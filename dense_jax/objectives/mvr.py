@@ -21,7 +21,7 @@ from dense_jax.types import TrainingQuery, Vocabulary
 
 @dataclass
 class MVR(FineTuning[MultiViewEncoder]):
-    """Shared encoders read queries by the first viewer of passages."""
+    """Shared encoders read queries by the first view token of passages."""
 
     shared: bool = False
     local_weight: NotNegative[float] = 0.01  # lambda, which the paper does not give: the value is ours
@@ -59,7 +59,7 @@ class MVR(FineTuning[MultiViewEncoder]):
 
     @property
     def query_encoder(self) -> MultiViewEncoder:
-        """The same with one viewer."""
+        """The encoder with one view token."""
         return dataclasses.replace(self.encoder, views=1)
 
     def _viewed(self, passages: Array) -> Array:

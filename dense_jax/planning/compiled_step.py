@@ -133,7 +133,7 @@ def abstract_batch(config: Config) -> tuple[Examples, Batch]:
     """Synthetic examples, and the shapes of a batch of them."""
     objective = config.objective
     words = synthetic_vocabulary(max(bert.vocab_size for bert in bert_configs(objective)), objective.prompts())
-    loader = replace(config.loader, order=Order.SHUFFLE)  # others look at the texts, of which there are none
+    loader = replace(config.loader, order=Order.SHUFFLE)  # other orders read the texts
     passages, size = SyntheticPassages(config), config.batch
     examples = Examples(passages, objective, words, loader, config.seed, length=size, batch=size, searched=passages)
     return examples, show.batch_like(examples, config.batch)
