@@ -52,7 +52,9 @@ def remember(loaded: LoadedConfig, workdir: Path) -> None:
 
 def remembers_settings(loaded: LoadedConfig, workdir: Path) -> bool:
     """True if `workdir` remembers the settings of `loaded`, whatever their config is called."""
-    return is_remembered(workdir) and read_json(workdir / FILE, RememberedConfig)["settings"] == _value(loaded)["settings"]
+    if not is_remembered(workdir):
+        return False
+    return read_json(workdir / FILE, RememberedConfig)["settings"] == _value(loaded)["settings"]
 
 
 def recall(workdir: Path) -> LoadedConfig:
