@@ -85,9 +85,11 @@ def test_an_empty_training_query_that_is_judged_is_rejected_once(folder):
 
 
 @pytest.mark.parametrize("text", ["a\0b", 3, None])
-def test_a_judged_query_whose_text_is_none_is_refused_with_its_line(folder, text):
+def test_a_judged_query_without_a_text_is_refused_with_its_line(folder, text):
     write(folder / "queries.jsonl", [{"_id": "q1", "text": text}])
-    with pytest.raises(DataError, match=r"queries.jsonl:1: \"text\" .*; the query 'q1' is judged: mend it, or remove"):
+    with pytest.raises(
+        DataError, match=r"queries.jsonl:1: \"text\" .*; the query 'q1' is judged: correct it, or remove"
+    ):
         beir.read_test_set(folder, "test")
 
 

@@ -227,7 +227,8 @@ def _query_text(values: Mapping[str, Any]) -> str:
     name = find(values, _TEXTS) or "text"
     text = values.get(name)
     if not isinstance(text, str):
-        shown = f"missing; the row has {listed(values)}" if text is None else f"{text!r:.80}, not a string"
+        value = "null" if text is None else repr(text)
+        shown = f"{value:.80}, not a string" if name in values else f"missing; the row has {listed(values)}"
         raise RowError(f'"{name}" is {shown}')
     if not text.strip() or "\0" in text:
         raise RowError(f'"{name}" {"holds a NUL character" if text.strip() else "is empty"}')
