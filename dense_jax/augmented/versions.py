@@ -71,21 +71,21 @@ class Versions:
         self._program: Program | None = None  # of the passage tower, compiled once
 
     def begun(self) -> list[int]:
-        """The steps of all there is anything of."""
+        """The steps of all begun versions, complete ones too."""
         return sorted(int(path.parent.name) for path in self.folder.glob(f"*/{CLAIM}"))
 
     def begun_at(self, step: int) -> float:
-        """When the making of the version of `step` began, in seconds since 1970."""
+        """Start time of the version of `step`, in seconds since 1970."""
         return (self._of(step) / CLAIM).stat().st_mtime
 
     def committed(self) -> list[int]:
-        """The steps of those that are complete."""
+        """The steps of the complete versions."""
         return [step for step in self.begun() if is_finished(self._of(step))]
 
     def belongs(self, step: int, checkpoint: str) -> bool:
         """Return whether the version of `step`, complete or not, is of that checkpoint, named by its fingerprint.
 
-        A version that does not say whose it is, because the file is damaged, is of none.
+        A version whose claim is damaged belongs to no checkpoint.
         """
         try:
             self._check_origin(step, checkpoint)
@@ -131,7 +131,7 @@ class Versions:
             return late
 
         with all_in_turn(self._lock(step), give_up) as broken, jax.set_mesh(self.mesh):
-            # Of one who does not end and wakes up after all, writing on, the digests tell.
+            # An earlier maker that wakes up and writes on is noticed by the digests.
             begun = on_process_0((folder / CLAIM).is_file)
             if broken or not begun or self._is_damaged(step, checkpoint):
                 on_process_0(lambda: self._begin(step, checkpoint))
@@ -190,7 +190,7 @@ class Versions:
         on_process_0(lambda: finish(folder, {}, {name: digest(folder / name) for name in _MANIFESTS}))
 
     def _ids(self) -> str:
-        """The file of the library's ids, written now if it is not there yet."""
+        """The file of the library's ids, written now if it is missing."""
         path = self.folder / f"ids-{self.library.fingerprint}.json"
         with in_turn(self.folder / "ids.lock"):
             if not is_written(path):

@@ -82,7 +82,7 @@ def similar_pairs(texts: Iterable[str], similarity: float) -> Pairs:
 def first_of_each_group(pairs: Pairs, count: int) -> Int[np.ndarray, " p"]:
     """For each of `count` documents, the first document of its connected component.
 
-    >>> first_of_each(np.array([[2, 4], [0, 2], [1, 3]]), count=6).tolist()
+    >>> first_of_each_group(np.array([[2, 4], [0, 2], [1, 3]]), count=6).tolist()
     [0, 1, 0, 1, 0, 5]
     """
     graph = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
