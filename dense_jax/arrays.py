@@ -49,7 +49,7 @@ def split_key(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | N
 def first_occurrences(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
     """Return the position of the first occurrence of each different number, in ascending order.
 
-    >>> first_places(np.array([7, 7, 3, 7, 5, 3])).tolist()
+    >>> first_occurrences(np.array([7, 7, 3, 7, 5, 3])).tolist()
     [0, 2, 4]
     """
     return np.sort(np.unique(numbers, return_index=True)[1])

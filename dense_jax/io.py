@@ -10,9 +10,8 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import xxhash
 from etils import epath
@@ -240,15 +239,13 @@ def check_no_pointer(path: Path) -> None:
         StorageError: `path` is a pointer of Git LFS: the file itself has not been fetched.
     """
     with path.open("rb") as file:
-        if is_pointer(file):
+        if is_pointer(file.read(len(_POINTER_START))):
             raise StorageError(f"{path}: {POINTER}")
 
 
-def is_pointer(file: IO[bytes] | BufferedIOBase) -> bool:
-    """Return whether a file that was just opened is a pointer of Git LFS; it can be read from its start again."""
-    start = file.read(len(_POINTER_START))
-    file.seek(0)
-    return start == _POINTER_START
+def is_pointer(start: bytes) -> bool:
+    """Return whether a file that starts with these bytes, 40 or more, is a pointer of Git LFS."""
+    return start.startswith(_POINTER_START)
 
 
 def digest(path: AnyPath) -> str:

@@ -76,19 +76,34 @@ def test_a_method_that_looks_nothing_up_has_no_index_to_refresh(prepared, capsys
     assert "MLM looks no passages up while it trains" in capsys.readouterr().err
 
 
+@pytest.fixture
+def started():
+    """Starts verbs as processes, which the end of the test ends."""
+    running = []
+
+    def start(*argv):
+        running.append(process(*argv))
+        return running[-1]
+
+    yield start
+    for each in running:
+        each.kill()
+        each.communicate()
+
+
 @pytest.mark.slow
-def test_trainer_and_refresher_may_both_be_killed_and_nothing_is_mixed(prepared, tmp_path):
+def test_trainer_and_refresher_may_both_be_killed_and_nothing_is_mixed(prepared, started, tmp_path):
     beside = ("--neighbours.refresh=asynchronous", "--neighbours.max_staleness=20")
     argv = arguments(prepared, tmp_path, *beside)
-    trainer, refresher = process("train", *argv), process("refresh", *argv)
+    trainer, refresher = started("train", *argv), started("refresh", *argv)
     wait_for(lambda: (tmp_path / "neighbours").is_dir() and made(tmp_path) >= 2)
     refresher.kill()
     refresher.communicate()
-    refresher = process("refresh", *argv)
+    refresher = started("refresh", *argv)
     wait_for(lambda: made(tmp_path) >= 3)
     trainer.send_signal(signal.SIGKILL)
     trainer.communicate()
-    trainer = process("train", *argv)
+    trainer = started("train", *argv)
     errors = trainer.communicate(timeout=200)[1]
     assert trainer.returncode == 0, errors
     said = refresher.communicate(timeout=100)[1]
@@ -101,7 +116,7 @@ def test_trainer_and_refresher_may_both_be_killed_and_nothing_is_mixed(prepared,
 
 def made(workdir) -> int:
     """Versions complete so far; three at most are kept."""
-    return len(list((workdir / "neighbours").glob("*/COMMITTED")))
+    return len(list((workdir / "neighbours").glob("*/manifest.json")))
 
 
 def wait_for(holds) -> None:

@@ -80,7 +80,7 @@ def test_ctrl_c_raises_what_has_status_130():
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_the_grace(monkeypatch, number, status):
     monkeypatch.setattr("dense_jax.signals.GRACE", 0.1)
-    monkeypatch.setattr("dense_jax.signals._AGAIN", 0.1)
+    monkeypatch.setattr("dense_jax.signals._RESEND", 0.1)
     with stop_on_signals() as stop:
         stop.deferred = True
         assert not stop.came

@@ -152,7 +152,7 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     """
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
     with path.open("rb") as raw, BufferedReader(cast(Any, raw)) as file:  # a bucket's file reads no line up to a length
-        if is_pointer(file):
+        if is_pointer(file.peek(_INSPECTED)):
             raise DataError(f"{path}: {POINTER}")
         with unpack(file) as unpacked:
             if encoding := _wide_encoding(unpacked.read(_INSPECTED)):
