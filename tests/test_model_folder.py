@@ -57,7 +57,9 @@ def test_a_model_folder_is_evaluated_by_one_command_and_its_row_has_its_name(mod
     assert [line.split("|")[1].strip() for line in said.out.splitlines() if line.startswith("| ")][2:] == [
         "BM25",
         "tiny-bert",
+        "BM25 + dense",
     ]
+    assert "BM25 + dense: reciprocal ranks of the first 100 documents of each, weight 0.5 of the dense side" in said.out
     assert f"{judged}: 12 documents; parameters of {model}" in said.err
     assert not (tmp_path / "work" / "checkpoints").exists()
     found = read_json(tmp_path / "work" / "results" / "toys-test" / "before_training.json")
