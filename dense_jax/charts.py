@@ -38,7 +38,7 @@ def draw_scores(
     for axis, (name, bars) in zip(axes, panels.items(), strict=True):
         for bar in bars:
             _draw_bar(axis, names.index(bar.row), bar.scores, _GREY if bar.is_baseline else _BLUE)
-        _label(axis, names, name)
+        _label_axis(axis, names, name)
         axis.set_xlabel(f"{measures[name]}, mean; a dot for each seed" if seeds > 1 else measures[name])
         axis.margins(x=0.15)
     _save(figure, axes, path)
@@ -54,7 +54,7 @@ def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str
             place = labels.index(line.label)
             axis.plot(line.interval, (place, place), color=_BLUE)
             axis.plot(line.gain, place, "s", color=_BLUE, markersize=4.5)
-        _label(axis, labels, f"over {name}")
+        _label_axis(axis, labels, f"over {name}")
         axis.set_xlabel(f"gain in {measure} and its 95 % interval")
         axis.locator_params(axis="x", nbins=5)
     _save(figure, axes, path)
@@ -77,7 +77,7 @@ def _draw_bar(axis: Any, place: int, scores: Float[np.ndarray, " s"], colour: st
     axis.annotate(f"{scores.mean():.3f}", (scores.max(), place), (5, 0), textcoords="offset points", va="center")
 
 
-def _label(axis: Any, names: Sequence[str], title: str) -> None:
+def _label_axis(axis: Any, names: Sequence[str], title: str) -> None:
     axis.set_yticks(range(len(names)), [printable(name) for name in names], parse_math=False)
     axis.set_title(printable(title), loc="left", parse_math=False)
     axis.tick_params(axis="y", length=0)

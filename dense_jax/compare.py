@@ -74,9 +74,9 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
             f"--against={against} is not among the runs; use one of {', '.join(row.name for row in rows)}"
         )
     measures = _measures(rows)
-    found = [_described(row, _references(row, rows, reference), measures) for row in rows]
+    found = [_describe_row(row, _references(row, rows, reference), measures) for row in rows]
     notes = {name: _notes(rows, name) for name in measures}
-    text = _text(found, measures, notes)
+    text = _render(found, measures, notes)
     with in_turn(folder / "compare.lock"):
         write_json(folder / "comparison.json", {"against": reference.name, "rows": found, "notes": notes})
         with whole_file(folder / "comparison.md") as partial:
@@ -105,7 +105,7 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Row]:
     for run in runs:
         by_config[json.dumps([_identity(run.config), run.chosen_by], sort_keys=True)].append(run)
     groups = list(by_config.values())
-    for name, group in zip(_names(groups), groups, strict=True):
+    for name, group in zip(_row_names(groups), groups, strict=True):
         rows += _with_hybrid(Row(name, tuple(group), {s: tuple(run.results[s] for run in group) for s in sets}))
     return rows
 
@@ -154,7 +154,7 @@ def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+def _row_names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """The common part of the names of a group, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
     names = [BM25]
     for group in groups:
@@ -177,20 +177,22 @@ def _measures(rows: Sequence[Row]) -> dict[str, list[str]]:
 
 
 def _references(row: Row, rows: Sequence[Row], reference: Row) -> dict[str, Row]:
-    """What `row` is compared with, by its title."""
+    """The rows that `row` is compared with, by their titles."""
     found = {reference.name: reference} | {other.name: other for other in rows if other.name == BM25}
     found |= {_ITSELF: row.hybrid} if row.hybrid else {}
     return {title: other for title, other in found.items() if other is not row}
 
 
-def _described(row: Row, references: dict[str, Row], measures: dict[str, list[str]]) -> dict[str, Any]:
+def _describe_row(row: Row, references: dict[str, Row], measures: dict[str, list[str]]) -> dict[str, Any]:
     """The row as JSON values, with its gains over each of `references`."""
     sets = {}
     for name, found in row.results.items():
         scores = {measure: row.scores(name, measure) for measure in measures[name]}
         sets[name] = {
             "queries": len(found[0].per_query),
-            "measures": {measure: {"mean": float(np.mean(s)), "sd": _spread(s)} for measure, s in scores.items()},
+            "measures": {
+                measure: {"mean": float(np.mean(s)), "sd": _standard_deviation(s)} for measure, s in scores.items()
+            },
             "gains": {
                 title: _gain(row, other, name, measures[name][0])
                 for title, other in references.items()
@@ -218,7 +220,7 @@ def _gain(row: Row, other: Row, name: str, measure: str) -> dict[str, Any]:
     }
 
 
-def _spread(scores: Float[np.ndarray, " s"]) -> float | None:
+def _standard_deviation(scores: Float[np.ndarray, " s"]) -> float | None:
     """The standard deviation of one run, where there are several."""
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
@@ -237,16 +239,16 @@ def _notes(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(map(plain, notes)))
 
 
-def _text(found: Sequence[dict[str, Any]], measures: dict[str, list[str]], notes: dict[str, list[str]]) -> str:
+def _render(found: Sequence[dict[str, Any]], measures: dict[str, list[str]], notes: dict[str, list[str]]) -> str:
     """The tables and the notes of each set, and the method of the gains."""
-    titles = _titles(found)
+    titles = _reference_titles(found)
     parts = []
     for name, shown in measures.items():
         parts += [_table(found, name, shown), _gains_table(found, name, shown[0], titles), *notes[name]]
     return "\n\n".join(filter(None, [*parts, _METHOD if titles else ""]))
 
 
-def _titles(found: Sequence[dict[str, Any]]) -> list[str]:
+def _reference_titles(found: Sequence[dict[str, Any]]) -> list[str]:
     """The references of all gains."""
     return list(dict.fromkeys(title for row in found for of in row["sets"].values() for title in of["gains"]))
 
@@ -305,8 +307,10 @@ def _draw(rows: Sequence[Row], found: Sequence[dict[str, Any]], tested: dict[str
     """Draw the scores and the gains in the measure of each set."""
     panels = {name: _bars(rows, name, measure) for name, measure in tested.items()}
     draw_scores(panels, [row.name for row in rows], tested, folder / "comparison.png")
-    if forests := {title: lines for title in _titles(found) if (lines := _forest(found, list(tested), title))}:
-        labels = [_label(row.name, name, len(tested)) for row in rows for name in tested]
+    if forests := {
+        title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))
+    }:
+        labels = [_line_label(row.name, name, len(tested)) for row in rows for name in tested]
         draw_forest(forests, labels, " or ".join(dict.fromkeys(tested.values())), folder / "gains.png")
 
 
@@ -321,9 +325,9 @@ def _forest(found: Sequence[dict[str, Any]], names: Sequence[str], title: str) -
         for name in names:
             gain = row["sets"].get(name, {}).get("gains", {}).get(title)
             if gain and gain["interval"]:
-                lines.append(ForestLine(_label(row["name"], name, len(names)), gain["mean"], gain["interval"]))
+                lines.append(ForestLine(_line_label(row["name"], name, len(names)), gain["mean"], gain["interval"]))
     return lines
 
 
-def _label(row: str, name: str, sets: int) -> str:
+def _line_label(row: str, name: str, sets: int) -> str:
     return f"{row}, {name}" if sets > 1 else row

@@ -82,8 +82,8 @@ class _SearchedDocuments:
     def __init__(self, work: Workdir, collection: Collection) -> None:
         self.work, self.collection = work, collection
         self.passages = collection.store.ids()
-        self.words = work.words(collection) if work.config.evaluate.bm25 else None
-        self.ids = self.words.ids if self.words else list(dict.fromkeys(self.passages))
+        self.bm25 = work.bm25(collection) if work.config.evaluate.bm25 else None
+        self.ids = self.bm25.ids if self.bm25 else list(dict.fromkeys(self.passages))
         self.numbers = number_documents(self.passages, self.ids)
         self.fusion = at_depth(work.config.fusion, work.config.evaluate.depth)
         self.depth = max(self.fusion.depth, work.config.evaluate.depth + 1)  # one more, for the query's own document
@@ -101,8 +101,8 @@ class _JudgedQueries:
     @functools.cached_property
     def lexical(self) -> Ranking:
         """The documents by BM25."""
-        assert self.searched.words is not None
-        return self.searched.words.search(self.texts, self.searched.depth)
+        assert self.searched.bm25 is not None
+        return self.searched.bm25.search(self.texts, self.searched.depth)
 
     def dense(self, trained: Trained) -> Ranking:
         """The documents by a checkpoint; all processes call it."""
@@ -123,13 +123,13 @@ class _JudgedQueries:
 
 def _evaluated_rows(judged: _JudgedQueries, checkpoints: Sequence[Trained]) -> list[EvaluatedRetriever]:
     """The rows of BM25, of each checkpoint, and of BM25 with the last checkpoint."""
-    work, has_words = judged.searched.work, judged.searched.words is not None
-    rows = [EvaluatedRetriever(BM25, BM25, None, judged.score(judged.lexical))] if has_words else []
+    work, has_bm25 = judged.searched.work, judged.searched.bm25 is not None
+    rows = [EvaluatedRetriever(BM25, BM25, None, judged.score(judged.lexical))] if has_bm25 else []
     for trained in checkpoints:
         dense = judged.dense(trained)
         name, file = row_names(work.path, work.config, trained.step)
         rows.append(EvaluatedRetriever(name, file, trained.step, judged.score(dense)))
-        if has_words and trained is checkpoints[-1]:
+        if has_bm25 and trained is checkpoints[-1]:
             fusion = _fusion(judged.searched, trained)
             result = judged.score(judged.hybrid(dense, fusion.config))
             rows.append(EvaluatedRetriever(HYBRID, hybrid_file(file), trained.step, result, fusion))

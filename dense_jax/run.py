@@ -323,7 +323,7 @@ class Run:
         if is_process_0():
             print(f"{documents.described}; BM25", file=sys.stderr)
         made_by = {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
-        return BM25Retriever(self._work.words(documents)), "bm25", made_by
+        return BM25Retriever(self._work.bm25(documents)), "bm25", made_by
 
     def _dense_retriever(self) -> tuple[DenseRetriever, str, dict[str, Any]]:
         """The trained retriever, its name and its settings, as `_retriever`."""
@@ -410,10 +410,10 @@ class Run:
     def _find_hybrid(self) -> TextSearch:
         work, dense = self._work, self._find
         with self._naming_out():
-            words = work.words(self._collection)
+            bm25 = work.bm25(self._collection)
         if is_process_0():
             print(f"{HYBRID}: {describe(Fusion(work.config.fusion))}", file=sys.stderr)
-        return search.hybrid_search(words, dense, self._collection.store.ids(), work.config.fusion)
+        return search.hybrid_search(bm25, dense, self._collection.store.ids(), work.config.fusion)
 
     @contextlib.contextmanager
     def _naming_out(self) -> Iterator[None]:

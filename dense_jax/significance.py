@@ -1,4 +1,4 @@
-"""What a difference in a measure is worth: its interval and its p-value, over the queries of one set."""
+"""Intervals and p-values of the difference between two retrievers, over the queries of one set."""
 
 import numpy as np
 from scipy import stats

@@ -464,7 +464,7 @@ class Workdir:
         folders = [place / "index" / vectors.folder.name for place in self.places]
         return open_or_build(vectors, self.asked.index, folders, process_mesh(), again=again)
 
-    def words(self, collection: Collection) -> BM25:
+    def bm25(self, collection: Collection) -> BM25:
         """Return BM25 over the documents of `collection`, indexed now if it is missing."""
         k1, b = self.asked.evaluate.bm25_k1, self.asked.evaluate.bm25_b
         settings = BM25Settings(collection=collection.store.content, k1=k1, b=b)

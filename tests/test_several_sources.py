@@ -194,7 +194,7 @@ def test_test_queries_are_held_out_of_all_sources_and_found_by_the_ids_of_the_co
 def test_bm25_searches_the_held_out_test_set_of_several_sources(wiki, news, tmp_path):
     prepare(of_both(wiki, news, held_out=8), tmp_path / "work")
     work = Workdir(tmp_path / "work", of_both(wiki, news, held_out=8))
-    found = work.words(work.collection(Tower(MeanEmbedding(), {}, length=32), str(work.test_folder)))
+    found = work.bm25(work.collection(Tower(MeanEmbedding(), {}, length=32), str(work.test_folder)))
     assert found.ids == [row.id for row in read(wiki, news)]
     judged = read_test_set(work.test_folder, "test").qrels.values()
     assert {name for grades in judged for name in grades} < set(found.ids)

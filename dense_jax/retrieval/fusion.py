@@ -40,7 +40,7 @@ class FusedRanking(NamedTuple):
     unranked: float  # score of a document that neither ranking has
 
 
-class _Side(NamedTuple):
+class _NormalisedRanking(NamedTuple):
     rows: Int[np.ndarray, " k"]
     values: Float[np.ndarray, " k"]
     missing: float  # value of any other document
@@ -73,10 +73,10 @@ def fuse_query(
     fusion: FusionConfig,
 ) -> FusedRanking:
     """Return all documents that either ranking of one query has; rows of -1 are empty places."""
-    lexical = _side(lexical_rows, lexical_scores, fusion)
-    dense = _side(dense_rows, dense_scores, fusion)
+    lexical = _normalise(lexical_rows, lexical_scores, fusion)
+    dense = _normalise(dense_rows, dense_scores, fusion)
     rows = np.union1d(lexical.rows, dense.rows)
-    sums = (1 - fusion.weight) * _values(lexical, rows) + fusion.weight * _values(dense, rows)
+    sums = (1 - fusion.weight) * _values_of(lexical, rows) + fusion.weight * _values_of(dense, rows)
     scores = sums.astype(np.float32)
     order = np.argsort(-scores, kind="stable")
     unranked = (1 - fusion.weight) * lexical.missing + fusion.weight * dense.missing
@@ -103,18 +103,20 @@ def describe(fusion: Fusion) -> str:
     )
 
 
-def _side(rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"], fusion: FusionConfig) -> _Side:
+def _normalise(
+    rows: Int[np.ndarray, " k"], scores: Float[np.ndarray, " k"], fusion: FusionConfig
+) -> _NormalisedRanking:
     is_found = rows >= 0
     rows, scores = rows[is_found][: fusion.depth], scores[is_found][: fusion.depth].astype(np.float64)
     if fusion.method is FusionMethod.RRF:
-        return _Side(rows, 1 / (_K + 1 + np.arange(len(rows))), 0.0)
+        return _NormalisedRanking(rows, 1 / (_K + 1 + np.arange(len(rows))), 0.0)
     if not len(rows) or scores[0] == scores[-1]:
-        return _Side(rows, np.zeros(len(rows)), 0.0)
+        return _NormalisedRanking(rows, np.zeros(len(rows)), 0.0)
     values = (scores - scores.mean()) / scores.std()
-    return _Side(rows, values, float(values[-1]))
+    return _NormalisedRanking(rows, values, float(values[-1]))
 
 
-def _values(side: _Side, rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+def _values_of(side: _NormalisedRanking, rows: Int[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     """Return the value of each of `rows`, sorted, on one side."""
     values = np.full(len(rows), side.missing)
     values[np.searchsorted(rows, side.rows)] = side.values

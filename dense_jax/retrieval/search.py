@@ -39,20 +39,20 @@ def dense_search(index: Index, tower: Tower, tokenizer: Tokenizes) -> TextSearch
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
 
 
-def hybrid_search(words: BM25, dense: TextSearch, ids: Sequence[str], fusion: FusionConfig) -> TextSearch:
-    """Return a search that fuses the rankings of documents by `words` and by `dense`.
+def hybrid_search(bm25: BM25, dense: TextSearch, ids: Sequence[str], fusion: FusionConfig) -> TextSearch:
+    """Return a search that fuses the rankings of documents by `bm25` and by `dense`.
 
     `ids` are the document ids of the passages that `dense` finds. A document is found as its best passage, or as its
     first one if `dense` does not rank it.
     """
-    numbers = number_documents(ids, words.ids)
+    numbers = number_documents(ids, bm25.ids)
     first = dict(zip(*(rows.tolist() for rows in np.unique(numbers, return_index=True)), strict=True))
 
     def find(queries: Sequence[str], k: int) -> Ranking:
         deep = at_depth(fusion, k)
         passages = by_document(dense, queries, ids.__getitem__, deep.depth, len(ids))
         documents = as_documents(passages, numbers)
-        fused = fuse(words.search(queries, deep.depth), documents, deep, k)
+        fused = fuse(bm25.search(queries, deep.depth), documents, deep, k)
         for found, of_documents, of_passages in zip(fused.rows, documents.rows, passages.rows, strict=True):
             best = dict(zip(of_documents.tolist(), of_passages.tolist(), strict=True))
             found[:] = [best.get(row, first.get(row, -1)) for row in found.tolist()]
@@ -68,7 +68,7 @@ def number_documents(ids: Sequence[str], documents: Sequence[str]) -> Int[np.nda
 
 
 def as_documents(passages: Ranking, numbers: Int[np.ndarray, " p"]) -> Ranking:
-    """Return a ranking of passages with the number of the document in the place of each passage."""
+    """Return the documents behind a ranking of passages, as their numbers."""
     return Ranking(passages.scores, np.where(passages.rows < 0, -1, numbers[passages.rows]))
 
 
