@@ -34,7 +34,7 @@ def draw_scores(
 ) -> None:
     """Draw a panel for each set, with its measure: a bar for each row, in the order of `names`, a dot for each seed."""
     seeds = max(len(bar.scores) for bars in panels.values() for bar in bars)
-    figure, axes = _panels(len(panels), width=4, height=1.2 + 0.42 * len(names))
+    figure, axes = _panels(len(panels), width=4.0, height=1.2 + 0.42 * len(names))
     for axis, (name, bars) in zip(axes, panels.items(), strict=True):
         for bar in bars:
             _draw_bar(axis, names.index(bar.row), bar.scores, _GREY if bar.is_baseline else _BLUE)
@@ -60,7 +60,7 @@ def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str
     _save(figure, axes, path)
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Any, Sequence[Any]]:
+def _panels(count: int, width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes half a second
     from matplotlib.figure import Figure
 
@@ -84,7 +84,7 @@ def _label_axis(axis: Any, names: Sequence[str], title: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Any, axes: Sequence[Any], path: Path) -> None:
+def _save(figure: Any, axes: Any, path: Path) -> None:
     axes[0].invert_yaxis()  # the first row is on top
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)

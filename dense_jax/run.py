@@ -19,7 +19,7 @@ from dense_jax.arrays import Float, np
 from dense_jax.augmented import qa_report, question_answering
 from dense_jax.augmented.refresher import refresh
 from dense_jax.augmented.versions import VERSIONS, Versions
-from dense_jax.config import Config, Miner, Refresh
+from dense_jax.config import Config, FusionConfig, Miner, Refresh
 from dense_jax.config.overrides import LoadedConfig
 from dense_jax.config.remembered import is_remembered, recall, remember, remembers_settings
 from dense_jax.config.tree import to_dict, with_full_paths, without_folders
@@ -41,7 +41,7 @@ from dense_jax.report import Counts, Sections, Training
 from dense_jax.retrieval import search
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
-from dense_jax.retrieval.fusion import Fusion, describe
+from dense_jax.retrieval.fusion import Fusion, at_depth, describe
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.mine import (
     BM25Retriever,
@@ -312,7 +312,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        fusion = self._work.config.fusion
+        fusion = at_depth(self._work.config.fusion, self._work.config.mine.depth)
+        self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
 
@@ -411,9 +412,12 @@ class Run:
         work, dense = self._work, self._find
         with self._naming_out():
             bm25 = work.bm25(self._collection)
-        if is_process_0():
-            print(f"{HYBRID}: {describe(Fusion(work.config.fusion))}", file=sys.stderr)
+        self._print_fusion(work.config.fusion)
         return search.hybrid_search(bm25, dense, self._collection.store.ids(), work.config.fusion)
+
+    def _print_fusion(self, fusion: FusionConfig) -> None:
+        if is_process_0():
+            print(f"{HYBRID}: {describe(Fusion(fusion))}", file=sys.stderr)
 
     @contextlib.contextmanager
     def _naming_out(self) -> Iterator[None]:

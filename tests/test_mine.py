@@ -1,7 +1,6 @@
 """Hard negatives: which documents are taken, from what, and what is written."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import orjson
@@ -157,11 +156,11 @@ class Fixed:
     """A dense retriever of given rankings, one for each query."""
 
     def __init__(self, *rankings: list[int]):
-        self.rankings, self.index = rankings, SimpleNamespace(vectors=SimpleNamespace(passages=len(TEXTS)))
+        self.rankings = rankings
 
     def find(self, queries, positives, k):
         rows = [np.array(ranking[:k]) for ranking in self.rankings]
-        return [QueryRanking(each, -np.arange(len(each), dtype=np.float32), np.zeros(0)) for each in rows]
+        return [QueryRanking(each, -np.arange(len(each), dtype=np.float32), np.zeros(1, np.float32)) for each in rows]
 
 
 def test_a_hybrid_takes_the_best_of_both_and_scores_positives_as_it_scores_documents(tmp_path, words):

@@ -66,10 +66,10 @@ def fuse(lexical: Ranking, dense: Ranking, fusion: FusionConfig, k: int) -> Rank
 
 
 def fuse_query(
-    lexical_rows: Int[np.ndarray, " k"],
-    lexical_scores: Float[np.ndarray, " k"],
-    dense_rows: Int[np.ndarray, " k"],
-    dense_scores: Float[np.ndarray, " k"],
+    lexical_rows: Int[np.ndarray, " a"],
+    lexical_scores: Float[np.ndarray, " a"],
+    dense_rows: Int[np.ndarray, " b"],
+    dense_scores: Float[np.ndarray, " b"],
     fusion: FusionConfig,
 ) -> FusedRanking:
     """Return all documents that either ranking of one query has; rows of -1 are empty places."""

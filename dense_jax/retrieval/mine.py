@@ -98,14 +98,14 @@ class HybridRetriever:
     """BM25 and dense retrieval of the same documents, fused."""
 
     bm25: BM25Retriever
-    dense: DenseRetriever
+    dense: Retriever
     fusion: FusionConfig
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
         """Return the ranking of each query; a positive that neither side ranks scores as any such document."""
         deep = at_depth(self.fusion, k)
         lexical = self.bm25.find(queries, positives, deep.depth)
-        dense = self.dense.find(queries, positives, min(deep.depth, self.dense.index.vectors.passages))
+        dense = self.dense.find(queries, positives, min(deep.depth, len(self.bm25.bm25.ids)))
         return [
             _fused(fuse_query(one.rows, one.scores, other.rows, other.scores, deep), own, k)
             for one, other, own in zip(lexical, dense, positives, strict=True)
