@@ -153,7 +153,7 @@ def fill(
         writer.finish()
 
     if settings.runner is Runner.BEAM:
-        from dense_jax.data.preparation.by_beam import fill_by_beam  # imported here: an extra
+        from dense_jax.data.beam import fill_by_beam  # imported here: an extra
 
         sources = [(source.name, UsableDocuments(source, {})) for source in corpus.sources]
         fill_by_beam(writer, sources, arrange, settings, chunk, finish)
@@ -311,7 +311,7 @@ def _similar_pairs(config: Config, documents: UsableDocuments, count: int, root:
     """Pairs of near-duplicates among `documents`."""
     similarity = config.corpus.near_duplicates
     if config.prepare.runner is Runner.BEAM:
-        from dense_jax.data.preparation.by_beam import similar_pairs_by_beam  # imported here: an extra
+        from dense_jax.data.beam import similar_pairs_by_beam  # imported here: an extra
 
         return similar_pairs_by_beam(documents, similarity, config.prepare, root, _settings(config)["corpus"])
     shown = progress(documents, "compare documents", count, "documents")
