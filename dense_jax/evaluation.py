@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dense_jax.data.preparation.common import rows_left_out
+from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import is_process_0, on_process_0

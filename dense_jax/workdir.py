@@ -29,10 +29,16 @@ from dense_jax.config import Config, Mixing, Unit, require
 from dense_jax.config.tree import checked, differences, with_vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
-from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
-from dense_jax.data.preparation.common import check_test_set, corpus_fingerprint, prepared_corpus
-from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
+from dense_jax.data.preparation.collection import (
+    Collection,
+    open_collection,
+    prepare_collection,
+    prepared_collection,
+    whole_corpus,
+)
+from dense_jax.data.preparation.prepare import open_passages, passages_folder
 from dense_jax.data.preparation.queries import open_queries, queries_folder
+from dense_jax.data.preparation.text import check_test_set, corpus_fingerprint, prepared_corpus
 from dense_jax.data.salient.chosen import spans_settings
 from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.judgements import beir_files
@@ -40,7 +46,8 @@ from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
 from dense_jax.data.stores.question_set import QuestionSet
-from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, absolute, digest, located

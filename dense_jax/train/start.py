@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from dense_jax.config import Config
 from dense_jax.config.tree import changed, checked, is_node, to_dict
-from dense_jax.data.tokenizer import has_tokenizer
+from dense_jax.data.tokenizer_import import has_tokenizer
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import architecture, architecture_of_run, read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder

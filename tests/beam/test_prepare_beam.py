@@ -10,7 +10,8 @@ from dense_jax.config.tree import checked
 from dense_jax.data import beam
 from dense_jax.data.preparation import entries, running_text
 from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
+from dense_jax.data.preparation.collection import open_collection, prepare_collection
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
