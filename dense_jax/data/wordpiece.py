@@ -46,7 +46,7 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool) -> t
 
 
 def wordpiece(vocabulary: dict[str, int], lowercase: bool) -> tokenizers.Tokenizer:
-    """The tokenizer of a `vocabulary`: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
+    """BERT's tokenizer: clean, split at spaces, punctuation and Chinese characters, longest pieces first."""
     backend = tokenizers.Tokenizer(
         models.WordPiece(vocabulary, unk_token=SPECIAL_TOKENS["unk"], max_input_chars_per_word=_LONGEST_WORD)
     )

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.artifact import check_settings, claim, is_finished, read_claim
-from dense_jax.config import Config, PassagesConfig, Runner, Unit
-from dense_jax.config.tree import to_dict
+from dense_jax.config import Config, PassagesConfig, Runner, SpansConfig, Unit
+from dense_jax.config.tree import differences, to_dict
 from dense_jax.data import held_out
 from dense_jax.data.dedup import DUPLICATES
 from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries
@@ -28,7 +28,7 @@ from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import DataError
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.types import Document
 
 
@@ -68,6 +68,19 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
         fill_store(writer, corpus, arrange, config.prepare, chunk=_tokens_of_a_cut(config))
     return _summary(open_passages(root, passages, spans))
+
+
+def check_spans(store: PassageStore, config: SpansConfig) -> None:
+    """
+    Raises:
+        ConfigError: the passages of `store` have other salient spans than those of `config`.
+        DataError: a file of spans that the config names is not there.
+    """
+    if changes := list(differences(store.manifest["settings"]["spans"], spans_settings(config), "spans.")):
+        raise ConfigError(
+            f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
+            "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
+        )
 
 
 def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
