@@ -118,7 +118,7 @@ class _Arrangement:
 
 
 def _passage_arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
-    queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
+    queries = held_out.read_held_out(root / "test") if config.corpus.held_out else {}
     tagger = make_tagger(config.spans, UsableDocuments(corpus, {})) if config.spans.sources else None
     return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_tokens_of_a_cut(config) > 0)
 

@@ -19,9 +19,8 @@ from dense_jax.config import Config, CorpusConfig
 from dense_jax.data.dedup import RowOfId, first_of_each_text
 from dense_jax.data.preparation.entries import DOCUMENT_LENGTH, whole_documents
 from dense_jax.data.preparation.fill import AGAIN, check_unchanged, fill_store
-from dense_jax.data.sources.corpus import CheckedCorpus, Source
+from dense_jax.data.sources.corpus import CheckedCorpus, Source, read_queries
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
-from dense_jax.data.sources.query_files import read_queries
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries

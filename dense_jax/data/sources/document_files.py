@@ -141,11 +141,11 @@ def tfds_documents(name: str, config: CorpusConfig) -> Contents:
     note = numbering_note(place, names) if fields.numbered else ""
 
     def row(example: Record) -> DocumentRow:
-        values = {key: _plain(value) for key, value in example.values.items()}
+        values = {key: _python_value(value) for key, value in example.values.items()}
         return named_row(fields, Record(example.number, values))
 
     identify = partial(dict, examples=len(source), fields=fields.named())
-    return Contents(place, lambda: each(_examples(source), row, place), identify, note=note)
+    return Contents(place, lambda: each(_numbered_examples(source), row, place), identify, note=note)
 
 
 def open_tfds(name: str, split: str) -> Any:
@@ -179,7 +179,12 @@ def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]
 
     def row(cells: Cells) -> DocumentRow:
         nonlocal width
-        count, width = len(cells.values), width or _width(cells, path)
+        count = len(cells.values)
+        if not width and count not in (2, 3):
+            raise DataError(
+                f"{path}:{cells.number}: {count} columns; a TSV corpus is `id text` or `id text title`, or has a header"
+            )
+        width = width or count
         if count != width:
             raise RowError(f"has {count} columns, the first row has {width}")
         identifier, text, title = (*cells.values, None)[:3]
@@ -188,16 +193,7 @@ def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]
     return each(tsv_cells(path, longest), row, path)
 
 
-def _width(cells: Cells, path: AnyPath) -> int:
-    count = len(cells.values)
-    if count not in (2, 3):
-        raise DataError(
-            f"{path}:{cells.number}: {count} columns; a TSV corpus is `id text` or `id text title`, or has a header"
-        )
-    return count
-
-
-def _examples(source: Any) -> Iterator[Record]:
+def _numbered_examples(source: Any) -> Iterator[Record]:
     """The examples of a random-access data set of TFDS."""
     for start in range(0, len(source), _BLOCK):
         block = range(start, min(start + _BLOCK, len(source)))
@@ -205,7 +201,7 @@ def _examples(source: Any) -> Iterator[Record]:
             yield Record(number + 1, example)
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     """A value of TFDS as Python's: text comes as bytes and numbers as numpy scalars."""
     if isinstance(value, bytes):
         return decoded(value)

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dense_jax.data.sources.fields import (
+    COLLECTION_TEXTS,
     GRADES,
     JUDGED_DOCUMENTS,
     JUDGED_QUERIES,
     QUERY_IDS,
-    QUERY_TEXTS,
     as_id,
-    find,
+    first_known,
     is_known,
     listed,
 )
@@ -33,11 +33,9 @@ from dense_jax.io import AnyPath
 from dense_jax.types import Reject
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
-_TREC = 4  # columns
 _HEADER_ADVICE = "if it is a header, write it as query-id, corpus-id and score"
 _TAB_ADVICE = "if ids hold spaces, separate the columns by tabs"
 _PACKED = ("", ".gz", ".xz")
-_TEXTS = ("text", *QUERY_TEXTS)
 
 
 class QueryText(NamedTuple):
@@ -62,7 +60,7 @@ class _QueryError(RowError):
         self.query, self.values = query, values
 
     def reject(self, where: str) -> Reject:
-        text = self.values.get(find(self.values, _TEXTS) or "text")
+        text = self.values.get(first_known(self.values, COLLECTION_TEXTS) or "text")
         return RejectedQuery(where, str(self), self.query, isinstance(text, str) and not text.strip())
 
 
@@ -82,7 +80,7 @@ def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
 
     def query(record: Record) -> QueryText:
         nonlocal id_name
-        id_name = id_name or find(record.values, QUERY_IDS)
+        id_name = id_name or first_known(record.values, QUERY_IDS)
         identifier = _query_id(record.values, id_name or "_id")
         try:
             if first.setdefault(identifier, record.number) != record.number:
@@ -108,7 +106,9 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
         is_first, columns = columns is None, columns or _columns(cells, text)
         if is_first and columns.header:
             return None
-        _check_cells(cells, text, columns)
+        if len(cells) != columns.width or not all(cells):
+            advice = "" if "\t" in text else f"; {_TAB_ADVICE}"
+            raise RowError(f"{text!r:.200} does not have {columns.width} non-empty columns like the first row{advice}")
         grade = _grade(cells[columns.grade], is_first)
         row = Judgement(line.number, cells[columns.query], cells[columns.document], grade)
         first = seen.setdefault((row.query, row.document), row)
@@ -124,6 +124,10 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
 
 def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The queries with judgements, in the order of their file: from grade 1 a document is a positive."""
+
+    def rejected(own: dict[str, Judgement], reason: str) -> Reject:
+        return Reject(f"{judgements}:{next(iter(own.values())).number}", reason)
+
     found: dict[str, dict[str, Judgement]] = {}
     for row in judgement_rows(judgements):
         if isinstance(row, Reject):
@@ -137,10 +141,12 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
         elif own := found.pop(row.id, None):
             positives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade >= 1)
             negatives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade < 1)
-            no_positive = Reject(_where(judgements, own), f"no positive: query {row.id!r} has no grade of 1 or more")
-            yield JudgedQuery(row.id, row.text, positives, negatives) if positives else no_positive
+            if positives:
+                yield JudgedQuery(row.id, row.text, positives, negatives)
+            else:
+                yield rejected(own, f"no positive: query {row.id!r} has no grade of 1 or more")
     for query, own in found.items():
-        yield Reject(_where(judgements, own), f"no text: query {query!r} has no usable row in {queries.name}")
+        yield rejected(own, f"no text: query {query!r} has no usable row in {queries.name}")
 
 
 def beir_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
@@ -187,10 +193,6 @@ def _existing(folder: AnyPath, name: str) -> AnyPath:
     raise DataError(f"{folder / name}: no such file, nor {name}.gz or {name}.xz")
 
 
-def _where(path: AnyPath, own: dict[str, Judgement]) -> str:
-    return f"{path}:{next(iter(own.values())).number}"
-
-
 def _query_records(path: AnyPath) -> Iterator[Record | Reject]:
     if form(path) == ".tsv":
         return _tsv_queries(path)
@@ -205,7 +207,7 @@ def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
         text = text_of(line, _LONGEST_LINE)
         cells = text.split("\t")
         if not names:
-            header = find(cells, QUERY_IDS) and find(cells, _TEXTS)
+            header = first_known(cells, QUERY_IDS) and first_known(cells, COLLECTION_TEXTS)
             names.extend(cells if header else ("_id", "text"))
             if header:
                 return None
@@ -224,7 +226,7 @@ def _query_id(values: Mapping[str, Any], name: str) -> str:
 
 
 def _query_text(values: Mapping[str, Any]) -> str:
-    name = find(values, _TEXTS) or "text"
+    name = first_known(values, COLLECTION_TEXTS) or "text"
     text = values.get(name)
     if not isinstance(text, str):
         value = "null" if text is None else repr(text)
@@ -235,11 +237,10 @@ def _query_text(values: Mapping[str, Any]) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
+class _Columns(NamedTuple):
     """The columns of a file of judgements, by its first row."""
 
-    count: int
+    width: int
     query: int
     document: int
     grade: int
@@ -261,18 +262,19 @@ def _columns(cells: list[str], line: str) -> _Columns:
         raise RowError(
             f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
         )
+    is_iteration = _is_number(cells[1]) or cells[1].lower() in ("q0", "iter", "-")  # TREC's second column
     # A header needs a known name: an odd first row must fail, not vanish.
     header = is_known(cells[0], JUDGED_QUERIES) and not _is_number(cells[-1])
-    if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
+    if count == 4 and "\t" not in line and not (header or is_iteration):
         raise RowError(f"{line!r:.200} has {cells[1]!r} where TREC has a 0; {_TAB_ADVICE}")
     return _Columns(count, 0, count - 2, count - 1, header)
 
 
 def _named_columns(cells: list[str]) -> tuple[int, int, int] | None:
     """The columns of query, document and grade, if `cells` names all three."""
-    query = find(cells, JUDGED_QUERIES)
-    document = find([cell for cell in cells if cell != query], JUDGED_DOCUMENTS)
-    grade = find(cells, GRADES)
+    query = first_known(cells, JUDGED_QUERIES)
+    document = first_known([cell for cell in cells if cell != query], JUDGED_DOCUMENTS)
+    grade = first_known(cells, GRADES)
     if query is None or document is None or grade is None:
         return None
     return cells.index(query), cells.index(document), cells.index(grade)
@@ -288,18 +290,6 @@ def _cells(line: str) -> list[str]:
         return [cell.strip() for cell in next(csv.reader([line], delimiter="\t", strict=True))]
     except csv.Error:  # the quotes are parts of ids
         return [cell.strip() for cell in line.split("\t")]
-
-
-def _check_cells(cells: list[str], line: str, columns: _Columns) -> None:
-    if len(cells) == columns.count and all(cells):
-        return
-    advice = "" if "\t" in line else f"; {_TAB_ADVICE}"
-    raise RowError(f"{line!r:.200} does not have {columns.count} non-empty columns like the first row{advice}")
-
-
-def _is_iteration(cell: str) -> bool:
-    """True if `cell` may be the second column of TREC's judgements, which has no meaning."""
-    return _is_number(cell) or cell.lower() in ("q0", "iter", "-")
 
 
 def _is_number(cell: str) -> bool:

@@ -55,7 +55,7 @@ def raw_lines(path: AnyPath, longest: int) -> Iterator[Line]:
         DataError: as `lines`.
     """
     number = 0
-    with _damage_as_data_error(path, lambda: number), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: number), _unpacked(path) as file:
         while raw := file.readline(longest + 2):
             number += 1
             raw = raw.removeprefix(codecs.BOM_UTF8)  # also within a file, where others were joined to it
@@ -106,7 +106,7 @@ def whole_content(path: AnyPath) -> bytes:
     Raises:
         DataError: as `lines`.
     """
-    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: 0), _unpacked(path) as file:
         return file.read().removeprefix(codecs.BOM_UTF8)
 
 
@@ -116,7 +116,7 @@ def first_byte(path: AnyPath) -> bytes:
     Raises:
         DataError: as `lines`.
     """
-    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: 0), _unpacked(path) as file:
         return file.read(_INSPECTED).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
@@ -144,7 +144,7 @@ def _damage_as_data_error(path: AnyPath, number: Callable[[], int]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
+def _unpacked(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
     """`path` from its start, unpacked.
 
     Raises:
@@ -156,7 +156,7 @@ def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
             raise DataError(f"{path}: {POINTER}")
         with unpack(file) as unpacked:
             if encoding := _wide_encoding(unpacked.read(_INSPECTED)):
-                raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
+                raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_recode_command(path, encoding)}`")
             unpacked.seek(0)
             yield unpacked
 
@@ -175,7 +175,7 @@ def _wide_encoding(start: bytes) -> str | None:
     return by_place.get(tuple(nul))  # pyright: ignore[reportArgumentType]  four values
 
 
-def _conversion(path: AnyPath, encoding: str) -> str:
+def _recode_command(path: AnyPath, encoding: str) -> str:
     """A shell command that writes an unpacked UTF-8 copy to the working directory."""
     command = {".gz": "gzip -dc", ".xz": "xz -dc"}.get(path.suffix, "cat")
     name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name

@@ -39,7 +39,6 @@ from dense_jax.data.sources.query_forms import Form, form_of, is_pairs, query_ro
 from dense_jax.data.sources.readers import (
     Record,
     Records,
-    column_names,
     csv_records,
     is_array,
     json_records,
@@ -156,7 +155,7 @@ def tsv_has_pairs(path: AnyPath, longest: int) -> bool:
         DataError: two columns have the same name.
     """
     cells = first_cells(path, longest)
-    return is_pairs([cell.strip() for cell in cells]) and bool(column_names(cells, f"{path}:1"))
+    return is_pairs([cell.strip() for cell in cells]) and bool(column_some_names(cells, f"{path}:1"))
 
 
 def longest_line(config: CorpusConfig) -> int:
@@ -202,10 +201,10 @@ def _text_folder(path: AnyPath) -> Contents:
         )
     if rows := [file for file in others if form(file) in _OF_ROWS]:
         advice = "name it" if len(rows) == 1 else "name one of them in corpus.source and the others in corpus.also"
-        raise DataError(f"{_no_corpus(path)}; it holds {_names(rows)}: {advice}")
+        raise DataError(f"{_no_corpus(path)}; it holds {_some_names(rows)}: {advice}")
     if not texts:
-        raise DataError(f"{_no_corpus(path)}; {f'it holds {_names(others)}; ' if others else ''}name {FORMS}")
-    note = f"note: {path}: {len(others)} files that are not .txt are not read: {_names(others)}" if others else ""
+        raise DataError(f"{_no_corpus(path)}; {f'it holds {_some_names(others)}; ' if others else ''}name {FORMS}")
+    note = f"note: {path}: {len(others)} files that are not .txt are not read: {_some_names(others)}" if others else ""
     return file_documents(path, texts, note)
 
 
@@ -219,7 +218,7 @@ def _no_corpus(path: AnyPath) -> str:
     return f"corpus source {path}: the folder has no corpus.jsonl or collection.tsv"
 
 
-def _names(files: list[AnyPath]) -> str:
+def _some_names(files: list[AnyPath]) -> str:
     return ", ".join(file.name for file in files[:_FILES_SHOWN]) + (", ..." if len(files) > _FILES_SHOWN else "")
 
 
