@@ -296,11 +296,7 @@ def _file_name(kind: str, number: int) -> str:
 
 
 def _run_pipeline(options: str, items: Sequence[Any], steps: beam.PTransform) -> None:
-    """Run `steps` on `items` with the workers of `options`, and wait for the end.
-
-    Raises:
-        MachineError: the pipeline failed.
-    """
+    """Run `steps` on `items` with the workers of `options`, and wait for the end."""
     if not items:
         return
     try:

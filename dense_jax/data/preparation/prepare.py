@@ -84,11 +84,7 @@ def check_spans(store: PassageStore, config: SpansConfig) -> None:
 
 
 def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
-    """Remove a store that cannot be trained on, before it counts as finished.
-
-    Raises:
-        DataError: a source gave no passage, or no passage has a salient span.
-    """
+    """Refuse and remove a store that cannot be trained on, before it counts as finished."""
     spans = config.spans.sources
     lacking = [part["name"] for part in manifest["parts"] if not part["count"]]
     problems = [f"{name}: {_why_empty(config.passages)}{or_copies}" for name in lacking]

@@ -182,10 +182,7 @@ def _write_judged(
 
 
 def _check_rejected(judged: _Judged, usable: int, folder: Path) -> None:
-    """
-    Raises:
-        DataError: too many queries are unusable; the folder's rejects.json lists all.
-    """
+    """List the rejected queries in the folder's rejects.json, and refuse too many."""
     rejected, allowed = len(judged.rejects), judged.config.max_rejects
     write_json(folder / "rejects.json", [{"where": one.where, "reason": one.reason} for one in judged.rejects])
     if usable and rejected <= allowed * (rejected + usable):
@@ -210,10 +207,7 @@ def _candidates(rows: dict[int, float]) -> Candidates:
 
 
 def _query_files(config: CorpusConfig) -> list[AnyPath]:
-    """
-    Raises:
-        DataError: a file is absent.
-    """
+    """The files of `corpus.queries`, all of which must exist."""
     paths = [located(name) for name in config.queries]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"corpus.queries: {missing[0]}: no such file; `dense-jax mine` writes WORKDIR/mined/NAME.jsonl")

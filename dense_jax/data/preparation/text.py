@@ -162,12 +162,7 @@ def _similar_pairs(config: Config, documents: UsableDocuments, count: int, root:
 
 
 def _choose_queries(corpus: CheckedCorpus, count: int, test: Path) -> held_out.Queries:
-    """`count` queries for a test set in `test`; none if `count` is 0.
-
-    Raises:
-        ConfigError: `test` exists although `count` is 0.
-        DataError: too few documents are fit for a query.
-    """
+    """`count` queries for a test set in `test`; none if `count` is 0."""
     if not count:
         if test.exists():
             raise ConfigError(f"{test} is left from another preparation and would be evaluated on; remove it")

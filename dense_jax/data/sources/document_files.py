@@ -25,7 +25,7 @@ from dense_jax.data.sources.fields import (
     is_header,
     numbering_note,
 )
-from dense_jax.data.sources.lines import Line, decoded, lines, stem, text_of, whole_content
+from dense_jax.data.sources.lines import RawLine, TextLine, decoded, lines, stem, whole_content
 from dense_jax.data.sources.queries import JudgedQuery
 from dense_jax.data.sources.readers import Cells, Record, Records, column_names, tsv_cells, tsv_records
 from dense_jax.data.sources.rejects import RowError, each
@@ -104,8 +104,8 @@ def first_cells(path: AnyPath, longest: int) -> list[str]:
 def line_documents(path: AnyPath, longest: int) -> Contents:
     """A document for each line of a .txt file that is not blank; its id is its number."""
 
-    def row(line: Line) -> DocumentRow:
-        return DocumentRow(line.number, line.number, "", text_of(line, longest))
+    def row(line: TextLine) -> DocumentRow:
+        return DocumentRow(line.number, line.number, "", line.text)
 
     return Contents(path, lambda: each(lines(path, longest), row, path), file_identity(path, form="text"))
 
@@ -113,7 +113,7 @@ def line_documents(path: AnyPath, longest: int) -> Contents:
 def file_documents(folder: AnyPath, files: Sequence[AnyPath], note: str) -> Contents:
     """A document for each of `files`: its id is its path in `folder`, its title is its name without the ending."""
 
-    def row(path: AnyPath, line: Line) -> DocumentRow:
+    def row(path: AnyPath, line: RawLine) -> DocumentRow:
         text = decoded(line.raw or b"")
         if not text.strip():
             raise RowError("holds no text")
@@ -121,7 +121,7 @@ def file_documents(folder: AnyPath, files: Sequence[AnyPath], note: str) -> Cont
 
     def rows() -> Iterator[DocumentRow | Reject]:
         for path in files:
-            yield from each([Line(1, whole_content(path))], partial(row, path), path)
+            yield from each([RawLine(1, whole_content(path))], partial(row, path), path)
 
     numbers = {path: number for number, path in enumerate(files, start=1)}
     return Contents(folder, rows, lambda: {"digest": _files_digest(folder, files), "form": "text files"}, note=note)
@@ -170,11 +170,7 @@ def open_tfds(name: str, split: str) -> Any:
 
 
 def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]:
-    """A row for each line of a TSV file without a header.
-
-    Raises:
-        DataError: the first line has neither two nor three columns.
-    """
+    """A row for each line of a TSV file without a header."""
     width = 0
 
     def row(cells: Cells) -> DocumentRow:

@@ -24,7 +24,7 @@ from dense_jax.data.sources.fields import (
     is_known,
     listed,
 )
-from dense_jax.data.sources.lines import Line, form, lines, text_of
+from dense_jax.data.sources.lines import TextLine, form, lines
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
 from dense_jax.data.sources.readers import Record, is_array, json_records, jsonl_records
 from dense_jax.data.sources.rejects import RowError, each
@@ -99,10 +99,9 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     seen: dict[tuple[str, str], Judgement] = {}
     columns: _Columns | None = None
 
-    def judgement(line: Line) -> Judgement | None:
+    def judgement(line: TextLine) -> Judgement | None:
         nonlocal columns
-        text = text_of(line, _LONGEST_LINE)
-        cells = _cells(text)
+        text, cells = line.text, _cells(line.text)
         is_first, columns = columns is None, columns or _columns(cells, text)
         if is_first and columns.header:
             return None
@@ -203,9 +202,8 @@ def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
     """A record for each line: id and text, or as the first line names them. Quotes are parts of the texts."""
     names: list[str] = []
 
-    def record(line: Line) -> Record | None:
-        text = text_of(line, _LONGEST_LINE)
-        cells = text.split("\t")
+    def record(line: TextLine) -> Record | None:
+        cells = line.text.split("\t")
         if not names:
             header = first_known(cells, QUERY_IDS) and first_known(cells, COLLECTION_TEXTS)
             names.extend(cells if header else ("_id", "text"))
@@ -213,7 +211,7 @@ def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
                 return None
         if len(cells) != len(names) or not all(cell.strip() for cell in cells):
             columns = "two non-empty columns: query id and text" if len(names) == 2 else f"the columns {listed(names)}"
-            raise RowError(f"{text!r:.200} does not have {columns}")
+            raise RowError(f"{line.text!r:.200} does not have {columns}")
         return Record(line.number, dict(zip(names, cells, strict=True)))
 
     return each(lines(path, _LONGEST_LINE), record, path)
@@ -248,11 +246,7 @@ class _Columns(NamedTuple):
 
 
 def _columns(cells: list[str], line: str) -> _Columns:
-    """The columns by the names of a header, or else by their order.
-
-    Raises:
-        RowError: the row is neither a header nor a judgement.
-    """
+    """The columns by the names of a header, or else by their order."""
     count = len(cells)
     if named := _named_columns(cells):
         return _Columns(count, *named, header=True)

@@ -188,11 +188,7 @@ def _folder(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Contents
 
 
 def _text_folder(path: AnyPath) -> Contents:
-    """A document for each .txt file; a note names the other files of the folder.
-
-    Raises:
-        DataError: the folder has no .txt file, or has files of rows, one of which may be meant.
-    """
+    """A document for each .txt file; a note names the other files of the folder."""
     files = _files_in(path)
     texts, others = [file for file in files if is_text(file)], [file for file in files if not is_text(file)]
     if any(file.relative_to(path).as_posix().startswith(_OF_COLLECTIONS) for file in others):
@@ -238,11 +234,7 @@ def _tsv_pairs(path: AnyPath, longest: int, names: Sequence[str] = ()) -> Conten
 
 
 def _with_queries(path: AnyPath, table: Table) -> Contents:
-    """Documents and queries of rows that hold both.
-
-    Raises:
-        DataError: the rows do not hold the documents.
-    """
+    """Documents and queries of rows that hold both."""
     if table.form is Form.ANSWERS:
         raise DataError(
             f"{path}: holds questions and answers but no passages to learn from (positive_ctxs); retrieve some for its "
