@@ -9,7 +9,7 @@ TFDS                                       examples of tensorflow_datasets in Ar
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dense_jax.data.sources.fields import (
     is_header,
     numbering_note,
 )
-from dense_jax.data.sources.lines import RawLine, TextLine, decoded, lines, stem, whole_content
+from dense_jax.data.sources.lines import TextLine, decoded, lines, stem, whole_content
 from dense_jax.data.sources.queries import JudgedQuery
 from dense_jax.data.sources.readers import Cells, Record, Records, column_names, tsv_cells, tsv_records
 from dense_jax.data.sources.rejects import RowError, each
@@ -67,11 +67,8 @@ def table_documents(path: AnyPath, records: Records, names: tuple[str, ...], con
         check_configured(str(path), names, config)
     fields = document_fields(names, config)
     note = numbering_note(str(path), names) if fields.numbered and names else ""
-
-    def rows() -> Iterator[DocumentRow | Reject]:
-        return each(records(), partial(named_row, fields), path)
-
-    return Contents(path, rows, file_identity(path, fields=fields.named()), note=note)
+    row, identify = partial(named_row, fields), file_identity(path, fields=fields.named())
+    return Contents(path, lambda: each(records(), row, path), identify, note=note)
 
 
 def tsv_documents(path: AnyPath, longest: int, config: CorpusConfig) -> Contents:
@@ -113,18 +110,19 @@ def line_documents(path: AnyPath, longest: int) -> Contents:
 def file_documents(folder: AnyPath, files: Sequence[AnyPath], note: str) -> Contents:
     """A document for each of `files`: its id is its path in `folder`, its title is its name without the ending."""
 
-    def row(path: AnyPath, line: RawLine) -> DocumentRow:
-        text = decoded(line.raw or b"")
+    def row(number: int, path: AnyPath) -> DocumentRow | Reject:
+        try:
+            text = decoded(whole_content(path))
+        except RowError as error:
+            return error.reject(f"{path}:1")
         if not text.strip():
-            raise RowError("holds no text")
-        return DocumentRow(numbers[path], path.relative_to(folder).as_posix(), stem(path), text, f"{path}:1")
+            return Reject(f"{path}:1", "holds no text")
+        return DocumentRow(number, path.relative_to(folder).as_posix(), stem(path), text, f"{path}:1")
 
-    def rows() -> Iterator[DocumentRow | Reject]:
-        for path in files:
-            yield from each([RawLine(1, whole_content(path))], partial(row, path), path)
+    def identify() -> dict[str, Any]:
+        return {"digest": _files_digest(folder, files), "form": "text files"}
 
-    numbers = {path: number for number, path in enumerate(files, start=1)}
-    return Contents(folder, rows, lambda: {"digest": _files_digest(folder, files), "form": "text files"}, note=note)
+    return Contents(folder, lambda: map(row, count(1), files), identify, note=note)
 
 
 def tfds_documents(name: str, config: CorpusConfig) -> Contents:
@@ -175,14 +173,14 @@ def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]
 
     def row(cells: Cells) -> DocumentRow:
         nonlocal width
-        count = len(cells.values)
-        if not width and count not in (2, 3):
+        columns = len(cells.values)
+        if not width and columns not in (2, 3):
             raise DataError(
-                f"{path}:{cells.number}: {count} columns; a TSV corpus is `id text` or `id text title`, or has a header"
+                f"{path}:{cells.number}: {columns} columns; a TSV corpus is `id text` or `id text title`, or has a header"
             )
-        width = width or count
-        if count != width:
-            raise RowError(f"has {count} columns, the first row has {width}")
+        width = width or columns
+        if columns != width:
+            raise RowError(f"has {columns} columns, the first row has {width}")
         identifier, text, title = (*cells.values, None)[:3]
         return DocumentRow(cells.number, identifier, title, text)
 
