@@ -173,14 +173,14 @@ def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]
 
     def row(cells: Cells) -> DocumentRow:
         nonlocal width
-        columns = len(cells.values)
-        if not width and columns not in (2, 3):
+        found = len(cells.values)
+        if not width and found not in (2, 3):
             raise DataError(
-                f"{path}:{cells.number}: {columns} columns; a TSV corpus is `id text` or `id text title`, or has a header"
+                f"{path}:{cells.number}: {found} columns; a TSV corpus is `id text` or `id text title`, or has a header"
             )
-        width = width or columns
-        if columns != width:
-            raise RowError(f"has {columns} columns, the first row has {width}")
+        width = width or found
+        if found != width:
+            raise RowError(f"has {found} columns, the first row has {width}")
         identifier, text, title = (*cells.values, None)[:3]
         return DocumentRow(cells.number, identifier, title, text)
 
