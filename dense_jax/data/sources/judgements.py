@@ -8,6 +8,7 @@ Judgements may also be separated by spaces, lack the header, or have TREC's four
 header with known names of all three decides the order of the columns. Ids with spaces need tabs.
 """
 
+import contextlib
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -54,16 +55,6 @@ class RejectedQuery(Reject):
     is_empty: bool = False  # the query is an empty text
 
 
-class _QueryError(RowError):
-    def __init__(self, reason: str, query: str, values: Mapping[str, Any]) -> None:
-        super().__init__(reason)
-        self.query, self.values = query, values
-
-    def reject(self, where: str) -> Reject:
-        text = self.values.get(first_known(self.values, COLLECTION_TEXTS) or "text")
-        return RejectedQuery(where, str(self), self.query, isinstance(text, str) and not text.strip())
-
-
 class Judgement(NamedTuple):
     """The grade of a document for a query."""
 
@@ -78,7 +69,7 @@ def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
     first: dict[str, int] = {}
     id_name: str | None = None  # of the first row that has an id, and so of all rows
 
-    def query(record: Record) -> QueryText:
+    def query(record: Record) -> QueryText | RejectedQuery:
         nonlocal id_name
         id_name = id_name or first_known(record.values, QUERY_IDS)
         identifier = _query_id(record.values, id_name or "_id")
@@ -89,7 +80,9 @@ def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
                 )
             return QueryText(record.number, identifier, _query_text(record.values))
         except RowError as error:
-            raise _QueryError(str(error), identifier, record.values) from None
+            text = record.values.get(first_known(record.values, COLLECTION_TEXTS) or "text")
+            is_empty = isinstance(text, str) and not text.strip()
+            return RejectedQuery(f"{path}:{record.number}", str(error), identifier, is_empty)
 
     return each(_query_records(path), query, path)
 
@@ -278,12 +271,11 @@ def _cells(line: str) -> list[str]:
     """The columns between tabs, or between white space where a line has no tab; cells may be quoted as in CSV."""
     if "\t" not in line:
         return line.split()
-    if '"' not in line:
-        return [cell.strip() for cell in line.split("\t")]
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter="\t", strict=True))]
-    except csv.Error:  # the quotes are parts of ids
-        return [cell.strip() for cell in line.split("\t")]
+    cells = line.split("\t")
+    if '"' in line:
+        with contextlib.suppress(csv.Error):  # the quotes are parts of ids
+            cells = next(csv.reader([line], delimiter="\t", strict=True))
+    return [cell.strip() for cell in cells]
 
 
 def _is_number(cell: str) -> bool:
