@@ -42,7 +42,6 @@ _PACKED = ("", ".gz", ".xz")
 class QueryText(NamedTuple):
     """A query of a collection."""
 
-    number: int  # line or entry, from 1
     id: str
     text: str
 
@@ -78,7 +77,7 @@ def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
                 raise RowError(
                     f"query id {identifier!r} stands on line {first[identifier]} already; ids must be unique"
                 )
-            return QueryText(record.number, identifier, _query_text(record.values))
+            return QueryText(identifier, _query_text(record.values))
         except RowError as error:
             text = record.values.get(first_known(record.values, COLLECTION_TEXTS) or "text")
             is_empty = isinstance(text, str) and not text.strip()
