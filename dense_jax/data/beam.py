@@ -78,7 +78,7 @@ def fill_by_beam(
     chunk: int,
     finish: Callable[[], None],
 ) -> None:
-    """As `fill` of preparation. `sources` are their names and documents; `finish` completes the store.
+    """As `preparation.fill.fill_store`. `sources` are their names and documents; `finish` completes the store.
 
     Raises:
         MachineError: the pipeline failed; finished work stays, and the same call continues it.
