@@ -39,6 +39,7 @@ from dense_jax.data.sources.query_forms import Form, form_of, is_pairs, query_ro
 from dense_jax.data.sources.readers import (
     Record,
     Records,
+    column_names,
     csv_records,
     is_array,
     json_records,
@@ -155,7 +156,7 @@ def tsv_has_pairs(path: AnyPath, longest: int) -> bool:
         DataError: two columns have the same name.
     """
     cells = first_cells(path, longest)
-    return is_pairs([cell.strip() for cell in cells]) and bool(column_some_names(cells, f"{path}:1"))
+    return is_pairs([cell.strip() for cell in cells]) and bool(column_names(cells, f"{path}:1"))
 
 
 def longest_line(config: CorpusConfig) -> int:
