@@ -88,7 +88,7 @@ def open_path(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Conten
         return _folder(path, config, with_queries)
     if form(path) == ".tsv":
         return _tsv(path, config, with_queries)
-    if is_text(path):
+    if form(path) == ".txt":
         return line_documents(path, longest)
     if holds_squad(path, longest):
         identify = file_identity(path, form="SQuAD")
@@ -136,10 +136,6 @@ def table_records(path: AnyPath, longest: int) -> Records:
             return partial(parquet_records, path)
         case other:
             raise DataError(f"corpus source {path}: unknown form {other!r}; name {FORMS}")
-
-
-def is_text(path: AnyPath) -> bool:
-    return form(path) == ".txt"
 
 
 def holds_squad(path: AnyPath, longest: int) -> bool:
@@ -191,7 +187,8 @@ def _folder(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Contents
 def _text_folder(path: AnyPath) -> Contents:
     """A document for each .txt file; a note names the other files of the folder."""
     files = _files_in(path)
-    texts, others = [file for file in files if is_text(file)], [file for file in files if not is_text(file)]
+    texts = [file for file in files if form(file) == ".txt"]
+    others = [file for file in files if form(file) != ".txt"]
     if any(file.relative_to(path).as_posix().startswith(_OF_COLLECTIONS) for file in others):
         raise DataError(
             f"{_no_corpus(path)}, but it has queries or judgements; add the documents as corpus.jsonl or collection.tsv"
