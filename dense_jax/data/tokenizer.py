@@ -237,6 +237,20 @@ class Tokenizer:
         )
 
 
+def check_special_tokens(special: dict[str, str], folder: Path) -> None:
+    """Check that each role has a token, apart from the mask, which some objectives do not use.
+
+    Raises:
+        ConfigError: a token is missing.
+    """
+    needed = [role for role in SPECIAL_TOKENS if role != "mask"]
+    if missing := [f"{role}_token" for role in needed if not special[role]]:
+        raise ConfigError(
+            f"{folder}: the tokenizer has no {', '.join(missing)}; an encoder needs {', '.join(needed)}: name them in "
+            "tokenizer_config.json, or use another tokenizer"
+        )
+
+
 def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
     try:
         return encode(list(texts), add_special_tokens=False)
@@ -281,17 +295,3 @@ def _flat_steps(stage: dict[str, Any] | None) -> list[dict[str, Any]]:
     if not stage:
         return []
     return [part for key in ("pretokenizers", "decoders") for part in stage.get(key, [])] or [stage]
-
-
-def check_special_tokens(special: dict[str, str], folder: Path) -> None:
-    """Check that each role has a token, apart from the mask, which some objectives do not use.
-
-    Raises:
-        ConfigError: a token is missing.
-    """
-    needed = [role for role in SPECIAL_TOKENS if role != "mask"]
-    if missing := [f"{role}_token" for role in needed if not special[role]]:
-        raise ConfigError(
-            f"{folder}: the tokenizer has no {', '.join(missing)}; an encoder needs {', '.join(needed)}: name them in "
-            "tokenizer_config.json, or use another tokenizer"
-        )
