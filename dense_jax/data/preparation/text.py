@@ -1,4 +1,4 @@
-"""What all kinds of prepared data share, made once for each corpus: rejected rows, test set and tokenizer."""
+"""The parts that all kinds of prepared data share, made once for each corpus: rejected rows, test set and tokenizer."""
 
 import shutil
 from collections.abc import Iterable
