@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dense_jax.config import FusionConfig
 from dense_jax.data.preparation.collection import Collection
-from dense_jax.data.preparation.common import rows_left_out
+from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import on_process_0
@@ -17,6 +17,7 @@ from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.evaluate import EvaluatedRetriever, own_documents
 from dense_jax.retrieval.fusion import Fusion, at_depth, choose_weight, describe, fuse
 from dense_jax.retrieval.results import claim_folder
+from dense_jax.retrieval.sample import content_of_test_set
 from dense_jax.retrieval.search import as_documents, by_document, dense_search, number_documents
 from dense_jax.run_results import BM25, HYBRID, hybrid_file, row_names
 from dense_jax.train.checkpoint import has_checkpoint
@@ -59,8 +60,9 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
     """The table of the checkpoint `chosen`, written to the results of `work`. All processes call it."""
     settings, folder = work.config.evaluate, work.test_folder
     evaluate.check_depth(settings.depth)
+    test_set = read_test_set(folder, settings.split)
     searched = _SearchedDocuments(work, work.collection(chosen.towers.passage, str(folder)))
-    judged = _JudgedQueries(searched, read_test_set(folder, settings.split))
+    judged = _JudgedQueries(searched, test_set)
     before = [work.trained(0)] if settings.before and chosen.step else []
     rows = _evaluated_rows(judged, [*before, chosen])
     notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
@@ -70,7 +72,7 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
     results = {row.name: row.result for row in rows}
     figures = {name: {of: result.scores.mean[of] for of in evaluate.HEADLINE} for name, result in results.items()}
     table = functools.partial(EvaluationTable, figures, evaluate.table(results), list(notes), chosen.step)
-    target = _written(work, judged.test_set, rows, table)
+    target = _written(work, test_set, rows, table)
     if not has_checkpoint(work.path / "checkpoints"):  # a model as it is: what `compare` reads of a run
         record(work.config, work.written, NO_DATA)
     return table(target)
@@ -156,7 +158,7 @@ def _written(
 ) -> Path:
     """The folder of the results, which the first process writes."""
     settings, folder = work.config.evaluate, work.test_folder
-    content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
+    content, name = content_of_test_set(folder, settings.split, work.asked), f"{test_set.name}-{test_set.split}"
 
     def write() -> str:
         results = work.written / "results"
