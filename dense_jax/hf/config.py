@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import require
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, require
 from dense_jax.hf.schemas import ModelConfig
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family

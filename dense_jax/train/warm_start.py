@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from typing_extensions import TypedDict
 
 from dense_jax.arrays import Array, Params
-from dense_jax.config import CheckpointConfig, Config, require
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.config import CheckpointConfig, Config
+from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import check_same_architecture
 from dense_jax.io import Count, read_json
