@@ -89,8 +89,8 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardConte
         with whole_file(partial / "README.md") as readme:
             readme.write_text(render_card(card, towers, shared), encoding="utf-8")
         differences = [
-            _difference(towers.query, _QUERIES, tokenizer, of_query, folder),
-            _difference(towers.passage, _PASSAGES, tokenizer, of_passage, folder),
+            _difference(towers.query, _QUERIES, True, tokenizer, of_query, folder),
+            _difference(towers.passage, _PASSAGES, False, tokenizer, of_passage, folder),
         ]
     return ExportReport(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
 
@@ -192,12 +192,13 @@ def _check_prompt(tower: Tower) -> None:
 def _difference(
     tower: Tower,
     samples: Sequence[tuple[str, str]],
+    are_queries: bool,
     tokenizer: Tokenizer,
     read: Reader,
     folder: Path,
 ) -> float:
     """Largest difference between the samples' vectors of `tower` and those of `read`."""
-    ours = _our_vectors(tower, samples, tokenizer)
+    ours = _our_vectors(tower, samples, are_queries, tokenizer)
     theirs = read([_their_input(tower, *sample) for sample in samples])
     differences = np.abs(ours.reshape(len(samples), -1) - theirs.reshape(len(samples), -1)).max(1)
     worst = int(np.argmax(differences))
@@ -211,15 +212,20 @@ def _difference(
     return float(differences[worst])
 
 
-def _our_vectors(tower: Tower, samples: Sequence[tuple[str, str]], tokenizer: Tokenizer) -> Float[np.ndarray, "b *n d"]:
-    tokens = stack_tokens([_our_tokens(tower, *sample, tokenizer) for sample in samples])
+def _our_vectors(
+    tower: Tower, samples: Sequence[tuple[str, str]], are_queries: bool, tokenizer: Tokenizer
+) -> Float[np.ndarray, "b *n d"]:
+    side = tower
+    if are_queries:  # as in search, prompt and query are one text
+        side, samples = dataclasses.replace(tower, prompt=""), [(title, tower.prompt + text) for title, text in samples]
+    tokens = stack_tokens([_our_tokens(side, *sample, tokenizer) for sample in samples])
     count = count_unpooled(tower, tokenizer)
     apply = functools.partial(_in_float32(tower.encoder).apply, **({"unpooled": count} if count else {}))
     return np.asarray(jax.jit(apply)(tower.params, tokens))
 
 
 def _our_tokens(tower: Tower, title: str, text: str, tokenizer: Tokenizer) -> Tokens:
-    """Tokens as in search and embedding: prompt first, and a space between title and text."""
+    """Tokens as in embedding: prompt first, and a space between title and text."""
     space = " " if tower.layout is Layout.JOINED and title and text else ""
     prompt, title_ids, text_ids = tokenizer.encode([tower.prompt, title, space + text])
     return build_inputs(title_ids, text_ids, tower.length, tower.layout, tokenizer.vocabulary, prompt=prompt)

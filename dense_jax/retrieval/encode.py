@@ -82,17 +82,16 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
     """Return one vector, the first view, of each of `texts` after the tower's prompt.
 
     Raises:
-        ConfigError: the prompt would change the ids of the texts after it.
         DataError: a text is empty, or a vector is NaN or infinite.
     """
     for i, text in enumerate(texts):
         if not text.strip():
             raise DataError(f"query {i + 1} is empty; every query needs a word")
     side, untitled = tower.tower, np.empty(0, np.int32)
-    ids, prompt = tokenizer.encode(texts), tokenizer.prompt_ids(side.prompt)
-    tokens = [
-        build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary, prompt=prompt) for body in ids
-    ]
+    # One text with its prompt, since a byte-level tokenizer joins the two; where `prompt_ids` allows training with the
+    # prompt, these are the ids that `build_inputs` would make of both.
+    ids = tokenizer.encode([side.prompt + text for text in texts])
+    tokens = [build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled
     parts = batch_shards(tower.mesh)
     batch = math.ceil(rounded / parts) * parts
@@ -109,7 +108,7 @@ def count_unpooled(tower: Tower, tokenizer: Tokenizes) -> int:
     """Return the number of first tokens that mean pooling leaves out: [CLS] and the tower's prompt, or 0."""
     if tower.pools_prompt or not tower.prompt:
         return 0
-    return 1 + len(tokenizer.prompt_ids(tower.prompt))
+    return 1 + len(tokenizer.encode([tower.prompt])[0])
 
 
 def not_finite(vectors: Float[np.ndarray, "b d"]) -> list[int]:
