@@ -11,6 +11,7 @@ from dense_jax.io import whole_file
 from dense_jax.markdown import printable
 
 _BLUE, _GREY = "#4477aa", "#9a9a9a"
+_INCHES = 0.09  # of a character
 
 
 class Bar(NamedTuple):
@@ -34,7 +35,7 @@ def draw_scores(
 ) -> None:
     """Draw a panel for each set, with its measure: a bar for each row, in the order of `names`, a dot for each seed."""
     seeds = max(len(bar.scores) for bars in panels.values() for bar in bars)
-    figure, axes = _panels(len(panels), width=4.0, height=1.2 + 0.42 * len(names))
+    figure, axes = _panels(len(panels), names, width=4.0, height=0.42)
     for axis, (name, bars) in zip(axes, panels.items(), strict=True):
         for bar in bars:
             _draw_bar(axis, names.index(bar.row), bar.scores, _GREY if bar.is_baseline else _BLUE)
@@ -47,7 +48,7 @@ def draw_scores(
 def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str], measure: str, path: Path) -> None:
     """Draw a forest plot, a panel for each reference: the gain over it with its interval, in the order of `labels`."""
     labels = [label for label in labels if any(line.label == label for lines in panels.values() for line in lines)]
-    figure, axes = _panels(len(panels), width=3.5, height=1.2 + 0.3 * len(labels))
+    figure, axes = _panels(len(panels), labels, width=3.5, height=0.3)
     for axis, (name, lines) in zip(axes, panels.items(), strict=True):
         axis.axvline(0, color=_GREY, linewidth=1)
         for line in lines:
@@ -60,11 +61,13 @@ def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str
     _save(figure, axes, path)
 
 
-def _panels(count: int, width: float, height: float) -> tuple[Any, Any]:
+def _panels(count: int, labels: Sequence[str], width: float, height: float) -> tuple[Any, Any]:
+    """Return a figure and its panels, side by side: `width` inches for a panel, `height` for each of its lines."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes half a second
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.5 + width * count, height), layout="constrained")
+    margin = max(2.5, _INCHES * max(map(len, labels)))
+    figure = Figure(figsize=(margin + width * count, 1.2 + height * len(labels)), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, count, sharey=True, squeeze=False)[0]
 

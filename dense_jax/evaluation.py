@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dense_jax.config import FusionConfig
+from dense_jax.config.retrieval import FusionConfig
 from dense_jax.data.preparation.collection import Collection
 from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file

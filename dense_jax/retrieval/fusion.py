@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dense_jax.arrays import Float, Int, np
-from dense_jax.config import FusionConfig, FusionMethod
+from dense_jax.config.retrieval import FusionConfig, FusionMethod
 from dense_jax.retrieval.vector_search import no_results
 from dense_jax.types import Ranking
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.config import FusionConfig
+from dense_jax.config.retrieval import FusionConfig
 from dense_jax.markdown import printable
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
