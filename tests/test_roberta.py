@@ -151,7 +151,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
     method(passage_length=10, layout=Layout.JOINED)
-    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_rob"
+    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which RoBERTa"
     with pytest.raises(ConfigError, match=message):
         method(passage_length=11, layout=Layout.JOINED)
 

@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from dense_jax.config import require
 from dense_jax.mesh import BATCH_AXES, TENSOR
-from dense_jax.models.bert import bert_configs
+from dense_jax.models.transformer import model_configs
 from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules
 
@@ -20,8 +20,8 @@ _LONGEST = "longest"  # the longest axis that fsdp divides
 # Kernels come in pairs: the first gives each chip of a tensor group some heads or units, and the second needs only
 # those, so that a pair takes one sum over the group (Shoeybi et al. 2019, "Megatron-LM", section 3).
 SHARDING_RULES = (
-    (r"(^|/)(attention/(query|key|value)|up)/kernel$", _BY_OUTPUT),
-    (r"(^|/)(attention/(query|key|value)|up)/bias$", P(TENSOR)),
+    (r"(^|/)(attention/(query|key|value)|gate|up)/kernel$", _BY_OUTPUT),
+    (r"(^|/)(attention/(query|key|value)|gate|up)/bias$", P(TENSOR)),
     (r"(^|/)(attention/output|down)/kernel$", _BY_INPUT),
     (r"(^|/)word/embedding$", _BY_INPUT),  # [v d]: shards the logits of the masked-LM head, the largest activation, too
     (r"(^|/)(kernel|embedding)$", _LONGEST),
@@ -51,7 +51,7 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
     Raises:
         ConfigError: heads, width or feed-forward width of a model do not divide over their axis.
     """
-    for bert in bert_configs(objective):
+    for bert in model_configs(objective):
         for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
             size, ways = getattr(bert, name), mesh.shape[axis]
             fitting = [n for n in range(1, ways) if size % n == 0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dense_jax.hf import tensors
+from dense_jax.hf.families import FAMILIES
 from dense_jax.types import Tokens
 from tests.bert_folders import tokens
 
@@ -68,7 +68,8 @@ def results(kind: str) -> dict[str, np.ndarray]:
     loss = torch.sum(torch.log_softmax(logits, -1) * torch.tensor(WEIGHTS))
     loss.backward()
     named = model.named_parameters(remove_duplicate=False)  # tied ones under both of their names
-    gradients = {f"gradient/{tensors.modern_name(name)}": parameter.grad.numpy() for name, parameter in named}
+    family = FAMILIES[model.config.model_type]
+    gradients = {f"gradient/{family.modern_name(name)}": parameter.grad.numpy() for name, parameter in named}
     states = np.stack([state.detach().numpy() for state in found.hidden_states])
     return {"hidden_states": states, "loss": np.array(loss.item()), **gradients}
 
