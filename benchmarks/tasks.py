@@ -13,8 +13,8 @@ from dense_jax.data.masking import masking_budget
 from dense_jax.data.tokenizer import Tokenizer, import_folder
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.models.pooling import Pooling
 from dense_jax.objective import Objective
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM

@@ -21,7 +21,7 @@ from dense_jax.augmented.refresher import refresh
 from dense_jax.augmented.versions import VERSIONS, Versions
 from dense_jax.config import Config, Miner, Refresh
 from dense_jax.config.overrides import LoadedConfig
-from dense_jax.config.remembered import is_remembered, recall, remember, remembers_settings
+from dense_jax.config.remembered import is_remembered, recall_config, remember, remembers_settings
 from dense_jax.config.tree import with_full_paths, without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.collection import Collection
@@ -81,7 +81,7 @@ class Run:
                 f"{self.path} remembers no config; give one, such as dense_jax.load_config('ict:tiny'), or name "
                 "another workdir"
             )
-        loaded = recall(self.path) if config is None else config
+        loaded = recall_config(self.path) if config is None else config
         loaded = LoadedConfig("", loaded) if isinstance(loaded, Config) else loaded
         self._loaded = LoadedConfig(loaded.name, with_full_paths(loaded.config), loaded.given)
         self._open()

@@ -15,8 +15,8 @@ from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.bert import Bert, BertConfig, bert
-from dense_jax.models.transformer import choose_attention, layer_norm
 from dense_jax.models.layers import Dtype, Gelu, apply_module, dropout, gelu, init_params
+from dense_jax.models.transformer import choose_attention, layer_norm
 from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=32, heads=4, feed_forward=64, vocab_size=50, positions=16)

@@ -31,6 +31,7 @@ from tests.golden.make_transformers_models import (
 )
 
 GOLDEN = Path(__file__).parent / "golden"
+BERT = FAMILIES["bert"]
 GOLDEN_BERT = BertConfig(layers=2, width=32, heads=2, feed_forward=64, vocab_size=128, positions=64)
 
 
@@ -74,7 +75,7 @@ def test_logits_and_all_gradients_equal_those_of_pytorch(kind):
     np.testing.assert_allclose(value, theirs["loss"], rtol=1e-5)
     found = {p: g for p, g in flat(gradients).items() if "projection" not in p and "pooler" not in p}
     for path, gradient in found.items():
-        other = theirs[f"gradient/{FAMILIES["bert"].tensor_name(path)}"]
+        other = theirs[f"gradient/{FAMILIES['bert'].tensor_name(path)}"]
         np.testing.assert_allclose(gradient, other.T if path.endswith("kernel") else other, rtol=1e-4, atol=2e-5)
 
 

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save_file
 from dense_jax.config import CheckpointConfig, Config, NeighboursConfig, SpansConfig
 from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.hf import tensors
 from dense_jax.hf.config import config_json
 from dense_jax.hf.families import FAMILIES
 from dense_jax.io import write_json

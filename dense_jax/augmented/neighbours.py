@@ -16,9 +16,9 @@ from jax.sharding import Mesh
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import Versions
-from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
+from dense_jax.config import CheckpointConfig, Config, Refresh, Stale
 from dense_jax.data.pipeline import local_rows, to_global_array
-from dense_jax.errors import Stopped, StorageError
+from dense_jax.errors import Stopped, StorageError, require
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
 from dense_jax.retrieval.index import Index

@@ -14,9 +14,9 @@ import numpy as np
 from absl import flags
 
 from dense_jax.arrays import Batch, Example, Int
-from dense_jax.config import LoaderConfig, require
+from dense_jax.config.data import LoaderConfig
 from dense_jax.data.sampler import Sampler
-from dense_jax.errors import DataError, MachineError
+from dense_jax.errors import DataError, MachineError, require
 from dense_jax.mesh import batch_sharding
 from dense_jax.objective import HostBatch, Objective, SampledExample
 from dense_jax.signals import start_resource_tracker

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import require
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, require
 from dense_jax.hf.families import FAMILIES, GELU, ModelFamily, family_of
-from dense_jax.hf.schemas import ModelConfig
+from dense_jax.hf.schemas import ModelConfig, Modules
 from dense_jax.io import read_json
 from dense_jax.models.transformer import TransformerConfig, named_model_configs
 
@@ -38,15 +37,32 @@ def read_config(folder: Path) -> TransformerConfig:
     return config
 
 
+def module_folder(folder: Path, kind: str) -> Path | None:
+    """Return the sub-folder of the first module of `kind`, such as Dense, of a sentence-transformers folder.
+
+    None where the folder names no such module, or is none of sentence-transformers.
+
+    Raises:
+        ConfigError: modules.json is damaged.
+    """
+    path = folder / "modules.json"
+    chain = read_json(path, Modules, ConfigError) if path.is_file() else []
+    return next((folder / entry["path"] for entry in chain if entry["type"].endswith(f".{kind}")), None)
+
+
+def transformer_folder(folder: Path) -> Path:
+    """Return the folder of the transformer and its tokenizer: `folder`, or one in it that modules.json names."""
+    return module_folder(folder, "Transformer") or folder
+
+
 def read_family(folder: Path) -> ModelFamily:
     """Return the family of the model in `folder`, whose config.json `read_config` has read."""
     return family_of(read_config(folder))[1]
 
 
 def _settings(raw: dict[str, Any], family: ModelFamily) -> dict[str, Any]:
-    found = dict(family.defaults)
-    for name, keys in family.keys.items():
-        found |= {name: raw[key] for key in reversed(keys) if key in raw}
+    given = {name: next((raw[key] for key in keys if key in raw), None) for name, keys in family.keys.items()}
+    found = {**family.defaults, **{name: value for name, value in given.items() if value is not None}}
     gelu = {"gelu": GELU[raw.get(family.activation, "gelu")]} if family.activation else {}
     return found | family.read(raw) | gelu | dict(family.settings)
 

@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Float, np
-from dense_jax.config import require
 from dense_jax.data.inputs import build_inputs, stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
 from dense_jax.hf.model_card import CardContent, render_card

@@ -17,7 +17,7 @@ from dense_jax.hf.schemas import DenseSettings, Modules, PoolingSettings
 from dense_jax.hf.tensors import WEIGHTS, read_tensors, write_tensors
 from dense_jax.io import read_json, write_json
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
+from dense_jax.models.pooling import PROJECTION_EPSILON, Pooling
 from dense_jax.types import Tokens
 
 _HOME = "sentence_transformers.models."  # version 6 has another package for them, unknown to versions 3 and 5
@@ -58,6 +58,8 @@ def encoder_modules(encoder: Encoder, params: Params, pools_prompt: bool = True)
     modules: list[Module] = [PoolingModule(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
     if encoder.pooling is Pooling.POOLER:
         modules.append(DenseModule(*_affine(params["pooler"]["dense"]), tanh=True))
+    if encoder.dense:
+        modules.append(DenseModule(*_affine(params["dense"]), tanh=encoder.dense_tanh))
     if encoder.projection:
         modules += _layer_norm(*_affine(params["projection"]["dense"]), params["projection"]["norm"])
     return [*modules, NormalizeModule()] if encoder.normalize else modules

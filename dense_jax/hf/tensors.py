@@ -1,7 +1,7 @@
 """Hugging Face's weights of a model family, read and written by the family's table of names for all objectives.
 
-The table (families.py) covers the subtrees "bert", "pooler", "mlm", "condenser" and "decoder", wherever a parameter tree
-has them.
+The table (families.py) covers the subtrees "bert", "pooler", "mlm", "condenser" and "decoder", wherever a parameter
+tree has them.
 """
 
 import json
@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.hf.config import check_architecture, config_json, read_family
+from dense_jax.hf.config import check_architecture, config_json, module_folder, read_family, transformer_folder
 from dense_jax.hf.families import HEAD, ModelFamily, family_of
 from dense_jax.hf.schemas import WeightIndex
 from dense_jax.io import check_no_pointer, digest, read_json, whole_file, write_json
@@ -32,6 +32,7 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _HEAD_FILE = "head.safetensors"  # heads of pre-training that their authors publish as a file of their own
 _PICKLED_HEAD = "model.pt"
+_DENSE_KERNEL, _DENSE_BIAS = "linear.weight", "linear.bias"  # of the module Dense of sentence-transformers
 _FLOATS = ("F32", "F16", "BF16", "F64")  # types of weights, as safetensors names them
 
 
@@ -63,13 +64,15 @@ def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, L
         ConfigError: the folder's model family is unknown, or differs from the config; lists the flags to change.
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
+    place, folder = folder, transformer_folder(folder)
     check_architecture(objective, folder)
     family = read_family(folder)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}
-    wanted = {path: name for path in ours if (name := family.tensor_name(path))}
+    dense = _read_dense(place)
+    wanted = {path: name for path in ours if (name := family.tensor_name(path) or _dense_name(path, dense))}
     head = _read_head(folder, family) if any(name.startswith(HEAD) for name in wanted.values()) else {}
-    tensors = head | read_family_tensors(folder, family)
+    tensors = dense | head | read_family_tensors(folder, family)
     _check_complete(wanted, tensors, folder, family)
     if any(name.startswith(family.mlm) for name in wanted.values()):
         _check_tied(tensors, folder, family)
@@ -139,13 +142,29 @@ def _read_head(folder: Path, family: ModelFamily) -> dict[str, np.ndarray]:
     return tensors if any(name.startswith(HEAD) for name in tensors) else {}
 
 
+def _read_dense(folder: Path) -> dict[str, np.ndarray]:
+    """Read the affine layer of a sentence-transformers folder, with a bias of 0 where it has none; {} without one."""
+    place = module_folder(folder, "Dense")
+    if place is None:
+        return {}
+    tensors = read_tensors(place)
+    return {_DENSE_BIAS: np.zeros(len(tensors[_DENSE_KERNEL]), np.float32)} | tensors
+
+
+def _dense_name(path: str, tensors: Mapping[str, np.ndarray]) -> str | None:
+    found = re.search(r"(?:^|/)(?:encoder|query|passage)/dense/(kernel|bias)$", path)
+    name = {"kernel": _DENSE_KERNEL, "bias": _DENSE_BIAS}[found[1]] if found else None
+    return name if name in tensors else None
+
+
 def weights_fingerprint(folder: Path) -> str:
     """Digest of the weights in `folder`, independent of its path.
 
     Raises:
         StorageError: the folder holds no weights.
     """
-    return "".join(digest(path) for path in _weight_files(folder))
+    places = [transformer_folder(folder), module_folder(folder, "Dense")]
+    return "".join(digest(path) for place in places if place for path in _weight_files(place))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -260,7 +279,7 @@ def _check_complete(
 def _part(name: str, family: ModelFamily) -> str:
     if name.startswith(family.mlm):
         return "masked-LM head"
-    return {"pooler": "pooler", HEAD[:-1]: "Condenser head or decoder"}.get(name.partition(".")[0], "encoder")
+    return {"linear": "Dense module", "pooler": "pooler", HEAD[:-1]: "Condenser head or decoder"}.get(name.partition(".")[0], "encoder")
 
 
 def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path, family: ModelFamily) -> None:
@@ -272,9 +291,7 @@ def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path, family: ModelFa
         )
 
 
-def _filled(
-    leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path, by_vocabulary: bool
-) -> Array:
+def _filled(leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path, by_vocabulary: bool) -> Array:
     """Return `tensor` with the type of `leaf`, and with its last rows if our vocabulary has more."""
     tensor = _turned(path, tensor)
     if by_vocabulary and leaf.shape[0] > tensor.shape[0] and leaf.shape[1:] == tensor.shape[1:]:

@@ -1,15 +1,14 @@
 """BERT (Devlin et al. 2019) and RoBERTa (Liu et al. 2019), with layer normalisation after each residual sum.
 
-    word type position    embedding [v d] [2 d] [l d]
-    norm                  scale, bias
-    layer_0 ... layer_n   attention/{query key value output}, attention_norm, up, down, output_norm
+word type position    embedding [v d] [2 d] [l d]
+norm                  scale, bias
+layer_0 ... layer_n   attention/{query key value output}, attention_norm, up, down, output_norm
 """
 
 import enum
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, to_float32
@@ -140,7 +139,6 @@ class Block(nn.Module):
         memory: Float[Array, "b k d"] | None = None,
         positions: Int[Array, "#b q"] | None = None,
     ) -> Float[Array, "b q d"]:
-        c = self.config
         attended = self.attention(x, x if memory is None else memory, mask, positions)
         x = self._add(x, attended, "attention_norm")
         return self._add(x, self.feed_forward(x), "output_norm")

@@ -1,8 +1,8 @@
 """DistilBERT (Sanh et al. 2019): BERT's layers, without segments.
 
-    word position         embedding [v d] [l d]
-    norm                  scale, bias
-    layer_0 ... layer_n   as in bert.py
+word position         embedding [v d] [l d]
+norm                  scale, bias
+layer_0 ... layer_n   as in bert.py
 """
 
 from dataclasses import dataclass

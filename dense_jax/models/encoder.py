@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
-from dense_jax.config import require
 from dense_jax.config.rules import NotNegative, Positive
-from dense_jax.models.heads import Pooler, Pooling, Projection, mean_pool, pool_segments
+from dense_jax.errors import require
 from dense_jax.models.layers import apply_module, init_params
+from dense_jax.models.pooling import DenseHead, Pooler, Pooling, Projection, mean_pool, pool_segments
 from dense_jax.models.transformer import TransformerConfig
 from dense_jax.types import Layout, PackedTokens, Tokens
 
@@ -18,19 +18,21 @@ from dense_jax.types import Layout, PackedTokens, Tokens
 class Encoder:
     """A transformer, pooling, an optional projection and an optional normalisation: a `types.TextEncoder`.
 
-    Parameters: {"bert", "pooler", "projection"}, the last two only if they are used. Dropout is on where an `rng` is
-    passed.
+    Parameters: {"bert", "pooler", "dense", "projection"}, the last three only if they are used. Dropout is on where an
+    `rng` is passed.
     """
 
     bert: TransformerConfig
     pooling: Pooling = Pooling.CLS
+    dense: NotNegative[int] = 0  # width of an affine layer after pooling, as in sentence-transformers; 0: none
+    dense_tanh: bool = False  # tanh after that layer
     projection: NotNegative[int] = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
     normalize: bool = False  # vectors of length 1
 
     @property
     def width(self) -> int:
         """Dimensions of a vector."""
-        return self.projection or self.bert.width
+        return self.projection or self.dense or self.bert.width
 
     @property
     def views(self) -> int:
@@ -44,12 +46,15 @@ class Encoder:
     def init(self, rng: PRNGKeyArray) -> Params:
         """Initial float32 parameters. Pure: runs under `jit` and `eval_shape`."""
         bert, pooler, projection = jax.random.split(rng, 3)
+        width = self.dense or self.bert.width
         word = jnp.zeros((1, 1), jnp.int32)
         params = {"bert": init_params(self.bert.model(), bert, Tokens(word, word, word == 0))}
         if self.pooling is Pooling.POOLER:
             params["pooler"] = init_params(Pooler(self.bert), pooler, jnp.zeros((1, self.bert.width)))
+        if self.dense:
+            params["dense"] = init_params(self._dense, jax.random.fold_in(rng, 3), jnp.zeros((1, self.bert.width)))
         if self.projection:
-            params["projection"] = init_params(self._projection, projection, jnp.zeros((1, self.bert.width)))
+            params["projection"] = init_params(self._projection, projection, jnp.zeros((1, width)))
         return params
 
     def apply(
@@ -101,9 +106,15 @@ class Encoder:
     def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
         if self.pooling is Pooling.POOLER:
             pooled = apply_module(Pooler(self.bert), params["pooler"], pooled)
+        if self.dense:
+            pooled = apply_module(self._dense, params["dense"], pooled)
         if self.projection:
             pooled = apply_module(self._projection, params["projection"], pooled, rng=rng)
         return l2_normalize(pooled) if self.normalize else pooled
+
+    @property
+    def _dense(self) -> DenseHead:
+        return DenseHead(self.dense, self.dense_tanh)
 
     @property
     def _projection(self) -> Projection:
@@ -112,7 +123,7 @@ class Encoder:
 
 @dataclass
 class MultiViewEncoder:
-    """A transformer with n view tokens instead of [CLS], each of which yields a vector of the text: a `types.TextEncoder`.
+    """A transformer with n view tokens instead of [CLS], each of which yields a vector: a `types.TextEncoder`.
 
     All view tokens have position 0 and attend to each other; the text begins at position 1, whatever n.
     Parameters: {"bert", "view_tokens": {"embedding" [n d]}}.

@@ -1,8 +1,8 @@
 """nomic_bert (Nussbaum et al. 2024, "Nomic Embed"): BERT with rotary positions, SwiGLU, and no biases in its layers.
 
-    word type             embedding [v d] [2 d]
-    norm                  scale, bias
-    layer_0 ... layer_n   attention/{query key value output}, attention_norm, gate, up, down, output_norm
+word type             embedding [v d] [2 d]
+norm                  scale, bias
+layer_0 ... layer_n   attention/{query key value output}, attention_norm, gate, up, down, output_norm
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Base of the model families: the settings that all share, attention with heads, and the run through the layers.
 
-A family, such as bert.py or modernbert.py, is a `TransformerConfig`, a module of one layer, and a `Transformer` that embeds
-tokens. Parameters are float32 whatever the compute type. Their tree is the same with unrolled layers, `scan` and
+A family, such as bert.py or modernbert.py, is a `TransformerConfig`, a module of one layer, and a `Transformer` that
+embeds tokens. Parameters are float32 whatever the compute type. Their tree is the same with unrolled layers, `scan` and
 `remat`:
 
     word                  embedding [v d], and what else the family embeds by

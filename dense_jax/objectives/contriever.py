@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import (
     Array,
     Batch,
@@ -32,6 +31,7 @@ from dense_jax.data.masking import Noise, corrupt, crop
 from dense_jax.data.packing import pack
 from dense_jax.errors import require
 from dense_jax.losses.collapse import collapse_metrics
+from dense_jax.losses.contrastive import contrastive_loss, queue_softmax
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, PackedTokens, Passage, Tokens, Vocabulary
@@ -175,7 +175,7 @@ class Contriever(DualEncoder[Encoder]):
 
     def _moco(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         """The keys replace the oldest of the queue after they were used."""
-        result = losses.queue_softmax(
+        result = queue_softmax(
             *views, carry["queue"], filled=carry["filled"],
             temperature=self.temperature, smoothing=self.label_smoothing,
         )  # fmt: skip
@@ -187,10 +187,10 @@ class Contriever(DualEncoder[Encoder]):
 
     def _in_batch(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         settings = {"temperature": self.temperature, "smoothing": self.label_smoothing, "chunk": self.score_chunk}
-        result = losses.contrastive_loss(*views, **settings)
+        result = contrastive_loss(*views, **settings)
         loss = jnp.mean(result.loss)
         if self.both_directions:
-            loss = (loss + jnp.mean(losses.contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
+            loss = (loss + jnp.mean(contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
         return loss, {"accuracy": jnp.mean(result.correct, dtype=jnp.float32)}, carry
 
     def _view(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from dense_jax.config import DropSameId, require
+from dense_jax.config.retrieval import DropSameId
+from dense_jax.errors import require
 from dense_jax.io import Count, write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs

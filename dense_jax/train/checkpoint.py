@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dense_jax.arrays import Array, Bool
-from dense_jax.config import CheckpointConfig
+from dense_jax.config.training import CheckpointConfig
 from dense_jax.errors import DataError, NonFiniteError, StorageError
 from dense_jax.io import digest, naming_storage_errors
 from dense_jax.mesh import replicated_on_all_devices

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NotRequired
 from typing_extensions import TypedDict
 
 from dense_jax.config import Config
-from dense_jax.config.rules import Setting, settings
+from dense_jax.config.settings import Setting, settings_of
 from dense_jax.config.tree import Difference, changed, completed, to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import Count, Settings, read_json, write_json
@@ -104,7 +104,7 @@ def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> N
     if (theirs := on_process_0(lambda: recorded(workdir))) is None:
         return
     digests = theirs.pop(DIGESTS, {})
-    known = {setting.name: setting for setting in settings(config)}
+    known = {setting.name: setting for setting in settings_of(config)}
     lines = [
         line
         for line in changed(completed(theirs, config), to_dict(config))

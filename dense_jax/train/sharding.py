@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.config import require
+from dense_jax.errors import require
 from dense_jax.mesh import BATCH_AXES, TENSOR
 from dense_jax.models.transformer import model_configs
 from dense_jax.objective import Objective

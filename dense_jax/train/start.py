@@ -1,8 +1,8 @@
 """Settings that follow from the model of `init_from`, unless they are given explicitly.
 
     tokenizer.path             the tokenizer of init_from
-    objective.encoder.bert.*   its architecture; objective.encoder.pooling and .normalize where it is a folder of
-                               sentence-transformers, which declares them
+    objective.encoder.bert     its model, of whatever family; objective.encoder.pooling, .normalize and .dense where it
+                               is a folder of sentence-transformers, which declares them
     optimizer.learning_rate    optimizer.warm_start_rate
 
 A run that has begun keeps its recorded settings: the model that it started from may be deleted.
@@ -18,15 +18,21 @@ from typing import Any, NamedTuple
 from dense_jax.config import Config
 from dense_jax.config.tree import changed, checked, is_node, to_dict
 from dense_jax.data.tokenizer import has_tokenizer
-from dense_jax.errors import ConfigError
-from dense_jax.hf.config import architecture, architecture_of_run, read_config
+from dense_jax.errors import ConfigError, require
+from dense_jax.hf.config import architecture, models_of_run, read_config, transformer_folder
 from dense_jax.hf.sentence_transformers import read_sentence_folder
-from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.models.transformer import TransformerConfig
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import parse_run, tokenizer_folder
+_OF_ENCODERS = ("pooling", "normalize", "dense", "dense_tanh")
 
-Values = Callable[[str, Any], dict[str, Any]]  # path and node of a part of the objective -> the settings it is to have
+
+class Start(NamedTuple):
+    """The models and the settings of encoders that training starts from, by their paths in the objective."""
+
+    model: Callable[[str], TransformerConfig | None]
+    encoder: Callable[[str], dict[str, Any]]
 
 
 class Fitted(NamedTuple):
@@ -47,8 +53,8 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
     if not start:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
-    values = _recorded_values(known) if known else _values(Path(start))
-    changes: dict[str, Any] = {"objective": _adopted(config.objective, "objective.", given, values)}
+    theirs = _recorded(known) if known else _start(Path(start))
+    changes: dict[str, Any] = {"objective": _adopted(config.objective, "objective", given, theirs)}
     rate = config.optimizer.warm_start_rate
     if rate and "optimizer.learning_rate" not in given:
         changes["optimizer"] = dataclasses.replace(config.optimizer, learning_rate=rate)
@@ -62,8 +68,9 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
 
 def start_vocabulary(config: Config) -> int:
     """The number of word vectors, padding included, of the Hugging Face folder of `init_from`; else 0."""
-    folder = Path(config.init_from or config.init_reader_from)
-    is_folder = folder != Path() and parse_run(folder) is None and (folder / "config.json").is_file()
+    start = config.init_from or config.init_reader_from
+    folder = transformer_folder(Path(start))
+    is_folder = start and parse_run(Path(start)) is None and (folder / "config.json").is_file()
     return read_config(folder).vocab_size if is_folder else 0
 
 
@@ -85,43 +92,72 @@ def _tokenizer_path(start: str) -> str:
     return str(folder) if has_tokenizer(folder) else ""
 
 
-def _recorded_values(known: dict[str, Any]) -> Values:
-    def values(path: str, node: Any) -> dict[str, Any]:
+def _recorded(known: dict[str, Any]) -> Start:
+    def part(path: str) -> dict[str, Any]:
         found: Any = known
-        for key in path.rstrip(".").split("."):
+        for key in path.split("."):
             found = found.get(key, {}) if isinstance(found, dict) else {}
-        names = [*architecture(node), "vocab_size"] if isinstance(node, BertConfig) else ["pooling", "normalize"]
-        return {name: found[name] for name in names if name in found}
+        return found
 
-    return values
+    def encoder(path: str) -> dict[str, Any]:
+        return {name: part(path)[name] for name in _OF_ENCODERS if name in part(path)}
+
+    return Start(lambda path: next(models_of_run(part(path)), None), encoder)
 
 
-def _values(start: Path) -> Values:
+def _start(start: Path) -> Start:
     if run := parse_run(start):
-        bert, encoder = architecture_of_run(run.config["objective"]), {}
+        model, encoder = next(models_of_run(run.config["objective"]), None), {}
     else:
-        bert, encoder = _folder_values(start)
-    return lambda path, node: bert if isinstance(node, BertConfig) else encoder
+        model, encoder = _folder(start)
+    fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
+    return Start(lambda path: fresh, lambda path: encoder)
 
 
-def _folder_values(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the BERT of a Hugging Face folder, and settings of the encoder that the folder declares."""
+def _folder(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+    """The model of a Hugging Face folder, and the settings of the encoder that the folder declares."""
     if (folder / "modules.json").is_file():
         with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
             theirs = read_sentence_folder(folder).encoder
-            return architecture(theirs.bert), {"pooling": theirs.pooling, "normalize": theirs.normalize}
-    return architecture(read_config(folder)), {}
+            return theirs.bert, {name: getattr(theirs, name) for name in _OF_ENCODERS}
+    return read_config(transformer_folder(folder)), {}
 
 
-def _adopted(node: Any, path: str, given: Collection[str], values: Values) -> Any:
+def _adopted(node: Any, path: str, given: Collection[str], theirs: Start) -> Any:
+    if isinstance(node, TransformerConfig):
+        return _adopted_model(node, path, given, theirs.model(path))
     changes = {
-        field.name: _adopted(value, f"{path}{field.name}.", given, values)
+        field.name: _adopted(value, f"{path}.{field.name}", given, theirs)
         for field in dataclasses.fields(node)
         if is_node(value := getattr(node, field.name))
     }
-    if isinstance(node, BertConfig | Encoder):
-        for name, value in values(path, node).items():
-            if f"{path}{name}" not in given:
+    if isinstance(node, Encoder):
+        for name, value in theirs.encoder(path).items():
+            if f"{path}.{name}" not in given:
                 ours = getattr(node, name)
                 changes[name] = type(ours)(value) if isinstance(ours, enum.Enum) else value
     return dataclasses.replace(node, **changes)
+
+
+def _adopted_model(
+    ours: TransformerConfig, path: str, given: Collection[str], theirs: TransformerConfig | None
+) -> TransformerConfig:
+    """`theirs` with what `ours` says on the computation and, in the same family, on dropout; and with what is `given`.
+
+    Raises:
+        ConfigError: a `given` setting is unknown in their family.
+    """
+    if theirs is None:
+        return ours
+    kept = {setting.name for setting in dataclasses.fields(ours) if setting.metadata}
+    if type(ours) is type(theirs):
+        kept |= {setting.name for setting in dataclasses.fields(ours)} - architecture(ours).keys()
+    chosen = {name.removeprefix(f"{path}.") for name in given if name.startswith(f"{path}.")}
+    unknown = chosen - {setting.name for setting in dataclasses.fields(theirs)}
+    require(
+        not unknown,
+        f"{path}.{min(unknown, default='')} does not fit the model to start from, a {type(theirs).__name__}; "
+        "leave the flag out",
+    )
+    changes = {name: getattr(ours, name) for name in kept | chosen}
+    return dataclasses.replace(theirs, **changes | {"vocab_size": ours.vocab_size or theirs.vocab_size})

@@ -7,7 +7,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dense_jax.arrays import Params
-from dense_jax.config import HEADLINE
+from dense_jax.config.retrieval import HEADLINE
 from dense_jax.mesh import check_batch, process_mesh
 from dense_jax.multihost import all_or_none, gather_to_host, process_share
 from dense_jax.objective import Objective
