@@ -32,7 +32,7 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 _HEAD_FILE = "head.safetensors"  # heads of pre-training that their authors publish as a file of their own
 _PICKLED_HEAD = "model.pt"
-_DENSE_KERNEL, _DENSE_BIAS = "linear.weight", "linear.bias"  # of the module Dense of sentence-transformers
+_DENSE_KERNEL, _DENSE_BIAS = "linear.weight", "linear.bias"  # of the module Dense
 _FLOATS = ("F32", "F16", "BF16", "F64")  # types of weights, as safetensors names them
 
 
@@ -279,7 +279,8 @@ def _check_complete(
 def _part(name: str, family: ModelFamily) -> str:
     if name.startswith(family.mlm):
         return "masked-LM head"
-    return {"linear": "Dense module", "pooler": "pooler", HEAD[:-1]: "Condenser head or decoder"}.get(name.partition(".")[0], "encoder")
+    others = {"linear.": "Dense module", "pooler.": "pooler", HEAD: "Condenser head or decoder"}
+    return next((part for start, part in others.items() if name.startswith(start)), "encoder")
 
 
 def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path, family: ModelFamily) -> None:

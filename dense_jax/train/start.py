@@ -25,6 +25,7 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.models.transformer import TransformerConfig
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import parse_run, tokenizer_folder
+
 _OF_ENCODERS = ("pooling", "normalize", "dense", "dense_tanh")
 
 
