@@ -134,6 +134,15 @@ def test_flags_of_train_are_remembered_before_the_first_step_and_prepare_keeps_t
         dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).search(["river"])
 
 
+@pytest.mark.slow
+def test_a_start_of_training_that_fails_after_the_identity_check_leaves_what_the_workdir_remembers(example, tmp_path):
+    given = {"corpus.source": str(example["folder"] / "docs.jsonl"), **QUICK}
+    dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).prepare()
+    with pytest.raises(ConfigError, match=r"mesh\.data=64 .* does not make"):
+        dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given | {"mesh.data": 64})).train()
+    assert recall_config(tmp_path).config.mesh.data == -1
+
+
 def test_a_run_without_a_config_needs_a_workdir_that_remembers_one(tmp_path):
     with pytest.raises(
         ConfigError, match=r"remembers no config; give one, such as dense_jax\.load_config\('ict:tiny'\)"
