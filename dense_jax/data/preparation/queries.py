@@ -30,7 +30,7 @@ from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest, located, write_json
 from dense_jax.types import Candidates, Reject
 
-DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
+DOCUMENT_LENGTH = 8_192  # tokens kept of a document: no encoder here takes more
 _EXAMPLES = 5  # queries shown in an error
 
 
