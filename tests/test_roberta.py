@@ -184,7 +184,7 @@ def test_a_tokenizer_whose_padding_is_not_one_is_refused():
         check_padding(settings(SMALL), pad=0)
     path = "objective.encoder.bert"
     assert str(error.value) == (
-        f"{path}.family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
+        f"{path} is of the family xlm-roberta, which counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
         f"model's own tokenizer, --tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
     )
 

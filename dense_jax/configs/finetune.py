@@ -13,6 +13,8 @@ from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.types import Similarity
 
+_LONG = 512  # tokens
+
 
 def get_config(folder: str = "") -> Config:
     require(bool(folder), "no folder of the model; name it after the colon, --config=finetune:FOLDER")
@@ -23,7 +25,8 @@ def get_config(folder: str = "") -> Config:
         f"{folder} leaves its prompts out of the mean (include_prompt is false), which training does not; set "
         "include_prompt to true in its Pooling",
     )
-    for note in model.notes:
+    long = f"passages are padded to {model.length} tokens; --objective.passage_length=N trains faster on fewer"
+    for note in (*model.notes, *([long] if model.length > _LONG else [])):
         print_note(note)
     return Config(
         objective=Supervised(

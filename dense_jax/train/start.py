@@ -64,7 +64,9 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
         changes["tokenizer"] = dataclasses.replace(config.tokenizer, path=path)
     found = checked(dataclasses.replace(config, **changes))
     lines = changed(to_dict(config), to_dict(found))
-    return Fitted(found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines if line.new is not None])
+    return Fitted(
+        found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines if line.new is not None]
+    )
 
 
 def start_vocabulary(config: Config) -> int:
