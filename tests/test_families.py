@@ -178,9 +178,8 @@ def test_a_start_from_another_family_takes_its_model_and_keeps_the_computation(m
     asked = Config(MLM(Encoder(ours), passage_length=16, query_length=16), steps=1, batch=8, init_from=str(tmp_path))
     found = fitted(asked, [], tmp_path / "work").config.objective.encoder.bert
     assert found == replace(model, vocab_size=0, dropout=0.25, remat=True)
-    given = {"objective.encoder.bert.types"}
-    with pytest.raises(ConfigError, match=r"encoder\.bert\.types does not fit .* leave the flag out"):
-        fitted(replace(asked, objective=asked.objective), given | {"objective.encoder.bert.x"}, tmp_path / "work")
+    with pytest.raises(ConfigError, match=r"encoder\.bert\.family does not fit .* leave the flag out"):
+        fitted(asked, {"objective.encoder.bert.family"}, tmp_path / "work")
 
 
 def test_two_segments_need_a_model_that_knows_them():

@@ -184,8 +184,9 @@ def test_a_tokenizer_whose_padding_is_not_one_is_refused():
         check_padding(settings(SMALL), pad=0)
     path = "objective.encoder.bert"
     assert str(error.value) == (
-        f"{path} is of the family xlm-roberta, which counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
-        f"model's own tokenizer, --tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
+        f"{path} is of the family xlm-roberta, which counts positions on from padding, whose id is 1, but the "
+        "tokenizer's is 0; use the model's own tokenizer, --tokenizer.path=FOLDER, or for a new model "
+        f"--{path}.family=bert"
     )
 
 

@@ -147,9 +147,9 @@ def check_padding(objective: Any, pad: int) -> None:
     for path, model in named_model_configs(objective, "objective"):
         require(
             model.pad in (None, pad),
-            f"{path} is of the family {family_of(model)[0]}, which counts positions on from padding, whose id is {model.pad}, but "
-            f"the tokenizer's is {pad}; use the model's own tokenizer, --tokenizer.path=FOLDER, or for a new "
-            f"model --{path}.family=bert",
+            f"{path} is of the family {family_of(model)[0]}, which counts positions on from padding, whose id is "
+            f"{model.pad}, but the tokenizer's is {pad}; use the model's own tokenizer, --tokenizer.path=FOLDER, or "
+            f"for a new model --{path}.family=bert",
         )
 
 
