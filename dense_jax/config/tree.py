@@ -22,31 +22,41 @@ def checked(config: Config) -> Config:
     return rebuilt(config, lambda setting: setting.value)
 
 
-def rebuilt(node: Node, value: Callable[[Setting], Any]) -> Node:
+def rebuilt(
+    node: Node, value: Callable[[Setting], Any], part: Callable[[str, Any], Any] = lambda path, node: node
+) -> Node:
     """`node` rebuilt bottom up, each of its leaves with what `value` returns for it. The one walk over a config tree.
+
+    Each part is then replaced by what `part` returns for its path, such as objective.encoder, and itself.
 
     Raises:
         ConfigError: with one line per broken rule, all of them at once.
     """
     problems: list[str] = []
-    found = _rebuilt(node, value, problems)
+    found = _rebuilt(node, value, part, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return found
 
 
 def _rebuilt(
-    node: Any, value: Callable[[Setting], Any], problems: list[str], path: str = "", marks: frozenset[str] = frozenset()
+    node: Any,
+    value: Callable[[Setting], Any],
+    part: Callable[[str, Any], Any],
+    problems: list[str],
+    path: str = "",
+    marks: frozenset[str] = frozenset(),
 ) -> Any:
     fields = list(fields_of(node, path, marks))
     nodes = [each for each in fields if is_node(each.value)]
-    changes = {each.field: _rebuilt(each.value, value, problems, f"{each.name}.", each.marks) for each in nodes}
+    changes = {each.field: _rebuilt(each.value, value, part, problems, f"{each.name}.", each.marks) for each in nodes}
     leaves = [dataclasses.replace(each, value=value(each)) for each in fields if not is_node(each.value)]
     if broken := [problem for leaf in leaves if (problem := leaf.problem())]:
         problems.extend(broken)
         return node  # the rules between its settings take for granted that each keeps its own
     try:
-        return dataclasses.replace(node, **changes, **{leaf.field: leaf.value for leaf in leaves})
+        found = dataclasses.replace(node, **changes, **{leaf.field: leaf.value for leaf in leaves})
+        return part(path.rstrip("."), found)
     except ConfigError as error:
         problems.append(str(error))
         return node

@@ -160,7 +160,7 @@ class Contriever(DualEncoder[Encoder]):
         views = _unpacked(encoded, batch)
         contrast = self._in_batch if self.negatives is Negatives.IN_BATCH else self._moco
         loss, metrics, carry = contrast(carry, views)
-        metrics |= {"query_std": _spread(views.queries), "key_std": _spread(views.keys), **_fill(batch)}
+        metrics |= {"query_std": _mean_deviation(views.queries), "key_std": _mean_deviation(views.keys), **_fill(batch)}
         return loss, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -233,6 +233,6 @@ def _dtype(params: Params) -> np.dtype:
     return jax.tree.leaves(params)[0].dtype
 
 
-def _spread(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
+def _mean_deviation(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
     """Standard deviation over the batch, the mean over dimensions: 0 is collapse."""
     return jnp.mean(jnp.std(vectors, axis=0, ddof=1))

@@ -63,7 +63,7 @@ class RetroMAE(DualEncoder[Encoder]):
             embed_queries=self.bag_of_words > 0, rng=decoder_rng,
         )  # fmt: skip
         everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        text = _text(tokens.mask)
+        text = _inner_tokens(tokens.mask)
         if not self.bag_of_words:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
         else:
@@ -94,7 +94,7 @@ class RetroMAE(DualEncoder[Encoder]):
         return loss, (metrics, carry)
 
 
-def _text(mask: Array) -> Array:
+def _inner_tokens(mask: Array) -> Array:
     """All real tokens but the first and the last of each row."""
     last = jnp.sum(mask, axis=1, keepdims=True) - 1
     places = jnp.arange(mask.shape[1])[None]

@@ -360,12 +360,12 @@ def _is_float(x: Any) -> bool:
 
 def _mismatches(found: Any, expected: Any) -> list[str]:
     """Lines about arrays that are missing, superfluous, or of another shape or dtype."""
-    a, b = _described(found), _described(expected)
+    a, b = _types_by_name(found), _types_by_name(expected)
     return [f"{name}: checkpoint {a.get(name, 'has none')}, config {b.get(name, 'has none')}"
             for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]  # fmt: skip
 
 
-def _described(tree: Any) -> dict[str, str]:
+def _types_by_name(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_described)
     return {path_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in leaves if hasattr(x, "dtype")}
 

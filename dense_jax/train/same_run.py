@@ -84,7 +84,7 @@ def check_continues(config: Config, workdir: Path, data: Data) -> None:
         DataError: the same, where data alone differ.
         StorageError: checkpoints are present without their config.json.
     """
-    _check(config, workdir, data, may_change={"resumable"})
+    _check_identity(config, workdir, data, may_change={"resumable"})
 
 
 def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
@@ -95,10 +95,10 @@ def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
         DataError: naming the data that differ.
         StorageError: the record of a trained run is missing.
     """
-    _check(config, workdir, data, may_change={"resumable", "at_search"})
+    _check_identity(config, workdir, data, may_change={"resumable", "at_search"})
 
 
-def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
+def _check_identity(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
     """Compare with the record; a newer setting, which the record lacks, counts as its default."""
     on_process_0(lambda: _check_recorded(workdir))
     if (theirs := on_process_0(lambda: recorded(workdir))) is None:
@@ -115,10 +115,10 @@ def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> N
     if lines or contents:
         of_data = [bool(digests) and _is_path(line, known) for line in lines]
         shown = [f"{line}{_OTHER_CONTENT if is_path else ''}" for line, is_path in zip(lines, of_data, strict=True)]
-        raise _difference(workdir, shown + contents, of_data_alone=all(of_data))
+        raise _identity_error(workdir, shown + contents, of_data_alone=all(of_data))
 
 
-def _difference(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:
+def _identity_error(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:
     shown = "\n  ".join(lines)
     if of_data_alone:
         return DataError(f"{workdir} was trained on other data; use another --workdir, or put this back:\n  {shown}")

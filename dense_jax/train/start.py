@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dense_jax.config import Config
-from dense_jax.config.tree import changed, checked, is_node, to_dict
+from dense_jax.config.settings import Setting
+from dense_jax.config.tree import changed, rebuilt, to_dict
 from dense_jax.data.tokenizer import has_tokenizer
 from dense_jax.errors import ConfigError, require
 from dense_jax.hf.config import architecture, models_of_run, read_config, transformer_folder
@@ -30,10 +31,10 @@ _OF_ENCODERS = ("pooling", "normalize", "dense", "dense_tanh")
 
 
 class Start(NamedTuple):
-    """The models and the settings of encoders that training starts from, by their paths in the objective."""
+    """The models that training starts from, and the settings of encoders."""
 
-    model: Callable[[str], TransformerConfig | None]
-    encoder: Callable[[str], dict[str, Any]]
+    model: Callable[[str], TransformerConfig | None]  # of a path in the config
+    encoder: Callable[[Setting], Any]  # of a setting of an encoder; None: as it is
 
 
 class Fitted(NamedTuple):
@@ -55,14 +56,23 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
     theirs = _recorded(known) if known else _start(Path(start))
-    changes: dict[str, Any] = {"objective": _adopted(config.objective, "objective", given, theirs)}
-    rate = config.optimizer.warm_start_rate
-    if rate and "optimizer.learning_rate" not in given:
-        changes["optimizer"] = dataclasses.replace(config.optimizer, learning_rate=rate)
-    if not config.tokenizer.path:
-        path = known["tokenizer"]["path"] if known else _tokenizer_path(start)
-        changes["tokenizer"] = dataclasses.replace(config.tokenizer, path=path)
-    found = checked(dataclasses.replace(config, **changes))
+
+    def value(setting: Setting) -> Any:
+        if setting.name == "tokenizer.path":
+            return setting.value or (known["tokenizer"]["path"] if known else _tokenizer_path(start))
+        if setting.name in given:
+            return setting.value
+        if setting.name == "optimizer.learning_rate":
+            return config.optimizer.warm_start_rate or setting.value
+        found = theirs.encoder(setting) if setting.owner is Encoder else None
+        if found is None:
+            return setting.value
+        return type(setting.value)(found) if isinstance(setting.value, enum.Enum) else found
+
+    def part(path: str, node: Any) -> Any:
+        return _adopted(node, path, given, theirs.model(path)) if isinstance(node, TransformerConfig) else node
+
+    found = rebuilt(config, value, part)
     lines = changed(to_dict(config), to_dict(found))
     return Fitted(
         found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines if line.new is not None]
@@ -96,16 +106,16 @@ def _tokenizer_path(start: str) -> str:
 
 
 def _recorded(known: dict[str, Any]) -> Start:
-    def part(path: str) -> dict[str, Any]:
+    def at(path: str) -> Any:
         found: Any = known
         for key in path.split("."):
-            found = found.get(key, {}) if isinstance(found, dict) else {}
+            found = found.get(key) if isinstance(found, dict) else None
         return found
 
-    def encoder(path: str) -> dict[str, Any]:
-        return {name: part(path)[name] for name in _OF_ENCODERS if name in part(path)}
-
-    return Start(lambda path: next(models_of_run(part(path)), None), encoder)
+    return Start(
+        lambda path: next(models_of_run(at(path)), None),
+        lambda setting: at(setting.name) if setting.field in _OF_ENCODERS else None,
+    )
 
 
 def _start(start: Path) -> Start:
@@ -114,7 +124,7 @@ def _start(start: Path) -> Start:
     else:
         model, encoder = _folder(start)
     fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
-    return Start(lambda path: fresh, lambda path: encoder)
+    return Start(lambda path: fresh, lambda setting: encoder.get(setting.field))
 
 
 def _folder(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
@@ -126,23 +136,7 @@ def _folder(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     return read_config(transformer_folder(folder)), {}
 
 
-def _adopted(node: Any, path: str, given: Collection[str], theirs: Start) -> Any:
-    if isinstance(node, TransformerConfig):
-        return _adopted_model(node, path, given, theirs.model(path))
-    changes = {
-        field.name: _adopted(value, f"{path}.{field.name}", given, theirs)
-        for field in dataclasses.fields(node)
-        if is_node(value := getattr(node, field.name))
-    }
-    if isinstance(node, Encoder):
-        for name, value in theirs.encoder(path).items():
-            if f"{path}.{name}" not in given:
-                ours = getattr(node, name)
-                changes[name] = type(ours)(value) if isinstance(ours, enum.Enum) else value
-    return dataclasses.replace(node, **changes)
-
-
-def _adopted_model(
+def _adopted(
     ours: TransformerConfig, path: str, given: Collection[str], theirs: TransformerConfig | None
 ) -> TransformerConfig:
     """`theirs` with what `ours` says on the computation and, in the same family, on dropout; and with what is `given`.

@@ -7,9 +7,9 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.data.inputs import pack
 from dense_jax.data.preparation.running_text import chunks, text_lines
 from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
+from dense_jax.data.sentence_split import pack_sentences
 from dense_jax.data.sentences import Ids, Sentence, Tokenised, spaced, tokenised
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
@@ -92,14 +92,14 @@ def _runs(document: Document, sentences: list[Sentence], config: PassagesConfig,
     """Runs of whole sentences up to the length, or at `short_rate` up to a shorter one, drawn by the document's id."""
     lengths = [len(tokens) for _, tokens in sentences]
     if not config.short_rate:
-        return pack(lengths, config.length, overhead)
+        return pack_sentences(lengths, config.length, overhead)
     rng = np.random.default_rng(xxhash.xxh3_64_intdigest(document.id.encode()))
 
     def target() -> int:
         short = rng.random() < config.short_rate
         return int(rng.integers(overhead + 1, config.length + 1)) if short else config.length
 
-    return pack(lengths, target, overhead)
+    return pack_sentences(lengths, target, overhead)
 
 
 def _whole(document: Document, title: Ids, sentences: list[Sentence], length: int) -> list[Entry]:
