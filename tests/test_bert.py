@@ -192,7 +192,8 @@ def test_the_splash_kernel_keeps_texts_of_a_row_apart_as_plain_attention_does(in
     np.testing.assert_allclose(jnp.where(real, fused, 0), jnp.where(real, plain, 0), rtol=1e-4, atol=1e-5)  # float32
 
 
-def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted):
+@pytest.mark.parametrize("window", [None, 20])
+def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted, window):
     length = 160  # is padded to whole lanes of 128
     inputs = random_heads(length)
     mask = jnp.arange(length)[None, None] < jnp.array([length, 100])[:, None, None]
@@ -200,7 +201,8 @@ def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted)
 
     def outcome(kernel):
         def total(inputs):
-            found = jnp.where(real, attend(*inputs, mask, kernel=kernel), 0)  # what padding sees differs, and is unused
+            attended = attend(*inputs, mask, kernel=kernel, window=window)
+            found = jnp.where(real, attended, 0)  # what padding sees differs, and is unused
             return jnp.sum(found**2), found
 
         return jax.grad(total, has_aux=True)(inputs)

@@ -28,8 +28,8 @@ def read_config(folder: Path) -> TransformerConfig:
     require(kind in FAMILIES, f"{path}: model_type is {kind!r}; only {', '.join(FAMILIES)} can be read")
     family = FAMILIES[kind]
     try:
-        _check_values(raw, family)
-        config = family.config(**_settings(raw, family))
+        _check_required(raw, family)
+        config = family.config(**_settings_in(raw, family))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     pad = raw.get("pad_token_id", config.pad)
@@ -40,7 +40,7 @@ def read_config(folder: Path) -> TransformerConfig:
 def module_folder(folder: Path, kind: str) -> Path | None:
     """Return the sub-folder of the first module of `kind`, such as Dense, of a sentence-transformers folder.
 
-    None where the folder names no such module, or is none of sentence-transformers.
+    None if the folder names no such module, or has no modules.json.
 
     Raises:
         ConfigError: modules.json is damaged.
@@ -60,14 +60,14 @@ def read_family(folder: Path) -> ModelFamily:
     return family_of(read_config(folder))[1]
 
 
-def _settings(raw: dict[str, Any], family: ModelFamily) -> dict[str, Any]:
+def _settings_in(raw: dict[str, Any], family: ModelFamily) -> dict[str, Any]:
     given = {name: next((raw[key] for key in keys if key in raw), None) for name, keys in family.keys.items()}
     found = {**family.defaults, **{name: value for name, value in given.items() if value is not None}}
     gelu = {"gelu": GELU[raw.get(family.activation, "gelu")]} if family.activation else {}
     return found | family.read(raw) | gelu | dict(family.settings)
 
 
-def _check_values(raw: dict[str, Any], family: ModelFamily) -> None:
+def _check_required(raw: dict[str, Any], family: ModelFamily) -> None:
     for key, allowed in {**family.required, **({family.activation: tuple(GELU)} if family.activation else {})}.items():
         value = raw.get(key, allowed[0])
         only = ", ".join(GELU) if key == family.activation else " or ".join(map(repr, allowed))

@@ -69,7 +69,7 @@ def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, L
     family = read_family(folder)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}
-    dense = _read_dense(place)
+    dense = _read_affine(place)
     wanted = {path: name for path in ours if (name := family.tensor_name(path) or _dense_name(path, dense))}
     head = _read_head(folder, family) if any(name.startswith(HEAD) for name in wanted.values()) else {}
     tensors = dense | head | read_family_tensors(folder, family)
@@ -142,7 +142,7 @@ def _read_head(folder: Path, family: ModelFamily) -> dict[str, np.ndarray]:
     return tensors if any(name.startswith(HEAD) for name in tensors) else {}
 
 
-def _read_dense(folder: Path) -> dict[str, np.ndarray]:
+def _read_affine(folder: Path) -> dict[str, np.ndarray]:
     """Read the affine layer of a sentence-transformers folder, with a bias of 0 where it has none; {} without one."""
     place = module_folder(folder, "Dense")
     if place is None:

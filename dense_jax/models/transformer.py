@@ -77,7 +77,7 @@ class TransformerConfig(abc.ABC):
 
     @property
     def segments(self) -> int:
-        """Number of segments that the model tells apart."""
+        """Number of segments that the model distinguishes."""
         return 1
 
     @abc.abstractmethod

@@ -55,7 +55,7 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
     if not start:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
-    theirs = _recorded(known) if known else _start(Path(start))
+    theirs = _recorded_start(known) if known else _start(Path(start))
 
     def value(setting: Setting) -> Any:
         if setting.name == "tokenizer.path":
@@ -105,7 +105,7 @@ def _tokenizer_path(start: str) -> str:
     return str(folder) if has_tokenizer(folder) else ""
 
 
-def _recorded(known: dict[str, Any]) -> Start:
+def _recorded_start(known: dict[str, Any]) -> Start:
     def at(path: str) -> Any:
         found: Any = known
         for key in path.split("."):
@@ -122,12 +122,12 @@ def _start(start: Path) -> Start:
     if run := parse_run(start):
         model, encoder = next(models_of_run(run.config["objective"]), None), {}
     else:
-        model, encoder = _folder(start)
+        model, encoder = _folder_start(start)
     fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
     return Start(lambda path: fresh, lambda setting: encoder.get(setting.field))
 
 
-def _folder(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+def _folder_start(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
     """The model of a Hugging Face folder, and the settings of the encoder that the folder declares."""
     if (folder / "modules.json").is_file():
         with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
