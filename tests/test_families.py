@@ -198,7 +198,11 @@ def test_a_query_sees_the_keys_within_the_window_only():
     for i in range(7):
         near = slice(max(i - 2, 0), min(i + 3, 7))
         alone = attend(
-            query[:, i : i + 1], key[:, near], value[:, near], jnp.ones((1, 1, 1), bool), kernel=Attention.XLA
+            query[:, i : i + 1],
+            key[:, near],
+            value[:, near],
+            jnp.ones((1, 1, key[:, near].shape[1]), bool),
+            kernel=Attention.XLA,
         )
         np.testing.assert_allclose(found[:, i : i + 1], alone, rtol=1e-5, atol=1e-6)
 

@@ -4,17 +4,24 @@ The weights are random; the folders are written by transformers and sentence-tra
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import dense_jax
 from dense_jax.config.command_line import parse
+from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError
+from dense_jax.hf import tensors
 from dense_jax.models.pooling import Pooling
-from tests.bert_folders import sentence_folder
+from dense_jax.train.start import fitted
+from tests.bert_folders import fresh_params, sentence_folder, settings
 from tests.roberta_folders import TEXTS, roberta_tokenizer
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -54,6 +61,7 @@ def folder_of(name: str, root: Path, judge) -> Path:
     """A folder with random weights, as its library writes it."""
     import torch
     import transformers
+    from sentence_transformers import models
 
     kind, settings, pooling, has_dense, prompts, _ = SHAPES[name]
     plain, folder = root / "plain", root / name
@@ -65,9 +73,9 @@ def folder_of(name: str, root: Path, judge) -> Path:
     settings = settings | {"vocab_size": 330, "initializer_range": 0.3}
     model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings))
     model.save_pretrained(plain)
-    modules = [judge.models.Transformer(str(plain), max_seq_length=48), judge.models.Pooling(16, pooling_mode=pooling)]
-    modules += [judge.models.Dense(16, 12, activation_function=torch.nn.Tanh())] if has_dense else []
-    modules += [judge.models.Normalize()]
+    modules = [models.Transformer(str(plain), max_seq_length=48), models.Pooling(16, pooling_mode=pooling)]
+    modules += [models.Dense(16, 12, activation_function=torch.nn.Tanh())] if has_dense else []
+    modules += [models.Normalize()]
     judge.SentenceTransformer(modules=modules, prompts=prompts, similarity_fn_name="cosine", device="cpu").save(
         str(folder)
     )
@@ -133,6 +141,21 @@ def test_the_folder_says_how_it_is_fine_tuned(tmp_path):
     assert (encoder.width, found.objective.passage_length, found.objective.query_length) == (5, 12, 12)
     assert found.init_from == found.tokenizer.path == str(tmp_path)
     assert "name it after the colon, --config=finetune:FOLDER" in refusal("finetune")
+
+
+def test_any_method_starts_from_the_folder_with_its_model_pooling_and_affine_layer(tmp_path):
+    folder = with_dense(tmp_path / "model")
+    loaded = dense_jax.load_config("ict:tiny", {"init_from": folder, "objective.passage_length": 12})
+    loaded = replace(loaded, config=replace(loaded.config, objective=replace(loaded.config.objective, query_length=12)))
+    encoder = with_vocabulary(fitted(loaded.config, loaded.given, tmp_path).config.objective.encoder, 40)
+    assert (encoder.bert.width, encoder.pooling, encoder.dense, encoder.normalize) == (16, Pooling.MEAN, 5, True)
+    save_file({"linear.weight": np.ones((5, 16), np.float32)}, folder / "2_Dense" / "model.safetensors")
+    params = jax.tree.map(jnp.zeros_like, encoder.init(jax.random.key(0)))
+    tensors.save_params({"bert": fresh_params(encoder.bert)["encoder"]["bert"]}, encoder.bert, folder, pad=0)
+    found, report = tensors.load_params({"encoder": params}, folder, settings(encoder.bert))
+    np.testing.assert_array_equal(found["encoder"]["dense"]["kernel"], np.ones((16, 5)))
+    np.testing.assert_array_equal(found["encoder"]["dense"]["bias"], np.zeros(5))  # a layer without a bias
+    assert not report.initialised and not report.ignored
 
 
 def refusal(config: str) -> str:

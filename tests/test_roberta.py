@@ -159,7 +159,7 @@ def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_pairs_for_a_model_of_one_segment(method):
     message = (
-        r"objective\.layout=pair has two segments, but objective\.encoder\.bert\.types=1; "
+        r"objective\.layout=pair has two segments, but objective\.encoder\.bert knows 1; "
         r"use --objective\.layout=joined"
     )
     with pytest.raises(ConfigError, match=message):

@@ -128,8 +128,8 @@ def _modernbert_settings(raw: Raw) -> dict[str, Any]:
         _check_rope(parameters, ("default",))
     return {
         "global_every": every,
-        "global_base": full.get("rope_theta", raw.get("global_rope_theta", 160_000.0)),
-        "local_base": local.get("rope_theta", raw.get("local_rope_theta", 10_000.0)),
+        "global_base": float(full.get("rope_theta", raw.get("global_rope_theta", 160_000.0))),
+        "local_base": float(local.get("rope_theta", raw.get("local_rope_theta", 10_000.0))),
     }
 
 
@@ -163,7 +163,7 @@ def _nomic_settings(raw: Raw) -> dict[str, Any]:
     if "rotary_scaling_factor" in raw or rope.get("rope_type") == "dynamic":
         trained = rope.get("original_max_position_embeddings", raw.get("max_trained_positions", 2048))
         positions = min(positions, trained)
-    return {"positions": positions, "rotary_base": rope.get("rope_theta", raw.get("rotary_emb_base", 1_000.0))}
+    return {"positions": positions, "rotary_base": float(rope.get("rope_theta", raw.get("rotary_emb_base", 1_000.0)))}
 
 
 def _nomic_keys(config: nomic_bert.NomicBertConfig) -> dict[str, Any]:

@@ -119,7 +119,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     )
     return SentenceFolder(
         weights=weights,
-        encoder=Encoder(bert, pooling, dense, tanh, normalize=similarity is Similarity.COSINE),
+        encoder=Encoder(bert, pooling, normalize=similarity is Similarity.COSINE, dense=dense, dense_tanh=tanh),
         length=length,
         query_length=query_length,
         similarity=similarity,

@@ -24,10 +24,10 @@ class Encoder:
 
     bert: TransformerConfig
     pooling: Pooling = Pooling.CLS
-    dense: NotNegative[int] = 0  # width of an affine layer after pooling, as in sentence-transformers; 0: none
-    dense_tanh: bool = False  # tanh after that layer
     projection: NotNegative[int] = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
     normalize: bool = False  # vectors of length 1
+    dense: NotNegative[int] = 0  # width of an affine layer between pooling and projection, 0: none
+    dense_tanh: bool = False  # tanh after that layer
 
     @property
     def width(self) -> int:

@@ -53,7 +53,7 @@ def rotate(x: Float[Array, "b l h d"], positions: Int[Array, "#b l"], base: floa
     """
     first, second = jnp.split(to_float32(x), 2, axis=-1)
     frequencies = base ** (-jnp.arange(first.shape[-1], dtype=first.dtype) / first.shape[-1])
-    angles = (positions[..., None] * frequencies)[:, :, None]
+    angles = (positions[..., None] * frequencies[None, None])[:, :, None]
     sin, cos = jnp.sin(angles), jnp.cos(angles)
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 

@@ -67,7 +67,7 @@ class DenseHead(nn.Module):
     def __call__(self, pooled: Float[Array, "*n d"]) -> Float[Array, "*n w"]:
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), (pooled.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        x = pooled @ kernel + bias
+        x = pooled @ kernel + jnp.broadcast_to(bias, (*pooled.shape[:-1], self.width))
         return jnp.tanh(x) if self.tanh else x
 
 
