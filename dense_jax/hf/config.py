@@ -127,13 +127,9 @@ def models_of_run(recorded: Any) -> Iterator[TransformerConfig]:
     kinds = {family.config.__name__: family.config for family in FAMILIES.values()}
     if kind := kinds.get(recorded.get("class", "")):
         defaults = {setting.name: setting.default for setting in dataclasses.fields(kind)}
-        yield kind(
-            **{
-                name: type(defaults[name])(value) if isinstance(defaults[name], enum.Enum) else value
-                for name, value in recorded.items()
-                if name in defaults
-            }
-        )
+        values: dict[str, Any] = {name: value for name, value in recorded.items() if name in defaults}
+        enums = {name: type(default) for name, default in defaults.items() if isinstance(default, enum.Enum)}
+        yield kind(**{name: enums[name](value) if name in enums else value for name, value in values.items()})
     for value in recorded.values():
         yield from models_of_run(value)
 
