@@ -61,7 +61,7 @@ def folder_of(name: str, root: Path, judge) -> Path:
     """A folder with random weights, as its library writes it."""
     import torch
     import transformers
-    from sentence_transformers import models
+    from sentence_transformers.sentence_transformer import modules as models
 
     kind, settings, pooling, has_dense, prompts, _ = SHAPES[name]
     plain, folder = root / "plain", root / name
