@@ -105,7 +105,7 @@ def test_what_is_left_is_prepared_as_if_the_duplicates_had_never_been_there(sour
     prepare(asked(source, 0.5, held_out=3), tmp_path / "work")
     prepare(config(write(tmp_path / "clean" / "rows.jsonl", rows(12)), held_out=3), tmp_path / "clean" / "work")
     ours, clean = contents(tmp_path / "work"), contents(tmp_path / "clean" / "work")
-    made_with = {"text.json", "duplicates.jsonl", f"{PASSAGES}/manifest.json"}
+    made_with = {"text.json", "duplicates.jsonl", f"{PASSAGES}/claim.json", f"{PASSAGES}/manifest.json"}
     assert {n: c for n, c in ours.items() if n not in made_with} == {
         n: c for n, c in clean.items() if n not in made_with
     }
