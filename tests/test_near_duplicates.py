@@ -10,8 +10,8 @@ import pytest
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config.tree import checked
 from dense_jax.data.dedup import first_of_each_group, similar_pairs
-from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation import text
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_without_comparing_again(source, tmp_
 
     with killed_at(module, "entries", 7):
         prepare(settings, tmp_path / "again")
-    monkeypatch.setattr(common, "similar_pairs", None)
+    monkeypatch.setattr(text, "similar_pairs", None)
     prepare(settings, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 
