@@ -128,8 +128,10 @@ def models_of_run(recorded: Any) -> Iterator[TransformerConfig]:
     if kind := kinds.get(recorded.get("class", "")):
         defaults = {setting.name: setting.default for setting in dataclasses.fields(kind)}
         values: dict[str, Any] = {name: value for name, value in recorded.items() if name in defaults}
-        enums = {name: type(default) for name, default in defaults.items() if isinstance(default, enum.Enum)}
-        yield kind(**{name: enums[name](value) if name in enums else value for name, value in values.items()})
+        for name, default in defaults.items():
+            if name in values and isinstance(default, enum.Enum):
+                values[name] = type(default)(values[name])
+        yield kind(**values)
     for value in recorded.values():
         yield from models_of_run(value)
 
