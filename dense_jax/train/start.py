@@ -57,7 +57,7 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
     if not start:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
-    theirs = _recorded_start(known) if known else _start(Path(start))
+    theirs = _recorded_start(known) if known else _fresh_start(Path(start))
 
     def value(setting: Setting) -> Any:
         if setting.name == "tokenizer.path":
@@ -137,7 +137,7 @@ def _recorded_start(known: dict[str, Any]) -> Start:
     )
 
 
-def _start(start: Path) -> Start:
+def _fresh_start(start: Path) -> Start:
     if run := parse_run(start):
         model, encoder = next(models_of_run(run.config["objective"]), None), {}
     else:
