@@ -80,7 +80,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         check = partial(_check_yield, folder, config, or_copies=_or_all_are_copies(root, about["notes"]))
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
         fill(writer, corpus, arrange, config.prepare, chunk=_chunk(config))
-    return _summary(open_passages(root, passages, spans))
+    return prepared_counts(open_passages(root, passages, spans))
 
 
 def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
@@ -217,7 +217,7 @@ def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:
     return f"; or all are near-duplicates: see {root / DUPLICATES}" if notes.get("near_duplicates") else ""
 
 
-def _summary(store: PassageStore) -> dict[str, Any]:
+def prepared_counts(store: PassageStore) -> dict[str, Any]:
     """The counts that `prepare` reports."""
     found = store.manifest
     spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value
