@@ -36,7 +36,7 @@ check: .venv/installed-test
 	$(BIN)/lint-imports
 
 docs: .venv/installed-docs
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 check-pins: .venv/bin/python
 	$(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir build/wheels promise  # no wheel exists

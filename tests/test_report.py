@@ -11,7 +11,7 @@ from dense_jax.report import findings, page
 from dense_jax.report.charts import line_chart
 from dense_jax.report.examples import examples
 from dense_jax.report.tables import result_tables
-from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval import beir
 from dense_jax.retrieval.runs import percent_encoded, write_trec_run
 from dense_jax.train.metrics_files import read_metrics
 from dense_jax.types import Document
@@ -61,7 +61,7 @@ def table(tmp_path):
 
 @pytest.fixture
 def illustrated(table):
-    gained, lost = examples(table, TestSet("toys", "test", QUERIES, QRELS, ()), DOCUMENTS)
+    gained, lost = examples(table, beir.TestSet("toys", "test", QUERIES, QRELS, ()), DOCUMENTS)
     return page.Illustrated(table, "BM25", gained, lost)
 
 
