@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dense_jax.errors import StorageError
 from dense_jax.io import write_json
 from dense_jax.report import findings, page
 from dense_jax.report.charts import line_chart
@@ -89,6 +90,13 @@ def test_rows_are_bm25_then_before_then_after_training_with_their_significance(t
     assert [row.name for row in table.rows] == ["BM25", "before training", "after training"]
     assert table.last.p == {"BM25": 1.0, "before training": pytest.approx(0.5)}  # 1 and 1 and 0: 4 of 8 signs
     assert table.last.mean["nDCG@10"] == pytest.approx(2 / 3)
+
+
+def test_figures_that_lack_a_measure_are_named(table):
+    path = table.folder / "BM25.json"
+    path.write_text(path.read_text().replace("MRR@10", "MRR"))
+    with pytest.raises(StorageError, match=r"BM25\.json: damaged .*; run `dense-jax evaluate` again"):
+        result_tables(table.folder.parent.parent)
 
 
 def test_examples_are_the_largest_gains_and_losses_with_the_hits_of_every_retriever(illustrated):

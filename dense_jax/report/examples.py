@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from dense_jax.compare import BM25
 from dense_jax.markdown import printable
-from dense_jax.report.tables import BEFORE, TESTED, ResultTable, Row
+from dense_jax.report.tables import BEFORE, TESTED, ResultTable, RetrieverResult
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.runs import ordered, percent_encode, read_trec_run
 from dense_jax.types import Document
@@ -27,7 +27,7 @@ class ShownHit:
 
 
 @dataclass(frozen=True)
-class Found:
+class RetrieverHits:
     """The first hits of one retriever for a query."""
 
     retriever: str
@@ -37,15 +37,15 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Example:
+class QueryExample:
     """A query with the hits of each retriever."""
 
     query: str
     gain: float
-    found: tuple[Found, ...]
+    found: tuple[RetrieverHits, ...]
 
 
-def reference(table: ResultTable) -> Row | None:
+def reference(table: ResultTable) -> RetrieverResult | None:
     """The row that gains are measured against: BM25, else the model before training; None without either."""
     return next((row for row in map(table.row, (BM25, BEFORE)) if row not in (None, table.last)), None)
 
@@ -63,7 +63,7 @@ def largest_changes(gains: Mapping[str, float], count: int = _EACH) -> tuple[lis
 
 def examples(
     table: ResultTable, test_set: TestSet, documents: Iterable[Document]
-) -> tuple[list[Example], list[Example]]:
+) -> tuple[list[QueryExample], list[QueryExample]]:
     """The largest gains and the largest losses of the last row of `table`, with hits of all rows.
 
     `documents` is read once, and only the shown ones are held.
@@ -71,7 +71,8 @@ def examples(
     against, last = reference(table), table.last
     if against is None:
         return [], []
-    gains = {q: last.per_query[q][TESTED] - against.per_query[q][TESTED] for q in test_set.queries}
+    judged = set(last.per_query).intersection(*(row.per_query for row in table.rows))
+    gains = {q: last.per_query[q][TESTED] - against.per_query[q][TESTED] for q in test_set.queries if q in judged}
     chosen = largest_changes(gains)
     runs = {row.name: read_trec_run(row.run) for row in table.rows}
     wanted = {q: {name: _ranked(run, q) for name, run in runs.items()} for q in (*chosen[0], *chosen[1])}
@@ -79,10 +80,10 @@ def examples(
     texts = {row.id: row for row in documents if row.id in ids or percent_encode(row.id) in ids}
     texts |= {percent_encode(name): row for name, row in texts.items()}
 
-    def example(query: str) -> Example:
+    def example(query: str) -> QueryExample:
         rows = (row for row in table.rows)
         found = tuple(_found(row, query, wanted[query][row.name], texts, test_set.qrels[query]) for row in rows)
-        return Example(_shortened(test_set.queries[query]), gains[query], found)
+        return QueryExample(_shortened(test_set.queries[query]), gains[query], found)
 
     gained, lost = ([example(query) for query in queries] for queries in chosen)
     return gained, lost
@@ -93,8 +94,8 @@ def _ranked(run: Mapping[str, Mapping[str, float]], query: str) -> list[str]:
 
 
 def _found(
-    row: Row, query: str, ranked: Sequence[str], texts: Mapping[str, Document], judged: Mapping[str, int]
-) -> Found:
+    row: RetrieverResult, query: str, ranked: Sequence[str], texts: Mapping[str, Document], judged: Mapping[str, int]
+) -> RetrieverHits:
     relevant = {name for id, grade in judged.items() if grade > 0 for name in (id, percent_encode(id))}
     first = next((rank for rank, name in enumerate(ranked, start=1) if name in relevant), 0)
     hits = tuple(
@@ -102,7 +103,7 @@ def _found(
         for rank, name in enumerate(ranked[:_HITS], start=1)
         if name in texts
     )
-    return Found(row.name, row.per_query[query][TESTED], first, hits)
+    return RetrieverHits(row.name, row.per_query[query][TESTED], first, hits)
 
 
 def _shown(rank: int, document: Document, relevant: bool) -> ShownHit:

@@ -22,7 +22,7 @@ Lines = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Finding:
-    """What a run shows, and what to do about it."""
+    """A warning with its fix."""
 
     text: str
     fix: str
@@ -35,7 +35,7 @@ def of_training(lines: Lines, step: int, steps: int, visits: float | None) -> It
     yield from _of_collapse(lines)
     yield from _of_loss([line["loss"] for line in lines if "loss" in line])
     if visits is not None and visits > _OFTEN:
-        text = f"Each passage is visited {visits:,.0f} times: the corpus is small for so many steps."
+        text = f"Each passage is visited {visits:,.0f} times: the corpus is small for that number of steps."
         yield Finding(text, "Add text by --corpus.also=FILE, or train for fewer --steps.")
     if skipped := max((line.get("skipped_steps", 0) for line in lines), default=0):
         text = f"{skipped:,.0f} steps were skipped, since their loss or gradient was not finite."

@@ -1,7 +1,7 @@
 """The report of a run: one HTML page that needs no other file, no network and no script.
 
 Everything that stands in it is read from the workdir. Text of users (titles, queries, settings) is escaped by the
-template; the page's own policy forbids scripts and every load, in case that something slips through.
+template; the page's own policy forbids scripts and every load, in case something slips through.
 """
 
 import math
@@ -27,7 +27,7 @@ from dense_jax.io import absolute, read_json, short_digest, whole_file
 from dense_jax.progress import format_duration
 from dense_jax.report import findings
 from dense_jax.report.charts import Series, line_chart
-from dense_jax.report.examples import Example, examples, reference
+from dense_jax.report.examples import QueryExample, examples, reference
 from dense_jax.report.tables import TESTED, ResultTable, result_tables
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import IndexManifest
@@ -42,7 +42,7 @@ from dense_jax.train.warm_start import origin
 from dense_jax.types import Document
 from dense_jax.workdir import Workdir
 
-FILE = "report.html"
+REPORT = "report.html"
 _POINTS = 200  # of a curve
 _TOGETHER = (  # collapse metrics that share a chart, with what they show
     (("rank_me",), "Directions that the vectors use; a small number is a collapse"),
@@ -67,8 +67,8 @@ class Illustrated:
 
     table: ResultTable
     against: str
-    gained: Sequence[Example] = ()
-    lost: Sequence[Example] = ()
+    gained: Sequence[QueryExample] = ()
+    lost: Sequence[QueryExample] = ()
     note: str = ""
 
 
@@ -79,7 +79,7 @@ def write_report(work: Workdir) -> Path:
         ConfigError: `prepare` has not finished.
         StorageError: a file of the run is damaged.
     """
-    path = work.written / FILE
+    path = work.written / REPORT
     page = _page(_content(work))
     with whole_file(path) as partial:
         partial.write_text(page, encoding="utf-8")
@@ -118,7 +118,7 @@ def _content(work: Workdir) -> dict[str, Any]:
 
 
 def _facts(config: Config, lines: findings.Lines) -> dict[str, str]:
-    """What was trained on what, and what it cost."""
+    """Method, start, corpus and cost of the training."""
     last = lines[-1] if lines else {"step": 0, "tokens": 0, "seconds": 0}
     start = origin(config.init_from).words or "random numbers"
     public = without_folders(config)
@@ -135,7 +135,7 @@ def _facts(config: Config, lines: findings.Lines) -> dict[str, str]:
 
 
 def _counts(work: Workdir) -> dict[str, str]:
-    """What `prepare` counted; empty for a run without prepared passages."""
+    """The counts of `prepare`; empty for a run without prepared passages."""
     try:
         store = work.passages
     except UserError:
@@ -183,7 +183,7 @@ def _illustrated(work: Workdir, table: ResultTable) -> Illustrated:
     return Illustrated(table, against.name, gained, lost)
 
 
-def _examples(work: Workdir, table: ResultTable) -> tuple[list[Example], list[Example]]:
+def _examples(work: Workdir, table: ResultTable) -> tuple[list[QueryExample], list[QueryExample]]:
     about = set_of(table.folder)
     folder = absolute(about["place"]) if about["place"] else work.prepared / "test"
     test_set = read_test_set(folder, table.split)
@@ -231,6 +231,6 @@ def _learning_rate(config: Config) -> Series:
 
 
 def _series(lines: findings.Lines, names: Mapping[str, str]) -> Series:
-    """Those of `names` (metric -> name in the legend) that were logged, at most `_POINTS` points of each."""
+    """The logged metrics among `names` (metric -> name in the legend), at most `_POINTS` points of each."""
     found = {shown: [(line["step"], line[name]) for line in lines if name in line] for name, shown in names.items()}
     return {shown: points[:: max(1, math.ceil(len(points) / _POINTS))] for shown, points in found.items() if points}

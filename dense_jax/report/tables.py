@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dense_jax.compare import BM25, randomisation_test
+from dense_jax.errors import StorageError
 from dense_jax.io import read_json
 from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
@@ -18,7 +19,7 @@ TESTED = HEADLINE[0]  # the measure of the significance test
 
 
 @dataclass(frozen=True)
-class Row:
+class RetrieverResult:
     """A retriever on one test set."""
 
     name: str
@@ -34,7 +35,7 @@ class ResultTable:
 
     folder: Path
     split: str
-    rows: tuple[Row, ...]
+    rows: tuple[RetrieverResult, ...]
 
     @property
     def name(self) -> str:
@@ -45,11 +46,11 @@ class ResultTable:
         """The setting that names the test set; empty for the one that `prepare` held out."""
         return set_of(self.folder)["place"]
 
-    def row(self, name: str) -> Row | None:
+    def row(self, name: str) -> RetrieverResult | None:
         return next((row for row in self.rows if row.name == name), None)
 
     @property
-    def last(self) -> Row:
+    def last(self) -> RetrieverResult:
         """The row of the checkpoint that was evaluated last."""
         return self.rows[-1]
 
@@ -70,15 +71,18 @@ def _table(folder: Path) -> ResultTable:
     names = sorted(about, key=lambda name: (name != "BM25", name != "before_training", name == "after_training", name))
     rows = [_row(folder, name, about[name]) for name in names]
     known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
-    tested = [Row(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
+    tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
     return ResultTable(folder, about[names[0]]["split"], tuple(tested))
 
 
-def _row(folder: Path, name: str, about: dict[str, Any]) -> Row:
-    return Row(name.replace("_", " "), folder / f"{name}.trec", about["mean"], about["per_query"])
+def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
+    if not all(figures.keys() >= set(HEADLINE) for figures in (about["mean"], *about["per_query"].values())):
+        lacks = f"damaged (it lacks some of {', '.join(HEADLINE)})"
+        raise StorageError(f"{folder / name}.json: {lacks}; run `dense-jax evaluate` again")
+    return RetrieverResult(name.replace("_", " "), folder / f"{name}.trec", about["mean"], about["per_query"])
 
 
-def _p_values(row: Row, others: Mapping[str, Row]) -> dict[str, float]:
+def _p_values(row: RetrieverResult, others: Mapping[str, RetrieverResult]) -> dict[str, float]:
     """The p-value of the difference to each of `others` over the same queries, in the first headline measure."""
     return {
         name: randomisation_test(_values(row), _values(other))
@@ -87,5 +91,5 @@ def _p_values(row: Row, others: Mapping[str, Row]) -> dict[str, float]:
     }
 
 
-def _values(row: Row) -> np.ndarray:
+def _values(row: RetrieverResult) -> np.ndarray:
     return np.array([row.per_query[query][TESTED] for query in sorted(row.per_query)])
