@@ -22,7 +22,7 @@ from dense_jax.config.tree import without_folders
 from dense_jax.data.preparation.common import REJECTS
 from dense_jax.data.preparation.prepare import open_collection, prepared_counts
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.errors import UserError
+from dense_jax.errors import DataError, UserError
 from dense_jax.io import absolute, read_json, short_digest, whole_file
 from dense_jax.progress import format_duration
 from dense_jax.report import findings
@@ -49,6 +49,8 @@ _TOGETHER = (  # collapse metrics that share a chart, with what they show
     (("mean_cosine",), "Mean cosine of two different passages; near 1 all point one way"),
     (("alignment", "uniformity"), "Distance of a query to its passage; how close all vectors are (-4: spread out)"),
     (("query_norm", "passage_norm"), "Lengths of the vectors; they should not grow without end"),
+    (("view_perplexity", "local_variation"), "How many views win, and by how much; near 1 and 0 all are the same"),
+    (("encoder_distance",), "Distance of the two encoders"),
 )
 
 
@@ -127,7 +129,8 @@ def _facts(config: Config, lines: findings.Lines) -> dict[str, str]:
         "method": type(config.objective).__name__,
         "started from": start,
         "corpus": ", ".join(public.corpus.sources),
-        "steps": f"{int(last['step']):,} of {config.steps:,}, of {config.batch:,} examples",
+        "steps": f"{int(last['step']):,} of {config.steps:,}",
+        "batch": f"{config.batch:,} examples",
         "tokens seen": f"{last['tokens']:,.0f}",
         "training time": format_duration(last["seconds"]),
         "speed": f"{speed:,.0f} tokens/s",
@@ -188,7 +191,7 @@ def _examples(work: Workdir, table: ResultTable) -> tuple[list[QueryExample], li
     folder = absolute(about["place"]) if about["place"] else work.prepared / "test"
     test_set = read_test_set(folder, table.split)
     if about["content"] and about["content"] != short_digest(work.content_of(folder, table.split)):
-        raise UserError(f"{folder} has changed since it was evaluated")
+        raise DataError(f"{folder} has changed since it was evaluated")
     documents = (row for row in open_collection(str(folder), work.asked) if isinstance(row, Document))
     return examples(table, test_set, documents)
 
@@ -213,7 +216,7 @@ def _indexes(place: Path) -> Iterator[dict[str, Any]]:
 
 def _charts(config: Config, lines: findings.Lines) -> Iterator[Chart]:
     """The curves of a run; a metric that was not logged has none."""
-    for name, about in (("loss", ""), ("gradient_norm", "Before clipping")):
+    for name, about in (("loss", ""), ("gradient_norm", "Before clipping"), ("utility", "What passages add to a word")):
         if series := _series(lines, {name: name}):
             yield Chart(name.replace("_", " "), about, line_chart(series))
     if lines:
