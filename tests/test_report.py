@@ -2,7 +2,7 @@
 
 import json
 from html.parser import HTMLParser
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +11,7 @@ from dense_jax.io import write_json
 from dense_jax.report import findings, page
 from dense_jax.report.charts import line_chart
 from dense_jax.report.examples import examples
-from dense_jax.report.tables import result_tables
+from dense_jax.report.tables import ResultTable, RetrieverResult, result_tables
 from dense_jax.retrieval import beir
 from dense_jax.retrieval.runs import percent_encoded, write_trec_run
 from dense_jax.train.metrics_files import read_metrics
@@ -67,7 +67,7 @@ def illustrated(table):
 
 
 def rendered(illustrated, **changes) -> str:
-    chart = page.Chart("loss", HOSTILE, line_chart({HOSTILE: [(0, 1.0), (1, 0.5)], "b": [(0, float("nan"))]}))
+    chart = page.Chart("loss", HOSTILE, line_chart({HOSTILE: [(0.0, 1.0), (1.0, 0.5)], "b": [(0.0, float("nan"))]}))
     index = {"name": HOSTILE, "kind": "exact", "vectors": 3, "searched": "", "recall": None}
     return page._page(
         {
@@ -130,7 +130,7 @@ def test_the_same_run_gives_the_same_page(illustrated):
 
 
 def test_charts_are_drawn_in_the_colour_of_the_page_and_as_wide_as_their_place():
-    svg = line_chart({"loss": [(0, 3.0), (1, 2.0)]})
+    svg = line_chart({"loss": [(0.0, 3.0), (1.0, 2.0)]})
     assert svg.startswith("<svg") and "currentColor" in svg and "#010203" not in svg
     assert "viewBox" in svg and 'width="' not in svg.partition(">")[0]
 
@@ -171,13 +171,11 @@ def test_what_a_run_shows_by_itself_is_a_warning(lines, settings, warning):
 
 def test_less_found_than_before_training_or_than_bm25_is_a_warning_if_it_is_no_chance():
     def retriever(name, value, p=1.0):
-        return SimpleNamespace(name=name, mean={"nDCG@10": value}, p={"BM25": p, "before training": p})
+        return RetrieverResult(name, Path(), {"nDCG@10": value}, {}, {"BM25": p, "before training": p})
 
     def warnings(after, p):
         rows = [retriever("BM25", 0.4), retriever("before training", 0.3), retriever("after training", after, p)]
-        known = {row.name: row for row in rows}
-        table = SimpleNamespace(name="toys", last=rows[-1], row=known.get)
-        return [finding.text for finding in findings.of_results([table])]
+        return [finding.text for finding in findings.of_results([ResultTable(Path("toys"), "test", tuple(rows))])]
 
     assert warnings(0.5, 0.001) == [] == warnings(0.2, 0.3)
     assert warnings(0.35, 0.01) == ["On toys the model finds less than BM25: nDCG@10 0.350 against 0.400."]

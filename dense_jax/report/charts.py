@@ -11,7 +11,7 @@ from markupsafe import Markup
 INK = "#010203"  # of text and axes: becomes the colour of the page's text, in the dark too
 LINES = ("#3d85c6", "#d5763b", "#3a9a68", "#9c6ac9", "#b99a2e", "#c8547a")  # legible on white and on black
 _UNUSED = re.compile(r"<metadata>.*?</metadata>|<defs>\s*<style.*?</style>\s*</defs>", re.DOTALL)
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "dense_jax",
     "font.family": "sans-serif",

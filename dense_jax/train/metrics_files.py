@@ -92,7 +92,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     """The numbers of each whole line of metrics.jsonl, in the order of the file; none without the file."""
     lines = text_lines(workdir / METRICS) if (workdir / METRICS).is_file() else []
     found = [json.loads(line) for line in lines if _step(line, MetricsLine) < math.inf]
-    return [{name: value for name, value in line.items() if isinstance(value, int | float)} for line in found]
+    return [{name: float(value) for name, value in line.items() if isinstance(value, int | float)} for line in found]
 
 
 def totals_until(workdir: Path, first: int) -> dict[str, float]:
