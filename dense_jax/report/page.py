@@ -19,8 +19,9 @@ from dense_jax.artifact import MANIFEST
 from dense_jax.augmented.qa_report import FIGURES, AnsweredMeans
 from dense_jax.config import Config
 from dense_jax.config.tree import without_folders
-from dense_jax.data.preparation.common import REJECTS
-from dense_jax.data.preparation.prepare import open_collection, prepared_counts
+from dense_jax.data.preparation.collection import open_collection
+from dense_jax.data.preparation.prepare import prepared_counts
+from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import DataError, UserError
 from dense_jax.io import absolute, read_json, short_digest, whole_file
