@@ -34,6 +34,7 @@ from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import IndexManifest
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
+from dense_jax.retrieval.sample import content_of_test_set
 from dense_jax.show import settings
 from dense_jax.train.metrics import COLLAPSE
 from dense_jax.train.metrics_files import read_metrics
@@ -191,7 +192,7 @@ def _examples(work: Workdir, table: ResultTable) -> tuple[list[QueryExample], li
     about = set_of(table.folder)
     folder = absolute(about["place"]) if about["place"] else work.prepared / "test"
     test_set = read_test_set(folder, table.split)
-    if about["content"] and about["content"] != short_digest(work.content_of(folder, table.split)):
+    if about["content"] and about["content"] != short_digest(content_of_test_set(folder, table.split, work.asked)):
         raise DataError(f"{folder} has changed since it was evaluated")
     documents = (row for row in open_collection(str(folder), work.asked) if isinstance(row, Document))
     return examples(table, test_set, documents)
