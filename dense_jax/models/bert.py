@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
-from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
+from dense_jax.errors import require
 from dense_jax.mesh import platform, shard_rows
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import Dtype, Gelu, apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params

@@ -1,5 +1,6 @@
 """Sharding of the training state over the mesh."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -7,9 +8,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.config import require
+from dense_jax.config.settings import settings_of
+from dense_jax.errors import require
 from dense_jax.mesh import BATCH_AXES, TENSOR
-from dense_jax.models.bert import bert_configs
 from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules
 
@@ -28,6 +29,8 @@ SHARDING_RULES = (
     (r"(^|/)(bias|scale|step|count|filled|next)$", P()),
     (r"(^|/)queue$", P(None, BATCH_AXES)),  # [k b d]: each device holds the keys of its own rows
 )
+# Sizes of a transformer, by the names in its config, and the axis that splits each.
+_SPLIT_SIZES = {"heads": TENSOR, "feed_forward": TENSOR, "width": "fsdp"}
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
@@ -51,14 +54,16 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
     Raises:
         ConfigError: heads, width or feed-forward width of a model do not divide over their axis.
     """
-    for bert in bert_configs(objective):
-        for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
-            size, ways = getattr(bert, name), mesh.shape[axis]
+    for setting in settings_of(objective):
+        if setting.owner is None or not {f.name for f in dataclasses.fields(setting.owner)}.issuperset(_SPLIT_SIZES):
+            continue
+        if axis := _SPLIT_SIZES.get(setting.field):
+            size, ways = setting.value, mesh.shape[axis]
             fitting = [n for n in range(1, ways) if size % n == 0]
             require(
                 size % ways == 0,
-                f"mesh.{axis}={ways} does not divide bert.{name}={size}; use a --mesh.{axis} that does, such as "
-                f"{max(fitting, default=1)}",
+                f"mesh.{axis}={ways} does not divide objective.{setting.name}={size}; use a --mesh.{axis} that does, "
+                f"such as {max(fitting, default=1)}",
             )
 
 
