@@ -67,7 +67,7 @@ def illustrated(table):
 
 
 def rendered(illustrated, **changes) -> str:
-    chart = page.Chart("loss", HOSTILE, line_chart({HOSTILE: [(0.0, 1.0), (1.0, 0.5)], "b": [(0.0, float("nan"))]}))
+    chart = page.Chart("loss", HOSTILE, line_chart({"<script>": [(0.0, 1.0), (1.0, 0.5)], "b": [(0.0, float("nan"))]}))
     index = {"name": HOSTILE, "kind": "exact", "vectors": 3, "searched": "", "recall": None}
     return page._page(
         {
@@ -114,7 +114,7 @@ def test_markup_in_titles_queries_names_and_settings_is_shown_and_never_runs(ill
     assert not tags.tags & {"script", "img", "iframe", "object", "embed", "link", "base", "form", "foreignObject"}
     assert not [name for name, _ in tags.attributes if name.startswith("on")]
     assert tags.text.count("<script>alert(1)</script>") >= 9
-    assert "49" not in tags.text.split("{{ 7 * 7 }}")[0]
+    assert "{{ 7 * 7 }}" in tags.text
 
 
 def test_the_page_loads_nothing_and_forbids_what_would(illustrated):
