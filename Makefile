@@ -3,16 +3,19 @@
 # make test-all    all tests, with those marked slow: they take long, start processes or need a peer library
 # make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
 # make check  style, types and the direction of imports
+# make docs   the documentation as a site, in site/
+# make check-pins   whether pip finds the pinned versions for another Python too: PYTHON_VERSION=3.13
 # make bench  the speed of training and encoding here, as in benchmarks/README.md (which lists the other programs)
 PYTHON ?= python3
 CONFIG ?= configs/ict.py:tiny
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
+PYTHON_VERSION ?= 3.12
 BIN := .venv/bin
 
 # Bytecode is kept: a worker and each process that it starts would else compile two hundred modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-beam check bench clean
+.PHONY: demo test test-all test-beam check docs check-pins bench clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/local.sh $(CONFIG) $(WORKDIR)
@@ -32,6 +35,14 @@ check: .venv/installed-test
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check-pins: .venv/bin/python
+	$(BIN)/python -m pip wheel --quiet --no-deps --constraint constraints.txt --wheel-dir build/wheels promise  # no wheel exists
+	$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --target build/pins --only-binary=:all: \
+	  --python-version $(PYTHON_VERSION) --find-links build/wheels --constraint constraints.txt .
+
 bench: .venv/installed-test
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/encode.py
@@ -49,6 +60,10 @@ bench: .venv/installed-test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[test]'
 	touch $@
 
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
 .venv-beam/installed: setup.py constraints-beam.txt
 	$(PYTHON) -m venv .venv-beam
 	.venv-beam/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-beam.txt \
@@ -56,4 +71,4 @@ bench: .venv/installed-test
 	touch $@
 
 clean:
-	rm -rf .venv .venv-beam .pytest_cache runs *.egg-info
+	rm -rf .venv .venv-beam .pytest_cache runs build site *.egg-info

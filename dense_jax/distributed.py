@@ -53,14 +53,14 @@ class Coordinates(NamedTuple):
     """Coordinator address, number of processes and index of this one: the arguments of `jax.distributed.initialize`."""
 
     address: str  # HOST:PORT
-    count: int
+    processes: int
     number: int  # from 0
 
 
 class ExpectedProcesses(NamedTuple):
     """Number of processes that the environment announces, and the variable that announces it."""
 
-    count: int  # a minimum where `variable` is the index of a pod
+    processes: int  # a minimum where `variable` is the index of a pod
     variable: str  # empty: nothing announces any
     value: str
 
@@ -194,12 +194,12 @@ def expected_processes(environment: Mapping[str, str]) -> ExpectedProcesses:
     """Return the number of processes that the launcher's variables announce; 1 if nothing announces any.
 
     >>> expected_processes({"SLURM_NTASKS": "4"})
-    ExpectedProcesses(count=4, variable='SLURM_NTASKS', value='4')
-    >>> expected_processes({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}).count
+    ExpectedProcesses(processes=4, variable='SLURM_NTASKS', value='4')
+    >>> expected_processes({"TPU_WORKER_HOSTNAMES": "a,b", "MEGASCALE_NUM_SLICES": "2"}).processes
     4
-    >>> expected_processes({"JOB_COMPLETION_INDEX": "2"}).count  # at least: the index of the third pod
+    >>> expected_processes({"JOB_COMPLETION_INDEX": "2"}).processes  # at least: the index of the third pod
     3
-    >>> expected_processes({}).count
+    >>> expected_processes({}).processes
     1
 
     Raises:
@@ -225,7 +225,7 @@ def may_have_peers(environment: Mapping[str, str]) -> bool:
     """
     expected = expected_processes(environment)
     on_tpu = environment.get("TPU_ML_PLATFORM") == "JAX"  # JAX sets it where it finds TPUs
-    return expected.count > 1 or expected.variable == _INDEX or on_tpu
+    return expected.processes > 1 or expected.variable == _INDEX or on_tpu
 
 
 def check_process_count(joined: int, environment: Mapping[str, str]) -> None:
@@ -236,13 +236,13 @@ def check_process_count(joined: int, environment: Mapping[str, str]) -> None:
     """
     expected = expected_processes(environment)
     exact = bool(expected.variable) and expected.variable != _INDEX
-    if joined < expected.count or (exact and joined != expected.count):
+    if joined < expected.processes or (exact and joined != expected.processes):
         raise MachineError(
-            f"{expected.variable}={expected.value} says that this is one of {expected.count} processes, but {joined} "
-            f"{'is' if joined == 1 else 'are'} together: each such group would train a model of its own; "
+            f"{expected.variable}={expected.value} says that this is one of {expected.processes} processes, but "
+            f"{joined} {'is' if joined == 1 else 'are'} together: each such group would train a model of its own; "
             f"{_FIXES.get(expected.variable, _TPU_FIX)}"
         )
-    if joined == 1 and expected.count == 1 and ADDRESS in environment and COUNT not in environment:
+    if joined == 1 and expected.processes == 1 and ADDRESS in environment and COUNT not in environment:
         raise MachineError(
             f"{ADDRESS}={environment[ADDRESS]} names a coordinator, but not the number of processes; set {COUNT} and "
             f"{NUMBER} too, or unset it"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
-from dense_jax.types import ExampleSource, Passage, Reader, Towers, Vocabulary
+from dense_jax.types import Passage, Reader, Towers, Vocabulary
 
 PASSAGE = "passage"  # the subtree of the parameters that encodes passages, where another one encodes queries
 
@@ -31,8 +31,11 @@ class Objective(abc.ABC):
     frozen: ClassVar[tuple[str, ...]] = ()  # subtrees of the parameters that training does not change, such as PASSAGE
 
     @abc.abstractmethod
-    def example(self, source: ExampleSource, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        """One training example: numpy arrays of fixed shapes. None rejects the draw; another source is then drawn."""
+    def example(self, source: Any, /, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
+        """One training example from a source of the type `learns_from`: numpy arrays of fixed shapes.
+
+        None rejects the draw; another source is then drawn.
+        """
 
     @abc.abstractmethod
     def init(self, rng: PRNGKeyArray) -> Params:
@@ -60,7 +63,7 @@ class Objective(abc.ABC):
         """Texts whose ids `example` needs; it finds them in `vocabulary.prompts`."""
         return ()
 
-    def texts(self, source: ExampleSource) -> Sequence[int]:
+    def texts(self, source: Any) -> Sequence[int]:
         """Numbers of the texts in the example of `source`: with `loader.order=distinct` no two examples of a batch
         share one."""
         return (source.row,)

@@ -38,7 +38,7 @@ from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.planning.topology import plan_report
-from dense_jax.report import Counts, Sections, Training
+from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
@@ -58,6 +58,7 @@ from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.run_results import HYBRID, measured
+from dense_jax.stage_results import Counts, Sections, Training
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.restart import move_aside
@@ -377,6 +378,11 @@ class Run:
             results=tuple(dict.fromkeys(results)),
         )
         return export(trained.towers, work.saved_tokenizer(), work.written / "export", card)
+
+    def report(self) -> Path:
+        """Write `report.html`, one page about the run, and return its path."""
+        self._check_writable()
+        return write_report(self._work)
 
     def _check_writable(self) -> None:
         """

@@ -83,6 +83,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "mine": lambda run, words: print(run.mine()),
     "evaluate": lambda run, words: print(run.evaluate()),
     "export": lambda run, words: print(run.export()),
+    "report": lambda run, words: print(run.report()),
 }
 
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself

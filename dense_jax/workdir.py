@@ -13,6 +13,7 @@ mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
 results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export
+report.html                                           report
 """
 
 import sys

@@ -22,6 +22,7 @@ run embed
 run index
 run evaluate
 run export
+run report
 run search --search.k=2 \
   "compute the singular value decomposition" \
   "remove whitespace from both ends of a string" \
@@ -32,6 +33,7 @@ $workdir
   checkpoints  metrics.jsonl  tensorboard   of training
   embeddings   index                        of the collection that is searched
   export                                    for transformers and sentence-transformers
+  report.html                               one page about the run: curves, results, examples, warnings
   results                                   every measure, the rankings, and this table:
 
 $(cat "$workdir"/results/*/table.md)

@@ -38,7 +38,7 @@ HAND = {"JAX_COORDINATOR_ADDRESS": "localhost:1234", "JAX_NUM_PROCESSES": "4", "
     ],
 )
 def test_as_many_processes_are_announced_as_the_launcher_started(environment, count):
-    assert expected_processes(environment).count == count
+    assert expected_processes(environment).processes == count
     check_process_count(count, environment)
 
 

@@ -275,9 +275,9 @@ def test_a_rule_between_two_settings_sees_the_overridden_values(config_file):
     assert text == "optimizer.warmup=10 is more than steps=5"
 
 
-def test_the_readmes_run_of_realm_has_the_tokenizer_of_its_reader(monkeypatch):
+def test_the_documented_run_of_realm_has_the_tokenizer_of_its_reader(monkeypatch):
     monkeypatch.chdir(ROOT)
-    lines = Path("README.md").read_text().replace("\\\n", "").splitlines()
+    lines = Path("docs/realm.md").read_text().replace("\\\n", "").splitlines()
     shown = [line.split() for line in lines if "--config=configs/realm.py --workdir=runs/realm" in line]
     prepared, trained = (parse(words).config for _, verb, *words in shown if verb in ("prepare", "train"))
     assert prepared.tokenizer.path == trained.tokenizer.path == trained.init_reader_from != ""

@@ -124,7 +124,7 @@ def test_the_time_to_save_and_the_queueing_are_asked_for():
 
 
 def test_jobs_on_several_nodes_name_their_number_to_the_mesh_wherever_they_are_shown():
-    texts = [(ROOT / name).read_text() for name in ("README.md", "docs/launch.md", "launch/slurm.sbatch")]
+    texts = [(ROOT / name).read_text() for name in ("docs/launch.md", "launch/slurm.sbatch")]
     lines = "\n".join(texts).replace("\\\n", "").splitlines()
     shown = [(line, found[1]) for line in lines if (found := re.search(r"sbatch --nodes=(\d+)", line))]
     assert len(shown) >= 4

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import CodeType
 
 import numpy as np
 import pytest
@@ -23,19 +24,24 @@ pytestmark = pytest.mark.timeout(900)  # one training, and what is compiled for 
 QUICK = {**SMALL, "corpus.held_out": 10, "embed.batch": 64, "embed.split": False, "steps": 4}
 
 
+def readme_code(title: str) -> CodeType:
+    """The program in a section of the README."""
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition(f"\n## {title}\n")
+    lines = section.partition("\n## ")[0].splitlines()
+    code = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ") or not line))
+    return compile(code, "README.md", "exec")
+
+
 @pytest.fixture(scope="module")
 def example(tmp_path_factory) -> dict:
     """The names that the example of the README defines, on a small corpus and with small numbers."""
-    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## From Python\n")
-    lines = section.partition("\n## ")[0].splitlines()
-    code = textwrap.dedent("\n".join(line for line in lines if line.startswith("    ") or not line))
     folder, load = tmp_path_factory.mktemp("readme"), overrides.load_config
     write_corpus(folder / "docs.jsonl")
     names: dict = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.chdir(folder)
         patched.setattr(overrides, "load_config", lambda name, given: load(name, QUICK | given))
-        exec(compile(code, "README.md", "exec"), names)
+        exec(readme_code("From Python"), names)
     return names | {"folder": folder, "workdir": folder / "runs" / "mine"}
 
 
@@ -54,6 +60,15 @@ def test_the_readmes_example_trains_searches_and_compares_vectors(example):
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert example["scores"].shape == (1, 2)
     assert example["scores"].dtype == np.float32
+
+
+@pytest.mark.slow
+def test_the_readmes_exported_model_compares_texts_in_sentence_transformers(example, monkeypatch):
+    monkeypatch.chdir(example["folder"])
+    names: dict = {}
+    exec(readme_code("The exported model"), names)
+    assert names["similarity"].shape == (1, 1)
+    assert names["similarity"].item() == pytest.approx(example["scores"][0, 1], abs=1e-4)
 
 
 @pytest.mark.slow

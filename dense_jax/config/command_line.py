@@ -33,10 +33,11 @@ VERBS = {
     "mine": "hard negatives for the training queries, by the trained retriever, by BM25, or by both",
     "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training, BM25 + dense",
     "export": "a folder for Hugging Face transformers and sentence-transformers",
+    "report": "report.html, one page about the run: what it cost, what it shows, what it bought, with examples",
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
 }
 _TAKE_WORDS = ("search", "answer")
-_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export")
+_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export", "report")
 _READS = {  # data that a verb reads wherever its flag is given
     "prepare": ("corpus.source", "corpus.also", "spans.answers", "spans.precomputed"),
     "embed": ("embed.collection",),

@@ -17,7 +17,7 @@ class BlockwiseSums(NamedTuple):
 
     log_sum_exp: Float[Array, " q"]
     score_sum: Float[Array, " q"]
-    count: Int[Array, " q"]
+    candidates: Int[Array, " q"]  # their number
     argmax: Int[Array, " q"]  # the first of equals
     above: Int[Array, " q"]  # number of candidates that score above `BlockInputs.positive`
 
@@ -56,7 +56,7 @@ def _blockwise_sums(
             BlockwiseSums(
                 log_sum_exp=sums.log_sum_exp * jnp.exp(largest - now) + jnp.sum(terms, axis=1),
                 score_sum=sums.score_sum + jnp.sum(jnp.where(is_candidate, scores, 0.0), axis=1),
-                count=sums.count + jnp.sum(is_candidate, axis=1),
+                candidates=sums.candidates + jnp.sum(is_candidate, axis=1),
                 argmax=jnp.where(highest > largest, first, tied),
                 above=sums.above + jnp.sum(is_other & (scores > inputs.positive[:, None]), axis=1),
             ),

@@ -154,7 +154,7 @@ def _sums(
     return BlockwiseSums(
         log_sum_exp=jax.nn.logsumexp(scores, axis=1),
         score_sum=score_sum,
-        count=count,
+        candidates=count,
         argmax=jnp.argmax(scores, axis=1),
         above=jnp.sum(scores > positive[:, None], axis=1),
     )
@@ -163,10 +163,10 @@ def _sums(
 def _from_sums(
     sums: BlockwiseSums, positive: Float[Array, " q"], own: Int[Array, " q"], smoothing: float
 ) -> ContrastiveLoss:
-    target = _smoothed(positive, sums.score_sum / sums.count, smoothing) if smoothing else positive
+    target = _smoothed(positive, sums.score_sum / sums.candidates, smoothing) if smoothing else positive
     # the first of equals ranks first; in chunks its own score may differ in the last digit from the one in `sums`
     rank = jnp.where(sums.argmax == own, 1, jnp.maximum(sums.above + 1, 2))
-    return ContrastiveLoss(sums.log_sum_exp - target, rank, sums.count)
+    return ContrastiveLoss(sums.log_sum_exp - target, rank, sums.candidates)
 
 
 def _smoothed(positive: Float[Array, " q"], mean: Float[Array, " q"], smoothing: float) -> Float[Array, " q"]:

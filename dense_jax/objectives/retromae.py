@@ -64,17 +64,17 @@ class RetroMAE(DualEncoder[Encoder]):
         )  # fmt: skip
         everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
         text = _inner_tokens(tokens.mask)
+        bag_of_words = None
         if not self.bag_of_words:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
         else:
             all_logits = mlm_logits(bert, params, hidden, everywhere)
             logits = jnp.take_along_axis(all_logits, batch["positions"][..., None], axis=1)
+            bag_of_words = bag_of_words_loss(all_logits[:, 1:], tokens.mask[:, 1:], ids[:, 1:], text[:, 1:])
         return Rebuilt(
             encoder=masked_lm_loss(logits, batch["labels"], batch["weights"]),
             decoder=masked_lm_loss(mlm_logits(bert, params, decoded, everywhere), ids, text.astype(jnp.float32)),
-            bag_of_words=bag_of_words_loss(all_logits[:, 1:], tokens.mask[:, 1:], ids[:, 1:], text[:, 1:])
-            if self.bag_of_words
-            else None,
+            bag_of_words=bag_of_words,
         )
 
     def combine(

@@ -59,8 +59,8 @@ class _IndexSettings(TypedDict):
     made_by: Settings
 
 
-_IndexManifest = TypedDict(
-    "_IndexManifest",
+IndexManifest = TypedDict(
+    "IndexManifest",
     {
         "settings": _IndexSettings,
         "files": Digests,
@@ -293,7 +293,7 @@ def _part_folder(folder: Path, number: int, parts: int) -> Path:
 
 def _read_manifest(folder: Path, vectors: Vectors) -> dict[str, Any]:
     """Return the manifest of an index over `vectors`."""
-    manifest = read_manifest(folder, _IndexManifest, "index", "index")
+    manifest = read_manifest(folder, IndexManifest, "index", "index")
     settings = manifest["settings"]
     if settings["embeddings"] != vectors.fingerprint:
         changes = list(differences(settings["made_by"], vectors.made_by, "made_by."))

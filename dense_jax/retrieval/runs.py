@@ -77,9 +77,18 @@ def without_identical(run: Run, queries: Container[str] | None = None) -> tuple[
 def percent_encoded(run: Run) -> Run:
     """Return the run with white space in ids percent-encoded (%20) and % as %25, for a TREC file."""
     return {
-        _percent_encode(query): {_percent_encode(d): score for d, score in scores.items()}
+        percent_encode(query): {percent_encode(d): score for d, score in scores.items()}
         for query, scores in run.items()
     }
+
+
+def percent_encode(identifier: str) -> str:
+    """Return an id with white space and % percent-encoded, as in a TREC file.
+
+    >>> percent_encode("100% sure")
+    '100%25%20sure'
+    """
+    return _SPACE_OR_PERCENT.sub(lambda found: quote(found[0]), identifier)
 
 
 def holds_space(identifier: str) -> bool:
@@ -123,10 +132,6 @@ def read_trec_run(path: Path) -> Run:
             raise DataError(f"{path}:{number}: query {query!r} has document {document!r} twice")
         run[query][document] = _score(score, f"{path}:{number}")
     return run
-
-
-def _percent_encode(identifier: str) -> str:
-    return _SPACE_OR_PERCENT.sub(lambda found: quote(found[0]), identifier)
 
 
 def _check_word(word: str, path: Path) -> None:

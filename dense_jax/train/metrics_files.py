@@ -88,6 +88,13 @@ def has_trained(workdir: Path) -> bool:
     return path.is_file() and any(0 < _step(line, StepLine) < math.inf for line in text_lines(path))
 
 
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The numbers of each whole line of metrics.jsonl, in the order of the file; none without the file."""
+    lines = text_lines(workdir / METRICS) if (workdir / METRICS).is_file() else []
+    found = [json.loads(line) for line in lines if _step(line, MetricsLine) < math.inf]
+    return [{name: float(value) for name, value in line.items() if isinstance(value, int | float)} for line in found]
+
+
 def totals_until(workdir: Path, first: int) -> dict[str, float]:
     """Real tokens and seconds of training up to step `first`, extrapolated from the last line before it."""
     path = workdir / METRICS

@@ -23,18 +23,21 @@ FILE = "config.json"
 DIGESTS = "digests"  # the only key of the record that is no setting
 
 
-class RunConfig(TypedDict):
-    """Content of config.json."""
-
-    seed: NotRequired[int]
-    steps: NotRequired[Count]
+class _Recorded(TypedDict):
     batch: NotRequired[Count]
     objective: NotRequired[Settings]
     passages: NotRequired[Settings]
     digests: NotRequired[Settings]  # of the data at the start of the run; no setting
 
 
-class FinishedConfig(RunConfig):
+class RunConfig(_Recorded):
+    """Content of config.json."""
+
+    seed: NotRequired[int]
+    steps: NotRequired[Count]
+
+
+class FinishedConfig(_Recorded):
     """Content of config.json that reports and later runs need."""
 
     seed: int

@@ -67,7 +67,7 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
         check = partial(_check_yield, folder, config, or_copies=_or_all_are_copies(root, about["notes"]))
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
         fill_store(writer, corpus, arrange, config.prepare, chunk=_tokens_of_a_cut(config))
-    return _summary(open_passages(root, passages, spans))
+    return prepared_counts(open_passages(root, passages, spans))
 
 
 def check_spans(store: PassageStore, config: SpansConfig) -> None:
@@ -157,7 +157,7 @@ def _or_all_are_copies(root: Path, notes: dict[str, Any]) -> str:
     return f"; or all are near-duplicates: see {root / DUPLICATES}" if notes.get("near_duplicates") else ""
 
 
-def _summary(store: PassageStore) -> dict[str, Any]:
+def prepared_counts(store: PassageStore) -> dict[str, Any]:
     """The counts that `prepare` reports."""
     found = store.manifest
     spans = found["settings"]["passages"]["unit"] == Unit.SPANS.value

@@ -16,7 +16,7 @@ _TITLE = "the title is likely in another field; name it by --corpus.title_field=
 _COLUMNS = "the columns are likely separated in another way; a .tsv file has tabs between them, a .csv file commas"
 _LENGTH = "raise the limit by --corpus.max_characters=N, or cut the documents into shorter ones"
 _FILES = "the files of queries, judgements and documents likely do not belong together"
-_ELSE = "the file is likely not what its name says; compare its rows with the forms in the README"
+_ELSE = "the file is likely not what its name says; compare its rows with the forms in docs/corpora.md"
 
 _CAUSES = {  # part of a reason -> the likely mistake if most rows have it
     "is not JSON": _FORM,

@@ -1,0 +1,95 @@
+"""The retrievers of a run on each test set: headline measures, and significance of the differences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dense_jax.compare import BM25, randomisation_test
+from dense_jax.errors import StorageError
+from dense_jax.io import read_json
+from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
+from dense_jax.retrieval.metrics import HEADLINE, PerQuery
+from dense_jax.retrieval.results import set_of
+
+BEFORE = "before training"
+TESTED = HEADLINE[0]  # the measure of the significance test
+
+
+@dataclass(frozen=True)
+class RetrieverResult:
+    """A retriever on one test set."""
+
+    name: str
+    run: Path  # its ranking, a TREC file
+    mean: Mapping[str, float]
+    per_query: PerQuery
+    p: Mapping[str, float] = field(default_factory=dict)  # name of another row -> p-value of the difference to it
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """All retrievers that were measured on one test set."""
+
+    folder: Path
+    split: str
+    rows: tuple[RetrieverResult, ...]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def place(self) -> str:
+        """The setting that names the test set; empty for the one that `prepare` held out."""
+        return set_of(self.folder)["place"]
+
+    def row(self, name: str) -> RetrieverResult | None:
+        return next((row for row in self.rows if row.name == name), None)
+
+    @property
+    def last(self) -> RetrieverResult:
+        """The row of the checkpoint that was evaluated last."""
+        return self.rows[-1]
+
+
+def result_tables(workdir: Path) -> list[ResultTable]:
+    """The tables of `results/`, one for each test set of `evaluate`.
+
+    Raises:
+        StorageError: a file of figures is damaged.
+    """
+    folders = sorted({path.parent for path in workdir.glob("results/*/*.trec")})
+    return [_table(folder) for folder in folders]
+
+
+def _table(folder: Path) -> ResultTable:
+    files = [path.with_suffix(".json") for path in folder.glob("*.trec")]
+    about = {path.stem: read_json(path, EvaluatedMeans) | read_json(path, Evaluated) for path in files}
+    names = sorted(about, key=lambda name: (name != "BM25", name != "before_training", name == "after_training", name))
+    rows = [_row(folder, name, about[name]) for name in names]
+    known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
+    tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
+    return ResultTable(folder, about[names[0]]["split"], tuple(tested))
+
+
+def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
+    if not all(figures.keys() >= set(HEADLINE) for figures in (about["mean"], *about["per_query"].values())):
+        lacks = f"damaged (it lacks some of {', '.join(HEADLINE)})"
+        raise StorageError(f"{folder / name}.json: {lacks}; run `dense-jax evaluate` again")
+    return RetrieverResult(name.replace("_", " "), folder / f"{name}.trec", about["mean"], about["per_query"])
+
+
+def _p_values(row: RetrieverResult, others: Mapping[str, RetrieverResult]) -> dict[str, float]:
+    """The p-value of the difference to each of `others` over the same queries, in the first headline measure."""
+    return {
+        name: randomisation_test(_values(row), _values(other))
+        for name, other in others.items()
+        if other is not row and other.per_query.keys() == row.per_query.keys()
+    }
+
+
+def _values(row: RetrieverResult) -> np.ndarray:
+    return np.array([row.per_query[query][TESTED] for query in sorted(row.per_query)])
