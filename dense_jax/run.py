@@ -109,6 +109,7 @@ class Run:
         return Sections(
             {
                 "settings": show.settings(work.config),
+                "compute type": show.compute_types(examples),
                 "attention": show.attention(examples, work.config.batch),
                 "example": show.example(examples, work.tokenizer),
                 **({"salient spans": show.spans(examples, work.tokenizer)} if work.config.spans.sources else {}),
@@ -170,6 +171,7 @@ class Run:
         if is_process_0():
             self._print_notes()
             if self._has_examples:
+                print(f"compute type\n{show.compute_types(self._examples)}", file=sys.stderr)
                 print(f"attention\n{show.attention(self._examples, work.config.batch)}", file=sys.stderr)
         try:
             train(

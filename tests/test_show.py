@@ -71,6 +71,10 @@ def test_the_plan_of_one_source_speaks_of_all_passages_alone():
     assert len(show.plan(examples, Config(BagOfTokens(), steps=30, batch=20)).splitlines()) == 3
 
 
+def test_the_compute_type_is_shown_with_its_setting():
+    assert show.compute_types(prepared()[1]) == "float32 (dtype=auto on cpu)"
+
+
 def test_the_memory_is_that_of_one_device_of_all():
     program, examples = prepared(chunk=64)
     said = show.memory(program, examples)

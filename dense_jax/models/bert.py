@@ -57,7 +57,7 @@ class BertConfig:
     gelu: Gelu = Gelu.ERF
     initializer: Positive[float] = 0.02  # standard deviation of fresh kernels and embeddings
     # of the computation; parameters, softmax and normalisation are float32
-    dtype: Dtype = field(default=Dtype.FLOAT32, metadata=AT_SEARCH)
+    dtype: Dtype = field(default=Dtype.AUTO, metadata=AT_SEARCH)
     attention: Attention = field(default=Attention.AUTO, metadata=RESUMABLE)
     scan: bool = field(default=False, metadata=RESUMABLE)  # layers as one loop: compiles faster, runs slower
     # layers computed again in the backward pass: less memory, a third more work
@@ -143,6 +143,11 @@ def attention_on_mesh(config: BertConfig, length: int) -> Attention:
     return choose_attention(config, platform(), length).attention
 
 
+def compute_type(config: BertConfig) -> str:
+    """Name of the compute type on the devices of the mesh of `jax.set_mesh`."""
+    return config.dtype.on(platform()).value
+
+
 def _automatic(config: BertConfig, platform: str, length: int) -> AttentionChoice:
     fused = {"gpu": Attention.CUDNN, "tpu": Attention.SPLASH}.get(platform)
     if fused is None:
@@ -163,8 +168,8 @@ def _obstacle(kernel: Attention, config: BertConfig, platform: str) -> str:
     if kernel is Attention.CUDNN:
         if platform != "gpu":
             return f"runs on NVIDIA GPUs, not on {platform}; use attention=xla"
-        if config.dtype is not Dtype.BFLOAT16:
-            return f"needs dtype=bfloat16, not {config.dtype.value}"
+        if (dtype := config.dtype.on(platform)) is not Dtype.BFLOAT16:
+            return f"needs dtype=bfloat16, not {dtype.value}"
         if head % 8 or head > 128:
             return f"needs a width/heads that is a multiple of 8 and at most 128, not {head}"
     if kernel is Attention.SPLASH and platform != "tpu":
@@ -251,7 +256,7 @@ class Bert(nn.Module):
         first = c.first_position
         rows = self.position.embedding[first : first + length]
         position = rows[None] if positions is None else self.position(positions + first)
-        exact = jnp.promote_types(c.dtype.value, jnp.float32)
+        exact = jnp.promote_types(compute_type(c), jnp.float32)
         summed = words.astype(exact) + self.type(types).astype(exact) + position.astype(exact)
         # The tables may be sharded along the width, activations never are; later activations follow this one.
         return shard_rows(dropout(self.norm(summed), c.dropout, dropout_rng(self)))
@@ -324,10 +329,10 @@ class MultiHeadAttention(nn.Module):
 def dense_layer(config: BertConfig, features: int, name: str) -> nn.Dense:
     """Affine layer with the model's initialiser and compute type; apply it with `apply_to_rows`."""
     return nn.Dense(
-        features, dtype=config.dtype.value, kernel_init=nn.initializers.normal(config.initializer), name=name
+        features, dtype=compute_type(config), kernel_init=nn.initializers.normal(config.initializer), name=name
     )
 
 
 def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:
     """Layer normalisation with statistics in float32 and the result in the compute type."""
-    return nn.LayerNorm(config.epsilon, dtype=config.dtype.value, use_fast_variance=False, name=name)
+    return nn.LayerNorm(config.epsilon, dtype=compute_type(config), use_fast_variance=False, name=name)

@@ -16,9 +16,16 @@ _LEVELS = 1 << 16  # levels of a dropout rate: two draws from each 32 random bit
 class Dtype(enum.Enum):
     """Compute type of matrix products."""
 
+    AUTO = "auto"  # bfloat16 on TPUs and GPUs, float32 on CPUs
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"  # for TPUs and GPUs; slower than float32 on most CPUs
     FLOAT64 = "float64"  # for exact comparisons on a CPU, under jax_enable_x64
+
+    def on(self, platform: str) -> "Dtype":
+        """Return the type itself, or the one that AUTO stands for on `platform` (cpu, gpu or tpu)."""
+        if self is not Dtype.AUTO:
+            return self
+        return Dtype.FLOAT32 if platform == "cpu" else Dtype.BFLOAT16
 
 
 class Gelu(enum.Enum):
