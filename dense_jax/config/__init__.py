@@ -39,6 +39,7 @@ from dense_jax.config.retrieval import (
 from dense_jax.config.rules import RESUMABLE, DiskPath, NotNegative, Positive, Seed
 from dense_jax.config.training import (
     CheckpointConfig,
+    GradientDtype,
     MeshConfig,
     NeighboursConfig,
     OptimizerConfig,
@@ -171,6 +172,7 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "GradientDtype",
     "IndexConfig",
     "IndexKind",
     "LoaderConfig",

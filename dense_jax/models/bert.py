@@ -19,9 +19,19 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
 from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
-from dense_jax.mesh import platform, shard_rows
+from dense_jax.mesh import platform, shard_rows, split_columns
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.layers import Dtype, Gelu, apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params
+from dense_jax.models.layers import (
+    Dense,
+    Dtype,
+    Gelu,
+    apply_module,
+    apply_to_rows,
+    dropout,
+    dropout_rng,
+    gelu,
+    init_params,
+)
 from dense_jax.types import Tokens
 
 _SPLASH_FROM = 256  # tokens; for shorter sequences the plain kernel is as fast on a TPU
@@ -220,7 +230,7 @@ class Bert(nn.Module):
         view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """Embeddings H[0]: word, segment and position embeddings summed, normalised, with dropout."""
-        words = self.word(tokens.ids)
+        words = split_columns(self.word(tokens.ids))
         if view_tokens is not None:
             words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)
@@ -326,11 +336,9 @@ class MultiHeadAttention(nn.Module):
         return apply_to_rows(dense_layer(c, c.width, "output"), mixed.reshape(x.shape))
 
 
-def dense_layer(config: BertConfig, features: int, name: str) -> nn.Dense:
+def dense_layer(config: BertConfig, features: int, name: str) -> Dense:
     """Affine layer with the model's initialiser and compute type; apply it with `apply_to_rows`."""
-    return nn.Dense(
-        features, dtype=compute_type(config), kernel_init=nn.initializers.normal(config.initializer), name=name
-    )
+    return Dense(features, compute_type(config), nn.initializers.normal(config.initializer), name=name)
 
 
 def layer_norm(config: BertConfig, name: str | None = None) -> nn.LayerNorm:

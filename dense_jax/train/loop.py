@@ -26,7 +26,7 @@ from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
-from dense_jax.train.sharding import check_models, state_sharding
+from dense_jax.train.sharding import check_gradient_dtype, check_models, split_weight_update, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
@@ -58,12 +58,15 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
     check_models(config.objective, mesh)
+    check_gradient_dtype(config)
     optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)
     init = functools.partial(config.objective.init, jax.random.key(config.seed))
     first = functools.partial(
         first_state, objective=config.objective, optimizer=optimizer, batch=config.batch, seed=config.seed
     )
     shapes = jax.eval_shape(lambda: first(init()))
+    if config.mesh.shard_update:
+        mesh = split_weight_update(shapes, mesh)
     sharding = state_sharding(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
     step = jax.jit(
@@ -74,6 +77,8 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
             seed=config.seed,
             chunks=config.batch // (config.chunk or config.batch),
             skip_nonfinite=config.optimizer.skip_nonfinite > 0,
+            sharding=sharding.params,
+            gradient_dtype=config.mesh.gradient_dtype,
         ),
         in_shardings=(sharding, batch_sharding(mesh)),
         out_shardings=(sharding, None),
