@@ -126,9 +126,9 @@ def shard_rows(x: Array) -> Array:
 
 
 def update_ways() -> int:
-    """Length of the update axis of the mesh of `jax.set_mesh`; 1 without one, or if fsdp or tensor split parameters too.
+    """Length of the update axis of the mesh of `jax.set_mesh`; 1 without such an axis.
 
-    Those are gathered by the compiler, where a layer needs them.
+    Also 1 if fsdp or tensor split parameters too, which the compiler then gathers where a layer needs them.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     return shape.get(UPDATE, 1) if shape.get("fsdp", 1) * shape.get(TENSOR, 1) == 1 else 1
@@ -147,11 +147,11 @@ def scatter_update(gradient: Array) -> Array:
     return jax.lax.with_sharding_constraint(gradient, P(UPDATE))
 
 
-def split_columns(x: Array) -> Array:
-    """Split the columns of looked-up rows `x` [b ... d] over the update axis, like those of their table.
+def exchange_columns(x: Array) -> Array:
+    """Exchange the columns of looked-up rows `x` [b ... d] over the update axis, which splits the width of their table.
 
-    So the rows of a table are neither gathered for the lookup nor their gradients summed over all chips: chips exchange
-    the looked-up values. Unchanged without such an axis, or if rows or columns do not divide.
+    So neither is the table gathered for the lookup nor its gradient summed whole: each chip looks up its columns for
+    the rows of all. Unchanged without such an axis, or if rows or columns do not divide.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     if shape.get(UPDATE, 1) == 1:
@@ -160,7 +160,7 @@ def split_columns(x: Array) -> Array:
     sizes = [math.prod(shape[axis] for axis in axes) for axes in (rows, columns)]
     if x.shape[0] % sizes[0] or x.shape[-1] % sizes[1]:
         return x
-    return jax.lax.with_sharding_constraint(x, P(rows, *(None,) * (x.ndim - 2), columns))
+    return shard_rows(jax.lax.with_sharding_constraint(x, P(rows, *(None,) * (x.ndim - 2), columns)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -48,6 +48,7 @@ from dense_jax.config.training import (
     Select,
     Stale,
     ValidationConfig,
+    profiled_steps,
 )
 from dense_jax.errors import require
 
@@ -76,6 +77,8 @@ class Config:
     log_every: Positive[int] = field(default=10, metadata=RESUMABLE)  # steps
     # steps from one look for signs of collapse to the next; 0: never
     diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
+    # START:STEPS, the steps of which jax.profiler writes a trace into the workdir (docs/performance.md); empty: none
+    profile: str = field(default="", metadata=RESUMABLE)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -123,6 +126,7 @@ class Config:
             self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
         )
+        profiled_steps(self.profile)
         self._check_objective()
 
     def _check_objective(self) -> None:
@@ -198,5 +202,6 @@ __all__ = [
     "Unit",
     "ValidationConfig",
     "choose",
+    "profiled_steps",
     "require",
 ]

@@ -12,15 +12,16 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Int, Metrics
-from dense_jax.config import Config
+from dense_jax.arrays import Batch, Int, Metrics
+from dense_jax.config import Config, profiled_steps
 from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.locks import only_one
-from dense_jax.mesh import batch_sharding, check_batch, make_mesh
+from dense_jax.mesh import UPDATE, batch_sharding, batch_shards, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.flops import peak_of_run, step_flops
 from dense_jax.train.loader import LoaderContext, open_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
@@ -29,6 +30,7 @@ from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
 from dense_jax.train.sharding import check_gradient_dtype, check_models, split_weight_update, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.train.step_times import CHECKPOINTS, DATA, Profiler
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.train.warm_start import with_initial_weights
 from dense_jax.types import TrainingSet, Vocabulary
@@ -120,6 +122,8 @@ def train(
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
+    if is_process_0() and (ways := program.mesh.shape[UPDATE]) > 1:
+        print(f"weight update split over {ways} of {batch_shards(program.mesh)} data chips", file=sys.stderr)
     with only_one(workdir / "train.lock", f"--workdir={workdir} is being trained"):
         check_continues(config, workdir, data)
         checkpoints = Checkpoints(
@@ -131,7 +135,8 @@ def train(
         log = _open_log(config, workdir, first, meta, store)
         context = LoaderContext(config, examples, program.mesh, first, meta, like, workdir, checkpoints, log, library)
         loader = open_loader(context)
-        with _closing(loader, log, checkpoints), _advising(checkpoints), jax.set_mesh(program.mesh):
+        profiler = Profiler(profiled_steps(config.profile) if is_process_0() else range(0), workdir)
+        with _closing(loader, log, checkpoints, profiler), _advising(checkpoints), jax.set_mesh(program.mesh):
             size = config.chunk or config.batch
             monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
             validation = Validation(config, validator, workdir, checkpoints, log, first)
@@ -140,7 +145,8 @@ def train(
                 record(config, workdir, data)
                 checkpoints.save(first, state, meta)
                 checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-            _run(program, state, loader, monitor, validation, checkpoints, log)
+            _run(program, state, loader, monitor, validation, checkpoints, log, profiler)
+            log.say(log.times.summary())
 
 
 def _examples(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
@@ -163,7 +169,7 @@ def _open_log(config: Config, workdir: Path, first: int, meta: dict[str, Any], s
 
 
 @contextlib.contextmanager
-def _closing(*parts: Loader | MetricsLog | Checkpoints) -> Iterator[None]:
+def _closing(*parts: Loader | MetricsLog | Checkpoints | Profiler) -> Iterator[None]:
     """Close all `parts` after the block; its own error is raised rather than a later one of closing them."""
     try:
         yield
@@ -267,6 +273,7 @@ def _run(
     validation: Validation,
     checkpoints: Checkpoints,
     log: MetricsLog,
+    profiler: Profiler,
 ) -> None:
     config, step = program.config, int(state.step)
     first = saved = step
@@ -276,15 +283,15 @@ def _run(
     over = validation.stops(step)
     while step < config.steps and not over:
         try:
-            with late.first_flushed():
+            with late.first_flushed(), log.times.spent(DATA):
                 batch = loader.batch(step, state.params)
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
-                log.sync()
-                checkpoints.save(step, state, meta | log.state)
+                _save(checkpoints, log, step, state, meta)
             checkpoints.finish()
             raise
+        profiler.begin_or_end(step, state)
         state, metrics = program.step(state, batch.inputs)
         step += 1
         meta = {**loader.state}
@@ -292,8 +299,7 @@ def _run(
         with late.first_flushed():
             late.extend(monitor(step, state))
         if step == first + 1:
-            jax.block_until_ready(metrics)
-            log.restart_clock()
+            _start_clock(program, batch.inputs, metrics, log)
         stop, due = checkpoints.preempted(), validation.is_due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
@@ -302,13 +308,30 @@ def _run(
             validation.run(step, state.params)
         over = due and validation.stops(step)
         if save or over or (due and validation.is_best(step)):
-            log.sync()
-            checkpoints.save(step, state, meta | log.state)
+            _save(checkpoints, log, step, state, meta)
             saved = step
-        checkpoints.poll()
+        with log.times.spent(CHECKPOINTS):
+            checkpoints.poll()
         if stop and not over:
             checkpoints.finish()
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
+
+
+def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+    with log.times.spent(CHECKPOINTS):
+        log.sync()
+        checkpoints.save(step, state, meta | log.state)
+
+
+def _start_clock(program: Program, batch: Batch, metrics: Metrics, log: MetricsLog) -> None:
+    """Measure speed and MFU from the end of the first step, which compiles; its `metrics` are awaited."""
+    jax.block_until_ready(metrics)
+    config, peak = program.config, None if log.silent else peak_of_run()
+    if peak is not None:
+        chunks = config.batch // (config.chunk or config.batch)
+        flops = step_flops(program.step, config.objective, program.like, batch, chunks=chunks)
+        log.times.seconds_at_peak = flops / peak
+    log.restart_clock()
 
 
 @contextlib.contextmanager
