@@ -55,7 +55,7 @@ def test_the_summary_gives_each_share_of_the_whole_time(clock):
 
 
 def test_the_traced_step_has_the_flops_of_the_model():
-    bert = BertConfig(layers=2, width=16, heads=2, feed_forward=32, vocab_size=50, positions=64)
+    bert = BertConfig(layers=2, width=16, heads=2, feed_forward=32, vocab_size=300, positions=64)
     config = Config(MLM(Encoder(bert), passage_length=16), steps=1, batch=8)
     program, batch = make_program(config), abstract_batch(config)[1]
     expected = model_flops(config.objective, program.like.params, program.like.carry, batch)

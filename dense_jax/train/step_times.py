@@ -2,7 +2,6 @@
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ class StepTimes:
     def __init__(self, seconds_at_peak: float | None = None) -> None:
         self.seconds_at_peak = seconds_at_peak
         self._began = time.monotonic()
-        self._since_line: Counter[str] = Counter()
-        self._total: Counter[str] = Counter()
-        self._steps = self._seconds = 0.0  # of all lines
+        self._since_line: dict[str, float] = dict.fromkeys((DATA, CHECKPOINTS), 0.0)
+        self._total = dict(self._since_line)
+        self._steps, self._seconds = 0, 0.0  # of all lines
 
     @contextlib.contextmanager
     def spent(self, what: str) -> Iterator[None]:
@@ -37,13 +36,13 @@ class StepTimes:
 
     def restart(self) -> None:
         """Leave the time until now out of the next line."""
-        self._since_line.clear()
+        self._since_line = dict.fromkeys(self._since_line, 0.0)
 
     def figures(self, steps: int, seconds: float) -> dict[str, float]:
         """Figures of the `steps` steps since the last line, which took `seconds`; the next line starts from here."""
         waited, saved = self._since_line[DATA], self._since_line[CHECKPOINTS]
-        self._total += self._since_line
-        self._since_line.clear()
+        self._total = {what: seconds + self._since_line[what] for what, seconds in self._total.items()}
+        self.restart()
         self._steps, self._seconds = self._steps + steps, self._seconds + seconds
         found = {DATA_WAIT: waited / max(seconds, 1e-9), CHECKPOINT_SECONDS: saved}
         return found if self.seconds_at_peak is None else found | {MFU: self._mfu(steps, seconds)}
@@ -52,13 +51,12 @@ class StepTimes:
         """One line on the run so far: its time, and the shares of steps, waiting and saving in it."""
         wall = max(time.monotonic() - self._began, 1e-9)
         useful = self._seconds - sum(self._total.values())
-        shares = {"useful steps": useful, **{what: self._total[what] for what in (DATA, CHECKPOINTS)}}
-        shares["compiling, validating and the rest"] = wall - self._seconds
+        shares = {"useful steps": useful, **self._total, "compiling, validating and the rest": wall - self._seconds}
         mfu = "" if self.seconds_at_peak is None else f"; MFU {self._mfu(self._steps, self._seconds):.1%}"
         parts = ", ".join(f"{seconds / wall:.1%} {what}" for what, seconds in shares.items())
-        return f"{int(self._steps):,} steps in {format_duration(wall)}: {parts}{mfu}"
+        return f"{self._steps:,} steps in {format_duration(wall)}: {parts}{mfu}"
 
-    def _mfu(self, steps: float, seconds: float) -> float:
+    def _mfu(self, steps: int, seconds: float) -> float:
         assert self.seconds_at_peak is not None
         return steps * self.seconds_at_peak / max(seconds, 1e-9)
 
