@@ -10,7 +10,8 @@ import numpy as np
 
 from dense_jax.arrays import Batch
 from dense_jax.data.masking import masking_budget
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import Pooling

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dense_jax.data.preparation.common import rows_left_out
+from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file
 from dense_jax.locks import in_turn, lock_of
 from dense_jax.multihost import is_process_0, on_process_0
@@ -15,6 +15,7 @@ from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.evaluate import own_documents
 from dense_jax.retrieval.results import claim_folder
+from dense_jax.retrieval.sample import content_of_test_set
 from dense_jax.run_results import row_names
 from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.restore import Trained
@@ -79,7 +80,7 @@ def _written(
 ) -> Path:
     """The folder of the results, which the first process writes."""
     settings, folder = work.config.evaluate, work.test_folder
-    content, name = work.content_of(folder, settings.split), f"{test_set.name}-{test_set.split}"
+    content, name = content_of_test_set(folder, settings.split, work.asked), f"{test_set.name}-{test_set.split}"
 
     def write() -> str:
         results = work.written / "results"

@@ -24,8 +24,7 @@ from dense_jax.config.overrides import LoadedConfig
 from dense_jax.config.remembered import is_remembered, recall, remember, remembers_settings
 from dense_jax.config.tree import with_full_paths, without_folders
 from dense_jax.data.pipeline import Examples
-from dense_jax.data.preparation.collection import Collection
-from dense_jax.data.preparation.in_memory import TextPassages
+from dense_jax.data.preparation.collection import Collection, TextPassages
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.lines import stem
 from dense_jax.errors import ConfigError, Stopped, StorageError

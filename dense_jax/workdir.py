@@ -15,52 +15,51 @@ export                                                export
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 
 from dense_jax.artifact import is_finished
 from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, Mixing, Unit, require
-from dense_jax.config.tree import checked, differences, with_vocabulary
+from dense_jax.config.tree import checked, with_vocabulary
 from dense_jax.data.held_out import SPLIT
 from dense_jax.data.pipeline import Examples, steps_for
-from dense_jax.data.preparation.collection import Collection, prepared_collection, whole_corpus
-from dense_jax.data.preparation.common import check_test_set, corpus_fingerprint, prepared_corpus
-from dense_jax.data.preparation.prepare import open_collection, open_passages, passages_folder, prepare_collection
+from dense_jax.data.preparation.collection import (
+    Collection,
+    open_collection,
+    prepare_collection,
+    prepared_collection,
+    whole_corpus,
+)
+from dense_jax.data.preparation.prepare import check_spans, open_passages, passages_folder
 from dense_jax.data.preparation.queries import open_queries, queries_folder
-from dense_jax.data.salient.chosen import spans_settings
+from dense_jax.data.preparation.text import check_test_set, corpus_fingerprint, prepared_corpus
 from dense_jax.data.sources.corpus import CheckedCorpus
-from dense_jax.data.sources.judgements import beir_files
 from dense_jax.data.sources.lines import stem
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
 from dense_jax.data.stores.question_set import QuestionSet
-from dense_jax.data.tokenizer import Tokenizer, has_tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
-from dense_jax.io import AnyPath, absolute, digest, located
-from dense_jax.locks import in_turn, lock_of
+from dense_jax.io import AnyPath, absolute, located
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
-from dense_jax.progress import progress
-from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.embed import embed, embeddings_folder
-from dense_jax.retrieval.evaluate import own_documents
 from dense_jax.retrieval.index import Index, open_or_build
-from dense_jax.retrieval.sample import write_sample
+from dense_jax.retrieval.sample import make_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
 from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import DIGESTS, Data, Named, recorded
-from dense_jax.train.start import start_vocabulary
-from dense_jax.train.validator import Sample, Validator
-from dense_jax.train.warm_start import parse_run
-from dense_jax.types import Document, Passage, QAExample, Reject, Tower, Vocabulary
+from dense_jax.train.start import check_token_ids, start_vocabulary
+from dense_jax.train.validator import Sample, Validator, open_sample
+from dense_jax.types import Document, Passage, QAExample, Tower, Vocabulary
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
@@ -220,14 +219,8 @@ class Workdir:
             ConfigError: the prepared passages have other salient spans than those that the objective is to mask.
             DataError: a file of spans that the config names is not there.
         """
-        if not self.asked.objective.masks_spans:
-            return
-        store, asked = self._blocks, spans_settings(self.asked.spans)
-        if changes := list(differences(store.manifest["settings"]["spans"], asked, "spans.")):
-            raise ConfigError(
-                f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
-                "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
-            )
+        if self.asked.objective.masks_spans:
+            check_spans(self._blocks, self.asked.spans)
 
     @property
     def used_data(self) -> Data:
@@ -383,62 +376,24 @@ class Workdir:
             "--validation.folder=DIR, or have `prepare` hold documents out by --corpus.held_out=500",
         )
         split = settings.split if settings.folder else SPLIT
-        target = Path(on_process_0(lambda: self._write_sample(folder, split)))
-        collection = self.collection(self._passage_tower, str(target))
-        test_set = read_test_set(target, split)
-        fingerprint = f"{collection.store.fingerprint}-{digest(target / 'qrels' / f'{split}.tsv')}"
-        store, drop = collection.store, self.asked.evaluate.drop_same_id
-        own = own_documents(drop, test_set.queries, store.ids(), store.texts)
-        return Sample(test_set, store, self.tokenizer, fingerprint, own)
 
-    def _write_sample(self, folder: AnyPath, split: str) -> str:
-        """Write the sample if it is missing, and return its folder."""
-        settings = self.asked.validation
-        if not settings.folder:
-            check_test_set(self.prepared)
-        whole, corpus = read_test_set(folder, split), open_collection(str(folder), self.asked)
-        name = f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
-        target = self.path / "validation" / name
-        with in_turn(lock_of(target)):
-            write_sample(
-                target,
-                whole,
-                _sound(progress(corpus, "sample", None, "documents")),
-                queries=settings.queries,
-                size=settings.documents,
-                made_from=self.content_of(folder, split),
-            )
-        return str(target)
+        def make() -> str:
+            if not settings.folder:
+                check_test_set(self.prepared)
+            return str(make_sample(self.path / "validation", folder, split, self.asked))
 
-    def content_of(self, folder: AnyPath, split: str) -> dict[str, Any]:
-        """JSON values that distinguish a test set from others: its documents, queries and judgements."""
-        files = {path.name: digest(path) for path in beir_files(folder, split)}
-        return {"corpus": open_collection(str(folder), self.asked).fingerprint(), "files": files}
-
-    @property
-    def _passage_tower(self) -> Tower:
-        """The passage tower, with shapes in place of parameters."""
-        objective = self.config.objective
-        return objective.towers(jax.eval_shape(objective.init, jax.random.key(0))).passage
+        target, objective = Path(on_process_0(make)), self.config.objective
+        shapes = objective.towers(jax.eval_shape(objective.init, jax.random.key(0)))
+        store = self.collection(shapes.passage, str(target)).store
+        return open_sample(target, split, store, self.tokenizer, self.asked.evaluate.drop_same_id)
 
     def check_init_from(self) -> None:
         """
         Raises:
             ConfigError: the model of `init_from` or `init_reader_from` was trained on other token ids.
         """
-        for setting in ("init_from", "init_reader_from"):
-            if (path := getattr(self.asked, setting)) and recorded(self.path) is None:
-                self._check_ids(path, setting)
-
-    def _check_ids(self, path: str, setting: str) -> None:
-        run, folder = parse_run(Path(path)), warm_start.tokenizer_folder(path)
-        if not has_tokenizer(folder):
-            print(
-                f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?", file=sys.stderr
-            )
-            return
-        theirs = Tokenizer.load(folder) if run is not None else import_folder(folder)
-        self.tokenizer.check_ids(theirs, f"{setting}={path}")
+        if recorded(self.path) is None:
+            check_token_ids(self.asked, self.tokenizer)
 
     def trained(self, step: int) -> Trained:
         """The towers of checkpoint `step`; -1: of the one that validation.select names."""
@@ -465,16 +420,3 @@ class Workdir:
         vectors = self.embeddings(collection, trained)
         folders = [place / "index" / vectors.folder.name for place in self.places]
         return open_or_build(vectors, self.asked.index, folders, process_mesh(), again=again)
-
-
-def _sound(rows: Iterable[Document | Reject]) -> Iterator[Document]:
-    """The documents among `rows`. After the last row a note names the first rejected one."""
-    rejects: list[Reject] = []
-    for row in rows:
-        if isinstance(row, Document):
-            yield row
-        else:
-            rejects.append(row)
-    if rejects:
-        count = f"{len(rejects):,} rows are left out of the sample, such as"
-        print(f"note: {count} {rejects[0].where} ({rejects[0].reason})", file=sys.stderr)

@@ -21,8 +21,7 @@ from dense_jax.config import (
 from dense_jax.config.command_line import parse
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.preparation.prepare import prepare
-from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.query_files import read_queries
+from dense_jax.data.sources.corpus import open_corpus, read_queries
 from dense_jax.errors import ConfigError, DataError, MachineError
 from dense_jax.io import located
 from dense_jax.retrieval.beir import read_test_set

@@ -148,6 +148,7 @@ def test_without_warm_up_the_queue_starts_as_noise_of_length_1():
     assert metrics["loss"] > 0
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_runs_without_dropout_unless_asked():
     dropping = dataclasses.replace(BERT, dropout=0.5)
     for asked in (False, True):
@@ -226,6 +227,7 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), *gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 1), (2, 2)], ids=["4 data", "2 data x 2 fsdp"])
 def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
@@ -240,6 +242,7 @@ def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     )
 
 
+@pytest.mark.slow
 def test_packed_views_in_chunks_give_the_gradient_of_the_whole_batch(x64):
     method = contriever(
         dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=24, negatives=Negatives.IN_BATCH

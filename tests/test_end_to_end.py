@@ -236,6 +236,7 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
 
 
+@pytest.mark.slow
 def test_test_sets_of_one_name_have_results_of_their_own_and_the_same_texts_are_embedded_once(
     corpus, trained, tmp_path, capsys
 ):

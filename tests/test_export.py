@@ -129,6 +129,7 @@ def test_t30_prompts_lengths_and_cosine_come_along(mean, mean_folder, tokenizer,
     np.testing.assert_allclose(queries, ours(mean.query, tokenizer, [""], ["query: who?"]), **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_mean_without_its_prompt_comes_along(mean, tokenizer, tokenizer_folder, tmp_path, load):
     query, passage = (replace(tower, pools_prompt=False) for tower in (mean.query, mean.passage))
     export(Towers(query, passage, Similarity.COSINE), tokenizer_folder, tmp_path / "model", CARD)

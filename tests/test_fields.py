@@ -7,7 +7,7 @@ import pytest
 
 from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.fields import DOCUMENT_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, TITLES, find
+from dense_jax.data.sources.fields import DOCUMENT_IDS, QUERY_IDS, QUERY_TEXTS, TEXTS, TITLES, first_known
 from dense_jax.errors import DataError
 from dense_jax.types import Document, Reject
 
@@ -46,7 +46,7 @@ def test_a_title_and_a_text_have_any_known_name(tmp_path, title, text):
 
 
 def test_of_several_known_names_the_first_in_the_table_counts(tmp_path):
-    assert find(["docid", "ID", "_id"], DOCUMENT_IDS) == "_id"
+    assert first_known(["docid", "ID", "_id"], DOCUMENT_IDS) == "_id"
     assert read(jsonl(tmp_path, {"docid": "d", "pid": 7, "contents": "x", "text": "y"})) == [Document("7", "", "y")]
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from dense_jax.data.held_out import choose_queries, read_queries, without_queries, write_test_set
+from dense_jax.data.held_out import choose_queries, read_held_out, without_queries, write_test_set
 from dense_jax.errors import DataError
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.types import Document
@@ -105,7 +105,7 @@ def test_the_test_set_is_a_beir_folder(tmp_path):
 
     test_set = read_test_set(tmp_path, "test")
     found = {next(iter(grades)): test_set.queries[name] for name, grades in test_set.qrels.items()}
-    assert found == queries == read_queries(tmp_path)
+    assert found == queries == read_held_out(tmp_path)
 
 
 def test_ids_with_white_space_and_quotes_come_back_from_the_test_set(tmp_path):
@@ -113,6 +113,6 @@ def test_ids_with_white_space_and_quotes_come_back_from_the_test_set(tmp_path):
     documents = [document(name, f"Return number {i} of the numbers that there are.") for i, name in enumerate(names)]
     queries = choose_queries(documents, len(names))
     write_test_set(tmp_path, without_queries(documents, queries), queries)
-    assert read_queries(tmp_path) == queries
+    assert read_held_out(tmp_path) == queries
     test_set = read_test_set(tmp_path, "test")
     assert {next(iter(own)) for own in test_set.qrels.values()} == set(names)

@@ -215,7 +215,7 @@ def test_the_real_topics_and_a_real_package_give_documents():
     topics = dict(demo_corpus.topics((Path(inspect.__file__).parent / "pydoc_data" / "topics.py").read_bytes()))
     assert '"assert" statement' in topics["topics.assert"]
     (folder,) = demo_corpus._folders("optax")
-    modules = demo_corpus._modules(folder, ("optax",))
+    modules = demo_corpus._module_files(folder, ("optax",))
     found = [row for path, module in modules for row in demo_corpus.documented(path.read_bytes(), module)]
     names = {demo_corpus._public(name) for name, text in found if text}
     assert "optax.alias.adamw" in names

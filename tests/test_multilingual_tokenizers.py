@@ -7,7 +7,8 @@ import tokenizers
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import word_groups
 from dense_jax.data.preparation.entries import whole_documents
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.types import Document, Layout
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 

@@ -10,8 +10,8 @@ import pytest
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.config.tree import checked
 from dense_jax.data.dedup import first_of_each_group, similar_pairs
-from dense_jax.data.preparation import common
 from dense_jax.data.preparation import prepare as module
+from dense_jax.data.preparation import text
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, StorageError
@@ -105,7 +105,7 @@ def test_what_is_left_is_prepared_as_if_the_duplicates_had_never_been_there(sour
     prepare(asked(source, 0.5, held_out=3), tmp_path / "work")
     prepare(config(write(tmp_path / "clean" / "rows.jsonl", rows(12)), held_out=3), tmp_path / "clean" / "work")
     ours, clean = contents(tmp_path / "work"), contents(tmp_path / "clean" / "work")
-    made_with = {"text.json", "duplicates.jsonl", f"{PASSAGES}/manifest.json"}
+    made_with = {"text.json", "duplicates.jsonl", f"{PASSAGES}/claim.json", f"{PASSAGES}/manifest.json"}
     assert {n: c for n, c in ours.items() if n not in made_with} == {
         n: c for n, c in clean.items() if n not in made_with
     }
@@ -131,7 +131,7 @@ def test_an_interrupted_preparation_goes_on_without_comparing_again(source, tmp_
 
     with killed_at(module, "entries", 7):
         prepare(settings, tmp_path / "again")
-    monkeypatch.setattr(common, "similar_pairs", None)
+    monkeypatch.setattr(text, "similar_pairs", None)
     prepare(settings, tmp_path / "again")
     assert contents(tmp_path / "again") == contents(tmp_path / "whole")
 

@@ -110,6 +110,7 @@ def test_the_index_is_made_anew_every_few_steps(tmp_path):
     assert all(0 < row["index/share"] < 1 for row in made)
 
 
+@pytest.mark.slow
 def test_looking_up_ahead_changes_nothing(tmp_path):
     found = [run(tmp_path / str(ahead), config(NeighboursConfig(every=4, ahead=ahead))) for ahead in (0, 1, 5)]
     for other in found[1:]:
@@ -159,6 +160,7 @@ class Interrupted(Borrower):
         return super().join(examples, found, passages, vocabulary)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["nothing", "the version", "its last word", "a byte"])
 def test_a_restart_between_two_indexes_goes_on_to_the_last_bit(tmp_path, lost):
     straight = config()
@@ -309,6 +311,7 @@ def test_a_damaged_version_is_refused_with_a_word_and_the_old_one_stays(beside):
     assert len([text for text in trainer.said if "the index of step 10 is refused, 0 stays in use" in text]) == 1
 
 
+@pytest.mark.slow
 def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees_a_part(beside, monkeypatch):
     trainer = beside()
     assert trainer.at(0) == 0
@@ -461,6 +464,7 @@ def test_sigterm_while_a_version_is_made_ends_it_between_two_shards_and_it_is_go
     assert kept.items() < io.digests(vectors, "*.npy").items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [True, False])
 def test_a_run_that_stop_requested_while_it_makes_an_index_saves_its_state(tmp_path, monkeypatch, saved):
     """At step 4 a snapshot is saved anyway; here the feed asks for an index at step 6, which nobody saves."""

@@ -47,7 +47,8 @@ def shrunk(node, dtype=Dtype.FLOAT64):
     if isinstance(node, BertConfig):
         return dataclasses.replace(node, **EXACT | {"dtype": dtype})
     nodes = {f.name: v for f in dataclasses.fields(node) if dataclasses.is_dataclass(v := getattr(node, f.name))}
-    return dataclasses.replace(node, **{name: shrunk(value, dtype) for name, value in nodes.items()})
+    fewer = {"retrieved": 12, "read": 2} if hasattr(node, "retrieved") else {}  # passages of a question
+    return dataclasses.replace(node, **fewer, **{name: shrunk(value, dtype) for name, value in nodes.items()})
 
 
 def sentences_store() -> MemoryStore:

@@ -212,6 +212,7 @@ def test_both_towers_start_alike():
     jax.tree.map(np.testing.assert_array_equal, params["query"], params["passage"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "compared"), [((2, 0, 1, 3, -1), 1), ((2, -1, -1, -1, -1), 0)])
 def test_the_diagnosis_compares_a_question_with_the_first_passage_that_holds_an_answer_or_else_the_best(rows, compared):
     method, batch = orqa(), on_device(joined(orqa(), rows))
@@ -223,6 +224,7 @@ def test_the_diagnosis_compares_a_question_with_the_first_passage_that_holds_an_
     assert signs["query_norm"] == pytest.approx(float(jnp.linalg.norm(queries)), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_diagnosis_shows_questions_that_collapse_although_the_passages_of_a_fixed_tower_cannot():
     method = orqa()
     batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), on_device(joined(method)))

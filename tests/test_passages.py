@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.data.inputs import build_inputs, pack, split_sentences
+from dense_jax.data.inputs import build_inputs, pack_sentences, split_sentences
 from dense_jax.types import Layout, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,31 +99,35 @@ def test_a_long_text_of_one_repeated_piece_is_split_in_linear_time(piece):
 @pytest.mark.parametrize("case", json.loads((GOLDEN / "condenser/data.json").read_text())["packing"])
 def test_packing_equals_the_condenser_reference(case):
     lengths = case["sentence_lengths"]
-    assert [sum(lengths[i] for i in run) for run in pack(lengths, case["target_length"])] == case["block_lengths"]
+    assert [sum(lengths[i] for i in run) for run in pack_sentences(lengths, case["target_length"])] == case[
+        "block_lengths"
+    ]
 
 
 def test_packing_counts_the_title_and_three_special_tokens_as_orqa_does():
     title = 5
-    assert pack([140, 140], target=288, overhead=3 + title) == [range(2)]  # 3 + 5 + 140 + 140 = 288 still fits
-    assert pack([140, 141], target=288, overhead=3 + title) == [range(1), range(1, 2)]
+    assert pack_sentences([140, 140], target=288, overhead=3 + title) == [
+        range(2)
+    ]  # 3 + 5 + 140 + 140 = 288 still fits
+    assert pack_sentences([140, 141], target=288, overhead=3 + title) == [range(1), range(1, 2)]
 
 
 def test_packing_gives_an_over_long_sentence_a_passage_of_its_own_and_keeps_the_last_partial_one():
-    assert pack([4, 300, 4, 4], target=10) == [range(1), range(1, 2), range(2, 4)]
+    assert pack_sentences([4, 300, 4, 4], target=10) == [range(1), range(1, 2), range(2, 4)]
 
 
 def test_packing_draws_a_target_for_every_passage():
     targets = iter([2, 6, 4])
-    assert pack([1, 1, 3, 3, 1], target=lambda: next(targets)) == [range(2), range(2, 4), range(4, 5)]
+    assert pack_sentences([1, 1, 3, 3, 1], target=lambda: next(targets)) == [range(2), range(2, 4), range(4, 5)]
 
 
 def test_packing_nothing_gives_nothing():
-    assert pack([], target=10) == []
+    assert pack_sentences([], target=10) == []
 
 
 @given(st.lists(st.integers(0, 50)), st.integers(1, 60))
 def test_packing_keeps_every_sentence_once_and_in_order(lengths, target):
-    runs = pack(lengths, target)
+    runs = pack_sentences(lengths, target)
     assert [i for run in runs for i in run] == list(range(len(lengths)))
     assert all(len(run) == 1 or sum(lengths[i] for i in run) <= target for run in runs)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.artifact import is_finished
-from dense_jax.data.preparation import common, entries
+from dense_jax.data.preparation import entries, text
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores import passage_store as store
@@ -80,7 +80,7 @@ def test_a_preparation_killed_before_its_tokenizer_was_made_ends_with_the_same_f
         raise KilledError
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(common.Tokenizer, "train", killed)
+        patched.setattr(Tokenizer, "train", killed)
         prepare(config(source, held_out=4), tmp_path / "again")
     assert not (tmp_path / "again" / "text.json").exists()
     prepare(config(source, held_out=4), tmp_path / "again")
@@ -273,7 +273,7 @@ def test_a_tokenizer_folder_is_imported_and_its_place_does_not_matter(source, tm
 
 def test_a_vocabulary_is_trained_on_a_sample_that_keeps_to_its_size_and_depends_on_ids_only():
     documents = [Document(f"d{i}", "", f"text number {i:04d} of all") for i in range(1_000)]
-    sample = common._sample(documents, characters=5_000)
+    sample = text._sampled_texts(documents, characters=5_000)
     assert 2_000 < sum(map(len, sample)) <= 5_000
-    assert sorted(sample) == sorted(common._sample(documents[::-1], characters=5_000))
-    assert len(common._sample(documents, characters=10**6)) == 2_000
+    assert sorted(sample) == sorted(text._sampled_texts(documents[::-1], characters=5_000))
+    assert len(text._sampled_texts(documents, characters=10**6)) == 2_000

@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.common import rows_left_out
-from dense_jax.data.preparation.prepare import open_collection, prepare_collection
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.preparation import collection as module
+from dense_jax.data.preparation.collection import open_collection, prepare_collection
+from dense_jax.data.preparation.scan import rows_left_out
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import write_json
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer

@@ -33,6 +33,7 @@ def arguments(tmp_path):
     return [f"--config={ROOT / 'configs/pretrained.py'}:{folder}", f"--workdir={tmp_path / 'run'}", *flags]
 
 
+@pytest.mark.slow
 def test_a_model_without_a_mask_token_is_used_and_not_trained_by_masking(arguments, capsys):
     assert run(["prepare", *arguments]) == 0
     assert run(["show", *arguments]) == 0

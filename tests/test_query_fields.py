@@ -3,9 +3,9 @@
 import pytest
 
 from dense_jax.config import CorpusConfig
+from dense_jax.data.sources.corpus import read_queries
 from dense_jax.data.sources.fields import DOCUMENT_IDS, QUERY_IDS, QUERY_TEXTS
 from dense_jax.data.sources.open_questions import open_questions, sound_questions
-from dense_jax.data.sources.query_files import read_queries
 from dense_jax.errors import DataError
 from dense_jax.retrieval import beir
 from dense_jax.types import Reject

@@ -6,9 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.sources.corpus import open_corpus, read_queries
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
-from dense_jax.data.sources.query_files import read_queries
 from dense_jax.errors import DataError
 from dense_jax.types import Reject
 from tests.query_files import ids, rejects, scores, source_of, write

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from dense_jax.config import CorpusConfig
-from dense_jax.data.preparation.common import scan
+from dense_jax.data.preparation.scan import scan
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.errors import DataError

@@ -113,6 +113,7 @@ def test_positions_that_are_given_count_from_zero(params):
     np.testing.assert_allclose(found, Encoder(SMALL).hidden_states(params, tokens()), rtol=1e-6)  # a gather, a slice
 
 
+@pytest.mark.slow
 def test_retromaes_decoder_takes_the_same_positions():
     batch = tokens()
     table = fresh_params(SMALL)["encoder"]["bert"]

@@ -12,7 +12,8 @@ from dense_jax.data.inputs import split_sentences
 from dense_jax.data.salient.taggers import resolved
 from dense_jax.data.salient.tokens import Tagged, covered, tagged, tokenised_spans
 from dense_jax.data.sentences import tokenised
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.types import Document
 from tests.roberta_folders import multilingual_bert_tokenizer, roberta_tokenizer, xlm_roberta_tokenizer
 

@@ -9,7 +9,8 @@ import pytest
 from dense_jax.config import CorpusConfig, PassagesConfig, Unit
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import running_text
-from dense_jax.data.preparation.prepare import open_collection, open_passages, prepare
+from dense_jax.data.preparation.collection import open_collection
+from dense_jax.data.preparation.prepare import open_passages, prepare
 from dense_jax.data.sources.corpus import open_corpus
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer

@@ -37,6 +37,7 @@ def activations(**settings):
     return show.activations(*prepared(**settings))
 
 
+@pytest.mark.slow
 def test_in_chunks_the_activations_shrink_in_proportion():
     whole = activations()["activations of 256 examples"]
     parts = [activations(chunk=n)[f"activations of {n} examples"] for n in (64, 16)]

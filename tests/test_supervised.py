@@ -196,6 +196,7 @@ def test_signs_of_collapse_are_those_of_queries_and_their_answers(x64):
     assert METHOD.collapse_metrics(params, {}, batch)["alignment"] == pytest.approx(float(aligned), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_run_learns_to_find_answers(x64, tmp_path):
     """Queries of random tokens about passages of random tokens: they can be learned by heart alone."""
     config = Config(

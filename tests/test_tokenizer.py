@@ -10,7 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from dense_jax.data.masking import mask_id
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.errors import ConfigError, DataError, StorageError
 
 TEXTS = [

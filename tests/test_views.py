@@ -110,6 +110,7 @@ def test_with_one_view_it_is_the_usual_fine_tuning():
     }
 
 
+@pytest.mark.slow
 def test_the_temperature_is_that_of_each_querys_epoch():
     method = MVR(ENCODER, **METHOD)
     params, batch = method.init(jax.random.key(0)), batch_of(method)

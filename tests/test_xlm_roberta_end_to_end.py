@@ -12,7 +12,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.data.inputs import build_inputs
-from dense_jax.data.tokenizer import import_folder
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.hf import tensors
 from dense_jax.hf.export import export
 from dense_jax.hf.model_card import CardContent

@@ -64,7 +64,7 @@ def write_test_set(folder: Path, documents: Iterable[Document], queries: Queries
     write_beir(folder, documents, texts, qrels, SPLIT)
 
 
-def read_queries(folder: Path) -> Queries:
+def read_held_out(folder: Path) -> Queries:
     """The queries in the folder of `write_test_set`.
 
     Raises:

@@ -54,13 +54,13 @@ def split_sentences(text: str) -> list[str]:
     return [sentence for unit in _units(text) for sentence in _split_unit(unit)]
 
 
-def pack(lengths: Sequence[int], target: int | Callable[[], int], overhead: int = 0) -> list[range]:
+def pack_sentences(lengths: Sequence[int], target: int | Callable[[], int], overhead: int = 0) -> list[range]:
     """Greedy runs of whole sentences: the next one joins if overhead + current + next <= target, in tokens.
 
     A sentence longer than that is a run of its own, and the last partial run is kept (ORQA: target 288 and overhead
     3 + title). A callable `target` is called once for each run (Condenser: sometimes a short one).
 
-    >>> pack([5, 4, 9, 2], target=12, overhead=3)
+    >>> pack_sentences([5, 4, 9, 2], target=12, overhead=3)
     [range(0, 2), range(2, 3), range(3, 4)]
     """
     draw = target if callable(target) else lambda: target

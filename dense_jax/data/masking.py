@@ -133,9 +133,9 @@ def apply_mlm_mask(
     hidden[positions] = np.where(draw < 0.8, mask_id(vocabulary), np.where(draw < 0.9, noise, ids[positions]))
     return {
         "tokens": tokens._replace(ids=hidden),
-        "positions": _filled(positions, slots),
-        "labels": _filled(ids[positions].astype(np.int32), slots),
-        "weights": _filled(np.ones(len(positions), np.float32), slots),
+        "positions": _zeros_after(positions, slots),
+        "labels": _zeros_after(ids[positions].astype(np.int32), slots),
+        "weights": _zeros_after(np.ones(len(positions), np.float32), slots),
     }
 
 
@@ -160,9 +160,9 @@ def mask_span(
     labels = sentence[start:end][:slots].astype(np.int32)
     return {
         "query": build_inputs(passage.title[:0], hidden, length, Layout.BODY, vocabulary),
-        "positions": _filled(np.arange(len(labels), dtype=np.int32) + start + 1, slots),  # after [CLS]
-        "labels": _filled(labels, slots),
-        "weights": _filled(np.ones(len(labels), np.float32), slots),
+        "positions": _zeros_after(np.arange(len(labels), dtype=np.int32) + start + 1, slots),  # after [CLS]
+        "labels": _zeros_after(labels, slots),
+        "weights": _zeros_after(np.ones(len(labels), np.float32), slots),
     }
 
 
@@ -254,7 +254,7 @@ def select_words(groups: list[list[int]], budget: int) -> list[int]:
     return chosen
 
 
-def _filled(values: np.ndarray, slots: int) -> np.ndarray:
+def _zeros_after(values: np.ndarray, slots: int) -> np.ndarray:
     """`values`, then zeros; np.pad takes ten times as long."""
     result = np.zeros(slots, values.dtype)
     result[: len(values)] = values

@@ -50,7 +50,7 @@ class QuestionLayout:
             "query": self._query(question, vocabulary),
             "passages": stack_tokens([*laid_out, *(blank for _ in absent)]),
             "texts": np.array([*rows, *absent], np.int32),
-            "known": _filled(question.positives.rows, self.known),
+            "known": _first_rows(question.positives.rows, self.known),
             "scores": np.array([*_scores(question, rows), *(np.nan for _ in absent)], np.float32),
         }
         return example | self._guided(question, rows)
@@ -72,7 +72,7 @@ class QuestionLayout:
         return {"guide_query": guide.query, "guide_passages": vectors}
 
 
-def _filled(rows: Int[np.ndarray, " p"], count: int) -> Int[np.ndarray, " k"]:
+def _first_rows(rows: Int[np.ndarray, " p"], count: int) -> Int[np.ndarray, " k"]:
     kept = rows[:count]
     return np.pad(kept.astype(np.int32), (0, count - len(kept)), constant_values=-1)
 

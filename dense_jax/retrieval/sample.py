@@ -9,20 +9,49 @@ to find among fewer documents: the figures are higher than those of the whole co
 """
 
 import functools
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from heapq import nsmallest
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from dense_jax.artifact import Manifest, check_settings, claim, finish, is_finished, read_manifest, verify_files
+from dense_jax.config import Config
 from dense_jax.data.beir_folder import write_beir
+from dense_jax.data.preparation.collection import open_collection
+from dense_jax.data.sources.judgements import beir_files
 from dense_jax.errors import DataError
-from dense_jax.io import Settings, digest
-from dense_jax.retrieval.beir import TestSet
-from dense_jax.types import Document
+from dense_jax.io import AnyPath, Settings, digest
+from dense_jax.locks import in_turn, lock_of
+from dense_jax.progress import progress
+from dense_jax.retrieval.beir import TestSet, read_test_set
+from dense_jax.types import Document, Reject
 
 _SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two orders must be unrelated
+
+
+def make_sample(root: Path, folder: AnyPath, split: str, config: Config) -> Path:
+    """Write the sample of `config.validation` of a test collection to a folder of `root`, if it is missing.
+
+    Raises:
+        ConfigError, DataError, StorageError: errors of `write_sample`.
+        DataError: the collection lacks the split.
+    """
+    settings, whole = config.validation, read_test_set(folder, split)
+    target = root / f"{whole.name}-{split}-{settings.queries}-{settings.documents}".replace(".", "_")
+    documents = _documents_of(progress(open_collection(str(folder), config), "sample", None, "documents"))
+    made_from, sizes = content_of_test_set(folder, split, config), (settings.queries, settings.documents)
+    with in_turn(lock_of(target)):
+        write_sample(target, whole, documents, queries=sizes[0], size=sizes[1], made_from=made_from)
+    return target
+
+
+def content_of_test_set(folder: AnyPath, split: str, config: Config) -> dict[str, Any]:
+    """JSON values that distinguish a test set from others: its documents, queries and judgements."""
+    files = {path.name: digest(path) for path in beir_files(folder, split)}
+    return {"corpus": open_collection(str(folder), config).fingerprint(), "files": files}
 
 
 def write_sample(
@@ -60,6 +89,19 @@ def write_sample(
     write_beir(folder, kept, texts, {query: test_set.qrels[query] for query in chosen}, test_set.split)
     names = ("corpus.jsonl", "queries.jsonl", f"qrels/{test_set.split}.tsv")
     finish(folder, {}, {name: digest(folder / name) for name in names})
+
+
+def _documents_of(rows: Iterable[Document | Reject]) -> Iterator[Document]:
+    """The documents among `rows`. After the last row a note names the first rejected one."""
+    rejects: list[Reject] = []
+    for row in rows:
+        if isinstance(row, Document):
+            yield row
+        else:
+            rejects.append(row)
+    if rejects:
+        count = f"{len(rejects):,} rows are left out of the sample, such as"
+        print(f"note: {count} {rejects[0].where} ({rejects[0].reason})", file=sys.stderr)
 
 
 def _sample_order(identifier: str) -> int:

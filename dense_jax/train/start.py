@@ -11,13 +11,15 @@ A run that has begun keeps its recorded settings: the model that it started from
 import contextlib
 import dataclasses
 import enum
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dense_jax.config import Config
 from dense_jax.config.tree import changed, checked, is_node, to_dict
-from dense_jax.data.tokenizer import has_tokenizer
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import architecture, architecture_of_run, read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder
@@ -78,6 +80,23 @@ def check_tokenizer(config: Config) -> None:
             f"init_from={config.init_from} holds no tokenizer, and token ids of another one mean other words; name "
             "the folder of its tokenizer by --tokenizer.path=FOLDER"
         )
+
+
+def check_token_ids(config: Config, tokenizer: Tokenizer) -> None:
+    """
+    Raises:
+        ConfigError: the model of `init_from` or `init_reader_from` was trained on other ids than those of `tokenizer`.
+    """
+    for setting in ("init_from", "init_reader_from"):
+        if not (path := getattr(config, setting)):
+            continue
+        folder = tokenizer_folder(path)
+        if not has_tokenizer(folder):
+            note = f"note: {folder} has no tokenizer; are the token ids of {setting} those of this run?"
+            print(note, file=sys.stderr)
+            continue
+        theirs = import_folder(folder) if parse_run(Path(path)) is None else Tokenizer.load(folder)
+        tokenizer.check_ids(theirs, f"{setting}={path}")
 
 
 def _tokenizer_path(start: str) -> str:

@@ -1,20 +1,23 @@
 """Retrieval metrics of parameters on a sample of a test collection, by the same functions as `evaluate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from dense_jax.arrays import Params
-from dense_jax.config import HEADLINE
+from dense_jax.config import HEADLINE, DropSameId
+from dense_jax.data.stores.passage_store import PassageStore
+from dense_jax.io import digest
 from dense_jax.mesh import check_batch, process_mesh
 from dense_jax.multihost import all_or_none, gather_to_host, process_share
 from dense_jax.objective import Objective
-from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries
-from dense_jax.retrieval.evaluate import DEEPEST, evaluate
+from dense_jax.retrieval.evaluate import DEEPEST, evaluate, own_documents
 from dense_jax.retrieval.exact import ExactSearch
 from dense_jax.retrieval.vector_search import VectorSearch, best_per_passage, map_rows, search_all_parts
 from dense_jax.types import PassageCollection, Tower
@@ -29,6 +32,16 @@ class Sample:
     tokenizer: Tokenizes
     fingerprint: str  # other samples' figures do not compare
     own: frozenset[str] | None = None  # queries that must not find their own document (see `own_documents`); None: all
+
+
+def open_sample(
+    folder: Path, split: str, store: PassageStore, tokenizer: Tokenizes, drop_same_id: DropSameId
+) -> Sample:
+    """The sample that `retrieval.sample` wrote to `folder`; `store` holds its documents."""
+    test_set = read_test_set(folder, split)
+    fingerprint = f"{store.fingerprint}-{digest(folder / 'qrels' / f'{split}.tsv')}"
+    own = own_documents(drop_same_id, test_set.queries, store.ids(), store.texts)
+    return Sample(test_set, store, tokenizer, fingerprint, own)
 
 
 class Validator:

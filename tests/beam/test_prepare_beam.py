@@ -7,9 +7,11 @@ import pytest
 
 from dense_jax.config import PrepareConfig, Runner, SpansConfig, Unit
 from dense_jax.config.tree import checked
-from dense_jax.data.preparation import by_beam, entries, running_text
+from dense_jax.data import beam
+from dense_jax.data.preparation import entries, running_text
 from dense_jax.data.preparation import prepare as module
-from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
+from dense_jax.data.preparation.collection import open_collection, prepare_collection
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
@@ -22,7 +24,7 @@ PASSAGES = "passages-32"
 
 @pytest.fixture(autouse=True)
 def small_bundles(monkeypatch):
-    monkeypatch.setattr(by_beam, "_BUNDLE", 1_500)  # characters: some six documents
+    monkeypatch.setattr(beam, "_BUNDLE", 1_500)  # characters: some six documents
 
 
 @pytest.fixture
@@ -114,7 +116,7 @@ def killed(*arguments):
 def test_an_interrupted_pipeline_goes_on_with_what_is_there(sources, tmp_path, step, monkeypatch):
     prepare(asked(*sources), tmp_path / "whole")
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        place = store.StoreWriter if step == "record" else by_beam
+        place = store.StoreWriter if step == "record" else beam
         patched.setattr(place, "finish" if step == "record" else step, killed)
         prepare(on_workers(*sources), tmp_path / "again")
     if step != "_bundled":
@@ -141,7 +143,7 @@ def test_what_one_process_began_workers_finish(sources, tmp_path, monkeypatch):
 
 
 def test_a_pipeline_that_breaks_says_so_and_how_to_go_on(sources, tmp_path, monkeypatch):
-    monkeypatch.setattr(by_beam, "unpack_documents", killed)
+    monkeypatch.setattr(beam, "unpack_documents", killed)
     with pytest.raises(MachineError, match=r"the Beam pipeline failed; the same command continues it(?s:.*)Killed"):
         prepare(on_workers(*sources), tmp_path / "work")
 

@@ -9,6 +9,7 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.data.beir_folder import write_beir
+from dense_jax.io import digest
 from dense_jax.types import Document
 from tests.bert_folders import write_config
 from tests.faults.command_line import arguments, write_corpus
@@ -159,6 +160,21 @@ def test_t29_pickled_weights_are_refused_and_run_nothing(tmp_path, made, capsys)
     assert run(["prepare", *argv]) == 0
     assert run(["train", *argv]) == 4
     assert f"{folder} holds pickled weights only" in capsys.readouterr().err
+    assert not canary.exists()
+
+
+def test_t29_a_pickle_in_the_place_of_vectors_is_refused_and_runs_nothing_even_under_a_digest_that_fits(
+    made, workdir, capsys
+):
+    argv = arguments(made / "documents.jsonl", workdir, "sea")
+    assert run(["search", *argv]) == 0
+    (vectors,) = workdir.rglob("vectors-*.npy")
+    before = digest(vectors)
+    canary = write_pickle(vectors)
+    manifest = vectors.parent / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(before, digest(vectors)))
+    assert run(["search", *argv]) == 4
+    assert f"{vectors}: damaged" in capsys.readouterr().err
     assert not canary.exists()
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from dense_jax.artifact import is_finished
 from dense_jax.config import Config, CorpusConfig, LoaderConfig, Order, PassagesConfig, TokenizerConfig, Unit
-from dense_jax.data.preparation import common
+from dense_jax.data.preparation import collection, text
 from dense_jax.data.preparation import prepare as module
 from dense_jax.data.preparation import queries as queries_module
-from dense_jax.data.preparation.prepare import open_collection, prepare, prepare_collection
+from dense_jax.data.preparation.collection import open_collection, prepare_collection
+from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
 from dense_jax.models.bert import bert
@@ -42,7 +43,7 @@ def growing(monkeypatch, target, name, path, times=1):
 def test_a_corpus_that_grows_while_its_rows_are_checked_is_refused_and_taken_once_it_rests(
     source, tmp_path, monkeypatch
 ):
-    growing(monkeypatch, common, "_make_tokenizer", source)
+    growing(monkeypatch, text, "_make_tokenizer", source)
     with pytest.raises(
         DataError, match=r"rows\.jsonl changed while it was read:\n  digest: .*\n.*give the same command"
     ):
@@ -69,7 +70,7 @@ def test_a_collection_that_grows_while_it_is_read_is_refused_and_made_as_the_mes
             open_collection(str(source), settings), settings, tokenizer, tmp_path / "made", "rows"
         )
 
-    growing(monkeypatch, module, during, source)
+    growing(monkeypatch, collection, during, source)
     with pytest.raises(DataError, match="changed while it was read") as refused:
         made()
     if found := re.search(r"remove (\S+) and", str(refused.value)):
@@ -98,9 +99,9 @@ def test_queries_that_grow_while_they_are_read_are_refused_and_taken_once_they_r
         with queries.open("a") as file:
             file.write(json.dumps(line) + "\n")
         monkeypatch.undo()
-        return queries_module._check(*arguments)
+        return queries_module._check_rejected(*arguments)
 
-    monkeypatch.setattr(queries_module, "_check", more)
+    monkeypatch.setattr(queries_module, "_check_rejected", more)
     with pytest.raises(DataError, match=r"corpus\.queries changed while it was read; give the same command again"):
         prepare(asked, tmp_path / "work")
     assert prepare(asked, tmp_path / "work")["queries"] == 2

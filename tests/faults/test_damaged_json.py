@@ -11,7 +11,8 @@ from dense_jax.config import Config, IndexConfig
 from dense_jax.data.dedup import read_duplicates
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
-from dense_jax.data.tokenizer import Tokenizer, import_folder
+from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.errors import ConfigError, StorageError, UserError
 from dense_jax.hf.config import read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder

@@ -20,8 +20,10 @@ from tests.faults.train_and_die import toy
 from tests.test_checkpoint import saved, started, state
 from tests.toys import VOCABULARY, MemoryStore
 
+# Orbax raises the first error of a checkpoint that does not fit; those of its other files surface in a later test.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its other files
+
 def test_t05_a_checkpoint_that_does_not_fit_on_the_disk_is_an_error_and_the_one_before_is_intact(tmp_path):
     checkpoints = saved(tmp_path, 1)
     noise = jax.random.normal(jax.random.key(0), (256, 64))  # cannot be compressed

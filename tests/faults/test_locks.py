@@ -129,7 +129,7 @@ class Unused:
 
 def collected(root):
     """A collection in `root`, in a folder that its content names."""
-    from dense_jax.data.preparation.prepare import open_collection, prepare_collection
+    from dense_jax.data.preparation.collection import open_collection, prepare_collection
     from dense_jax.data.tokenizer import Tokenizer
     from tests.sources import config
 

@@ -84,7 +84,9 @@ def test_t14_a_corpus_that_moved_and_changed_is_named(copied, capsys):
     assert f"-> {moved} (its content is not what this run began with)" in said
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize(
+    "verb", ["train", *(pytest.param(verb, marks=pytest.mark.slow) for verb in VERBS if verb != "train")]
+)
 def test_t14_checkpoints_of_another_run_in_the_workdir_are_refused(copied, both, verb, capsys):
     """The digests stand in each checkpoint too: these come without the config.json of their run."""
     other = copied / "other"

@@ -21,7 +21,7 @@ from dense_jax.data.preparation import running_text
 from dense_jax.data.stores.shards import Group
 from dense_jax.types import Document
 
-Counts = Int[np.ndarray, " g"]  # passages of each group
+GroupCounts = Int[np.ndarray, " g"]  # passages of each group
 
 
 class Slice(NamedTuple):
@@ -36,12 +36,12 @@ Texts = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks 
 
 
 class Arranged(NamedTuple):
-    """Counts for each group of a bundle."""
+    """GroupCounts for each group of a bundle."""
 
-    passages: Counts
-    documents: Counts
-    left_out: Counts
-    tokens: Counts
+    passages: GroupCounts
+    documents: GroupCounts
+    left_out: GroupCounts
+    tokens: GroupCounts
 
 
 def bundles(documents: Iterable[Document], characters: int) -> Iterator[list[Document]]:
@@ -101,7 +101,7 @@ def plan_shards(made: Sequence[Arranged], shard_size: int, chunk: int = 0) -> li
     return [texts[start:stop] for start, stop in pairwise([0, *full_ends(-(-of_each // chunk), shard_size)])]
 
 
-def full_ends(passages: Counts, shard_size: int) -> list[int]:
+def full_ends(passages: GroupCounts, shard_size: int) -> list[int]:
     """One past the last group of each shard: the first with which the shard has `shard_size` passages, or the last.
 
     Groups without a passage after the last shard are in none.

@@ -7,14 +7,15 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.data.inputs import pack
-from dense_jax.data.preparation.running_text import chunks, text_lines
+from dense_jax.data.inputs import pack_sentences
+from dense_jax.data.preparation.running_text import chunks, document_lines
 from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
 from dense_jax.data.sentences import Ids, Sentence, Tokenised, spaced, tokenised
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.types import Document
 
+DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
 _SPECIAL = 3  # tokens that frame a passage and its title
 _BARE = 2  # tokens that frame a text without a title
 _TITLE_SHARE = 4  # a title takes at most a fourth of the tokens of a passage
@@ -39,7 +40,7 @@ def entries(documents: Iterable[Document], tokenizer: Tokenizer, config: Passage
 
 def lines_of_text(documents: Iterable[Document], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
     """The lines of each document, from which chunks are cut."""
-    return text_lines(tokenised(documents, tokenizer), config.titled)
+    return document_lines(tokenised(documents, tokenizer), config.titled)
 
 
 def salient_entries(documents: Iterable[Tagged], tokenizer: Tokenizer, config: PassagesConfig) -> Iterator[Group]:
@@ -68,7 +69,7 @@ def _alone(of_one_document: list[Entry]) -> Group:
 
 def _packed(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
     title = title[: config.length // _TITLE_SHARE]
-    runs = _runs(document, sentences, config, _SPECIAL + len(title) if config.titled else _BARE)
+    runs = _sentence_runs(document, sentences, config, _SPECIAL + len(title) if config.titled else _BARE)
     return [_entry(document, title, sentences[run.start : run.stop]) for run in runs]
 
 
@@ -82,24 +83,24 @@ def _with_spans(of_one_document: list[Entry], spans: list[TokenSpans]) -> list[E
 
 
 def _spans(document: Document, title: Ids, sentences: list[Sentence], config: PassagesConfig) -> list[Entry]:
-    runs = _runs(document, sentences, config, _BARE)
+    runs = _sentence_runs(document, sentences, config, _BARE)
     joined = [sentences[run.start : run.stop] for run in runs]
     spans = [(" ".join(text for text, _ in span), np.concatenate([ids for _, ids in span])) for span in joined]
     return [_entry(document, title[:0], spans)] if len(spans) > 1 else []
 
 
-def _runs(document: Document, sentences: list[Sentence], config: PassagesConfig, overhead: int) -> list[range]:
+def _sentence_runs(document: Document, sentences: list[Sentence], config: PassagesConfig, overhead: int) -> list[range]:
     """Runs of whole sentences up to the length, or at `short_rate` up to a shorter one, drawn by the document's id."""
     lengths = [len(tokens) for _, tokens in sentences]
     if not config.short_rate:
-        return pack(lengths, config.length, overhead)
+        return pack_sentences(lengths, config.length, overhead)
     rng = np.random.default_rng(xxhash.xxh3_64_intdigest(document.id.encode()))
 
     def target() -> int:
         short = rng.random() < config.short_rate
         return int(rng.integers(overhead + 1, config.length + 1)) if short else config.length
 
-    return pack(lengths, target, overhead)
+    return pack_sentences(lengths, target, overhead)
 
 
 def _whole(document: Document, title: Ids, sentences: list[Sentence], length: int) -> list[Entry]:
@@ -116,12 +117,12 @@ def _split(found: Tokenised, tokenizer: Tokenizer, config: PassagesConfig) -> li
     pieces = [
         piece
         for sentence, text in zip(sentences, texts, strict=True)
-        for piece in ([sentence] if len(sentence[1]) <= room else _pieces(text, tokenizer, room))
+        for piece in ([sentence] if len(sentence[1]) <= room else _divided(text, tokenizer, room))
     ]
     return _packed(document, title, pieces, config) or _whole(*found, config.length)
 
 
-def _pieces(text: str, tokenizer: Tokenizer, room: int) -> list[Sentence]:
+def _divided(text: str, tokenizer: Tokenizer, room: int) -> list[Sentence]:
     """A sentence in pieces of `room` tokens; characters without a token belong to the piece before them."""
     ((ids, places),) = tokenizer.encode_placed([text])
     cuts = [0, *places[room::room, 0].tolist(), len(text)]

@@ -1,11 +1,10 @@
-"""Raw text -> a workdir's tokenizer, passages, test set and list of rejected rows; a collection -> a store.
+"""Raw text -> a workdir's tokenizer, passages, test set and list of rejected rows.
 
 The source is read several times, which is cheap compared with tokenising it and keeps memory small. Everything is
 resumable: the same call continues an interrupted one, and does nothing if all is done.
 """
 
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,25 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.artifact import check_settings, claim, is_finished, read_claim
-from dense_jax.config import Config, PassagesConfig, Runner, Unit
-from dense_jax.config.tree import to_dict
+from dense_jax.config import Config, PassagesConfig, Runner, SpansConfig, Unit
+from dense_jax.config.tree import differences, to_dict
 from dense_jax.data import held_out
 from dense_jax.data.dedup import DUPLICATES
-from dense_jax.data.preparation.common import (
-    AGAIN,
-    REJECTS,
-    UsableDocuments,
-    check_test_set,
-    check_unchanged,
-    fill,
-    prepare_text,
-    rows_left_out,
-    scan,
-    without_duplicates,
-)
-from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries, split_documents, whole_documents
-from dense_jax.data.preparation.queries import DOCUMENT_LENGTH, prepare_queries
+from dense_jax.data.preparation.entries import entries, lines_of_text, salient_entries
+from dense_jax.data.preparation.fill import UsableDocuments, fill_store
+from dense_jax.data.preparation.queries import prepare_queries
 from dense_jax.data.preparation.running_text import ChunkStore
+from dense_jax.data.preparation.text import check_test_set, prepare_text, without_duplicates
 from dense_jax.data.salient.chosen import make_tagger, spans_settings
 from dense_jax.data.salient.taggers import SpanTagger
 from dense_jax.data.salient.tokens import tagged
@@ -39,9 +28,7 @@ from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import DataError
-from dense_jax.io import json_digest, short_digest
-from dense_jax.locks import alone, lock_of
+from dense_jax.errors import ConfigError, DataError
 from dense_jax.types import Document
 
 
@@ -74,24 +61,33 @@ def prepare(config: Config, workdir: Path) -> dict[str, Any]:
     check_settings(folder, settings)
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
-        arrange = _arrangement(config, corpus, root, tokenizer)
+        arrange = _passage_arrangement(config, corpus, root, tokenizer)
         if not read_claim(folder):
             claim(folder, settings, about["notes"])
         check = partial(_check_yield, folder, config, or_copies=_or_all_are_copies(root, about["notes"]))
         writer = StoreWriter(folder, passages.shard_size, tokenizer.size, salient=bool(spans), check=check)
-        fill(writer, corpus, arrange, config.prepare, chunk=_chunk(config))
+        fill_store(writer, corpus, arrange, config.prepare, chunk=_tokens_of_a_cut(config))
     return _summary(open_passages(root, passages, spans))
 
 
-def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
-    """Remove a store that cannot be trained on, before it counts as finished.
-
-    Raises:
-        DataError: a source gave no passage, or no passage has a salient span.
+def check_spans(store: PassageStore, config: SpansConfig) -> None:
     """
+    Raises:
+        ConfigError: the passages of `store` have other salient spans than those of `config`.
+        DataError: a file of spans that the config names is not there.
+    """
+    if changes := list(differences(store.manifest["settings"]["spans"], spans_settings(config), "spans.")):
+        raise ConfigError(
+            f"{store.folder} was prepared with other salient spans:\n  " + "\n  ".join(changes) + "\n"
+            "use these settings again, or run `dense-jax prepare` in another --workdir or passages.workdir"
+        )
+
+
+def _check_yield(folder: Path, config: Config, manifest: dict[str, Any], *, or_copies: str) -> None:
+    """Refuse and remove a store that cannot be trained on, before it counts as finished."""
     spans = config.spans.sources
     lacking = [part["name"] for part in manifest["parts"] if not part["count"]]
-    problems = [f"{name}: {_lack(config.passages)}{or_copies}" for name in lacking]
+    problems = [f"{name}: {_why_empty(config.passages)}{or_copies}" for name in lacking]
     if not problems and spans and not manifest["spans"]["count"]:
         found = f"no salient span in {manifest['count']:,} passages"
         problems = [f"spans.{', spans.'.join(spans)}: {found}; use other sources"]
@@ -117,13 +113,13 @@ class _Arrangement:
         return salient_entries(tagged(documents, self.tagger, self.queries), self.tokenizer, self.passages)
 
 
-def _arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
-    queries = held_out.read_queries(root / "test") if config.corpus.held_out else {}
+def _passage_arrangement(config: Config, corpus: CheckedCorpus, root: Path, tokenizer: Tokenizer) -> _Arrangement:
+    queries = held_out.read_held_out(root / "test") if config.corpus.held_out else {}
     tagger = make_tagger(config.spans, UsableDocuments(corpus, {})) if config.spans.sources else None
-    return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_chunk(config) > 0)
+    return _Arrangement(queries, tagger, tokenizer, config.passages, by_line=_tokens_of_a_cut(config) > 0)
 
 
-def _chunk(config: Config) -> int:
+def _tokens_of_a_cut(config: Config) -> int:
     """Tokens of the chunks that workers cut; 0: passages are made of one document at a time."""
     chunks = config.passages.unit is Unit.CHUNKS and config.prepare.runner is Runner.BEAM
     return config.passages.length if chunks else 0
@@ -147,63 +143,7 @@ def passages_folder(root: Path, config: PassagesConfig, spans: Sequence[str] = (
     return root / f"{config.unit.value}-{config.length}{untitled}{short}{salient}"
 
 
-def prepare_collection(
-    corpus: CheckedCorpus,
-    config: Config,
-    tokenizer: Tokenizer,
-    root: Path,
-    name: str,
-    *,
-    split: int = 0,
-    finished_in: Sequence[Path] = (),
-) -> PassageStore:
-    """Every document of `corpus` as one passage, in order, in a folder of `root` named by `name` and the content.
-
-    With `split`, documents are passages of up to that many tokens. Rows with neither text nor title are left out with a
-    note: they cannot be found, and stay among the judged documents. A finished folder of that name in one of
-    `finished_in`, which may be read-only, is used as it is.
-
-    Raises:
-        ConfigError: another process makes the folder.
-        DataError: a source or too many of its rows cannot be used, or it changed while it was read.
-    """
-    settings = _collection_settings(corpus, tokenizer, split)
-    folders = [place / f"{name}-{short_digest(settings)}" for place in (*finished_in, root)]
-    folder = next(filter(is_finished, folders), folders[-1])
-    if not is_finished(folder):
-        with alone(lock_of(folder), f"{folder} is being prepared"):
-            check_settings(folder, settings)
-            if not read_claim(folder):
-                notes = scan(corpus, folder / REJECTS, may_be_empty=True)
-                notes |= {"near_duplicates": len(left_out)} if (left_out := corpus.left_out) else {}
-                check_unchanged(corpus, settings["source"])
-                claim(folder, settings, notes)
-                if rows := rows_left_out(folder):
-                    print(f"note: {rows}", file=sys.stderr)
-            writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
-            arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-            cut, cure = partial(arrange, tokenizer=tokenizer, length=length), f"remove {folder} and {AGAIN}"
-            fill(writer, corpus, cut, config.prepare, cure=cure)
-    check_settings(folder, settings)
-    return PassageStore(folder)
-
-
-def _collection_settings(corpus: CheckedCorpus, tokenizer: Tokenizer, split: int) -> dict[str, Any]:
-    """The settings that decide the content of a collection's store."""
-    rows = corpus.sources[0].config
-    settings: dict[str, Any] = {"source": corpus.fingerprint(), "tokenizer": tokenizer.fingerprint}
-    settings |= {"max_characters": rows.max_characters, "limit": rows.limit}
-    settings |= {"left_out": json_digest(sorted(left_out))} if (left_out := corpus.left_out) else {}
-    # In stores without "texts", each piece of a sentence has the text of the whole sentence.
-    return settings | ({"split": split, "texts": "split"} if split else {"length": DOCUMENT_LENGTH})
-
-
-def open_collection(source: str, config: Config) -> CheckedCorpus:
-    """All documents of `source`, read with the settings of the config's corpus."""
-    return open_corpus(replace(config.corpus, source=source, also=(), held_out=0, limit=0))
-
-
-def _lack(config: PassagesConfig) -> str:
+def _why_empty(config: PassagesConfig) -> str:
     """The reason for a source without passages."""
     if config.unit is Unit.SPANS:
         return (

@@ -17,11 +17,10 @@ from dense_jax.arrays import Int
 from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.config import Config, CorpusConfig
 from dense_jax.data.dedup import RowOfId, first_of_each_text
-from dense_jax.data.preparation.common import AGAIN, check_unchanged, fill
-from dense_jax.data.preparation.entries import whole_documents
-from dense_jax.data.sources.corpus import CheckedCorpus, Source
+from dense_jax.data.preparation.entries import DOCUMENT_LENGTH, whole_documents
+from dense_jax.data.preparation.fill import AGAIN, check_unchanged, fill_store
+from dense_jax.data.sources.corpus import CheckedCorpus, Source, read_queries
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
-from dense_jax.data.sources.query_files import read_queries
 from dense_jax.data.sources.rejects import advice, causes_of
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
@@ -30,14 +29,13 @@ from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest, located, write_json
 from dense_jax.types import Candidates, Reject
 
-DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
 _EXAMPLES = 5  # queries shown in an error
 
 
 def queries_folder(root: Path, config: CorpusConfig) -> Path:
     """The folder of the queries of `config`, such as queries-train-10-percent."""
     share = f"-{100 * config.query_share:g}-percent" if config.query_share < 1 else ""
-    named = "".join(digest(path) for path in _files(config))
+    named = "".join(digest(path) for path in _query_files(config))
     files = f"-{xxhash.xxh3_64_hexdigest(named.encode())[:8]}" if named else ""
     return root / f"queries-{config.split}{share}{files}"
 
@@ -66,7 +64,7 @@ def prepare_queries(config: Config, corpus: CheckedCorpus, root: Path, about: di
     check_settings(folder, settings)
     if not is_finished(folder):
         tokenizer = Tokenizer.load(root / "tokenizer")
-        _write(folder, _Judged(config.corpus, corpus, documents), documents, tokenizer, settings)
+        _write_judged(folder, _Judged(config.corpus, corpus, documents), documents, tokenizer, settings)
     store = QueryStore(folder, documents)
     return {"documents": len(documents), **store.manifest["notes"], "folder": str(folder)}
 
@@ -81,7 +79,7 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
         tokenizer = Tokenizer.load(root / "tokenizer")
         writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
         arrange = partial(whole_documents, tokenizer=tokenizer, length=DOCUMENT_LENGTH)
-        fill(writer, corpus, arrange, config.prepare)
+        fill_store(writer, corpus, arrange, config.prepare)
     return PassageStore(folder)
 
 
@@ -123,7 +121,7 @@ class _Judged:
         if self.config.queries:
             first = self.corpus.sources[0]
             bare = replace(first, prefix="")  # ids stay as `mine` wrote them: shares and guides go by them
-            return ((first, read_queries(path, bare, self.config)) for path in _files(self.config))
+            return ((first, read_queries(path, bare, self.config)) for path in _query_files(self.config))
         return ((source, source.queries()) for source in self.corpus.sources)
 
     def _named(self, source: Source, query: JudgedQuery) -> JudgedQuery:
@@ -157,11 +155,11 @@ class _Judged:
         return xxhash.xxh3_64_intdigest(identifier.encode()) < self.config.query_share * 2**64
 
 
-def _write(
+def _write_judged(
     folder: Path, judged: _Judged, documents: PassageStore, tokenizer: Tokenizer, settings: dict[str, Any]
 ) -> None:
     found = list(judged)
-    _check(judged, len(found), folder)
+    _check_rejected(judged, len(found), folder)
     tokens = tokenizer.encode([query.text for query, _, _ in found])
     parts: dict[str, list[StoredQuery]] = {part.name: [] for part in documents.parts()}
     for (query, positives, negatives), ids in zip(found, tokens, strict=True):
@@ -183,11 +181,8 @@ def _write(
     write_queries(folder, parts, notes)
 
 
-def _check(judged: _Judged, usable: int, folder: Path) -> None:
-    """
-    Raises:
-        DataError: too many queries are unusable; the folder's rejects.json lists all.
-    """
+def _check_rejected(judged: _Judged, usable: int, folder: Path) -> None:
+    """List the rejected queries in the folder's rejects.json, and refuse too many."""
     rejected, allowed = len(judged.rejects), judged.config.max_rejects
     write_json(folder / "rejects.json", [{"where": one.where, "reason": one.reason} for one in judged.rejects])
     if usable and rejected <= allowed * (rejected + usable):
@@ -211,11 +206,8 @@ def _candidates(rows: dict[int, float]) -> Candidates:
     return Candidates(np.array(list(rows), np.int32), np.array(list(rows.values()), np.float32))
 
 
-def _files(config: CorpusConfig) -> list[AnyPath]:
-    """
-    Raises:
-        DataError: a file is absent.
-    """
+def _query_files(config: CorpusConfig) -> list[AnyPath]:
+    """The files of `corpus.queries`, all of which must exist."""
     paths = [located(name) for name in config.queries]
     if missing := [path for path in paths if not path.is_file()]:
         raise DataError(f"corpus.queries: {missing[0]}: no such file; `dense-jax mine` writes WORKDIR/mined/NAME.jsonl")

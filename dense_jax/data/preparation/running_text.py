@@ -40,7 +40,7 @@ def chunks(documents: Iterable[Tokenised], length: int, titled: bool) -> Iterato
         yield Group(cut(lines, length), count, left_out)
 
 
-def text_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
+def document_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
     """The lines of each document, stored like passages; workers pass them on until `cut_lines` makes chunks of them."""
     for document in documents:
         own = [
@@ -51,7 +51,7 @@ def text_lines(documents: Iterable[Tokenised], titled: bool) -> Iterator[Group]:
 
 
 def cut_lines(stored: Iterable[Entry], length: int) -> list[Entry]:
-    """`cut` for the lines stored by `text_lines`, of whole documents that are cut together."""
+    """`cut` for the lines stored by `document_lines`, of whole documents that are cut together."""
     return cut([(entry.document, entry.document.text, entry.tokens) for entry in stored], length)
 
 
@@ -68,10 +68,10 @@ def cut(lines: Sequence[Line], length: int) -> list[Entry]:
     """
     tokens = np.concatenate([np.empty(0, np.int32), *(ids for *_, ids in lines)])
     starts = np.array([0, *accumulate(len(ids) for *_, ids in lines)][:-1], np.int32)
-    return [_chunk(lines, tokens, starts, slice(i, i + length)) for i in range(0, len(tokens), length)]
+    return [_cut_chunk(lines, tokens, starts, slice(i, i + length)) for i in range(0, len(tokens), length)]
 
 
-def _chunk(lines: Sequence[Line], tokens: Ids, starts: Int[np.ndarray, " s"], place: slice) -> Entry:
+def _cut_chunk(lines: Sequence[Line], tokens: Ids, starts: Int[np.ndarray, " s"], place: slice) -> Entry:
     first, stop = np.searchsorted(starts, place.start, "right") - 1, np.searchsorted(starts, place.stop)
     own = starts[first:stop] - place.start
     document, text = lines[first][0], " ".join(text for _, text, _ in lines[first:stop])

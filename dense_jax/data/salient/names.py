@@ -11,14 +11,14 @@ from dense_jax.data.salient.taggers import Span, sentence_words
 from dense_jax.types import Document
 
 
-def _words(text: str) -> frozenset[str]:
+def _word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-_INSIDE = _words("of the de la le du des del della di da dos von van der den zu und y bin ibn al el")
-_ABBREVIATIONS = _words("Mr Mrs Ms Dr St Mt Ft Prof Gen Col Lt Sgt Capt Gov Sen Rep Rev Jr Sr No vs")
+_INSIDE = _word_set("of the de la le du des del della di da dos von van der den zu und y bin ibn al el")
+_ABBREVIATIONS = _word_set("Mr Mrs Ms Dr St Mt Ft Prof Gen Col Lt Sgt Capt Gov Sen Rep Rev Jr Sr No vs")
 # Never names by themselves nor the start of one, although they have a capital at the start of a sentence.
-_FUNCTION = _words("""
+_FUNCTION = _word_set("""
     i a an the this that these those there here he she it we you they his her its our your their my him them us me who
     whom whose which what when where why how in on at by for from to of with without within into onto upon over under
     above below between among amongst against about across after before during since until till through throughout
@@ -32,7 +32,7 @@ _FUNCTION = _words("""
     won couldn wouldn shouldn hasn haven hadn see note given according due up down out off
 """)
 # The same, but only at the beginning of a sentence: the Second World War.
-_NUMERALS = _words("one two three four five six seven eight nine ten first second third last next new early late")
+_NUMERALS = _word_set("one two three four five six seven eight nine ten first second third last next new early late")
 _POSSESSIVE = re.compile(r"['’][sS]?$")  # noqa: RUF001
 _QUALIFIER = re.compile(r" \([^()]*\)$")  # of a title: Mercury (planet)
 _TOKEN = re.compile(r"[^\W_]+|[^\w\s]|_")
@@ -55,7 +55,7 @@ class CapitalisedRuns:
 
     def __call__(self, document: Document) -> list[Span]:
         text = document.text
-        usage = _usage(text)
+        usage = _cached_usage(text)
         runs = (run for words in sentence_words(text) for run in _runs(text, words) if len(run) <= self.longest + 2)
         return [span for run in runs if (span := self._span(text, run, usage))]
 
@@ -123,7 +123,7 @@ class _Alone:
     """Test for single words that are names by themselves."""
 
     def __init__(self, document: Document) -> None:
-        self._usage = _usage(document.text)
+        self._usage = _cached_usage(document.text)
         self._runs = CapitalisedRuns()(document)
         self._starts = [start for start, _ in self._runs]
 
@@ -140,18 +140,18 @@ class _Usage:
         sentences = sentence_words(text)
         self.text = text
         self._first = {words[0][0] for words in sentences if words}
-        self._inside = Counter(_bare(text, word) for words in sentences for word in words[1:])
+        self._inside = Counter(_without_possessive(text, word) for words in sentences for word in words[1:])
 
     def named(self, word: Span) -> bool:
         """True if a single word is a name: its capital is not due to the start of a sentence."""
-        bare = _bare(self.text, word)
+        bare = _without_possessive(self.text, word)
         begins = word[0] in self._first and bare[:1].isupper()
         return not begins or self._inside[bare] > self._inside[bare.lower()]
 
     def begins(self, run: list[Span], i: int) -> bool:
         """True if a name can begin with word `i` of `run`."""
         word = run[i]
-        bare = _bare(self.text, word)
+        bare = _without_possessive(self.text, word)
         stem = bare.lower().replace("’", "'").partition("'")[0]  # noqa: RUF001
         if not bare[:1].isupper() or stem in _FUNCTION:
             return False
@@ -166,7 +166,7 @@ class _Usage:
 
 
 @lru_cache(maxsize=4)  # several taggers read one document in turn
-def _usage(text: str) -> _Usage:
+def _cached_usage(text: str) -> _Usage:
     return _Usage(text)
 
 
@@ -205,7 +205,7 @@ def _adjoins(text: str, before: Span, after: Span) -> bool:
     return bool(gap) and not gap.strip()
 
 
-def _bare(text: str, word: Span) -> str:
+def _without_possessive(text: str, word: Span) -> str:
     return _POSSESSIVE.sub("", text[slice(*word)])
 
 

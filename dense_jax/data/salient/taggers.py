@@ -39,11 +39,11 @@ import xxhash
 from dense_jax.arrays import Int
 from dense_jax.data.inputs import split_sentences
 from dense_jax.data.sources.fields import as_id
-from dense_jax.data.sources.readers import jsonl_records
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.readers import Record, jsonl_records
+from dense_jax.data.sources.rejects import RowError, each, sound
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath
-from dense_jax.types import Document, Reject
+from dense_jax.types import Document
 
 Span = tuple[int, int]  # characters of a text, half open
 
@@ -76,7 +76,7 @@ def salient_sentences(text: str, spans: Iterable[Span]) -> list[Sentence]:
     White space inside a span is collapsed, as in the sentences.
     """
     sentences = [Sentence(sentence, []) for sentence in split_sentences(text)]
-    starts, places, owners = _pieces(text, [sentence.text for sentence in sentences])
+    starts, places, owners = _runs_without_spaces(text, [sentence.text for sentence in sentences])
 
     def place(at: int) -> tuple[int, int]:
         piece = bisect_right(starts, at) - 1
@@ -99,7 +99,7 @@ def sentence_ranges(text: str) -> list[Span]:
     [(0, 8), (9, 17)]
     """
     sentences = split_sentences(text)
-    starts, _, owners = _pieces(text, sentences)
+    starts, _, owners = _runs_without_spaces(text, sentences)
     ranges: list[Span] = []
     for i, sentence in enumerate(sentences):
         first, last = bisect_right(owners, i - 1), bisect_right(owners, i) - 1
@@ -180,15 +180,14 @@ class Precomputed:
         self._row: dict[str, int] = {}
         self._surfaces: dict[int, list[str | None]] = {}  # of rows with texts of spans
         ends, flat = [0], bytearray()
-        for record in jsonl_records(path, _LONGEST_LINE):
-            if isinstance(record, Reject):
-                raise DataError(f"{record.where}: {record.reason}")
-            try:
-                identifier, spans = _checked(record.values)
-                if self._row.setdefault(identifier, len(self._row)) != len(ends) - 1:
-                    raise RowError(f"document {identifier!r} has a line already; give all its spans in one")
-            except RowError as error:
-                raise DataError(f"{path}:{record.number}: {error}") from None
+
+        def own_spans(record: Record) -> list[list[Any]]:
+            identifier, spans = _checked_spans(record.values)
+            if self._row.setdefault(identifier, len(self._row)) != len(ends) - 1:
+                raise RowError(f"document {identifier!r} has a line already; give all its spans in one")
+            return spans
+
+        for spans in sound(each(jsonl_records(path, _LONGEST_LINE), own_spans, path)):
             if any(len(span) == 3 for span in spans):
                 self._surfaces[len(ends) - 1] = [span[2] if len(span) == 3 else None for span in spans]
             flat += np.array([span[:2] for span in spans], np.uint32).tobytes()
@@ -223,7 +222,7 @@ class Precomputed:
         )
 
 
-def _checked(values: dict[str, Any]) -> tuple[str, list[list[Any]]]:
+def _checked_spans(values: dict[str, Any]) -> tuple[str, list[list[Any]]]:
     spans = values.get("spans")
     if not isinstance(spans, list):
         raise RowError(f"the spans are {spans!r:.60}, not a list")
@@ -234,7 +233,7 @@ def _checked(values: dict[str, Any]) -> tuple[str, list[list[Any]]]:
     return as_id(values.get("id"), "the document id"), spans
 
 
-def _pieces(text: str, sentences: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
+def _runs_without_spaces(text: str, sentences: Sequence[str]) -> tuple[list[int], list[int], list[int]]:
     """For each run of `sentences` without white space: its place in `text` and in its sentence, and the sentence."""
     starts, places, owners = [], [], []
     at = 0

@@ -1,4 +1,14 @@
-"""Corpora: the documents of one or more sources. A row that is not a document becomes a `Reject` with its line."""
+"""Corpora: the documents of one or more sources, and the queries about them, in the source itself or in files.
+
+A row that cannot be used becomes a `Reject` with its line. Files of queries (`corpus.queries`) are
+
+.jsonl, .json, .parquet   rows with the ids of documents (see `query_forms`), as `mine` writes them
+.tsv without a header     MS MARCO's triples of ids, `query <tab> positive <tab> negative`, about the queries in the
+                          source's folder: queries.SPLIT.tsv, or queries.jsonl
+any form with texts       as a source has it (see `source_files`): the ids of its documents are used, not their texts
+
+Whether the source has these documents is checked later.
+"""
 
 import re
 from collections.abc import Iterator
@@ -10,11 +20,22 @@ from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.demo_corpus import installed_rows, installed_versions
 from dense_jax.data.sources.document_files import Contents, tfds_documents
 from dense_jax.data.sources.documents import DocumentRow, checked_document
-from dense_jax.data.sources.queries import JudgedQuery
-from dense_jax.data.sources.rejects import RowError
-from dense_jax.data.sources.source_files import FORMS, open_path
+from dense_jax.data.sources.judgements import folder_queries, query_rows
+from dense_jax.data.sources.lines import form
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
+from dense_jax.data.sources.query_forms import Form, queries_by_id
+from dense_jax.data.sources.readers import Cells, tsv_cells
+from dense_jax.data.sources.rejects import RowError, each
+from dense_jax.data.sources.source_files import (
+    FORMS,
+    holds_squad,
+    longest_line,
+    open_path,
+    open_table,
+    tsv_has_pairs,
+)
 from dense_jax.errors import ConfigError, DataError, require
-from dense_jax.io import located
+from dense_jax.io import AnyPath, located
 from dense_jax.types import Document, Reject
 
 INSTALLED = "installed"
@@ -131,6 +152,16 @@ def open_corpus(config: CorpusConfig, *, with_queries: bool = False) -> CheckedC
     return CheckedCorpus(tuple(replace(source, prefix=f"{name}/") for name, source in zip(names, sources, strict=True)))
 
 
+def read_queries(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+    """The queries in `path` about documents of `source`; the prefix of `source` is removed from ids that have it.
+
+    Raises:
+        DataError: the form of `path` is unknown, or it has no queries.
+    """
+    for query in _rows_of_queries(path, source, config):
+        yield query if isinstance(query, Reject) or not source.prefix else _without_prefix(query, source.prefix)
+
+
 def _open_source(config: CorpusConfig, with_queries: bool) -> Source:
     require(
         bool(config.source),
@@ -159,3 +190,56 @@ class _Kept:
         for row in self.rows:
             self.kept.append(row)
             yield row
+
+
+def _rows_of_queries(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+    longest = longest_line(config)
+    if form(path) == ".tsv":
+        if not tsv_has_pairs(path, longest):
+            return _triples(path, source, config)
+    elif not holds_squad(path, longest) and (table := open_table(path, config)).form is Form.IDS:
+        return queries_by_id(table.records, path)
+    contents = open_path(path, config, with_queries=True)
+    if contents.judged is None:
+        raise DataError(
+            f"corpus.queries: {path} holds documents but no queries; name files with query_id, query_text and "
+            "positive_document_ids, triples of ids, or queries with texts (Tevatron, DPR, SQuAD, pairs and tuples)"
+        )
+    return contents.judged()
+
+
+def _triples(path: AnyPath, source: Source, config: CorpusConfig) -> Iterator[JudgedQuery | Reject]:
+    """A query for each triple of ids, after the rejected rows of the source's queries."""
+    folder = located(source.config.source)
+    if not folder.is_dir():
+        raise DataError(
+            f"corpus.queries: {path} has no header, so it holds triples of ids, and corpus.source={folder} is no "
+            f"folder with the texts of their queries in queries.{config.split}.tsv; name such a folder, or another form"
+        )
+    queries = folder_queries(folder, config.split)
+    texts: dict[str, str] = {}
+    for row in query_rows(queries):
+        if isinstance(row, Reject):
+            yield row
+        else:
+            texts[row.id] = row.text
+
+    def query(row: Cells) -> JudgedQuery:
+        cells = [cell.strip() for cell in row.values]
+        if len(cells) != 3 or not all(cells):
+            raise RowError(f"{cells!r:.200} are not three ids: query, positive and negative, with tabs between")
+        identifier, positive, negative = cells
+        if identifier not in texts:
+            raise RowError(f"query {identifier!r} has no usable row in {queries.name}")
+        return JudgedQuery(identifier, texts[identifier], (ScoredDocument(positive),), (ScoredDocument(negative),))
+
+    yield from each(tsv_cells(path, longest_line(config)), query, path)
+
+
+def _without_prefix(query: JudgedQuery, prefix: str) -> JudgedQuery:
+    """`query` with the source's own ids."""
+    positives, negatives = (
+        tuple(document._replace(id=document.id.removeprefix(prefix)) for document in side)
+        for side in (query.positives, query.negatives)
+    )
+    return JudgedQuery(query.id.removeprefix(prefix), query.text, positives, negatives)

@@ -120,7 +120,7 @@ def _everything() -> Iterator[tuple[str, str]]:
     library = Path(sysconfig.get_path("stdlib"))
     yield from topics((library / "pydoc_data" / "topics.py").read_bytes())
     folders = [(library, ()), *((f, tuple(p.split("."))) for p in _PACKAGES for f in _folders(p))]
-    modules = [module for folder, prefix in folders for module in _modules(folder, prefix)]
+    modules = [module for folder, prefix in folders for module in _module_files(folder, prefix)]
     for path, name in progress(modules, "read installed packages", len(modules), "files"):
         yield from documented(path.read_bytes(), name)
 
@@ -133,7 +133,7 @@ def _folders(package: str) -> list[Path]:
     return [folder for parent in parents if (folder := Path(parent, *rest)).is_dir()]
 
 
-def _modules(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
+def _module_files(folder: Path, prefix: tuple[str, ...]) -> Iterator[tuple[Path, str]]:
     """The files of a package, each with the name of its module."""
     for path in sorted(folder.rglob("*.py")):
         parts = (*prefix, *path.relative_to(folder).with_suffix("").parts)

@@ -9,7 +9,7 @@ TFDS                                       examples of tensorflow_datasets in Ar
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from dense_jax.data.sources.fields import (
     is_header,
     numbering_note,
 )
-from dense_jax.data.sources.lines import Line, decoded, lines, stem, text_of, whole_content
+from dense_jax.data.sources.lines import TextLine, decoded, lines, stem, whole_content
 from dense_jax.data.sources.queries import JudgedQuery
 from dense_jax.data.sources.readers import Cells, Record, Records, column_names, tsv_cells, tsv_records
 from dense_jax.data.sources.rejects import RowError, each
@@ -67,11 +67,8 @@ def table_documents(path: AnyPath, records: Records, names: tuple[str, ...], con
         check_configured(str(path), names, config)
     fields = document_fields(names, config)
     note = numbering_note(str(path), names) if fields.numbered and names else ""
-
-    def rows() -> Iterator[DocumentRow | Reject]:
-        return each(records(), partial(named_row, fields), path)
-
-    return Contents(path, rows, file_identity(path, fields=fields.named()), note=note)
+    row, identify = partial(named_row, fields), file_identity(path, fields=fields.named())
+    return Contents(path, lambda: each(records(), row, path), identify, note=note)
 
 
 def tsv_documents(path: AnyPath, longest: int, config: CorpusConfig) -> Contents:
@@ -104,8 +101,8 @@ def first_cells(path: AnyPath, longest: int) -> list[str]:
 def line_documents(path: AnyPath, longest: int) -> Contents:
     """A document for each line of a .txt file that is not blank; its id is its number."""
 
-    def row(line: Line) -> DocumentRow:
-        return DocumentRow(line.number, line.number, "", text_of(line, longest))
+    def row(line: TextLine) -> DocumentRow:
+        return DocumentRow(line.number, line.number, "", line.text)
 
     return Contents(path, lambda: each(lines(path, longest), row, path), file_identity(path, form="text"))
 
@@ -113,18 +110,19 @@ def line_documents(path: AnyPath, longest: int) -> Contents:
 def file_documents(folder: AnyPath, files: Sequence[AnyPath], note: str) -> Contents:
     """A document for each of `files`: its id is its path in `folder`, its title is its name without the ending."""
 
-    def row(path: AnyPath, line: Line) -> DocumentRow:
-        text = decoded(line.raw or b"")
+    def row(number: int, path: AnyPath) -> DocumentRow | Reject:
+        try:
+            text = decoded(whole_content(path))
+        except RowError as error:
+            return error.reject(f"{path}:1")
         if not text.strip():
-            raise RowError("holds no text")
-        return DocumentRow(numbers[path], path.relative_to(folder).as_posix(), stem(path), text, f"{path}:1")
+            return Reject(f"{path}:1", "holds no text")
+        return DocumentRow(number, path.relative_to(folder).as_posix(), stem(path), text, f"{path}:1")
 
-    def rows() -> Iterator[DocumentRow | Reject]:
-        for path in files:
-            yield from each([Line(1, whole_content(path))], partial(row, path), path)
+    def identify() -> dict[str, Any]:
+        return {"digest": _files_digest(folder, files), "form": "text files"}
 
-    numbers = {path: number for number, path in enumerate(files, start=1)}
-    return Contents(folder, rows, lambda: {"digest": _files_digest(folder, files), "form": "text files"}, note=note)
+    return Contents(folder, lambda: map(row, count(1), files), identify, note=note)
 
 
 def tfds_documents(name: str, config: CorpusConfig) -> Contents:
@@ -141,11 +139,11 @@ def tfds_documents(name: str, config: CorpusConfig) -> Contents:
     note = numbering_note(place, names) if fields.numbered else ""
 
     def row(example: Record) -> DocumentRow:
-        values = {key: _plain(value) for key, value in example.values.items()}
+        values = {key: _python_value(value) for key, value in example.values.items()}
         return named_row(fields, Record(example.number, values))
 
     identify = partial(dict, examples=len(source), fields=fields.named())
-    return Contents(place, lambda: each(_examples(source), row, place), identify, note=note)
+    return Contents(place, lambda: each(_numbered_examples(source), row, place), identify, note=note)
 
 
 def open_tfds(name: str, split: str) -> Any:
@@ -170,34 +168,26 @@ def open_tfds(name: str, split: str) -> Any:
 
 
 def _unnamed_rows(path: AnyPath, longest: int) -> Iterator[DocumentRow | Reject]:
-    """A row for each line of a TSV file without a header.
-
-    Raises:
-        DataError: the first line has neither two nor three columns.
-    """
+    """A row for each line of a TSV file without a header."""
     width = 0
 
     def row(cells: Cells) -> DocumentRow:
         nonlocal width
-        count, width = len(cells.values), width or _width(cells, path)
-        if count != width:
-            raise RowError(f"has {count} columns, the first row has {width}")
+        found = len(cells.values)
+        if not width and found not in (2, 3):
+            raise DataError(
+                f"{path}:{cells.number}: {found} columns; a TSV corpus is `id text` or `id text title`, or has a header"
+            )
+        width = width or found
+        if found != width:
+            raise RowError(f"has {found} columns, the first row has {width}")
         identifier, text, title = (*cells.values, None)[:3]
         return DocumentRow(cells.number, identifier, title, text)
 
     return each(tsv_cells(path, longest), row, path)
 
 
-def _width(cells: Cells, path: AnyPath) -> int:
-    count = len(cells.values)
-    if count not in (2, 3):
-        raise DataError(
-            f"{path}:{cells.number}: {count} columns; a TSV corpus is `id text` or `id text title`, or has a header"
-        )
-    return count
-
-
-def _examples(source: Any) -> Iterator[Record]:
+def _numbered_examples(source: Any) -> Iterator[Record]:
     """The examples of a random-access data set of TFDS."""
     for start in range(0, len(source), _BLOCK):
         block = range(start, min(start + _BLOCK, len(source)))
@@ -205,7 +195,7 @@ def _examples(source: Any) -> Iterator[Record]:
             yield Record(number + 1, example)
 
 
-def _plain(value: Any) -> Any:
+def _python_value(value: Any) -> Any:
     """A value of TFDS as Python's: text comes as bytes and numbers as numpy scalars."""
     if isinstance(value, bytes):
         return decoded(value)

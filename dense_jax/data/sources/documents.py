@@ -10,7 +10,7 @@ from typing import Any
 
 import xxhash
 
-from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, as_id, find, listed
+from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, as_id, first_known, listed
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.data.sources.readers import Record
 from dense_jax.data.sources.rejects import RowError, each
@@ -39,7 +39,7 @@ def named_row(fields: Fields, record: Record) -> DocumentRow:
     number, values = record
     if fields.text not in values:
         raise RowError(f"has no field {fields.text!r}; it has {listed(values)}")
-    if fields.numbered and (name := find(values, DOCUMENT_IDS)):
+    if fields.numbered and (name := first_known(values, DOCUMENT_IDS)):
         raise RowError(f"has an id, {name!r}, and the first rows have none, so that rows are numbered; give each an id")
     identifier = number if fields.numbered else values.get(fields.id)
     return DocumentRow(number, identifier, values.get(fields.title), values[fields.text])
@@ -70,7 +70,7 @@ def checked_document(row: DocumentRow, max_characters: int) -> Document:
     title = "" if row.title is None else row.title
     if not isinstance(title, str):
         raise RowError(f"the title is {title!r:.60}, not a string")
-    text = "" if row.text is None and not title.strip() else _joined(row.text)
+    text = "" if row.text is None and not title.strip() else _one_text(row.text)
     if not text.strip() and not title.strip():
         raise RowError(EMPTY)
     if len(text) + len(title) > max_characters:
@@ -96,7 +96,7 @@ def _check_characters(name: str, value: str) -> None:
         raise RowError(f"the {name} holds a lone surrogate, which is no character")
 
 
-def _joined(text: Any) -> str:
+def _one_text(text: Any) -> str:
     """A text as one string: itself, or its paragraphs or sections separated by blank lines."""
     if isinstance(text, str):
         return text

@@ -1,4 +1,4 @@
-"""Known names of fields, one table for JSON, Parquet, TFDS, TSV and CSV, and the fields that make a document.
+"""Known names of fields, one table for all forms of files, and the fields that make a document.
 
 Names are compared without case, `_`, `-` and spaces: `DocID` is `doc_id`. If a row has several known names, the first
 in the table counts.
@@ -22,6 +22,8 @@ TITLES: Names = ("title", "headline", "page_title", "wikipedia_title")
 TEXTS: Names = ("text", "contents", "content", "passage", "paragraph", "document")
 QUERY_IDS: Names = ("_id", "query_id", "qid", "id", "question_id", "topic_id")
 QUERY_TEXTS: Names = ("query", "question", "query_text", "anchor")
+QUESTION_TEXTS: Names = (*QUERY_TEXTS, "text")  # in files of questions and answers
+COLLECTION_TEXTS: Names = ("text", *QUERY_TEXTS)  # in the queries of a collection
 POSITIVES: Names = ("positive", "pos", "document", "passage", "answer")
 NEGATIVES: Names = ("negative", "negatives", "neg")
 SCORES: Names = ("scores", "score", "labels", "label")  # of a teacher, in pairs and tuples
@@ -31,7 +33,6 @@ JUDGED_DOCUMENTS: Names = (*DOCUMENT_IDS, "doc", "document", "passage")  # in qr
 GRADES: Names = ("score", "grade", "relevance", "rel", "label")
 
 _SHOWN = 9  # names in a message
-_ID_AND_TEXT = 2  # columns
 _SETTINGS = ("id_field", "title_field", "text_field")
 _DEFAULTS = CorpusConfig()
 
@@ -50,24 +51,24 @@ class Fields:
         return {"id": self.id, "title": self.title, "text": self.text}
 
 
-def find(names: Iterable[str], known: Names) -> str | None:
+def first_known(names: Iterable[str], known: Names) -> str | None:
     """The name among `names` that comes first in `known`.
 
-    >>> find(["Title", "doc-id", "text"], DOCUMENT_IDS)
+    >>> first_known(["Title", "doc-id", "text"], DOCUMENT_IDS)
     'doc-id'
     """
-    return _find(tuple(names), known)
+    return _first_known(tuple(names), known)
 
 
 def value_of(values: Mapping[str, Any], known: Names) -> Any:
     """The first value that is not None, in the order of the `known` names; None if `values` has none of them."""
-    name = find((name for name, value in values.items() if value is not None), known)
+    name = first_known((name for name, value in values.items() if value is not None), known)
     return None if name is None else values[name]
 
 
 def is_known(name: str, known: Names) -> bool:
     """True if `name` is one of `known`, in any spelling."""
-    return find([name], known) is not None
+    return first_known([name], known) is not None
 
 
 def document_fields(names: Names, config: CorpusConfig) -> Fields:
@@ -76,11 +77,11 @@ def document_fields(names: Names, config: CorpusConfig) -> Fields:
     A default of the config stands for all known names. A field without a known name keeps its default.
     """
     chosen = configured(config)
-    identifier = chosen.get("id_field") or find(names, DOCUMENT_IDS)
+    identifier = chosen.get("id_field") or first_known(names, DOCUMENT_IDS)
     return Fields(
         identifier or _DEFAULTS.id_field,
-        chosen.get("title_field") or find(names, TITLES) or _DEFAULTS.title_field,
-        chosen.get("text_field") or find(names, TEXTS) or _DEFAULTS.text_field,
+        chosen.get("title_field") or first_known(names, TITLES) or _DEFAULTS.title_field,
+        chosen.get("text_field") or first_known(names, TEXTS) or _DEFAULTS.text_field,
         numbered=identifier is None,
     )
 
@@ -88,7 +89,7 @@ def document_fields(names: Names, config: CorpusConfig) -> Fields:
 def text_field(names: Names, config: CorpusConfig) -> str | None:
     """The name of a document's text among `names`; None if they have no such name."""
     name = configured(config).get("text_field")
-    return find(names, TEXTS) if name is None else (name if name in names else None)
+    return first_known(names, TEXTS) if name is None else (name if name in names else None)
 
 
 def configured(config: CorpusConfig) -> dict[str, str]:
@@ -119,7 +120,7 @@ def is_header(cells: Sequence[str], config: CorpusConfig) -> bool:
     names = tuple(cell.strip() for cell in cells)
     if not names:
         return False
-    with_text = find(names, TEXTS) and (find(names, DOCUMENT_IDS) or find(names, TITLES))
+    with_text = first_known(names, TEXTS) and (first_known(names, DOCUMENT_IDS) or first_known(names, TITLES))
     return is_known(names[0], DOCUMENT_IDS) or bool(with_text) or any(n in names for n in configured(config).values())
 
 
@@ -130,7 +131,7 @@ def header_text(names: Names, config: CorpusConfig, where: str) -> str:
         DataError: no column has a known name of a text.
     """
     found = text_field(names, config)
-    if found is None and len(names) == _ID_AND_TEXT:
+    if found is None and len(names) == 2:
         found = next(name for name in reversed(names) if not is_known(name, DOCUMENT_IDS))
     if found is None:
         raise DataError(
@@ -172,7 +173,7 @@ def as_id(value: Any, subject: str) -> str:
 
 
 @lru_cache(maxsize=1_024)
-def _find(names: Names, known: Names) -> str | None:
+def _first_known(names: Names, known: Names) -> str | None:
     spelled = {_spelling(name): name for name in reversed(names)}
     found = next((name for name in known if _spelling(name) in spelled), None)
     return found if found is None or found in names else spelled[_spelling(found)]

@@ -8,23 +8,24 @@ Judgements may also be separated by spaces, lack the header, or have TREC's four
 header with known names of all three decides the order of the columns. Ids with spaces need tabs.
 """
 
+import contextlib
 import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from dense_jax.data.sources.fields import (
+    COLLECTION_TEXTS,
     GRADES,
     JUDGED_DOCUMENTS,
     JUDGED_QUERIES,
     QUERY_IDS,
-    QUERY_TEXTS,
     as_id,
-    find,
+    first_known,
     is_known,
     listed,
 )
-from dense_jax.data.sources.lines import Line, form, lines, text_of
+from dense_jax.data.sources.lines import TextLine, form, lines
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
 from dense_jax.data.sources.readers import Record, is_array, json_records, jsonl_records
 from dense_jax.data.sources.rejects import RowError, each
@@ -33,17 +34,14 @@ from dense_jax.io import AnyPath
 from dense_jax.types import Reject
 
 _LONGEST_LINE = 1 << 20  # bytes; a longer one is not a query and would stall the tokenizer
-_TREC = 4  # columns
 _HEADER_ADVICE = "if it is a header, write it as query-id, corpus-id and score"
 _TAB_ADVICE = "if ids hold spaces, separate the columns by tabs"
 _PACKED = ("", ".gz", ".xz")
-_TEXTS = ("text", *QUERY_TEXTS)
 
 
 class QueryText(NamedTuple):
     """A query of a collection."""
 
-    number: int  # line or entry, from 1
     id: str
     text: str
 
@@ -54,16 +52,6 @@ class RejectedQuery(Reject):
 
     id: str
     is_empty: bool = False  # the query is an empty text
-
-
-class _QueryError(RowError):
-    def __init__(self, reason: str, query: str, values: Mapping[str, Any]) -> None:
-        super().__init__(reason)
-        self.query, self.values = query, values
-
-    def reject(self, where: str) -> Reject:
-        text = self.values.get(find(self.values, _TEXTS) or "text")
-        return RejectedQuery(where, str(self), self.query, isinstance(text, str) and not text.strip())
 
 
 class Judgement(NamedTuple):
@@ -80,18 +68,20 @@ def query_rows(path: AnyPath) -> Iterator[QueryText | Reject]:
     first: dict[str, int] = {}
     id_name: str | None = None  # of the first row that has an id, and so of all rows
 
-    def query(record: Record) -> QueryText:
+    def query(record: Record) -> QueryText | RejectedQuery:
         nonlocal id_name
-        id_name = id_name or find(record.values, QUERY_IDS)
+        id_name = id_name or first_known(record.values, QUERY_IDS)
         identifier = _query_id(record.values, id_name or "_id")
         try:
             if first.setdefault(identifier, record.number) != record.number:
                 raise RowError(
                     f"query id {identifier!r} stands on line {first[identifier]} already; ids must be unique"
                 )
-            return QueryText(record.number, identifier, _query_text(record.values))
+            return QueryText(identifier, _query_text(record.values))
         except RowError as error:
-            raise _QueryError(str(error), identifier, record.values) from None
+            text = record.values.get(first_known(record.values, COLLECTION_TEXTS) or "text")
+            is_empty = isinstance(text, str) and not text.strip()
+            return RejectedQuery(f"{path}:{record.number}", str(error), identifier, is_empty)
 
     return each(_query_records(path), query, path)
 
@@ -101,14 +91,15 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
     seen: dict[tuple[str, str], Judgement] = {}
     columns: _Columns | None = None
 
-    def judgement(line: Line) -> Judgement | None:
+    def judgement(line: TextLine) -> Judgement | None:
         nonlocal columns
-        text = text_of(line, _LONGEST_LINE)
-        cells = _cells(text)
+        text, cells = line.text, _cells(line.text)
         is_first, columns = columns is None, columns or _columns(cells, text)
         if is_first and columns.header:
             return None
-        _check_cells(cells, text, columns)
+        if len(cells) != columns.width or not all(cells):
+            advice = "" if "\t" in text else f"; {_TAB_ADVICE}"
+            raise RowError(f"{text!r:.200} does not have {columns.width} non-empty columns like the first row{advice}")
         grade = _grade(cells[columns.grade], is_first)
         row = Judgement(line.number, cells[columns.query], cells[columns.document], grade)
         first = seen.setdefault((row.query, row.document), row)
@@ -124,6 +115,10 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
 
 def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuery | Reject]:
     """The queries with judgements, in the order of their file: from grade 1 a document is a positive."""
+
+    def rejected(own: dict[str, Judgement], reason: str) -> Reject:
+        return Reject(f"{judgements}:{next(iter(own.values())).number}", reason)
+
     found: dict[str, dict[str, Judgement]] = {}
     for row in judgement_rows(judgements):
         if isinstance(row, Reject):
@@ -137,10 +132,12 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
         elif own := found.pop(row.id, None):
             positives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade >= 1)
             negatives = tuple(ScoredDocument(document) for document, judgement in own.items() if judgement.grade < 1)
-            no_positive = Reject(_where(judgements, own), f"no positive: query {row.id!r} has no grade of 1 or more")
-            yield JudgedQuery(row.id, row.text, positives, negatives) if positives else no_positive
+            if positives:
+                yield JudgedQuery(row.id, row.text, positives, negatives)
+            else:
+                yield rejected(own, f"no positive: query {row.id!r} has no grade of 1 or more")
     for query, own in found.items():
-        yield Reject(_where(judgements, own), f"no text: query {query!r} has no usable row in {queries.name}")
+        yield rejected(own, f"no text: query {query!r} has no usable row in {queries.name}")
 
 
 def beir_files(folder: AnyPath, split: str) -> tuple[AnyPath, AnyPath]:
@@ -187,10 +184,6 @@ def _existing(folder: AnyPath, name: str) -> AnyPath:
     raise DataError(f"{folder / name}: no such file, nor {name}.gz or {name}.xz")
 
 
-def _where(path: AnyPath, own: dict[str, Judgement]) -> str:
-    return f"{path}:{next(iter(own.values())).number}"
-
-
 def _query_records(path: AnyPath) -> Iterator[Record | Reject]:
     if form(path) == ".tsv":
         return _tsv_queries(path)
@@ -201,17 +194,16 @@ def _tsv_queries(path: AnyPath) -> Iterator[Record | Reject]:
     """A record for each line: id and text, or as the first line names them. Quotes are parts of the texts."""
     names: list[str] = []
 
-    def record(line: Line) -> Record | None:
-        text = text_of(line, _LONGEST_LINE)
-        cells = text.split("\t")
+    def record(line: TextLine) -> Record | None:
+        cells = line.text.split("\t")
         if not names:
-            header = find(cells, QUERY_IDS) and find(cells, _TEXTS)
+            header = first_known(cells, QUERY_IDS) and first_known(cells, COLLECTION_TEXTS)
             names.extend(cells if header else ("_id", "text"))
             if header:
                 return None
         if len(cells) != len(names) or not all(cell.strip() for cell in cells):
             columns = "two non-empty columns: query id and text" if len(names) == 2 else f"the columns {listed(names)}"
-            raise RowError(f"{text!r:.200} does not have {columns}")
+            raise RowError(f"{line.text!r:.200} does not have {columns}")
         return Record(line.number, dict(zip(names, cells, strict=True)))
 
     return each(lines(path, _LONGEST_LINE), record, path)
@@ -224,7 +216,7 @@ def _query_id(values: Mapping[str, Any], name: str) -> str:
 
 
 def _query_text(values: Mapping[str, Any]) -> str:
-    name = find(values, _TEXTS) or "text"
+    name = first_known(values, COLLECTION_TEXTS) or "text"
     text = values.get(name)
     if not isinstance(text, str):
         value = "null" if text is None else repr(text)
@@ -235,11 +227,10 @@ def _query_text(values: Mapping[str, Any]) -> str:
     return text
 
 
-@dataclass(frozen=True, slots=True)
-class _Columns:
+class _Columns(NamedTuple):
     """The columns of a file of judgements, by its first row."""
 
-    count: int
+    width: int
     query: int
     document: int
     grade: int
@@ -247,11 +238,7 @@ class _Columns:
 
 
 def _columns(cells: list[str], line: str) -> _Columns:
-    """The columns by the names of a header, or else by their order.
-
-    Raises:
-        RowError: the row is neither a header nor a judgement.
-    """
+    """The columns by the names of a header, or else by their order."""
     count = len(cells)
     if named := _named_columns(cells):
         return _Columns(count, *named, header=True)
@@ -261,18 +248,19 @@ def _columns(cells: list[str], line: str) -> _Columns:
         raise RowError(
             f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
         )
+    is_iteration = _is_number(cells[1]) or cells[1].lower() in ("q0", "iter", "-")  # TREC's second column
     # A header needs a known name: an odd first row must fail, not vanish.
     header = is_known(cells[0], JUDGED_QUERIES) and not _is_number(cells[-1])
-    if count == _TREC and "\t" not in line and not (header or _is_iteration(cells[1])):
+    if count == 4 and "\t" not in line and not (header or is_iteration):
         raise RowError(f"{line!r:.200} has {cells[1]!r} where TREC has a 0; {_TAB_ADVICE}")
     return _Columns(count, 0, count - 2, count - 1, header)
 
 
 def _named_columns(cells: list[str]) -> tuple[int, int, int] | None:
     """The columns of query, document and grade, if `cells` names all three."""
-    query = find(cells, JUDGED_QUERIES)
-    document = find([cell for cell in cells if cell != query], JUDGED_DOCUMENTS)
-    grade = find(cells, GRADES)
+    query = first_known(cells, JUDGED_QUERIES)
+    document = first_known([cell for cell in cells if cell != query], JUDGED_DOCUMENTS)
+    grade = first_known(cells, GRADES)
     if query is None or document is None or grade is None:
         return None
     return cells.index(query), cells.index(document), cells.index(grade)
@@ -282,24 +270,11 @@ def _cells(line: str) -> list[str]:
     """The columns between tabs, or between white space where a line has no tab; cells may be quoted as in CSV."""
     if "\t" not in line:
         return line.split()
-    if '"' not in line:
-        return [cell.strip() for cell in line.split("\t")]
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter="\t", strict=True))]
-    except csv.Error:  # the quotes are parts of ids
-        return [cell.strip() for cell in line.split("\t")]
-
-
-def _check_cells(cells: list[str], line: str, columns: _Columns) -> None:
-    if len(cells) == columns.count and all(cells):
-        return
-    advice = "" if "\t" in line else f"; {_TAB_ADVICE}"
-    raise RowError(f"{line!r:.200} does not have {columns.count} non-empty columns like the first row{advice}")
-
-
-def _is_iteration(cell: str) -> bool:
-    """True if `cell` may be the second column of TREC's judgements, which has no meaning."""
-    return _is_number(cell) or cell.lower() in ("q0", "iter", "-")
+    cells = line.split("\t")
+    if '"' in line:
+        with contextlib.suppress(csv.Error):  # the quotes are parts of ids
+            cells = next(csv.reader([line], delimiter="\t", strict=True))
+    return [cell.strip() for cell in cells]
 
 
 def _is_number(cell: str) -> bool:

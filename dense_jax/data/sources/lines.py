@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from io import BufferedIOBase, BufferedReader
 from typing import IO, Any, NamedTuple, cast
 
-from dense_jax.data.sources.rejects import RowError
+from dense_jax.data.sources.rejects import RowError, each
 from dense_jax.errors import DataError
 from dense_jax.io import POINTER, AnyPath, is_pointer
+from dense_jax.types import Reject
 
 _PACKED = (".gz", ".xz")
 _ENDS = re.compile(r"(\.(jsonl|json|parquet|tsv|csv|txt))?(\.(gz|xz))?$")
@@ -28,53 +29,53 @@ _NUL_SHARE = 0.5  # least share of NUL bytes at the places where Latin text in U
 _LATIN = "; if all of the file is Latin-1, convert it by iconv -f ISO-8859-1 -t UTF-8"
 
 
-class Line(NamedTuple):
-    """One line of a file."""
+class RawLine(NamedTuple):
+    """One line of a file as bytes."""
 
     number: int  # from 1
     raw: bytes | None  # None: it is longer than the limit
 
 
-def lines(path: AnyPath, longest: int) -> Iterator[Line]:
-    """The lines of `path` that are not blank, without line ends; one of more than `longest` bytes is not held.
+class TextLine(NamedTuple):
+    """One line of a file, without its end."""
+
+    number: int  # from 1
+    text: str
+
+
+def lines(path: AnyPath, longest: int) -> Iterator[TextLine | Reject]:
+    """The lines of `path` that are not blank; one of more than `longest` bytes is rejected, and not held.
 
     Line ends of Windows and byte order marks are removed.
 
     Raises:
         DataError: the file is absent, UTF-16 or UTF-32, or its compression is damaged (with the line of the damage).
     """
-    for line in raw_lines(path, longest):
-        if line.raw is None or line.raw.strip():
-            yield line._replace(raw=line.raw and line.raw.rstrip(b"\r\n"))
+
+    def line(row: RawLine) -> TextLine | None:
+        if row.raw is None:
+            raise RowError(f"is longer than {longest:,} bytes")
+        return TextLine(row.number, decoded(row.raw.rstrip(b"\r\n"))) if row.raw.strip() else None
+
+    return each(raw_lines(path, longest), line, path)
 
 
-def raw_lines(path: AnyPath, longest: int) -> Iterator[Line]:
+def raw_lines(path: AnyPath, longest: int) -> Iterator[RawLine]:
     """All lines of `path`, blank ones too, with their line ends.
 
     Raises:
         DataError: as `lines`.
     """
     number = 0
-    with _damage_as_data_error(path, lambda: number), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: number), _plain_bytes(path) as file:
         while raw := file.readline(longest + 2):
             number += 1
             raw = raw.removeprefix(codecs.BOM_UTF8)  # also within a file, where others were joined to it
             if len(raw.rstrip(b"\r\n")) > longest:
                 _skip_line(file, raw, longest)
-                yield Line(number, None)
+                yield RawLine(number, None)
             else:
-                yield Line(number, raw)
-
-
-def text_of(line: Line, longest: int) -> str:
-    """The text of a line, read with the limit `longest`.
-
-    Raises:
-        RowError: the line is too long, holds a NUL byte or is not UTF-8.
-    """
-    if line.raw is None:
-        raise RowError(f"is longer than {longest:,} bytes")
-    return decoded(line.raw)
+                yield RawLine(number, raw)
 
 
 def decoded(raw: bytes) -> str:
@@ -106,7 +107,7 @@ def whole_content(path: AnyPath) -> bytes:
     Raises:
         DataError: as `lines`.
     """
-    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: 0), _plain_bytes(path) as file:
         return file.read().removeprefix(codecs.BOM_UTF8)
 
 
@@ -116,7 +117,7 @@ def first_byte(path: AnyPath) -> bytes:
     Raises:
         DataError: as `lines`.
     """
-    with _damage_as_data_error(path, lambda: 0), _opened(path) as file:
+    with _damage_as_data_error(path, lambda: 0), _plain_bytes(path) as file:
         return file.read(_INSPECTED).removeprefix(codecs.BOM_UTF8).lstrip()[:1]
 
 
@@ -144,19 +145,15 @@ def _damage_as_data_error(path: AnyPath, number: Callable[[], int]) -> Iterator[
 
 
 @contextlib.contextmanager
-def _opened(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
-    """`path` from its start, unpacked.
-
-    Raises:
-        DataError: the file is UTF-16 or UTF-32, or a pointer of Git LFS.
-    """
+def _plain_bytes(path: AnyPath) -> Iterator[IO[bytes] | BufferedIOBase]:
+    """`path` from its start, unpacked; UTF-16, UTF-32 and pointers of Git LFS are refused."""
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, contextlib.nullcontext)
     with path.open("rb") as raw, BufferedReader(cast(Any, raw)) as file:  # a bucket's file reads no line up to a length
         if is_pointer(file.peek(_INSPECTED)):
             raise DataError(f"{path}: {POINTER}")
         with unpack(file) as unpacked:
             if encoding := _wide_encoding(unpacked.read(_INSPECTED)):
-                raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_conversion(path, encoding)}`")
+                raise DataError(f"{path}: is {encoding}, not UTF-8; convert it by `{_recode_command(path, encoding)}`")
             unpacked.seek(0)
             yield unpacked
 
@@ -175,7 +172,7 @@ def _wide_encoding(start: bytes) -> str | None:
     return by_place.get(tuple(nul))  # pyright: ignore[reportArgumentType]  four values
 
 
-def _conversion(path: AnyPath, encoding: str) -> str:
+def _recode_command(path: AnyPath, encoding: str) -> str:
     """A shell command that writes an unpacked UTF-8 copy to the working directory."""
     command = {".gz": "gzip -dc", ".xz": "xz -dc"}.get(path.suffix, "cat")
     name = path.name.removesuffix(path.suffix) if path.suffix in _PACKED else path.name

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.fields import ANSWERS, QUERY_IDS, QUERY_TEXTS, as_id, find, value_of
+from dense_jax.data.sources.fields import ANSWERS, QUERY_IDS, QUESTION_TEXTS, as_id, first_known, value_of
 from dense_jax.data.sources.lines import form, has_surrogate
 from dense_jax.data.sources.queries import one_text_per_id, query_text, text_id
 from dense_jax.data.sources.readers import Record, csv_header, csv_records, tsv_records
@@ -31,7 +31,6 @@ from dense_jax.types import Reject
 
 _LONGEST = 1 << 24  # bytes of a line: DPR's training rows hold a hundred passages
 _TABLES = (".tsv", ".csv", ".txt")
-_TEXTS = (*QUERY_TEXTS, "text")
 
 
 class OpenQuestion(NamedTuple):
@@ -76,15 +75,12 @@ def is_squad_file(path: AnyPath) -> bool:
 
 
 def _records(path: AnyPath) -> Iterator[Record | Reject]:
-    if form(path) == ".csv" and _has_names(csv_header(path, _LONGEST)):
+    header = csv_header(path, _LONGEST) if form(path) == ".csv" else []
+    if first_known(header, QUESTION_TEXTS) and first_known(header, ANSWERS):
         return each(csv_records(path, _LONGEST), _with_list, path)
     if form(path) in _TABLES:
         return each(tsv_records(path, _LONGEST, ("question", "answers")), _with_list, path)
     return squad_answers(path) if is_squad_file(path) else table_records(path, _LONGEST)()
-
-
-def _has_names(cells: list[str]) -> bool:
-    return bool(find(cells, _TEXTS) and find(cells, ANSWERS))
 
 
 def _with_list(record: Record) -> Record:
@@ -110,15 +106,15 @@ def _literal(cell: str) -> Any:
 
 
 def _question(values: dict[str, Any], patterns: bool) -> OpenQuestion:
-    text = query_text(value_of(values, _TEXTS))
+    text = query_text(value_of(values, QUESTION_TEXTS))
     if has_surrogate(text):
         raise RowError("the question holds half of a UTF-16 pair, which no file can store")
     given = value_of(values, QUERY_IDS)
     identifier = text_id(text) if given is None else as_id(given, "the question id")
-    return OpenQuestion(identifier, text, _answers(values), patterns or values.get("answers_are") == "regex")
+    return OpenQuestion(identifier, text, _listed_answers(values), patterns or values.get("answers_are") == "regex")
 
 
-def _answers(values: dict[str, Any]) -> tuple[str, ...]:
+def _listed_answers(values: dict[str, Any]) -> tuple[str, ...]:
     value = value_of(values, ANSWERS)
     if value is None and isinstance(values.get("metadata"), dict):
         value = value_of(values["metadata"], ANSWERS)

@@ -6,7 +6,6 @@ query without an id gets that of its text, so all its rows are joined.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import xxhash
@@ -178,33 +177,25 @@ def merge_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
     Raises:
         DataError: the rows of one id differ in the text.
     """
-    merged: dict[str, _Merged] = {}
+    texts: dict[str, str] = {}
+    documents: dict[str, tuple[dict[str, float], dict[str, float]]] = {}  # positives and negatives with their scores
     for query in queries:
-        known = merged.setdefault(query.id, _Merged(query.text))
-        if known.text.split() != query.text.split():
+        text, known = texts.setdefault(query.id, query.text), documents.setdefault(query.id, ({}, {}))
+        if text.split() != query.text.split():
             raise DataError(
-                f"query id {query.id!r} has two texts, {known.text!r:.80} and {query.text!r:.80}; "
+                f"query id {query.id!r} has two texts, {text!r:.80} and {query.text!r:.80}; "
                 "give one of the queries another id"
             )
-        known.add(query)
-    return [rows.query(identifier) for identifier, rows in merged.items()]
-
-
-@dataclass(slots=True)
-class _Merged:
-    """The rows of one query so far."""
-
-    text: str
-    positives: dict[str, float] = field(default_factory=dict)
-    negatives: dict[str, float] = field(default_factory=dict)
-
-    def add(self, query: JudgedQuery) -> None:
-        for known, new in ((self.positives, query.positives), (self.negatives, query.negatives)):
-            for document, score in new:
-                if math.isnan(known.setdefault(document, score)):
-                    known[document] = score
-
-    def query(self, identifier: str) -> JudgedQuery:
-        positives = tuple(ScoredDocument(*item) for item in self.positives.items())
-        negatives = tuple(ScoredDocument(*item) for item in self.negatives.items() if item[0] not in self.positives)
-        return JudgedQuery(identifier, self.text, positives, negatives)
+        for scores, side in zip(known, (query.positives, query.negatives), strict=True):
+            for document, score in side:
+                if math.isnan(scores.setdefault(document, score)):
+                    scores[document] = score
+    return [
+        JudgedQuery(
+            identifier,
+            texts[identifier],
+            tuple(ScoredDocument(*item) for item in positives.items()),
+            tuple(ScoredDocument(*item) for item in negatives.items() if item[0] not in positives),
+        )
+        for identifier, (positives, negatives) in documents.items()
+    ]

@@ -27,7 +27,7 @@ from dense_jax.data.sources.fields import (
     QUERY_TEXTS,
     SCORES,
     as_id,
-    find,
+    first_known,
     is_known,
     listed,
     text_field,
@@ -80,7 +80,7 @@ def form_of(names: Collection[str], config: CorpusConfig) -> Form | None:
 
 def is_pairs(names: Collection[str]) -> bool:
     """True if `names` are those of a query and of a positive."""
-    return find(names, QUERY_TEXTS) is not None and find(names, POSITIVES) is not None
+    return first_known(names, QUERY_TEXTS) is not None and first_known(names, POSITIVES) is not None
 
 
 def query_row_reader(records: Records, form: Form, place: object) -> Callable[[], Iterator[QueryRow | Reject]]:
@@ -122,22 +122,22 @@ def _scored_documents(values: Mapping[str, Any], side: str) -> tuple[ScoredDocum
 
 
 def _tevatron(record: Record) -> QueryRow:
-    return _query_row(record, _texts(record, "positive_passages"), _texts(record, "negative_passages"))
+    return _query_row(record, _scored_texts(record, "positive_passages"), _scored_texts(record, "negative_passages"))
 
 
 def _dpr(record: Record) -> QueryRow:
-    negatives = _texts(record, "hard_negative_ctxs") + _texts(record, "negative_ctxs")
-    return _query_row(record, _texts(record, "positive_ctxs"), negatives)
+    negatives = _scored_texts(record, "hard_negative_ctxs") + _scored_texts(record, "negative_ctxs")
+    return _query_row(record, _scored_texts(record, "positive_ctxs"), negatives)
 
 
 def _pair(record: Record) -> QueryRow:
     values = record.values
     if not is_pairs(values):
         raise RowError(f"has no query and positive; it has {listed(values)}")
-    negative_names = [find(values, NEGATIVES), *_numbered_negatives(values)]
-    negatives = tuple(text for name in negative_names if name for text in _texts(record, name))
-    row = _query_row(record, _texts(record, find(values, POSITIVES) or ""), negatives)
-    scores = find(values, SCORES)
+    negative_names = [first_known(values, NEGATIVES), *_numbered_negatives(values)]
+    negatives = tuple(text for name in negative_names if name for text in _scored_texts(record, name))
+    row = _query_row(record, _scored_texts(record, first_known(values, POSITIVES) or ""), negatives)
+    scores = first_known(values, SCORES)
     if scores is None or values[scores] is None:
         return row
     if is_known(scores, ("label",)) and not negatives and checked_score(values[scores], scores) <= 0:
@@ -170,7 +170,7 @@ def _with_scores(row: QueryRow, value: Any, name: str) -> QueryRow:
     )
 
 
-def _texts(record: Record, name: str) -> tuple[ScoredText, ...]:
+def _scored_texts(record: Record, name: str) -> tuple[ScoredText, ...]:
     """The texts under `name`: a list, a single one, or no text if the value is null or blank."""
     value = record.values.get(name)
     if value is None or (isinstance(value, str) and not value.strip()):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from dense_jax.data.sources.lines import Line, decoded, first_byte, lines, raw_lines, text_of, whole_content
+from dense_jax.data.sources.lines import TextLine, decoded, first_byte, lines, raw_lines, whole_content
 from dense_jax.data.sources.rejects import RowError, each
 from dense_jax.errors import DataError, MachineError
 from dense_jax.io import AnyPath
@@ -36,13 +36,12 @@ Records = Callable[[], Iterator[Record | Reject]]  # all records of a file, at e
 def jsonl_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
     """A record for each line of `path`; lines of more than `longest` bytes are not parsed."""
 
-    def record(line: Line) -> Record:
-        text = text_of(line, longest)
+    def record(line: TextLine) -> Record:
         try:
-            value = orjson.loads(text)
+            value = orjson.loads(line.text)
         except orjson.JSONDecodeError as error:
             raise RowError(f"is not JSON ({error})") from None
-        return _object_record(line.number, value, text)
+        return _object_record(line.number, value, line.text)
 
     return each(lines(path, longest), record, path)
 
@@ -88,8 +87,8 @@ def whole_json(path: AnyPath) -> Any:
 def tsv_cells(path: AnyPath, longest: int) -> Iterator[Cells | Reject]:
     """The cells of each line of `path`, without the quotes of CSV."""
 
-    def cells(line: Line) -> Cells:
-        return Cells(line.number, [_unquoted(cell) for cell in text_of(line, longest).split("\t")])
+    def cells(line: TextLine) -> Cells:
+        return Cells(line.number, [_unquoted(cell) for cell in line.text.split("\t")])
 
     return each(lines(path, longest), cells, path)
 
@@ -116,11 +115,8 @@ def csv_records(path: AnyPath, longest: int) -> Iterator[Record | Reject]:
 
 def csv_header(path: AnyPath, longest: int) -> list[str]:
     """The cells of the first line of a CSV file; empty if the file has no line or the line is not text."""
-    line = next(lines(path, longest), Line(1, b""))
-    try:
-        return next(csv.reader([text_of(line, longest)]), [])
-    except RowError:
-        return []
+    line = next(lines(path, longest), None)
+    return next(csv.reader([line.text]), []) if isinstance(line, TextLine) else []
 
 
 def column_names(cells: Sequence[str], where: str) -> list[str]:

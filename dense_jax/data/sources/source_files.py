@@ -88,7 +88,7 @@ def open_path(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Conten
         return _folder(path, config, with_queries)
     if form(path) == ".tsv":
         return _tsv(path, config, with_queries)
-    if is_text(path):
+    if form(path) == ".txt":
         return line_documents(path, longest)
     if holds_squad(path, longest):
         identify = file_identity(path, form="SQuAD")
@@ -138,10 +138,6 @@ def table_records(path: AnyPath, longest: int) -> Records:
             raise DataError(f"corpus source {path}: unknown form {other!r}; name {FORMS}")
 
 
-def is_text(path: AnyPath) -> bool:
-    return form(path) == ".txt"
-
-
 def holds_squad(path: AnyPath, longest: int) -> bool:
     """True for a file of SQuAD."""
     if form(path) != ".json" or first_byte(path) != b"{":
@@ -189,23 +185,20 @@ def _folder(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Contents
 
 
 def _text_folder(path: AnyPath) -> Contents:
-    """A document for each .txt file; a note names the other files of the folder.
-
-    Raises:
-        DataError: the folder has no .txt file, or has files of rows, one of which may be meant.
-    """
+    """A document for each .txt file; a note names the other files of the folder."""
     files = _files_in(path)
-    texts, others = [file for file in files if is_text(file)], [file for file in files if not is_text(file)]
+    texts = [file for file in files if form(file) == ".txt"]
+    others = [file for file in files if form(file) != ".txt"]
     if any(file.relative_to(path).as_posix().startswith(_OF_COLLECTIONS) for file in others):
         raise DataError(
             f"{_no_corpus(path)}, but it has queries or judgements; add the documents as corpus.jsonl or collection.tsv"
         )
     if rows := [file for file in others if form(file) in _OF_ROWS]:
         advice = "name it" if len(rows) == 1 else "name one of them in corpus.source and the others in corpus.also"
-        raise DataError(f"{_no_corpus(path)}; it holds {_names(rows)}: {advice}")
+        raise DataError(f"{_no_corpus(path)}; it holds {_some_names(rows)}: {advice}")
     if not texts:
-        raise DataError(f"{_no_corpus(path)}; {f'it holds {_names(others)}; ' if others else ''}name {FORMS}")
-    note = f"note: {path}: {len(others)} files that are not .txt are not read: {_names(others)}" if others else ""
+        raise DataError(f"{_no_corpus(path)}; {f'it holds {_some_names(others)}; ' if others else ''}name {FORMS}")
+    note = f"note: {path}: {len(others)} files that are not .txt are not read: {_some_names(others)}" if others else ""
     return file_documents(path, texts, note)
 
 
@@ -219,7 +212,7 @@ def _no_corpus(path: AnyPath) -> str:
     return f"corpus source {path}: the folder has no corpus.jsonl or collection.tsv"
 
 
-def _names(files: list[AnyPath]) -> str:
+def _some_names(files: list[AnyPath]) -> str:
     return ", ".join(file.name for file in files[:_FILES_SHOWN]) + (", ..." if len(files) > _FILES_SHOWN else "")
 
 
@@ -239,11 +232,7 @@ def _tsv_pairs(path: AnyPath, longest: int, names: Sequence[str] = ()) -> Conten
 
 
 def _with_queries(path: AnyPath, table: Table) -> Contents:
-    """Documents and queries of rows that hold both.
-
-    Raises:
-        DataError: the rows do not hold the documents.
-    """
+    """Documents and queries of rows that hold both."""
     if table.form is Form.ANSWERS:
         raise DataError(
             f"{path}: holds questions and answers but no passages to learn from (positive_ctxs); retrieve some for its "

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
-from dense_jax.data.sources.documents import DocumentRow
+from dense_jax.data.sources.documents import DocumentRow, unique_documents
 from dense_jax.data.sources.queries import (
     JudgedQuery,
     QueryRow,
     ScoredText,
     judged_query,
     one_text_per_id,
-    row_documents,
     scored_text,
 )
 from dense_jax.data.sources.readers import Record, whole_json
@@ -50,10 +49,11 @@ def is_squad(value: Any) -> bool:
 def squad_documents(path: AnyPath) -> Iterator[DocumentRow | Reject]:
     """The distinct paragraphs, numbered as in the file."""
 
-    def row(paragraph: _Paragraph) -> QueryRow:
-        return QueryRow(paragraph.number, None, None, (_document(paragraph),), ())
+    def row(paragraph: _Paragraph) -> DocumentRow:
+        document = _document(paragraph)
+        return DocumentRow(paragraph.number, document.id, document.title, document.text)
 
-    return row_documents(each(_paragraphs(path), row, path), path)
+    return unique_documents(each(_paragraphs(path), row, path), path)
 
 
 def squad_queries(path: AnyPath) -> Iterator[JudgedQuery | Reject]:
@@ -82,20 +82,16 @@ def _each_question(path: AnyPath, parse: Callable[[_Question], T]) -> Iterator[T
 
     def parsed(question: _Question) -> T:
         try:
-            _check_answered(question.value)
+            if not isinstance(question.value, dict):
+                raise RowError(f"the question is {question.value!r:.60}, not an object")
+            if question.value.get("is_impossible"):
+                raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
             return parse(question)
         except RowError as error:
             identifier = question.value.get("id") if isinstance(question.value, dict) else None
             raise RowError(f"{error} (id {identifier!r:.60}, paragraph {question.paragraph})") from None
 
     return each(_questions(path), parsed, path)
-
-
-def _check_answered(question: Any) -> None:
-    if not isinstance(question, dict):
-        raise RowError(f"the question is {question!r:.60}, not an object")
-    if question.get("is_impossible"):
-        raise RowError("the question is impossible: its paragraph does not answer it, so it has no positive")
 
 
 def _questions(path: AnyPath) -> Iterator[_Question | Reject]:

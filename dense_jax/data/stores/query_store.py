@@ -6,12 +6,12 @@
            positive-scores negative-scores   of a teacher; NaN for a query without a teacher
            manifest.json                     written last: claim, counts, the queries of each source, digests
 
-Each of the columns is a pair of files (see `ragged`).
+Each of the columns is a pair of files, the lists as one and where each ends: NAME.npy and NAME-ends.npy.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -20,9 +20,8 @@ from typing_extensions import TypedDict
 from dense_jax.arrays import Int
 from dense_jax.artifact import MANIFEST, Manifest, finish, read_manifest, verify_files
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.data.stores.ragged import Ragged, write_ragged
 from dense_jax.errors import DataError, StorageError
-from dense_jax.io import Count, Ids, Settings, digest, digests, read_json
+from dense_jax.io import Count, Ids, Settings, digest, digests, read_json, whole_file
 from dense_jax.types import Candidates, Document, Guide, SourceRows, TrainingQuery, TrainingSet
 
 _NAMES = {
@@ -65,7 +64,7 @@ class QueryStore(TrainingSet):
         self.folder, self.documents = folder, documents
         self.manifest = read_manifest(folder, _QueryManifest, "queries", "prepare")
         verify_files(folder, self.manifest["files"], "prepare")
-        self._lists = {name: Ragged(folder, name) for name in _NAMES}
+        self._lists = {name: _Lists(folder, name) for name in _NAMES}
         self._guide = _aligned(Path(guide), self.ids(), documents.ids()) if guide else None
 
     def __len__(self) -> int:
@@ -104,6 +103,28 @@ class QueryStore(TrainingSet):
         return self._lists["tokens"][row].astype(np.int32)
 
 
+class _Lists:
+    """Lists of a pair of files, by number. Pickled as their path."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """
+        Raises:
+            StorageError: a file is missing or cut short.
+        """
+        self.folder, self.name = folder, name
+        self.values, self.ends = _memory_map(folder / f"{name}.npy"), _memory_map(folder / f"{name}-ends.npy")
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> Any:
+        """Return list `i` as an array of the written type."""
+        return self.values[self.ends[i - 1] if i else 0 : self.ends[i]]
+
+    def __reduce__(self) -> tuple[type["_Lists"], tuple[Path, str]]:
+        return _Lists, (self.folder, self.name)
+
+
 class _Vectors:
     """A memory-mapped file of vectors, or its rows `places` in memory. Pickled as its path."""
 
@@ -134,7 +155,7 @@ def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], notes: Sett
         "negative-scores": [query.negatives.scores for query in queries],
     }
     for name, dtype in _NAMES.items():
-        write_ragged(folder, name, columns[name], dtype)
+        _write_lists(folder, name, columns[name], dtype)
     described, start = [], 0
     for name, part in parts.items():
         if not part:  # a source without queries of its own
@@ -148,6 +169,25 @@ def write_queries(folder: Path, parts: dict[str, list[StoredQuery]], notes: Sett
 def guide_fingerprint(folder: str) -> dict[str, str]:
     """Return the digests of a guide's vectors, independent of their folder; empty without a folder."""
     return digests(Path(folder), "*.npy") if folder else {}
+
+
+def _write_lists(folder: Path, name: str, lists: Sequence[np.ndarray], dtype: Any) -> None:
+    """Write `lists` for `_Lists`, each file whole or not at all."""
+    values = np.concatenate([np.empty(0, dtype), *lists]).astype(dtype)
+    ends = np.cumsum([len(one) for one in lists], dtype=np.int64)
+    for path, array in ((folder / f"{name}.npy", values), (folder / f"{name}-ends.npy", ends)):
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+
+
+def _memory_map(path: Path) -> np.ndarray:
+    try:
+        # a plain array over the map: slicing numpy's memmap takes several times as long
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    except FileNotFoundError:
+        raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again") from None
+    except (ValueError, EOFError) as error:
+        raise StorageError(f"{path}: damaged ({error}); remove its folder and run `dense-jax prepare` again") from None
 
 
 def _bytes(text: str) -> np.ndarray:
