@@ -14,8 +14,8 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import import_folder
 from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling
 from dense_jax.models.layers import Dtype
+from dense_jax.models.pooling import Pooling
 from dense_jax.objective import Objective
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM

@@ -41,6 +41,16 @@ def l2_normalize(vectors: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
     return vectors * jax.lax.rsqrt(jnp.maximum(square, _SMALLEST_NORM**2))
 
 
+def weighted_mean(values: Array, weights: Array) -> Float[Array, ""]:
+    """sum(values * weights) / sum(weights); 0 if all weights are 0.
+
+    >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])))
+    1.0
+    """
+    weights = weights.astype(jnp.float32)
+    return jnp.sum(to_float32(values) * weights) / jnp.maximum(jnp.sum(weights), 1.0)
+
+
 def split_key(rng: PRNGKeyArray | None, count: int) -> Sequence[PRNGKeyArray | None]:
     """Split a key into `count` keys; None into `count` times None."""
     return (None,) * count if rng is None else list(jax.random.split(rng, count))
@@ -72,4 +82,5 @@ __all__ = [
     "np",
     "split_key",
     "to_float32",
+    "weighted_mean",
 ]

@@ -20,7 +20,7 @@ from scipy import stats
 
 from dense_jax.arrays import Float
 from dense_jax.config import Config
-from dense_jax.config.rules import settings
+from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
@@ -138,7 +138,9 @@ def _identity(config: dict[str, Any]) -> dict[str, Any]:
     """A recorded config without the seed and what may change during a run; paths count where no digest is recorded."""
     by_content = bool(config.get(DIGESTS))
     free = {
-        setting.name for setting in settings(Config) if "resumable" in setting.marks or (by_content and setting.place)
+        setting.name
+        for setting in settings_of(Config)
+        if "resumable" in setting.marks or (by_content and setting.place)
     }
     return {name: value for name, value in _flat(config) if name != "seed" and name not in free}
 

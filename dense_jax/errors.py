@@ -1,4 +1,4 @@
-"""What can go wrong, as the exit code that a launcher sees.
+"""Errors that explain themselves to the user, each with the exit code that a launcher sees.
 
 Every message names the value, the rule and the fix. `__main__` prints it without a traceback and exits with `code`.
 """

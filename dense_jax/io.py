@@ -64,18 +64,6 @@ def absolute(name: str) -> AnyPath:
     return Path(os.path.abspath(path)) if isinstance(path, Path) else path  # noqa: PTH100  links keep their names
 
 
-def check_on_disk(name: str, setting: str) -> None:
-    """
-    Raises:
-        ConfigError: `setting` names a path in a bucket, where only data can be.
-    """
-    require(
-        not name.startswith(tuple(_BUCKETS)),
-        f"{setting}={name} is in a bucket, where data can be, but no model or workdir; mount the bucket and name the "
-        "mounted folder",
-    )
-
-
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary name to write to, renamed to `path` when the block ends; an error leaves `path` unchanged.

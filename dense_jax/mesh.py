@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Array, np
-from dense_jax.config import MeshConfig
+from dense_jax.config.mesh import MeshConfig
 from dense_jax.errors import ConfigError, require
 
 UPDATE = "update"  # the data chips among which the weight update is split, `split_update`

@@ -27,7 +27,7 @@ class Objective(abc.ABC):
 
     learns_from: ClassVar[type] = Passage  # or TrainingQuery, or QAExample: the type of the source of an example
     masks_spans: ClassVar[bool] = False  # `example` needs passages with salient spans
-    retrieves: ClassVar[bool] = False  # `loader` looks passages up in an index while the method trains
+    retrieves: ClassVar[bool] = False  # looks passages up while it trains: an `augmented.objective.RetrievalAugmented`
     frozen: ClassVar[tuple[str, ...]] = ()  # subtrees of the parameters that training does not change, such as PASSAGE
 
     @abc.abstractmethod
@@ -71,10 +71,6 @@ class Objective(abc.ABC):
         All arrays of the result have one first axis, which divides as that of `examples` does: on the host, numpy.
         """
         return examples
-
-    def loader(self, context: Any) -> "Loader | None":
-        """The method's own source of batches, from a `train.loader.LoaderContext`; None: batches of the corpus."""
-        return None
 
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
         """The carry at the start of a run over global batches of `batch` examples, from `params`. Pure."""

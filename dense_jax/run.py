@@ -17,11 +17,12 @@ from typing import Any
 from dense_jax import show
 from dense_jax.arrays import Float, np
 from dense_jax.augmented import qa_report, question_answering
+from dense_jax.augmented.loader import open_retrieval_loader
 from dense_jax.augmented.refresher import refresh
 from dense_jax.augmented.versions import VERSIONS, Versions
 from dense_jax.config import Config, Miner, Refresh
 from dense_jax.config.overrides import LoadedConfig
-from dense_jax.config.remembered import is_remembered, recall, remember, remembers_settings
+from dense_jax.config.remembered import is_remembered, recall_config, remember, remembers_settings
 from dense_jax.config.tree import with_full_paths, without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.collection import Collection, TextPassages
@@ -35,6 +36,7 @@ from dense_jax.io import absolute, check_name, digest, writable
 from dense_jax.locks import alone, only_one
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
+from dense_jax.objective import Loader
 from dense_jax.planning.topology import plan_report
 from dense_jax.report import Counts, Sections, Training
 from dense_jax.retrieval import search
@@ -47,12 +49,13 @@ from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.run_results import measured
+from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import Trained
-from dense_jax.train.same_run import check_continues, recorded
+from dense_jax.train.same_run import Data, check_continues, record, recorded
 from dense_jax.train.start import check_tokenizer, fitted
-from dense_jax.train.warm_start import origin
+from dense_jax.train.warm_start import initial_weights, origin
 from dense_jax.types import TrainingQuery
 from dense_jax.workdir import Workdir
 
@@ -80,7 +83,7 @@ class Run:
                 f"{self.path} remembers no config; give one, such as dense_jax.load_config('ict:tiny'), or name "
                 "another workdir"
             )
-        loaded = recall(self.path) if config is None else config
+        loaded = recall_config(self.path) if config is None else config
         loaded = LoadedConfig("", loaded) if isinstance(loaded, Config) else loaded
         self._loaded = LoadedConfig(loaded.name, with_full_paths(loaded.config), loaded.given)
         self._open()
@@ -166,29 +169,44 @@ class Run:
                 move_aside(self.path)
             data = work.learned_data
             check_continues(work.config, self.path, data)
-            on_process_0(lambda: remember(self._loaded, self.path))
+            self._print_start()
+            try:
+                train(
+                    work.config,
+                    passages,
+                    vocabulary,
+                    self.path,
+                    warm_start=functools.partial(initial_weights, work.config),
+                    record_start=functools.partial(self._record_start, data),
+                    open_loader=self._open_loader,
+                    validator=work.validator(),
+                    digests=data.digests,
+                    stop_requested=stop_requested,
+                )
+            except Stopped as stopped:
+                if restart:
+                    stopped.args = (f"{stopped}, without --restart",)
+                raise
+        self._open()
+        return Training(self.path / "checkpoints", self.path / "metrics.jsonl")
+
+    def _print_start(self) -> None:
+        """Print the notes on the config and the attention kernels."""
         if is_process_0():
             self._print_notes()
             if self._has_examples:
                 print(f"compute type\n{show.compute_types(self._examples)}", file=sys.stderr)
-                print(f"attention\n{show.attention(self._examples, work.config.batch)}", file=sys.stderr)
-        try:
-            train(
-                work.config,
-                passages,
-                vocabulary,
-                self.path,
-                validator=work.validator(),
-                library=work.library,
-                data=data,
-                stop_requested=stop_requested,
-            )
-        except Stopped as stopped:
-            if restart:
-                stopped.args = (f"{stopped}, without --restart",)
-            raise
-        self._open()
-        return Training(self.path / "checkpoints", self.path / "metrics.jsonl")
+                print(f"attention\n{show.attention(self._examples, self._work.config.batch)}", file=sys.stderr)
+
+    def _record_start(self, data: Data) -> None:
+        """Record the identity of a new run, and the config that later verbs are to use."""
+        if on_process_0(lambda: recorded(self.path) is None):
+            record(self._work.config, self.path, data)
+        on_process_0(lambda: remember(self._loaded, self.path))
+
+    def _open_loader(self, context: LoaderContext) -> Loader:
+        library = self._work.library
+        return open_retrieval_loader(context, library=library) if library else open_corpus_loader(context)
 
     def refresh(self) -> None:
         """Make the index of each snapshot, during a training that looks passages up."""

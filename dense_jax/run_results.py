@@ -125,7 +125,7 @@ def measured(path: Path, step: int) -> tuple[CardResult, ...]:
     """
     evaluated: dict[str, Any] = {}
     for file in (_BEFORE, f"step_{step}", _AFTER):
-        evaluated |= _read(path, f"{file}.json", EvaluatedMeans, step)
+        evaluated |= _read_results(path, f"{file}.json", EvaluatedMeans, step)
     ranked = [
         CardResult(
             found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name]
@@ -135,7 +135,7 @@ def measured(path: Path, step: int) -> tuple[CardResult, ...]:
     ]
     asked = [
         CardResult(found["questions"] + _apart(path, folder), "", name, value)
-        for folder, found in _read(path, FIGURES, AnsweredMeans, step).items()
+        for folder, found in _read_results(path, FIGURES, AnsweredMeans, step).items()
         for name, value in found["figures"].items()
         if name.startswith(RECALL)
     ]
@@ -144,12 +144,17 @@ def measured(path: Path, step: int) -> tuple[CardResult, ...]:
 
 def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
     """The figures of `evaluate` in `file`, by test set."""
-    return {name: _found(of, HEADLINE, path, name) for name, of in _read(path, f"{file}.json", Evaluated).items()}
+    return {
+        name: _found(of, HEADLINE, path, name) for name, of in _read_results(path, f"{file}.json", Evaluated).items()
+    }
 
 
 def _answered(path: Path) -> dict[str, SetResult]:
     """The figures of `answer`, by set of questions."""
-    return {name: _found(of, tuple(of["figures"]), path, name) for name, of in _read(path, FIGURES, Answered).items()}
+    return {
+        name: _found(of, tuple(of["figures"]), path, name)
+        for name, of in _read_results(path, FIGURES, Answered).items()
+    }
 
 
 def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
@@ -160,7 +165,7 @@ def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str)
     return SetResult(of["step"], measures, of["per_query"], _set(path, name))
 
 
-def _read(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:
+def _read_results(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:
     """Each `file` in the results of a workdir, by the name of its folder; with `step`, those of that checkpoint."""
     found = {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
     return {name: of for name, of in found.items() if step is None or of["step"] == step}

@@ -77,7 +77,7 @@ def parameters(params: Params) -> str:
         rows[re.sub(r"layer_\d+", "layer_*", path_name(path)), leaf.shape] += 1
     lines = [f"{name:60} {f'{n} x ' if n > 1 else '':>5}{list(shape)!s:>16} {n * math.prod(shape):>13,}"
              for (name, shape), n in rows.items()]  # fmt: skip
-    return "\n".join([*lines, f"{'total':60} {'':21} {_count(params):>13,}"])
+    return "\n".join([*lines, f"{'total':60} {'':21} {_count_parameters(params):>13,}"])
 
 
 def memory(program: Program, examples: Examples | None) -> str:
@@ -218,5 +218,5 @@ def local_bytes(tree: Any) -> int:
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
 
 
-def _count(tree: Params) -> int:
+def _count_parameters(tree: Params) -> int:
     return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -91,18 +91,6 @@ def stop_on_signals() -> Iterator[StopSignals]:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
-def start_resource_tracker() -> None:
-    """Start multiprocessing's resource tracker before any worker.
-
-    Starting it unblocks SIGINT in the calling thread, so that Ctrl-C would reach workers started later.
-    """
-    from multiprocessing import resource_tracker  # slow to import
-
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    resource_tracker.ensure_running()
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-
-
 def _reset_in_child() -> None:
     """Hide the SIGTERM that ends a worker process from the watcher of its parent."""
     signal.set_wakeup_fd(-1)

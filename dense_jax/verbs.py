@@ -100,18 +100,18 @@ def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
     stages = VERBS | {"train": functools.partial(_train, stop=stop, restart=line.restart)}
     with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
-            print(_run(line).plan(line.topology))
+            print(_open_run(line).plan(line.topology))
         elif verb in _TOGETHER:
             join_if_distributed(os.environ)
             with _only_the_first_speaks():
-                stages[verb](_run(line), line.words)
+                stages[verb](_open_run(line), line.words)
         else:
             if verb != "train":
                 check_single_process(verb, os.environ)
-            stages[verb](_run(line), line.words)
+            stages[verb](_open_run(line), line.words)
 
 
-def _run(line: Invocation) -> Run:
+def _open_run(line: Invocation) -> Run:
     return Run(line.workdir, line.loaded, out=line.out)
 
 

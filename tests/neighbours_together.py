@@ -6,7 +6,7 @@ import jax
 
 from dense_jax.augmented.versions import Library
 from dense_jax.config import Config, EmbedConfig, NeighboursConfig, OptimizerConfig
-from dense_jax.train.loop import train
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, Borrower, MeanEmbedding, MemoryStore, ToyTokenizer
 
 
@@ -35,4 +35,4 @@ def learn(workdir: Path, every: str, fresh: str) -> None:
         neighbours=NeighboursConfig(every=int(every)),
     )
     store = MemoryStore(60)
-    train(config, store, VOCABULARY, workdir, library=Library(store, ToyTokenizer(), "toys"))
+    train_workdir(config, store, VOCABULARY, workdir, library=Library(store, ToyTokenizer(), "toys"))

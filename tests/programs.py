@@ -1,11 +1,20 @@
 """Training programs that tests share: most of a small run is the trace of its program."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from dense_jax.augmented.loader import open_retrieval_loader
+from dense_jax.augmented.versions import Library
 from dense_jax.config import Config
-from dense_jax.train.loop import Program, make_program
+from dense_jax.train.loader import open_corpus_loader
+from dense_jax.train.loop import Program, make_program, train
+from dense_jax.train.same_run import NO_DATA, Data, check_continues, record, recorded
+from dense_jax.train.validation import Validates
+from dense_jax.train.warm_start import initial_weights
+from dense_jax.types import TrainingSet, Vocabulary
 
 READ = ("objective", "steps", "batch", "chunk", "seed", "optimizer", "mesh")  # the settings that make_program reads
 _made: list[tuple[list[Any], Program]] = []
@@ -19,3 +28,31 @@ def shared_program(config: Config, chips: Sequence[Any] = ()) -> Program:
             return replace(program, config=config)
     _made.append((settings, make_program(config, chips)))
     return _made[-1][1]
+
+
+def train_workdir(
+    config: Config,
+    store: TrainingSet,
+    vocabulary: Vocabulary,
+    workdir: Path,
+    *,
+    validator: Validates | None = None,
+    library: Library | None = None,
+    data: Data = NO_DATA,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train as `Run.train` does, on prepared data of a test and without the lock."""
+    check_continues(config, workdir, data)
+    is_new = recorded(workdir) is None
+    train(
+        config,
+        store,
+        vocabulary,
+        workdir,
+        warm_start=functools.partial(initial_weights, config),
+        record_start=functools.partial(record, config, workdir, data) if is_new else lambda: None,
+        open_loader=functools.partial(open_retrieval_loader, library=library) if library else open_corpus_loader,
+        validator=validator,
+        digests=data.digests,
+        stop_requested=stop_requested,
+    )

@@ -18,7 +18,7 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.hf import tensors
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling
+from dense_jax.models.pooling import Pooling
 from dense_jax.train.optimizer import make_optimizer
 from tests.tpu_compiler import needs_tpu_compiler
 

@@ -1,5 +1,6 @@
 """Contriever through the training loop: restarts, warm starts, and what is written down on the way."""
 
+import functools
 import json
 import shutil
 
@@ -10,7 +11,9 @@ import pytest
 from dense_jax.config import CheckpointConfig, Config, OptimizerConfig
 from dense_jax.errors import ConfigError
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.loop import initial_state, make_program
+from dense_jax.train.warm_start import initial_weights
+from tests.programs import train_workdir
 from tests.test_contriever import Texts, contriever
 from tests.toys import VOCABULARY
 
@@ -25,7 +28,7 @@ def config(**settings) -> Config:
 
 def run(workdir, **settings):
     workdir.mkdir(exist_ok=True)
-    train(config(**settings), Texts(), VOCABULARY, workdir)
+    train_workdir(config(**settings), Texts(), VOCABULARY, workdir)
 
 
 def state(workdir, step):
@@ -82,7 +85,8 @@ def test_the_diagnosis_can_be_left_out(tmp_path):
 
 
 def test_the_momentum_encoder_starts_as_a_copy_of_what_init_from_gave(finished):
-    started = initial_state(make_program(config(init_from=str(finished), seed=5)))
+    asked = config(init_from=str(finished), seed=5)
+    started = initial_state(make_program(asked), functools.partial(initial_weights, asked))
     trained = state(finished, 4).params
     jax.tree.map(np.testing.assert_array_equal, started.params, trained)
     jax.tree.map(np.testing.assert_array_equal, started.carry["encoder"], trained["encoder"])

@@ -9,7 +9,7 @@ import pytest
 
 from dense_jax.config import Order
 from dense_jax.config.command_line import parse
-from dense_jax.config.rules import settings
+from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from tests.bert_folders import write_config
 
@@ -105,12 +105,12 @@ def test_booleans_are_true_or_false(config_file, text, value):
 
 def test_a_home_folder_is_expanded_in_every_path(config_file, monkeypatch):
     monkeypatch.setenv("HOME", "/home/ada")
-    known = settings(parse([f"--config={config_file}", "--workdir=w"]).config)
+    known = settings_of(parse([f"--config={config_file}", "--workdir=w"]).config)
     places = [setting for setting in known if setting.place]
     flags = [f"--{setting.name}=~/x" for setting in places if setting.name not in NOT_ALONE]
     found = parse(["--workdir=~/w", f"--config={config_file}", *flags])
     assert str(found.workdir) == "/home/ada/w"
-    values = {setting.name: setting.value for setting in settings(found.config)}
+    values = {setting.name: setting.value for setting in settings_of(found.config)}
     assert {values[flag[2:].partition("=")[0]] for flag in flags} == {"/home/ada/x", ("/home/ada/x",)}
     assert len(flags) > 10
 

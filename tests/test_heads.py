@@ -9,8 +9,9 @@ import pytest
 
 from dense_jax.arrays import l2_normalize
 from dense_jax.models.bert import BertConfig
-from dense_jax.models.heads import MlmHead, Pooler, Projection, mean_pool
+from dense_jax.models.heads import MlmHead
 from dense_jax.models.layers import apply_module
+from dense_jax.models.pooling import Pooler, Projection, mean_pool
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = BertConfig(layers=1, width=2, heads=1, feed_forward=2, vocab_size=3)

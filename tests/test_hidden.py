@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax import losses
 from dense_jax.config import MeshConfig
+from dense_jax.losses.contrastive import contrastive_loss, log_sum_exp_of_negatives
+from dense_jax.losses.directions import Directions, EncodedTexts, directional_contrastive_loss
+from dense_jax.losses.similarity import NegativeMask, TextIds, false_negative_thresholds
 from dense_jax.mesh import batch_sharding, make_mesh
 
 # Four queries; eight passages: the queries' own, then a further one of each. Passage 5 is the text of passage 0 again,
@@ -31,8 +33,8 @@ def vectors(seed, count, width=4):
 def sides(guided=False):
     queries, passages = vectors(0, 4), vectors(1, 8)
     guides = (vectors(2, 4, 3), vectors(3, 8, 3)) if guided else (None, None)
-    marks = [losses.TextIds(jnp.asarray(t), g) for t, g in zip((KNOWN, TEXTS[:, None]), guides, strict=True)]
-    return queries, passages, losses.NegativeMask(*marks)
+    marks = [TextIds(jnp.asarray(t), g) for t, g in zip((KNOWN, TEXTS[:, None]), guides, strict=True)]
+    return queries, passages, NegativeMask(*marks)
 
 
 def by_hand(queries, passages, shown, temperature=1.0, smoothing=0.0):
@@ -59,7 +61,7 @@ def assert_equal(found, expected):
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.5, "smoothing": 0.2}], ids=["plain", "smoothed"])
 def test_what_shares_a_number_and_what_is_absent_is_no_candidate(x64, chunk, settings):
     queries, passages, hidden = sides()
-    loss = lambda q, p: losses.contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, **settings).loss  # noqa: E731
+    loss = lambda q, p: contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, **settings).loss  # noqa: E731
     expected = gradients(lambda q, p: by_hand(q, p, SHOWN, **settings), queries, passages)
     assert_equal(gradients(loss, queries, passages), expected)
 
@@ -75,39 +77,35 @@ def test_what_scores_above_the_threshold_is_no_candidate_either(x64, chunk, guid
     top = own - (np.abs(own) * 0.3 if relative else 0.3)
     shown = SHOWN & ((scores <= top[:, None]) | np.eye(4, 8, dtype=bool))
     assert 4 < shown.sum() < SHOWN.sum()
-    hidden = hidden._replace(
-        thresholds=losses.false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative)
-    )
+    hidden = hidden._replace(thresholds=false_negative_thresholds(jnp.asarray(own), margin=0.3, relative=relative))
     # with a temperature: the threshold is compared with the scores before it
-    contrast = lambda q, p: losses.contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
+    contrast = lambda q, p: contrastive_loss(q, p, negative_mask=hidden, chunk=chunk, temperature=0.1)  # noqa: E731
     assert contrast(queries, passages).candidates.tolist() == shown.sum(1).tolist()
     expected = gradients(lambda q, p: by_hand(q, p, shown, temperature=0.1), queries, passages)
     assert_equal(gradients(lambda q, p: contrast(q, p).loss, queries, passages), expected)
 
 
 def test_no_gradient_passes_through_a_threshold():
-    found = jax.grad(lambda s: losses.false_negative_thresholds(s, margin=0.1, relative=True).sum())(
-        jnp.array([0.5, -2.0])
-    )
+    found = jax.grad(lambda s: false_negative_thresholds(s, margin=0.1, relative=True).sum())(jnp.array([0.5, -2.0]))
     assert found.tolist() == [0.0, 0.0]
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 3])
 def test_the_rank_counts_only_candidates(chunk):
     """Scores 2, 3, 4 and 5, of which the passage of 4 is hidden."""
-    hidden = losses.NegativeMask(losses.TextIds(jnp.array([[2]])), losses.TextIds(jnp.arange(4)[:, None]))
+    hidden = NegativeMask(TextIds(jnp.array([[2]])), TextIds(jnp.arange(4)[:, None]))
     passages = jnp.array([[2.0], [3.0], [4.0], [5.0]])
-    result = losses.contrastive_loss(jnp.ones((1, 1)), passages, negative_mask=hidden, chunk=chunk)
+    result = contrastive_loss(jnp.ones((1, 1)), passages, negative_mask=hidden, chunk=chunk)
     assert (result.rank[0], result.candidates[0], bool(result.correct[0])) == (3, 3, False)
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 3])
 def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
     """Then the loss is 0: log(e^s) - s; and so is its gradient."""
-    same = losses.TextIds(jnp.zeros((3, 1), int))
+    same = TextIds(jnp.zeros((3, 1), int))
 
     def loss(x):
-        return losses.contrastive_loss(x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk).loss.sum()
+        return contrastive_loss(x, x, negative_mask=NegativeMask(same, same), chunk=chunk).loss.sum()
 
     value, gradient = jax.value_and_grad(loss)(jnp.eye(3))
     assert value == 0
@@ -117,11 +115,11 @@ def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64, chunk):
     """Beside a score of 0 it adds nothing: logaddexp(0, nothing) = 0."""
-    same = losses.TextIds(jnp.zeros((3, 1), int))
+    same = TextIds(jnp.zeros((3, 1), int))
 
     def total(x):
         return jnp.logaddexp(
-            0.0, losses.log_sum_exp_of_negatives(x, x, negative_mask=losses.NegativeMask(same, same), chunk=chunk)
+            0.0, log_sum_exp_of_negatives(x, x, negative_mask=NegativeMask(same, same), chunk=chunk)
         ).sum()
 
     value, gradient = jax.value_and_grad(total)(jnp.eye(3))
@@ -131,7 +129,7 @@ def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chunk", [0, 3])
-@pytest.mark.parametrize("directions", losses.Directions, ids=lambda d: d.value)
+@pytest.mark.parametrize("directions", Directions, ids=lambda d: d.value)
 def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
     rng = np.random.default_rng(5)
     known = rng.integers(-1, 12, size=(16, 3))
@@ -139,13 +137,11 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
 
     def step(queries, passages, guides, known, texts):
         def loss(queries, passages):
-            result = losses.directional_contrastive_loss(
-                losses.EncodedTexts(queries, losses.TextIds(known, guides[0])),
-                losses.EncodedTexts(passages, losses.TextIds(texts, guides[1])),
+            result = directional_contrastive_loss(
+                EncodedTexts(queries, TextIds(known, guides[0])),
+                EncodedTexts(passages, TextIds(texts, guides[1])),
                 directions=directions,
-                thresholds=losses.false_negative_thresholds(
-                    jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1
-                ),
+                thresholds=false_negative_thresholds(jnp.einsum("qd,qd->q", guides[0], guides[1][:16]), margin=0.1),
                 temperature=0.5,
                 chunk=chunk,
             )
@@ -159,15 +155,13 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
     assert 16 < over_one[0][1].sum() < 16 * 32
 
 
-@pytest.mark.parametrize("directions", losses.Directions, ids=lambda d: d.value)
+@pytest.mark.parametrize("directions", Directions, ids=lambda d: d.value)
 def test_in_chunks_all_directions_give_the_same(x64, directions):
     queries, passages, hidden = sides(guided=True)
 
     def loss(q, p, chunk=0):
-        pair = losses.EncodedTexts(q, hidden.queries), losses.EncodedTexts(p, hidden.passages)
-        return losses.directional_contrastive_loss(
-            *pair, directions=directions, thresholds=jnp.full(4, 0.3), chunk=chunk
-        ).loss
+        pair = EncodedTexts(q, hidden.queries), EncodedTexts(p, hidden.passages)
+        return directional_contrastive_loss(*pair, directions=directions, thresholds=jnp.full(4, 0.3), chunk=chunk).loss
 
     whole = gradients(loss, queries, passages)
     assert_equal(gradients(lambda q, p: loss(q, p, chunk=3), queries, passages), whole)
@@ -178,10 +172,10 @@ def test_a_passage_is_no_negative_of_another_query_that_it_answers(x64):
     queries, passages = vectors(0, 3), vectors(1, 3)
     known = jnp.array([[0, -1], [1, 0], [2, -1]])
     pair = (
-        losses.EncodedTexts(queries, losses.TextIds(known)),
-        losses.EncodedTexts(passages, losses.TextIds(jnp.arange(3)[:, None])),
+        EncodedTexts(queries, TextIds(known)),
+        EncodedTexts(passages, TextIds(jnp.arange(3)[:, None])),
     )
-    found = losses.directional_contrastive_loss(*pair, directions=losses.Directions.BOTH).loss[0]
+    found = directional_contrastive_loss(*pair, directions=Directions.BOTH).loss[0]
     there = by_hand(queries, passages, np.ones((3, 3), bool))[0]
     back = by_hand(passages, queries, np.array([[1, 0, 1], [1, 1, 1], [1, 1, 1]], bool))[0]
     assert found == pytest.approx(float(there + back) / 2, rel=1e-12)

@@ -7,11 +7,11 @@ import pytest
 
 from dense_jax.data import answers, held_out
 from dense_jax.data.dedup import buckets, words
-from dense_jax.data.inputs import split_sentences
 from dense_jax.data.preparation.entries import split_documents
 from dense_jax.data.salient import names, taggers, tokens
 from dense_jax.data.salient.patterns import Patterns
 from dense_jax.data.salient.tokens import Tagged, tokenised_spans
+from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sources.lines import lines
 from dense_jax.data.sources.readers import jsonl_records
 from dense_jax.data.tokenizer import Tokenizer

@@ -18,10 +18,11 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.checkpoint import Checkpoints, has_checkpoint
-from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.restart import move_aside
 from dense_jax.train.restore import load_trained
 from dense_jax.train.same_run import NO_DATA, record
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -38,7 +39,7 @@ def config(**settings) -> Config:
 
 def run(workdir, **settings):
     workdir.mkdir(exist_ok=True)
-    train(config(**settings), MemoryStore(), VOCABULARY, workdir)
+    train_workdir(config(**settings), MemoryStore(), VOCABULARY, workdir)
 
 
 def params(workdir, **settings):
@@ -69,7 +70,7 @@ def test_ten_steps_equal_five_a_restart_and_five_to_the_last_bit(tmp_path):
         broken = config(**every)
         (tmp_path / "restarted").mkdir()
         broken.objective.__class__ = Interrupted
-        train(broken, MemoryStore(), VOCABULARY, tmp_path / "restarted")
+        train_workdir(broken, MemoryStore(), VOCABULARY, tmp_path / "restarted")
     shutil.copy(tmp_path / "straight" / "config.json", tmp_path / "restarted")  # without the class that broke off
     run(tmp_path / "restarted", **every)
     np.testing.assert_array_equal(params(tmp_path / "straight"), params(tmp_path / "restarted", **every))
@@ -354,7 +355,7 @@ def test_a_restart_moves_the_old_state_aside_and_may_have_other_settings(tmp_pat
     run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
     move_aside(tmp_path)
-    train(config(seed=1, steps=3), MemoryStore(), VOCABULARY, tmp_path)
+    train_workdir(config(seed=1, steps=3), MemoryStore(), VOCABULARY, tmp_path)
     assert (tmp_path / "before-restart-1" / "metrics.jsonl").read_text() == before
     assert (tmp_path / "before-restart-1" / "checkpoints" / "10").is_dir()
     assert [row["step"] for row in lines(tmp_path)] == [1, 2, 3]

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dense_jax import losses
+from dense_jax.arrays import weighted_mean
 from dense_jax.config import MeshConfig
+from dense_jax.losses.contrastive import contrastive_loss, in_batch_softmax
+from dense_jax.losses.language import bag_of_words_loss, masked_lm_loss
+from dense_jax.losses.similarity import NegativeMask, TextIds, dot_scores
 from dense_jax.mesh import batch_sharding, make_mesh
 
 GOLDEN = Path(__file__).parent / "golden" / "realm"
@@ -21,17 +24,17 @@ def ict():
 
 
 def mean_loss(queries, passages):
-    return losses.in_batch_softmax(losses.dot_scores(queries, passages)).loss.mean()
+    return in_batch_softmax(dot_scores(queries, passages)).loss.mean()
 
 
 def test_in_batch_softmax_equals_the_reference_in_loss_and_accuracy(ict):
-    scores = losses.dot_scores(jnp.array(ict["query_emb"]), jnp.array(ict["block_emb"]))
-    result = losses.in_batch_softmax(scores)
+    scores = dot_scores(jnp.array(ict["query_emb"]), jnp.array(ict["block_emb"]))
+    result = in_batch_softmax(scores)
     np.testing.assert_allclose(scores, ict["logits"], rtol=1e-5, atol=1e-5)  # float32 sums of 16 products
     np.testing.assert_allclose(result.loss, ict["per_example_loss"], rtol=1e-5, atol=1e-5)
     masked = jnp.array(ict["mask_query"])
-    assert losses.weighted_mean(result.correct, masked) == pytest.approx(float(ict["masked_accuracy"]))
-    assert losses.weighted_mean(result.correct, ~masked) == pytest.approx(float(ict["unmasked_accuracy"]))
+    assert weighted_mean(result.correct, masked) == pytest.approx(float(ict["masked_accuracy"]))
+    assert weighted_mean(result.correct, ~masked) == pytest.approx(float(ict["unmasked_accuracy"]))
 
 
 def test_in_batch_softmax_gradients_equal_the_reference(ict):
@@ -68,30 +71,30 @@ def test_each_device_holds_only_the_score_rows_of_its_own_queries():
 
 def test_passages_beyond_the_queries_are_negatives_for_all():
     scores = jnp.array([[1.0, 0.0, 3.0]])
-    assert losses.in_batch_softmax(scores).loss[0] == pytest.approx(np.log(np.e + 1 + np.e**3) - 1, rel=1e-6)
+    assert in_batch_softmax(scores).loss[0] == pytest.approx(np.log(np.e + 1 + np.e**3) - 1, rel=1e-6)
 
 
 def test_temperature_divides_the_scores():
     scores = jnp.array([[2.0, 0.0], [0.0, 2.0]])
-    assert losses.in_batch_softmax(scores, temperature=0.5).loss[0] == pytest.approx(np.log1p(np.exp(-4.0)), rel=1e-5)
+    assert in_batch_softmax(scores, temperature=0.5).loss[0] == pytest.approx(np.log1p(np.exp(-4.0)), rel=1e-5)
 
 
 def test_scores_are_summed_in_float32_when_vectors_are_bfloat16():
     vectors = jnp.full((1, 512), 1.0, jnp.bfloat16).at[0, 0].set(1.0078125)
-    assert losses.dot_scores(vectors, jnp.ones((1, 512), jnp.bfloat16))[0, 0] == 512.0078125
+    assert dot_scores(vectors, jnp.ones((1, 512), jnp.bfloat16))[0, 0] == 512.0078125
 
 
 def test_masked_lm_counts_only_positions_of_weight_one_over_the_whole_batch():
     logits = jnp.zeros((2, 2, 4)).at[0, 0, 1].set(jnp.log(5.0))
     labels, weights = jnp.array([[1, 0], [2, 0]]), jnp.array([[1.0, 0.0], [1.0, 0.0]])
-    result = losses.masked_lm_loss(logits, labels, weights)
+    result = masked_lm_loss(logits, labels, weights)
     assert result.loss == pytest.approx((np.log(8 / 5) + np.log(4)) / 2, rel=1e-6)
     assert result.accuracy == 0.5  # the first is argmax; of the second's four equal logits, index 0 wins
 
 
 def test_masked_lm_without_any_masked_position_is_zero_and_has_finite_gradients():
     logits, labels, weights = jnp.ones((1, 2, 4)), jnp.zeros((1, 2), int), jnp.zeros((1, 2))
-    loss, gradient = jax.value_and_grad(lambda x: losses.masked_lm_loss(x, labels, weights).loss)(logits)
+    loss, gradient = jax.value_and_grad(lambda x: masked_lm_loss(x, labels, weights).loss)(logits)
     assert loss == 0
     assert not gradient.any()
 
@@ -116,7 +119,7 @@ def outcome(queries, passages, **settings):
     weights = jnp.linspace(0.5, 2.0, len(queries))
 
     def total(queries, passages):
-        result = losses.contrastive_loss(queries, passages, **settings)
+        result = contrastive_loss(queries, passages, **settings)
         return jnp.sum(weights * result.loss), result
 
     (_, result), gradients = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(queries, passages)
@@ -125,7 +128,7 @@ def outcome(queries, passages, **settings):
 
 def leaving_out(queries, passages):
     """Hides from each of `queries` the passage of that number."""
-    return losses.NegativeMask(losses.TextIds(queries[:, None]), losses.TextIds(jnp.arange(passages)[:, None]))
+    return NegativeMask(TextIds(queries[:, None]), TextIds(jnp.arange(passages)[:, None]))
 
 
 def assert_equal(found, expected, rtol=1e-12, atol=1e-12):  # float64, sums in another order
@@ -180,7 +183,7 @@ def test_in_chunks_a_device_never_holds_more_than_its_queries_scores_of_one_chun
     spec = jax.ShapeDtypeStruct((64, 4), jnp.float32, sharding=batch_sharding(make_mesh(MeshConfig())))
 
     def loss(queries, passages):
-        return losses.contrastive_loss(queries, passages, chunk=16).loss.mean()
+        return contrastive_loss(queries, passages, chunk=16).loss.mean()
 
     program = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(spec, spec).compile().as_text()
     assert "f32[8,16]" in program  # 64 queries over 8 devices, against a chunk of 16 passages
@@ -191,7 +194,7 @@ def test_in_chunks_a_device_never_holds_more_than_its_queries_scores_of_one_chun
 def test_of_equal_scores_the_first_passage_wins(chunk):
     queries = jnp.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     passages = jnp.array([[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]])  # scores 0 1 1; 0 1 1; 0 0 0
-    result = losses.contrastive_loss(queries, passages, positives=jnp.array([1, 2, 0]), chunk=chunk)
+    result = contrastive_loss(queries, passages, positives=jnp.array([1, 2, 0]), chunk=chunk)
     assert result.correct.tolist() == [True, False, True]
 
 
@@ -202,8 +205,8 @@ def test_rows_of_masked_lm_computed_apart_and_put_together_give_the_mean_over_al
     rng = np.random.default_rng(0)
     logits, labels = jnp.array(rng.normal(size=(3, 2, 4)), jnp.float32), jnp.array([[1, 0], [2, 3], [0, 0]])
     weights = jnp.array([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])  # so that a mean of means would be another number
-    whole = losses.masked_lm_loss(logits, labels, weights)
-    parts = [losses.masked_lm_loss(logits[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(3)]
+    whole = masked_lm_loss(logits, labels, weights)
+    parts = [masked_lm_loss(logits[i : i + 1], labels[i : i + 1], weights[i : i + 1]) for i in range(3)]
     together = jax.tree.map(lambda *rows: jnp.concatenate(rows), *parts)
     assert together.positions.tolist() == [2, 1, 0]
     assert together.loss == pytest.approx(float(whole.loss), rel=1e-6)  # float32 sums
@@ -216,14 +219,12 @@ def test_the_bag_of_words_takes_each_tokens_highest_score_among_the_pooled_posit
     scores = np.log([[[1, 4, 1, 1], [1, 1, 1, 2], [1, 1, 1, 1], [99, 99, 99, 99]]])
     pooled = jnp.array([[True, True, True, False]])
     words = jnp.array([[True, True, True, False]])
-    loss = losses.bag_of_words_loss(jnp.array(scores, jnp.float32), pooled, jnp.array([[1, 3, 1, 2]]), words)
+    loss = bag_of_words_loss(jnp.array(scores, jnp.float32), pooled, jnp.array([[1, 3, 1, 2]]), words)
     assert loss[0] == pytest.approx((np.log(2) + np.log(4)) / 3, rel=1e-6)
 
 
 def test_the_bag_of_words_of_a_row_without_words_is_zero_with_a_finite_gradient():
     nothing, ids = jnp.zeros((1, 2), bool), jnp.zeros((1, 2), int)
-    loss, gradient = jax.value_and_grad(lambda x: losses.bag_of_words_loss(x, nothing, ids, nothing)[0])(
-        jnp.ones((1, 2, 3))
-    )
+    loss, gradient = jax.value_and_grad(lambda x: bag_of_words_loss(x, nothing, ids, nothing)[0])(jnp.ones((1, 2, 3)))
     assert loss == 0
     assert not gradient.any()

@@ -174,7 +174,7 @@ def validated(log, clock, step):
     """A validation that takes a minute."""
     with log.paused():
         clock.now += 60.0
-    log.add(step, {"validation/nDCG@10": 0.25}, "the best so far")
+    log.add(step, {"validation/nDCG@10": 0.25}, "nDCG@10 0.250  (the best so far)")
 
 
 def test_what_else_was_found_has_a_line_with_what_the_run_has_cost_and_costs_nothing_itself(tmp_path, clock, capsys):

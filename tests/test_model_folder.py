@@ -14,9 +14,9 @@ from dense_jax.hf import tensors
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
-from dense_jax.train.loop import train
 from dense_jax.types import Document
 from dense_jax.workdir import Workdir
+from tests.programs import train_workdir
 from tests.sources import rows, sentence
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_the_figures_of_a_model_folder_are_those_of_a_run_of_no_steps(model, jud
     assert run(["prepare", *argv]) == 0
     given = command_line.parse(argv)
     work = Workdir(given.workdir, given.config)
-    train(work.config, work.passages, work.vocabulary, work.path)
+    train_workdir(work.config, work.passages, work.vocabulary, work.path)
     assert run(["evaluate", *argv]) == 0
     assert f"checkpoint of step 0 in {work.path}" in capsys.readouterr().err
     assert json.loads(results.read_text()) == before

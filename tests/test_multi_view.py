@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax import losses
+from dense_jax.losses.contrastive import contrastive_loss
 from dense_jax.losses.multi_view import annealed_temperature, max_view_scores, mvr_loss, view_collapse_metrics
+from dense_jax.losses.similarity import NegativeMask, TextIds
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "condenser" / "mvr_loss.npz")
 OUTPUT = "output/tau1.0_lambda1.0/"
@@ -45,7 +46,7 @@ def test_the_temperature_falls_from_epoch_to_epoch_to_its_floor(x64):
 def test_with_one_view_it_is_the_usual_contrast_and_nothing_local(x64):
     queries, passages = random(4, 8), random(6, 1, 8, seed=1)
     found = mvr_loss(queries, passages, temperature=0.5)
-    plain = losses.contrastive_loss(queries, passages[:, 0], temperature=0.5)
+    plain = contrastive_loss(queries, passages[:, 0], temperature=0.5)
     np.testing.assert_allclose(found.contrastive.loss, plain.loss, rtol=1e-12)
     np.testing.assert_allclose(found.local, 0, atol=1e-12)
 
@@ -70,7 +71,7 @@ def test_equal_views_are_driven_apart_by_the_local_loss(x64):
 
 def test_what_is_hidden_is_no_negative(x64):
     queries, passages = random(2, 8), random(3, 4, 8, seed=1)
-    hidden = losses.NegativeMask(losses.TextIds(jnp.array([[0], [1]])), losses.TextIds(jnp.array([[0], [1], [-1]])))
+    hidden = NegativeMask(TextIds(jnp.array([[0], [1]])), TextIds(jnp.array([[0], [1], [-1]])))
     found = mvr_loss(queries, passages, temperature=1.0, negative_mask=hidden)
     without = mvr_loss(queries, passages[:2], temperature=1.0)
     np.testing.assert_allclose(found.contrastive.loss, without.contrastive.loss, rtol=1e-12)

@@ -33,10 +33,11 @@ from dense_jax.data.inputs import stack_tokens
 from dense_jax.errors import NonFiniteError, Stopped
 from dense_jax.mesh import make_mesh
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.restore import load_trained
 from dense_jax.train.same_run import NO_DATA, record
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, Borrower, MemoryStore, ToyTokenizer
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -54,7 +55,7 @@ def config(neighbours: NeighboursConfig | None = None, **settings) -> Config:
 def run(workdir, asked) -> list[np.ndarray]:
     """Trains; the rows found for each batch, in order."""
     workdir.mkdir(exist_ok=True)
-    train(asked, STORE, VOCABULARY, workdir, library=LIBRARY)
+    train_workdir(asked, STORE, VOCABULARY, workdir, library=LIBRARY)
     return asked.objective.seen
 
 
@@ -196,7 +197,7 @@ def test_every_kind_of_index_finds_the_same_in_a_small_corpus(tmp_path, kind):
         asked = config(NeighboursConfig(kind=one, every=4), index=every_leaf)
         workdir = tmp_path / one.value
         workdir.mkdir()
-        train(asked, store, VOCABULARY, workdir, library=Library(store, ToyTokenizer(), "toys"))
+        train_workdir(asked, store, VOCABULARY, workdir, library=Library(store, ToyTokenizer(), "toys"))
         found.append(np.sort(asked.objective.seen, axis=-1))  # equal scores may stand in either order
     np.testing.assert_array_equal(*found)
 

@@ -23,9 +23,9 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.objective import HostBatch, Objective
 from dense_jax.objectives.orqa import Orqa, Positives, Scores
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import train
 from dense_jax.train.restore import load_trained
 from dense_jax.types import QAExample, SearchResult
+from tests.programs import train_workdir
 from tests.test_neighbours import lines
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, ToyTokenizer
 
@@ -263,7 +263,7 @@ def config(**settings) -> Config:
 
 def run(workdir, asked: Config) -> None:
     workdir.mkdir(exist_ok=True)
-    train(asked, QUESTIONS, VOCABULARY, workdir, library=LIBRARY)
+    train_workdir(asked, QUESTIONS, VOCABULARY, workdir, library=LIBRARY)
 
 
 def params(workdir, step: int):

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.data.inputs import build_inputs, pack_sentences, split_sentences
+from dense_jax.data.inputs import build_inputs
+from dense_jax.data.sentence_split import pack_sentences, split_sentences
 from dense_jax.types import Layout, Vocabulary
 
 GOLDEN = Path(__file__).parent / "golden"

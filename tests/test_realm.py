@@ -11,8 +11,8 @@ import pytest
 
 from dense_jax.data.masking import mask_span
 from dense_jax.errors import ConfigError
-from dense_jax.losses import MarginalLikelihood
 from dense_jax.losses.collapse import alignment
+from dense_jax.losses.marginal import MarginalLikelihood
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objective import HostBatch

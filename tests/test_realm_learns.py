@@ -13,8 +13,8 @@ from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.realm import Realm
-from dense_jax.train.loop import train
 from dense_jax.types import Passage, Vocabulary
+from tests.programs import train_workdir
 from tests.toys import MemoryStore, ToyTokenizer
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def ict(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("ict")
     objective = ICT(encoder=ENCODER, query_length=12, passage_length=16, removal_rate=1.0, temperature=0.1)
     config = Config(objective, 150, 64, seed=3, loader=LOADER, optimizer=OptimizerConfig(3e-3, warmup_share=0.1))
-    train(config, Twins(), VOCABULARY, workdir)
+    train_workdir(config, Twins(), VOCABULARY, workdir)
     return workdir
 
 
@@ -96,7 +96,7 @@ def twins_found(workdir, ict, every: int) -> tuple[float, float]:
         neighbours=NeighboursConfig(every=every),
     )
     store = Twins()
-    train(config, store, VOCABULARY, workdir, library=Library(store, Tokenizer(), "twins"))
+    train_workdir(config, store, VOCABULARY, workdir, library=Library(store, Tokenizer(), "twins"))
     shares = config.objective.shares  # pyright: ignore[reportAttributeAccessIssue]
     return float(np.mean(shares[:25])), float(np.mean(shares[-25:]))
 

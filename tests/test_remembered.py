@@ -7,9 +7,9 @@ import pytest
 
 from dense_jax.config import Order
 from dense_jax.config.command_line import parse
-from dense_jax.config.files import find, published
+from dense_jax.config.files import find_config, published
 from dense_jax.config.overrides import LoadedConfig, load_config
-from dense_jax.config.remembered import FILE, is_remembered, recall, remember
+from dense_jax.config.remembered import FILE, is_remembered, recall_config, remember
 from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.objectives.contriever import Negatives
@@ -21,7 +21,7 @@ VARIANTS = ["contriever:tiny_in_batch", *(f"{name}:tiny" for name in published()
 def test_a_remembered_config_is_the_one_that_was_recorded(tmp_path, name):
     loaded = load_config(name, {"batch": 16, "corpus.also": ("/a.jsonl", "/b.jsonl"), "loader.order": "shuffle"})
     remember(loaded, tmp_path)
-    known = recall(tmp_path)
+    known = recall_config(tmp_path)
     assert known == loaded
     assert type(known.config.objective) is type(loaded.config.objective)
     assert known.given == {"batch", "corpus.also", "loader.order"}
@@ -56,7 +56,7 @@ def test_paths_are_recorded_in_full_and_mean_the_same_from_any_folder(tmp_path, 
     also = ("tfds:wiki", "gs://bucket/docs", "~/more.jsonl")
     remember(load_config("mine.py:tiny", {"corpus.source": "data/../docs.jsonl", "corpus.also": also}), Path("work"))
     monkeypatch.chdir("/")
-    known = recall(tmp_path / "work")
+    known = recall_config(tmp_path / "work")
     assert known.name == f"{tmp_path}/mine.py:tiny"
     assert known.config.corpus.source == str(tmp_path / "docs.jsonl")
     assert known.config.corpus.also == ("tfds:wiki", "gs://bucket/docs", str(Path("~/more.jsonl").expanduser()))
@@ -64,7 +64,7 @@ def test_paths_are_recorded_in_full_and_mean_the_same_from_any_folder(tmp_path, 
 
 def test_the_demos_corpus_is_no_path(tmp_path):
     remember(load_config("ict:tiny"), tmp_path)
-    assert recall(tmp_path).config.corpus.source == "installed"
+    assert recall_config(tmp_path).config.corpus.source == "installed"
 
 
 def test_no_workdir_remembers_before_a_verb_recorded(tmp_path):
@@ -79,7 +79,7 @@ def test_a_class_of_the_users_needs_its_config_again(tmp_path):
         "from dense_jax.config import Config\nfrom tests.toys import BagOfTokens\n"
         "def get_config():\n    return Config(BagOfTokens(), steps=1, batch=8)\n"
     )
-    remember(LoadedConfig(str(path), find(str(path)).load()), tmp_path)
+    remember(LoadedConfig(str(path), find_config(str(path)).load()), tmp_path)
     with pytest.raises(ConfigError) as error:
         parse([f"--workdir={tmp_path}"])
     assert str(error.value) == (
@@ -110,7 +110,7 @@ def test_a_class_that_is_no_part_of_the_config_is_refused_and_nothing_foreign_is
     remember(load_config("ict:tiny"), tmp_path)
     changed(tmp_path, "settings", "objective", "class", value=name)
     with pytest.raises(ConfigError, match=r"objective is .*(not of dense_jax|this version of dense_jax lacks)"):
-        recall(tmp_path)
+        recall_config(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_a_damaged_record_is_named_with_the_place(tmp_path, keys, value, said):
     remember(load_config("ict:tiny"), tmp_path)
     changed(tmp_path, *keys, value=value)
     with pytest.raises(StorageError) as error:
-        recall(tmp_path)
+        recall_config(tmp_path)
     assert str(error.value).startswith(f"{tmp_path / FILE}: damaged ({said}")
 
 
@@ -138,11 +138,11 @@ def test_a_value_that_breaks_a_rule_and_a_setting_of_another_version_are_named(t
     remember(load_config("ict:tiny"), tmp_path)
     changed(tmp_path, "settings", "batch", value=-8)
     with pytest.raises(ConfigError, match=r"settings\.json: batch=-8 must be positive"):
-        recall(tmp_path)
+        recall_config(tmp_path)
     changed(tmp_path, "settings", "batch", value=8)
     changed(tmp_path, "settings", "loader", "speed", value=9)
     with pytest.raises(ConfigError, match=r"loader\.speed is no setting of this version of dense_jax; name it again"):
-        recall(tmp_path)
+        recall_config(tmp_path)
 
 
 def test_overrides_take_values_of_python_and_texts_alike():
@@ -168,4 +168,4 @@ def test_a_damaged_record_is_replaced_by_the_next_one(tmp_path):
     with pytest.raises(StorageError, match=r"settings\.json: damaged"):
         parse([f"--workdir={tmp_path}"])
     remember(load_config("ict:tiny"), tmp_path)
-    assert recall(tmp_path) == load_config("ict:tiny")
+    assert recall_config(tmp_path) == load_config("ict:tiny")

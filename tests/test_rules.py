@@ -8,8 +8,9 @@ import pytest
 
 from dense_jax.config import CorpusConfig, OptimizerConfig, PassagesConfig
 from dense_jax.config.command_line import parse
-from dense_jax.config.files import find, published
-from dense_jax.config.rules import Rule, Setting, settings
+from dense_jax.config.files import find_config, published
+from dense_jax.config.rules import Rule
+from dense_jax.config.settings import Setting, settings_of
 from dense_jax.config.tree import checked
 from dense_jax.errors import ConfigError
 from tests.test_config import config
@@ -20,7 +21,7 @@ FORBIDDEN = (math.nan, math.inf, -math.inf, -2)  # -1 may be a name for all, or 
 
 
 def numbers(name: str) -> list[Setting]:
-    return [setting for setting in settings(find(name).load()) if _kinds(setting) & {int, float}]
+    return [setting for setting in settings_of(find_config(name).load()) if _kinds(setting) & {int, float}]
 
 
 def _kinds(setting: Setting) -> set[type]:

@@ -13,7 +13,7 @@ import pytest
 import dense_jax
 from dense_jax.__main__ import run as command
 from dense_jax.config import overrides
-from dense_jax.config.remembered import FILE, recall
+from dense_jax.config.remembered import FILE, recall_config
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import digests
 from tests.faults.command_line import SMALL, write_corpus
@@ -70,7 +70,7 @@ def test_a_table_shows_itself_as_text_as_markdown_and_as_html(example):
 @pytest.mark.slow
 def test_passages_are_encoded_as_embed_encodes_documents(example):
     rows = [json.loads(line) for line in (example["folder"] / "docs.jsonl").read_text().splitlines()]
-    run = dense_jax.Run(example["workdir"], recall(example["workdir"]))
+    run = dense_jax.Run(example["workdir"], recall_config(example["workdir"]))
     vectors = run.embed()
     own = run.encode_passages([(row["title"], row["text"]) for row in rows])
     assert vectors.ids == [row["_id"] for row in rows]
@@ -91,8 +91,8 @@ def test_later_verbs_need_the_workdir_alone_from_any_folder(example, monkeypatch
     monkeypatch.chdir("/")
     assert command(["search", f"--workdir={example['workdir']}", "--search.k=1", "river"]) == 0
     assert "   1  " in (said := capsys.readouterr().out) and "   2  " not in said
-    assert recall(example["workdir"]).config.search.k == 5  # a flag of a later verb holds for that call
-    assert recall(example["workdir"]).config.corpus.source == str(example["folder"] / "docs.jsonl")
+    assert recall_config(example["workdir"]).config.search.k == 5  # a flag of a later verb holds for that call
+    assert recall_config(example["workdir"]).config.corpus.source == str(example["folder"] / "docs.jsonl")
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_what_may_not_change_is_refused_with_the_reason(example, capsys):
 @pytest.mark.slow
 def test_a_refused_start_of_training_leaves_what_the_workdir_remembers(workdir):
     before = digests(workdir)
-    source = recall(workdir).config.corpus.source
+    source = recall_config(workdir).config.corpus.source
     given = dense_jax.load_config("ict:tiny", QUICK | {"corpus.source": source, "seed": 9})
     with pytest.raises(ConfigError, match="seed: 0 -> 9"):
         dense_jax.Run(workdir, given).train()
@@ -122,16 +122,25 @@ def test_flags_of_train_are_remembered_before_the_first_step_and_prepare_keeps_t
     given = {"corpus.source": str(source), **QUICK}
     dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).prepare()
     dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given | {"steps": 2})).train()
-    assert recall(tmp_path).config.steps == 2
+    assert recall_config(tmp_path).config.steps == 2
     capsys.readouterr()
     dense_jax.Run(tmp_path).prepare()
     assert "note:" not in capsys.readouterr().err
     dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).prepare()
     assert f"note: {tmp_path} was trained and keeps the settings of its run; give" in capsys.readouterr().err
-    assert recall(tmp_path).config.steps == 2
+    assert recall_config(tmp_path).config.steps == 2
     dense_jax.Run(tmp_path).train()  # goes on, with nothing left to do
     with pytest.raises(ConfigError, match=r"steps: 2 -> 4"):
         dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).search(["river"])
+
+
+@pytest.mark.slow
+def test_a_start_of_training_that_fails_after_the_identity_check_leaves_what_the_workdir_remembers(example, tmp_path):
+    given = {"corpus.source": str(example["folder"] / "docs.jsonl"), **QUICK}
+    dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given)).prepare()
+    with pytest.raises(ConfigError, match=r"mesh\.data=64 .* does not make"):
+        dense_jax.Run(tmp_path, dense_jax.load_config("ict:tiny", given | {"mesh.data": 64})).train()
+    assert recall_config(tmp_path).config.mesh.data == -1
 
 
 def test_a_run_without_a_config_needs_a_workdir_that_remembers_one(tmp_path):

@@ -8,9 +8,9 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.data.inputs import split_sentences
 from dense_jax.data.salient.taggers import resolved
 from dense_jax.data.salient.tokens import Tagged, covered, tagged, tokenised_spans
+from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sentences import tokenised
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import import_folder

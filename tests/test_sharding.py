@@ -80,9 +80,21 @@ def test_leaves_without_a_rule_are_all_listed():
 @pytest.mark.parametrize(
     ("changes", "mesh", "message"),
     [
-        ({"heads": 2}, SPLIT, "mesh.tensor=4 does not divide bert.heads=2; .* --mesh.tensor .* such as 2"),
-        ({"feed_forward": 62}, SPLIT, "mesh.tensor=4 does not divide bert.feed_forward=62; .* such as 2"),
-        ({"width": 12}, MeshConfig(1, 8), "mesh.fsdp=8 does not divide bert.width=12; .* --mesh.fsdp .* as 6"),
+        (
+            {"heads": 2},
+            SPLIT,
+            r"mesh.tensor=4 does not divide objective.encoder.bert.heads=2; .* --mesh.tensor .* such as 2",
+        ),
+        (
+            {"feed_forward": 62},
+            SPLIT,
+            r"mesh.tensor=4 does not divide objective.encoder.bert.feed_forward=62; .* such as 2",
+        ),
+        (
+            {"width": 12},
+            MeshConfig(1, 8),
+            "mesh.fsdp=8 does not divide objective.encoder.bert.width=12; .* --mesh.fsdp .* as 6",
+        ),
     ],
 )
 def test_a_model_that_does_not_split_is_refused_with_a_mesh_on_which_it_does(changes, mesh, message):

@@ -117,7 +117,8 @@ def test_processes_that_a_stage_starts_get_no_ctrl_c():
 def test_workers_of_multiprocessing_get_no_ctrl_c_either():
     code = """
 import signal
-from dense_jax.signals import start_resource_tracker, stop_on_signals
+from dense_jax.data.pipeline import start_resource_tracker
+from dense_jax.signals import stop_on_signals
 with stop_on_signals():
     start_resource_tracker()
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dense_jax.data import masking
+from dense_jax.objectives.ict import inverse_cloze
 from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "condenser" / "data.json").read_text())
@@ -29,20 +30,20 @@ def passage(*lengths: int) -> Passage:
 
 
 def test_a_removed_sentence_leaves_the_others_in_order():
-    draws = [masking.inverse_cloze(passage(2, 3, 1), 1.0, np.random.default_rng(i)) for i in range(30)]
+    draws = [inverse_cloze(passage(2, 3, 1), 1.0, np.random.default_rng(i)) for i in range(30)]
     pairs = {(tuple(d.query.tolist()), tuple(d.body.tolist())) for d in draws}
     assert pairs == {((10, 11), (12, 13, 14, 15)), ((12, 13, 14), (10, 11, 15)), ((15,), (10, 11, 12, 13, 14))}
 
 
 def test_a_kept_sentence_leaves_the_passage_whole():
-    draw = masking.inverse_cloze(passage(2, 3), 0.0, np.random.default_rng(0))
+    draw = inverse_cloze(passage(2, 3), 0.0, np.random.default_rng(0))
     assert not draw.removed
     assert draw.body.tolist() == [10, 11, 12, 13, 14]
 
 
 def test_nine_sentences_in_ten_are_removed_and_each_is_as_likely():
     rng = np.random.default_rng(0)
-    draws = [masking.inverse_cloze(passage(1, 1, 1, 1), 0.9, rng) for _ in range(4000)]
+    draws = [inverse_cloze(passage(1, 1, 1, 1), 0.9, rng) for _ in range(4000)]
     assert np.mean([d.removed for d in draws]) == pytest.approx(0.9, abs=0.02)  # four standard deviations
     counts = np.bincount([d.query[0] - 10 for d in draws])
     assert counts / 4000 == pytest.approx([0.25] * 4, abs=0.03)
@@ -50,7 +51,7 @@ def test_nine_sentences_in_ten_are_removed_and_each_is_as_likely():
 
 def test_a_single_sentence_is_an_example_only_when_it_is_kept():
     rng = np.random.default_rng(0)
-    draws = [masking.inverse_cloze(passage(4), 0.9, rng) for _ in range(2000)]
+    draws = [inverse_cloze(passage(4), 0.9, rng) for _ in range(2000)]
     assert all(d is None or not d.removed for d in draws)
     assert np.mean([d is None for d in draws]) == pytest.approx(0.9, abs=0.03)
 

@@ -14,7 +14,7 @@ from dense_jax.hf.config import config_json
 from dense_jax.io import write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling
+from dense_jax.models.pooling import Pooling
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted, start_vocabulary

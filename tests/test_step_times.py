@@ -12,8 +12,9 @@ from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.mlm import MLM
 from dense_jax.planning.compiled_step import abstract_batch
 from dense_jax.train.flops import model_flops, peak_of_run, step_flops
-from dense_jax.train.loop import make_program, train
+from dense_jax.train.loop import make_program
 from dense_jax.train.step_times import CHECKPOINTS, DATA, StepTimes
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 
@@ -77,7 +78,9 @@ def test_a_run_traces_the_named_steps_and_reports_its_times(tmp_path, capsys, mo
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))
     monkeypatch.setattr(jax.profiler, "stop_trace", lambda: calls.append("stop"))
-    train(Config(BagOfTokens(), steps=4, batch=8, log_every=1, profile="2:1"), MemoryStore(), VOCABULARY, tmp_path)
+    train_workdir(
+        Config(BagOfTokens(), steps=4, batch=8, log_every=1, profile="2:1"), MemoryStore(), VOCABULARY, tmp_path
+    )
     assert calls == [tmp_path / "profile", "stop"]
     said = capsys.readouterr().err
     assert "data wait" in said

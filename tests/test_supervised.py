@@ -26,10 +26,10 @@ from dense_jax.objectives.dual_encoder import Pairs
 from dense_jax.objectives.mlm import MLM
 from dense_jax.objectives.supervised import Directions, Distillation, FalseNegatives, Supervised
 from dense_jax.train.gradient_cache import loss_in_chunks
-from dense_jax.train.loop import train
 from dense_jax.train.sharding import state_sharding
 from dense_jax.train.warm_start import warm_start
 from dense_jax.types import Layout, Tokens, TrainingQuery, Vocabulary
+from tests.programs import train_workdir
 from tests.test_warm_start import params as random_params
 from tests.test_warm_start import trained, values
 from tests.toys import VOCABULARY, QuestionStore
@@ -208,7 +208,7 @@ def test_a_run_learns_to_find_answers(x64, tmp_path):
         optimizer=OptimizerConfig(0.02),
         passages=PassagesConfig(unit=Unit.QUERIES),
     )
-    train(config, QuestionStore(), VOCABULARY, tmp_path)
+    train_workdir(config, QuestionStore(), VOCABULARY, tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     logged = [row for row in rows if "mrr" in row]
     assert logged[-1]["mrr"] > 0.8 > 2 * logged[0]["mrr"]

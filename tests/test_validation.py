@@ -25,11 +25,12 @@ from dense_jax.io import read_json, write_json
 from dense_jax.retrieval import beir, index, search
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.evaluate import evaluate
-from dense_jax.train.loop import make_program, train
+from dense_jax.train.loop import make_program
 from dense_jax.train.restore import load_trained
 from dense_jax.train.validation import FILE, History, read_history, selected_step
 from dense_jax.train.validator import Sample, Validator
 from dense_jax.train.warm_start import warm_start
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
 pytestmark = pytest.mark.usefixtures("shared_programs")
@@ -88,7 +89,7 @@ def run(tmp_path):
         validator = Scripted(*values) if values else Validator(sample, asked.objective, 16) if sample else None
         workdir = tmp_path / name
         workdir.mkdir(exist_ok=True)
-        train(asked, STORE, VOCABULARY, workdir, validator=validator)
+        train_workdir(asked, STORE, VOCABULARY, workdir, validator=validator)
         return workdir
 
     return run

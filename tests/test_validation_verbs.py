@@ -11,10 +11,10 @@ from dense_jax.config import command_line
 from dense_jax.data.beir_folder import write_beir
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import read_json
-from dense_jax.train.loop import train
 from dense_jax.train.validation import read_history
 from dense_jax.types import Document
 from dense_jax.workdir import Workdir
+from tests.programs import train_workdir
 
 ROOT = Path(__file__).parent.parent
 WORDS = [
@@ -81,7 +81,7 @@ def opened(*given, **more) -> Workdir:
 
 def trained(*given, **more) -> Workdir:
     work = opened(*given, **more)
-    train(work.config, work.passages, work.vocabulary, work.path, validator=work.validator())
+    train_workdir(work.config, work.passages, work.vocabulary, work.path, validator=work.validator())
     return work
 
 

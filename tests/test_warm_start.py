@@ -1,5 +1,6 @@
 """init_from: what a new run takes over from a run of ours or from a Hugging Face folder, and what it says of it."""
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -31,7 +32,7 @@ from dense_jax.objectives.retromae import RetroMAE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.state import TrainState
-from dense_jax.train.warm_start import Origin, origin, warm_start, with_initial_weights
+from dense_jax.train.warm_start import Origin, initial_weights, origin, warm_start, with_initial_weights
 from dense_jax.types import Tokens
 from tests.bert_folders import flat
 from tests.toys import BagOfTokens
@@ -198,7 +199,7 @@ def test_a_projection_of_another_width_is_refused_by_its_shapes(tmp_path):
 def test_a_run_prints_the_report_and_begins_with_what_was_loaded_on_its_own_mesh(tmp_path, capsys):
     workdir = trained(tmp_path / "mlm", MASKED, 3)
     program = make_program(Config(CONDENSER, steps=10, batch=8, init_from=workdir))
-    state = initial_state(program)
+    state = initial_state(program, functools.partial(initial_weights, program.config))
     assert values(state.params["encoder"]) == {3.0}
     assert jax.tree.map(lambda x: x.sharding, state) == jax.tree.map(lambda x: x.sharding, program.like)
     assert "26 arrays loaded" in capsys.readouterr().err
@@ -305,7 +306,8 @@ def test_a_run_that_starts_both_towers_from_one_encoder_can_be_trained(tmp_path)
         "body": jnp.ones((8, 1, 8), bool),
         "gold": jnp.ones((8, 1, spans), bool),
     }
-    state, _ = program.step(initial_state(program), jax.device_put(batch, batch_sharding(program.mesh)))
+    start = functools.partial(initial_weights, program.config)
+    state, _ = program.step(initial_state(program, start), jax.device_put(batch, batch_sharding(program.mesh)))
     assert values(state.params["passage"]) == {3.0}
 
 

@@ -19,9 +19,10 @@ from dense_jax.models.layers import Dtype, multiply
 from dense_jax.objectives.mlm import MLM
 from dense_jax.planning.compiled_step import abstract_batch
 from dense_jax.planning.hlo import collectives
-from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.restore import load_trained
+from tests.programs import train_workdir
 from tests.test_objectives import FILES, batch_of, load, shrunk
 from tests.toys import VOCABULARY, BagOfTokens, MeanEmbedding, MemoryStore
 
@@ -128,7 +129,9 @@ def test_a_run_goes_on_with_its_state_split_and_whole_again(tmp_path, shared_pro
         for mesh in meshes:
             asked, step = config(TOY, mesh, steps=6, batch=8, optimizer=OptimizerConfig(0.1)), itertools.count(1)
             with pytest.raises(Stopped):
-                train(asked, MemoryStore(), VOCABULARY, folder, stop_requested=lambda step=step: next(step) == steps)
+                train_workdir(
+                    asked, MemoryStore(), VOCABULARY, folder, stop_requested=lambda step=step: next(step) == steps
+                )
         return load_trained(asked, folder, -1).towers.query.params["embedding"]
 
     split = run(tmp_path / "split", (WHOLE, MeshConfig(), WHOLE), steps=2)

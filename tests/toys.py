@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.data.inputs import stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.losses.contrastive import in_batch_softmax
+from dense_jax.losses.similarity import dot_scores
 from dense_jax.objective import Objective
 from dense_jax.types import (
     Candidates,
@@ -74,7 +75,7 @@ class BagOfTokens(Objective):
         return queries + self.noise * jax.random.normal(rng, queries.shape), passages
 
     def combine(self, carry, encoded, batch, *, step):
-        result = losses.in_batch_softmax(losses.dot_scores(*encoded))
+        result = in_batch_softmax(dot_scores(*encoded))
         accuracy = jnp.mean(result.correct, dtype=jnp.float32)
         return result.loss.mean(), ({"accuracy": accuracy}, {"step": carry["step"] + 1})
 

@@ -26,9 +26,10 @@ from dense_jax.models.layers import Dtype
 from dense_jax.multihost import barrier
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loader import CorpusLoader
-from dense_jax.train.loop import initial_state, make_program, train
+from dense_jax.train.loop import initial_state, make_program
 from dense_jax.types import Passage, QAExample, TrainingQuery
 from tests.processes import DEVICES, HEARTBEAT
+from tests.programs import train_workdir
 from tests.test_objectives import FILES, load, sentences_store, shrunk
 from tests.toys import VOCABULARY, AnsweredStore, BagOfTokens, MemoryStore, QuestionStore
 
@@ -124,7 +125,7 @@ def toy(folder: Path, who: str = "-1", event: str = "", when: str = "0") -> None
     config = Config(BagOfTokens(), 20, 8, log_every=1, optimizer=OptimizerConfig(0.1), checkpoint=every)
     try:
         with exit_on_failure("train", polls=True, heartbeat=HEARTBEAT):
-            train(config, MemoryStore(), VOCABULARY, folder)
+            train_workdir(config, MemoryStore(), VOCABULARY, folder)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(stopped.code)

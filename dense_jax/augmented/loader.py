@@ -22,11 +22,11 @@ from dense_jax.train.step import step_rng
 from dense_jax.types import SearchResult
 
 
-def open_loader(objective: RetrievalAugmented, context: LoaderContext) -> Loader:
-    """The loader of a run of `objective`, which goes on with the version of the index that the checkpoint names."""
-    assert isinstance(context.library, Library)
-    config, checkpoints = context.config, context.checkpoints
-    versions = Versions(context.workdir / VERSIONS, context.library, config, process_mesh())
+def open_retrieval_loader(context: LoaderContext, *, library: Library) -> Loader:
+    """The loader of a run that searches `library`; it goes on with the index version that the checkpoint names."""
+    config, checkpoints, objective = context.config, context.checkpoints, context.config.objective
+    assert isinstance(objective, RetrievalAugmented)
+    versions = Versions(context.workdir / VERSIONS, library, config, process_mesh())
     neighbours = Neighbours(config, versions, checkpoints, context.params, context.log, context.state.get("index", 0))
     return RetrievalLoader(objective, context.examples, config.batch, context.mesh, context.step, neighbours)
 

@@ -16,11 +16,12 @@ from jax.sharding import Mesh
 from dense_jax.arrays import Array, Batch, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.augmented.versions import Versions
-from dense_jax.config import CheckpointConfig, Config, Refresh, Stale, require
+from dense_jax.config import CheckpointConfig, Config, Refresh, Stale
 from dense_jax.data.pipeline import local_rows, to_global_array
-from dense_jax.errors import Stopped, StorageError
+from dense_jax.errors import Stopped, StorageError, require
 from dense_jax.mesh import batch_sharding, replicated
 from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
+from dense_jax.progress import format_duration
 from dense_jax.retrieval.index import Index
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
@@ -177,10 +178,11 @@ class Neighbours:
             self._use(version, self.versions.open(version), towers.query)
             if is_process_0():
                 self.versions.prune(saved.fingerprints(self.versions.begun()), in_use=version)
-        self._spent += time.monotonic() - began
-        share = self._spent / (time.monotonic() - self._began)
-        figures = {PREFIX + "seconds": time.monotonic() - began, PREFIX + "share": share}
-        self.log.add(step, figures, f"index of step {version:,}")
+        now = time.monotonic()
+        seconds, self._spent = now - began, self._spent + now - began
+        share = self._spent / (now - self._began)
+        event = f"index of step {version:,} ready in {format_duration(seconds)}; indexes took {share:.0%} of the time"
+        self.log.add(step, {PREFIX + "seconds": seconds, PREFIX + "share": share}, event)
 
     def _use(self, version: int, opened: Index, query: Tower) -> None:
         mesh = self.versions.mesh

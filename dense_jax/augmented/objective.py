@@ -1,10 +1,10 @@
 """The contract of a method that looks passages up while it trains: `RetrievalAugmented`."""
 
 import abc
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from dense_jax.arrays import Batch, PRNGKeyArray
-from dense_jax.objective import HostBatch, Loader, Objective
+from dense_jax.objective import HostBatch, Objective
 from dense_jax.types import PassageCollection, SearchResult, Tokens, Vocabulary
 
 
@@ -40,8 +40,3 @@ class RetrievalAugmented(Objective):
 
         `passages` are those that were searched.
         """
-
-    def loader(self, context: Any) -> Loader:
-        from dense_jax.augmented.loader import open_loader  # here: search and checkpoints need not load with a config
-
-        return open_loader(self, context)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dense_jax.augmented.versions import Versions
-from dense_jax.config import CheckpointConfig
+from dense_jax.config.training import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import format_duration

@@ -21,6 +21,7 @@ from dense_jax.config.data import (
     TokenizerConfig,
     Unit,
 )
+from dense_jax.config.mesh import GradientDtype, MeshConfig
 from dense_jax.config.retrieval import (
     HEADLINE,
     AnswerConfig,
@@ -39,8 +40,6 @@ from dense_jax.config.retrieval import (
 from dense_jax.config.rules import RESUMABLE, DiskPath, NotNegative, Positive, Seed
 from dense_jax.config.training import (
     CheckpointConfig,
-    GradientDtype,
-    MeshConfig,
     NeighboursConfig,
     OptimizerConfig,
     Refresh,

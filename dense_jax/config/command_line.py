@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dense_jax.config import Config
-from dense_jax.config.files import find, published
+from dense_jax.config.files import find_config, published
 from dense_jax.config.overrides import LoadedConfig, nearest, overridden, read_values
-from dense_jax.config.remembered import is_remembered, recall
-from dense_jax.config.rules import Setting, expanded, is_on_this_machine, settings
+from dense_jax.config.places import bucket_problem, expanded, is_on_this_machine
+from dense_jax.config.remembered import is_remembered, recall_config
+from dense_jax.config.settings import Setting, settings_of
 from dense_jax.errors import ConfigError, DataError
-from dense_jax.io import check_on_disk
 
 VERBS = {
     "show": "the checked config, a decoded example, the parameters, what a run will cost; with --topology=v5e:16x16, "
@@ -83,7 +83,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Line:
+class CommandLine:
     """A command line, split into flags and words."""
 
     flags: list[tuple[str, str]]  # names and values, in their order
@@ -126,17 +126,17 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
     )
 
 
-def _load(line: Line) -> LoadedConfig:
+def _load(line: CommandLine) -> LoadedConfig:
     """The config that is named, or else the one that the workdir remembers."""
     name = line.value("config")
-    return LoadedConfig(name, find(name).load()) if name else recall(_workdir(line))
+    return LoadedConfig(name, find_config(name).load()) if name else recall_config(_workdir(line))
 
 
-def _workdir(line: Line) -> Path:
+def _workdir(line: CommandLine) -> Path:
     return Path(expanded(line.value("workdir")))
 
 
-def _has_config(line: Line) -> bool:
+def _has_config(line: CommandLine) -> bool:
     """True if a config is named, or remembered by the workdir."""
     return bool(line.value("config")) or (bool(line.value("workdir")) and is_remembered(_workdir(line)))
 
@@ -151,17 +151,17 @@ def config_for_help(argv: Sequence[str]) -> Config | None:
     return _load(line).config if _has_config(line) else None
 
 
-def _missing_files(verb: str, line: Line) -> Iterable[str]:
+def _missing_files(verb: str, line: CommandLine) -> Iterable[str]:
     for name in _READS.get(verb, ()):
         for value in line.given().get(name, ()):
             if is_on_this_machine(value) and not Path(value).expanduser().exists():
                 yield f"{name}={value}: no such file or folder; correct the name"
 
 
-def _early_problems(verb: str, line: Line) -> list[str]:
+def _early_problems(verb: str, line: CommandLine) -> list[str]:
     """Mistakes that can be seen without a config. They are raised, unless the config may show more of them."""
     problems = [*line.problems, *_own_problems(line), *_unfit(verb, line)]
-    known = {setting.name: setting for setting in settings(Config)}
+    known = {setting.name: setting for setting in settings_of(Config)}
     if not any(_may_be_of_the_method(name, known) for name in line.given()) or not _has_config(line):
         _raise([*problems, *read_values(line.given(), known, OWN_FLAGS)[1]])
     if not problems and (missing := list(_missing_files(verb, line))):
@@ -193,13 +193,13 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
     problems += [f"unknown flag --{name}{nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown]
     if not line.words or not line.value("workdir"):
         problems.append("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
-    _raise([*problems, *_in_bucket(line.value("workdir"))])
+    _raise([*problems, *filter(None, [bucket_problem(line.value("workdir"), "--workdir")])])
     return Comparison(
         [Path(expanded(word)) for word in line.words], line.value("against"), Path(expanded(line.value("workdir")))
     )
 
 
-def split(argv: Sequence[str]) -> Line:
+def split(argv: Sequence[str]) -> CommandLine:
     """Split arguments into flags, words and mistakes.
 
     >>> split(["--batch", "8", "--steps=2", "a query", "--", "-v"]).flags
@@ -207,7 +207,7 @@ def split(argv: Sequence[str]) -> Line:
     >>> split(["--batch", "8", "a query", "--", "-v"]).words
     ['a query', '-v']
     """
-    line, rest = Line([], [], []), list(argv)
+    line, rest = CommandLine([], [], []), list(argv)
     while rest:
         argument = rest.pop(0)
         if argument == "--":
@@ -230,7 +230,7 @@ def split(argv: Sequence[str]) -> Line:
     return line
 
 
-def _own_problems(line: Line) -> Iterable[str]:
+def _own_problems(line: CommandLine) -> Iterable[str]:
     """Mistakes in the flags that are no settings."""
     if not _has_config(line):
         yield (
@@ -239,19 +239,19 @@ def _own_problems(line: Line) -> Iterable[str]:
         )
     elif name := line.value("config"):
         try:
-            find(name)
+            find_config(name)
         except ConfigError as error:
             yield str(error)
     if not line.value("workdir"):
         yield _NO_WORKDIR
-    yield from _in_bucket(line.value("workdir"))
-    yield from _in_bucket(line.value("out"), "--out")
+    problems = (bucket_problem(line.value(name), f"--{name}") for name in ("workdir", "out"))
+    yield from filter(None, problems)
     for name in _SWITCHES:
         if line.value(name) not in ("", "true"):
             yield f"--{name}={line.value(name)}: takes no value; leave the flag out if you do not want it"
 
 
-def _unfit(verb: str, line: Line) -> Iterable[str]:
+def _unfit(verb: str, line: CommandLine) -> Iterable[str]:
     """Arguments that `verb` does not take."""
     if not verb:
         return
@@ -263,13 +263,6 @@ def _unfit(verb: str, line: Line) -> Iterable[str]:
         yield f"{verb} takes no --out={line.value('out')}; it writes to --workdir"
     if line.value("topology") and verb != "show":
         yield f"{verb} takes no --topology={line.value('topology')}; `dense-jax show` compiles for TPUs elsewhere"
-
-
-def _in_bucket(folder: str, flag: str = "--workdir") -> Iterable[str]:
-    try:
-        check_on_disk(folder, flag)
-    except ConfigError as error:
-        yield str(error)
 
 
 def _may_be_of_the_method(name: str, known: Mapping[str, Setting]) -> bool:

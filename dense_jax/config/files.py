@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from dense_jax.config import Config
-from dense_jax.config.rules import in_full
+from dense_jax.config.places import in_full
 from dense_jax.errors import ConfigError, UserError, require
 
 PUBLISHED = Path(__file__).parent.parent / "configs"
@@ -36,7 +36,7 @@ class ConfigFile:
         except UserError:
             raise
         except Exception as error:
-            raise ConfigError(f"{_place(self.path, error)}: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{_failing_line(self.path, error)}: {type(error).__name__}: {error}") from error
         require(isinstance(config, Config), f"{self.path}: get_config returned {type(config).__name__}, not a Config")
         return config
 
@@ -46,10 +46,10 @@ def published() -> list[str]:
     return sorted(path.stem for path in PUBLISHED.glob("[!_]*.py"))
 
 
-def find(name: str) -> ConfigFile:
+def find_config(name: str) -> ConfigFile:
     """Find the config file of `name`, without running it.
 
-    >>> find("ict:tiny").path.name, find("ict:tiny").variant
+    >>> find_config("ict:tiny").path.name, find_config("ict:tiny").variant
     ('ict.py', 'tiny')
 
     Raises:
@@ -90,7 +90,7 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-def _place(path: Path, error: Exception) -> str:
+def _failing_line(path: Path, error: Exception) -> str:
     """`file:line` of the last line of `path` that ran."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}"

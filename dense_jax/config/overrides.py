@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dense_jax.config import Config, flag_values
-from dense_jax.config.files import find
-from dense_jax.config.rules import Setting, expanded, settings
+from dense_jax.config.files import find_config
+from dense_jax.config.places import expanded
+from dense_jax.config.settings import Setting, settings_of
 from dense_jax.config.tree import rebuilt
 from dense_jax.errors import ConfigError
 
@@ -38,8 +39,8 @@ def load_config(name: str, overrides: Mapping[str, Any] | None = None) -> Loaded
     Raises:
         ConfigError: there is no such config or setting, or a value breaks a rule; all mistakes of `overrides` at once.
     """
-    texts = {key: _texts(value) for key, value in (overrides or {}).items()}
-    return overridden(LoadedConfig(name, find(name).load()), texts)
+    texts = {key: _as_flag_values(value) for key, value in (overrides or {}).items()}
+    return overridden(LoadedConfig(name, find_config(name).load()), texts)
 
 
 def overridden(
@@ -53,7 +54,7 @@ def overridden(
         ConfigError: the `problems` that were found before, and a line for each unknown setting, wrong type and broken
             rule.
     """
-    values, wrong = read_values(texts, {setting.name: setting for setting in settings(loaded.config)}, others)
+    values, wrong = read_values(texts, {setting.name: setting for setting in settings_of(loaded.config)}, others)
     if found := [*problems, *wrong]:
         raise ConfigError("\n".join(found))
 
@@ -93,14 +94,14 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {', '.join(f'--{key}' for key in near[:3])}?" if near else ""
 
 
-def _texts(value: Any) -> list[str]:
+def _as_flag_values(value: Any) -> list[str]:
     """A value as the command line writes it.
 
-    >>> _texts(True), _texts(("a", "b")), _texts(1e-4)
+    >>> _as_flag_values(True), _as_flag_values(("a", "b")), _as_flag_values(1e-4)
     (['true'], ['a', 'b'], ['0.0001'])
     """
     if isinstance(value, list | tuple):
-        return [text for each in value for text in _texts(each)]
+        return [text for each in value for text in _as_flag_values(each)]
     if isinstance(value, enum.Enum):
         return [str(value.value)]
     return [str(value).lower() if isinstance(value, bool) else str(value)]

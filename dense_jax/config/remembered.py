@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from dense_jax.config import Config
 from dense_jax.config.files import in_full_by_path
 from dense_jax.config.overrides import LoadedConfig
-from dense_jax.config.rules import fields_of
+from dense_jax.config.settings import fields_of
 from dense_jax.config.tree import checked, is_node, with_full_paths
 from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.io import Settings, is_written, read_json, write_json
@@ -57,7 +57,7 @@ def remembers_settings(loaded: LoadedConfig, workdir: Path) -> bool:
     return read_json(workdir / FILE, RememberedConfig)["settings"] == _value(loaded)["settings"]
 
 
-def recall(workdir: Path) -> LoadedConfig:
+def recall_config(workdir: Path) -> LoadedConfig:
     """The config that `remember` wrote.
 
     Raises:
@@ -84,10 +84,10 @@ def _recorded(node: Any, expected: Any) -> dict[str, Any]:
     """The tree as JSON values, with the class of each node that is not of the class that its field declares."""
     owner = type(node)
     named = {} if owner is expected else {"class": f"{owner.__module__}:{owner.__qualname__}"}
-    return named | {field.field: _plain(field.value, field.type) for field in fields_of(node)}
+    return named | {field.field: _json_value(field.value, field.type) for field in fields_of(node)}
 
 
-def _plain(value: Any, expected: Any) -> Any:
+def _json_value(value: Any, expected: Any) -> Any:
     if is_node(value):
         return _recorded(value, expected)
     if isinstance(value, enum.Enum):

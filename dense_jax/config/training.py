@@ -1,4 +1,4 @@
-"""Settings of training: optimiser, mesh, checkpoints, validation, and the passages that are looked up meanwhile."""
+"""Settings of training: optimiser, checkpoints, validation, and the passages that are looked up meanwhile."""
 
 import enum
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from dense_jax.config.retrieval import HEADLINE, IndexKind
-from dense_jax.config.rules import RESUMABLE, DataPath, MeshAxis, NotNegative, Positive, Share, ShareBelow1, at_least
+from dense_jax.config.rules import RESUMABLE, DataPath, NotNegative, Positive, Share, ShareBelow1, at_least
 from dense_jax.errors import require
 
 
@@ -45,25 +45,6 @@ class OptimizerConfig:
             f"optimizer.warmup={self.warmup} and optimizer.warmup_share={self.warmup_share} both say how long to warm "
             "up; set one of them to 0",
         )
-
-
-class GradientDtype(enum.Enum):
-    """Type in which the gradients of the layers' kernels are summed over the chips."""
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"  # half the bytes; where the layers compute in bfloat16
-
-
-@dataclass
-class MeshConfig:
-    """Devices along each axis, the outermost first; -1 for one axis: all that are left."""
-
-    dcn: MeshAxis = field(default=1, kw_only=True)  # batch; slices (of GPUs: nodes) that the data-centre network joins
-    data: MeshAxis = -1  # batch
-    fsdp: MeshAxis = 1  # batch, and parameters, which are gathered layer by layer
-    tensor: MeshAxis = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
-    shard_update: bool = True  # each chip of the data axis holds and updates a share of parameters and moments
-    gradient_dtype: GradientDtype = GradientDtype.FLOAT32
 
 
 def profiled_steps(profile: str) -> range:

@@ -5,9 +5,10 @@ import enum
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
-from dense_jax.config import Config, require
-from dense_jax.config.rules import Setting, fields_of, in_full
-from dense_jax.errors import ConfigError
+from dense_jax.config import Config
+from dense_jax.config.places import in_full
+from dense_jax.config.settings import Setting, fields_of
+from dense_jax.errors import ConfigError, require
 
 Node = TypeVar("Node")  # a config, or a part of one that has settings of its own
 
@@ -76,10 +77,10 @@ def with_full_paths(config: Config) -> Config:
 
 def without_folders(config: Config) -> Config:
     """The part of `config` that may be published: the last part of each path, and nothing that is private."""
-    return rebuilt(config, _published)
+    return rebuilt(config, _public_value)
 
 
-def _published(setting: Setting) -> Any:
+def _public_value(setting: Setting) -> Any:
     value = setting.value
     if "private" in setting.marks:
         return setting.default
@@ -100,7 +101,7 @@ def is_node(value: Any) -> bool:
 def to_dict(node: Any) -> dict[str, Any]:
     """The tree as JSON values; a method has its class name under `class`."""
     named = {"class": name} if (name := _method(node)) else {}
-    return named | {f.name: _plain(getattr(node, f.name)) for f in dataclasses.fields(node)}
+    return named | {f.name: _as_json(getattr(node, f.name)) for f in dataclasses.fields(node)}
 
 
 def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
@@ -113,9 +114,9 @@ def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
         name, value = setting.name, getattr(node, setting.name)
         if name not in found:
             if setting.default_factory is not dataclasses.MISSING:
-                found[name] = _plain(setting.default_factory())
+                found[name] = _as_json(setting.default_factory())
             elif setting.default is not dataclasses.MISSING:
-                found[name] = _plain(setting.default)
+                found[name] = _as_json(setting.default)
         elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
             found[name] = completed(found[name], value)
     return found
@@ -152,7 +153,7 @@ def _method(node: Any) -> str | None:
     return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
 
 
-def _plain(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     if is_node(value):
         return to_dict(value)
     if isinstance(value, enum.Enum):

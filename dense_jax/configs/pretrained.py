@@ -7,7 +7,7 @@ To be embedded, searched, evaluated or exported like a model of our own, or trai
 from pathlib import Path
 
 from dense_jax.config import Config, TokenizerConfig, require
-from dense_jax.config.rules import expanded
+from dense_jax.config.places import expanded
 from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
 from dense_jax.objectives.mlm import MLM
 

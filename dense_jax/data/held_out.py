@@ -13,7 +13,7 @@ from pathlib import Path
 import xxhash
 
 from dense_jax.data.beir_folder import write_beir
-from dense_jax.data.inputs import split_sentences
+from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sources.judgements import judgement_rows, query_rows
 from dense_jax.data.sources.rejects import sound
 from dense_jax.errors import DataError

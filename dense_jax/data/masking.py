@@ -1,7 +1,6 @@
 """Random tasks made from a passage, for the pre-training methods: pure functions of a generator."""
 
 import enum
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,30 +11,6 @@ from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 _DECODER_SAMPLES = 256  # of one sequence, as in RetroMAE's released code
 _MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
-
-
-class InverseCloze(NamedTuple):
-    """A sentence and its passage."""
-
-    query: Int[np.ndarray, " q"]
-    body: Int[np.ndarray, " l"]
-    removed: bool  # the body is without the sentence
-
-
-def inverse_cloze(passage: Passage, removal_rate: float, rng: np.random.Generator) -> InverseCloze | None:
-    """One sentence of `passage`, uniformly drawn, as a query for the rest.
-
-    The sentence is removed from the body with probability `removal_rate`; otherwise the body stays whole, so that the
-    encoder also learns to match words. None if the sentence to be removed is the whole body.
-    ORQA (Lee et al. 2019), section 4.
-    """
-    chosen = passage.sentence(int(rng.integers(len(passage.sentences))))
-    removed = bool(rng.random() < removal_rate)
-    if removed and len(passage.sentences) == 1:
-        return None
-    query = passage.tokens[chosen]
-    body = np.delete(passage.tokens, chosen) if removed else passage.tokens
-    return InverseCloze(query, body, removed)
 
 
 class Noise(enum.Enum):

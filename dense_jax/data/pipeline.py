@@ -5,6 +5,7 @@ restarts or steps. So the pipeline needs no state: the examples of step s are th
 """
 
 import functools
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,12 +15,11 @@ import numpy as np
 from absl import flags
 
 from dense_jax.arrays import Batch, Example, Int
-from dense_jax.config import LoaderConfig, require
+from dense_jax.config.data import LoaderConfig
 from dense_jax.data.sampler import Sampler
-from dense_jax.errors import DataError, MachineError
+from dense_jax.errors import DataError, MachineError, require
 from dense_jax.mesh import batch_sharding
 from dense_jax.objective import HostBatch, Objective, SampledExample
-from dense_jax.signals import start_resource_tracker
 from dense_jax.types import PassageCollection, Tokens, TrainingSet, Vocabulary
 
 _MOST_DRAWS = 1_000  # for one example, before the corpus is declared unfit for the objective
@@ -173,6 +173,18 @@ def host_batches(
         start_resource_tracker()
         read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
     return (HostBatch(*stacked) for stacked in read)
+
+
+def start_resource_tracker() -> None:
+    """Start multiprocessing's resource tracker before any worker.
+
+    Starting it unblocks SIGINT in the calling thread, so that Ctrl-C would reach workers started later.
+    """
+    from multiprocessing import resource_tracker  # slow to import
+
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    resource_tracker.ensure_running()
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import numpy as np
 import xxhash
 
 from dense_jax.arrays import Float, Int
-from dense_jax.config import LoaderConfig, Mixing, Order, require
-from dense_jax.errors import DataError
+from dense_jax.config.data import LoaderConfig, Mixing, Order
+from dense_jax.errors import DataError, require
 from dense_jax.types import SourceRows
 
 Texts = Callable[[int, int], Sequence[int]]  # row and epoch -> numbers of its texts

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from dense_jax.arrays import Int
-from dense_jax.data.inputs import split_sentences
+from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.types import Document
 

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import require
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, require
 from dense_jax.hf.schemas import ModelConfig
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig, Family
@@ -36,7 +35,8 @@ _GELU = {  # if a function has several names, the last one is written
     "gelu_pytorch_tanh": Gelu.TANH,
 }
 _FAMILIES = {family.value.replace("_", "-"): family for family in Family}
-_ARCHITECTURE = ("family", "layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
+# Settings, except the vocabulary, that two models must share for one to start from the other.
+ARCHITECTURE = ("family", "layers", "width", "heads", "feed_forward", "positions", "types", "epsilon", "gelu")
 _PREPARE = "run `dense-jax prepare` with the same flags and another --workdir, which takes its tokenizer"
 _REQUIRED_VALUES = {
     "position_embedding_type": "absolute",
@@ -98,19 +98,19 @@ def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -
         ConfigError: they differ; each line names a difference and the flag that removes it.
     """
     for raw in _bert_dicts(theirs):
-        named = {key: raw[key] for key in (*_ARCHITECTURE, "vocab_size")}
+        named = {key: raw[key] for key in (*ARCHITECTURE, "vocab_size")}
         config = BertConfig(**named | {"family": Family(raw["family"]), "gelu": Gelu(raw["gelu"])})
         _check(objective, config, name, _PREPARE)
 
 
 def architecture(config: BertConfig) -> dict[str, Any]:
     """Settings, except the vocabulary, that two models must share for one to start from the other."""
-    return {name: getattr(config, name) for name in _ARCHITECTURE}
+    return {name: getattr(config, name) for name in ARCHITECTURE}
 
 
 def architecture_of_run(objective: dict[str, Any]) -> dict[str, Any]:
     """Return `architecture` of the first model in the settings of an objective (`config.tree.to_dict`)."""
-    return {name: raw[name] for raw in [*_bert_dicts(objective)][:1] for name in _ARCHITECTURE}
+    return {name: raw[name] for raw in [*_bert_dicts(objective)][:1] for name in ARCHITECTURE}
 
 
 def check_padding(objective: Any, pad: int) -> None:
@@ -135,7 +135,7 @@ def _check(objective: Any, theirs: BertConfig, name: str, tokenizer: str) -> Non
 
 
 def _differences(ours: BertConfig, theirs: BertConfig, path: str, folder: str, tokenizer: str) -> Iterator[str]:
-    for name in _ARCHITECTURE:
+    for name in ARCHITECTURE:
         a, b = (getattr(side, name) for side in (ours, theirs))
         if a != b:
             a, b = (getattr(value, "value", value) for value in (a, b))
@@ -157,7 +157,7 @@ def _bert_configs(node: Any, path: str) -> Iterator[tuple[str, BertConfig]]:
 
 def _bert_dicts(node: Any) -> Iterator[dict[str, Any]]:
     if isinstance(node, dict):
-        if node.keys() >= {*_ARCHITECTURE} - {"family"}:
+        if node.keys() >= {*ARCHITECTURE} - {"family"}:
             yield {"family": Family.BERT.value} | node  # a run that names no family is of BERT
         for value in node.values():
             yield from _bert_dicts(value)

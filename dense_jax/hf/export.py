@@ -22,10 +22,9 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Float, np
-from dense_jax.config import require
 from dense_jax.data.inputs import build_inputs, stack_tokens
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
 from dense_jax.hf.model_card import CardContent, render_card
@@ -86,7 +85,7 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardConte
         _check_prompt(tower)
     lock = alone(lock_of(folder), f"{folder} is being exported")
     with lock, _replacing(folder) as partial, jax.default_matmul_precision("highest"):
-        of_query, of_passage = _written(towers, shared, tokenizer, partial)
+        of_query, of_passage = _write_models(towers, shared, tokenizer, partial)
         with whole_file(partial / "README.md") as readme:
             readme.write_text(render_card(card, towers, shared), encoding="utf-8")
         differences = [
@@ -96,10 +95,10 @@ def export(towers: Towers, tokenizer_folder: Path, folder: Path, card: CardConte
     return ExportReport(folder, len(_QUERIES) + len(_PASSAGES), max(differences))
 
 
-def _written(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -> tuple[Reader, Reader]:
+def _write_models(towers: Towers, shared: bool, tokenizer: Tokenizer, folder: Path) -> tuple[Reader, Reader]:
     """Write `towers` to `folder` and return readers of the vectors of queries and of passages."""
     if isinstance(towers.passage.encoder, MultiViewEncoder):
-        write_multi_vector(towers, tokenizer, _prompts(towers), folder)
+        write_multi_vector(towers, tokenizer, _prompts_by_side(towers), folder)
         return functools.partial(read_view_vectors, folder, "query"), functools.partial(
             read_view_vectors, folder, "document"
         )
@@ -121,7 +120,7 @@ def _same_model(a: Tower, b: Tower) -> bool:
 
 
 def _models(towers: Towers, shared: bool) -> list[_Model]:
-    query, passage, prompts = towers.query, towers.passage, _prompts(towers)
+    query, passage, prompts = towers.query, towers.passage, _prompts_by_side(towers)
     if shared:
         return [_Model("", query, max(query.length, passage.length), prompts)]
     return [
@@ -130,7 +129,7 @@ def _models(towers: Towers, shared: bool) -> list[_Model]:
     ]
 
 
-def _prompts(towers: Towers) -> dict[str, str]:
+def _prompts_by_side(towers: Towers) -> dict[str, str]:
     """Prompts of the config. A pair has none, since its title must carry it (the card says so)."""
     document = "" if towers.passage.layout is Layout.PAIR else towers.passage.prompt
     return {"query": towers.query.prompt, "document": document}

@@ -60,7 +60,7 @@ def render_card(card: CardContent, towers: Towers, shared: bool) -> str:
         or None,
     )
     header = f"---\n{data.to_yaml()}\n---"
-    sections = [header, _introduction(card), _usage(towers, shared), _results(card), _settings(card)]
+    sections = [header, _introduction(card), _usage(towers, shared), _results(card), _settings_section(card)]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
@@ -156,5 +156,5 @@ def _results(card: CardContent) -> str:
     return "\n".join(["## Results", "", "| Data set | Split | Measure | Value |", "| --- | --- | --- | --- |", *rows])
 
 
-def _settings(card: CardContent) -> str:
+def _settings_section(card: CardContent) -> str:
     return f"## Settings\n\n{fenced(card.settings)}" if card.settings else ""

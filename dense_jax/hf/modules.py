@@ -17,7 +17,7 @@ from dense_jax.hf.schemas import DenseSettings, Modules, PoolingSettings
 from dense_jax.hf.tensors import WEIGHTS, read_tensors, write_tensors
 from dense_jax.io import read_json, write_json
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import PROJECTION_EPSILON, Pooling
+from dense_jax.models.pooling import PROJECTION_EPSILON, Pooling
 from dense_jax.types import Tokens
 
 _HOME = "sentence_transformers.models."  # version 6 has another package for them, unknown to versions 3 and 5

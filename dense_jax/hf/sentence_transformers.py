@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax.config import require
-from dense_jax.errors import ConfigError
+from dense_jax.errors import ConfigError, require
 from dense_jax.hf.config import read_config
 from dense_jax.hf.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, TokenizerFile
 from dense_jax.io import Settings, read_json
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling
+from dense_jax.models.pooling import Pooling
 from dense_jax.types import Similarity
 
 _HOME = "sentence_transformers."  # package of the known modules; the same name elsewhere is custom code

@@ -68,14 +68,3 @@ def bag_of_words_loss(
     present = jnp.zeros(log_probability.shape, bool).at[rows, ids].max(words)
     count = jnp.maximum(jnp.sum(words, axis=-1), 1)
     return -jnp.sum(jnp.where(present, log_probability, 0.0), axis=-1) / count
-
-
-def weighted_mean(values: Array, weights: Array) -> Float[Array, ""]:
-    """sum(values * weights) / sum(weights); 0 if all weights are 0.
-
-    >>> import jax.numpy as jnp
-    >>> float(weighted_mean(jnp.array([1.0, 3.0]), jnp.array([1.0, 0.0])))
-    1.0
-    """
-    weights = weights.astype(jnp.float32)
-    return jnp.sum(to_float32(values) * weights) / jnp.maximum(jnp.sum(weights), 1.0)

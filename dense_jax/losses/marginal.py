@@ -10,8 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, to_float32
-from dense_jax.losses.language import weighted_mean
+from dense_jax.arrays import Array, Bool, Float, Int, to_float32, weighted_mean
 from dense_jax.losses.similarity import MASKED_SCORE
 
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
-from dense_jax.config import require
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
+from dense_jax.errors import require
 from dense_jax.mesh import exchange_columns, platform, shard_rows
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import (

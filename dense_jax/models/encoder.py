@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
-from dense_jax.config import require
 from dense_jax.config.rules import NotNegative, Positive
+from dense_jax.errors import require
 from dense_jax.models.bert import Bert, BertConfig
-from dense_jax.models.heads import Pooler, Pooling, Projection, mean_pool, pool_segments
 from dense_jax.models.layers import apply_module, init_params
+from dense_jax.models.pooling import Pooler, Pooling, Projection, mean_pool, pool_segments
 from dense_jax.types import Layout, PackedTokens, Tokens
 
 

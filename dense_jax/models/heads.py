@@ -1,9 +1,7 @@
-"""Heads on BERT: pooling, projection, masked LM, Condenser's head, RetroMAE's decoder, ORQA's span scorer.
+"""Pre-training heads on BERT: masked LM, Condenser's head, RetroMAE's decoder, ORQA's span scorer.
 
-Each pre-training head has a Flax module and two pure functions: one initialises its parameters, one applies it.
+Each has a Flax module and two pure functions: one initialises its parameters, one applies it.
 """
-
-import enum
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,68 +9,9 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split_key, to_float32
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Bert, BertConfig, Block, attention_on_mesh, dense_layer, layer_norm
-from dense_jax.models.layers import apply_module, apply_to_rows, dropout, dropout_rng, gelu, init_params, multiply
+from dense_jax.models.layers import apply_module, apply_to_rows, gelu, init_params, multiply
+from dense_jax.models.pooling import PROJECTION_EPSILON
 from dense_jax.types import Tokens
-
-PROJECTION_EPSILON = 1e-3  # of the layer normalisations in ORQA's released code
-
-
-class Pooling(enum.Enum):
-    """Reduction of hidden states to one vector."""
-
-    CLS = "cls"  # the first token's hidden state
-    MEAN = "mean"  # the mean over real tokens
-    POOLER = "pooler"  # BERT's pooler: tanh of an affine layer over the first token's hidden state
-
-
-def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l"]) -> Float[Array, "b d"]:
-    """Mean over real tokens, in float32; 0 for a row without any.
-
-    >>> mean_pool(jnp.array([[[1.0], [3.0], [99.0]]]), jnp.array([[True, True, False]])).tolist()
-    [[2.0]]
-    """
-    hidden = to_float32(hidden)
-    weights = jnp.asarray(mask, hidden.dtype)
-    total = jnp.einsum("bld,bl->bd", hidden, weights)
-    return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
-
-
-def pool_segments(
-    hidden: Float[Array, "r l d"], segments: Int[Array, "r l"], starts: Int[Array, "r s"], pooling: Pooling
-) -> Float[Array, "r s d"]:
-    """Pool each of the s texts packed into a row: token i belongs to text segments[i], which begins at starts[s].
-
-    The mean of an empty slot is 0. POOLER returns the first token's hidden state, like CLS.
-    """
-    if pooling is not Pooling.MEAN:
-        return to_float32(jnp.take_along_axis(hidden, starts[..., None], axis=1))
-    hidden = to_float32(hidden)
-    members = (segments[:, None] == jnp.arange(starts.shape[1])[None, :, None]).astype(hidden.dtype)
-    total = jnp.einsum("rld,rsl->rsd", hidden, members)
-    return total / jnp.maximum(members.sum(-1)[..., None], 1)
-
-
-class Pooler(nn.Module):
-    """BERT's pooler: tanh(W h + b) of the first token's hidden state h. Float32."""
-
-    config: BertConfig
-
-    @nn.compact
-    def __call__(self, first: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
-
-
-class Projection(nn.Module):
-    """LayerNorm(W x + b), then dropout: the retrieval head of ORQA (Lee et al. 2019), section 4. Float32."""
-
-    width: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, pooled: Float[Array, "*n d"]) -> Float[Array, "*n p"]:
-        x = _dense32(self.width, nn.initializers.glorot_uniform())(pooled)
-        x = nn.LayerNorm(PROJECTION_EPSILON, use_fast_variance=False, name="norm")(x)
-        return dropout(x, self.dropout, dropout_rng(self))
 
 
 class MlmHead(nn.Module):
@@ -222,8 +161,3 @@ def score_spans(
 
 def _decoder(config: BertConfig) -> Block:
     return Block(config, Attention.XLA)  # the fused kernels mask the same keys for all queries
-
-
-def _dense32(width: int, initializer: nn.initializers.Initializer) -> nn.Dense:
-    """Affine layer in float32 whatever the compute type: applied to few vectors, which are compared to many digits."""
-    return nn.Dense(width, kernel_init=initializer, name="dense")

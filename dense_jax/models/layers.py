@@ -84,22 +84,27 @@ class Dense(nn.Module):
         return (product + bias[None]).astype(self.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def multiply(x: Float[Array, "n d"], kernel: Float[Array, "d f"], dtype: str) -> Float[Array, "n f"]:
     """`x @ kernel` as `dtype`, multiplied in the type of `x`; the kernel is gathered once if its update is sharded.
 
     The gradient of the kernel is summed in the kernel's own type, over the rows of a chip and over the chips: that of a
     float32 kernel in float32, although its factors are bfloat16.
     """
-    return _multiply(x, kernel, dtype)[0]
+    product: Any = _multiply(x, kernel, dtype)
+    return product
 
 
-def _multiply(x: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array, Array]]:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _multiply(x: Array, kernel: Array, dtype: str) -> Array:
+    return _product(x, kernel, dtype)[0]
+
+
+def _product(x: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array, Array]]:
     whole = gather_update(kernel.astype(x.dtype))
     return jnp.matmul(x, whole, preferred_element_type=dtype), (x, whole, kernel)
 
 
-def _multiply_gradient(dtype: str, saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _gradients(dtype: str, saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, whole, kernel = saved
     gradient = gradient.astype(x.dtype)
     exact = jnp.promote_types(x.dtype, kernel.dtype)
@@ -107,7 +112,7 @@ def _multiply_gradient(dtype: str, saved: tuple[Array, Array, Array], gradient: 
     return jnp.einsum("nf,df->nd", gradient, whole, preferred_element_type=x.dtype), scatter_update(of_kernel)
 
 
-multiply.defvjp(_multiply, _multiply_gradient)
+_multiply.defvjp(_product, _gradients)
 
 
 def apply_to_rows(layer: nn.Dense | Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:

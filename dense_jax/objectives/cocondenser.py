@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import RESUMABLE, NotNegative
 from dense_jax.data.masking import masked_passage
 from dense_jax.losses.collapse import collapse_metrics
+from dense_jax.losses.contrastive import contrastive_loss
+from dense_jax.losses.similarity import NegativeMask, TextIds
 from dense_jax.objectives.condenser import Condenser, Encodings
 from dense_jax.types import Layout, Passage, Vocabulary
 
@@ -59,9 +60,9 @@ class CoCondenser(Condenser):
         """
         spans = encoded.vectors.reshape(-1, encoded.vectors.shape[-1])
         itself = jnp.arange(len(spans))
-        marks = losses.TextIds(itself[:, None])
-        result = losses.contrastive_loss(
-            spans, spans, positives=itself ^ 1, negative_mask=losses.NegativeMask(marks, marks), chunk=self.score_chunk
+        marks = TextIds(itself[:, None])
+        result = contrastive_loss(
+            spans, spans, positives=itself ^ 1, negative_mask=NegativeMask(marks, marks), chunk=self.score_chunk
         )
         of_spans = jax.tree.map(lambda x: x.reshape(-1), encoded.masked_lm)
         masked_lm, (metrics, _) = super().combine(carry, of_spans, batch, step=step)

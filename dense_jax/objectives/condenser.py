@@ -9,11 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
 from dense_jax.data.masking import masked_passage
 from dense_jax.errors import require
+from dense_jax.losses.language import MaskedLMLoss, masked_lm_loss
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import apply_condenser, init_condenser, init_mlm, mlm_logits
 from dense_jax.objectives.dual_encoder import DualEncoder
@@ -23,8 +23,8 @@ from dense_jax.types import Layout, Passage, Vocabulary
 class Encodings(NamedTuple):
     """Predictions by the head and by the encoder's last layer; `late` is None without `late_mlm`."""
 
-    head: losses.MaskedLMLoss
-    late: losses.MaskedLMLoss | None
+    head: MaskedLMLoss
+    late: MaskedLMLoss | None
 
 
 @dataclass
@@ -68,9 +68,9 @@ class Condenser(DualEncoder[Encoder]):
         bert, mask = self.encoder.bert, batch["tokens"].mask
         head = apply_condenser(bert, params, states[-1], states[self.skip_from], mask, rng=rng)
 
-        def predict(hidden: Array) -> losses.MaskedLMLoss:
+        def predict(hidden: Array) -> MaskedLMLoss:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
-            return losses.masked_lm_loss(logits, batch["labels"], batch["weights"])
+            return masked_lm_loss(logits, batch["labels"], batch["weights"])
 
         return Encodings(predict(head), predict(states[-1]) if self.late_mlm else None)
 

@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import (
     Array,
     Batch,
@@ -32,6 +31,7 @@ from dense_jax.data.masking import Noise, corrupt, crop
 from dense_jax.data.packing import pack
 from dense_jax.errors import require
 from dense_jax.losses.collapse import collapse_metrics
+from dense_jax.losses.contrastive import contrastive_loss, queue_softmax
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, PackedTokens, Passage, Tokens, Vocabulary
@@ -160,7 +160,7 @@ class Contriever(DualEncoder[Encoder]):
         views = _unpacked(encoded, batch)
         contrast = self._in_batch if self.negatives is Negatives.IN_BATCH else self._moco
         loss, metrics, carry = contrast(carry, views)
-        metrics |= {"query_std": _spread(views.queries), "key_std": _spread(views.keys), **_fill(batch)}
+        metrics |= {"query_std": _mean_deviation(views.queries), "key_std": _mean_deviation(views.keys), **_fill(batch)}
         return loss, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
@@ -175,7 +175,7 @@ class Contriever(DualEncoder[Encoder]):
 
     def _moco(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         """The keys replace the oldest of the queue after they were used."""
-        result = losses.queue_softmax(
+        result = queue_softmax(
             *views, carry["queue"], filled=carry["filled"],
             temperature=self.temperature, smoothing=self.label_smoothing,
         )  # fmt: skip
@@ -187,10 +187,10 @@ class Contriever(DualEncoder[Encoder]):
 
     def _in_batch(self, carry: Carry, views: Views) -> tuple[Array, Metrics, Carry]:
         settings = {"temperature": self.temperature, "smoothing": self.label_smoothing, "chunk": self.score_chunk}
-        result = losses.contrastive_loss(*views, **settings)
+        result = contrastive_loss(*views, **settings)
         loss = jnp.mean(result.loss)
         if self.both_directions:
-            loss = (loss + jnp.mean(losses.contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
+            loss = (loss + jnp.mean(contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
         return loss, {"accuracy": jnp.mean(result.correct, dtype=jnp.float32)}, carry
 
     def _view(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
@@ -233,6 +233,6 @@ def _dtype(params: Params) -> np.dtype:
     return jax.tree.leaves(params)[0].dtype
 
 
-def _spread(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
+def _mean_deviation(vectors: Float[Array, "b d"]) -> Float[Array, ""]:
     """Standard deviation over the batch, the mean over dimensions: 0 is collapse."""
     return jnp.mean(jnp.std(vectors, axis=0, ddof=1))

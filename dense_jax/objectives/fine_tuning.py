@@ -6,12 +6,23 @@ from dataclasses import dataclass, field
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray, split_key
+from dense_jax.arrays import (
+    Array,
+    Batch,
+    Carry,
+    Encoded,
+    Example,
+    Metrics,
+    Params,
+    PRNGKeyArray,
+    split_key,
+    weighted_mean,
+)
 from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
-from dense_jax.losses import ContrastiveLoss, TextIds
+from dense_jax.losses.contrastive import ContrastiveLoss
+from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
 from dense_jax.types import TrainingQuery, Vocabulary
 
@@ -91,5 +102,5 @@ def metrics_of(result: ContrastiveLoss, batch: Batch) -> Metrics:
         "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its positive among them
         "hidden": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
         "query_fill": fill(batch["query"]),
-        "passage_fill": losses.weighted_mean(batch["passages"].mask, is_valid),
+        "passage_fill": weighted_mean(batch["passages"].mask, is_valid),
     }

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params, PRNGKeyArray
 from dense_jax.config.rules import RESUMABLE, Length, ShareInside
 from dense_jax.data.masking import masked_passage
 from dense_jax.errors import require
+from dense_jax.losses.language import masked_lm_loss
 from dense_jax.models.encoder import Encoder
-from dense_jax.models.heads import Pooling, init_mlm, mlm_logits
+from dense_jax.models.heads import init_mlm, mlm_logits
+from dense_jax.models.pooling import Pooling
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Passage, Vocabulary
 
@@ -46,7 +47,7 @@ class MLM(DualEncoder[Encoder]):
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         hidden = self.encoder.hidden_states(params["encoder"], batch["tokens"], rng=rng)
         logits = mlm_logits(self.encoder.bert, params, hidden, batch["positions"])
-        return losses.masked_lm_loss(logits, batch["labels"], batch["weights"])
+        return masked_lm_loss(logits, batch["labels"], batch["weights"])
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array

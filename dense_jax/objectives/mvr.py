@@ -11,9 +11,9 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Metrics, Params
 from dense_jax.config.rules import NotNegative, ShareAbove0
-from dense_jax.losses import NegativeMask
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.multi_view import annealed_temperature, mvr_loss, view_collapse_metrics
+from dense_jax.losses.similarity import NegativeMask
 from dense_jax.models.encoder import MultiViewEncoder
 from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
 from dense_jax.types import TrainingQuery, Vocabulary

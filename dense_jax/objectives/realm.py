@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Int, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.augmented.objective import RetrievalAugmented
 from dense_jax.config.rules import AT_SEARCH, Length, Positive, at_least
 from dense_jax.data.inputs import build_inputs, flatten_tokens, stack_tokens
 from dense_jax.data.masking import mask_span
-from dense_jax.losses import MarginalLikelihood, RealmLoss
 from dense_jax.losses.collapse import collapse_metrics
+from dense_jax.losses.marginal import MarginalLikelihood, RealmLoss, realm_loss, token_log_likelihoods
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import init_mlm, mlm_logits
 from dense_jax.objective import HostBatch
@@ -120,8 +119,8 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         hidden = self.encoder.hidden_states(params["reader"]["encoder"], flatten_tokens(batch["read"]), rng=reader_rng)
         positions = jnp.repeat(batch["positions"], size, axis=0)
         logits = mlm_logits(self.encoder.bert, params["reader"], hidden, positions)
-        likelihoods = losses.token_log_likelihoods(logits.reshape(count, size, *logits.shape[1:]), batch["labels"])
-        return losses.realm_loss(scores, likelihoods, batch["weights"], is_valid=batch["there"], marginal=self.marginal)
+        likelihoods = token_log_likelihoods(logits.reshape(count, size, *logits.shape[1:]), batch["labels"])
+        return realm_loss(scores, likelihoods, batch["weights"], is_valid=batch["there"], marginal=self.marginal)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array

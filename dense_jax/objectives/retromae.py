@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, ShareInside
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import apply_mlm_mask, decoder_view, masking_budget
+from dense_jax.losses.language import MaskedLMLoss, bag_of_words_loss, masked_lm_loss
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import apply_decoder, init_decoder, init_mlm, mlm_logits
 from dense_jax.objectives.dual_encoder import DualEncoder
@@ -25,8 +25,8 @@ from dense_jax.types import Layout, Passage, Vocabulary
 class Rebuilt(NamedTuple):
     """The predictions of encoder and decoder, and DupMAE's loss; `bag_of_words` is None in RetroMAE."""
 
-    encoder: losses.MaskedLMLoss
-    decoder: losses.MaskedLMLoss
+    encoder: MaskedLMLoss
+    decoder: MaskedLMLoss
     bag_of_words: Float[Array, " b"] | None
 
 
@@ -63,16 +63,16 @@ class RetroMAE(DualEncoder[Encoder]):
             embed_queries=self.bag_of_words > 0, rng=decoder_rng,
         )  # fmt: skip
         everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        text = _text(tokens.mask)
+        text = _inner_tokens(tokens.mask)
         if not self.bag_of_words:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
         else:
             all_logits = mlm_logits(bert, params, hidden, everywhere)
             logits = jnp.take_along_axis(all_logits, batch["positions"][..., None], axis=1)
         return Rebuilt(
-            encoder=losses.masked_lm_loss(logits, batch["labels"], batch["weights"]),
-            decoder=losses.masked_lm_loss(mlm_logits(bert, params, decoded, everywhere), ids, text.astype(jnp.float32)),
-            bag_of_words=losses.bag_of_words_loss(all_logits[:, 1:], tokens.mask[:, 1:], ids[:, 1:], text[:, 1:])
+            encoder=masked_lm_loss(logits, batch["labels"], batch["weights"]),
+            decoder=masked_lm_loss(mlm_logits(bert, params, decoded, everywhere), ids, text.astype(jnp.float32)),
+            bag_of_words=bag_of_words_loss(all_logits[:, 1:], tokens.mask[:, 1:], ids[:, 1:], text[:, 1:])
             if self.bag_of_words
             else None,
         )
@@ -94,7 +94,7 @@ class RetroMAE(DualEncoder[Encoder]):
         return loss, (metrics, carry)
 
 
-def _text(mask: Array) -> Array:
+def _inner_tokens(mask: Array) -> Array:
     """All real tokens but the first and the last of each row."""
     last = jnp.sum(mask, axis=1, keepdims=True) - 1
     places = jnp.arange(mask.shape[1])[None]

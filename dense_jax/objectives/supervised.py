@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dense_jax import losses
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, l2_normalize
 from dense_jax.config.rules import RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.errors import require
-from dense_jax.losses import Directions, EncodedTexts
 from dense_jax.losses.collapse import collapse_metrics
+from dense_jax.losses.contrastive import ContrastiveLoss
+from dense_jax.losses.directions import Directions, EncodedTexts, directional_contrastive_loss
+from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
+from dense_jax.losses.similarity import false_negative_thresholds
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.dual_encoder import Pairs
 from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
@@ -116,17 +118,17 @@ class Supervised(FineTuning[Encoder]):
             return loss, metrics
         distilled = jnp.mean(self._distilled(vectors, batch["scores"]))
         metrics |= {"loss_contrast": jnp.mean(result.loss), "loss_distillation": distilled}
-        metrics["with_scores"] = jnp.mean(losses.has_scores(batch["scores"]), dtype=jnp.float32)
+        metrics["with_scores"] = jnp.mean(has_scores(batch["scores"]), dtype=jnp.float32)
         return loss + self.distillation_weight * distilled, metrics
 
-    def _contrast(self, vectors: Pairs, batch: Batch) -> losses.ContrastiveLoss:
+    def _contrast(self, vectors: Pairs, batch: Batch) -> ContrastiveLoss:
         queries, passages = text_ids(batch)
         guides = None
         if self.false_negatives is FalseNegatives.GUIDE:
             guides = Pairs(batch["guide_query"], batch["guide_passages"])
             queries = queries._replace(guide=guides.queries)
             passages = passages._replace(guide=interleave_by_rank(guides.passages))
-        return losses.directional_contrastive_loss(
+        return directional_contrastive_loss(
             EncodedTexts(vectors.queries, queries),
             EncodedTexts(interleave_by_rank(vectors.passages), passages),
             directions=self.directions,
@@ -140,13 +142,13 @@ class Supervised(FineTuning[Encoder]):
         if self.false_negatives is FalseNegatives.NONE:
             return None
         own = jnp.einsum("bd,bd->b", judge.queries, judge.passages[:, 0])
-        return losses.false_negative_thresholds(own, margin=self.margin, relative=self.relative_margin)
+        return false_negative_thresholds(own, margin=self.margin, relative=self.relative_margin)
 
     def _distilled(self, vectors: Pairs, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
         student = jnp.einsum("bd,bgd->bg", vectors.queries, vectors.passages)
         if self.distillation is Distillation.MARGIN_MSE:
-            return losses.margin_mse(student, teacher)
-        return losses.kl_divergence(
+            return margin_mse(student, teacher)
+        return kl_divergence(
             student, teacher, temperature=self.distillation_temperature, squared=self.distillation_squared
         )
 

@@ -88,6 +88,8 @@ def encode_queries(texts: Sequence[str], tower: TowerOnMesh, tokenizer: Tokenize
         if not text.strip():
             raise DataError(f"query {i + 1} is empty; every query needs a word")
     side, untitled = tower.tower, np.empty(0, np.int32)
+    # One text with its prompt, since a byte-level tokenizer joins the two; where `prompt_ids` allows training with the
+    # prompt, these are the ids that `build_inputs` would make of both.
     ids = tokenizer.encode([side.prompt + text for text in texts])
     tokens = [build_inputs(untitled, body, side.length, side.layout, tokenizer.vocabulary) for body in ids]
     rounded = 1 << (min(len(texts), _QUERY_BATCH) - 1).bit_length()  # few sizes, so that few programs are compiled

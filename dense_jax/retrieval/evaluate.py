@@ -7,7 +7,8 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from dense_jax.config import DropSameId, require
+from dense_jax.config.retrieval import DropSameId
+from dense_jax.errors import require
 from dense_jax.io import Count, write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
@@ -40,8 +41,8 @@ class Evaluated(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Counts to know before figures are compared."""
+class EvaluationCounts:
+    """EvaluationCounts to know before figures are compared."""
 
     queries: int  # behind every mean
     without_results: int  # of them, each counting 0
@@ -58,7 +59,7 @@ class Evaluation:
 
     collection: str
     scores: Metrics
-    counts: Counts
+    counts: EvaluationCounts
     run: Run
     spaced_ids: bool = False  # an id of a query or a document holds white space
     empty_queries: tuple[str, ...] = ()  # file:line of the first empty queries, which are left out
@@ -114,7 +115,7 @@ def evaluate(
     found = runs.from_ranking(ranking, test_set.queries, ids)
     kept, identical = runs.without_identical(found, own)
     run = runs.truncate(kept, depth)
-    counts = Counts(
+    counts = EvaluationCounts(
         queries=len(test_set.queries),
         without_results=sum(not scores for scores in run.values()),
         without_text=len(test_set.unknown_queries),

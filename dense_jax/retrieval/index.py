@@ -34,9 +34,9 @@ from dense_jax.artifact import (
     read_manifest,
     verify_together,
 )
-from dense_jax.config import IndexConfig, IndexKind, require
+from dense_jax.config.retrieval import IndexConfig, IndexKind
 from dense_jax.config.tree import differences
-from dense_jax.errors import ConfigError, DataError
+from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.io import Count, Digests, Settings, Size
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import all_or_none, all_true, on_process_0, process_share

@@ -19,7 +19,7 @@ from typing import Annotated
 import ir_measures
 from pydantic import Field
 
-from dense_jax.config import HEADLINE
+from dense_jax.config.retrieval import HEADLINE
 from dense_jax.errors import DataError
 from dense_jax.retrieval.beir import Qrels
 from dense_jax.retrieval.runs import Run, ordered

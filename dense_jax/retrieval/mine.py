@@ -20,9 +20,10 @@ import orjson
 
 from dense_jax.arrays import Float, Int, first_occurrences, np
 from dense_jax.artifact import Manifest, claim, finish, is_finished, read_manifest, verify_files
-from dense_jax.config import Margin, MineConfig, Pick, require
+from dense_jax.config.retrieval import Margin, MineConfig, Pick
 from dense_jax.config.tree import to_dict
 from dense_jax.data.dedup import text_numbers
+from dense_jax.errors import require
 from dense_jax.io import Settings, digests, is_written, whole_file, write_json
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import is_process_0, on_process_0

@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dense_jax.arrays import Array, Bool
-from dense_jax.config import CheckpointConfig
+from dense_jax.config.training import CheckpointConfig
 from dense_jax.errors import DataError, NonFiniteError, StorageError
 from dense_jax.io import digest, naming_storage_errors
 from dense_jax.mesh import replicated_on_all_devices
@@ -360,12 +360,12 @@ def _is_float(x: Any) -> bool:
 
 def _mismatches(found: Any, expected: Any) -> list[str]:
     """Lines about arrays that are missing, superfluous, or of another shape or dtype."""
-    a, b = _described(found), _described(expected)
+    a, b = _types_by_name(found), _types_by_name(expected)
     return [f"{name}: checkpoint {a.get(name, 'has none')}, config {b.get(name, 'has none')}"
             for name in sorted(a.keys() | b.keys()) if a.get(name) != b.get(name)]  # fmt: skip
 
 
-def _described(tree: Any) -> dict[str, str]:
+def _types_by_name(tree: Any) -> dict[str, str]:
     leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_described)
     return {path_name(path): f"{x.dtype.name}{list(x.shape)}" for path, x in leaves if hasattr(x, "dtype")}
 

@@ -10,7 +10,7 @@ import functools
 import jax
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Float, Int, Metrics, Params, PRNGKeyArray
-from dense_jax.config import require
+from dense_jax.errors import require
 from dense_jax.objective import Objective
 
 

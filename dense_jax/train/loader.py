@@ -1,4 +1,4 @@
-"""The source of batches of a run: the corpus alone, or the objective's own loader."""
+"""Batches of the corpus alone, and the parts of a run that a loader of another kind may use."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -29,14 +29,11 @@ class LoaderContext:
     workdir: Path
     checkpoints: Checkpoints
     log: MetricsLog
-    library: object  # the passages to search, for an objective that retrieves; else None
 
 
-def open_loader(context: LoaderContext) -> Loader:
-    """The loader of the context's objective."""
-    config = context.config
-    own = config.objective.loader(context)
-    return own or CorpusLoader(context.examples, config.batch, context.mesh, context.step)
+def open_corpus_loader(context: LoaderContext) -> Loader:
+    """The loader of an objective that retrieves nothing while it trains."""
+    return CorpusLoader(context.examples, context.config.batch, context.mesh, context.step)
 
 
 class CorpusLoader(Loader):

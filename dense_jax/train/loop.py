@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,27 +12,24 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Batch, Int, Metrics
+from dense_jax.arrays import Batch, Int, Metrics, Params
 from dense_jax.config import Config, profiled_steps
 from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
-from dense_jax.locks import only_one
 from dense_jax.mesh import UPDATE, batch_sharding, batch_shards, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.flops import peak_of_run, step_flops
-from dense_jax.train.loader import LoaderContext, open_loader
+from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
-from dense_jax.train.same_run import NO_DATA, Data, check_continues, record
 from dense_jax.train.sharding import check_gradient_dtype, check_models, split_weight_update, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.step_times import CHECKPOINTS, DATA, Profiler
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
-from dense_jax.train.warm_start import with_initial_weights
 from dense_jax.types import TrainingSet, Vocabulary
 
 _CURES = "a lower --optimizer.learning_rate, a longer --optimizer.warmup, or --objective.encoder.bert.dtype=float32"
@@ -90,11 +87,9 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
     return Program(config, mesh, init, first, like, step)
 
 
-def initial_state(program: Program) -> TrainState:
-    """The state of step 0 on the mesh: fresh, or with what `init_from` and `init_reader_from` hold."""
-    params, reports = with_initial_weights(program.init(), program.config)
-    for report in reports if is_process_0() else ():
-        print(report, file=sys.stderr)
+def initial_state(program: Program, warm_start: Callable[[Params], Params] = lambda fresh: fresh) -> TrainState:
+    """The state of step 0 on the mesh, with the parameters that `warm_start` makes of fresh ones."""
+    params = warm_start(program.init())
     return program.first(jax.device_put(params, jax.tree.map(lambda x: x.sharding, program.like.params)))
 
 
@@ -104,19 +99,25 @@ def train(
     vocabulary: Vocabulary,
     workdir: Path,
     *,
+    warm_start: Callable[[Params], Params],
+    record_start: Callable[[], None],
+    open_loader: Callable[[LoaderContext], Loader] = open_corpus_loader,
     validator: Validates | None = None,
-    library: object = None,
-    data: Data = NO_DATA,
+    digests: Mapping[str, Any] | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train to `config.steps`, from the newest checkpoint of `workdir` if it has any.
 
-    `validator` validates every `validation.every` steps; with `validation.patience` the run may stop early. `library`
-    holds the passages that an objective which retrieves searches. `data` is recorded with a new run, after all checks
-    of its start. `stop_requested` is called after each step; several processes have JAX watch for SIGTERM too.
+    A new run starts from the parameters that `warm_start` makes of fresh ones. `record_start` is called once, after all
+    checks of the start and before the first checkpoint of a new run. `validator` validates every `validation.every`
+    steps; with `validation.patience` the run may stop early. `digests` of the data are saved with each checkpoint, and
+    compared where one is restored. `stop_requested` is called after each step; several processes have JAX watch for
+    SIGTERM too.
+
+    The caller holds the lock of the workdir, and has checked that the run continues (train/same_run.py).
 
     Raises:
-        ConfigError: another trainer is at work there, or the workdir was made with other settings.
+        ConfigError: mesh, batch or model do not fit the devices.
         NonFiniteError: a loss, a gradient or a parameter that is not finite; no such state is saved.
         StorageError: the disk refuses, or all checkpoints of trained steps are lost.
         Stopped: SIGTERM came; the state is saved.
@@ -124,32 +125,30 @@ def train(
     program = make_program(config)
     if is_process_0() and (ways := program.mesh.shape[UPDATE]) > 1:
         print(f"weight update split over {ways} of {batch_shards(program.mesh)} data chips", file=sys.stderr)
-    with only_one(workdir / "train.lock", f"--workdir={workdir} is being trained"):
-        check_continues(config, workdir, data)
-        checkpoints = Checkpoints(
-            workdir / "checkpoints", config.checkpoint, data=data.digests, stop_requested=stop_requested
-        )
-        state, meta = _resumed(program, checkpoints, workdir)
-        first, like = int(state.step), program.like.params
-        examples = _examples(config, store, vocabulary)
-        log = _open_log(config, workdir, first, meta, store)
-        context = LoaderContext(config, examples, program.mesh, first, meta, like, workdir, checkpoints, log, library)
-        loader = open_loader(context)
-        profiler = Profiler(profiled_steps(config.profile) if is_process_0() else range(0), workdir)
-        with _closing(loader, log, checkpoints, profiler), _advising(checkpoints), jax.set_mesh(program.mesh):
-            size = config.chunk or config.batch
-            monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
-            validation = Validation(config, validator, workdir, checkpoints, log, first)
-            if not checkpoints.steps():
-                _check_first_batch(examples, program)
-                record(config, workdir, data)
-                checkpoints.save(first, state, meta)
-                checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-            _run(program, state, loader, monitor, validation, checkpoints, log, profiler)
-            log.say(log.times.summary())
+    checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, data=digests, stop_requested=stop_requested)
+    state, meta = _resumed(program, checkpoints, workdir, warm_start)
+    first = int(state.step)
+    examples = _examples_of_run(config, store, vocabulary)
+    log = _open_log(config, workdir, first, meta, store)
+    context = LoaderContext(config, examples, program.mesh, first, meta, program.like.params, workdir, checkpoints, log)
+    loader = open_loader(context)
+    profiler = Profiler(profiled_steps(config.profile) if is_process_0() else range(0), workdir)
+    with _closing(loader, log, checkpoints, profiler), _advising(checkpoints), jax.set_mesh(program.mesh):
+        size = config.chunk or config.batch
+        monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+        validation = Validation(config, validator, workdir, checkpoints, log, first)
+        is_new = not checkpoints.steps()
+        if is_new:
+            _check_first_batch(examples, program)
+        record_start()
+        if is_new:
+            checkpoints.save(first, state, meta)
+            checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
+        _run_steps(program, state, loader, monitor, validation, checkpoints, log, profiler)
+        log.say(log.times.summary())
 
 
-def _examples(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
+def _examples_of_run(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
     count = config.steps * config.batch
     return Examples(store, config.objective, vocabulary, config.loader, config.seed, count, config.batch)
 
@@ -186,18 +185,20 @@ def _closing(*parts: Loader | MetricsLog | Checkpoints | Profiler) -> Iterator[N
             stack.callback(part.close)
 
 
-def _resumed(program: Program, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, dict[str, Any]]:
+def _resumed(
+    program: Program, checkpoints: Checkpoints, workdir: Path, warm_start: Callable[[Params], Params]
+) -> tuple[TrainState, dict[str, Any]]:
     """The state to go on from, or a new one, and the JSON values of its checkpoint."""
     newest = checkpoints.newest_sound()
     if newest is None:
         on_process_0(lambda: _check_untrained(workdir))
         checkpoints.check_space(program.like, copies=2 if program.config.steps else 1)
-        return initial_state(program), {}
+        return initial_state(program, warm_start), {}
     state, meta = checkpoints.restore(newest, program.like)
     if broken := checkpoints.non_finite(state):
         reason = f"the checkpoint of step {newest:,} holds NaN or infinity in {', '.join(broken)}"
         checkpoints.put_aside(newest, reason)
-        return _resumed(program, checkpoints, workdir)
+        return _resumed(program, checkpoints, workdir, warm_start)
     if newest < program.config.steps:
         checkpoints.check_space(program.like, copies=1)  # said before the first step is compiled
     if is_process_0():
@@ -265,7 +266,7 @@ class _Late:
             self._log.record(*waiting)
 
 
-def _run(
+def _run_steps(
     program: Program,
     state: TrainState,
     loader: Loader,
@@ -341,10 +342,10 @@ def _advising(checkpoints: Checkpoints) -> Iterator[None]:
         yield
     except NonFiniteError as error:
         checkpoints.finish()
-        raise NonFiniteError(f"{error}\n{_advice(checkpoints)}") from None
+        raise NonFiniteError(f"{error}\n{_advice_on_divergence(checkpoints)}") from None
 
 
-def _advice(checkpoints: Checkpoints) -> str:
+def _advice_on_divergence(checkpoints: Checkpoints) -> str:
     steps = checkpoints.steps()
     if not steps:
         return f"no checkpoint was saved yet; try {_CURES}"

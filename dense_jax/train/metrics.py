@@ -107,14 +107,13 @@ class MetricsLog:
             self._files.write_skipped(step, figures, [self.names(int(row)) for row in rows])
             self.say(f"warning: {reason} Its update is skipped; all of its examples are listed in {SKIPPED}")
 
-    def add(self, step: int, values: dict[str, float], remark: str) -> None:
-        """Write further metrics of the state after `step`, and print them with a remark."""
+    def add(self, step: int, values: dict[str, float], event: str) -> None:
+        """Write further metrics of the state after `step`, and print the `event` that they measure."""
         if self.silent:
             return
         passed = {"tokens": self._tokens, "seconds": time.monotonic() - self._since[1]}
         self._files.write(step, values, {name: self._total[name] + more for name, more in passed.items()})
-        shown = "  ".join(f"{name.rpartition('/')[2]} {value:.3f}" for name, value in values.items())
-        self.say(f"step {step:,}/{self.last:,}  {shown}  ({remark})")
+        self.say(f"step {step:,}/{self.last:,}  {event}")
 
     def say(self, text: str) -> None:
         """Print a line, above the bar if there is one."""

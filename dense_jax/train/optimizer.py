@@ -10,7 +10,7 @@ import optax
 from jax.typing import ArrayLike
 
 from dense_jax.arrays import Array, Params
-from dense_jax.config import OptimizerConfig, Schedule
+from dense_jax.config.training import OptimizerConfig, Schedule
 from dense_jax.errors import ConfigError
 
 # Weight decay applies to a parameter as the first pattern that matches its path decides.

@@ -1,7 +1,6 @@
 """Trained towers and readers, loaded from a workdir."""
 
 import functools
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ import xxhash
 
 from dense_jax.config import Config
 from dense_jax.mesh import replicated_on_all_devices
-from dense_jax.multihost import gather_to_host, is_process_0, on_process_0
+from dense_jax.multihost import gather_to_host, on_process_0
 from dense_jax.objective import PASSAGE
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters
 from dense_jax.train.validation import selected_step
-from dense_jax.train.warm_start import with_initial_weights
+from dense_jax.train.warm_start import initial_weights
 from dense_jax.types import Reader, Towers
 
 
@@ -69,9 +68,7 @@ def load_trained(config: Config, workdir: Path, step: int, data: Data = NO_DATA)
 
 def _untrained(config: Config) -> Trained:
     """The initial parameters of training."""
-    params, reports = with_initial_weights(jax.jit(config.objective.init)(jax.random.key(config.seed)), config)
-    for report in reports if is_process_0() else ():
-        print(report, file=sys.stderr)
+    params = initial_weights(config, jax.jit(config.objective.init)(jax.random.key(config.seed)))
     fingerprint, objective = _fingerprint(params), config.objective
     described = f"parameters of {config.init_from}" if config.init_from else f"random parameters, seed {config.seed}"
     return Trained(objective.towers(params), objective.reader(params), 0, fingerprint, 0, fingerprint, described)

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple, NotRequired
 from typing_extensions import TypedDict
 
 from dense_jax.config import Config
-from dense_jax.config.rules import Setting, settings
+from dense_jax.config.settings import Setting, settings_of
 from dense_jax.config.tree import Difference, changed, completed, rebuilt, to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import Count, Settings, read_json, write_json
 from dense_jax.mesh import platform
-from dense_jax.models.layers import Dtype
 from dense_jax.multihost import barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint import has_checkpoint
 
@@ -89,7 +88,7 @@ def check_continues(config: Config, workdir: Path, data: Data) -> None:
         DataError: the same, where data alone differ.
         StorageError: checkpoints are present without their config.json.
     """
-    _check(config, workdir, data, may_change={"resumable"})
+    _check_identity(config, workdir, data, may_change={"resumable"})
 
 
 def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
@@ -100,16 +99,16 @@ def check_same_parameters(config: Config, workdir: Path, data: Data) -> None:
         DataError: naming the data that differ.
         StorageError: the record of a trained run is missing.
     """
-    _check(config, workdir, data, may_change={"resumable", "at_search"})
+    _check_identity(config, workdir, data, may_change={"resumable", "at_search"})
 
 
-def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
+def _check_identity(config: Config, workdir: Path, data: Data, may_change: set[str]) -> None:
     """Compare with the record; a newer setting, which the record lacks, counts as its default."""
     on_process_0(lambda: _check_recorded(workdir))
     if (theirs := on_process_0(lambda: recorded(workdir))) is None:
         return
     digests = theirs.pop(DIGESTS, {})
-    known = {setting.name: setting for setting in settings(config)}
+    known = {setting.name: setting for setting in settings_of(config)}
     lines = [
         line
         for line in changed(completed(theirs, config), to_dict(_with_compute_types(config)))
@@ -120,15 +119,15 @@ def _check(config: Config, workdir: Path, data: Data, may_change: set[str]) -> N
     if lines or contents:
         of_data = [bool(digests) and _is_path(line, known) for line in lines]
         shown = [f"{line}{_OTHER_CONTENT if is_path else ''}" for line, is_path in zip(lines, of_data, strict=True)]
-        raise _difference(workdir, shown + contents, of_data_alone=all(of_data))
+        raise _identity_error(workdir, shown + contents, of_data_alone=all(of_data))
 
 
 def _with_compute_types(config: Config) -> Config:
     """`config` with each compute type `auto` replaced by the one of the devices."""
-    return rebuilt(config, lambda each: each.value.on(platform()) if isinstance(each.value, Dtype) else each.value)
+    return rebuilt(config, lambda each: each.value.on(platform()) if each.field == "dtype" else each.value)
 
 
-def _difference(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:
+def _identity_error(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:
     shown = "\n  ".join(lines)
     if of_data_alone:
         return DataError(f"{workdir} was trained on other data; use another --workdir, or put this back:\n  {shown}")

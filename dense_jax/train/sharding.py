@@ -1,5 +1,6 @@
 """Sharding of the training state over the mesh."""
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -10,10 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dense_jax.arrays import Params
-from dense_jax.config import Config, GradientDtype, require
+from dense_jax.config import Config, GradientDtype
+from dense_jax.config.settings import settings_of
+from dense_jax.errors import require
 from dense_jax.mesh import BATCH_AXES, TENSOR, TILE, UPDATE, split_update
-from dense_jax.models.bert import bert_configs
-from dense_jax.models.layers import Dtype
 from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules, path_name
 
@@ -33,6 +34,8 @@ SHARDING_RULES = (
     (r"(^|/)(bias|scale|step|count|filled|next)$", P()),
     (r"(^|/)queue$", P(None, BATCH_AXES)),  # [k b d]: each device holds the keys of its own rows
 )
+# Sizes of a transformer, by the names in its config, and the axis that splits each.
+_SPLIT_SIZES = {"heads": TENSOR, "feed_forward": TENSOR, "width": "fsdp"}
 
 
 # The axes of a leaf that the update axis of the mesh may split, best first. A table is looked up row by row, so each
@@ -82,14 +85,16 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
     Raises:
         ConfigError: heads, width or feed-forward width of a model do not divide over their axis.
     """
-    for bert in bert_configs(objective):
-        for axis, name in ((TENSOR, "heads"), (TENSOR, "feed_forward"), ("fsdp", "width")):
-            size, ways = getattr(bert, name), mesh.shape[axis]
+    for setting in settings_of(objective):
+        if setting.owner is None or not {f.name for f in dataclasses.fields(setting.owner)}.issuperset(_SPLIT_SIZES):
+            continue
+        if axis := _SPLIT_SIZES.get(setting.field):
+            size, ways = setting.value, mesh.shape[axis]
             fitting = [n for n in range(1, ways) if size % n == 0]
             require(
                 size % ways == 0,
-                f"mesh.{axis}={ways} does not divide bert.{name}={size}; use a --mesh.{axis} that does, such as "
-                f"{max(fitting, default=1)}",
+                f"mesh.{axis}={ways} does not divide objective.{setting.name}={size}; use a --mesh.{axis} that does, "
+                f"such as {max(fitting, default=1)}",
             )
 
 
@@ -99,13 +104,12 @@ def check_gradient_dtype(config: Config) -> None:
     Raises:
         ConfigError: it is bfloat16, and the layers compute in another type.
     """
-    others = {
-        dtype for bert in bert_configs(config.objective) if (dtype := bert.dtype) not in (Dtype.AUTO, Dtype.BFLOAT16)
-    }
+    compute_types = {setting.value.value for setting in settings_of(config.objective) if setting.field == "dtype"}
+    others = compute_types - {"auto", GradientDtype.BFLOAT16.value}
     require(
         config.mesh.gradient_dtype is GradientDtype.FLOAT32 or not others,
         "mesh.gradient_dtype=bfloat16 rounds the layers' kernels, which compute in "
-        f"dtype={', '.join(sorted(dtype.value for dtype in others))}; use mesh.gradient_dtype=float32",
+        f"dtype={', '.join(sorted(others))}; use mesh.gradient_dtype=float32",
     )
 
 

@@ -9,7 +9,6 @@ A run that has begun keeps its recorded settings: the model that it started from
 """
 
 import contextlib
-import dataclasses
 import enum
 import sys
 from collections.abc import Callable, Collection
@@ -17,18 +16,19 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dense_jax.config import Config
-from dense_jax.config.tree import changed, checked, is_node, to_dict
+from dense_jax.config.settings import Setting
+from dense_jax.config.tree import changed, rebuilt, to_dict
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
-from dense_jax.hf.config import architecture, architecture_of_run, read_config
+from dense_jax.hf.config import ARCHITECTURE, architecture, architecture_of_run, read_config
 from dense_jax.hf.sentence_transformers import read_sentence_folder
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import parse_run, tokenizer_folder
 
-Values = Callable[[str, Any], dict[str, Any]]  # path and node of a part of the objective -> the settings it is to have
+ValueOf = Callable[[Setting], Any]  # a setting of a model -> the value that fits the start, or None
 
 
 class Fitted(NamedTuple):
@@ -49,15 +49,21 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
     if not start:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
-    values = _recorded_values(known) if known else _values(Path(start))
-    changes: dict[str, Any] = {"objective": _adopted(config.objective, "objective.", given, values)}
-    rate = config.optimizer.warm_start_rate
-    if rate and "optimizer.learning_rate" not in given:
-        changes["optimizer"] = dataclasses.replace(config.optimizer, learning_rate=rate)
-    if not config.tokenizer.path:
-        path = known["tokenizer"]["path"] if known else _tokenizer_path(start)
-        changes["tokenizer"] = dataclasses.replace(config.tokenizer, path=path)
-    found = checked(dataclasses.replace(config, **changes))
+    of_model = _recorded_values(known) if known else _values(Path(start))
+
+    def value(setting: Setting) -> Any:
+        if setting.name == "tokenizer.path":
+            return setting.value or (known["tokenizer"]["path"] if known else _tokenizer_path(start))
+        if setting.name in given:
+            return setting.value
+        if setting.name == "optimizer.learning_rate":
+            return config.optimizer.warm_start_rate or setting.value
+        found = of_model(setting) if setting.owner in (BertConfig, Encoder) else None
+        if found is None:
+            return setting.value
+        return type(setting.value)(found) if isinstance(setting.value, enum.Enum) else found
+
+    found = rebuilt(config, value)
     lines = changed(to_dict(config), to_dict(found))
     return Fitted(found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines])
 
@@ -104,43 +110,28 @@ def _tokenizer_path(start: str) -> str:
     return str(folder) if has_tokenizer(folder) else ""
 
 
-def _recorded_values(known: dict[str, Any]) -> Values:
-    def values(path: str, node: Any) -> dict[str, Any]:
+def _recorded_values(known: dict[str, Any]) -> ValueOf:
+    def value(setting: Setting) -> Any:
+        if setting.field not in (*ARCHITECTURE, "vocab_size", "pooling", "normalize"):
+            return None
         found: Any = known
-        for key in path.rstrip(".").split("."):
-            found = found.get(key, {}) if isinstance(found, dict) else {}
-        names = [*architecture(node), "vocab_size"] if isinstance(node, BertConfig) else ["pooling", "normalize"]
-        return {name: found[name] for name in names if name in found}
+        for key in setting.name.split("."):
+            found = found.get(key) if isinstance(found, dict) else None
+        return found
 
-    return values
-
-
-def _values(start: Path) -> Values:
-    if run := parse_run(start):
-        bert, encoder = architecture_of_run(run.config["objective"]), {}
-    else:
-        bert, encoder = _folder_values(start)
-    return lambda path, node: bert if isinstance(node, BertConfig) else encoder
+    return value
 
 
-def _folder_values(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings of the BERT of a Hugging Face folder, and settings of the encoder that the folder declares."""
+def _values(start: Path) -> ValueOf:
+    run = parse_run(start)
+    values = architecture_of_run(run.config["objective"]) if run else _folder_values(start)
+    return lambda setting: values.get(setting.field)
+
+
+def _folder_values(folder: Path) -> dict[str, Any]:
+    """Settings of the BERT of a Hugging Face folder, and those of the encoder that the folder declares."""
     if (folder / "modules.json").is_file():
         with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
             theirs = read_sentence_folder(folder).encoder
-            return architecture(theirs.bert), {"pooling": theirs.pooling, "normalize": theirs.normalize}
-    return architecture(read_config(folder)), {}
-
-
-def _adopted(node: Any, path: str, given: Collection[str], values: Values) -> Any:
-    changes = {
-        field.name: _adopted(value, f"{path}{field.name}.", given, values)
-        for field in dataclasses.fields(node)
-        if is_node(value := getattr(node, field.name))
-    }
-    if isinstance(node, BertConfig | Encoder):
-        for name, value in values(path, node).items():
-            if f"{path}{name}" not in given:
-                ours = getattr(node, name)
-                changes[name] = type(ours)(value) if isinstance(ours, enum.Enum) else value
-    return dataclasses.replace(node, **changes)
+            return architecture(theirs.bert) | {"pooling": theirs.pooling, "normalize": theirs.normalize}
+    return architecture(read_config(folder))

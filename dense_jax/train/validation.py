@@ -173,7 +173,8 @@ class Validation:
         self.history = self.history.added(step, metrics)
         best = self.history.best
         rank = "the best so far" if best == step else f"the best is of step {best:,}"
-        self.log.add(step, {PREFIX + name: value for name, value in metrics.items()}, rank)
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in metrics.items())
+        self.log.add(step, {PREFIX + name: value for name, value in metrics.items()}, f"{shown}  ({rank})")
         self._store()
         ends = step == self.config.steps or bool(self.history.ended)
         if ends and (loss := self.history.loss):

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dense_jax.arrays import Params
-from dense_jax.config import HEADLINE, DropSameId
+from dense_jax.config.retrieval import HEADLINE, DropSameId
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.io import digest
 from dense_jax.mesh import check_batch, process_mesh

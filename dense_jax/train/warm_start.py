@@ -4,6 +4,7 @@ The reader of an objective may come from another place: `init_reader_from`.
 """
 
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,12 @@ import jax.numpy as jnp
 from typing_extensions import TypedDict
 
 from dense_jax.arrays import Array, Params
-from dense_jax.config import CheckpointConfig, Config, require
-from dense_jax.errors import ConfigError, StorageError
+from dense_jax.config import CheckpointConfig, Config
+from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import check_same_architecture
 from dense_jax.io import Count, read_json
+from dense_jax.multihost import is_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step
@@ -56,6 +58,14 @@ class RunCheckpoint:
     def config(self) -> dict[str, Any]:
         """Config of the run, as `config.tree.to_dict` writes it."""
         return read_json(self.workdir / "config.json", _StartConfig)
+
+
+def initial_weights(config: Config, params: Params) -> Params:
+    """`params` with the weights that the config starts from, after a report on standard error."""
+    started, reports = with_initial_weights(params, config)
+    for report in reports if is_process_0() else ():
+        print(report, file=sys.stderr)
+    return started
 
 
 def with_initial_weights(params: Params, config: Config) -> tuple[Params, list[tensors.LoadReport]]:

@@ -12,11 +12,11 @@ import pytest
 from dense_jax.config import CheckpointConfig
 from dense_jax.errors import StorageError
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import train
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.train.restore import load_trained
 from tests.faults.full_disk import largest_file, make_read_only, mounted
 from tests.faults.train_and_die import toy
+from tests.programs import train_workdir
 from tests.test_checkpoint import saved, started, state
 from tests.toys import VOCABULARY, MemoryStore
 
@@ -78,7 +78,7 @@ def test_metrics_of_before_stay_where_a_continued_run_finds_no_room_for_them(tmp
 
 def test_a_run_whose_metrics_find_no_room_ends_with_that_error_alone(tmp_path, capsys):
     with largest_file(9_000), pytest.raises(StorageError, match="the disk is full") as error:
-        train(toy(steps=60), MemoryStore(), VOCABULARY, tmp_path)
+        train_workdir(toy(steps=60), MemoryStore(), VOCABULARY, tmp_path)
     assert "metrics.jsonl" in str(error.value) or "tensorboard" in str(error.value)
     assert "warning" not in capsys.readouterr().err
     assert started(tmp_path / "checkpoints") > 0
@@ -87,7 +87,7 @@ def test_a_run_whose_metrics_find_no_room_ends_with_that_error_alone(tmp_path, c
 def test_a_checkpoint_is_read_from_a_disk_that_cannot_be_written(tmp_path):
     config = toy(steps=2)
     (tmp_path / "run").mkdir()
-    train(config, MemoryStore(), VOCABULARY, tmp_path / "run")
+    train_workdir(config, MemoryStore(), VOCABULARY, tmp_path / "run")
     with mounted(tmp_path / "disk", 10_000_000) as disk:
         shutil.copytree(tmp_path / "run", disk / "run")
         make_read_only(disk)

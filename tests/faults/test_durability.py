@@ -10,9 +10,9 @@ from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import StorageError
 from dense_jax.io import is_written, read_json, write_json
-from dense_jax.train.loop import train
 from dense_jax.train.validation import read_history
 from tests.faults.train_and_die import toy
+from tests.programs import train_workdir
 from tests.sources import config, contents, rows, write
 from tests.toys import VOCABULARY, MemoryStore
 
@@ -50,7 +50,7 @@ def test_everything_that_prepare_leaves_was_waited_for(tmp_path, synced):
 
 def test_metrics_are_on_the_disk_before_the_checkpoint_of_their_step_is_begun(tmp_path, synced):
     """All that has no atomic rename: what a run appends to."""
-    train(toy(steps=6), MemoryStore(), VOCABULARY, tmp_path)
+    train_workdir(toy(steps=6), MemoryStore(), VOCABULARY, tmp_path)
     places = [place for place, (path, _) in enumerate(synced) if path.name.startswith(".saving.json")]
     assert len(places) == 3  # of steps 0, 5 and 6
     for step, place in ((5, places[1]), (6, places[2])):

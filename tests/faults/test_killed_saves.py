@@ -15,8 +15,9 @@ import pytest
 
 from dense_jax.train import loop
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.loop import make_program, train
+from dense_jax.train.loop import make_program
 from tests.faults.train_and_die import STEPS, toy
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, MemoryStore
 
 pytestmark = pytest.mark.slow  # each kill takes a process of its own
@@ -32,7 +33,7 @@ def killed(folder: Path, point: str, step: int, keep: int = 3) -> None:
 
 
 def resumed(folder: Path, keep: int = 3) -> None:
-    train(toy(keep), MemoryStore(), VOCABULARY, folder)
+    train_workdir(toy(keep), MemoryStore(), VOCABULARY, folder)
 
 
 def final(folder: Path):

@@ -23,7 +23,7 @@ METRICS = "dense_jax.train.metrics_files MetricsFiles"
 # What is called next, the number of its call, and the step that the next start may at worst go on from
 BOUNDARIES = {
     "before the folder of checkpoints": (f"{FILES}.recover", 1, 0),
-    "before the settings are recorded": ("dense_jax.train.loop record", 1, 0),
+    "before the settings are recorded": ("dense_jax.run record", 1, 0),
     "before step 0 is saved": (f"{FILES}.begin", 1, 0),
     "while step 0 is written": (f"{SAVES}.finish", 2, 0),
     "before step 0 is sealed": (f"{FILES}.seal", 1, 0),

@@ -15,7 +15,7 @@ import jax
 
 from dense_jax.config import CheckpointConfig, Config, OptimizerConfig
 from dense_jax.train.checkpoint_files import CheckpointFiles
-from dense_jax.train.loop import train
+from tests.programs import train_workdir
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 
 STEPS, EVERY = 20, 5
@@ -68,7 +68,7 @@ def main(folder: str, keep: str, point: str, step: str) -> None:
         die_while_writing(int(step))
     else:
         die_before({"committed": "seal", "sealed": "delete_all_but"}[point], int(step))
-    train(toy(int(keep)), MemoryStore(), VOCABULARY, Path(folder))
+    train_workdir(toy(int(keep)), MemoryStore(), VOCABULARY, Path(folder))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ import numpy as np
 import xxhash
 
 from dense_jax.config import PassagesConfig, Unit
-from dense_jax.data.inputs import pack_sentences
 from dense_jax.data.preparation.running_text import chunks, document_lines
 from dense_jax.data.salient.tokens import Tagged, TokenSpans, tokenised_spans
+from dense_jax.data.sentence_split import pack_sentences
 from dense_jax.data.sentences import Ids, Sentence, Tokenised, spaced, tokenised
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer

@@ -37,7 +37,7 @@ import regex
 import xxhash
 
 from dense_jax.arrays import Int
-from dense_jax.data.inputs import split_sentences
+from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sources.fields import as_id
 from dense_jax.data.sources.readers import Record, jsonl_records
 from dense_jax.data.sources.rejects import RowError, each, sound
