@@ -123,8 +123,7 @@ def train(
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
-    if is_process_0() and (ways := program.mesh.shape[UPDATE]) > 1:
-        print(f"weight update split over {ways} of {batch_shards(program.mesh)} data chips", file=sys.stderr)
+    _print_update(program.mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, data=digests, stop_requested=stop_requested)
     state, meta = _resumed(program, checkpoints, workdir, warm_start)
     first = int(state.step)
@@ -134,8 +133,7 @@ def train(
     loader = open_loader(context)
     profiler = Profiler(profiled_steps(config.profile) if is_process_0() else range(0), workdir)
     with _closing(loader, log, checkpoints, profiler), _advising(checkpoints), jax.set_mesh(program.mesh):
-        size = config.chunk or config.batch
-        monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+        monitor = CollapseMonitor(examples, loader, program.mesh, config.chunk or config.batch, config.diagnose_every)
         validation = Validation(config, validator, workdir, checkpoints, log, first)
         is_new = not checkpoints.steps()
         if is_new:
@@ -145,7 +143,12 @@ def train(
             checkpoints.save(first, state, meta)
             checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
         _run_steps(program, state, loader, monitor, validation, checkpoints, log, profiler)
-        log.say(log.times.summary())
+
+
+def _print_update(mesh: Mesh) -> None:
+    """Print the number of chips that the weight update is split over, if it is."""
+    if is_process_0() and (ways := mesh.shape[UPDATE]) > 1:
+        print(f"weight update split over {ways} of {batch_shards(mesh)} data chips", file=sys.stderr)
 
 
 def _examples_of_run(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:

@@ -138,10 +138,13 @@ class MetricsLog:
             self._files.sync()
 
     def close(self) -> None:
+        """Close the files, and print the summary of a run that trained."""
         if self.silent:
             return
         if self._bar is not None:
             self._bar.close()
+        if self.times.steps:
+            self.say(self.times.summary())
         self._files.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ class StepTimes:
         self._began = time.monotonic()
         self._since_line: dict[str, float] = dict.fromkeys((DATA, CHECKPOINTS), 0.0)
         self._total = dict(self._since_line)
-        self._steps, self._seconds = 0, 0.0  # of all lines
+        self.steps, self._seconds = 0, 0.0  # of all lines
 
     @contextlib.contextmanager
     def spent(self, what: str) -> Iterator[None]:
@@ -43,7 +43,7 @@ class StepTimes:
         waited, saved = self._since_line[DATA], self._since_line[CHECKPOINTS]
         self._total = {what: seconds + self._since_line[what] for what, seconds in self._total.items()}
         self.restart()
-        self._steps, self._seconds = self._steps + steps, self._seconds + seconds
+        self.steps, self._seconds = self.steps + steps, self._seconds + seconds
         found = {DATA_WAIT: waited / max(seconds, 1e-9), CHECKPOINT_SECONDS: saved}
         return found if self.seconds_at_peak is None else found | {MFU: self._mfu(steps, seconds)}
 
@@ -52,9 +52,9 @@ class StepTimes:
         wall = max(time.monotonic() - self._began, 1e-9)
         useful = self._seconds - sum(self._total.values())
         shares = {"useful steps": useful, **self._total, "compiling, validating and the rest": wall - self._seconds}
-        mfu = "" if self.seconds_at_peak is None else f"; MFU {self._mfu(self._steps, self._seconds):.1%}"
+        mfu = "" if self.seconds_at_peak is None else f"; MFU {self._mfu(self.steps, self._seconds):.1%}"
         parts = ", ".join(f"{seconds / wall:.1%} {what}" for what, seconds in shares.items())
-        return f"{self._steps:,} steps in {format_duration(wall)}: {parts}{mfu}"
+        return f"{self.steps:,} steps in {format_duration(wall)}: {parts}{mfu}"
 
     def _mfu(self, steps: int, seconds: float) -> float:
         assert self.seconds_at_peak is not None
