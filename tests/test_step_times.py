@@ -55,6 +55,7 @@ def test_the_summary_gives_each_share_of_the_whole_time(clock):
     )
 
 
+@pytest.mark.slow
 def test_the_traced_step_has_the_flops_of_the_model():
     bert = BertConfig(layers=2, width=16, heads=2, feed_forward=32, vocab_size=300, positions=64)
     config = Config(MLM(Encoder(bert), passage_length=16), steps=1, batch=8)
@@ -65,7 +66,7 @@ def test_the_traced_step_has_the_flops_of_the_model():
 
 
 def test_the_peak_of_a_cpu_is_measured():
-    assert peak_of_run() > 1e8
+    assert (peak_of_run() or 0.0) > 1e8
 
 
 @pytest.mark.parametrize("profile", ["20", "20:0", "a:b", "-1:2"])

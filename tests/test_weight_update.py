@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +172,7 @@ def test_bfloat16_gradients_need_bfloat16_layers():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_with_bfloat16_products_state_loss_and_metrics_are_float32(path):
     asked = load(path, "tiny")
-    method = with_vocabulary(shrunk(asked.objective, Dtype.BFLOAT16), VOCABULARY.size)
+    method: Any = with_vocabulary(shrunk(asked.objective, Dtype.BFLOAT16), VOCABULARY.size)
     mesh = MeshConfig(gradient_dtype=GradientDtype.BFLOAT16)
     program = make_program(replace(asked, objective=method, batch=16, chunk=0, steps=1_000, mesh=mesh))
     state, metrics = jax.eval_shape(program.step, program.like, batch_of(method))
