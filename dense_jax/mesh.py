@@ -2,14 +2,14 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.arrays import Array, np
+from dense_jax.arrays import Array, Int, np
 from dense_jax.config.mesh import MeshConfig
 from dense_jax.errors import ConfigError, require
 
@@ -147,20 +147,20 @@ def scatter_update(gradient: Array) -> Array:
     return jax.lax.with_sharding_constraint(gradient, P(UPDATE))
 
 
-def exchange_columns(x: Array) -> Array:
-    """Exchange the columns of looked-up rows `x` [b ... d] over the update axis, which splits the width of their table.
+def look_up(rows: Callable[[Any], Array], ids: Int[Array | np.ndarray, "b *l"]) -> Array:
+    """Return `rows(ids)` [b ... d] of a table whose width the update axis splits, each chip with the rows of its batch.
 
-    So neither is the table gathered for the lookup nor its gradient summed whole: each chip looks up its columns for
-    the rows of all. Unchanged without such an axis, or if rows or columns do not divide.
+    Neither is the table gathered nor its gradient summed whole: each chip looks up its columns for the ids of all chips
+    of the axis, and they exchange them. Without such an axis, or if rows or columns do not divide, only `rows(ids)`.
     """
     shape = jax.sharding.get_abstract_mesh().shape
-    if shape.get(UPDATE, 1) == 1:
-        return x
-    rows, columns = ("dcn", "data"), (UPDATE, "fsdp")
-    sizes = [math.prod(shape[axis] for axis in axes) for axes in (rows, columns)]
-    if x.shape[0] % sizes[0] or x.shape[-1] % sizes[1]:
-        return x
-    return shard_rows(jax.lax.with_sharding_constraint(x, P(rows, *(None,) * (x.ndim - 2), columns)))
+    batch, columns = ("dcn", "data"), (UPDATE, "fsdp")
+    if shape.get(UPDATE, 1) == 1 or ids.shape[0] % math.prod(shape[axis] for axis in batch):
+        return rows(ids)
+    found = rows(jax.lax.with_sharding_constraint(ids, P(batch)))
+    if found.shape[-1] % math.prod(shape[axis] for axis in columns):
+        return found
+    return shard_rows(jax.lax.with_sharding_constraint(found, P(batch, *(None,) * (found.ndim - 2), columns)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -171,7 +171,8 @@ def test_the_automatic_compute_type_is_recorded_as_the_one_of_the_devices_and_st
     automatic = config(objective=ICT(Encoder(BERT)))
     record(automatic, tmp_path, NO_DATA)
     sealed(tmp_path)
-    assert recorded(tmp_path)["objective"]["encoder"]["bert"]["dtype"] == "float32"
+    known = recorded(tmp_path) or {}
+    assert known["objective"]["encoder"]["bert"]["dtype"] == "float32"
     check_same_run(automatic, tmp_path)
     monkeypatch.setattr("dense_jax.train.same_run.platform", lambda: "gpu")
     with pytest.raises(ConfigError, match=r"objective\.encoder\.bert\.dtype: float32 -> bfloat16"):

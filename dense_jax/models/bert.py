@@ -19,7 +19,7 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, to_float32
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.errors import require
-from dense_jax.mesh import exchange_columns, platform, shard_rows
+from dense_jax.mesh import look_up, platform, shard_rows
 from dense_jax.models.attention import Attention, attend
 from dense_jax.models.layers import (
     Dense,
@@ -230,7 +230,7 @@ class Bert(nn.Module):
         view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """Embeddings H[0]: word, segment and position embeddings summed, normalised, with dropout."""
-        words = exchange_columns(self.word(tokens.ids))
+        words = look_up(self.word, tokens.ids)
         if view_tokens is not None:
             words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)
