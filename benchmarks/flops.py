@@ -5,13 +5,14 @@ normalisation, softmax or optimiser; the vocabulary projection of the masked pos
 twice; no padding. So two programs that do the same training have the same model FLOPs, however they do it.
 """
 
-from dense_jax.models.bert import BertConfig
+from dense_jax.models.transformer import TransformerConfig
 
 
-def layer(config: BertConfig, length: int) -> float:
+def layer(config: TransformerConfig, length: int) -> float:
     """FLOPs of one layer for one token of a sequence of `length` tokens, forward.
 
-    2 (4 D^2 + 2 D F) + 4 S D: the four products of attention, the two of the feed-forward network; scores and mixing.
+    2 (4 D^2 + 2 D F) + 4 S D: the four products of attention, the two of the feed-forward network, without a gate;
+    scores and mixing.
 
     >>> from dense_jax.models.bert import bert
     >>> round(layer(bert("base"), 128) / 1e6, 3)
@@ -21,7 +22,7 @@ def layer(config: BertConfig, length: int) -> float:
     return 2 * (4 * d * d + 2 * d * f) + 4 * length * d
 
 
-def encoder(config: BertConfig, length: int) -> float:
+def encoder(config: TransformerConfig, length: int) -> float:
     """FLOPs of the encoder for one token of a sequence of `length` tokens, forward.
 
     >>> from dense_jax.models.bert import bert
@@ -31,7 +32,7 @@ def encoder(config: BertConfig, length: int) -> float:
     return config.layers * layer(config, length)
 
 
-def mlm_head(config: BertConfig) -> float:
+def mlm_head(config: TransformerConfig) -> float:
     """FLOPs of the masked-language-model head for one predicted position, forward: 2 D^2 + 2 D V.
 
     >>> from dense_jax.models.bert import bert
@@ -41,7 +42,7 @@ def mlm_head(config: BertConfig) -> float:
     return 2 * config.width**2 + 2 * config.width * config.vocab_size
 
 
-def encode(config: BertConfig, rows: int, length: int) -> float:
+def encode(config: TransformerConfig, rows: int, length: int) -> float:
     """FLOPs of encoding `rows` sequences of `length` tokens.
 
     >>> from dense_jax.models.bert import bert
@@ -51,7 +52,7 @@ def encode(config: BertConfig, rows: int, length: int) -> float:
     return rows * length * encoder(config, length)
 
 
-def mlm_step(config: BertConfig, rows: int, length: int, masked: int) -> float:
+def mlm_step(config: TransformerConfig, rows: int, length: int, masked: int) -> float:
     """FLOPs of a training step of masked language modelling, with `masked` predicted positions in the whole batch.
 
     The backward pass is twice the forward pass.
@@ -64,7 +65,9 @@ def mlm_step(config: BertConfig, rows: int, length: int, masked: int) -> float:
     return 3 * (encode(config, rows, length) + masked * mlm_head(config))
 
 
-def dual_encoder_step(config: BertConfig, rows: int, query_length: int, passage_length: int, width: int) -> float:
+def dual_encoder_step(
+    config: TransformerConfig, rows: int, query_length: int, passage_length: int, width: int
+) -> float:
     """FLOPs of a training step on `rows` pairs with all passages as candidates, vectors of `width`: ICT, for one.
 
     >>> from dense_jax.models.bert import bert

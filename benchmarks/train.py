@@ -24,7 +24,7 @@ from dense_jax.config import Config, OptimizerConfig, Schedule
 from dense_jax.errors import MachineError
 from dense_jax.hf import tensors
 from dense_jax.mesh import batch_sharding
-from dense_jax.models.bert import BertConfig
+from dense_jax.models.transformer import TransformerConfig
 from dense_jax.train.loop import initial_state, make_program
 
 BATCHES = 8  # different ones, in rotation
@@ -47,7 +47,7 @@ class Ours:
     def wait(self) -> None:
         jax.block_until_ready(self.state)
 
-    def save(self, bert: BertConfig, folder: Path) -> None:
+    def save(self, bert: TransformerConfig, folder: Path) -> None:
         """Writes the parameters, a model `bert` and perhaps its masked-LM head, for transformers."""
         params = jax.device_get(self.state.params)
         head = {"mlm": params["mlm"]} if "mlm" in params else {}
@@ -95,7 +95,7 @@ def _parser() -> ArgumentParser:
 
 
 def _peers(
-    asked: Namespace, kinds: Sequence[str], ours: Ours, bert: BertConfig, batches: Sequence[Batch], here: Machine
+    asked: Namespace, kinds: Sequence[str], ours: Ours, bert: TransformerConfig, batches: Sequence[Batch], here: Machine
 ) -> list[Program]:
     import peers  # imported here: PyTorch may be missing
 

@@ -3,7 +3,8 @@
     dense-jax compare runs/ict-0 runs/ict-1 runs/mlm-0 runs/mlm-1 --against=mlm --workdir=runs/comparison
 
 Runs whose configs differ in the seed only are one row: means over seeds, with the standard deviation of a single run.
-Each test set and each set of questions has a table, and in it the first measure is tested.
+BM25 is a row, and so are the runs of each row together with BM25. Each test set and each set of questions has a table,
+and one of the gains in its first measure: over the reference, over BM25, and over the row together with BM25.
 """
 
 import json
@@ -16,30 +17,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from dense_jax.arrays import Float
+from dense_jax.charts import Bar, ForestLine, draw_forest, draw_scores
 from dense_jax.config import Config
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
-from dense_jax.markdown import plain, printable
+from dense_jax.markdown import plain
 from dense_jax.progress import format_duration
-from dense_jax.run_results import FinishedRun, SetResult, read_run
+from dense_jax.run_results import BM25, FinishedRun, SetResult, read_run
+from dense_jax.significance import EXCHANGES, RESAMPLES, SEED, bootstrap_interval, randomisation_test
 from dense_jax.train.same_run import DIGESTS
 
-BM25 = "BM25"
-_RESAMPLES = 9_999
+_ITSELF = f"{BM25} + itself"
+_METHOD = (
+    f"Gains: mean over queries, 95 % interval of the paired bootstrap over queries ({RESAMPLES:,} resamples, seed "
+    f"{SEED}), p of the paired randomisation test ({EXCHANGES:,} exchanges, seed {SEED}); not corrected for the number "
+    "of rows."
+)
 
 
 @dataclass(frozen=True)
 class Row:
-    """Runs of one config, or BM25."""
+    """Runs of one config, or BM25, or both together."""
 
     name: str
     runs: tuple[FinishedRun, ...]
     results: dict[str, tuple[SetResult, ...]]  # by the name of the set, one for each run
+    hybrid: "Row | None" = None  # the same runs together with BM25
 
     def scores(self, name: str, measure: str) -> Float[np.ndarray, " s"]:
         """The mean over queries of the set `name`, of each run."""
@@ -52,7 +59,7 @@ class Row:
 
 
 def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
-    """The comparison as a Markdown table; writes it to `folder`, with comparison.json and comparison.png.
+    """The comparison as Markdown tables; writes it to `folder`, with comparison.json, comparison.png and gains.png.
 
     Raises:
         ConfigError: no run is called `against`, or a workdir is given twice.
@@ -67,18 +74,19 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
             f"--against={against} is not among the runs; use one of {', '.join(row.name for row in rows)}"
         )
     measures = _measures(rows)
-    found = [_described(row, reference, measures) for row in rows]
-    text = "\n\n".join(_table(found, name, measures[name], reference.name) for name in measures)
+    found = [_describe_row(row, _references(row, rows, reference), measures) for row in rows]
+    notes = {name: _notes(rows, name) for name in measures}
+    text = _render(found, measures, notes)
     with in_turn(folder / "compare.lock"):
-        write_json(folder / "comparison.json", {"against": reference.name, "rows": found})
+        write_json(folder / "comparison.json", {"against": reference.name, "rows": found, "notes": notes})
         with whole_file(folder / "comparison.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
-        _draw(rows, {name: tested for name, (tested, *_) in measures.items()}, folder / "comparison.png")
+        _draw(rows, found, {name: tested for name, (tested, *_) in measures.items()}, folder)
     return text
 
 
 def grouped(runs: Sequence[FinishedRun]) -> list[Row]:
-    """A row for BM25, where it was measured, and one for each config, in the order of the runs.
+    """A row for BM25, where it was measured, and one or two for each config, in the order of the runs.
 
     Raises:
         DataError: two runs were evaluated on different queries under the same name.
@@ -97,27 +105,19 @@ def grouped(runs: Sequence[FinishedRun]) -> list[Row]:
     for run in runs:
         by_config[json.dumps([_identity(run.config), run.chosen_by], sort_keys=True)].append(run)
     groups = list(by_config.values())
-    for name, group in zip(_names(groups), groups, strict=True):
-        rows.append(Row(name, tuple(group), {s: tuple(run.results[s] for run in group) for s in sets}))
+    for name, group in zip(_row_names(groups), groups, strict=True):
+        rows += _with_hybrid(Row(name, tuple(group), {s: tuple(run.results[s] for run in group) for s in sets}))
     return rows
 
 
-def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -> float:
-    """Two-sided p-value of the mean difference of paired values, under random exchanges within the pairs.
-
-    Smucker, Allan and Carterette 2007, "A Comparison of Statistical Significance Tests for Information Retrieval".
-    """
-    if np.array_equal(a, b) or len(a) == 1:
-        return 1.0
-    found = stats.permutation_test(
-        (a - b,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        n_resamples=_RESAMPLES,
-        batch=1_000,
-        rng=np.random.default_rng(0),
-    )
-    return float(found.pvalue)
+def _with_hybrid(row: Row) -> list[Row]:
+    """The row, and that of its runs together with BM25 on the sets where all of them were measured so."""
+    shared = [name for name in row.results if all(name in run.hybrids for run in row.runs)]
+    if not shared:
+        return [row]
+    results = {name: tuple(run.hybrids[name] for run in row.runs) for name in shared}
+    hybrid = Row(f"{BM25} + {row.name}", row.runs, results)
+    return [replace(row, hybrid=hybrid), hybrid]
 
 
 def _by_content(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
@@ -131,7 +131,10 @@ def _by_content(runs: Sequence[FinishedRun]) -> list[FinishedRun]:
     def renamed(results: dict[str, SetResult]) -> dict[str, SetResult]:
         return {names[found.set]: found for found in results.values()}
 
-    return [replace(run, results=renamed(run.results), words=renamed(run.words)) for run in runs]
+    return [
+        replace(run, results=renamed(run.results), words=renamed(run.words), hybrids=renamed(run.hybrids))
+        for run in runs
+    ]
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def _flat(config: dict[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
 
 
-def _names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
+def _row_names(groups: Sequence[Sequence[FinishedRun]]) -> list[str]:
     """The common part of the names of a group, such as `ict` of runs/ict-0 and runs/ict-1; else all of them."""
     names = [BM25]
     for group in groups:
@@ -171,18 +174,33 @@ def _measures(rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in rows:
         for name, (first, *_) in row.results.items():
             found[name] = [measure for measure in found.get(name, first.measures) if measure in first.measures]
-    return {name: found[name] for name in rows[-1].results}  # BM25, if any, is the first row and may lack a set
+    sets = next(row.results for row in rows if row.runs)  # BM25 and hybrids may lack a set
+    return {name: found[name] for name in sets}
 
 
-def _described(row: Row, reference: Row, measures: dict[str, list[str]]) -> dict[str, Any]:
+def _references(row: Row, rows: Sequence[Row], reference: Row) -> dict[str, Row]:
+    """The rows that `row` is compared with, by their titles."""
+    found = {reference.name: reference} | {other.name: other for other in rows if other.name == BM25}
+    found |= {_ITSELF: row.hybrid} if row.hybrid else {}
+    return {title: other for title, other in found.items() if other is not row}
+
+
+def _describe_row(row: Row, references: dict[str, Row], measures: dict[str, list[str]]) -> dict[str, Any]:
+    """The row as JSON values, with its gains over each of `references`."""
     sets = {}
     for name, found in row.results.items():
         scores = {measure: row.scores(name, measure) for measure in measures[name]}
-        tested, p = measures[name][0], None
-        if row is not reference and name in reference.results:
-            p = randomisation_test(row.per_query(name, tested), reference.per_query(name, tested))
-        described = {measure: {"mean": float(np.mean(s)), "sd": _spread(s)} for measure, s in scores.items()}
-        sets[name] = {"measures": described, "p": p, "queries": len(found[0].per_query)}
+        sets[name] = {
+            "queries": len(found[0].per_query),
+            "measures": {
+                measure: {"mean": float(np.mean(s)), "sd": _standard_deviation(s)} for measure, s in scores.items()
+            },
+            "gains": {
+                title: _gain(row, other, name, measures[name][0])
+                for title, other in references.items()
+                if name in other.results
+            },
+        }
     return {
         "name": row.name,
         "workdirs": [str(run.path) for run in row.runs],
@@ -194,24 +212,60 @@ def _described(row: Row, reference: Row, measures: dict[str, list[str]]) -> dict
     }
 
 
-def _spread(scores: Float[np.ndarray, " s"]) -> float | None:
+def _gain(row: Row, other: Row, name: str, measure: str) -> dict[str, Any]:
+    """The difference to `other` in `measure` on the set `name`: mean, interval and p-value."""
+    own, theirs = row.per_query(name, measure), other.per_query(name, measure)
+    return {
+        "mean": float(np.mean(own - theirs)),
+        "interval": bootstrap_interval(own, theirs),
+        "p": randomisation_test(own, theirs),
+    }
+
+
+def _standard_deviation(scores: Float[np.ndarray, " s"]) -> float | None:
     """The standard deviation of one run, where there are several."""
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], reference: str) -> str:
-    """The rows that were measured on the set `name`."""
+def _notes(rows: Sequence[Row], name: str) -> list[str]:
+    """A sentence for each row with a choice that was made by queries: of this set, or of another one."""
+    notes = []
+    for row in rows:
+        for run, found in zip(row.runs, row.results.get(name, ()), strict=False):
+            if run.chosen_by:
+                same = "queries of this set, so its figures here are too good"
+                on = same if run.is_chosen_on(found) else "other queries"
+                notes.append(f"{row.name}: its checkpoint was chosen ({run.chosen_by}) on {on}")
+            if found.chosen_on:
+                notes.append(f"{row.name}: the weight of its dense side was chosen on {found.chosen_on}")
+    return list(dict.fromkeys(map(plain, notes)))
+
+
+def _render(found: Sequence[dict[str, Any]], measures: dict[str, list[str]], notes: dict[str, list[str]]) -> str:
+    """The tables and the notes of each set, and the method of the gains."""
+    titles = _reference_titles(found)
+    parts = []
+    for name, shown in measures.items():
+        parts += [_table(found, name, shown), _gains_table(found, name, shown[0], titles), *notes[name]]
+    return "\n\n".join(filter(None, [*parts, _METHOD if titles else ""]))
+
+
+def _reference_titles(found: Sequence[dict[str, Any]]) -> list[str]:
+    """The references of all gains."""
+    return list(dict.fromkeys(title for row in found for of in row["sets"].values() for title in of["gains"]))
+
+
+def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str]) -> str:
+    """The rows that were measured on the set `name`: cost and figures."""
     rows = [row for row in found if name in row["sets"]]
-    header = ["run", "seeds", "steps", "tokens", "time", *measures, f"p ({measures[0]}, against {plain(reference)})"]
+    header = ["run", "seeds", "steps", "tokens", "time", *measures]
     lines = [
-        f"{plain(name)}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one "
-        "run; paired randomisation test, not corrected for the number of rows",
+        f"{plain(name)}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one run",
         "",
         "| " + " | ".join(header) + " |",
         "| --- |" + " ---: |" * (len(header) - 1),
     ]
     for row in rows:
-        here = row["sets"][name]
         cost = ["", "", "", ""]
         if row["seeds"]:
             cost = [
@@ -220,43 +274,62 @@ def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str], 
                 f"{row['tokens'] / 1e6:,.1f}M",
                 format_duration(row["seconds"]),
             ]
-        figures = [_figure(**here["measures"][measure]) for measure in measures]
-        p = "" if here["p"] is None else f"{here['p']:.4f}"
-        lines.append("| " + " | ".join([plain(row["name"]), *cost, *figures, p]) + " |")
+        figures = [_figure(**row["sets"][name]["measures"][measure]) for measure in measures]
+        lines.append("| " + " | ".join([plain(row["name"]), *cost, *figures]) + " |")
     return "\n".join(lines)
+
+
+def _gains_table(found: Sequence[dict[str, Any]], name: str, measure: str, references: Sequence[str]) -> str:
+    """The gains of the rows that were measured on the set `name`, a column for each of `references`."""
+    rows = [row for row in found if name in row["sets"]]
+    shown = [title for title in references if any(title in row["sets"][name]["gains"] for row in rows)]
+    if not shown:
+        return ""
+    lines = [
+        "| " + " | ".join([f"gain in {measure}", *(f"over {plain(title)}" for title in shown)]) + " |",
+        "| --- |" + " ---: |" * len(shown),
+    ]
+    for row in rows:
+        gains = row["sets"][name]["gains"]
+        cells = [_gain_cell(**gains[title]) if title in gains else "" for title in shown]
+        lines.append("| " + " | ".join([plain(row["name"]), *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _gain_cell(mean: float, interval: tuple[float, float] | None, p: float) -> str:
+    between = f" [{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else ""
+    return f"{mean:+z.3f}{between}, p {p:.4f}"
 
 
 def _figure(mean: float, sd: float | None) -> str:
     return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
 
 
-def _draw(rows: Sequence[Row], measures: dict[str, str], path: Path) -> None:
-    """A panel for each set, with its measure: a bar for each row, a dot for each seed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: it takes half a second
-    from matplotlib.figure import Figure
-
-    seeds = max(len(row.runs) for row in rows)
-    figure = Figure(figsize=(2.5 + 4 * len(measures), 1.2 + 0.42 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
-    for panel, (name, measure) in zip(panels, measures.items(), strict=True):
-        for place, row in enumerate(rows):
-            if name in row.results:
-                _draw_bar(panel, place, row.scores(name, measure), "#9a9a9a" if row.name == BM25 else "#4477aa")
-        panel.set_yticks(range(len(rows)), [printable(row.name) for row in rows], parse_math=False)
-        panel.set_title(printable(name), loc="left", parse_math=False)
-        panel.set_xlabel(f"{measure}, mean; a dot for each seed" if seeds > 1 else measure)
-        panel.tick_params(axis="y", length=0)
-        panel.margins(x=0.15)
-        panel.spines[["top", "right"]].set_visible(False)
-    panels[0].invert_yaxis()
-    with whole_file(path) as partial:
-        figure.savefig(partial, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
+def _draw(rows: Sequence[Row], found: Sequence[dict[str, Any]], tested: dict[str, str], folder: Path) -> None:
+    """Draw the scores and the gains in the measure of each set."""
+    panels = {name: _bars(rows, name, measure) for name, measure in tested.items()}
+    draw_scores(panels, [row.name for row in rows], tested, folder / "comparison.png")
+    if forests := {
+        title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))
+    }:
+        labels = [_line_label(row.name, name, len(tested)) for row in rows for name in tested]
+        draw_forest(forests, labels, " or ".join(dict.fromkeys(tested.values())), folder / "gains.png")
 
 
-def _draw_bar(panel: Any, place: int, scores: Float[np.ndarray, " s"], colour: str) -> None:
-    panel.barh(place, scores.mean(), color=colour, height=0.7)
-    if len(scores) > 1:
-        dots = {"color": "black", "markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5}
-        panel.plot(scores, np.full(len(scores), place), "o", **dots)
-    panel.annotate(f"{scores.mean():.3f}", (scores.max(), place), (5, 0), textcoords="offset points", va="center")
+def _bars(rows: Sequence[Row], name: str, measure: str) -> list[Bar]:
+    return [Bar(row.name, row.scores(name, measure), row.name == BM25) for row in rows if name in row.results]
+
+
+def _forest(found: Sequence[dict[str, Any]], names: Sequence[str], title: str) -> list[ForestLine]:
+    """The gains over the reference `title`, of each row on each set."""
+    lines = []
+    for row in found:
+        for name in names:
+            gain = row["sets"].get(name, {}).get("gains", {}).get(title)
+            if gain and gain["interval"]:
+                lines.append(ForestLine(_line_label(row["name"], name, len(names)), gain["mean"], gain["interval"]))
+    return lines
+
+
+def _line_label(row: str, name: str, sets: int) -> str:
+    return f"{row}, {name}" if sets > 1 else row

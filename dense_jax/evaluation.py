@@ -1,4 +1,4 @@
-"""The evaluation of a run on one test set: BM25, the parameters before training, and a checkpoint."""
+"""The evaluation of a run on one test set: BM25, the parameters before training, a checkpoint, and both together."""
 
 import functools
 import html
@@ -6,20 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dense_jax.config.retrieval import FusionConfig
+from dense_jax.data.preparation.collection import Collection
 from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file
 from dense_jax.locks import in_turn, lock_of
-from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.retrieval import evaluate, search
+from dense_jax.multihost import on_process_0
+from dense_jax.retrieval import evaluate
 from dense_jax.retrieval.beir import TestSet, read_test_set
-from dense_jax.retrieval.bm25 import BM25
-from dense_jax.retrieval.evaluate import own_documents
+from dense_jax.retrieval.evaluate import EvaluatedRetriever, own_documents
+from dense_jax.retrieval.fusion import Fusion, at_depth, choose_weight, describe, fuse
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.sample import content_of_test_set
-from dense_jax.run_results import row_names
+from dense_jax.retrieval.search import as_documents, by_document, dense_search, number_documents
+from dense_jax.run_results import BM25, HYBRID, hybrid_file, row_names
 from dense_jax.train.checkpoint import has_checkpoint
 from dense_jax.train.restore import Trained
 from dense_jax.train.same_run import NO_DATA, record
+from dense_jax.types import Ranking
 from dense_jax.workdir import Workdir
 
 
@@ -57,12 +61,14 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
     settings, folder = work.config.evaluate, work.test_folder
     evaluate.check_depth(settings.depth)
     test_set = read_test_set(folder, settings.split)
+    searched = _SearchedDocuments(work, work.collection(chosen.towers.passage, str(folder)))
+    judged = _JudgedQueries(searched, test_set)
     before = [work.trained(0)] if settings.before and chosen.step else []
-    rows = [_ranked_by_words(work, test_set)] if settings.bm25 and is_process_0() else []
-    rows += [_ranked_by_meaning(work, test_set, trained) for trained in (*before, chosen)]
+    rows = _evaluated_rows(judged, [*before, chosen])
     notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
-    if left_out := rows_left_out(work.collection(chosen.towers.passage, str(folder)).store.folder):
-        notes[f"{test_set.name}/{test_set.split}: {left_out}"] = None
+    notes |= dict.fromkeys(f"{row.name}: {describe(row.fusion)}" for row in rows if row.fusion)
+    if left_out := rows_left_out(searched.collection.store.folder):
+        notes[f"{judged.name}: {left_out}"] = None
     results = {row.name: row.result for row in rows}
     figures = {name: {of: result.scores.mean[of] for of in evaluate.HEADLINE} for name, result in results.items()}
     table = functools.partial(EvaluationTable, figures, evaluate.table(results), list(notes), chosen.step)
@@ -72,10 +78,82 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
     return table(target)
 
 
+class _SearchedDocuments:
+    """The documents of one collection, which BM25 and checkpoints rank."""
+
+    def __init__(self, work: Workdir, collection: Collection) -> None:
+        self.work, self.collection = work, collection
+        self.passages = collection.store.ids()
+        self.bm25 = work.bm25(collection) if work.config.evaluate.bm25 else None
+        self.ids = self.bm25.ids if self.bm25 else list(dict.fromkeys(self.passages))
+        self.numbers = number_documents(self.passages, self.ids)
+        self.fusion = at_depth(work.config.fusion, work.config.evaluate.depth)
+        self.depth = max(self.fusion.depth, work.config.evaluate.depth + 1)  # one more, for the query's own document
+
+
+class _JudgedQueries:
+    """The queries of one test set: rankings of the documents for them, and their figures."""
+
+    def __init__(self, searched: _SearchedDocuments, test_set: TestSet) -> None:
+        self.searched, self.test_set = searched, test_set
+        self.name, self.texts = f"{test_set.name}/{test_set.split}", list(test_set.queries.values())
+        drop, texts = searched.work.config.evaluate.drop_same_id, searched.collection.store.texts
+        self._own = own_documents(drop, test_set.queries, searched.passages, texts)
+
+    @functools.cached_property
+    def lexical(self) -> Ranking:
+        """The documents by BM25."""
+        assert self.searched.bm25 is not None
+        return self.searched.bm25.search(self.texts, self.searched.depth)
+
+    def dense(self, trained: Trained) -> Ranking:
+        """The documents by a checkpoint; all processes call it."""
+        at, work = self.searched, self.searched.work
+        find = dense_search(work.index(at.collection, trained), trained.towers.query, work.tokenizer)
+        k = min(at.depth, len(at.ids))
+        return as_documents(by_document(find, self.texts, at.passages.__getitem__, k, len(at.passages)), at.numbers)
+
+    def hybrid(self, dense: Ranking, fusion: FusionConfig) -> Ranking:
+        """The documents by BM25 and by a checkpoint together."""
+        return fuse(self.lexical, dense, fusion, self.searched.depth)
+
+    def score(self, ranking: Ranking) -> evaluate.Evaluation:
+        """The figures of a ranking."""
+        depth = self.searched.work.config.evaluate.depth
+        return evaluate.score_ranking(ranking, self.searched.ids, self.test_set, depth, self._own)
+
+
+def _evaluated_rows(judged: _JudgedQueries, checkpoints: Sequence[Trained]) -> list[EvaluatedRetriever]:
+    """The rows of BM25, of each checkpoint, and of BM25 with the last checkpoint."""
+    work, has_bm25 = judged.searched.work, judged.searched.bm25 is not None
+    rows = [EvaluatedRetriever(BM25, BM25, None, judged.score(judged.lexical))] if has_bm25 else []
+    for trained in checkpoints:
+        dense = judged.dense(trained)
+        name, file = row_names(work.path, work.config, trained.step)
+        rows.append(EvaluatedRetriever(name, file, trained.step, judged.score(dense)))
+        if has_bm25 and trained is checkpoints[-1]:
+            fusion = _fusion(judged.searched, trained)
+            result = judged.score(judged.hybrid(dense, fusion.config))
+            rows.append(EvaluatedRetriever(HYBRID, hybrid_file(file), trained.step, result, fusion))
+    return rows
+
+
+def _fusion(searched: _SearchedDocuments, trained: Trained) -> Fusion:
+    """The settings of the fusion, with the weight chosen on the queries of `evaluate.dev_split` if there is one."""
+    split = searched.work.config.evaluate.dev_split
+    if not split:
+        return Fusion(searched.fusion)
+    dev = _JudgedQueries(searched, read_test_set(searched.work.test_folder, split))
+    dense = dev.dense(trained)
+    measure = evaluate.HEADLINE[0]
+    best = choose_weight(searched.fusion, lambda fusion: dev.score(dev.hybrid(dense, fusion)).scores.mean[measure])
+    return Fusion(best, chosen_on=dev.name)
+
+
 def _written(
     work: Workdir,
     test_set: TestSet,
-    rows: Sequence[evaluate.EvaluatedRetriever],
+    rows: Sequence[EvaluatedRetriever],
     table: functools.partial[EvaluationTable],
 ) -> Path:
     """The folder of the results, which the first process writes."""
@@ -87,31 +165,12 @@ def _written(
         with in_turn(lock_of(results / name)):
             target = claim_folder(results, name, settings.folder, content)
             for row in rows:
-                evaluate.write(target, row.file, row.result, row.step)
+                evaluate.write(target, row)
             with whole_file(target / "table.md") as partial:
                 partial.write_text(table(target).text + "\n", encoding="utf-8")
         return str(target)
 
     return Path(on_process_0(write))
-
-
-def _ranked_by_words(work: Workdir, test_set: TestSet) -> evaluate.EvaluatedRetriever:
-    settings, documents = work.config.evaluate, work.documents(str(work.test_folder))
-    words = BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b)
-    own = own_documents(
-        settings.drop_same_id, test_set.queries, words.ids, lambda rows: [documents[row] for row in rows]
-    )
-    result = evaluate.evaluate(words.search, words.ids, test_set, settings.depth, own)
-    return evaluate.EvaluatedRetriever("BM25", "BM25", None, result)
-
-
-def _ranked_by_meaning(work: Workdir, test_set: TestSet, trained: Trained) -> evaluate.EvaluatedRetriever:
-    collection = work.collection(trained.towers.passage, str(work.test_folder))
-    dense = search.dense_search(work.index(collection, trained), trained.towers.query, work.tokenizer)
-    settings, ids = work.config.evaluate, collection.store.ids()
-    own = own_documents(settings.drop_same_id, test_set.queries, ids, collection.store.texts)
-    result = evaluate.evaluate(dense, ids, test_set, settings.depth, own)
-    return evaluate.EvaluatedRetriever(*row_names(work.path, work.config, trained.step), trained.step, result)
 
 
 def _html_row(tag: str, cells: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from dense_jax.augmented import qa_report, question_answering
 from dense_jax.augmented.loader import open_retrieval_loader
 from dense_jax.augmented.refresher import refresh
 from dense_jax.augmented.versions import VERSIONS, Versions
-from dense_jax.config import Config, Miner, Refresh
+from dense_jax.config import Config, FusionConfig, Miner, Refresh
 from dense_jax.config.overrides import LoadedConfig
 from dense_jax.config.remembered import is_remembered, recall_config, remember, remembers_settings
-from dense_jax.config.tree import with_full_paths, without_folders
+from dense_jax.config.tree import to_dict, with_full_paths, without_folders
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.preparation.collection import Collection, TextPassages
 from dense_jax.data.preparation.prepare import prepare
@@ -40,15 +40,24 @@ from dense_jax.objective import Loader
 from dense_jax.planning.topology import plan_report
 from dense_jax.report import Counts, Sections, Training
 from dense_jax.retrieval import search
-from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
+from dense_jax.retrieval.fusion import Fusion, at_depth, describe
 from dense_jax.retrieval.index import Index
-from dense_jax.retrieval.mine import BM25Retriever, DenseRetriever, check_guide, mine, summary, write_guide
+from dense_jax.retrieval.mine import (
+    BM25Retriever,
+    DenseRetriever,
+    HybridRetriever,
+    Retriever,
+    check_guide,
+    mine,
+    summary,
+    write_guide,
+)
 from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.run_results import measured
+from dense_jax.run_results import HYBRID, measured
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.restart import move_aside
@@ -92,7 +101,7 @@ class Run:
         """Forget what was read of the workdir, since a stage has changed it."""
         config, notes = fitted(self._loaded.config, self._loaded.given, self.path)
         self._work = Workdir(self.path, config, notes, self.out)
-        for name in ("_trained", "_collection", "_find", "_query_tower", "_passage_tower"):
+        for name in ("_trained", "_collection", "_find", "_find_hybrid", "_query_tower", "_passage_tower"):
             self.__dict__.pop(name, None)
 
     @property
@@ -233,17 +242,21 @@ class Run:
     def index(self) -> Index:
         """The nearest-neighbour index over the vectors, built again."""
         self._check_writable()
-        self.__dict__.pop("_find", None)
+        for name in ("_find", "_find_hybrid"):
+            self.__dict__.pop(name, None)
         return self._work.index(self._collection, self._trained, again=True)
 
-    def search(self, queries: Sequence[str], k: int | None = None) -> list[list[Hit]]:
-        """The k best documents for each query; `search.k` where no k is given. Makes missing vectors and index.
+    def search(self, queries: Sequence[str], k: int | None = None, *, hybrid: bool = False) -> list[list[Hit]]:
+        """The k best documents for each query; `search.k` where no k is given. Makes missing vectors and indexes.
+
+        With `hybrid` the ranking is fused with that of BM25, by the settings `fusion`.
 
         Raises:
             DataError: a query is empty.
             StorageError: vectors or index are missing, the workdir is read-only, and no `out` is given.
         """
-        return search.search(self._find, self._collection.store, queries, k or self._work.config.search.k)
+        find = self._find_hybrid if hybrid else self._find
+        return search.search(find, self._collection.store, queries, k or self._work.config.search.k)
 
     def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "q d"]:
         """The float32 vectors of queries: one of each."""
@@ -296,12 +309,11 @@ class Run:
         return found, Path(on_process_0(write))
 
     def mine(self) -> Counts:
-        """Hard negatives for all training queries, by the trained retriever or by BM25."""
+        """Hard negatives for all training queries, by the trained retriever, by BM25, or by both."""
         work = self._work
         self._check_writable()
         config, queries = work.config.mine, work.queries
-        by_words = config.source is Miner.BM25
-        retriever, name, made_by = self._words() if by_words else self._meaning()
+        retriever, name, made_by = self._retriever(config.source)
         folder = work.written / "mined" / name
         made_by |= {"queries": queries.fingerprint}
         mined = mine(queries, queries.documents, retriever, config, folder, made_by)
@@ -310,26 +322,39 @@ class Run:
             on_process_0(lambda: write_guide(queries, retriever, folder))
         return Counts(summary(mined, config))
 
-    def _words(self) -> tuple[BM25Retriever, str, dict[str, Any]]:
-        """BM25 over the documents of the training queries, the name of its file, and its settings."""
-        settings, store = self._work.config.evaluate, self._work.queries.documents
+    def _retriever(self, source: Miner) -> tuple[Retriever, str, dict[str, Any]]:
+        """A retriever of the documents of the training queries, the name of its file, and its settings."""
+        match source:
+            case Miner.BM25:
+                return self._bm25_retriever()
+            case Miner.DENSE:
+                return self._dense_retriever()
+        lexical, _, formula = self._bm25_retriever()
+        dense, _, checkpoint = self._dense_retriever()
+        fusion = at_depth(self._work.config.fusion, self._work.config.mine.depth)
+        self._print_fusion(fusion)
+        made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
+        return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
+
+    def _bm25_retriever(self) -> tuple[BM25Retriever, str, dict[str, Any]]:
+        """BM25, its name and its settings, as `_retriever`."""
+        settings, documents = self._work.config.evaluate, self._work.documents_of_queries
         self._remember_first()
         if is_process_0():
-            print(f"{self._work.documents_of_queries.described}; BM25", file=sys.stderr)
-        documents = [store.document(row) for row in range(len(store))]
-        words = BM25Retriever(BM25(documents, len(documents), settings.bm25_k1, settings.bm25_b))
-        return words, "bm25", {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
+            print(f"{documents.described}; BM25", file=sys.stderr)
+        made_by = {"bm25_k1": settings.bm25_k1, "bm25_b": settings.bm25_b}
+        return BM25Retriever(self._work.bm25(documents)), "bm25", made_by
 
-    def _meaning(self) -> tuple[DenseRetriever, str, dict[str, Any]]:
-        """The same of the trained retriever."""
+    def _dense_retriever(self) -> tuple[DenseRetriever, str, dict[str, Any]]:
+        """The trained retriever, its name and its settings, as `_retriever`."""
         work, trained = self._work, self._trained
         check_guide(work.config.mine, trained.towers.passage.encoder.views)
         index = work.index(work.documents_of_queries, trained)
-        meaning = DenseRetriever(index, trained.towers.query, work.tokenizer)
-        return meaning, f"dense-{trained.step:08d}", {"checkpoint": trained.fingerprint}
+        dense = DenseRetriever(index, trained.towers.query, work.tokenizer)
+        return dense, f"dense-{trained.step:08d}", {"checkpoint": trained.fingerprint}
 
     def evaluate(self) -> EvaluationTable:
-        """BM25, the parameters before training and those after it, on one test set."""
+        """BM25, the parameters before training, those after it, and both together, on one test set."""
         self._check_writable()
         return evaluated(self._work, self._trained)
 
@@ -397,13 +422,31 @@ class Run:
 
     @functools.cached_property
     def _find(self) -> TextSearch:
-        try:
+        with self._naming_out():
             index = self._work.index(self._collection, self._trained)
+        return search.dense_search(index, self._trained.towers.query, self._work.tokenizer)
+
+    @functools.cached_property
+    def _find_hybrid(self) -> TextSearch:
+        work, dense = self._work, self._find
+        with self._naming_out():
+            bm25 = work.bm25(self._collection)
+        self._print_fusion(work.config.fusion)
+        return search.hybrid_search(bm25, dense, self._collection.store.ids(), work.config.fusion)
+
+    def _print_fusion(self, fusion: FusionConfig) -> None:
+        if is_process_0():
+            print(f"{HYBRID}: {describe(Fusion(fusion))}", file=sys.stderr)
+
+    @contextlib.contextmanager
+    def _naming_out(self) -> Iterator[None]:
+        """Add the fix, another folder, to the error of a read-only workdir that lacks what is searched."""
+        try:
+            yield
         except StorageError as error:
             if self.out is None and not os.access(self.path, os.W_OK):
                 raise StorageError(f"{error}; name a folder for what is missing by {_OUT}") from error
             raise
-        return search.dense_search(index, self._trained.towers.query, self._work.tokenizer)
 
     @functools.cached_property
     def _query_tower(self) -> TowerOnMesh:

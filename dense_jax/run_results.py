@@ -19,7 +19,8 @@ from dense_jax.train.same_run import FinishedConfig
 from dense_jax.train.validation import History, read_history
 from dense_jax.train.warm_start import parse_run
 
-_BEFORE, _AFTER, _WORDS = "before_training", "after_training", "BM25"  # files of figures, without the ending
+BM25, HYBRID = "BM25", "BM25 + dense"  # rows that every run has
+_BEFORE, _AFTER = "before_training", "after_training"  # files of figures, without the ending; BM25 is another
 
 PerQuery = dict[str, dict[str, float]]  # query -> measure -> value
 
@@ -32,6 +33,8 @@ class SetResult:
     measures: tuple[str, ...]  # to be shown, the most important one first
     per_query: PerQuery
     set: tuple[str, str]  # the name of the set, which others may have too, and a digest of its content, if known
+    place: str = ""  # the setting that names the set; empty: the set that `prepare` held out
+    chosen_on: str = ""  # the queries that the weight of a hybrid was chosen on
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,14 @@ class FinishedRun:
     seconds: float  # of training
     results: dict[str, SetResult]  # by the name of the set
     words: dict[str, SetResult]  # the same for BM25
+    hybrids: dict[str, SetResult]  # the same for both together
     chosen_by: str = ""  # the rules that chose its checkpoint or stopped it early
+
+    def is_chosen_on(self, found: SetResult) -> bool:
+        """True if these rules read queries of the set of `found`."""
+        validation = self.config.get("validation", {"folder": "", "split": ""})
+        folder, split = validation["folder"], validation["split"]
+        return bool(self.chosen_by) and found.place == folder and (not folder or found.set[0].endswith(f"-{split}"))
 
 
 def read_run(path: Path) -> FinishedRun:
@@ -54,8 +64,8 @@ def read_run(path: Path) -> FinishedRun:
     Raises:
         DataError: training or measuring is unfinished, or measuring is older than training.
     """
-    # A run of no steps has no figures after training.
-    results = (_evaluated(path, _AFTER) or _evaluated(path, _BEFORE)) | _answered(path)
+    ranked = _evaluated(path, file := _AFTER) or _evaluated(path, file := _BEFORE)  # after training, if it had steps
+    results = ranked | _answered(path)
     if not (path / "config.json").is_file() or not results:
         raise DataError(
             f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
@@ -73,6 +83,7 @@ def read_run(path: Path) -> FinishedRun:
                 f"{path}: {name} is of step {found.step:,}, but training stands at {last['step']:,}; "
                 "run `dense-jax evaluate` (or `answer`) again"
             )
+    hybrids = _evaluated(path, hybrid_file(file))
     return FinishedRun(
         path,
         config,
@@ -80,7 +91,8 @@ def read_run(path: Path) -> FinishedRun:
         last["tokens"],
         last["seconds"],
         results,
-        _evaluated(path, _WORDS),
+        _evaluated(path, BM25),
+        {name: found for name, found in hybrids.items() if name in ranked and found.step == ranked[name].step},
         _rules(history),
     )
 
@@ -97,6 +109,11 @@ def row_names(path: Path, config: Config, step: int) -> tuple[str, str]:
     return f"step {step:,} of {config.steps:,}", f"step_{step}"
 
 
+def hybrid_file(file: str) -> str:
+    """The name of the figures of BM25 together with the checkpoint whose figures are in `file`."""
+    return f"hybrid_{file}"
+
+
 def _start(config: Config) -> str:
     """The name of the folder of `init_from`; empty without one."""
     if not config.init_from:
@@ -104,7 +121,7 @@ def _start(config: Config) -> str:
     run = parse_run(Path(config.init_from))
     name = absolute(config.init_from if run is None else str(run.workdir)).name
     name += f", step {run.step:,}" if run is not None and run.step >= 0 else ""
-    return f"{name} (init_from)" if name == "BM25" else name
+    return f"{name} (init_from)" if name in (BM25, HYBRID) else name
 
 
 def _is_end(path: Path, steps: int, step: int) -> bool:
@@ -162,7 +179,9 @@ def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str)
     if lacking or not of["per_query"]:
         what = f"lacks some of {', '.join(measures)} of {lacking[0]!r}" if lacking else "has no query"
         raise StorageError(f"{path / 'results' / name}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
-    return SetResult(of["step"], measures, of["per_query"], _set(path, name))
+    place = set_of(path / "results" / name)["place"]
+    chosen_on = of.get("fusion", {}).get("chosen_on", "")
+    return SetResult(of["step"], measures, of["per_query"], _set(path, name), place, chosen_on)
 
 
 def _read_results(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from dense_jax.config.tree import to_dict
 from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import batch_shards, platform
-from dense_jax.models.bert import bert_configs, choose_attention
+from dense_jax.models.transformer import choose_attention, model_configs
 from dense_jax.objective import HostBatch
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
@@ -34,13 +34,13 @@ def settings(config: Config) -> str:
 def attention(examples: Examples, size: int) -> str:
     """The attention kernel of each encoder and each length of sequence in a batch of `size`, with the reason."""
     lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
-    choices = [(n, choose_attention(c, platform(), n)) for c in bert_configs(examples.objective) for n in lengths]
+    choices = [(n, choose_attention(c, platform(), n)) for c in model_configs(examples.objective) for n in lengths]
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
 
 
 def compute_types(examples: Examples) -> str:
     """The compute type of each encoder on the devices, with the setting that it follows from."""
-    found = {(config.dtype.on(platform()), config.dtype) for config in bert_configs(examples.objective)}
+    found = {(config.dtype.on(platform()), config.dtype) for config in model_configs(examples.objective)}
     return "\n".join(f"{dtype.value} (dtype={named.value} on {platform()})" for dtype, named in found)
 
 

@@ -41,9 +41,9 @@ def _embed(run: Run, words: list[str]) -> None:
     print(f"{len(vectors):,} vectors of width {vectors.width} in {vectors.folder}")
 
 
-def _search(run: Run, words: list[str]) -> None:
+def _search(run: Run, words: list[str], *, hybrid: bool = False) -> None:
     queries, columns = _typed(words), shutil.get_terminal_size().columns
-    for query, hits in zip(queries, run.search(queries), strict=True):
+    for query, hits in zip(queries, run.search(queries, hybrid=hybrid), strict=True):
         print(search.render_hits(query, hits, columns), end="\n\n")
 
 
@@ -97,7 +97,10 @@ def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
     if isinstance(line, Comparison):
         print(compare(line.folders, line.against, writable(line.workdir)))
         return
-    stages = VERBS | {"train": functools.partial(_train, stop=stop, restart=line.restart)}
+    stages = VERBS | {
+        "train": functools.partial(_train, stop=stop, restart=line.restart),
+        "search": functools.partial(_search, hybrid=line.hybrid),
+    }
     with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
             print(_open_run(line).plan(line.topology))

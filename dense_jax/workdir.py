@@ -8,6 +8,7 @@ validation.json  validation/NAME-SPLIT-QUERIES-DOCUMENTS  train, with validation
 collections/NAME-DIGEST                               embed: a collection as a store; DIGEST: of content and tokenizer
 embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, parameters and layout
 index/NAME-STEP-DIGEST                                index
+bm25/NAME-DIGEST                                      evaluate, search --hybrid, mine; DIGEST: of texts and formula
 mined/NAME.jsonl                                      mine
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
 results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
@@ -47,9 +48,10 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
-from dense_jax.io import AnyPath, absolute, located
+from dense_jax.io import AnyPath, absolute, located, short_digest
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
+from dense_jax.retrieval.bm25 import BM25, BM25Settings, open_or_index
 from dense_jax.retrieval.embed import embed, embeddings_folder
 from dense_jax.retrieval.index import Index, open_or_build
 from dense_jax.retrieval.sample import make_sample
@@ -59,7 +61,7 @@ from dense_jax.train.restore import Trained, load_trained
 from dense_jax.train.same_run import DIGESTS, Data, Named, recorded
 from dense_jax.train.start import check_token_ids, start_vocabulary
 from dense_jax.train.validator import Sample, Validator, open_sample
-from dense_jax.types import Document, Passage, QAExample, Tower, Vocabulary
+from dense_jax.types import Passage, QAExample, Tower, Vocabulary
 
 _SAMPLE = 1_024  # examples that the number of tokens of an example is estimated from
 
@@ -343,10 +345,6 @@ class Workdir:
         """The documents of the training queries, each whole."""
         return prepared_collection("documents", self.queries.documents)
 
-    def documents(self, source: str) -> list[Document]:
-        """The documents of `source`, whole."""
-        return [row for row in open_collection(source, self.asked) if isinstance(row, Document)]
-
     @property
     def is_validated(self) -> bool:
         """True if training is validated: every k steps, or before and after it where it starts from a trained model."""
@@ -420,3 +418,10 @@ class Workdir:
         vectors = self.embeddings(collection, trained)
         folders = [place / "index" / vectors.folder.name for place in self.places]
         return open_or_build(vectors, self.asked.index, folders, process_mesh(), again=again)
+
+    def bm25(self, collection: Collection) -> BM25:
+        """Return BM25 over the documents of `collection`, indexed now if it is missing."""
+        k1, b = self.asked.evaluate.bm25_k1, self.asked.evaluate.bm25_b
+        settings = BM25Settings(collection=collection.store.content, k1=k1, b=b)
+        folders = [place / "bm25" / f"{collection.name}-{short_digest(settings)}" for place in self.places]
+        return open_or_index(collection.store, folders, settings)

@@ -14,8 +14,9 @@ from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.bert import Bert, BertConfig, bert, choose_attention, layer_norm
+from dense_jax.models.bert import Bert, BertConfig, bert
 from dense_jax.models.layers import Dtype, Gelu, apply_module, dropout, gelu, init_params
+from dense_jax.models.transformer import choose_attention, layer_norm
 from dense_jax.types import Tokens
 
 SMALL = BertConfig(layers=2, width=32, heads=4, feed_forward=64, vocab_size=50, positions=16)
@@ -196,7 +197,8 @@ def test_the_splash_kernel_keeps_texts_of_a_row_apart_as_plain_attention_does(in
     np.testing.assert_allclose(jnp.where(real, fused, 0), jnp.where(real, plain, 0), rtol=1e-4, atol=1e-5)  # float32
 
 
-def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted):
+@pytest.mark.parametrize("window", [None, 20])
+def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted, window):
     length = 160  # is padded to whole lanes of 128
     inputs = random_heads(length)
     mask = jnp.arange(length)[None, None] < jnp.array([length, 100])[:, None, None]
@@ -204,7 +206,8 @@ def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted)
 
     def outcome(kernel):
         def total(inputs):
-            found = jnp.where(real, attend(*inputs, mask, kernel=kernel), 0)  # what padding sees differs, and is unused
+            attended = attend(*inputs, mask, kernel=kernel, window=window)
+            found = jnp.where(real, attended, 0)  # what padding sees differs, and is unused
             return jnp.sum(found**2), found
 
         return jax.grad(total, has_aux=True)(inputs)
@@ -299,7 +302,7 @@ def test_a_rate_of_0_is_no_dropout(params, tokens):
 
 @pytest.mark.parametrize(("platform", "expected"), [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")])
 def test_the_automatic_compute_type_is_bfloat16_on_accelerators(platform, expected, monkeypatch, params, tokens):
-    monkeypatch.setattr("dense_jax.models.bert.platform", lambda: platform)
+    monkeypatch.setattr("dense_jax.models.transformer.platform", lambda: platform)
     model = Bert(replace(SMALL, attention=Attention.XLA))
     found = jax.eval_shape(lambda: apply_module(model, params, tokens))
     assert found.dtype.name == expected

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from dense_jax.errors import DataError
-from dense_jax.retrieval.bm25 import BM25
+from dense_jax.artifact import MANIFEST
+from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.retrieval.bm25 import BM25, BM25Settings, documents_of, index_documents, open_or_index
 from dense_jax.types import Document
+from tests.toys import MemoryStore
 
 K1, B = 0.9, 0.4
 DOCUMENTS = [
@@ -18,7 +20,7 @@ DOCUMENTS = [
 
 
 def bm25(documents=DOCUMENTS) -> BM25:
-    return BM25(documents, len(documents), K1, B)
+    return index_documents(documents, K1, B)
 
 
 def weight(frequency: int, length: int, holding: int) -> float:
@@ -75,3 +77,72 @@ def test_an_empty_document_is_never_found_but_counts():
 def test_a_corpus_without_words_is_refused():
     with pytest.raises(DataError, match="none of the 1 documents holds a word"):
         bm25([Document("a", "", "the")])
+
+
+# On disk
+
+SETTINGS = BM25Settings(collection="a", k1=K1, b=B)
+
+
+class Store(MemoryStore):
+    """`DOCUMENTS`, the second one as two passages."""
+
+    pieces = (DOCUMENTS[0], Document("polonium", "", "the polonium"), Document("polonium", "", "decays"), DOCUMENTS[2])
+
+    def __init__(self):
+        super().__init__(passages=len(self.pieces))
+
+    def document(self, row):
+        return self.pieces[row]
+
+
+class Unread(Store):
+    """Documents of which no text may be read."""
+
+    def document(self, row):
+        raise AssertionError
+
+
+def test_a_document_is_joined_from_its_passages():
+    assert list(documents_of(Store())) == DOCUMENTS
+
+
+def test_the_saved_index_finds_what_the_one_in_memory_finds_and_is_not_built_again(tmp_path):
+    queries = ["glows polonium", "cats decaying", "uranium"]
+    expected = bm25().search(queries, 3)
+    for store in (Store(), Unread()):
+        found = open_or_index(store, [tmp_path / "bm25"], SETTINGS)
+        assert found.ids == ["radium", "polonium", "cat"]
+        np.testing.assert_array_equal(found.search(queries, 3).rows, expected.rows)
+        np.testing.assert_array_equal(found.search(queries, 3).scores, expected.scores)
+
+
+def test_a_finished_index_of_an_earlier_folder_is_used(tmp_path):
+    open_or_index(Store(), [tmp_path / "workdir"], SETTINGS)
+    open_or_index(Unread(), [tmp_path / "workdir", tmp_path / "out"], SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["scores.npy", "rows.npy", "starts.npy", "stems.json", "ids.json"])
+def test_a_damaged_file_is_named_with_the_command_that_makes_it_again(tmp_path, name):
+    open_or_index(Store(), [tmp_path / "bm25"], SETTINGS)
+    content = (tmp_path / "bm25" / name).read_bytes()
+    (tmp_path / "bm25" / name).write_bytes(content[:-2] + b"\0]")
+    with pytest.raises(
+        StorageError, match=rf"{name}: digest .* remove .*bm25 and run `dense-jax search --hybrid` again"
+    ):
+        open_or_index(Store(), [tmp_path / "bm25"], SETTINGS)
+    assert (tmp_path / "bm25" / name).read_bytes() == content[:-2] + b"\0]"
+
+
+def test_an_interrupted_build_is_done_again(tmp_path):
+    first = open_or_index(Store(), [tmp_path / "bm25"], SETTINGS)
+    (tmp_path / "bm25" / MANIFEST).unlink()
+    (tmp_path / "bm25" / "rows.npy").write_bytes(b"half")
+    assert open_or_index(Store(), [tmp_path / "bm25"], SETTINGS).ids == first.ids
+
+
+def test_an_index_of_another_formula_is_refused(tmp_path):
+    open_or_index(Store(), [tmp_path / "bm25"], SETTINGS)
+    with pytest.raises(ConfigError, match=r"k1: 0.9 -> 1.2"):
+        open_or_index(Store(), [tmp_path / "bm25"], BM25Settings(collection="a", k1=1.2, b=B))

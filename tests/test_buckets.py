@@ -25,7 +25,7 @@ from dense_jax.data.sources.corpus import open_corpus, read_queries
 from dense_jax.errors import ConfigError, DataError, MachineError
 from dense_jax.io import located
 from dense_jax.retrieval.beir import read_test_set
-from dense_jax.types import Document, QAExample, TrainingQuery
+from dense_jax.types import Document, QAExample, Tower, TrainingQuery
 from dense_jax.workdir import Workdir
 from tests.buckets import bucket_in
 from tests.sources import config, contents, rows, write
@@ -127,7 +127,8 @@ def test_a_test_set_and_questions_are_read_from_a_bucket(bucket, tmp_path):
     prepare(asked, tmp_path / "work")
     work = Workdir(tmp_path / "work", asked)
     assert read_test_set(work.test_folder, "test").queries == {"q": "what?"}
-    assert [document.text for document in work.documents(str(work.test_folder))] == ["The sea."]
+    found = work.collection(Tower(MeanEmbedding(), {}, length=32), str(work.test_folder)).store
+    assert [document.text for document in found.texts(range(len(found)))] == ["The sea."]
     assert work.sample().test_set.queries == {"q": "what?"}
     assert work.questions.document(0).text == "what shines?"
     assert work.learned_data.digests["passages"] == work.questions.fingerprint

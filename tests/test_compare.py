@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 from dense_jax.__main__ import run
-from dense_jax.compare import compare, randomisation_test
+from dense_jax.compare import compare
+from dense_jax.config import Select
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import read_json, write_json
+from dense_jax.significance import bootstrap_interval, randomisation_test
+from dense_jax.train.validation import History
 
 
 def figures(values):
@@ -53,14 +56,22 @@ def test_the_table(runs, tmp_path):
     MLM, 0 and -0.1 and 0.1, have mean 0.
     """
     expected = """\
-toy-test, 3 queries; mean over seeds ± standard deviation of one run; paired randomisation test, \
-not corrected for the number of rows
+toy-test, 3 queries; mean over seeds ± standard deviation of one run
 
-| run | seeds | steps | tokens | time | nDCG@10 | MRR@10 | Recall@100 | p (nDCG@10, against BM25) |
-| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
-| BM25 |  |  |  |  | 0.500 | 0.250 | 1.000 |  |
-| ict | 2 | 10 | 3.0M | 1m00s | 0.800 ± 0.141 | 0.400 ± 0.071 | 1.000 ± 0.000 | 0.2500 |
-| mlm | 1 | 2,000 | 2.0M | 1m30s | 0.500 | 0.250 | 1.000 | 1.0000 |"""
+| run | seeds | steps | tokens | time | nDCG@10 | MRR@10 | Recall@100 |
+| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| BM25 |  |  |  |  | 0.500 | 0.250 | 1.000 |
+| ict | 2 | 10 | 3.0M | 1m00s | 0.800 ± 0.141 | 0.400 ± 0.071 | 1.000 ± 0.000 |
+| mlm | 1 | 2,000 | 2.0M | 1m30s | 0.500 | 0.250 | 1.000 |
+
+| gain in nDCG@10 | over BM25 |
+| --- | ---: |
+| BM25 |  |
+| ict | +0.300 [+0.200, +0.400], p 0.2500 |
+| mlm | +0.000 [-0.100, +0.100], p 1.0000 |
+
+Gains: mean over queries, 95 % interval of the paired bootstrap over queries (10,000 resamples, seed 0), \
+p of the paired randomisation test (9,999 exchanges, seed 0); not corrected for the number of rows."""
     assert compare(runs, "", tmp_path / "out") == expected
     assert (tmp_path / "out" / "comparison.md").read_text() == expected + "\n"
 
@@ -77,8 +88,9 @@ def test_the_json_holds_what_the_table_rounds(runs, tmp_path):
     assert ict["workdirs"] == [str(path) for path in runs[:2]]
     assert here["queries"] == 3
     assert here["measures"]["nDCG@10"] == pytest.approx({"mean": 0.8, "sd": np.sqrt(2) / 10})
-    assert here["p"] == 0.25
-    assert mlm["sets"]["toy-test"]["p"] is None
+    assert here["gains"]["BM25"] == {"mean": pytest.approx(0.3), "interval": pytest.approx([0.2, 0.4]), "p": 0.25}
+    assert list(here["gains"]) == ["mlm", "BM25"] and list(words["sets"]["toy-test"]["gains"]) == ["mlm"]
+    assert list(mlm["sets"]["toy-test"]["gains"]) == ["BM25"]
     assert mlm["sets"]["toy-test"]["measures"]["MRR@10"] == pytest.approx({"mean": 0.25, "sd": None})
     assert words["workdirs"] == words["seeds"] == []
     assert words["tokens"] is None
@@ -154,8 +166,8 @@ def test_bm25_stands_where_it_was_measured_only(tmp_path):
     evaluated(path, [0.5], test_set="other-dev")
     words, ict = compared([path], tmp_path)
     assert list(words["sets"]) == ["toy-test"]
-    assert ict["sets"]["toy-test"]["p"] is not None
-    assert ict["sets"]["other-dev"]["p"] is None
+    assert list(ict["sets"]["toy-test"]["gains"]) == ["BM25"]
+    assert ict["sets"]["other-dev"]["gains"] == {}
 
 
 def answered(path, values, *, step=10):
@@ -175,16 +187,20 @@ def test_answers_are_compared_by_exact_match_where_all_runs_have_a_reader(tmp_pa
     poor = answered(workdir(tmp_path / "poor-0", [0.5], method="B"), [[1, 1, 1], [0, 0, 0], [0, 0, 1], [0, 0, 0]])
     text = compare([good, poor], "poor", tmp_path / "out")
     assert "nq-answers, 4 queries" in text
-    assert "| exact_match | AnswerRecall@1 | AnswerRecall@5 | p (exact_match, against poor) |" in text
-    assert "| good | 1 | 10 | 2.0M | 1m30s | 0.750 | 0.500 | 0.750 | 0.5000 |" in text
-    assert "BM25" not in text[text.index("nq-answers") :].partition("\n\ntoy")[0]
+    assert "| exact_match | AnswerRecall@1 | AnswerRecall@5 |" in text
+    assert "| good | 1 | 10 | 2.0M | 1m30s | 0.750 | 0.500 | 0.750 |" in text
+    answers = text[text.index("nq-answers") :].partition("\n\ntoy")[0]
+    assert (
+        "| gain in exact_match | over poor |" in answers and "| good | +0.500 [+0.000, +1.000], p 0.5000 |" in answers
+    )
+    assert "BM25" not in answers
 
 
 def test_a_run_without_a_reader_is_compared_by_answer_recall(tmp_path):
     reads = answered(workdir(tmp_path / "orqa-0", [0.5]), [[1, 1, 1], [0, 0, 1]])
     finds = answered(workdir(tmp_path / "ict-0", [0.5], method="B"), [[0, 1], [0, 1]])
     text = compare([reads, finds], "", tmp_path / "out")
-    assert "| AnswerRecall@1 | AnswerRecall@5 | p (AnswerRecall@1, against orqa) |" in text
+    assert "| AnswerRecall@1 | AnswerRecall@5 |" in text and "| gain in AnswerRecall@1 | over orqa |" in text
     assert "exact_match" not in text
 
 
@@ -229,7 +245,112 @@ def test_runs_measured_on_other_sets_of_the_same_name_are_refused(tmp_path):
         compare(runs, "", tmp_path / "out")
 
 
+# BM25 and the run together
+
+
+def fused(path, values, *, step=10, chosen_on=""):
+    """Figures of BM25 with the run at `step`."""
+    fusion = {"method": "rrf", "weight": 0.5, "depth": 100, "chosen_on": chosen_on}
+    about = {"step": step, "fusion": fusion, "per_query": figures(values)}
+    write_json(path / "results" / "toy-test" / "hybrid_after_training.json", about)
+
+
+def test_the_runs_of_a_row_together_with_bm25_are_a_row_that_the_others_are_tested_against(runs, tmp_path):
+    """ICT's seeds have means 0.7 and 0.9 and with BM25 0.9 each: 0.1 more, with differences 0.2, 0.1 and 0."""
+    fused(runs[0], [0.9, 0.9, 0.9])
+    fused(runs[1], [0.9, 0.9, 0.9])
+    text = compare(runs, "mlm", tmp_path / "out")
+    assert "| BM25 + ict | 2 | 10 | 3.0M | 1m00s | 0.900 ± 0.000 |" in text
+    assert "| gain in nDCG@10 | over mlm | over BM25 | over BM25 + itself |" in text
+    assert (
+        "| ict | +0.300 [+0.200, +0.400], p 0.2500 | +0.300 [+0.200, +0.400], p 0.2500 | -0.100 [-0.200, +0.00" in text
+    )
+    assert "| BM25 + ict | +0.400 [+0.300, +0.500], p 0.2500 | +0.400 [+0.400, +0.400], p 0.2500 |  |" in text
+    assert "BM25 + mlm" not in text
+
+
+@pytest.mark.parametrize("measured", [[0], [1]])
+def test_bm25_with_a_part_of_the_seeds_is_no_row(runs, tmp_path, measured):
+    for i in measured:
+        fused(runs[i], [0.9, 0.9, 0.9])
+    assert names(runs, tmp_path) == ["BM25", "ict", "mlm"]
+
+
+def test_bm25_with_an_older_step_is_no_row(runs, tmp_path):
+    for path in runs[:2]:
+        fused(path, [0.9, 0.9, 0.9], step=5)
+    assert names(runs, tmp_path) == ["BM25", "ict", "mlm"]
+
+
+def test_a_row_together_with_bm25_can_be_the_reference(runs, tmp_path):
+    fused(runs[2], [0.6, 0.6, 0.6], step=2_000)
+    assert "| ict | +0.200 [" in compare(runs, "BM25 + mlm", tmp_path / "out")
+
+
+# What was chosen, and on what
+
+
+def test_a_note_names_the_queries_that_a_weight_was_chosen_on(runs, tmp_path):
+    fused(runs[2], [0.6, 0.6, 0.6], step=2_000, chosen_on="toy/dev")
+    note = "BM25 + mlm: the weight of its dense side was chosen on toy/dev"
+    assert compare(runs, "", tmp_path / "out").count(note) == 1
+    assert read_json(tmp_path / "out" / "comparison.json")["notes"] == {"toy-test": [note]}
+
+
+def validated(path, place="", folder="", split="test"):
+    """A run whose checkpoint was chosen on `folder`, measured on the set of `place`."""
+    results = tuple({"step": step, "nDCG@10": value} for step, value in ((0, 0.1), (10, 0.3)))
+    History("sample", "nDCG@10", Select.BEST, 0, results).write(path)
+    config = read_json(path / "config.json") | {"validation": {"folder": folder, "split": split}}
+    write_json(path / "config.json", config)
+    write_json(path / "results" / "toy-test" / "set.json", {"name": "toy-test", "place": place, "content": "1"})
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        ({}, "queries of this set, so its figures here are too good"),
+        ({"place": "/toy", "folder": "/toy"}, "queries of this set, so its figures here are too good"),
+        ({"place": "/toy", "folder": "/toy", "split": "dev"}, "other queries"),
+        ({"place": "/toy", "folder": "/other"}, "other queries"),
+        ({"place": "/toy"}, "other queries"),
+    ],
+    ids=["held out", "named", "another split", "another folder", "held out, tested elsewhere"],
+)
+def test_a_note_tells_whether_a_checkpoint_was_chosen_on_queries_of_the_set(tmp_path, places, words):
+    path = workdir(tmp_path / "ict-0", [0.5])
+    validated(path, **places)
+    text = compare([path], "", tmp_path / "out")
+    assert f"ict: its checkpoint was chosen (best in nDCG@10, patience 0) on {words}" in text
+
+
+def test_a_run_that_was_validated_without_a_choice_has_no_note(tmp_path):
+    path = workdir(tmp_path / "ict-0", [0.5])
+    History("sample", "nDCG@10", Select.NEWEST, 0, ({"step": 10, "nDCG@10": 0.3},)).write(path)
+    assert "chosen" not in compare([path], "", tmp_path / "out")
+
+
 # More than chance?
+
+
+def test_the_interval_of_two_queries_spans_all_resamples():
+    """Differences 0 and 1: of the resamples a fourth has mean 0, half 0.5, a fourth 1."""
+    assert bootstrap_interval(np.array([0.5, 1.0]), np.array([0.5, 0.0])) == (0.0, 1.0)
+
+
+def test_the_interval_is_that_of_the_percentiles_of_the_means_of_resampled_queries():
+    rng = np.random.default_rng(1)
+    a, b = rng.random(50), rng.random(50)
+    means = (a - b)[np.random.default_rng(2).integers(50, size=(10_000, 50))].mean(1)
+    found = bootstrap_interval(a, b)
+    assert found == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.005)
+    assert bootstrap_interval(a, b) == found
+    spread = 1.96 * (a - b).std() / np.sqrt(50)
+    assert found == pytest.approx([(a - b).mean() - spread, (a - b).mean() + spread], abs=0.01)
+
+
+def test_one_query_has_no_interval():
+    assert bootstrap_interval(np.array([1.0]), np.array([0.0])) is None
 
 
 def test_the_p_value_is_the_share_of_exchanges_with_at_least_the_found_difference():
@@ -264,7 +385,8 @@ def test_seeds_are_averaged_for_each_query_before_the_test(tmp_path):
     seeds = [workdir(tmp_path / "a-0", [0.1, 0.5, 0.9]), workdir(tmp_path / "a-1", [0.9, 0.5, 0.1], seed=1)]
     other = workdir(tmp_path / "b-0", [0.5, 0.5, 0.5], method="MLM")
     compare([*seeds, other], "b", tmp_path)
-    assert read_json(tmp_path / "comparison.json")["rows"][0]["sets"]["toy-test"]["p"] == 1.0
+    gain = read_json(tmp_path / "comparison.json")["rows"][0]["sets"]["toy-test"]["gains"]["b"]
+    assert gain == {"mean": pytest.approx(0), "interval": pytest.approx([0, 0]), "p": 1.0}
 
 
 # What is refused
@@ -317,14 +439,15 @@ def test_a_run_that_lacks_an_evaluation_set_is_refused(runs, tmp_path, has, lack
 # The verb
 
 
-def test_the_verb_prints_the_table_and_leaves_three_files(runs, tmp_path, capsys):
+def test_the_verb_prints_the_tables_and_leaves_four_files(runs, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert run(["compare", *map(str, runs), "--against=mlm", f"--workdir={out}"]) == 0
-    assert "| p (nDCG@10, against mlm) |" in capsys.readouterr().out
+    assert "| gain in nDCG@10 | over mlm | over BM25 |" in capsys.readouterr().out
     assert {path.name for path in out.iterdir()} - {"compare.lock"} == {
         "comparison.md",
         "comparison.json",
         "comparison.png",
+        "gains.png",
     }
 
 

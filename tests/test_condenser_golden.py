@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 
 from dense_jax.hf import tensors
 from dense_jax.hf.config import config_json
+from dense_jax.hf.families import FAMILIES
 from dense_jax.io import write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
@@ -72,14 +73,14 @@ def by_name(gradient):
     flat = {
         jax.tree_util.keystr(p, simple=True, separator="/"): x for p, x in jax.tree_util.tree_leaves_with_path(gradient)
     }
-    return {tensors.tensor_name(path): x.T if path.endswith("kernel") else x for path, x in flat.items()}
+    return {FAMILIES["bert"].tensor_name(path): x.T if path.endswith("kernel") else x for path, x in flat.items()}
 
 
 def assert_gradients(ours, golden, prefix="grad"):
     found = [key for key in golden if key.startswith((f"{prefix}/", f"{prefix}norm/"))]
     assert any(key.startswith(f"{prefix}norm/") for key in found)
     for key in found:
-        gradient = ours[tensors.modern_name(key.partition("/")[2])]
+        gradient = ours[FAMILIES["bert"].modern_name(key.partition("/")[2])]
         value = np.linalg.norm(gradient) if key.startswith(f"{prefix}norm/") else gradient
         # attention's key bias has no gradient but the rounding of sums
         np.testing.assert_allclose(value, golden[key], rtol=1e-8, atol=1e-12, err_msg=key)

@@ -233,6 +233,8 @@ def test_evaluate_prints_a_row_for_bm25_and_for_before_and_after_training(corpus
     assert 0 <= figures["mean"]["nDCG@10"] <= 1
     steps = {name: json.loads((results / f"{name}.json").read_text())["step"] for name in ("BM25", "before_training")}
     assert (steps, figures["step"]) == ({"BM25": None, "before_training": 0}, 20)
+    hybrid = json.loads((results / "hybrid_after_training.json").read_text())
+    assert (hybrid["step"], hybrid["fusion"]["depth"]) == (20, 100) and "| BM25 + dense " in said
     assert (results / "after_training.trec").read_text().count("\n") == 20 * 100
 
 

@@ -5,9 +5,11 @@ import json
 import numpy as np
 import pytest
 
+from dense_jax.config import FusionConfig
 from dense_jax.errors import ConfigError
 from dense_jax.retrieval import beir, runs
-from dense_jax.retrieval.evaluate import evaluate, table, write
+from dense_jax.retrieval.evaluate import EvaluatedRetriever, evaluate, table, write
+from dense_jax.retrieval.fusion import Fusion
 from dense_jax.types import Ranking
 
 IDS = [f"d{row}" for row in range(150)]
@@ -109,17 +111,26 @@ def test_a_depth_that_cuts_recall_short_is_refused():
 
 def test_a_result_is_written_as_figures_and_run(tmp_path):
     result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d3": 1}}), DEPTH)
-    write(tmp_path, "after", result)
+    write(tmp_path, EvaluatedRetriever("after training", "after", 10, result))
     written = json.loads((tmp_path / "after.json").read_text())
     assert (written["collection"], written["counts"]["queries"]) == ("set/test", 1)
     assert written["mean"]["MRR@10"] == written["per_query"]["q1"]["MRR@10"] == 1 / 4
     assert runs.read_trec_run(tmp_path / "after.trec") == result.run
 
 
+def test_the_figures_of_a_hybrid_name_its_fusion_and_what_chose_the_weight(tmp_path):
+    result = evaluate(in_order_of_rows, IDS, judged({"q1": {"d3": 1}}), DEPTH)
+    fusion = Fusion(FusionConfig(weight=0.7), chosen_on="set/dev")
+    write(tmp_path, EvaluatedRetriever("BM25 + dense", "hybrid_after", 10, result, fusion))
+    written = json.loads((tmp_path / "hybrid_after.json").read_text())
+    assert written["fusion"] == {"method": "rrf", "weight": 0.7, "depth": 100, "chosen_on": "set/dev"}
+    assert written["step"] == 10
+
+
 def test_white_space_in_ids_is_percent_encoded_in_the_run_file_and_noted(tmp_path):
     ids = ["Geneva Durben", "50%\tof"]
     result = evaluate(in_order_of_rows, ids, judged({"a query": {"Geneva Durben": 1}}), DEPTH)
-    write(tmp_path, "after", result)
+    write(tmp_path, EvaluatedRetriever("after training", "after", 10, result))
     lines = (tmp_path / "after.trec").read_text().splitlines()
     assert [line.split()[:3:2] for line in lines] == [["a%20query", "Geneva%20Durben"], ["a%20query", "50%25%09of"]]
     assert json.loads((tmp_path / "after.json").read_text())["per_query"]["a query"]["MRR@10"] == 1.0
@@ -131,7 +142,7 @@ def test_white_space_in_ids_is_percent_encoded_in_the_run_file_and_noted(tmp_pat
 
 def test_ids_without_white_space_stay_as_they_are_in_the_run_file(tmp_path):
     result = evaluate(in_order_of_rows, ["50%"], judged({"q": {"50%": 1}}), DEPTH)
-    write(tmp_path, "after", result)
+    write(tmp_path, EvaluatedRetriever("after training", "after", 10, result))
     assert (tmp_path / "after.trec").read_text().split()[2] == "50%"
     assert result.notes() == []
 

@@ -89,6 +89,29 @@ def test_one_dash_is_no_flag(config_file):
     assert text == "unknown flag -v; a query that begins with - comes after --"
 
 
+def test_hybrid_is_a_switch_of_search_alone(config_file):
+    flags = [f"--config={config_file}", "--workdir=w"]
+    found = parse([*flags, "--hybrid", "a query"], "search")
+    assert (found.hybrid, found.words) == (True, ["a query"])
+    assert not parse([*flags, "a query"], "search").hybrid
+    with pytest.raises(ConfigError, match=r"evaluate takes no --hybrid; `evaluate` has a row of it, and `mine` takes"):
+        parse([*flags, "--hybrid"], "evaluate")
+    assert "--hybrid=no: takes no value; leave the flag out" in message(*flags, "--hybrid=no")
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("--fusion.weight=1.5", "fusion.weight=1.5 is not between 0 and 1"),
+        ("--fusion.depth=0", "fusion.depth=0 must be positive"),
+        ("--fusion.method=sum", "fusion.method=sum is not one of rrf, zscore"),
+        ("--evaluate.dev_split=test", "evaluate.dev_split=test is evaluate.split too"),
+    ],
+)
+def test_settings_of_a_fusion_that_cannot_be_kept_are_refused(config_file, setting, said):
+    assert said in message(f"--config={config_file}", "--workdir=w", setting)
+
+
 def test_an_argument_that_is_not_utf_8_is_refused(config_file):
     text = message(f"--config={config_file}", "--workdir=w", "a\udcff")
     assert text == r"'a\udcff' is not UTF-8"

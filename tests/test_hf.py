@@ -192,7 +192,7 @@ def test_half_a_head_is_refused_and_no_head_is_reported(folder, params):
 
 def test_parameters_without_a_bert_are_refused(folder):
     message = load_error(folder, {"table": {"embedding": jnp.ones((2, 2))}})
-    assert "nothing in it belongs to the objective's parameters, which hold no BERT" in message
+    assert "nothing in it belongs to the objective's parameters, which hold no encoder" in message
 
 
 def test_an_untied_vocabulary_matrix_is_refused_where_it_would_be_lost(folder, params):
@@ -230,7 +230,7 @@ def test_a_damaged_file_is_refused_by_name(folder, params):
 
 
 def test_save_refuses_parameters_that_have_no_place_there(tmp_path, params):
-    with pytest.raises(StorageError, match="projection/dense/bias has no counterpart in a Hugging Face BERT"):
+    with pytest.raises(StorageError, match="projection/dense/bias has no counterpart in a Hugging Face Bert"):
         tensors.save_params(params["encoder"], SMALL, tmp_path, pad=0)
 
 

@@ -59,7 +59,7 @@ def test_a_file_that_is_no_object_is_damaged(tmp_path):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"model_type": "t5"}, ConfigError, "model_type is 't5'; only bert, roberta, xlm-roberta can be read"),
+        ({"model_type": "t5"}, ConfigError, "model_type is 't5'; only bert, roberta, xlm-roberta, modernbert, nomic"),
         (
             {"hidden_act": "relu"},
             ConfigError,

@@ -6,11 +6,11 @@ import numpy as np
 import orjson
 import pytest
 
-from dense_jax.config import Margin, MineConfig, Pick
+from dense_jax.config import FusionConfig, Margin, MineConfig, Miner, Pick
 from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.retrieval.bm25 import BM25
-from dense_jax.retrieval.mine import BM25Retriever, QueryRanking, choose_negatives, mine, summary
+from dense_jax.retrieval.bm25 import index_documents
+from dense_jax.retrieval.mine import BM25Retriever, HybridRetriever, QueryRanking, choose_negatives, mine, summary
 from dense_jax.types import Candidates, Document, TrainingQuery
 from tests.toys import MemoryStore
 
@@ -132,7 +132,7 @@ class Queries(MemoryStore):
 @pytest.fixture
 def words() -> BM25Retriever:
     documents = [Documents().document(row) for row in range(len(TEXTS))]
-    return BM25Retriever(BM25(documents, len(documents), 0.9, 0.4))
+    return BM25Retriever(index_documents(documents, 0.9, 0.4))
 
 
 def lines(path):
@@ -150,6 +150,29 @@ def test_the_file_has_every_query_with_its_positives_and_what_was_mined(tmp_path
     assert first["negative_scores"] == pytest.approx(first["positive_scores"][:1])  # as long, and with one sun
     assert second["negative_document_ids"] == ["d4"]
     assert summary(path, config)["queries with fewer than 2"] == 2
+
+
+class Fixed:
+    """A dense retriever of given rankings, one for each query."""
+
+    def __init__(self, *rankings: list[int]):
+        self.rankings = rankings
+
+    def find(self, queries, positives, k):
+        rows = [np.array(ranking[:k]) for ranking in self.rankings]
+        return [QueryRanking(each, -np.arange(len(each), dtype=np.float32), np.zeros(1, np.float32)) for each in rows]
+
+
+def test_a_hybrid_takes_the_best_of_both_and_scores_positives_as_it_scores_documents(tmp_path, words):
+    """BM25 ranks documents 0 1 2 for `sun` and 3 4 for `sea`."""
+    hybrid = HybridRetriever(words, Fixed([4, 2], [0, 4]), FusionConfig())
+    first, second = hybrid.find(["sun", "sea"], [np.array([0, 1]), np.array([2, 3])], 5)
+    assert first.rows.tolist() == [2, 0, 4, 1]
+    np.testing.assert_allclose(first.positives, [0.5 / 61, 0.5 / 62], rtol=1e-6)
+    np.testing.assert_allclose(second.positives, [0, 0.5 / 61], rtol=1e-6)  # neither side ranks document 2
+    queries, config = Queries(), MineConfig(depth=3, negatives=2, pick=Pick.TOP, source=Miner.HYBRID)
+    path = mine(queries, queries.documents, hybrid, config, tmp_path / "hybrid", {})
+    assert [line["negative_document_ids"] for line in lines(path)] == [["d2", "d4"], ["d4", "d0"]]
 
 
 def test_finished_parts_are_not_mined_again(tmp_path, words):

@@ -1,11 +1,13 @@
 """A model folder as it is: evaluated, searched, embedded and exported without `prepare` and without training."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import pytest
 
+from dense_jax import Run, load_config
 from dense_jax.__main__ import run
 from dense_jax.config import command_line
 from dense_jax.data.beir_folder import write_beir
@@ -14,6 +16,7 @@ from dense_jax.hf import tensors
 from dense_jax.io import read_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.retrieval.runs import read_trec_run
 from dense_jax.types import Document
 from dense_jax.workdir import Workdir
 from tests.programs import train_workdir
@@ -57,7 +60,9 @@ def test_a_model_folder_is_evaluated_by_one_command_and_its_row_has_its_name(mod
     assert [line.split("|")[1].strip() for line in said.out.splitlines() if line.startswith("| ")][2:] == [
         "BM25",
         "tiny-bert",
+        "BM25 + dense",
     ]
+    assert "BM25 + dense: reciprocal ranks of the first 100 documents of each, weight 0.5 of the dense side" in said.out
     assert f"{judged}: 12 documents; parameters of {model}" in said.err
     assert not (tmp_path / "work" / "checkpoints").exists()
     found = read_json(tmp_path / "work" / "results" / "toys-test" / "before_training.json")
@@ -65,10 +70,32 @@ def test_a_model_folder_is_evaluated_by_one_command_and_its_row_has_its_name(mod
     assert run(["compare", str(tmp_path / "work"), f"--workdir={tmp_path / 'compared'}"]) == 0
 
 
+def test_hybrid_search_finds_what_its_row_was_measured_on(model, judged, tmp_path):
+    argv = arguments(model, tmp_path / "work", evaluate__folder=judged)
+    assert run(["evaluate", *argv]) == 0
+    measured = read_trec_run(tmp_path / "work" / "results" / "toys-test" / "hybrid_before_training.trec")["q"]
+    config = load_config(f"pretrained:{model}", {"embed.collection": str(judged)})
+    (hits,) = Run(tmp_path / "work", config).search([sentence(0)], k=12, hybrid=True)
+    assert {hit.id: pytest.approx(hit.score) for hit in hits} == measured
+
+
+def test_a_weight_that_was_chosen_on_a_dev_split_is_named_with_it(model, judged, tmp_path, capsys):
+    folder = Path(shutil.copytree(judged, tmp_path / "toys"))
+    with (folder / "queries.jsonl").open("a") as file:
+        file.write(json.dumps({"_id": "r", "text": sentence(3)}) + "\n")
+    (folder / "qrels" / "dev.tsv").write_text("query-id\tcorpus-id\tscore\nr\td3\t1\n")
+    argv = arguments(model, tmp_path / "work", evaluate__folder=folder, evaluate__dev_split="dev")
+    assert run(["evaluate", *argv]) == 0
+    found = read_json(tmp_path / "work" / "results" / "toys-test" / "hybrid_before_training.json")
+    assert found["fusion"]["chosen_on"] == "toys/dev" and found["counts"]["queries"] == 1
+    said = f"weight {found['fusion']['weight']:g} of the dense side, chosen by nDCG@10 on toys/dev"
+    assert said in capsys.readouterr().out
+
+
 def test_a_model_folder_that_is_named_with_a_slash_or_a_dot_has_its_name(model, judged, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(model)
     assert run(["evaluate", *arguments(".", tmp_path / "work", evaluate__folder=f"{judged}/")]) == 0
-    assert "| tiny-bert |" in capsys.readouterr().out
+    assert "| tiny-bert " in capsys.readouterr().out
     assert (tmp_path / "work" / "results" / "toys-test").is_dir()
 
 

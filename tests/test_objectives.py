@@ -29,7 +29,9 @@ from dense_jax.train.sharding import state_sharding
 from dense_jax.types import Layout, Passage, QAExample, SearchResult, Similarity, Tokens, TrainingQuery
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, QuestionStore
 
-FILES = sorted(p for p in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if p.stem != "pretrained")
+FILES = sorted(
+    p for p in (Path(__file__).parent.parent / "configs").glob("[!_]*.py") if p.stem not in ("finetune", "pretrained")
+)
 BATCH = 16
 SMALL = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "dropout": 0.0, "attention_dropout": 0.0}
 EXACT = SMALL | {"dropout": 0.1, "attention_dropout": 0.1, "dtype": Dtype.FLOAT64}  # dropout is on trial too

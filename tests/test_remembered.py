@@ -14,7 +14,10 @@ from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.objectives.contriever import Negatives
 
-VARIANTS = ["contriever:tiny_in_batch", *(f"{name}:tiny" for name in published() if name != "pretrained")]
+VARIANTS = [
+    "contriever:tiny_in_batch",
+    *(f"{name}:tiny" for name in published() if name not in ("finetune", "pretrained")),
+]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

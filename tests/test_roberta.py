@@ -152,7 +152,7 @@ METHODS = {
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
     method(passage_length=10, layout=Layout.JOINED)
-    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which family=xlm_rob"
+    message = r"objective\.passage_length=11 exceeds objective\.encoder\.bert\.positions=12, 2 of which RoBERTa"
     with pytest.raises(ConfigError, match=message):
         method(passage_length=11, layout=Layout.JOINED)
 
@@ -160,7 +160,7 @@ def test_objectives_refuse_lengths_beyond_the_positions_that_are_left(method):
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_objectives_refuse_pairs_for_a_model_of_one_segment(method):
     message = (
-        r"objective\.layout=pair has two segments, but objective\.encoder\.bert\.types=1; "
+        r"objective\.layout=pair has two segments, but objective\.encoder\.bert knows 1; "
         r"use --objective\.layout=joined"
     )
     with pytest.raises(ConfigError, match=message):
@@ -185,8 +185,9 @@ def test_a_tokenizer_whose_padding_is_not_one_is_refused():
         check_padding(settings(SMALL), pad=0)
     path = "objective.encoder.bert"
     assert str(error.value) == (
-        f"{path}.family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0; use the "
-        f"model's own tokenizer, --tokenizer.path=FOLDER, or for a new model --{path}.family=bert"
+        f"{path} is of the family xlm-roberta, which counts positions on from padding, whose id is 1, but the "
+        "tokenizer's is 0; use the model's own tokenizer, --tokenizer.path=FOLDER, or for a new model "
+        f"--{path}.family=bert"
     )
 
 

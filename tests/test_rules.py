@@ -15,7 +15,7 @@ from dense_jax.config.tree import checked
 from dense_jax.errors import ConfigError
 from tests.test_config import config
 
-VARIANTS = [f"{name}:tiny" for name in published() if name != "pretrained"]
+VARIANTS = [f"{name}:tiny" for name in published() if name not in ("finetune", "pretrained")]
 VARIANTS += ["contriever:multilingual", "retromae:dupmae", "finetune_cocondenser:round2"]
 FORBIDDEN = (math.nan, math.inf, -math.inf, -2)  # -1 may be a name for all, or for the newest
 

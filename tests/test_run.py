@@ -59,7 +59,7 @@ def test_the_readmes_example_trains_searches_and_compares_vectors(example):
 @pytest.mark.slow
 def test_a_table_shows_itself_as_text_as_markdown_and_as_html(example):
     table = example["table"]
-    assert list(table.figures) == ["BM25", "before training", "after training"]
+    assert list(table.figures) == ["BM25", "before training", "after training", "BM25 + dense"]
     assert table._repr_markdown_().startswith("|                 | nDCG@10 |")
     value = f"{table.figures['after training']['MRR@10']:.3f}"
     assert f"<td>{value}</td>" in table._repr_html_() and table._repr_html_().startswith("<table><tr><th></th>")
@@ -84,6 +84,21 @@ def test_a_query_that_is_a_passage_of_the_corpus_finds_its_document(example):
     assert len(run.search(["number 7", "river"], k=2)[1]) == 2
     with pytest.raises(DataError, match="query 2 is empty"):
         run.search(["river", " "])
+
+
+@pytest.mark.slow
+def test_hybrid_search_ranks_by_both_and_its_bm25_index_is_built_once(example, capsys):
+    run = dense_jax.Run(example["workdir"])
+    (hits,) = run.search(["number 7"], k=20, hybrid=True)
+    scores = [hit.score for hit in hits]
+    assert len({hit.id for hit in hits}) == 20 and scores == sorted(scores, reverse=True)
+    assert scores[0] <= 1 / 61 and hits[0].text
+    assert "BM25 + dense: reciprocal ranks of the first 100 documents of each" in capsys.readouterr().err
+    (index,) = (path for path in (example["workdir"] / "bm25").iterdir() if path.is_dir() and "docs" in path.name)
+    before = (index / "manifest.json").stat().st_mtime_ns
+    assert command(["search", f"--workdir={example['workdir']}", "--hybrid", "number 7"]) == 0
+    assert hits[0].id in capsys.readouterr().out
+    assert (index / "manifest.json").stat().st_mtime_ns == before
 
 
 @pytest.mark.slow

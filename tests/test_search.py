@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dense_jax.config import IndexConfig, IndexKind, MeshConfig
+from dense_jax.config import FusionConfig, IndexConfig, IndexKind, MeshConfig
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import make_mesh
+from dense_jax.retrieval.bm25 import index_documents
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.index import build_index
-from dense_jax.retrieval.search import Hit, by_document, dense_search, render_hits, search
+from dense_jax.retrieval.search import Hit, by_document, dense_search, hybrid_search, render_hits, search
 from dense_jax.types import Document, Passage, PassageCollection, Ranking, SourceRows, Tower, Vocabulary
 
 TEXTS = {"tea": "tea tea water", "sea": "water salt water", "cake": "flour salt tea"}
@@ -169,6 +170,43 @@ def test_text_search_shows_a_document_of_several_passages_once():
     assert [[hit.id for hit in hits] for hits in search(Scored([1.0, 3.0, 2.0]), Parts(), ["q"], 2)] == [
         ["one", "other"]
     ]
+
+
+# Together with BM25
+
+
+def by_words(*texts: str):
+    """BM25 over documents d0, d1, ..."""
+    return index_documents([Document(f"d{i}", "", text) for i, text in enumerate(texts)], k1=0.9, b=0.4)
+
+
+def test_a_document_is_found_as_its_best_passage_or_if_bm25_alone_finds_it_as_its_first():
+    """Of documents d0 (rows 0 1), d1 (2 3) and d2 (4 5) the dense side ranks d0 by row 1 and d1 by row 2."""
+    dense = Scored([1.0, 5.0, 4.0, 3.0, 0.0, 0.5])
+    words = by_words("salt", "tea", "sea sea")
+    find = hybrid_search(words, dense, ["d0", "d0", "d1", "d1", "d2", "d2"], FusionConfig(depth=2))
+    found = find(["sea"], 2)
+    assert found.rows.tolist() == [[1, 4]]  # d0 and d2 are first on one side each
+    np.testing.assert_allclose(found.scores[0], [0.5 / 61, 0.5 / 61], rtol=1e-6)
+
+
+def test_a_query_without_a_known_word_is_answered_by_the_dense_side_alone():
+    find = hybrid_search(by_words("salt", "tea"), Scored([1.0, 2.0]), ["d0", "d1"], FusionConfig())
+    assert find(["uranium"], 2).rows.tolist() == [[1, 0]]
+
+
+def test_both_rankings_go_as_deep_as_the_results_wanted():
+    names = [f"d{i}" for i in range(6)]
+    dense = Scored([6.0, 5.0, 4.0, 3.0, 2.0, 1.0])
+    find = hybrid_search(by_words(*["salt"] * 6), dense, names, FusionConfig(depth=2))
+    assert find(["salt"], 5).rows.tolist() == [[0, 1, 2, 3, 4]]
+    assert dense.asked[-1][1] == 5
+
+
+def test_hits_of_a_hybrid_search_have_the_text_of_their_passage(find):
+    words = index_documents([Store().document(row) for row in range(3)], k1=0.9, b=0.4)
+    (hits,) = search(hybrid_search(words, find, list(TEXTS), FusionConfig()), Store(), ["salt flour"], 3)
+    assert (hits[0].id, hits[0].text, len(hits)) == ("cake", TEXTS["cake"], 3)
 
 
 def test_results_are_rendered_with_rank_score_title_and_text():

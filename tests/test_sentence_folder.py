@@ -230,8 +230,8 @@ def test_what_has_no_effect_on_vectors_is_read_and_what_the_library_does_not_kno
     ("modules", "message"),
     [
         (
-            ("Transformer", "Pooling", "Dense"),
-            "the modules are Transformer, Pooling, Dense; only Transformer, Pooling, then",
+            ("Transformer", "Pooling", "Dense", "Dense"),
+            "the modules are Transformer, Pooling, Dense, Dense; only Transformer, Pooling, then one Dense",
         ),
         (("Transformer", "Pooling", "LayerNorm"), "the modules are Transformer, Pooling, LayerNorm; only"),
         (("Transformer", "Pooling", "Pooling"), "the modules are Transformer, Pooling, Pooling; only"),

@@ -16,7 +16,6 @@ from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.retrieval.beir import read_test_set
-from dense_jax.retrieval.bm25 import BM25
 from dense_jax.types import Document, Reject, Tower
 from dense_jax.workdir import Workdir
 from tests.sources import config, contents, killed_at, rows, sentence, write
@@ -196,9 +195,8 @@ def test_test_queries_are_held_out_of_all_sources_and_found_by_the_ids_of_the_co
 def test_bm25_searches_the_held_out_test_set_of_several_sources(wiki, news, tmp_path):
     prepare(of_both(wiki, news, held_out=8), tmp_path / "work")
     work = Workdir(tmp_path / "work", of_both(wiki, news, held_out=8))
-    documents = work.documents(str(work.test_folder))
-    assert [document.id for document in documents] == [row.id for row in read(wiki, news)]
-    found = BM25(documents, len(documents), k1=0.9, b=0.4)
+    found = work.bm25(work.collection(Tower(MeanEmbedding(), {}, length=32), str(work.test_folder)))
+    assert found.ids == [row.id for row in read(wiki, news)]
     judged = read_test_set(work.test_folder, "test").qrels.values()
     assert {name for grades in judged for name in grades} < set(found.ids)
 

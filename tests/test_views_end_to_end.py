@@ -49,7 +49,7 @@ def test_a_multi_view_model_is_trained_searched_mined_with_evaluated_and_exporte
         assert run([verb, *arguments]) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     assert f"exact index: {DOCUMENTS * VIEWS} vectors of width 32" in said
-    assert all(row in said for row in ("| BM25", "| before training", "| after training"))
+    assert all(row in said for row in ("| BM25", "| before training", "| after training", "| BM25 + dense"))
     mined = [orjson.loads(line) for line in (workdir / "mined" / "dense-00000008.jsonl").read_bytes().splitlines()]
     for query in mined:
         assert len({*query["negative_document_ids"], *query["positive_document_ids"]}) == 5  # none twice, no positive

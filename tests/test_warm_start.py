@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 from dense_jax.config import CheckpointConfig, Config, NeighboursConfig, SpansConfig
 from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.hf import tensors
 from dense_jax.hf.config import config_json
+from dense_jax.hf.families import FAMILIES
 from dense_jax.io import write_json
 from dense_jax.losses.spans import candidate_spans
 from dense_jax.mesh import batch_sharding
@@ -318,7 +318,7 @@ def published(path, objective, beside=None):
     """`objective` as Condenser's authors publish it, all of it ones: a BERT, and its head in a file of its own."""
     path.mkdir()
     ours = {name: np.ones_like(x.T if name.endswith("kernel") else x) for name, x in flat(params(objective)).items()}
-    named = {tensors.tensor_name(name): x for name, x in ours.items()}
+    named = {FAMILIES["bert"].tensor_name(name): x for name, x in ours.items()}
     head = {name: tensor for name, tensor in named.items() if name.startswith("c_head.")}
     save_file({name: tensor for name, tensor in named.items() if name not in head}, path / "model.safetensors")
     save_file(head | (beside or {}), path / "head.safetensors")

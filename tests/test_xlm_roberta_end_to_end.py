@@ -154,6 +154,7 @@ def test_a_tokenizer_of_another_kind_is_refused_before_training(folder, corpus, 
     argv = arguments(folder, corpus, tmp_path / "run", f"--tokenizer.path={bert}")
     assert run(["prepare", *argv]) == 0
     assert run(["show", *argv]) == 2
-    assert "family=xlm_roberta counts positions on from padding, whose id is 1, but the tokenizer's is 0" in (
-        capsys.readouterr().err
+    assert (
+        "is of the family xlm-roberta, which counts positions on from padding, whose id is 1, but the tokenizer's is 0"
+        in (capsys.readouterr().err)
     )

@@ -29,6 +29,8 @@ from dense_jax.config.retrieval import (
     EmbedConfig,
     EvaluateConfig,
     ExportConfig,
+    FusionConfig,
+    FusionMethod,
     IndexConfig,
     IndexKind,
     Margin,
@@ -92,6 +94,7 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig, metadata=RESUMABLE)
     neighbours: NeighboursConfig = field(default_factory=NeighboursConfig)
     search: SearchConfig = field(default_factory=SearchConfig, metadata=RESUMABLE)
+    fusion: FusionConfig = field(default_factory=FusionConfig, metadata=RESUMABLE)
     mine: MineConfig = field(default_factory=MineConfig, metadata=RESUMABLE)
     answer: AnswerConfig = field(default_factory=AnswerConfig, metadata=RESUMABLE)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
@@ -175,6 +178,8 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FusionConfig",
+    "FusionMethod",
     "GradientDtype",
     "IndexConfig",
     "IndexKind",

@@ -1,9 +1,9 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Without `--config` the config is the one that the workdir remembers. Every flag but `--restart` has exactly one value,
-the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A setting of several
-values is given by its flag once for each of them; of other flags the last one counts. Mistakes that can be seen without
-a config are reported before JAX is imported, which takes seconds.
+Without `--config` the config is the one that the workdir remembers. Every flag but `--restart` and `--hybrid` has
+exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A
+setting of several values is given by its flag once for each of them; of other flags the last one counts. Mistakes that
+can be seen without a config are reported before JAX is imported, which takes seconds.
 """
 
 import difflib
@@ -30,8 +30,8 @@ VERBS = {
     "index": "nearest-neighbour index over the embeddings",
     "search": "queries, from the arguments or standard input -> score, id, title, text",
     "answer": "questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall",
-    "mine": "hard negatives for the training queries, by the trained retriever or by BM25",
-    "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training",
+    "mine": "hard negatives for the training queries, by the trained retriever, by BM25, or by both",
+    "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training, BM25 + dense",
     "export": "a folder for Hugging Face transformers and sentence-transformers",
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
 }
@@ -50,8 +50,9 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "out": "a folder in place of the workdir for what is written, such as where the workdir is read-only",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
     "restart": "`train` starts over and moves what it wrote before aside; without a value",
+    "hybrid": "`search` fuses its ranking with that of BM25, by the settings fusion.*; without a value",
 }
-_SWITCHES = ("restart",)  # of them, those without a value
+_SWITCHES = ("restart", "hybrid")  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
 
@@ -65,6 +66,7 @@ class Invocation:
     words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
     restart: bool = False  # `train` starts over, and moves the old state aside
+    hybrid: bool = False  # `search` fuses its ranking with that of BM25
     out: Path | None = None  # a folder in place of the workdir for what is written
 
     @property
@@ -121,8 +123,9 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         _workdir(line),
         line.words,
         line.value("topology"),
-        bool(line.value("restart")),
-        Path(expanded(line.value("out"))) if line.value("out") else None,
+        restart=bool(line.value("restart")),
+        hybrid=bool(line.value("hybrid")),
+        out=Path(expanded(line.value("out"))) if line.value("out") else None,
     )
 
 
@@ -259,6 +262,8 @@ def _unfit(verb: str, line: CommandLine) -> Iterable[str]:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
     if line.value("restart") and verb != "train":
         yield f"{verb} takes no --restart; `dense-jax train` starts over by it"
+    if line.value("hybrid") and verb != "search":
+        yield f"{verb} takes no --hybrid; `evaluate` has a row of it, and `mine` takes --mine.source=hybrid"
     if line.value("out") and verb not in _TAKE_OUT:
         yield f"{verb} takes no --out={line.value('out')}; it writes to --workdir"
     if line.value("topology") and verb != "show":

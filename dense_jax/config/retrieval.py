@@ -1,4 +1,4 @@
-"""Settings of the use of a trained model: vectors, index, search, negatives, answers, evaluation."""
+"""Settings of the use of a trained model: vectors, index, search, fusion, negatives, answers, evaluation."""
 
 import enum
 from dataclasses import dataclass
@@ -45,11 +45,28 @@ class SearchConfig:
     k: Positive[int] = 5  # results per query
 
 
+class FusionMethod(enum.Enum):
+    """The values that are summed where the rankings of BM25 and of the trained retriever become one."""
+
+    RRF = "rrf"  # reciprocal ranks, 1 / (60 + rank)
+    ZSCORE = "zscore"  # scores, with mean 0 and standard deviation 1 in each ranking
+
+
+@dataclass
+class FusionConfig:
+    """Settings of hybrid search, the fusion of BM25 and the trained retriever."""
+
+    method: FusionMethod = FusionMethod.RRF
+    weight: Share[float] = 0.5  # of the trained retriever; BM25 has the rest
+    depth: Positive[int] = 100  # documents that each of the two ranks; at least as many as are to be found
+
+
 class Miner(enum.Enum):
     """The ranker of the documents that negatives are taken from."""
 
     DENSE = "dense"  # the trained retriever, by its index
     BM25 = "bm25"
+    HYBRID = "hybrid"  # both, by fusion
 
 
 class Margin(enum.Enum):
@@ -126,12 +143,24 @@ class DropSameId(enum.Enum):
 class EvaluateConfig:
     folder: DataPath = ""  # BEIR folder; empty: the test set that `prepare` held out
     split: str = "test"  # qrels/SPLIT.tsv
+    dev_split: str = ""  # qrels/SPLIT.tsv whose queries choose fusion.weight; empty: it is as given
     depth: Annotated[int, at_least(100)] = 100  # documents ranked per query; Recall@100 needs 100
     before: bool = True  # also evaluate the parameters at step 0
     drop_same_id: DropSameId = DropSameId.AUTO  # of the documents that have the id of the query
     bm25: bool = True
     bm25_k1: NotNegative[float] = 0.9
     bm25_b: Share[float] = 0.4
+
+    def __post_init__(self) -> None:
+        require(
+            not self.dev_split or self.dev_split != self.split,
+            f"evaluate.dev_split={self.dev_split} is evaluate.split too: a weight chosen on the test queries says "
+            "nothing about others; name another split",
+        )
+        require(
+            not self.dev_split or self.bm25,
+            f"evaluate.dev_split={self.dev_split} has no effect with evaluate.bm25=false; leave it out",
+        )
 
 
 @dataclass

@@ -22,31 +22,41 @@ def checked(config: Config) -> Config:
     return rebuilt(config, lambda setting: setting.value)
 
 
-def rebuilt(node: Node, value: Callable[[Setting], Any]) -> Node:
+def rebuilt(
+    node: Node, value: Callable[[Setting], Any], part: Callable[[str, Any], Any] = lambda path, node: node
+) -> Node:
     """`node` rebuilt bottom up, each of its leaves with what `value` returns for it. The one walk over a config tree.
+
+    Each part is then replaced by what `part` returns for its path, such as objective.encoder, and itself.
 
     Raises:
         ConfigError: with one line per broken rule, all of them at once.
     """
     problems: list[str] = []
-    found = _rebuilt(node, value, problems)
+    found = _rebuilt(node, value, part, problems)
     if problems:
         raise ConfigError("\n".join(problems))
     return found
 
 
 def _rebuilt(
-    node: Any, value: Callable[[Setting], Any], problems: list[str], path: str = "", marks: frozenset[str] = frozenset()
+    node: Any,
+    value: Callable[[Setting], Any],
+    part: Callable[[str, Any], Any],
+    problems: list[str],
+    path: str = "",
+    marks: frozenset[str] = frozenset(),
 ) -> Any:
     fields = list(fields_of(node, path, marks))
     nodes = [each for each in fields if is_node(each.value)]
-    changes = {each.field: _rebuilt(each.value, value, problems, f"{each.name}.", each.marks) for each in nodes}
+    changes = {each.field: _rebuilt(each.value, value, part, problems, f"{each.name}.", each.marks) for each in nodes}
     leaves = [dataclasses.replace(each, value=value(each)) for each in fields if not is_node(each.value)]
     if broken := [problem for leaf in leaves if (problem := leaf.problem())]:
         problems.extend(broken)
         return node  # the rules between its settings take for granted that each keeps its own
     try:
-        return dataclasses.replace(node, **changes, **{leaf.field: leaf.value for leaf in leaves})
+        found = dataclasses.replace(node, **changes, **{leaf.field: leaf.value for leaf in leaves})
+        return part(path.rstrip("."), found)
     except ConfigError as error:
         problems.append(str(error))
         return node
@@ -99,8 +109,8 @@ def is_node(value: Any) -> bool:
 
 
 def to_dict(node: Any) -> dict[str, Any]:
-    """The tree as JSON values; a method has its class name under `class`."""
-    named = {"class": name} if (name := _method(node)) else {}
+    """The tree as JSON values; a method, an encoder and its model have their class names under `class`."""
+    named = {"class": name} if (name := _chosen(node)) else {}
     return named | {f.name: _as_json(getattr(node, f.name)) for f in dataclasses.fields(node)}
 
 
@@ -117,7 +127,7 @@ def completed(recorded: dict[str, Any], node: Any) -> dict[str, Any]:
                 found[name] = _as_json(setting.default_factory())
             elif setting.default is not dataclasses.MISSING:
                 found[name] = _as_json(setting.default)
-        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _method(value):
+        elif is_node(value) and isinstance(found[name], dict) and found[name].get("class") == _chosen(value):
             found[name] = completed(found[name], value)
     return found
 
@@ -148,9 +158,10 @@ def differences(old: dict[str, Any], new: dict[str, Any], path: str = "") -> Ite
     return map(str, changed(old, new, path))
 
 
-def _method(node: Any) -> str | None:
-    """The name of a method's class; None for other parts of the tree."""
-    return type(node).__name__ if type(node).__module__.startswith("dense_jax.objectives") else None
+def _chosen(node: Any) -> str | None:
+    """The name of the class of a part that is one of several, such as a method; None for other parts of the tree."""
+    home = type(node).__module__
+    return type(node).__name__ if home.startswith(("dense_jax.objectives", "dense_jax.models")) else None
 
 
 def _as_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A BERT, RoBERTa or XLM-R of Hugging Face or sentence-transformers, as it is: `--config=pretrained:FOLDER`.
+"""A model of Hugging Face or sentence-transformers, as it is: `--config=pretrained:FOLDER`.
 
 To be embedded, searched, evaluated or exported like a model of our own, or trained on by masked language modelling with
 `--steps=N`.
@@ -29,6 +29,6 @@ def get_config(folder: str = "") -> Config:
         ),
         steps=0,
         batch=64,
-        init_from=str(model.weights),
+        init_from=folder,
         tokenizer=TokenizerConfig(path=str(model.weights)),
     )

@@ -10,7 +10,6 @@ from dense_jax.errors import ConfigError
 from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 _DECODER_SAMPLES = 256  # of one sequence, as in RetroMAE's released code
-_MOST_MASKED = 512  # tokens of one sequence, as BERT's own data code has it
 
 
 class Noise(enum.Enum):
@@ -200,7 +199,7 @@ def masking_budget(tokens: int, rate: float) -> int:
     >>> masking_budget(10, 0.15), masking_budget(30, 0.15), masking_budget(2, 0.15)
     (2, 4, 1)
     """
-    return min(_MOST_MASKED, max(1, round(tokens * rate)))
+    return max(1, round(tokens * rate))
 
 
 def word_groups(ids: Int[np.ndarray, " l"], vocabulary: Vocabulary) -> list[list[int]]:

@@ -30,7 +30,7 @@ from dense_jax.hf.config import read_config
 from dense_jax.hf.model_card import CardContent, render_card
 from dense_jax.hf.modules import apply_modules, encoder_modules, read_modules, read_tokens, write_modules
 from dense_jax.hf.multi_vector import read_view_vectors, write_multi_vector
-from dense_jax.io import naming_storage_errors, sync, whole_file, write_json
+from dense_jax.io import naming_storage_errors, read_json, sync, whole_file, write_json
 from dense_jax.locks import alone, lock_of
 from dense_jax.models.attention import Attention
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
@@ -143,6 +143,9 @@ def _write(model: _Model, tokenizer: Tokenizer, similarity: Similarity, folder: 
     vocabulary = tokenizer.vocabulary
     tensors.save_params(parts, encoder.bert, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     tokenizer.save(folder, max_length=model.length)
+    if "type" not in params["bert"]:  # transformers would pass on segments, which the model does not take
+        path = folder / "tokenizer_config.json"
+        write_json(path, read_json(path) | {"model_input_names": ["input_ids", "attention_mask"]})
     write_modules(encoder_modules(encoder, params, model.tower.pools_prompt), folder)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": model.length, "do_lower_case": False})
     write_json(

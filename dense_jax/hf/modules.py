@@ -58,6 +58,8 @@ def encoder_modules(encoder: Encoder, params: Params, pools_prompt: bool = True)
     modules: list[Module] = [PoolingModule(Pooling.CLS if first else Pooling.MEAN, encoder.bert.width, pools_prompt)]
     if encoder.pooling is Pooling.POOLER:
         modules.append(DenseModule(*_affine(params["pooler"]["dense"]), tanh=True))
+    if encoder.dense:
+        modules.append(DenseModule(*_affine(params["dense"]), tanh=encoder.dense_tanh))
     if encoder.projection:
         modules += _layer_norm(*_affine(params["projection"]["dense"]), params["projection"]["norm"])
     return [*modules, NormalizeModule()] if encoder.normalize else modules

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from tokenizers import AddedToken, processors
 
 from dense_jax.arrays import Float, Params, l2_normalize, np
 from dense_jax.data.tokenizer import Tokenizer
+from dense_jax.errors import require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
 from dense_jax.hf.modules import read_tokens
@@ -52,6 +53,16 @@ class _Side:
     def encoder(self) -> MultiViewEncoder:
         assert isinstance(self.tower.encoder, MultiViewEncoder)
         return self.tower.encoder
+
+    @property
+    def bert(self) -> BertConfig:
+        bert = self.encoder.bert
+        require(
+            isinstance(bert, BertConfig),
+            f"{type(bert).__name__} with views cannot be exported: view tokens share a position by a copy of its row, "
+            "and only BERT has a table of positions",
+        )
+        return cast(BertConfig, bert)
 
     @property
     def length(self) -> int:
@@ -128,11 +139,11 @@ def _with_view_tokens(tokenizer: Tokenizer, view_tokens: list[str]) -> tokenizer
 
 
 def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, folder: Path) -> None:
-    bert, vocabulary = side.encoder.bert, tokenizer.vocabulary
+    vocabulary = tokenizer.vocabulary
     params, config = _opened(side, known)
     tensors.save_params(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
-    start, second = " ".join(side.view_tokens), min(1, bert.types - 1)
+    start, second = " ".join(side.view_tokens), min(1, side.bert.types - 1)
     backend.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {separator}",
         pair=f"{start} $A {separator} $B:{second} {separator}:{second}",
@@ -151,7 +162,7 @@ def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, 
 
 def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, BertConfig]:
     """Parameters and config of BERT with the view tokens in its vocabulary, and a position 0 for each of them."""
-    bert, params = side.encoder.bert, side.tower.params
+    bert, params = side.bert, side.tower.params
     count, first = len(side.view_tokens), bert.first_position
     ids = known.get_vocab()
     size = max(bert.vocab_size, max(ids.values()) + 1)

@@ -22,13 +22,19 @@ class ModelKind(TypedDict):
     tokenizer_class: NotRequired[str | None]
 
 
+_Layers = Annotated[int, Field(ge=1, le=1_000)]
+_Rate = Annotated[float, Field(ge=0, lt=1)]
+_Epsilon = Annotated[float, Field(gt=0, lt=1)]
+_RotaryBase = Annotated[float, Field(gt=0)]
+
+
 class ModelConfig(TypedDict):
-    """config.json of a model."""
+    """config.json of a model; the later keys are those of DistilBERT, ModernBERT and nomic_bert."""
 
     model_type: NotRequired[str | None]
     hidden_act: NotRequired[str | None]
     position_embedding_type: NotRequired[str | None]
-    num_hidden_layers: NotRequired[Annotated[int, Field(ge=1, le=1_000)] | None]
+    num_hidden_layers: NotRequired[_Layers | None]
     hidden_size: NotRequired[Size | None]
     num_attention_heads: NotRequired[Size | None]
     intermediate_size: NotRequired[Size | None]
@@ -36,10 +42,36 @@ class ModelConfig(TypedDict):
     max_position_embeddings: NotRequired[Size | None]
     type_vocab_size: NotRequired[Size | None]
     pad_token_id: NotRequired[Count | None]
-    hidden_dropout_prob: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
-    attention_probs_dropout_prob: NotRequired[Annotated[float, Field(ge=0, lt=1)] | None]
-    layer_norm_eps: NotRequired[Annotated[float, Field(gt=0, lt=1)] | None]
+    hidden_dropout_prob: NotRequired[_Rate | None]
+    attention_probs_dropout_prob: NotRequired[_Rate | None]
+    layer_norm_eps: NotRequired[_Epsilon | None]
     initializer_range: NotRequired[Annotated[float, Field(ge=0, le=100)] | None]
+    n_layers: NotRequired[_Layers | None]
+    dim: NotRequired[Size | None]
+    n_heads: NotRequired[Size | None]
+    hidden_dim: NotRequired[Size | None]
+    dropout: NotRequired[_Rate | None]
+    attention_dropout: NotRequired[_Rate | None]
+    activation: NotRequired[str | None]
+    hidden_activation: NotRequired[str | None]
+    mlp_dropout: NotRequired[_Rate | None]
+    norm_eps: NotRequired[_Epsilon | None]
+    local_attention: NotRequired[Size | None]
+    layer_types: NotRequired[list[str] | None]
+    global_attn_every_n_layers: NotRequired[Size | None]
+    global_rope_theta: NotRequired[_RotaryBase | None]
+    local_rope_theta: NotRequired[_RotaryBase | None]
+    rope_parameters: NotRequired[dict[str, Any] | None]
+    n_layer: NotRequired[_Layers | None]
+    n_embd: NotRequired[Size | None]
+    n_head: NotRequired[Size | None]
+    n_inner: NotRequired[Size | None]
+    n_positions: NotRequired[Size | None]
+    max_trained_positions: NotRequired[Size | None]
+    resid_pdrop: NotRequired[_Rate | None]
+    attn_pdrop: NotRequired[_Rate | None]
+    layer_norm_epsilon: NotRequired[_Epsilon | None]
+    rotary_emb_base: NotRequired[_RotaryBase | None]
 
 
 PieceId = Annotated[int, Field(ge=0, lt=1 << 24)]  # every id up to the largest has a row in memory

@@ -1,4 +1,4 @@
-"""Reader of sentence-transformers folders: pooling, normalisation, length, prompts and similarity.
+"""Reader of sentence-transformers folders: pooling, an affine layer, normalisation, length, prompts and similarity.
 
 Every key that versions 2 to 6 write is either obeyed or refused by name. Nothing in the folder is executed. A plain
 Hugging Face folder is read as sentence-transformers reads it.
@@ -13,7 +13,15 @@ from typing import Any
 
 from dense_jax.errors import ConfigError, require
 from dense_jax.hf.config import read_config
-from dense_jax.hf.schemas import LengthSettings, Modules, PoolingSettings, SentenceSettings, TokenizerFile
+from dense_jax.hf.known_prompts import known_prompts
+from dense_jax.hf.schemas import (
+    DenseSettings,
+    LengthSettings,
+    Modules,
+    PoolingSettings,
+    SentenceSettings,
+    TokenizerFile,
+)
 from dense_jax.io import Settings, read_json
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.pooling import Pooling
@@ -58,6 +66,14 @@ _VALUES: dict[str, dict[str, tuple[Any, ...]]] = {  # the same for modules that 
     "Normalize": {"module_input_name": _OUTPUT, "module_output_name": _OUTPUT},
     "Dropout": {"dropout": ()},  # of training only
 }
+_TANH = "torch.nn.modules.activation.Tanh"
+_DENSE: dict[str, tuple[Any, ...]] = {
+    "in_features": (),
+    "out_features": (),
+    "bias": (),
+    "activation_function": (_TANH, "torch.nn.modules.linear.Identity"),
+    **_VALUES["Normalize"],
+}
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,8 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     pooling, pools_prompt, pooled = _pooling(folder, modules, bert.width)
     similarity, said = _similarity(folder, settings, normalized="Normalize" in (name for name, _ in modules))
     query_length, length, cut = _lengths(weights, bert.longest)
-    query_prompt, passage_prompt, defaults = _prompts(settings, folder)
+    query_prompt, passage_prompt, defaults = _prompts(settings, folder, weights)
+    dense, tanh = _dense(folder, modules, bert.width)
     require(
         pools_prompt or pooling is Pooling.MEAN or not (query_prompt or passage_prompt),
         f"{folder}: include_prompt of its Pooling is false, which only a mean obeys, and pooling is {pooling.value}; "
@@ -102,7 +119,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     )
     return SentenceFolder(
         weights=weights,
-        encoder=Encoder(bert, pooling, normalize=similarity is Similarity.COSINE),
+        encoder=Encoder(bert, pooling, normalize=similarity is Similarity.COSINE, dense=dense, dense_tanh=tanh),
         length=length,
         query_length=query_length,
         similarity=similarity,
@@ -132,11 +149,13 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
             not place.is_absolute() and ".." not in place.parts, f"{path}: {entry['path']} is outside of the folder"
         )
     names = [entry["type"].rpartition(".")[2] if entry["type"].startswith(_HOME) else entry["type"] for entry in chain]
+    first = 3 if names[2:3] == ["Dense"] else 2
     require(
-        names[:2] == ["Transformer", "Pooling"] and set(names[2:]) <= _VALUES.keys(),
-        f"{path}: the modules are {', '.join(names)}; only Transformer, Pooling, then {', '.join(_VALUES)} can be read",
+        names[:2] == ["Transformer", "Pooling"] and set(names[first:]) <= _VALUES.keys(),
+        f"{path}: the modules are {', '.join(names)}; only Transformer, Pooling, then one Dense, then "
+        f"{', '.join(_VALUES)} can be read",
     )
-    for name, entry in zip(names[2:], chain[2:], strict=True):
+    for name, entry in zip(names[first:], chain[first:], strict=True):
         settings = folder / entry["path"] / "config.json"
         _check_values(settings, _optional(settings, Settings), _VALUES[name])
     return [(name, entry["path"]) for name, entry in zip(names, chain, strict=True)]
@@ -188,6 +207,17 @@ def _pooling(folder: Path, modules: list[tuple[str, str]], width: int) -> tuple[
     modes = [modes.lower()] if isinstance(modes, str) else modes
     require(modes in (["cls"], ["mean"]), f"{path}: pooling is {' and '.join(modes)}; only cls or mean can be read")
     return Pooling(modes[0]), raw.get("include_prompt") is not False, []
+
+
+def _dense(folder: Path, modules: list[tuple[str, str]], width: int) -> tuple[int, bool]:
+    """The width of an affine layer after pooling, and True if tanh follows; 0 without such a layer."""
+    place = next((place for name, place in modules if name == "Dense"), None)
+    if place is None:
+        return 0, False
+    path = folder / place / "config.json"
+    raw = read_json(path, DenseSettings, ConfigError)
+    _check_values(path, dict(raw), _DENSE | {"in_features": (width,)})
+    return raw["out_features"], raw["activation_function"] == _TANH
 
 
 def _similarity(folder: Path, settings: dict[str, Any], normalized: bool) -> tuple[Similarity, list[str]]:
@@ -245,8 +275,17 @@ def _lowercases(weights: Path) -> bool:
     return bool(_optional(weights / "tokenizer_config.json", Settings).get("do_lower_case"))
 
 
-def _prompts(settings: dict[str, Any], folder: Path) -> tuple[str, str, list[str]]:
+def _prompts(settings: dict[str, Any], folder: Path, weights: Path) -> tuple[str, str, list[str]]:
     """The prompts of queries and of passages, and notes."""
+    if not any((settings.get("prompts") or {}).values()) and (
+        found := known_prompts(folder, read_json(weights / "config.json"))
+    ):
+        name, (query, passage) = found
+        note = (
+            f"{folder} names no prompts, so those of {name} are taken: {query!r} before queries, {passage!r} before "
+            "passages; --objective.query_prompt and --objective.passage_prompt set others"
+        )
+        return query, passage, [note]
     default, known = settings.get("default_prompt_name"), settings.get("prompts") or {}
     require(
         default is None or default in known,

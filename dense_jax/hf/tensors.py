@@ -1,7 +1,7 @@
-"""Hugging Face's weights of BERT, RoBERTa and XLM-R, read and written by one table of names for all objectives.
+"""Hugging Face's weights of a model family, read and written by the family's table of names for all objectives.
 
-The table covers the subtrees "bert", "pooler", "mlm", "condenser" and "decoder", wherever a parameter tree has them.
-RoBERTa and XLM-R have names of their own for the masked-LM head only.
+The table (families.py) covers the subtrees "bert", "pooler", "mlm", "condenser" and "decoder", wherever a parameter
+tree has them.
 """
 
 import json
@@ -20,66 +20,20 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.hf.config import check_architecture, config_json
+from dense_jax.hf.config import check_architecture, config_json, module_folder, read_family, transformer_folder
+from dense_jax.hf.families import HEAD, ModelFamily, family_of
 from dense_jax.hf.schemas import WeightIndex
 from dense_jax.io import check_no_pointer, digest, read_json, whole_file, write_json
-from dense_jax.models.bert import BertConfig, Family
+from dense_jax.models.transformer import TransformerConfig
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
-# Our module -> BERT's, "*" being the number of a layer. Models with a head put "bert." before all but the heads.
-_LAYER = {
-    "attention/query": "attention.self.query",
-    "attention/key": "attention.self.key",
-    "attention/value": "attention.self.value",
-    "attention/output": "attention.output.dense",
-    "attention_norm": "attention.output.LayerNorm",
-    "up": "intermediate.dense",
-    "down": "output.dense",
-    "output_norm": "output.LayerNorm",
-}
-_MODULES = {
-    "bert/word": "embeddings.word_embeddings",
-    "bert/position": "embeddings.position_embeddings",
-    "bert/type": "embeddings.token_type_embeddings",
-    "bert/norm": "embeddings.LayerNorm",
-    **{f"bert/layer_*/{ours}": f"encoder.layer.*.{theirs}" for ours, theirs in _LAYER.items()},
-    "pooler/dense": "pooler.dense",
-    "mlm/dense": "cls.predictions.transform.dense",
-    "mlm/norm": "cls.predictions.transform.LayerNorm",
-    "mlm": "cls.predictions",
-    # as the authors of Condenser and of RetroMAE publish them
-    **{f"condenser/layer_*/{ours}": f"c_head.*.{theirs}" for ours, theirs in _LAYER.items()},
-    **{f"decoder/{ours}": f"c_head.{theirs}" for ours, theirs in _LAYER.items()},
-}
-_ROBERTA = {  # BERT's beginning of a name -> RoBERTa's, in models with a head
-    "cls.predictions.transform.dense.": "lm_head.dense.",
-    "cls.predictions.transform.LayerNorm.": "lm_head.layer_norm.",
-    "cls.predictions.": "lm_head.",
-    "": "roberta.",
-}
-_BERT = {"cls.": "cls.", "": "bert."}
-_PREFIXES = {Family.BERT: _BERT, Family.ROBERTA: _ROBERTA, Family.XLM_ROBERTA: _ROBERTA}
-_CLASSES = {Family.BERT: "Bert", Family.ROBERTA: "Roberta", Family.XLM_ROBERTA: "XLMRoberta"}  # of transformers
-_HEAD = "c_head."
 _HEAD_FILE = "head.safetensors"  # heads of pre-training that their authors publish as a file of their own
-_PARTS = {"cls.": "masked-LM head", "pooler.": "pooler", _HEAD: "Condenser head or decoder"}  # by their prefix
 _PICKLED_HEAD = "model.pt"
-_LEAVES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "bias": "bias"}  # a kernel is transposed
-_WORDS = "embeddings.word_embeddings.weight"
-_UNTIED = "cls.predictions.decoder.weight"
-_BY_VOCABULARY = (_WORDS, "cls.predictions.bias")  # first axis: the vocabulary, which may be padded here
+_DENSE_KERNEL, _DENSE_BIAS = "linear.weight", "linear.bias"  # of the module Dense
 _FLOATS = ("F32", "F16", "BF16", "F64")  # types of weights, as safetensors names them
-_BASES = ("bert.", "roberta.")  # before the encoder's names, in models with a head
-_OTHER_SPELLINGS = (
-    (r"^(lm\.)?(bert\.|roberta\.)?", ""),
-    *((f"^{re.escape(theirs)}", name) for name, theirs in _ROBERTA.items() if name),
-    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
-    (r"LayerNorm\.beta$", "LayerNorm.bias"),
-    (r"^cls\.predictions\.decoder\.bias$", "cls.predictions.bias"),
-)
 
 
 @dataclass(frozen=True)
@@ -103,37 +57,44 @@ class LoadReport:
 def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, LoadReport]:
     """Fill `params`, those of `objective`, from the weights in `folder`; return them with a report.
 
-    Every BertConfig in `objective` must describe the folder's model. A subtree is filled completely or, if the folder
+    Every transformer in `objective` must describe the folder's model. A subtree is filled completely or, if the folder
     has none of it and it is not "bert", left unchanged. So are the last rows of a vocabulary larger than the folder's.
 
     Raises:
         ConfigError: the folder's model family is unknown, or differs from the config; lists the flags to change.
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
+    place, folder = folder, transformer_folder(folder)
     check_architecture(objective, folder)
+    family = read_family(folder)
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}
-    wanted = {path: name for path in ours if (name := tensor_name(path))}
-    head = _read_head(folder) if any(name.startswith(_HEAD) for name in wanted.values()) else {}
-    tensors = head | read_tensors(folder)
-    _check_complete(wanted, tensors, folder)
-    if any(name.startswith("cls.") for name in wanted.values()):
-        _check_tied(tensors, folder)
+    dense = _read_affine(place)
+    wanted = {path: name for path in ours if (name := family.tensor_name(path) or _dense_name(path, dense))}
+    head = _read_head(folder, family) if any(name.startswith(HEAD) for name in wanted.values()) else {}
+    tensors = dense | head | read_family_tensors(folder, family)
+    _check_complete(wanted, tensors, folder, family)
+    if any(name.startswith(family.mlm) for name in wanted.values()):
+        _check_tied(tensors, folder, family)
     loaded = {path: name for path, name in wanted.items() if name in tensors}
-    filled = {path: _filled(ours[path], path, tensors[name], name, folder) for path, name in loaded.items()}
+    by_vocabulary = {path: name in family.by_vocabulary for path, name in loaded.items()}
+    filled = {
+        path: _filled(ours[path], path, tensors[name], name, folder, by_vocabulary[path])
+        for path, name in loaded.items()
+    }
     new_rows = {path: ours[path].shape[0] - tensors[name].shape[0] for path, name in loaded.items()}
     report = LoadReport(
         folder=folder,
         loaded=list(loaded),
-        padded={path: new_rows[path] for path, name in loaded.items() if name in _BY_VOCABULARY and new_rows[path]},
+        padded={path: new_rows[path] for path in loaded if by_vocabulary[path] and new_rows[path]},
         initialised=[path for path in ours if path not in loaded],
-        ignored=sorted(tensors.keys() - set(loaded.values())) + _unread_files(folder, bool(head)),
+        ignored=sorted(tensors.keys() - set(loaded.values())) + _unread_tensors(folder, bool(head)),
     )
     return jax.tree.unflatten(tree, [filled.get(path, leaf) for path, leaf in ours.items()]), report
 
 
 def save_params(
-    params: Params, config: BertConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None
+    params: Params, config: TransformerConfig, folder: Path, pad: int, ends: tuple[int, int] | None = None
 ) -> None:
     """Write config.json and model.safetensors for the top-level subtrees "bert", "pooler" and "mlm" of `params`.
 
@@ -142,49 +103,58 @@ def save_params(
     Raises:
         StorageError: the disk is full or refuses, or the file differs when read back.
     """
-    prefixes, kind = (_PREFIXES[config.family], "ForMaskedLM") if "mlm" in params else ({"": ""}, "Model")
+    family, has_head = family_of(config)[1], "mlm" in params
     tensors = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = tensor_name(_name(path))
+        name = family.tensor_name(_name(path))
         if name is None:
-            raise StorageError(f"{_name(path)} has no counterpart in a Hugging Face BERT")
-        start = next(start for start in prefixes if name.startswith(start))
-        tensors[prefixes[start] + name.removeprefix(start)] = _turned(_name(path), np.asarray(leaf))
-    write_json(folder / "config.json", config_json(config, _CLASSES[config.family] + kind, pad, ends))
-    write_tensors(tensors, folder / WEIGHTS)
+            raise StorageError(f"{_name(path)} has no counterpart in a Hugging Face {family.title}")
+        tensors[family.name_with_head(name) if has_head else name] = _turned(_name(path), np.asarray(leaf))
+    kind = "ForMaskedLM" if has_head else "Model"
+    write_json(folder / "config.json", config_json(config, family.title + kind, pad, ends))
+    write_tensors(family.join(tensors), folder / WEIGHTS)
 
 
-def tensor_name(path: str) -> str | None:
-    """BERT's name for the array at our `path`, without the prefix "bert."; None without a counterpart.
-
-    >>> tensor_name("encoder/bert/layer_3/up/kernel")
-    'encoder.layer.3.intermediate.dense.weight'
-    """
-    found = re.search(r"(?:^|/)((?:bert|pooler|mlm|condenser|decoder)(?:/.*)?)/(\w+)$", path)
-    if not found:
-        return None
-    module, leaf = found.groups()
-    number = "".join(re.findall(r"/layer_(\d+)/", module))
-    theirs = _MODULES.get(re.sub(r"/layer_\d+/", "/layer_*/", module))
-    return f"{theirs.replace('*', number)}.{_LEAVES[leaf]}" if theirs else None
-
-
-def read_tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Read all tensors of model.safetensors, or of its shards, under current BERT names without the prefix "bert.".
+def read_family_tensors(folder: Path, family: ModelFamily) -> dict[str, np.ndarray]:
+    """Read all tensors of model.safetensors, or of its shards, under the names of `family` in a model without a head.
 
     Raises:
         StorageError: the file is missing, damaged, a pointer of Git LFS, quantized, or holds several encoders.
     """
-    named = {name: tensor for path in _weight_files(folder) for name, tensor in _read(path).items()}
-    wrapper = _wrapper(named, folder)
-    return {modern_name(name.removeprefix(wrapper)): tensor for name, tensor in named.items()}
+    named = read_tensors(folder)
+    wrapper = _wrapper(named, folder, family)
+    return family.split({family.modern_name(name.removeprefix(wrapper)): tensor for name, tensor in named.items()})
 
 
-def _read_head(folder: Path) -> dict[str, np.ndarray]:
+def read_tensors(folder: Path) -> dict[str, np.ndarray]:
+    """Read all tensors of model.safetensors, or of its shards, under the names in the files.
+
+    Raises:
+        StorageError: a file is missing, damaged, a pointer of Git LFS, or quantized.
+    """
+    return {name: tensor for path in _weight_files(folder) for name, tensor in _read(path).items()}
+
+
+def _read_head(folder: Path, family: ModelFamily) -> dict[str, np.ndarray]:
     """Read the tensors of head.safetensors, if it holds a pre-training head."""
     found = _read(folder / _HEAD_FILE) if (folder / _HEAD_FILE).is_file() else {}
-    tensors = {modern_name(name): tensor for name, tensor in found.items()}
-    return tensors if any(name.startswith(_HEAD) for name in tensors) else {}
+    tensors = {family.modern_name(name): tensor for name, tensor in found.items()}
+    return tensors if any(name.startswith(HEAD) for name in tensors) else {}
+
+
+def _read_affine(folder: Path) -> dict[str, np.ndarray]:
+    """Read the affine layer of a sentence-transformers folder, with a bias of 0 where it has none; {} without one."""
+    place = module_folder(folder, "Dense")
+    if place is None:
+        return {}
+    tensors = read_tensors(place)
+    return {_DENSE_BIAS: np.zeros(len(tensors[_DENSE_KERNEL]), np.float32)} | tensors
+
+
+def _dense_name(path: str, tensors: Mapping[str, np.ndarray]) -> str | None:
+    found = re.search(r"(?:^|/)(?:encoder|query|passage)/dense/(kernel|bias)$", path)
+    name = {"kernel": _DENSE_KERNEL, "bias": _DENSE_BIAS}[found[1]] if found else None
+    return name if name in tensors else None
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -193,7 +163,8 @@ def weights_fingerprint(folder: Path) -> str:
     Raises:
         StorageError: the folder holds no weights.
     """
-    return "".join(digest(path) for path in _weight_files(folder))
+    places = [transformer_folder(folder), module_folder(folder, "Dense")]
+    return "".join(digest(path) for place in places if place for path in _weight_files(place))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -224,15 +195,15 @@ def _check_types(types: Mapping[str, str], path: Path) -> None:
         )
 
 
-def _wrapper(names: Iterable[str], folder: Path) -> str:
+def _wrapper(names: Iterable[str], folder: Path, family: ModelFamily) -> str:
     """Common prefix of the names of a model that was saved as part of another one, such as "0.auto_model."."""
-    prefixes = sorted(name.removesuffix(_WORDS) for name in names if name.endswith(_WORDS))
+    prefixes = sorted(name.removesuffix(family.words) for name in names if name.endswith(family.words))
     if len(prefixes) > 1:
         raise StorageError(
             f"{folder}: holds {len(prefixes)} encoders, {' and '.join(map(repr, prefixes))}; save the one to start "
             "from in a folder of its own"
         )
-    for base in _BASES:
+    for base in (family.base, *family.bases):
         prefixes = [prefix.removesuffix(base) for prefix in prefixes]
     return prefixes[0] if prefixes else ""
 
@@ -271,7 +242,7 @@ def _weight_files(folder: Path) -> list[Path]:
     raise StorageError(f"{folder} holds no {WEIGHTS}")
 
 
-def _unread_files(folder: Path, has_head: bool) -> list[str]:
+def _unread_tensors(folder: Path, has_head: bool) -> list[str]:
     """Weight files that were not read, with a command that converts a pickled head."""
     read = {*_weight_files(folder), *([folder / _HEAD_FILE] if has_head else [])}
     unread = [path.name for path in sorted(folder.glob("*.safetensors")) if path not in read]
@@ -290,40 +261,41 @@ def _conversion(folder: Path, pickles: str = "pytorch_model*.bin", target: str =
     return f"python -c {shlex.quote(program)}"
 
 
-def modern_name(name: str) -> str:
-    for pattern, replacement in _OTHER_SPELLINGS:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _check_complete(wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray], folder: Path) -> None:
+def _check_complete(
+    wanted: Mapping[str, str], tensors: Mapping[str, np.ndarray], folder: Path, family: ModelFamily
+) -> None:
     """Check that the encoder is complete, and that every other part is complete or absent."""
     if not wanted:
-        raise StorageError(f"{folder}: nothing in it belongs to the objective's parameters, which hold no BERT")
-    for part in ("encoder", *_PARTS.values()):
-        names = {name for name in wanted.values() if _part(name) == part}
+        raise StorageError(f"{folder}: nothing in it belongs to the objective's parameters, which hold no encoder")
+    parts = {name: _part(name, family) for name in wanted.values()}
+    for part in sorted(set(parts.values()), key=lambda part: part != "encoder"):
+        names = {name for name in parts if parts[name] == part}
         missing = sorted(names - tensors.keys())
         if missing and (part == "encoder" or len(missing) < len(names)):
             shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
             raise StorageError(f"{folder}: its {part} lacks {shown}")
 
 
-def _part(name: str) -> str:
-    return next((part for prefix, part in _PARTS.items() if name.startswith(prefix)), "encoder")
+def _part(name: str, family: ModelFamily) -> str:
+    if name.startswith(family.mlm):
+        return "masked-LM head"
+    others = {"linear.": "Dense module", "pooler.": "pooler", HEAD: "Condenser head or decoder"}
+    return next((part for start, part in others.items() if name.startswith(start)), "encoder")
 
 
-def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path) -> None:
-    if _UNTIED in tensors and not np.array_equal(tensors[_UNTIED], tensors[_WORDS]):
+def _check_tied(tensors: Mapping[str, np.ndarray], folder: Path, family: ModelFamily) -> None:
+    untied, words = family.untied, family.words
+    if untied in tensors and not np.array_equal(tensors[untied], tensors[words]):
         raise StorageError(
-            f"{folder}: {_UNTIED} is not {_WORDS}, but the masked-LM head here uses the word embeddings; "
+            f"{folder}: {untied} is not {words}, but the masked-LM head here uses the word embeddings; "
             "start from a model whose vocabulary matrix is tied, or train an objective without a masked-LM head"
         )
 
 
-def _filled(leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path) -> Array:
+def _filled(leaf: Array, path: str, tensor: np.ndarray, name: str, folder: Path, by_vocabulary: bool) -> Array:
     """Return `tensor` with the type of `leaf`, and with its last rows if our vocabulary has more."""
     tensor = _turned(path, tensor)
-    if name in _BY_VOCABULARY and leaf.shape[0] > tensor.shape[0] and leaf.shape[1:] == tensor.shape[1:]:
+    if by_vocabulary and leaf.shape[0] > tensor.shape[0] and leaf.shape[1:] == tensor.shape[1:]:
         return jnp.asarray(leaf).at[: len(tensor)].set(tensor)
     if leaf.shape != tensor.shape:
         raise StorageError(f"{folder}: {name} has shape {tensor.shape}, but {path} has {leaf.shape}")

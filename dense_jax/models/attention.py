@@ -1,6 +1,7 @@
 """Scaled dot-product attention, by the kernel that a device runs fastest."""
 
 import enum
+import functools
 import math
 from typing import Any
 
@@ -33,13 +34,15 @@ def attend(
     mask: Bool[Array, "b #q k"] | Int[Array, "b k"],
     *,
     kernel: Attention,
+    window: int | None = None,
     rate: float = 0.0,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "b q h d"]:
     """softmax(query key' / sqrt(d)) value over the keys that are visible in `mask` (True: visible to the query).
 
-    An integer mask gives the segment of each token in self-attention: a token sees those of its own segment. A query
-    without a visible key sees all keys, so that padded rows give finite values and gradients. The softmax is float32.
+    An integer mask gives the segment of each token in self-attention: a token sees those of its own segment. With a
+    `window`, it sees only those at most `window` places away (Beltagy et al. 2020, "Longformer"). A query without a
+    visible key sees all keys, so that padded rows give finite values and gradients. The softmax is float32.
     `rate` is the dropout of attention weights; it needs an `rng` and the xla kernel.
     Vaswani et al. 2017, "Attention Is All You Need", section 3.2.
 
@@ -47,9 +50,12 @@ def attend(
         ConfigError: the splash kernel has a mask that differs from query to query.
     """
     if kernel is Attention.SPLASH:
-        return _over_shards(_splash, query, key, value, _segments(mask, query))
+        return _over_shards(functools.partial(_splash, window), query, key, value, _segments(mask, query))
     if mask.dtype != jnp.bool_:
         mask = mask[:, :, None] == mask[:, None, :]
+    if window is not None:
+        places = jnp.arange(key.shape[1])
+        mask = mask & (jnp.abs(places[: query.shape[1], None] - places[None]) <= window)[None]
     mask = mask | ~mask.any(-1, keepdims=True)
     if kernel is Attention.CUDNN:
         b, q, _, _ = query.shape
@@ -83,7 +89,7 @@ def _segments(mask: Array, query: Array) -> Int[Array, "b k"]:
     return (mask | ~mask.any(-1, keepdims=True))[:, 0].astype(jnp.int32)
 
 
-def _splash(query: Array, key: Array, value: Array, segments: Array) -> Array:
+def _splash(window: int | None, query: Array, key: Array, value: Array, segments: Array) -> Array:
     """Splash attention; lengths are padded to whole lanes by masked tokens."""
     from jax.experimental.pallas.ops.tpu import splash_attention as splash  # slow to import, and for TPUs only
 
@@ -93,12 +99,14 @@ def _splash(query: Array, key: Array, value: Array, segments: Array) -> Array:
         jnp.pad(x, ((0, 0), (0, spare), (0, 0), (0, 0))).swapaxes(1, 2) for x in (query / math.sqrt(width), key, value)
     )
     segments = jnp.pad(segments, ((0, 0), (0, spare)))
-    everything = splash.MultiHeadMask([splash.FullMask((length + spare, length + spare))] * heads)
+    shape = (length + spare, length + spare)
+    seen = splash.FullMask(shape) if window is None else splash.LocalMask(shape, (window, window), 0)
     block = _largest_block(length + spare)
     sizes = splash.BlockSizes(
         block_q=block, block_kv=block, block_q_dkv=block, block_kv_dkv=block, use_fused_bwd_kernel=True
     )
-    kernel = splash.make_splash_mha(everything, block_sizes=sizes, head_shards=1, q_seq_shards=1)
+    mask = splash.MultiHeadMask([seen] * heads)
+    kernel = splash.make_splash_mha(mask, block_sizes=sizes, head_shards=1, q_seq_shards=1)
     mixed: Any = jax.vmap(kernel)(query, key, value, segment_ids=splash.SegmentIds(segments, segments))
     return mixed.swapaxes(1, 2)[:, :length]
 

@@ -8,29 +8,31 @@ import jax.numpy as jnp
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
 from dense_jax.config.rules import NotNegative, Positive
 from dense_jax.errors import require
-from dense_jax.models.bert import Bert, BertConfig
 from dense_jax.models.layers import apply_module, init_params
-from dense_jax.models.pooling import Pooler, Pooling, Projection, mean_pool, pool_segments
+from dense_jax.models.pooling import DenseHead, Pooler, Pooling, Projection, mean_pool, pool_segments
+from dense_jax.models.transformer import TransformerConfig
 from dense_jax.types import Layout, PackedTokens, Tokens
 
 
 @dataclass
 class Encoder:
-    """BERT, pooling, an optional projection and an optional normalisation: a `types.TextEncoder`.
+    """A transformer, pooling, an optional projection and an optional normalisation: a `types.TextEncoder`.
 
-    Parameters: {"bert", "pooler", "projection"}, the last two only if they are used. Dropout is on where an `rng` is
-    passed.
+    Parameters: {"bert", "pooler", "dense", "projection"}, the last three only if they are used. Dropout is on where an
+    `rng` is passed.
     """
 
-    bert: BertConfig
+    bert: TransformerConfig
     pooling: Pooling = Pooling.CLS
     projection: NotNegative[int] = 0  # width of an affine layer with layer normalisation (ORQA); 0: none
     normalize: bool = False  # vectors of length 1
+    dense: NotNegative[int] = 0  # width of an affine layer between pooling and projection, 0: none
+    dense_tanh: bool = False  # tanh after that layer
 
     @property
     def width(self) -> int:
         """Dimensions of a vector."""
-        return self.projection or self.bert.width
+        return self.projection or self.dense or self.bert.width
 
     @property
     def views(self) -> int:
@@ -38,18 +40,21 @@ class Encoder:
         return 1
 
     def check_input(self, name: str, length: int, layout: Layout) -> None:
-        """Call `check_input` with its BERT."""
+        """Call `check_input` with its transformer."""
         check_input(self.bert, name, length, layout)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         """Initial float32 parameters. Pure: runs under `jit` and `eval_shape`."""
         bert, pooler, projection = jax.random.split(rng, 3)
+        width = self.dense or self.bert.width
         word = jnp.zeros((1, 1), jnp.int32)
-        params = {"bert": init_params(Bert(self.bert), bert, Tokens(word, word, word == 0))}
+        params = {"bert": init_params(self.bert.model(), bert, Tokens(word, word, word == 0))}
         if self.pooling is Pooling.POOLER:
             params["pooler"] = init_params(Pooler(self.bert), pooler, jnp.zeros((1, self.bert.width)))
+        if self.dense:
+            params["dense"] = init_params(self._dense, jax.random.fold_in(rng, 3), jnp.zeros((1, self.bert.width)))
         if self.projection:
-            params["projection"] = init_params(self._projection, projection, jnp.zeros((1, self.bert.width)))
+            params["projection"] = init_params(self._projection, projection, jnp.zeros((1, width)))
         return params
 
     def apply(
@@ -66,7 +71,7 @@ class Encoder:
         """Float32 vectors of the s texts packed into each row, equal to those that `apply` gives of each text alone."""
         bert, head = split_key(rng, 2)
         places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
-        hidden = apply_module(Bert(self.bert), params["bert"], packed.tokens, *places, rng=bert)
+        hidden = apply_module(self.bert.model(), params["bert"], packed.tokens, *places, rng=bert)
         return self._finished(params, pool_segments(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
 
     def hidden_states(
@@ -78,13 +83,13 @@ class Encoder:
         rng: PRNGKeyArray | None = None,
     ) -> Float[Array, "b l d"]:
         """Last hidden states, in the compute type. `positions` replace 0, 1, 2, ..."""
-        return apply_module(Bert(self.bert), params["bert"], tokens, positions, rng=rng)
+        return apply_module(self.bert.model(), params["bert"], tokens, positions, rng=rng)
 
     def all_hidden_states(
         self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "b l d"], ...]:
         """Hidden states from the embeddings (index 0) to the last layer (index `bert.layers`)."""
-        return apply_module(Bert(self.bert), params["bert"], tokens, rng=rng, method="hidden_states")
+        return apply_module(self.bert.model(), params["bert"], tokens, rng=rng, method="hidden_states")
 
     def pool(
         self,
@@ -101,9 +106,15 @@ class Encoder:
     def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
         if self.pooling is Pooling.POOLER:
             pooled = apply_module(Pooler(self.bert), params["pooler"], pooled)
+        if self.dense:
+            pooled = apply_module(self._dense, params["dense"], pooled)
         if self.projection:
             pooled = apply_module(self._projection, params["projection"], pooled, rng=rng)
         return l2_normalize(pooled) if self.normalize else pooled
+
+    @property
+    def _dense(self) -> DenseHead:
+        return DenseHead(self.dense, self.dense_tanh)
 
     @property
     def _projection(self) -> Projection:
@@ -112,14 +123,14 @@ class Encoder:
 
 @dataclass
 class MultiViewEncoder:
-    """BERT with n view tokens instead of [CLS], each of which yields a vector of the text: a `types.TextEncoder`.
+    """A transformer with n view tokens instead of [CLS], each of which yields a vector: a `types.TextEncoder`.
 
     All view tokens have position 0 and attend to each other; the text begins at position 1, whatever n.
     Parameters: {"bert", "view_tokens": {"embedding" [n d]}}.
     Zhang et al. 2022, "Multi-View Document Representation Learning for Open-Domain Dense Retrieval", section 3.1.
     """
 
-    bert: BertConfig
+    bert: TransformerConfig
     views: Positive[int] = 8  # view tokens, and so vectors, of a text
     normalize: bool = False  # vectors of length 1
 
@@ -129,7 +140,7 @@ class MultiViewEncoder:
         return self.bert.width
 
     def check_input(self, name: str, length: int, layout: Layout) -> None:
-        """Call `check_input` with its BERT: view tokens take no positions of their own."""
+        """Call `check_input` with its transformer: view tokens take no positions of their own."""
         check_input(self.bert, name, length, layout)
 
     def init(self, rng: PRNGKeyArray) -> Params:
@@ -138,7 +149,7 @@ class MultiViewEncoder:
         word = jnp.zeros((1, 1), jnp.int32)
         embedding = self.bert.initializer * jax.random.normal(view_tokens, (self.views, self.width))
         return {
-            "bert": init_params(Bert(self.bert), bert, Tokens(word, word, word == 0)),
+            "bert": init_params(self.bert.model(), bert, Tokens(word, word, word == 0)),
             "view_tokens": {"embedding": embedding},
         }
 
@@ -151,26 +162,26 @@ class MultiViewEncoder:
         places = np.maximum(np.arange(1 - self.views, tokens.ids.shape[1]), 0)  # n times that of [CLS]; positions too
         widened = jax.tree.map(lambda x: x[:, places], tokens)
         hidden = apply_module(
-            Bert(self.bert), params["bert"], widened, jnp.asarray(places)[None], None, view_tokens, rng=rng
+            self.bert.model(), params["bert"], widened, jnp.asarray(places)[None], None, view_tokens, rng=rng
         )
         vectors = to_float32(hidden[:, : self.views])
         vectors = l2_normalize(vectors) if self.normalize else vectors
         return vectors[:, 0] if self.views == 1 else vectors
 
 
-def check_input(bert: BertConfig, name: str, length: int, layout: Layout) -> None:
+def check_input(bert: TransformerConfig, name: str, length: int, layout: Layout) -> None:
     """
     Raises:
         ConfigError: `length`, the objective's setting `name`, is more than the model takes, or `layout` has more
             segments than it knows.
     """
-    kept = f", {bert.first_position} of which family={bert.family.value} keeps" if bert.first_position else ""
+    kept = f", {bert.first_position} of which RoBERTa keeps for padding" if bert.first_position else ""
     require(
         length <= bert.longest,
         f"objective.{name}={length} exceeds objective.encoder.bert.positions={bert.positions}{kept}",
     )
     require(
-        layout is not Layout.PAIR or bert.types > 1,
-        f"objective.layout={layout.value} has two segments, but objective.encoder.bert.types={bert.types}; "
+        layout is not Layout.PAIR or bert.segments > 1,
+        f"objective.layout={layout.value} has two segments, but objective.encoder.bert knows {bert.segments}; "
         "use --objective.layout=joined",
     )

@@ -1,4 +1,4 @@
-"""Pre-training heads on BERT: masked LM, Condenser's head, RetroMAE's decoder, ORQA's span scorer.
+"""Pre-training heads on a transformer: masked LM, Condenser's head, RetroMAE's decoder, ORQA's span scorer.
 
 Each has a Flax module and two pure functions: one initialises its parameters, one applies it.
 """
@@ -8,19 +8,20 @@ from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split_key, to_float32
 from dense_jax.models.attention import Attention
-from dense_jax.models.bert import Bert, BertConfig, Block, attention_on_mesh, dense_layer, layer_norm
-from dense_jax.models.layers import apply_module, apply_to_rows, gelu, init_params, multiply
+from dense_jax.models.layers import apply_module, apply_to_rows, init_params, multiply
 from dense_jax.models.pooling import PROJECTION_EPSILON
+from dense_jax.models.transformer import TransformerConfig, attention_on_mesh, dense_layer, layer_norm
 from dense_jax.types import Tokens
 
 
 class MlmHead(nn.Module):
-    """Logits of the vocabulary at the masked positions only: LayerNorm(gelu(W h + b)) E' + c.
+    """Logits of the vocabulary at the masked positions only: LayerNorm(f(W h + b)) E' + c.
 
-    E are the word embeddings of the encoder, c is a free bias. BERT (Devlin et al. 2019), as in its released code.
+    f is the family's activation, E are the word embeddings of the encoder, c is a free bias. BERT (Devlin et al.
+    2019), as in its released code.
     """
 
-    config: BertConfig
+    config: TransformerConfig
 
     @nn.compact
     def __call__(
@@ -28,7 +29,8 @@ class MlmHead(nn.Module):
     ) -> Float[Array, "b m v"]:
         c = self.config
         masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)
-        x = layer_norm(c, "norm")(gelu(apply_to_rows(dense_layer(c, c.width, "dense"), masked), c.gelu))
+        dense = dense_layer(c, c.width, "dense", use_bias=c.norm_bias)
+        x = layer_norm(c, "norm")(c.activate(apply_to_rows(dense, masked)))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         rows = x.reshape(-1, c.width)  # one matrix product takes half the time on a CPU
         logits = multiply(rows, embedding.T, to_float32(rows).dtype.name)
@@ -36,13 +38,13 @@ class MlmHead(nn.Module):
 
 
 class CondenserHead(nn.Module):
-    """BERT layers over the last hidden state of the first token and the early hidden states of all other tokens.
+    """Layers of the family over the last hidden state of the first token and the early ones of all other tokens.
 
     The late layers reach the masked tokens through the first token only, so its vector must summarise the text.
     Condenser (Gao and Callan 2021), section 3.1.
     """
 
-    config: BertConfig
+    config: TransformerConfig
     layers: int
 
     @nn.compact
@@ -52,7 +54,8 @@ class CondenserHead(nn.Module):
         kernel = attention_on_mesh(self.config, mask.shape[-1])
         x = jnp.concatenate([last[:, :1], early[:, 1:]], axis=1)
         for i in range(self.layers):
-            x = Block(self.config, kernel, name=f"layer_{i}")(x, mask[:, None])
+            layer = self.config.head_layer(kernel, is_last=i == self.layers - 1)
+            x = layer.clone(parent=self, name=f"layer_{i}")(x, mask[:, None])
         return x
 
 
@@ -77,14 +80,14 @@ class SpanScorer(nn.Module):
         return nn.Dense(1, kernel_init=initializer, name="score")(x)[..., 0]
 
 
-def init_condenser(config: BertConfig, layers: int, rng: PRNGKeyArray) -> Params:
+def init_condenser(config: TransformerConfig, layers: int, rng: PRNGKeyArray) -> Params:
     """Initial parameters of Condenser's head: the subtree "condenser" of an objective's parameters."""
     hidden = jnp.zeros((1, 1, config.width))
     return init_params(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
 
 
 def apply_condenser(
-    config: BertConfig,
+    config: TransformerConfig,
     params: Params,
     last: Float[Array, "b l d"],
     early: Float[Array, "b l d"],
@@ -97,13 +100,13 @@ def apply_condenser(
     return apply_module(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
 
 
-def init_decoder(config: BertConfig, rng: PRNGKeyArray) -> Params:
+def init_decoder(config: TransformerConfig, rng: PRNGKeyArray) -> Params:
     """Initial parameters of RetroMAE's decoder: the subtree "decoder" of an objective's parameters."""
     return init_params(_decoder(config), rng, jnp.zeros((1, 1, config.width)), jnp.ones((1, 1, 1), bool))
 
 
 def apply_decoder(
-    config: BertConfig,
+    config: TransformerConfig,
     params: Params,
     vectors: Float[Array, "b d"],
     tokens: Tokens,
@@ -112,34 +115,36 @@ def apply_decoder(
     embed_queries: bool = False,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "b l d"]:
-    """Hidden states of RetroMAE's enhanced decoder, one BERT layer, given a text's vectors and its tokens.
+    """Hidden states of RetroMAE's enhanced decoder, one layer, given a text's vectors and its tokens.
 
     Position i attends to those positions that `visible[:, i]` allows: the vector replaces the first token, the others
-    are token embeddings. Its query is the vector plus the position embedding. RetroMAE (Xiao et al. 2022), section 3.2.
+    are token embeddings. Its query is the vector plus the position embedding, or the vector turned by its position in a
+    family with rotary positions. RetroMAE (Xiao et al. 2022), section 3.2.
     `embed_queries` adds the segment embedding and the layer normalisation of embeddings to the query, as in DupMAE's
     released code.
     """
-    bert, table = params["encoder"]["bert"], params["encoder"]["bert"]["position"]["embedding"]
+    model, bert = config.model(), params["encoder"]["bert"]
     memory_rng, query_rng, layer_rng = split_key(rng, 3)
-    embedded = apply_module(Bert(config), bert, tokens, rng=memory_rng, method="embed")
+    embedded = apply_module(model, bert, tokens, rng=memory_rng, method="embed")
     first = vectors[:, None].astype(embedded.dtype)
     memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)
-    if embed_queries:
-        repeated = jnp.broadcast_to(first, embedded.shape)
-        queries = apply_module(Bert(config), bert, repeated, rng=query_rng, method="embed_vectors")
-    else:
-        queries = first + table[None, config.first_position :][:, : embedded.shape[1]].astype(embedded.dtype)
+    repeated = jnp.broadcast_to(first, embedded.shape)
+    queries = (
+        apply_module(model, bert, repeated, rng=query_rng, method="embed_vectors")
+        if embed_queries
+        else apply_module(model, bert, repeated, method="add_positions")
+    )
     return apply_module(_decoder(config), params["decoder"], queries, visible, memory, rng=layer_rng)
 
 
-def init_mlm(config: BertConfig, rng: PRNGKeyArray) -> Params:
+def init_mlm(config: TransformerConfig, rng: PRNGKeyArray) -> Params:
     """Initial parameters of the masked-LM head: the subtree "mlm" of an objective's parameters."""
     hidden, positions = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
     return init_params(MlmHead(config), rng, hidden, positions, jnp.zeros((config.vocab_size, config.width)))
 
 
 def mlm_logits(
-    config: BertConfig, params: Params, hidden: Float[Array, "b l d"], positions: Int[Array, "b m"]
+    config: TransformerConfig, params: Params, hidden: Float[Array, "b l d"], positions: Int[Array, "b m"]
 ) -> Float[Array, "b m v"]:
     """Float32 logits of the vocabulary at `positions`, from the head `params["mlm"]` and the encoder's embeddings."""
     embedding = params["encoder"]["bert"]["word"]["embedding"]
@@ -159,5 +164,5 @@ def score_spans(
     return apply_module(SpanScorer(), params["spans"], hidden, starts, ends)
 
 
-def _decoder(config: BertConfig) -> Block:
-    return Block(config, Attention.XLA)  # the fused kernels mask the same keys for all queries
+def _decoder(config: TransformerConfig) -> nn.Module:
+    return config.head_layer(Attention.XLA, is_last=True)  # the fused kernels mask the same keys for all queries

@@ -1,4 +1,4 @@
-"""Activation, dropout and pure-function helpers that BERT and its heads add to Flax's layers."""
+"""Activation, rotary positions, dropout and pure-function helpers that the models add to Flax's layers."""
 
 import enum
 import functools
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Float, Params, PRNGKeyArray
+from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, to_float32
 from dense_jax.mesh import gather_update, scatter_update
 
 _LEVELS = 1 << 16  # levels of a dropout rate: two draws from each 32 random bits, the main cost of dropout
@@ -50,6 +50,23 @@ def gelu(x: Float[Array, "*n d"], form: Gelu) -> Float[Array, "*n d"]:
     return x * (0.5 + 0.5 * jax.lax.erf(x * math.sqrt(0.5)))
 
 
+def rotate(x: Float[Array, "b l h d"], positions: Int[Array, "#b l"], base: float) -> Float[Array, "b l h d"]:
+    """Turn each pair (x[i], x[i + d/2]) of a head by the angle position / base^(2i/d), in float32.
+
+    The product of a query and a key then depends on the distance of their positions alone. Su et al. 2021, "RoFormer",
+    section 3.2.2, with the pairs of LLaMA's code.
+
+    >>> turned = rotate(jnp.array([[[[1.0, 0.0]], [[1.0, 0.0]]]]), jnp.array([[0, 1]]), 10_000.0)
+    >>> [round(float(number), 3) for number in turned[0, :, 0, 1]]  # sin(0), sin(1)
+    [0.0, 0.841]
+    """
+    first, second = jnp.split(to_float32(x), 2, axis=-1)
+    frequencies = base ** (-jnp.arange(first.shape[-1], dtype=first.dtype) / first.shape[-1])
+    angles = (positions[..., None] * frequencies[None, None])[:, :, None]
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
 def dropout(x: Float[Array, "*n d"], rate: float, rng: PRNGKeyArray | None) -> Float[Array, "*n d"]:
     """Set a share `rate` of the values of `x` to 0 and scale up the others, so that the mean stays.
 
@@ -75,12 +92,15 @@ class Dense(nn.Module):
     features: int
     dtype: str
     kernel_init: nn.initializers.Initializer
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n f"]:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         product = multiply(x.astype(self.dtype), kernel, self.dtype)
+        if not self.use_bias:
+            return product
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return (product + bias[None]).astype(self.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Hidden states to one vector of a text: pooling, BERT's pooler, and the projection of ORQA."""
+"""Hidden states to one vector of a text: pooling, BERT's pooler, an affine layer, and the projection of ORQA."""
 
 import enum
 
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
-from dense_jax.models.bert import BertConfig
 from dense_jax.models.layers import dropout, dropout_rng
+from dense_jax.models.transformer import TransformerConfig
 
 PROJECTION_EPSILON = 1e-3  # of the layer normalisations in ORQA's released code
 
@@ -50,11 +50,25 @@ def pool_segments(
 class Pooler(nn.Module):
     """BERT's pooler: tanh(W h + b) of the first token's hidden state h. Float32."""
 
-    config: BertConfig
+    config: TransformerConfig
 
     @nn.compact
     def __call__(self, first: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
+
+
+class DenseHead(nn.Module):
+    """W x + b, or its tanh: the module Dense of sentence-transformers. Float32."""
+
+    width: int
+    tanh: bool
+
+    @nn.compact
+    def __call__(self, pooled: Float[Array, "*n d"]) -> Float[Array, "*n w"]:
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (pooled.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        x = pooled @ kernel + jnp.broadcast_to(bias, (*pooled.shape[:-1], self.width))
+        return jnp.tanh(x) if self.tanh else x
 
 
 class Projection(nn.Module):

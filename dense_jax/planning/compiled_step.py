@@ -20,7 +20,7 @@ from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.mesh import batch_shards
-from dense_jax.models.bert import bert_configs
+from dense_jax.models.transformer import model_configs
 from dense_jax.planning.hlo import Collective, collectives, memory_traffic
 from dense_jax.planning.roofline import find_chip
 from dense_jax.planning.synthetic import SyntheticPassages, synthetic_vocabulary
@@ -133,7 +133,7 @@ def with_plan_defaults(config: Config, words: int) -> Config:
 def abstract_batch(config: Config) -> tuple[Examples, Batch]:
     """Synthetic examples, and the shapes of a batch of them."""
     objective = config.objective
-    words = synthetic_vocabulary(max(bert.vocab_size for bert in bert_configs(objective)), objective.prompts())
+    words = synthetic_vocabulary(max(bert.vocab_size for bert in model_configs(objective)), objective.prompts())
     loader = replace(config.loader, order=Order.SHUFFLE)  # other orders read the texts
     passages, size = SyntheticPassages(config), config.batch
     examples = Examples(passages, objective, words, loader, config.seed, length=size, batch=size, searched=passages)

@@ -21,7 +21,8 @@ from dense_jax.errors import DataError
 from dense_jax.mesh import batch_sharding, batch_shards, replicated
 from dense_jax.types import TextEncoder, Tokens, Tower, Vocabulary
 
-_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512)  # tokens; the tower's own length is the last bucket
+# tokens; the tower's own length is the last bucket
+_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 _QUERY_BATCH = 128
 
 T = TypeVar("T")

@@ -4,19 +4,22 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NotRequired
 
 from typing_extensions import TypedDict
 
 from dense_jax.config.retrieval import DropSameId
+from dense_jax.config.tree import to_dict
 from dense_jax.errors import require
 from dense_jax.io import Count, write_json
 from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.fusion import Fusion
 from dense_jax.retrieval.metrics import HEADLINE, Metrics, PerQuery, Share, score
 from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import TextSearch, by_document
-from dense_jax.types import Document
+from dense_jax.types import Document, Ranking
 
 DEEPEST = 100  # rank of the deepest measure
 _EMPTY_SHOWN = 5  # places in a note
@@ -33,10 +36,20 @@ class EvaluatedMeans(TypedDict):
     mean: dict[str, Share]
 
 
+class EvaluatedFusion(TypedDict):
+    """The settings of a hybrid in its file of figures."""
+
+    method: str
+    weight: Share
+    depth: Count
+    chosen_on: str
+
+
 class Evaluated(TypedDict):
     """Content of a file of figures that compares queries."""
 
     step: Count | None
+    fusion: NotRequired[EvaluatedFusion]
     per_query: PerQuery
 
 
@@ -96,6 +109,7 @@ class EvaluatedRetriever:
     file: str  # of its figures and its run, without the ending
     step: int | None  # of its checkpoint; None for BM25
     result: Evaluation
+    fusion: Fusion | None = None  # of a hybrid
 
 
 def evaluate(
@@ -109,9 +123,22 @@ def evaluate(
     Raises:
         ConfigError: `depth` is too small for the measures.
     """
-    check_depth(depth)
     k = min(len(ids), depth + 1)  # one more, for the query's own document
     ranking = by_document(find, list(test_set.queries.values()), ids.__getitem__, k, len(ids))
+    return score_ranking(ranking, ids, test_set, depth, own)
+
+
+def score_ranking(
+    ranking: Ranking, ids: list[str], test_set: TestSet, depth: int, own: frozenset[str] | None = None
+) -> Evaluation:
+    """Score the first `depth` documents of a ranking for the queries of `test_set`; otherwise as `evaluate`.
+
+    Each document is in the ranking once, and the ranking goes to `depth` + 1, as far as there are documents.
+
+    Raises:
+        ConfigError: `depth` is too small for the measures.
+    """
+    check_depth(depth)
     found = runs.from_ranking(ranking, test_set.queries, ids)
     kept, identical = runs.without_identical(found, own)
     run = runs.truncate(kept, depth)
@@ -162,17 +189,20 @@ def check_depth(depth: int) -> None:
     )
 
 
-def write(folder: Path, name: str, result: Evaluation, step: int | None = None) -> None:
-    """Write `folder/name.json`, the figures, and `folder/name.trec`, the run, of the checkpoint of `step`."""
+def write(folder: Path, row: EvaluatedRetriever) -> None:
+    """Write `folder/FILE.json`, the figures, and `folder/FILE.trec`, the run, of one row of the table."""
+    result = row.result
     run = runs.percent_encoded(result.run) if result.spaced_ids else result.run
-    runs.write_trec_run(folder / f"{name}.trec", run, name)
+    runs.write_trec_run(folder / f"{row.file}.trec", run, row.file)
     about = {
         "collection": result.collection,
         "split": result.collection.rpartition("/")[2],
-        "step": step,
+        "step": row.step,
         "counts": dataclasses.asdict(result.counts),
     }
-    write_json(folder / f"{name}.json", about | dataclasses.asdict(result.scores))
+    if row.fusion:
+        about["fusion"] = to_dict(row.fusion.config) | {"chosen_on": row.fusion.chosen_on}
+    write_json(folder / f"{row.file}.json", about | dataclasses.asdict(result.scores))
 
 
 def table(rows: Mapping[str, Evaluation]) -> str:

@@ -20,7 +20,7 @@ import orjson
 
 from dense_jax.arrays import Float, Int, first_occurrences, np
 from dense_jax.artifact import Manifest, claim, finish, is_finished, read_manifest, verify_files
-from dense_jax.config.retrieval import Margin, MineConfig, Pick
+from dense_jax.config.retrieval import FusionConfig, Margin, MineConfig, Pick
 from dense_jax.config.tree import to_dict
 from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import require
@@ -30,6 +30,7 @@ from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import progress_bar
 from dense_jax.retrieval.bm25 import BM25, top_rows
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
+from dense_jax.retrieval.fusion import FusedRanking, at_depth, fuse_query
 from dense_jax.retrieval.index import Index
 from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
@@ -91,6 +92,25 @@ class DenseRetriever:
         """Return the vectors of each document, read from the disk: in memory, a process may hold only a part."""
         vectors = self.index.vectors
         return vectors.take(documents[:, None] * vectors.views + np.arange(vectors.views))
+
+
+@dataclass(frozen=True)
+class HybridRetriever:
+    """BM25 and dense retrieval of the same documents, fused."""
+
+    bm25: BM25Retriever
+    dense: Retriever
+    fusion: FusionConfig
+
+    def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
+        """Return the ranking of each query; a positive that neither side ranks scores as any such document."""
+        deep = at_depth(self.fusion, k)
+        lexical = self.bm25.find(queries, positives, deep.depth)
+        dense = self.dense.find(queries, positives, min(deep.depth, len(self.bm25.bm25.ids)))
+        return [
+            _fused(fuse_query(one.rows, one.scores, other.rows, other.scores, deep), own, k)
+            for one, other, own in zip(lexical, dense, positives, strict=True)
+        ]
 
 
 def mine(
@@ -231,6 +251,12 @@ def _positives(queries: TrainingSet, row: int) -> Rows:
 def _search_result(scores: Float[np.ndarray, " p"], own: Rows, k: int) -> QueryRanking:
     rows = top_rows(scores, k)
     return QueryRanking(rows, scores[rows], scores[own])
+
+
+def _fused(found: FusedRanking, own: Rows, k: int) -> QueryRanking:
+    scores = dict(zip(found.rows.tolist(), found.scores.tolist(), strict=True))
+    positives = np.array([scores.get(row, found.unranked) for row in own.tolist()], np.float32)
+    return QueryRanking(found.rows[:k], found.scores[:k], positives)
 
 
 def _highest_score(positives: Float[np.ndarray, " _"], config: MineConfig) -> float:

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dense_jax.arrays import Int
+from dense_jax.config.retrieval import FusionConfig
 from dense_jax.markdown import printable
+from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
+from dense_jax.retrieval.fusion import at_depth, fuse
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.vector_search import no_results
 from dense_jax.types import PassageCollection, Ranking, Tower
@@ -34,6 +37,39 @@ def dense_search(index: Index, tower: Tower, tokenizer: Tokenizes) -> TextSearch
     """Return a search that encodes queries by `tower` and looks them up in `index`."""
     placed = TowerOnMesh(tower, index.mesh)
     return lambda queries, k: index.search(encode_queries(queries, placed, tokenizer), k)
+
+
+def hybrid_search(bm25: BM25, dense: TextSearch, ids: Sequence[str], fusion: FusionConfig) -> TextSearch:
+    """Return a search that fuses the rankings of documents by `bm25` and by `dense`.
+
+    `ids` are the document ids of the passages that `dense` finds. A document is found as its best passage, or as its
+    first one if `dense` does not rank it.
+    """
+    numbers = number_documents(ids, bm25.ids)
+    first = dict(zip(*(rows.tolist() for rows in np.unique(numbers, return_index=True)), strict=True))
+
+    def find(queries: Sequence[str], k: int) -> Ranking:
+        deep = at_depth(fusion, k)
+        passages = by_document(dense, queries, ids.__getitem__, deep.depth, len(ids))
+        documents = as_documents(passages, numbers)
+        fused = fuse(bm25.search(queries, deep.depth), documents, deep, k)
+        for found, of_documents, of_passages in zip(fused.rows, documents.rows, passages.rows, strict=True):
+            best = dict(zip(of_documents.tolist(), of_passages.tolist(), strict=True))
+            found[:] = [best.get(row, first.get(row, -1)) for row in found.tolist()]
+        return fused
+
+    return find
+
+
+def number_documents(ids: Sequence[str], documents: Sequence[str]) -> Int[np.ndarray, " p"]:
+    """Return the row in `documents` of the document of each passage, given by its id."""
+    rows = {identifier: row for row, identifier in enumerate(documents)}
+    return np.array([rows[identifier] for identifier in ids])
+
+
+def as_documents(passages: Ranking, numbers: Int[np.ndarray, " p"]) -> Ranking:
+    """Return the documents behind a ranking of passages, as their numbers."""
+    return Ranking(passages.scores, np.where(passages.rows < 0, -1, numbers[passages.rows]))
 
 
 def by_document(

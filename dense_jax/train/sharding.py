@@ -19,15 +19,15 @@ from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules, path_name
 
 _BY_OUTPUT, _BY_INPUT = P("fsdp", TENSOR), P(TENSOR, "fsdp")  # of a kernel [i o]
-_LAYER_KERNEL = re.compile(r"(^|/)(attention/(query|key|value|output)|up|down)/kernel$")
+_LAYER_KERNEL = re.compile(r"(^|/)(attention/(query|key|value|output)|gate|up|down)/kernel$")
 _LONGEST = "longest"  # the longest axis that fsdp divides
 
 # The first pattern that matches a leaf's path decides; paths of the optimizer state end in those of the parameters.
 # Kernels come in pairs: the first gives each chip of a tensor group some heads or units, and the second needs only
 # those, so that a pair takes one sum over the group (Shoeybi et al. 2019, "Megatron-LM", section 3).
 SHARDING_RULES = (
-    (r"(^|/)(attention/(query|key|value)|up)/kernel$", _BY_OUTPUT),
-    (r"(^|/)(attention/(query|key|value)|up)/bias$", P(TENSOR)),
+    (r"(^|/)(attention/(query|key|value)|gate|up)/kernel$", _BY_OUTPUT),
+    (r"(^|/)(attention/(query|key|value)|gate|up)/bias$", P(TENSOR)),
     (r"(^|/)(attention/output|down)/kernel$", _BY_INPUT),
     (r"(^|/)word/embedding$", _BY_INPUT),  # [v d]: shards the logits of the masked-LM head, the largest activation, too
     (r"(^|/)(kernel|embedding)$", _LONGEST),

@@ -1,14 +1,15 @@
 """Settings that follow from the model of `init_from`, unless they are given explicitly.
 
     tokenizer.path             the tokenizer of init_from
-    objective.encoder.bert.*   its architecture; objective.encoder.pooling and .normalize where it is a folder of
-                               sentence-transformers, which declares them
+    objective.encoder.bert     its model, of whatever family; objective.encoder.pooling, .normalize and .dense where it
+                               is a folder of sentence-transformers, which declares them
     optimizer.learning_rate    optimizer.warm_start_rate
 
 A run that has begun keeps its recorded settings: the model that it started from may be deleted.
 """
 
 import contextlib
+import dataclasses
 import enum
 import sys
 from collections.abc import Callable, Collection
@@ -20,15 +21,22 @@ from dense_jax.config.settings import Setting
 from dense_jax.config.tree import changed, rebuilt, to_dict
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
-from dense_jax.errors import ConfigError
-from dense_jax.hf.config import ARCHITECTURE, architecture, architecture_of_run, read_config
+from dense_jax.errors import ConfigError, require
+from dense_jax.hf.config import architecture, models_of_run, read_config, transformer_folder
 from dense_jax.hf.sentence_transformers import read_sentence_folder
-from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.models.transformer import TransformerConfig
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import parse_run, tokenizer_folder
 
-ValueOf = Callable[[Setting], Any]  # a setting of a model -> the value that fits the start, or None
+_OF_ENCODERS = ("pooling", "normalize", "dense", "dense_tanh")
+
+
+class Start(NamedTuple):
+    """The models that training starts from, and the settings of encoders."""
+
+    model: Callable[[str], TransformerConfig | None]  # of a path in the config
+    encoder: Callable[[Setting], Any]  # of a setting of an encoder; None: as it is
 
 
 class Fitted(NamedTuple):
@@ -49,7 +57,7 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
     if not start:
         return Fitted(config, [])
     known = None if Path(start).exists() else recorded(workdir)
-    of_model = _recorded_values(known) if known else _values(Path(start))
+    theirs = _recorded_start(known) if known else _fresh_start(Path(start))
 
     def value(setting: Setting) -> Any:
         if setting.name == "tokenizer.path":
@@ -58,20 +66,26 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
             return setting.value
         if setting.name == "optimizer.learning_rate":
             return config.optimizer.warm_start_rate or setting.value
-        found = of_model(setting) if setting.owner in (BertConfig, Encoder) else None
+        found = theirs.encoder(setting) if setting.owner is Encoder else None
         if found is None:
             return setting.value
         return type(setting.value)(found) if isinstance(setting.value, enum.Enum) else found
 
-    found = rebuilt(config, value)
+    def part(path: str, node: Any) -> Any:
+        return _adopted(node, path, given, theirs.model(path)) if isinstance(node, TransformerConfig) else node
+
+    found = rebuilt(config, value, part)
     lines = changed(to_dict(config), to_dict(found))
-    return Fitted(found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines])
+    return Fitted(
+        found, [f"{line.name}={line.new}, which fits the start from {start}" for line in lines if line.new is not None]
+    )
 
 
 def start_vocabulary(config: Config) -> int:
     """The number of word vectors, padding included, of the Hugging Face folder of `init_from`; else 0."""
-    folder = Path(config.init_from or config.init_reader_from)
-    is_folder = folder != Path() and parse_run(folder) is None and (folder / "config.json").is_file()
+    start = config.init_from or config.init_reader_from
+    folder = transformer_folder(Path(start))
+    is_folder = start and parse_run(Path(start)) is None and (folder / "config.json").is_file()
     return read_config(folder).vocab_size if is_folder else 0
 
 
@@ -110,28 +124,56 @@ def _tokenizer_path(start: str) -> str:
     return str(folder) if has_tokenizer(folder) else ""
 
 
-def _recorded_values(known: dict[str, Any]) -> ValueOf:
-    def value(setting: Setting) -> Any:
-        if setting.field not in (*ARCHITECTURE, "vocab_size", "pooling", "normalize"):
-            return None
+def _recorded_start(known: dict[str, Any]) -> Start:
+    def at(path: str) -> Any:
         found: Any = known
-        for key in setting.name.split("."):
+        for key in path.split("."):
             found = found.get(key) if isinstance(found, dict) else None
         return found
 
-    return value
+    return Start(
+        lambda path: next(models_of_run(at(path)), None),
+        lambda setting: at(setting.name) if setting.field in _OF_ENCODERS else None,
+    )
 
 
-def _values(start: Path) -> ValueOf:
-    run = parse_run(start)
-    values = architecture_of_run(run.config["objective"]) if run else _folder_values(start)
-    return lambda setting: values.get(setting.field)
+def _fresh_start(start: Path) -> Start:
+    if run := parse_run(start):
+        model, encoder = next(models_of_run(run.config["objective"]), None), {}
+    else:
+        model, encoder = _folder_start(start)
+    fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
+    return Start(lambda path: fresh, lambda setting: encoder.get(setting.field))
 
 
-def _folder_values(folder: Path) -> dict[str, Any]:
-    """Settings of the BERT of a Hugging Face folder, and those of the encoder that the folder declares."""
+def _folder_start(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
+    """The model of a Hugging Face folder, and the settings of the encoder that the folder declares."""
     if (folder / "modules.json").is_file():
         with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
             theirs = read_sentence_folder(folder).encoder
-            return architecture(theirs.bert) | {"pooling": theirs.pooling, "normalize": theirs.normalize}
-    return architecture(read_config(folder))
+            return theirs.bert, {name: getattr(theirs, name) for name in _OF_ENCODERS}
+    return read_config(transformer_folder(folder)), {}
+
+
+def _adopted(
+    ours: TransformerConfig, path: str, given: Collection[str], theirs: TransformerConfig | None
+) -> TransformerConfig:
+    """`theirs` with what `ours` says on the computation and, in the same family, on dropout; and with what is `given`.
+
+    Raises:
+        ConfigError: a `given` setting is unknown in their family.
+    """
+    if theirs is None:
+        return ours
+    kept = {setting.name for setting in dataclasses.fields(ours) if setting.metadata}
+    if type(ours) is type(theirs):
+        kept |= {setting.name for setting in dataclasses.fields(ours)} - architecture(ours).keys()
+    chosen = {name.removeprefix(f"{path}.") for name in given if name.startswith(f"{path}.")}
+    unknown = chosen - {setting.name for setting in dataclasses.fields(theirs)}
+    require(
+        not unknown,
+        f"{path}.{min(unknown, default='')} does not fit the model to start from, a {type(theirs).__name__}; "
+        "leave the flag out",
+    )
+    changes = {name: getattr(ours, name) for name in kept | chosen}
+    return dataclasses.replace(theirs, **changes | {"vocab_size": ours.vocab_size or theirs.vocab_size})

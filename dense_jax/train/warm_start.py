@@ -18,7 +18,7 @@ from dense_jax.arrays import Array, Params
 from dense_jax.config import CheckpointConfig, Config
 from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
-from dense_jax.hf.config import check_same_architecture
+from dense_jax.hf.config import check_same_architecture, transformer_folder
 from dense_jax.io import Count, read_json
 from dense_jax.multihost import is_process_0
 from dense_jax.train.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step
 
 # Parts of a model in a parameter path, after the objective's own prefix: encoder/, query/, passage/.
-_PART = re.compile(r"(?:^|/)((bert|pooler|projection|mlm|spans|condenser|decoder)/.*)$")
+_PART = re.compile(r"(?:^|/)((bert|pooler|dense|projection|mlm|spans|condenser|decoder)/.*)$")
 _READER = "reader"  # parameters that read passages; the others retrieve them
 
 
@@ -181,7 +181,7 @@ def tokenizer_folder(init_from: str) -> Path:
     """Folder of the tokenizer of `init_from`, even if a run was moved together with its shared workdir."""
     run = parse_run(Path(init_from))
     if run is None:
-        return Path(init_from)
+        return transformer_folder(Path(init_from))
     shared = run.config["passages"]["workdir"]
     places = [Path(shared), run.workdir.parent / Path(shared).name] if shared else []
     folders = [place / "tokenizer" for place in (*places, run.workdir)]

@@ -97,7 +97,7 @@ def test_t25_judgements_have_a_header_or_none_and_the_first_row_counts(made, wor
     assert run(["evaluate", *evaluation(made, workdir, folder)]) == 0
     said = capsys.readouterr().out
     (results,) = filter(Path.is_dir, (workdir / "results").iterdir())
-    (figures,) = results.glob("*after_training.json")
+    (figures,) = results.glob("after_training.json")
     found = json.loads(figures.read_text())
     assert set(found["per_query"]) == {"q0", "q1", "q2"}
     assert "1 judged queries have no text and are left out" in said

@@ -15,7 +15,7 @@ from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.types import Document
 
-DOCUMENT_LENGTH = 512  # tokens kept of a document: no encoder here takes more
+DOCUMENT_LENGTH = 8_192  # tokens kept of a document: no encoder here takes more
 _SPECIAL = 3  # tokens that frame a passage and its title
 _BARE = 2  # tokens that frame a text without a title
 _TITLE_SHARE = 4  # a title takes at most a fourth of the tokens of a passage
