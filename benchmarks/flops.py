@@ -1,4 +1,4 @@
-"""Model FLOPs, and what devices can do: the two numbers behind MFU.
+"""Model FLOPs by formula; `dense_jax.train.flops` has the peaks of devices.
 
 MFU = model FLOPs / (seconds * peak). One multiply-add counts 2. Only products of matrices count: no embedding look-up,
 normalisation, softmax or optimiser; the vocabulary projection of the masked positions only; nothing that is computed
@@ -6,31 +6,6 @@ twice; no padding. So two programs that do the same training have the same model
 """
 
 from dense_jax.models.transformer import TransformerConfig
-
-_TERA = 1e12
-
-# Datasheet peaks of dense bfloat16 products in FLOP/s, by a part of the name that JAX or PyTorch gives the device.
-# The first that fits counts, so "TPU v5 lite" stands before "TPU v5".
-_PEAKS = (
-    ("A100", 312 * _TERA),
-    ("H100", 989 * _TERA),
-    ("H200", 989 * _TERA),
-    ("TPU v4", 275 * _TERA),
-    ("TPU v5 lite", 197 * _TERA),
-    ("TPU v5e", 197 * _TERA),
-    ("TPU v5", 459 * _TERA),  # v5p
-    ("TPU v6 lite", 918 * _TERA),
-    ("TPU v6e", 918 * _TERA),
-)
-
-
-def peak(device: str) -> float | None:
-    """FLOP/s of a device by its name; None for CPUs and unknown devices, which are compared with a measured product.
-
-    >>> peak("NVIDIA H200") / 1e12, peak("TPU v5 lite") / 1e12, peak("cpu")
-    (989.0, 197.0, None)
-    """
-    return next((flops for name, flops in _PEAKS if name in device), None)
 
 
 def layer(config: TransformerConfig, length: int) -> float:

@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flops
 import jax
 import jax.numpy as jnp
 import numpy as np
 from timing import Program, Timing, interleaved
 
 from dense_jax.errors import ConfigError
+from dense_jax.train.flops import peak_flops
 
 _PACKAGES = ("jax", "flax", "optax", "grain", "tokenizers", "torch", "transformers", "sentence-transformers")
 _SIDE_ON_CPU, _SIDE = 2_048, 8_192  # of the square matrices whose product is timed
@@ -62,7 +62,7 @@ def set_up(threads: int, dtype: str) -> Machine:
     cores = _claim_cores(threads)
     devices = jax.devices()
     first, count = devices[0], len(devices)
-    on_cpu, peak = first.platform == "cpu", flops.peak(first.device_kind)
+    on_cpu, peak = first.platform == "cpu", peak_flops(first.device_kind)
     usual = "float32" if on_cpu else "bfloat16"
     return Machine(
         platform=first.platform,

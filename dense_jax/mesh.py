@@ -2,20 +2,23 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dense_jax.arrays import Array, np
+from dense_jax.arrays import Array, Int, np
 from dense_jax.config.mesh import MeshConfig
 from dense_jax.errors import ConfigError, require
 
-BATCH_AXES = ("dcn", "data", "fsdp")  # all shard the batch; fsdp also shards the parameters
+UPDATE = "update"  # the data chips among which the weight update is split, `split_update`
+BATCH_AXES = ("dcn", "data", UPDATE, "fsdp")  # all shard the batch; fsdp also shards the parameters
 TENSOR = "tensor"  # shards the parameters only; innermost, since its chips communicate in every layer
 AXES = (*BATCH_AXES, TENSOR)
+TILE = 8  # rows of a tile of a TPU's memory: of shards that are not whole tiles, XLA gathers and scatters nothing
+_CONFIGURED = ("dcn", "data", "fsdp", TENSOR)  # the axes that MeshConfig names
 
 
 def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
@@ -30,7 +33,7 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
     devices = list(chips) or jax.devices()
     sizes = _sizes(config, len(devices))
     slices = _slices(devices, sizes[0])
-    inner = (sizes[0] // len(slices), *sizes[1:])
+    inner = (sizes[0] // len(slices), sizes[1], 1, *sizes[2:])
     types = (AxisType.Auto,) * len(AXES)
     try:
         rows = [jax.make_mesh(inner, AXES, axis_types=types, devices=one).devices for one in slices]
@@ -39,7 +42,7 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
             f"{_product(config)} would split an axis of the torus of {len(slices[0])} chips; set mesh.fsdp and "
             "mesh.tensor to 1 or to the number of chips along one or several of its axes"
         ) from None
-    return Mesh(np.concatenate(rows), AXES, axis_types=types)
+    return _mesh(np.concatenate(rows))
 
 
 def process_mesh() -> Mesh:
@@ -48,12 +51,22 @@ def process_mesh() -> Mesh:
     JAX's `local_mesh` does not serve: it refuses a host whose chips are not adjacent in the global mesh, and the chips
     of a TPU host are a square on the torus that the mesh winds around.
     """
-    return Mesh(np.array(jax.local_devices()).reshape(1, -1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return _mesh(np.array(jax.local_devices()).reshape(1, -1, 1, 1, 1))
+
+
+def split_update(mesh: Mesh, ways: int) -> Mesh:
+    """Return `mesh` with each `ways` neighbours of its data axis along the update axis; `ways` divides their number."""
+    dcn, data, update, *rest = mesh.devices.shape
+    return _mesh(mesh.devices.reshape(dcn, data * update // ways, ways, *rest))
+
+
+def _mesh(devices: np.ndarray) -> Mesh:
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
-    """Sizes of the axes, with -1 replaced by the remaining devices."""
-    sizes = [getattr(config, axis) for axis in AXES]
+    """Sizes of the axes but the update axis, with -1 replaced by the remaining devices."""
+    sizes = [getattr(config, axis) for axis in _CONFIGURED]
     open_axes = sizes.count(-1)
     fixed = math.prod(size for size in sizes if size != -1)
     fits = open_axes < 2 and min(size for size in (1, *sizes) if size != -1) > 0 and devices % fixed == 0
@@ -65,7 +78,7 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
 
 
 def _product(config: MeshConfig) -> str:
-    return " x ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in AXES)
+    return " x ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in _CONFIGURED)
 
 
 def _slices(devices: list[Any], dcn: int) -> list[list[Any]]:
@@ -110,6 +123,44 @@ def shard_rows(x: Array) -> Array:
     if mesh.empty or x.shape[0] % batch_shards(mesh):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH_AXES))
+
+
+def update_ways() -> int:
+    """Length of the update axis of the mesh of `jax.set_mesh`; 1 without such an axis.
+
+    Also 1 if fsdp or tensor split parameters too, which the compiler then gathers where a layer needs them.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    return shape.get(UPDATE, 1) if shape.get("fsdp", 1) * shape.get(TENSOR, 1) == 1 else 1
+
+
+def gather_update(kernel: Array) -> Array:
+    """Gather a kernel that is split over the update axis of the mesh of `jax.set_mesh`."""
+    return kernel if update_ways() == 1 else jax.lax.with_sharding_constraint(kernel, P())
+
+
+def scatter_update(gradient: Array) -> Array:
+    """Scatter the rows of a kernel's gradient over the update axis of the mesh of `jax.set_mesh`, if they divide."""
+    ways = update_ways()
+    if ways == 1 or gradient.shape[0] % (TILE * ways):
+        return gradient
+    return jax.lax.with_sharding_constraint(gradient, P(UPDATE))
+
+
+def look_up(rows: Callable[[Any], Array], ids: Int[Array | np.ndarray, "b *l"]) -> Array:
+    """Return `rows(ids)` [b ... d] of a table whose width the update axis splits, each chip with the rows of its batch.
+
+    Neither is the table gathered nor its gradient summed whole: each chip looks up its columns for the ids of all chips
+    of the axis, and they exchange them. Without such an axis, or if rows or columns do not divide, only `rows(ids)`.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    batch, columns = ("dcn", "data"), (UPDATE, "fsdp")
+    if shape.get(UPDATE, 1) == 1 or ids.shape[0] % math.prod(shape[axis] for axis in batch):
+        return rows(ids)
+    found = rows(jax.lax.with_sharding_constraint(ids, P(batch)))
+    if found.shape[-1] % math.prod(shape[axis] for axis in columns):
+        return found
+    return shard_rows(jax.lax.with_sharding_constraint(found, P(batch, *(None,) * (found.ndim - 2), columns)))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

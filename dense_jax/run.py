@@ -121,6 +121,7 @@ class Run:
         return Sections(
             {
                 "settings": show.settings(work.config),
+                "compute type": show.compute_types(examples),
                 "attention": show.attention(examples, work.config.batch),
                 "example": show.example(examples, work.tokenizer),
                 **({"salient spans": show.spans(examples, work.tokenizer)} if work.config.spans.sources else {}),
@@ -204,6 +205,7 @@ class Run:
         if is_process_0():
             self._print_notes()
             if self._has_examples:
+                print(f"compute type\n{show.compute_types(self._examples)}", file=sys.stderr)
                 print(f"attention\n{show.attention(self._examples, self._work.config.batch)}", file=sys.stderr)
 
     def _record_start(self, data: Data) -> None:

@@ -38,6 +38,12 @@ def attention(examples: Examples, size: int) -> str:
     return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
 
 
+def compute_types(examples: Examples) -> str:
+    """The compute type of each encoder on the devices, with the setting that it follows from."""
+    found = {(config.dtype.on(platform()), config.dtype) for config in model_configs(examples.objective)}
+    return "\n".join(f"{dtype.value} (dtype={named.value} on {platform()})" for dtype, named in found)
+
+
 def example(examples: Examples, tokenizer: Tokenizer) -> str:
     """The run's first example, decoded."""
     found, row = examples[0]

@@ -1,7 +1,7 @@
 """Training programs that tests share: most of a small run is the trace of its program."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def train_workdir(
     validator: Validates | None = None,
     library: Library | None = None,
     data: Data = NO_DATA,
+    stop_requested: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train as `Run.train` does, on prepared data of a test and without the lock."""
     check_continues(config, workdir, data)
@@ -53,4 +54,5 @@ def train_workdir(
         open_loader=functools.partial(open_retrieval_loader, library=library) if library else open_corpus_loader,
         validator=validator,
         digests=data.digests,
+        stop_requested=stop_requested,
     )

@@ -99,7 +99,8 @@ def test_a_sequence_longer_than_the_positions_is_refused(tokens):
     [
         ({}, "cpu", 512, Attention.XLA, "cpu has no fused kernel"),
         ({"dtype": Dtype.BFLOAT16}, "gpu", 64, Attention.CUDNN, "fused kernel of gpu, without attention_dropout=0.1"),
-        ({}, "gpu", 64, Attention.XLA, "cudnn needs dtype=bfloat16, not float32"),
+        ({}, "gpu", 64, Attention.CUDNN, "fused kernel of gpu, without attention_dropout=0.1"),
+        ({"dtype": Dtype.FLOAT32}, "gpu", 64, Attention.XLA, "cudnn needs dtype=bfloat16, not float32"),
         ({"dtype": Dtype.BFLOAT16, "heads": 8}, "gpu", 64, Attention.CUDNN, "the fused kernel of gpu"),
         ({"dtype": Dtype.BFLOAT16, "width": 36}, "gpu", 64, Attention.XLA, "multiple of 8 and at most 128, not 9"),
         ({"attention_dropout": 0.0}, "tpu", 256, Attention.SPLASH, "the fused kernel of tpu"),
@@ -118,7 +119,11 @@ def test_the_kernel_fits_the_platform_the_type_and_the_length(change, platform, 
     ("change", "platform", "message"),
     [
         ({"attention": Attention.CUDNN}, "cpu", "attention=cudnn runs on NVIDIA GPUs, not on cpu; use attention=xla"),
-        ({"attention": Attention.CUDNN}, "gpu", "attention=cudnn needs dtype=bfloat16, not float32"),
+        (
+            {"attention": Attention.CUDNN, "dtype": Dtype.FLOAT32},
+            "gpu",
+            "attention=cudnn needs dtype=bfloat16, not float32",
+        ),
         ({"attention": Attention.SPLASH}, "gpu", "attention=splash runs on TPUs, not on gpu"),
         ({"attention": Attention.SPLASH, "attention_dropout": 0.1}, "tpu", "attention=splash has no attention dropout"),
     ],
@@ -293,6 +298,15 @@ def test_attention_dropout_acts_alone(params, tokens):
 def test_a_rate_of_0_is_no_dropout(params, tokens):
     still = forward(dropout=0.0, attention_dropout=0.0)(params, tokens, rng=jax.random.key(3))
     np.testing.assert_array_equal(still, forward()(params, tokens))
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("cpu", "float32"), ("gpu", "bfloat16"), ("tpu", "bfloat16")])
+def test_the_automatic_compute_type_is_bfloat16_on_accelerators(platform, expected, monkeypatch, params, tokens):
+    monkeypatch.setattr("dense_jax.models.transformer.platform", lambda: platform)
+    model = Bert(replace(SMALL, attention=Attention.XLA))
+    found = jax.eval_shape(lambda: apply_module(model, params, tokens))
+    assert found.dtype.name == expected
+    assert Dtype.FLOAT64.on(platform) is Dtype.FLOAT64
 
 
 def test_bfloat16_follows_float32_and_keeps_float32_parameters(params, tokens):

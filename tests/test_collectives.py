@@ -116,6 +116,14 @@ def test_a_sum_of_which_each_chip_keeps_its_part_is_a_reduce_scatter():
     assert one.sent == 24  # three quarters of 32 bytes leave a chip; of an all-reduce it would be twice as much
 
 
+def test_reduce_scatters_of_tpus_share_a_channel_and_all_count():
+    header, first, entry = SCATTER.split("\n\n")
+    second = first.replace("scatter.1", "scatter.2")
+    call = "  %f2 = f32[2]{0} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.2\n  ROOT"
+    both = "\n\n".join([header, first, second, entry.replace("  ROOT", call)])
+    assert [one.kind for one in collectives(both, 4)] == ["reduce-scatter"] * 2
+
+
 def test_what_goes_between_slices_is_what_chips_hand_to_their_hosts():
     sent = (
         "  %send.1 = (f32[4,8]{1,0:T(8,128)}, u32[], token[]) send(%x, %after), channel_id=5, is_host_transfer=true, "

@@ -59,7 +59,9 @@ def test_differences_name_the_settings_and_both_values():
 
 def test_a_saved_config_is_plain_json_and_enums_are_their_values():
     assert to_dict(config())["loader"]["order"] == "locality"
-    assert to_dict(config(mesh=MeshConfig(2, 4)))["mesh"] == {"dcn": 1, "data": 2, "fsdp": 4, "tensor": 1}
+    assert to_dict(config(mesh=MeshConfig(2, 4)))["mesh"] == {
+        "dcn": 1, "data": 2, "fsdp": 4, "tensor": 1, "shard_update": True, "gradient_dtype": "float32"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def params(workdir, **settings):
 def lines(workdir):
     """What was logged, but for what depends on the clock."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+    return [{k: v for k, v in row.items() if "second" not in k and not k.startswith("time/")} for row in rows]
 
 
 class Interrupted(BagOfTokens):

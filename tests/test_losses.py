@@ -100,7 +100,7 @@ def test_masked_lm_without_any_masked_position_is_zero_and_has_finite_gradients(
 
 
 def test_batches_are_split_over_all_axes_of_the_mesh_but_tensor():
-    assert batch_sharding(make_mesh(MeshConfig(2, 4))).spec == P(("dcn", "data", "fsdp"))
+    assert batch_sharding(make_mesh(MeshConfig(2, 4))).spec == P(("dcn", "data", "update", "fsdp"))
 
 
 # The softmax in chunks

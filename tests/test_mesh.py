@@ -8,7 +8,7 @@ import pytest
 
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import _slices, batch_shards, check_batch, make_mesh, shard_rows
+from dense_jax.mesh import _slices, batch_shards, check_batch, make_mesh, shard_rows, split_update
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
 
@@ -17,9 +17,9 @@ def shape(**axes) -> tuple[int, ...]:
 
 
 def test_the_axis_that_is_open_takes_the_devices_that_are_left():
-    assert shape() == (1, 8, 1, 1)
-    assert shape(tensor=2) == (1, 4, 1, 2)
-    assert shape(dcn=2, data=1, fsdp=-1, tensor=2) == (2, 1, 2, 2)
+    assert shape() == (1, 8, 1, 1, 1)
+    assert shape(tensor=2) == (1, 4, 1, 1, 2)
+    assert shape(dcn=2, data=1, fsdp=-1, tensor=2) == (2, 1, 1, 2, 2)
 
 
 @pytest.mark.parametrize("axes", [{"data": 3}, {"fsdp": 3}, {"fsdp": -1}, {"dcn": 0}, {"data": 2, "tensor": 2}])
@@ -33,6 +33,15 @@ def test_axes_that_do_not_make_the_devices_are_refused(axes):
 def test_without_slices_dcn_is_the_outermost_axis():
     numbers = [device.id for device in make_mesh(MeshConfig(dcn=2, fsdp=2, tensor=2)).devices.flat]
     assert numbers == [device.id for device in jax.devices()]
+
+
+def test_the_update_axis_joins_neighbours_of_the_data_axis():
+    mesh = split_update(make_mesh(MeshConfig(dcn=2)), 2)
+    assert [[device.id for device in group.flat] for group in mesh.devices.reshape(4, 2)] == [
+        [0, 1], [2, 3], [4, 5], [6, 7],
+    ]  # fmt: skip
+    assert tuple(mesh.shape.values()) == (2, 2, 2, 1, 1)
+    assert batch_shards(mesh) == 8
 
 
 def of_slices(*indices: int) -> list:
@@ -83,7 +92,7 @@ except ConfigError as error:
 @needs_tpu_compiler
 def test_on_tpus_a_slice_is_a_row_and_a_torus_is_not_cut_through():
     rows, error = printed(ON_TPUS).splitlines()
-    assert rows == "[[0], [1]] {'dcn': 2, 'data': 2, 'fsdp': 2, 'tensor': 2}"
+    assert rows == "[[0], [1]] {'dcn': 2, 'data': 2, 'update': 1, 'fsdp': 2, 'tensor': 2}"
     assert error == (
         "mesh.dcn=1 x mesh.data=-1 x mesh.fsdp=1 x mesh.tensor=2 would split an axis of the torus of 256 chips; "
         "set mesh.fsdp and mesh.tensor to 1 or the chips of one or several of its axes"

@@ -211,4 +211,7 @@ def test_tensorboard_reads_what_is_written(tmp_path, clock):
     written = [(event.step, value) for event in events(path.read_bytes()) for value in event.summary.value]
     found = [(step, value.tag, value.simple_value) for step, value in written]
     assert [(step, value) for step, tag, value in found if tag == "loss"] == [(2, 2.0), (4, 4.0)]
-    assert {tag for _, tag, _ in found} == {"loss", "gradient_norm", "examples_per_second", "tokens_per_second"}
+    assert {tag for _, tag, _ in found} == {
+        "loss", "gradient_norm", "examples_per_second", "tokens_per_second", "time/data_wait_share",
+        "time/checkpoint_seconds",
+    }  # fmt: skip

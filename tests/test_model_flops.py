@@ -12,7 +12,7 @@ from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
-from dense_jax.planning.roofline import matmul_flops, model_flops
+from dense_jax.train.flops import matmul_flops, model_flops
 from dense_jax.types import Tokens
 
 BERT = BertConfig(layers=3, width=16, heads=2, feed_forward=32, vocab_size=50, positions=8)

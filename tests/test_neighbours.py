@@ -74,7 +74,11 @@ def watched(neighbours: NeighboursConfig, **settings) -> tuple[Config, list[list
 
 def lines(workdir) -> list[dict]:
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows if "loss" in row]
+    return [
+        {k: v for k, v in row.items() if "second" not in k and not k.startswith("time/")}
+        for row in rows
+        if "loss" in row
+    ]
 
 
 def embedding(workdir, asked: Config, step: int = -1) -> np.ndarray:

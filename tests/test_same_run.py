@@ -1,5 +1,7 @@
 """Whose workdir it is: which settings and data make another run, and which may change."""
 
+from dataclasses import replace
+
 import pytest
 
 from dense_jax.config import Config, CorpusConfig, EmbedConfig, EvaluateConfig, LoaderConfig, PassagesConfig, Unit
@@ -8,13 +10,15 @@ from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.models.layers import Dtype
 from dense_jax.objectives.contriever import Contriever
 from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.train.same_run import NO_DATA, Data, Named, check_continues, check_same_parameters, record, recorded
 from dense_jax.types import Layout
 
-ENCODER = Encoder(BertConfig(layers=1, width=8, heads=1, feed_forward=8))
+BERT = BertConfig(layers=1, width=8, heads=1, feed_forward=8)
+ENCODER = Encoder(replace(BERT, dtype=Dtype.FLOAT32))
 
 
 def method(**settings) -> Contriever:
@@ -161,3 +165,16 @@ def test_a_path_that_was_recorded_without_digests_is_compared_as_it_is(tmp_path)
     begun(tmp_path)
     with pytest.raises(ConfigError, match=r"corpus\.source:  -> docs\.jsonl"):
         check_same_run(config(corpus=CorpusConfig(source="docs.jsonl")), tmp_path)
+
+
+def test_the_automatic_compute_type_is_recorded_as_the_one_of_the_devices_and_stays(tmp_path, monkeypatch):
+    automatic = config(objective=ICT(Encoder(BERT)))
+    record(automatic, tmp_path, NO_DATA)
+    sealed(tmp_path)
+    known = recorded(tmp_path) or {}
+    assert known["objective"]["encoder"]["bert"]["dtype"] == "float32"
+    check_same_run(automatic, tmp_path)
+    monkeypatch.setattr("dense_jax.train.same_run.platform", lambda: "gpu")
+    with pytest.raises(ConfigError, match=r"objective\.encoder\.bert\.dtype: float32 -> bfloat16"):
+        check_same_run(automatic, tmp_path)
+    check_same_parameters(automatic, tmp_path, NO_DATA)

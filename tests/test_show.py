@@ -72,11 +72,15 @@ def test_the_plan_of_one_source_speaks_of_all_passages_alone():
     assert len(show.plan(examples, Config(BagOfTokens(), steps=30, batch=20)).splitlines()) == 3
 
 
+def test_the_compute_type_is_shown_with_its_setting():
+    assert show.compute_types(prepared()[1]) == "float32 (dtype=auto on cpu)"
+
+
 def test_the_memory_is_that_of_one_device_of_all():
     program, examples = prepared(chunk=64)
     said = show.memory(program, examples)
     share = activations(chunk=64)["activations of 64 examples"] / 8 / 2**20
-    assert "on each of 8 devices {'dcn': 1, 'data': 8, 'fsdp': 1, 'tensor': 1}" in said
+    assert "on each of 8 devices {'dcn': 1, 'data': 4, 'update': 2, 'fsdp': 1, 'tensor': 1}" in said
     assert f"activations of 64 examples {share:>32,.1f} MiB" in said
 
 

@@ -56,7 +56,7 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
 
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     said = topology.plan_report(CONFIG, "v5e:2x2", 50)
-    mesh = "{'dcn': 1, 'data': 4, 'fsdp': 1, 'tensor': 1}"
+    mesh = "{'dcn': 1, 'data': 2, 'update': 2, 'fsdp': 1, 'tensor': 1}"
     assert f"== v5e:2x2: 4 chips {mesh}\nthe TPU compiler's account of a step, none of it measured" in said
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
@@ -79,7 +79,7 @@ def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(
 @pytest.mark.slow
 def test_a_plan_for_several_slices_tells_what_goes_between_them(chips):
     said = topology.plan_report(replace(CONFIG, mesh=MeshConfig(dcn=2)), "v5e:2x2", 50)
-    assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 4, 'fsdp': 1, 'tensor': 1}" in said
+    assert "== v5e:2x2, 2 slices: 8 chips {'dcn': 2, 'data': 2, 'update': 2, 'fsdp': 1, 'tensor': 1}" in said
     assert "== transfers of a chip to its host, for the network between slices" in said
     assert compiled_step.slice_count(MeshConfig(dcn=-1)) == 1
 

@@ -21,7 +21,7 @@ from dense_jax.config.data import (
     TokenizerConfig,
     Unit,
 )
-from dense_jax.config.mesh import MeshConfig
+from dense_jax.config.mesh import GradientDtype, MeshConfig
 from dense_jax.config.retrieval import (
     HEADLINE,
     AnswerConfig,
@@ -49,6 +49,7 @@ from dense_jax.config.training import (
     Select,
     Stale,
     ValidationConfig,
+    profiled_steps,
 )
 from dense_jax.errors import require
 
@@ -77,6 +78,8 @@ class Config:
     log_every: Positive[int] = field(default=10, metadata=RESUMABLE)  # steps
     # steps from one look for signs of collapse to the next; 0: never
     diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
+    # START:STEPS, the steps of which jax.profiler writes a trace into the workdir (docs/performance.md); empty: none
+    profile: str = field(default="", metadata=RESUMABLE)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -125,6 +128,7 @@ class Config:
             self.optimizer.warmup <= self.steps or self.steps == 0,
             f"optimizer.warmup={self.optimizer.warmup} is more than steps={self.steps}",
         )
+        profiled_steps(self.profile)
         self._check_objective()
 
     def _check_objective(self) -> None:
@@ -176,6 +180,7 @@ __all__ = [
     "ExportConfig",
     "FusionConfig",
     "FusionMethod",
+    "GradientDtype",
     "IndexConfig",
     "IndexKind",
     "LoaderConfig",
@@ -201,5 +206,6 @@ __all__ = [
     "Unit",
     "ValidationConfig",
     "choose",
+    "profiled_steps",
     "require",
 ]

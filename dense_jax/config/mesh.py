@@ -1,8 +1,16 @@
 """Settings of the device mesh."""
 
+import enum
 from dataclasses import dataclass, field
 
 from dense_jax.config.rules import MeshAxis
+
+
+class GradientDtype(enum.Enum):
+    """Type in which the gradients of the layers' kernels are summed over the chips."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"  # half the bytes; where the layers compute in bfloat16
 
 
 @dataclass
@@ -13,3 +21,5 @@ class MeshConfig:
     data: MeshAxis = -1  # batch
     fsdp: MeshAxis = 1  # batch, and parameters, which are gathered layer by layer
     tensor: MeshAxis = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
+    shard_update: bool = True  # each chip of the data axis holds and updates a share of parameters and moments
+    gradient_dtype: GradientDtype = GradientDtype.FLOAT32

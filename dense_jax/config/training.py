@@ -1,6 +1,7 @@
 """Settings of training: optimiser, checkpoints, validation, and the passages that are looked up meanwhile."""
 
 import enum
+import re
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -44,6 +45,22 @@ class OptimizerConfig:
             f"optimizer.warmup={self.warmup} and optimizer.warmup_share={self.warmup_share} both say how long to warm "
             "up; set one of them to 0",
         )
+
+
+def profiled_steps(profile: str) -> range:
+    """Steps after which the steps named by START:STEPS begin; no steps for an empty string.
+
+    >>> profiled_steps("20:5")
+    range(20, 25)
+
+    Raises:
+        ConfigError: it is not two numbers.
+    """
+    numbers = re.fullmatch(r"(\d+):([1-9]\d*)", profile or "0:1")
+    require(numbers is not None, f"profile={profile} is not START:STEPS, such as --profile=20:5")
+    assert numbers is not None
+    start, count = int(numbers[1]), int(numbers[2])
+    return range(start, start + count) if profile else range(0)
 
 
 @dataclass

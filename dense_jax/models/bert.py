@@ -128,7 +128,7 @@ class Block(nn.Module):
     the embeddings.
     """
 
-    config: TransformerConfig
+    config: Any  # of the family
     kernel: Attention
 
     @nn.compact

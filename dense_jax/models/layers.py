@@ -1,6 +1,7 @@
 """Activation, rotary positions, dropout and pure-function helpers that the models add to Flax's layers."""
 
 import enum
+import functools
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, to_float32
+from dense_jax.mesh import gather_update, scatter_update
 
 _LEVELS = 1 << 16  # levels of a dropout rate: two draws from each 32 random bits, the main cost of dropout
 
@@ -16,9 +18,16 @@ _LEVELS = 1 << 16  # levels of a dropout rate: two draws from each 32 random bit
 class Dtype(enum.Enum):
     """Compute type of matrix products."""
 
+    AUTO = "auto"  # bfloat16 on TPUs and GPUs, float32 on CPUs
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"  # for TPUs and GPUs; slower than float32 on most CPUs
     FLOAT64 = "float64"  # for exact comparisons on a CPU, under jax_enable_x64
+
+    def on(self, platform: str) -> "Dtype":
+        """Return the type itself, or the one that AUTO stands for on `platform` (cpu, gpu or tpu)."""
+        if self is not Dtype.AUTO:
+            return self
+        return Dtype.FLOAT32 if platform == "cpu" else Dtype.BFLOAT16
 
 
 class Gelu(enum.Enum):
@@ -77,7 +86,56 @@ def dropout_rng(module: nn.Module) -> PRNGKeyArray | None:
     return module.make_rng("dropout") if module.has_rng("dropout") else None
 
 
-def apply_to_rows(layer: nn.Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
+class Dense(nn.Module):
+    """Affine layer in the compute type `dtype`, with the parameters of `nn.Dense`."""
+
+    features: int
+    dtype: str
+    kernel_init: nn.initializers.Initializer
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "n d"]) -> Float[Array, "n f"]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        product = multiply(x.astype(self.dtype), kernel, self.dtype)
+        if not self.use_bias:
+            return product
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return (product + bias[None]).astype(self.dtype)
+
+
+def multiply(x: Float[Array, "n d"], kernel: Float[Array, "d f"], dtype: str) -> Float[Array, "n f"]:
+    """`x @ kernel` as `dtype`, multiplied in the type of `x`; the kernel is gathered once if its update is sharded.
+
+    The gradient of the kernel is summed in the kernel's own type, over the rows of a chip and over the chips: that of a
+    float32 kernel in float32, although its factors are bfloat16.
+    """
+    product: Any = _multiply(x, kernel, dtype)
+    return product
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _multiply(x: Array, kernel: Array, dtype: str) -> Array:
+    return _product(x, kernel, dtype)[0]
+
+
+def _product(x: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array, Array]]:
+    whole = gather_update(kernel.astype(x.dtype))
+    return jnp.matmul(x, whole, preferred_element_type=dtype), (x, whole, kernel)
+
+
+def _gradients(dtype: str, saved: tuple[Array, Array, Array], gradient: Array) -> tuple[Array, Array]:
+    x, whole, kernel = saved
+    gradient = gradient.astype(x.dtype)
+    exact = jnp.promote_types(x.dtype, kernel.dtype)
+    of_kernel = jnp.einsum("nd,nf->df", x, gradient, preferred_element_type=exact).astype(kernel.dtype)
+    return jnp.einsum("nf,df->nd", gradient, whole, preferred_element_type=x.dtype), scatter_update(of_kernel)
+
+
+_multiply.defvjp(_product, _gradients)
+
+
+def apply_to_rows(layer: nn.Dense | Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:
     """Apply `layer` to the rows of `x` as one matrix: a fifth faster than over [b l d] in a training step on a CPU."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], layer.features)
 

@@ -22,6 +22,7 @@ from dense_jax.models.transformer import (
     MultiHeadAttention,
     Transformer,
     TransformerConfig,
+    compute_type,
     gated_feed_forward,
     layer_norm,
 )
@@ -118,4 +119,4 @@ class ModernBertBlock(nn.Module):
 
     def _add(self, x: Array, change: Array) -> Array:
         change = dropout(change, self.config.dropout, dropout_rng(self))
-        return (to_float32(x) + change).astype(self.config.dtype.value)
+        return (to_float32(x) + change).astype(compute_type(self.config))

@@ -21,9 +21,9 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, ShareBelow1
 from dense_jax.errors import require
-from dense_jax.mesh import platform, shard_rows
+from dense_jax.mesh import look_up, platform, shard_rows
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.layers import Dtype, apply_module, apply_to_rows, dropout, dropout_rng, init_params, rotate
+from dense_jax.models.layers import Dense, Dtype, apply_module, apply_to_rows, dropout, dropout_rng, init_params, rotate
 from dense_jax.types import Tokens
 
 _SPLASH_FROM = 256  # tokens; for shorter sequences the plain kernel is as fast on a TPU
@@ -45,7 +45,7 @@ class TransformerConfig(abc.ABC):
     epsilon: Positive[float] = 1e-12  # of layer normalisation, inside the root
     initializer: Positive[float] = 0.02  # standard deviation of fresh kernels and embeddings
     # of the computation; parameters, softmax and normalisation are float32
-    dtype: Dtype = field(default=Dtype.FLOAT32, metadata=AT_SEARCH)
+    dtype: Dtype = field(default=Dtype.AUTO, metadata=AT_SEARCH)
     attention: Attention = field(default=Attention.AUTO, metadata=RESUMABLE)
     scan: bool = field(default=False, metadata=RESUMABLE)  # layers as one loop: compiles faster, runs slower
     # layers computed again in the backward pass: less memory, a third more work
@@ -144,6 +144,11 @@ def attention_on_mesh(config: TransformerConfig, length: int) -> Attention:
     return choose_attention(config, platform(), length).attention
 
 
+def compute_type(config: TransformerConfig) -> str:
+    """Name of the compute type on the devices of the mesh of `jax.set_mesh`."""
+    return config.dtype.on(platform()).value
+
+
 def _automatic(config: TransformerConfig, platform: str, length: int) -> AttentionChoice:
     fused = {"gpu": Attention.CUDNN, "tpu": Attention.SPLASH}.get(platform)
     if fused is None:
@@ -164,8 +169,8 @@ def _obstacle(kernel: Attention, config: TransformerConfig, platform: str) -> st
     if kernel is Attention.CUDNN:
         if platform != "gpu":
             return f"runs on NVIDIA GPUs, not on {platform}; use attention=xla"
-        if config.dtype is not Dtype.BFLOAT16:
-            return f"needs dtype=bfloat16, not {config.dtype.value}"
+        if (dtype := config.dtype.on(platform)) is not Dtype.BFLOAT16:
+            return f"needs dtype=bfloat16, not {dtype.value}"
         if head % 8 or head > 128:
             return f"needs a width/heads that is a multiple of 8 and at most 128, not {head}"
     if kernel is Attention.SPLASH and platform != "tpu":
@@ -179,7 +184,7 @@ class Transformer(nn.Module):
     A family adds its tables in `setup` and sums them with the words in `summed`.
     """
 
-    config: TransformerConfig
+    config: Any  # the family's own kind of TransformerConfig
 
     def setup(self) -> None:
         c = self.config
@@ -229,7 +234,7 @@ class Transformer(nn.Module):
         view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """Embeddings H[0]: those of word, and in some families of segment and position, normalised, with dropout."""
-        words = self.word(tokens.ids)
+        words = look_up(self.word, tokens.ids)
         if view_tokens is not None:
             words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)
@@ -327,18 +332,18 @@ def gated_feed_forward(config: TransformerConfig, x: Float[Array, "*n d"]) -> Fl
     return affine(config, gate * affine(config, x, config.feed_forward, "up"), config.width, "down")
 
 
-def dense_layer(config: TransformerConfig, features: int, name: str, *, use_bias: bool = True) -> nn.Dense:
+def dense_layer(config: TransformerConfig, features: int, name: str, *, use_bias: bool = True) -> Dense:
     """Affine layer with the model's initialiser and compute type; apply it with `apply_to_rows`."""
     normal = nn.initializers.normal(config.initializer)
-    return nn.Dense(features, dtype=config.dtype.value, kernel_init=normal, use_bias=use_bias, name=name)
+    return Dense(features, compute_type(config), normal, use_bias, name=name)
 
 
 def layer_norm(config: TransformerConfig, name: str | None = None) -> nn.LayerNorm:
     """Layer normalisation with statistics in float32 and the result in the compute type."""
     return nn.LayerNorm(
-        config.epsilon, dtype=config.dtype.value, use_fast_variance=False, use_bias=config.norm_bias, name=name
+        config.epsilon, dtype=compute_type(config), use_fast_variance=False, use_bias=config.norm_bias, name=name
     )
 
 
 def _exact(config: TransformerConfig) -> Any:
-    return jnp.promote_types(config.dtype.value, jnp.float32)
+    return jnp.promote_types(compute_type(config), jnp.float32)

@@ -22,8 +22,9 @@ from dense_jax.errors import ConfigError, MachineError
 from dense_jax.mesh import batch_shards
 from dense_jax.models.transformer import model_configs
 from dense_jax.planning.hlo import Collective, collectives, memory_traffic
-from dense_jax.planning.roofline import find_chip, model_flops
+from dense_jax.planning.roofline import find_chip
 from dense_jax.planning.synthetic import SyntheticPassages, synthetic_vocabulary
+from dense_jax.train.flops import model_flops
 from dense_jax.train.loop import Program, make_program
 
 _SIZES = re.compile(r"(?:required for [^()]*\(|Used )([\d.]+[KMGT])\)? (?:exceeds available HBM \(|of )([\d.]+[KMGT])")

@@ -22,6 +22,7 @@ _OPERATION = re.compile(r"^\s+(?:ROOT )?%(?P<name>[\w.\-]+) = (?P<shape>.*?) (?P
 _NAME = re.compile(r"%([\w.\-]+)")
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "after-all", "iota"}
 
+_SCATTER = "all-reduce-scatter"  # on TPUs: a computation with an all-reduce of which each chip keeps its part
 _KINDS = "all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all"
 _COLLECTIVE = re.compile(rf" = (?P<shape>.*?) (?P<kind>{_KINDS})(?P<start>-start)?\(")
 _OVER_SLICES = re.compile(r' = \((?P<shape>.*?), u32\[\], token\[\]\) send\(.*_megascale_transfer_type="(?P<kind>\w+)"')
@@ -86,14 +87,15 @@ def collectives(text: str, chips: int) -> list[Collective]:
     """Collectives of a program for `chips` chips, in the text that XLA prints after all its passes.
 
     A collective that overlaps with computation is split over several fusions, which repeat it under one channel: it
-    counts once. A collective in a loop counts as often as the loop runs.
+    counts once. All reduce-scatters of a TPU have the same channel, and each its own computation. A collective in a
+    loop counts as often as the loop runs.
     """
     found: dict[str, Collective] = {}
     for part in computations(text):
         for line in part.lines:
             if one := _collective(part.name, line, chips):
                 channel = re.search(r"channel_id=(\d+)", line)
-                key = channel[1] if channel else line
+                key = channel[1] if channel and not part.name.startswith(_SCATTER) else f"{part.name} {line}"
                 found[key] = max(found.get(key, one), one._replace(times=part.times), key=lambda c: c.sent)
     return list(found.values())
 
@@ -209,8 +211,8 @@ def _collective(computation: str, line: str, chips: int) -> Collective | None:
         size = (size - 8) // 2  # the shape lists source, result and two counters
     if kind == "reduce-scatter":
         size *= group
-    if computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # on TPUs: an all-reduce of which each chip keeps its part
+    if computation.startswith(_SCATTER):
+        kind = "reduce-scatter"
     return Collective(kind, size, group)
 
 

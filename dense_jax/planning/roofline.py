@@ -1,19 +1,9 @@
-"""Roofline of a training step: its model FLOPs, and the least time on a kind of chip, by published peaks."""
+"""Roofline of a training step: its least time on a kind of chip, by published peaks."""
 
-import dataclasses
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-
-from dense_jax.arrays import Batch, Carry, Params
-from dense_jax.config.tree import is_node
 from dense_jax.errors import ConfigError
-from dense_jax.objective import Objective
-
-_RECOMPUTING = {"remat": False, "score_chunk": 0}  # settings that trade work for memory -> value that switches them off
 
 
 @dataclass(frozen=True)
@@ -93,55 +83,3 @@ def predict_doublings(small: tuple[int, int], large: tuple[int, int], room: floa
     """
     slope = (large[1] - small[1]) / (large[0] - small[0])
     return max((n for n in range(6) if large[1] + slope * large[0] * (2**n - 1) <= room), default=0)
-
-
-def model_flops(objective: Objective, params: Params, carry: Carry, batch: Batch) -> int:
-    """FLOPs of the loss on `batch` and of its gradient, counted by one rule for all methods; shapes suffice.
-
-    A multiply-add counts 2, only matrix products count, and recomputation does not, as in benchmarks/flops.py. The
-    compiler's own count takes the body of a loop for one run.
-    """
-    once = _without_recomputation(objective)
-
-    def loss(params: Params, carry: Carry, batch: Batch) -> Any:
-        return once.loss(params, carry, batch, rng=jax.random.key(0), step=jnp.zeros((), jnp.int32))
-
-    return matmul_flops(jax.make_jaxpr(jax.grad(loss, has_aux=True))(params, carry, batch).jaxpr)
-
-
-def matmul_flops(jaxpr: Any) -> int:
-    """FLOPs of all matrix products in `jaxpr`; a product in a loop counts as often as the loop runs.
-
-    >>> import jax.numpy as jnp
-    >>> a, b = jnp.zeros((2, 3)), jnp.zeros((3, 5))
-    >>> matmul_flops(jax.make_jaxpr(jnp.dot)(a, b).jaxpr)  # 2 x 2 x 3 x 5
-    60
-    """
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            contracted = equation.params["dimension_numbers"][0][0]
-            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
-            total += 2 * depth * math.prod(equation.outvars[0].aval.shape)
-        inner = [matmul_flops(one) for value in equation.params.values() for one in _jaxprs(value)]
-        runs = equation.params["length"] if equation.primitive.name == "scan" else 1
-        total += runs * (max(inner, default=0) if equation.primitive.name == "cond" else sum(inner))
-    return total
-
-
-def _jaxprs(value: Any) -> list[Any]:
-    values = value if isinstance(value, (tuple, list)) else [value]
-    closed = [getattr(one, "jaxpr", one) for one in values]
-    return [one for one in closed if hasattr(one, "eqns")]
-
-
-def _without_recomputation(node: Any) -> Any:
-    """Return `node` with the settings of `_RECOMPUTING` switched off in its whole tree."""
-    changes: dict[str, Any] = {}
-    for setting in dataclasses.fields(node):
-        value = getattr(node, setting.name)
-        if is_node(value):
-            changes[setting.name] = _without_recomputation(value)
-        elif setting.name in _RECOMPUTING:
-            changes[setting.name] = _RECOMPUTING[setting.name]
-    return dataclasses.replace(node, **changes)

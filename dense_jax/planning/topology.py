@@ -133,11 +133,12 @@ def _sections(step: CompiledStep, topology: str, tries: BatchSearch) -> dict[str
     config, mesh = step.program.config, step.program.mesh
     chip, slices = find_chip(topology), slice_count(config.mesh)
     with jax.set_mesh(mesh):
-        attention = show.attention(step.examples, config.batch)
+        attention, types = show.attention(step.examples, config.batch), show.compute_types(step.examples)
     sections = {
         f"{topology}{f', {slices} slices' if slices > 1 else ''}: {mesh.size} chips {dict(mesh.shape)}": (
             "the TPU compiler's account of a step, none of it measured"
         ),
+        "compute type": types,
         "attention": attention,
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),

@@ -12,21 +12,23 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dense_jax.arrays import Int, Metrics, Params
-from dense_jax.config import Config
+from dense_jax.arrays import Batch, Int, Metrics, Params
+from dense_jax.config import Config, profiled_steps
 from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
-from dense_jax.mesh import batch_sharding, check_batch, make_mesh
+from dense_jax.mesh import UPDATE, batch_sharding, batch_shards, check_batch, make_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
+from dense_jax.train.flops import peak_of_run, step_flops
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
 from dense_jax.train.optimizer import make_optimizer
-from dense_jax.train.sharding import check_models, state_sharding
+from dense_jax.train.sharding import check_gradient_dtype, check_models, split_weight_update, state_sharding
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
+from dense_jax.train.step_times import CHECKPOINTS, DATA, Profiler
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.types import TrainingSet, Vocabulary
 
@@ -55,12 +57,15 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
     check_models(config.objective, mesh)
+    check_gradient_dtype(config)
     optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)
     init = functools.partial(config.objective.init, jax.random.key(config.seed))
     first = functools.partial(
         first_state, objective=config.objective, optimizer=optimizer, batch=config.batch, seed=config.seed
     )
     shapes = jax.eval_shape(lambda: first(init()))
+    if config.mesh.shard_update:
+        mesh = split_weight_update(shapes, mesh)
     sharding = state_sharding(shapes, mesh)
     like = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, sharding)
     step = jax.jit(
@@ -71,6 +76,8 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
             seed=config.seed,
             chunks=config.batch // (config.chunk or config.batch),
             skip_nonfinite=config.optimizer.skip_nonfinite > 0,
+            sharding=sharding.params,
+            gradient_dtype=config.mesh.gradient_dtype,
         ),
         in_shardings=(sharding, batch_sharding(mesh)),
         out_shardings=(sharding, None),
@@ -116,6 +123,7 @@ def train(
         Stopped: SIGTERM came; the state is saved.
     """
     program = make_program(config)
+    _print_update(program.mesh)
     checkpoints = Checkpoints(workdir / "checkpoints", config.checkpoint, data=digests, stop_requested=stop_requested)
     state, meta = _resumed(program, checkpoints, workdir, warm_start)
     first = int(state.step)
@@ -123,9 +131,9 @@ def train(
     log = _open_log(config, workdir, first, meta, store)
     context = LoaderContext(config, examples, program.mesh, first, meta, program.like.params, workdir, checkpoints, log)
     loader = open_loader(context)
-    with _closing(loader, log, checkpoints), _advising(checkpoints), jax.set_mesh(program.mesh):
-        size = config.chunk or config.batch
-        monitor = CollapseMonitor(examples, loader, program.mesh, size, config.diagnose_every)
+    profiler = Profiler(profiled_steps(config.profile) if is_process_0() else range(0), workdir)
+    with _closing(loader, log, checkpoints, profiler), _advising(checkpoints), jax.set_mesh(program.mesh):
+        monitor = CollapseMonitor(examples, loader, program.mesh, config.chunk or config.batch, config.diagnose_every)
         validation = Validation(config, validator, workdir, checkpoints, log, first)
         is_new = not checkpoints.steps()
         if is_new:
@@ -134,7 +142,13 @@ def train(
         if is_new:
             checkpoints.save(first, state, meta)
             checkpoints.finish()  # before the first step is compiled: a kill meanwhile loses nothing
-        _run_steps(program, state, loader, monitor, validation, checkpoints, log)
+        _run_steps(program, state, loader, monitor, validation, checkpoints, log, profiler)
+
+
+def _print_update(mesh: Mesh) -> None:
+    """Print the number of chips that the weight update is split over, if it is."""
+    if is_process_0() and (ways := mesh.shape[UPDATE]) > 1:
+        print(f"weight update split over {ways} of {batch_shards(mesh)} data chips", file=sys.stderr)
 
 
 def _examples_of_run(config: Config, store: TrainingSet, vocabulary: Vocabulary) -> Examples:
@@ -157,7 +171,7 @@ def _open_log(config: Config, workdir: Path, first: int, meta: dict[str, Any], s
 
 
 @contextlib.contextmanager
-def _closing(*parts: Loader | MetricsLog | Checkpoints) -> Iterator[None]:
+def _closing(*parts: Loader | MetricsLog | Checkpoints | Profiler) -> Iterator[None]:
     """Close all `parts` after the block; its own error is raised rather than a later one of closing them."""
     try:
         yield
@@ -263,6 +277,7 @@ def _run_steps(
     validation: Validation,
     checkpoints: Checkpoints,
     log: MetricsLog,
+    profiler: Profiler,
 ) -> None:
     config, step = program.config, int(state.step)
     first = saved = step
@@ -272,15 +287,15 @@ def _run_steps(
     over = validation.stops(step)
     while step < config.steps and not over:
         try:
-            with late.first_flushed():
+            with late.first_flushed(), log.times.spent(DATA):
                 batch = loader.batch(step, state.params)
         except Stopped:  # while it waited for an index or made one: what was learned before is not lost
             late.flush()
             if step != saved:
-                log.sync()
-                checkpoints.save(step, state, meta | log.state)
+                _save(checkpoints, log, step, state, meta)
             checkpoints.finish()
             raise
+        profiler.begin_or_end(step, state)
         state, metrics = program.step(state, batch.inputs)
         step += 1
         meta = {**loader.state}
@@ -288,8 +303,7 @@ def _run_steps(
         with late.first_flushed():
             late.extend(monitor(step, state))
         if step == first + 1:
-            jax.block_until_ready(metrics)
-            log.restart_clock()
+            _start_clock(program, batch.inputs, metrics, log)
         stop, due = checkpoints.preempted(), validation.is_due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
@@ -298,13 +312,30 @@ def _run_steps(
             validation.run(step, state.params)
         over = due and validation.stops(step)
         if save or over or (due and validation.is_best(step)):
-            log.sync()
-            checkpoints.save(step, state, meta | log.state)
+            _save(checkpoints, log, step, state, meta)
             saved = step
-        checkpoints.poll()
+        with log.times.spent(CHECKPOINTS):
+            checkpoints.poll()
         if stop and not over:
             checkpoints.finish()
             raise Stopped(f"stopped at step {step:,} of {config.steps:,}, saved; start the same command to continue")
+
+
+def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainState, meta: dict[str, Any]) -> None:
+    with log.times.spent(CHECKPOINTS):
+        log.sync()
+        checkpoints.save(step, state, meta | log.state)
+
+
+def _start_clock(program: Program, batch: Batch, metrics: Metrics, log: MetricsLog) -> None:
+    """Measure speed and MFU from the end of the first step, which compiles; its `metrics` are awaited."""
+    jax.block_until_ready(metrics)
+    config, peak = program.config, None if log.silent else peak_of_run()
+    if peak is not None:
+        chunks = config.batch // (config.chunk or config.batch)
+        flops = step_flops(program.step, config.objective, program.like, batch, chunks=chunks)
+        log.times.seconds_at_peak = flops / peak
+    log.restart_clock()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
 from dense_jax.progress import format_duration, progress_bar
 from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals_until
+from dense_jax.train.step_times import StepTimes, format_times
 
 COLLAPSE = "collapse/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
@@ -48,12 +49,13 @@ class MetricsLog:
         names: Callable[[int], str],
         silent: bool = False,
         skipped: SkippedSteps = SkippedSteps(),
+        times: StepTimes | None = None,
     ) -> None:
         """Log the steps after `first` up to `last`; `names` maps a row to its document id, for error messages.
 
         A `silent` log checks the losses but writes nothing: that of all processes but process 0.
         """
-        self.silent, self._skipped = silent, skipped
+        self.silent, self._skipped, self.times = silent, skipped, times or StepTimes()
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
             self._files = MetricsFiles(workdir, first)
@@ -128,6 +130,7 @@ class MetricsLog:
     def restart_clock(self) -> None:
         """Exclude the time until now, such as compilation, from the speed."""
         self._since = (self._since[0], time.monotonic())
+        self.times.restart()
 
     def sync(self) -> None:
         """Wait until the disk has all metrics so far."""
@@ -135,10 +138,13 @@ class MetricsLog:
             self._files.sync()
 
     def close(self) -> None:
+        """Close the files, and print the summary of a run that trained."""
         if self.silent:
             return
         if self._bar is not None:
             self._bar.close()
+        if self.times.steps:
+            self.say(self.times.summary())
         self._files.close()
 
     def _write(self, step: int, values: dict[str, float]) -> None:
@@ -147,12 +153,16 @@ class MetricsLog:
         speed = {"examples_per_second": rate * self.batch, "tokens_per_second": self._tokens * rate / (step - before)}
         self._total = {"tokens": self._total["tokens"] + self._tokens, "seconds": self._total["seconds"] + now - then}
         self._since, self._tokens = (step, now), 0.0
-        self._files.write(step, {**values, **speed}, self._total)
-        self._show(step, values, speed, (self.last - step) / rate)
+        times = self.times.figures(step - before, now - then)
+        self._files.write(step, {**values, **speed, **times}, self._total)
+        self._show(step, values, speed, times, (self.last - step) / rate)
 
-    def _show(self, step: int, values: dict[str, float], speed: dict[str, float], left: float) -> None:
+    def _show(
+        self, step: int, values: dict[str, float], speed: dict[str, float], times: dict[str, float], left: float
+    ) -> None:
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(COLLAPSE))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
+        pace += f"  {format_times(times)}"
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")
         else:

@@ -13,9 +13,10 @@ from typing_extensions import TypedDict
 
 from dense_jax.config import Config
 from dense_jax.config.settings import Setting, settings_of
-from dense_jax.config.tree import Difference, changed, completed, to_dict
+from dense_jax.config.tree import Difference, changed, completed, rebuilt, to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import Count, Settings, read_json, write_json
+from dense_jax.mesh import platform
 from dense_jax.multihost import barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint import has_checkpoint
 
@@ -73,9 +74,12 @@ def recorded(workdir: Path) -> dict[str, Any] | None:
 
 
 def record(config: Config, workdir: Path, data: Data) -> None:
-    """Write the record of a new run, just before its first checkpoint. All processes call it."""
+    """Write the record of a new run, just before its first checkpoint. All processes call it.
+
+    A compute type `auto` is recorded as the type that it stands for: a run goes on with the type that it began with.
+    """
     if is_process_0():
-        write_json(workdir / FILE, to_dict(config) | {DIGESTS: dict(data.digests)})
+        write_json(workdir / FILE, to_dict(_with_compute_types(config)) | {DIGESTS: dict(data.digests)})
     barrier("config.json is written")
 
 
@@ -110,7 +114,7 @@ def _check_identity(config: Config, workdir: Path, data: Data, may_change: set[s
     known = {setting.name: setting for setting in settings_of(config)}
     lines = [
         line
-        for line in changed(completed(theirs, config), to_dict(config))
+        for line in changed(completed(theirs, config), to_dict(_with_compute_types(config)))
         if not (line.name in known and may_change & known[line.name].marks)
         and not (digests and _is_path(line, known) and _same_content(line, digests, data))
     ]
@@ -119,6 +123,11 @@ def _check_identity(config: Config, workdir: Path, data: Data, may_change: set[s
         of_data = [bool(digests) and _is_path(line, known) for line in lines]
         shown = [f"{line}{_OTHER_CONTENT if is_path else ''}" for line, is_path in zip(lines, of_data, strict=True)]
         raise _identity_error(workdir, shown + contents, of_data_alone=all(of_data))
+
+
+def _with_compute_types(config: Config) -> Config:
+    """`config` with each compute type `auto` replaced by the one of the devices."""
+    return rebuilt(config, lambda each: each.value.on(platform()) if each.field == "dtype" else each.value)
 
 
 def _identity_error(workdir: Path, lines: list[str], *, of_data_alone: bool) -> ConfigError | DataError:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from dense_jax.arrays import Array, Batch, Float, Int, Metrics, PRNGKeyArray
+from dense_jax.config import GradientDtype
 from dense_jax.objective import Objective
 from dense_jax.train.gradient_cache import loss_in_chunks
+from dense_jax.train.sharding import cast_layer_kernels
 from dense_jax.train.state import TrainState
 from dense_jax.types import Tokens
 
@@ -24,11 +26,15 @@ def train_step(
     seed: int,
     chunks: int = 1,
     skip_nonfinite: bool = False,
+    sharding: Any = None,
+    gradient_dtype: GradientDtype = GradientDtype.FLOAT32,
 ) -> tuple[TrainState, Metrics]:
     """Return the state after `batch`, and the metrics. Pure; its randomness is a function of (seed, step).
 
     With `chunks` > 1, the batch is encoded in that many chunks (train/gradient_cache.py). With `skip_nonfinite`, a step
-    whose loss or gradient is not finite changes nothing but the step count.
+    whose loss or gradient is not finite changes nothing but the step count. `sharding` is that of the parameters: their
+    gradients are scattered to it before the update, so that each chip updates its share. Those of the layers' kernels
+    are sent as `gradient_dtype`.
     """
     loss_function = functools.partial(loss_in_chunks, objective, chunks=chunks) if chunks > 1 else objective.loss
     rng = step_rng(seed, state.step)
@@ -36,7 +42,11 @@ def train_step(
     def loss_of(params):
         return loss_function(params, state.carry, batch, rng=rng, step=state.step)
 
-    (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    sent = cast_layer_kernels(state.params, gradient_dtype.value)
+    (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(sent)
+    if sharding is not None:
+        gradients = jax.lax.with_sharding_constraint(gradients, sharding)
+    gradients = jax.tree.map(lambda x, like: x.astype(like.dtype), gradients, state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
     metrics = {
