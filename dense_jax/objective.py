@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
-from dense_jax.types import Passage, Reader, Towers, Vocabulary
+from dense_jax.types import Passage, Reader, Towers, TrainingSet, Vocabulary
 
 PASSAGE = "passage"  # the subtree of the parameters that encodes passages, where another one encodes queries
 
@@ -53,7 +53,10 @@ class Objective(abc.ABC):
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Int[Array, ""]
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
-        """The loss of the global batch from all outputs of `encode`, the metrics, and the next carry. Pure."""
+        """The loss of the global batch from all outputs of `encode`, further metrics, and the next carry. Pure.
+
+        The loss itself is logged.
+        """
 
     @abc.abstractmethod
     def towers(self, params: Params) -> Towers:
@@ -67,6 +70,10 @@ class Objective(abc.ABC):
         """Numbers of the texts in the example of `source`: with `loader.order=distinct` no two examples of a batch
         share one."""
         return (source.row,)
+
+    def notes(self, data: TrainingSet) -> Sequence[str]:
+        """Notes on the training data, which `train` prints when a run begins."""
+        return ()
 
     def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
         """This process's examples, stacked and numbered as in the global batch, in the form that `encode` takes.

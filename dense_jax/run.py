@@ -142,7 +142,7 @@ class Run:
         work = self._work
         writable(self.path)
         check_tokenizer(work.asked)
-        self._print_notes()
+        _print_notes(self._work.notes)
         root = Path(work.asked.passages.workdir or work.path)
         with alone(root / "prepare.lock", f"{root} is being prepared"):
             self._remember_first()
@@ -203,7 +203,9 @@ class Run:
     def _print_start(self) -> None:
         """Print the notes on the config and the attention kernels."""
         if is_process_0():
-            self._print_notes()
+            _print_notes(self._work.notes)
+            if recorded(self.path) is None:
+                _print_notes(self._work.config.objective.notes(self._work.passages))
             if self._has_examples:
                 print(f"compute type\n{show.compute_types(self._examples)}", file=sys.stderr)
                 print(f"attention\n{show.attention(self._examples, self._work.config.batch)}", file=sys.stderr)
@@ -399,10 +401,6 @@ class Run:
             with contextlib.suppress(StorageError):
                 remember(self._loaded, self.path)
 
-    def _print_notes(self) -> None:
-        for note in self._work.notes:
-            print(f"note: {note}", file=sys.stderr)
-
     @property
     def _has_examples(self) -> bool:
         """False of a model that is only used, in no steps, and whose tokenizer has no mask."""
@@ -469,3 +467,8 @@ class Run:
             return None
         length, batch = trained.towers.query.length, work.config.answer.batch
         return question_answering.ReaderOnMesh(trained.reader, work.tokenizer, length, process_mesh(), batch)
+
+
+def _print_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)

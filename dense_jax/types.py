@@ -51,7 +51,7 @@ class Passage:
     row: int  # its number in the prepared data, the same in every shard order
     title: Int[np.ndarray, " t"]
     tokens: Int[np.ndarray, " l"]
-    sentences: Int[np.ndarray, " s"]  # starts of the sentences in `tokens`; the first is 0, also amid a sentence
+    sentences: Int[np.ndarray, " s"]  # starts in `tokens`; the first is 0, even if the passage starts mid-sentence
     # first token and one past the last of each salient span, in order and apart, each inside one sentence
     spans: Int[np.ndarray, "n 2"] = field(default_factory=lambda: NO_SPANS)
 

@@ -162,7 +162,7 @@ def test_a_test_set_holds_the_queries_that_are_judged(folder):
     assert (collection.queries, collection.qrels) == ({"q1": "who found radium"}, {"q1": {"d1": 1, "d404": 2}})
 
 
-def test_judged_queries_without_a_text_are_set_apart(folder):
+def test_judged_queries_without_text_are_listed_as_unknown(folder):
     assert beir.read_test_set(folder, "test").unknown_queries == ("q9",)
 
 

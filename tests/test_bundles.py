@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dense_jax.config import PrepareConfig, Runner
-from dense_jax.data.preparation.bundles import bundles, counted, full_ends, pack_documents, slices, unpack_documents
+from dense_jax.data.preparation.bundles import (
+    bundles,
+    count_groups,
+    full_ends,
+    pack_documents,
+    slices,
+    unpack_documents,
+)
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.stores.shards import Group
 from dense_jax.errors import ConfigError, MachineError
@@ -56,7 +63,7 @@ def test_documents_come_out_of_a_bundle_as_they_went_in():
 
 def test_what_is_counted_of_groups_is_passages_documents_and_those_left_out():
     groups = [Group([], documents=1, left_out=1), Group([], documents=3, left_out=2)]
-    assert [part.tolist() for part in counted(groups)] == [[0, 0], [1, 3], [1, 2], [0, 0]]
+    assert [part.tolist() for part in count_groups(groups)] == [[0, 0], [1, 3], [1, 2], [0, 0]]
 
 
 def test_without_beam_the_extra_is_named(tmp_path, monkeypatch):

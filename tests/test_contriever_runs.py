@@ -39,8 +39,8 @@ def state(workdir, step):
     return found
 
 
-def lines(workdir):
-    """What was logged, but for what depends on the clock."""
+def logged_rows(workdir):
+    """Logged rows without timings."""
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in row.items() if "second" not in k and not k.startswith("time/")} for row in rows]
 
@@ -60,28 +60,31 @@ def test_a_restart_keeps_queue_pointer_momentum_encoder_and_data_order_to_the_la
     a, b = state(finished, 4), state(restarted, 4)
     assert (int(a.carry["next"]), int(a.carry["filled"])) == (1, 3)  # four batches into a queue of three
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert lines(finished) == lines(restarted)
+    assert logged_rows(finished) == logged_rows(restarted)
 
 
-def test_the_diagnosis_is_written_every_so_many_steps(finished):
-    found = {row["step"]: {name for name in row if name.startswith("collapse/")} for row in lines(finished)}
+def test_diagnostics_are_logged_every_diagnose_every_steps(finished):
+    found = {row["step"]: {name for name in row if name.startswith("collapse/")} for row in logged_rows(finished)}
     assert found[1] == found[3] == set()
     assert (
         found[2]
         == found[4]
         >= {"collapse/rank_me", "collapse/alignment", "collapse/queue_age", "collapse/encoder_distance"}
     )
-    assert [row["collapse/queue_age"] for row in lines(finished)[1::2]] == [2, 3]  # steps; three is the whole queue
+    assert [row["collapse/queue_age"] for row in logged_rows(finished)[1::2]] == [
+        2,
+        3,
+    ]  # steps; three is the whole queue
 
 
-def test_a_diagnosis_between_two_lines_of_the_log_has_a_line_of_its_own(tmp_path):
+def test_diagnostics_between_log_steps_are_logged_separately(tmp_path):
     run(tmp_path, steps=3, log_every=3)
-    assert [row["step"] for row in lines(tmp_path)] == [2, 3]
+    assert [row["step"] for row in logged_rows(tmp_path)] == [2, 3]
 
 
-def test_the_diagnosis_can_be_left_out(tmp_path):
+def test_diagnostics_can_be_turned_off(tmp_path):
     run(tmp_path, steps=2, diagnose_every=0)
-    assert not any(name.startswith("collapse/") for row in lines(tmp_path) for name in row)
+    assert not any(name.startswith("collapse/") for row in logged_rows(tmp_path) for name in row)
 
 
 def test_the_momentum_encoder_starts_as_a_copy_of_what_init_from_gave(finished):

@@ -1,4 +1,4 @@
-"""Contriever's crops and what is done to their tokens: the laws, not the numbers of a random stream."""
+"""Contriever's crops and what is done to their tokens: distributions, not exact random draws."""
 
 import json
 from pathlib import Path
@@ -39,12 +39,12 @@ def test_a_crop_of_a_few_tokens_holds_one_at_least():
 MANY = np.arange(5, 45).repeat(250)  # 10,000 tokens
 
 
-def disturbed(noise, rate=0.1):
+def corrupted(noise, rate=0.1):
     return corrupt(MANY, noise, rate, VOCABULARY, np.random.default_rng(0))
 
 
 def test_a_tenth_of_the_tokens_is_deleted_and_the_others_keep_their_order():
-    left = disturbed(Noise.DELETE)
+    left = corrupted(Noise.DELETE)
     assert len(left) == pytest.approx(9_000, abs=90)  # three standard errors
     assert (np.diff(left) >= 0).all()
 
@@ -54,7 +54,7 @@ def test_where_all_tokens_would_be_deleted_the_first_stays():
 
 
 def test_a_tenth_of_the_tokens_is_masked_or_replaced_by_tokens_that_are_not_special():
-    masked, replaced = disturbed(Noise.MASK), disturbed(Noise.REPLACE)
+    masked, replaced = corrupted(Noise.MASK), corrupted(Noise.REPLACE)
     assert np.mean(masked == VOCABULARY.mask) == pytest.approx(0.1, abs=0.009)  # three standard errors
     assert (masked == MANY)[masked != VOCABULARY.mask].all()
     assert np.mean(replaced != MANY) == pytest.approx(0.1 * 44 / 50, abs=0.009)  # 5 of 50 are special, 1 is the same
@@ -62,10 +62,10 @@ def test_a_tenth_of_the_tokens_is_masked_or_replaced_by_tokens_that_are_not_spec
 
 
 def test_shuffling_loses_no_token():
-    shuffled = disturbed(Noise.SHUFFLE)
-    assert np.mean(shuffled != MANY) == pytest.approx(0.1, abs=0.012)  # some meet their like
+    shuffled = corrupted(Noise.SHUFFLE)
+    assert np.mean(shuffled != MANY) == pytest.approx(0.1, abs=0.012)  # some are replaced by an equal token
     assert np.array_equal(np.sort(shuffled), MANY)
 
 
 def test_without_noise_the_tokens_are_as_they_were():
-    assert disturbed(Noise.NONE) is MANY
+    assert corrupted(Noise.NONE) is MANY

@@ -38,7 +38,8 @@ def commands(program: str) -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("page", "line"), commands("dense-jax "))
 def test_every_command_of_dense_jax_has_a_verb_and_flags_that_are_taken(page, line, monkeypatch):
     monkeypatch.chdir(ROOT)
-    line = line.replace("pretrained:FOLDER", "mlm:tiny")  # whose config reads the folder
+    line = re.sub(r"pretrained:FOLDER", "mlm:tiny", line)
+    line = line.replace("finetune:FOLDER", "finetune_dpr:tiny")  # these configs read the folder
     verb, *words = shlex.split(line, comments=True)[1:]
     assert verb in VERBS
     if verb == "compare":

@@ -132,7 +132,7 @@ def test_bad_rows_of_a_csv_file_are_rejected_with_the_line_where_they_begin(tmp_
     rows = read(path)
     assert [row.where.rpartition(":")[2] for row in rows if isinstance(row, Reject)] == ["4", "5", "6", "7", "8"]
     assert [row.id for row in rows if isinstance(row, Document)] == ["1", "6"]
-    assert rows[1].reason == "has 1 columns, not the 2 columns id, text"
+    assert rows[1].reason == "has 1 column, not the 2 columns id, text"
 
 
 def test_a_quote_that_is_never_closed_is_refused_with_its_line(tmp_path):

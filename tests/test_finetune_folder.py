@@ -97,7 +97,7 @@ def judged_queries(root: Path) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_folder_is_opened_trained_and_exported_with_its_vectors_prompts_and_similarity(name, tmp_path, judge):
+def test_a_folder_is_opened_trained_and_exported_with_its_vectors_prompts_and_similarity(name, tmp_path, judge, capsys):
     folder, prompts = folder_of(name, tmp_path, judge), SHAPES[name][-1]
     queries, passages = ["Who keeps the light?", "keeper"], [TEXTS[0], "The lights. " * 30]
 
@@ -106,7 +106,7 @@ def test_a_folder_is_opened_trained_and_exported_with_its_vectors_prompts_and_si
 
     data = str(judged_queries(tmp_path / "data"))
     settings = {"corpus.source": data, "evaluate.folder": data, "steps": 4, "batch": 8, "objective.negatives": 0}
-    settings |= {"optimizer.learning_rate": 1e-2, "optimizer.warmup_share": 0.0, "log_every": 1}
+    settings |= {"objective.known": 0, "optimizer.learning_rate": 1e-2, "optimizer.warmup_share": 0.0, "log_every": 1}
     run = dense_jax.Run(tmp_path / "work", dense_jax.load_config(f"finetune:{folder}", settings))
     original = judge.SentenceTransformer(str(folder), device="cpu")
     as_it_is = dense_jax.Run(tmp_path / "as_it_is", dense_jax.load_config(f"pretrained:{folder}"))
@@ -114,6 +114,9 @@ def test_a_folder_is_opened_trained_and_exported_with_its_vectors_prompts_and_si
     np.testing.assert_allclose(as_it_is.encode_passages(passages), theirs(original, passages, "document"), **CLOSE)
     run.prepare()
     run.train()
+    run.train()
+    note = "note: 24 of 24 queries have more known positives than objective.known=0"
+    assert capsys.readouterr().err.count(note) == 1
     run.export()
     loaded = judge.SentenceTransformer(str(tmp_path / "work" / "export"), device="cpu")
     assert not np.allclose(theirs(loaded, queries, "query"), theirs(original, queries, "query"), atol=1e-4)

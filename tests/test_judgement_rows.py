@@ -47,7 +47,7 @@ def test_tabs_separate_ids_with_spaces(tmp_path):
 @pytest.mark.parametrize("first", ["", "query-id corpus-id score\n"])
 def test_spaces_do_not_separate_ids_with_spaces(tmp_path, first):
     path = write(tmp_path / "test.tsv", f"{first}q1 Geneva Durben 1\nq1 Ann Lee 0\n")
-    with pytest.raises(DataError, match=r"separate the columns by tabs"):
+    with pytest.raises(DataError, match=r"has 1 column; separate the columns by tabs"):
         beir.read_qrels(path)
 
 

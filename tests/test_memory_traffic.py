@@ -36,5 +36,5 @@ LINE
         ('%r = f32[8]{0} while(%x), body=%body, backend_config={"known_trip_count":{"n":"12"}}', 12 * 64),
     ],
 )
-def test_what_is_read_of_memory_and_written_there_counts(line, size):
+def test_traffic_counts_hbm_reads_and_writes(line, size):
     assert memory_traffic(TEXT.replace("LINE", f"  {line}")) == size

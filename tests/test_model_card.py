@@ -22,7 +22,7 @@ def test_the_card_carries_results_as_metadata_and_as_a_table():
     assert "| toy | test | nDCG@10 | 0.2500 |" in card.text
 
 
-def test_a_result_of_questions_has_no_split():
+def test_a_question_answering_result_has_no_split():
     found = ModelCard(
         render_card(replace(CARD, results=(CardResult("nq.jsonl", "", "AnswerRecall@5", 0.5),)), PLAIN, shared=True)
     )

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dense_jax.errors import DataError, StorageError
 from dense_jax.io import digest
 from dense_jax.types import Candidates, Document
 from tests.faults.pickles import write_pickle
+from tests.test_supervised import METHOD
 
 RNG = np.random.default_rng(0)  # nothing is drawn with it
 
@@ -74,6 +76,13 @@ def test_a_query_has_its_tokens_and_is_shown_as_a_document(folder):
     assert found.sample(2, 0, RNG).tokens.tolist() == [8, 6, 5]
     assert found.document(0) == Document("q0", "", "wer läutet?")
     assert found.ids() == ["q0", "q1", "q2"]
+
+
+def test_queries_with_more_positives_than_the_loss_masks_are_counted_in_a_note(folder):
+    assert replace(METHOD, known=2).notes(store(folder)) == ()
+    (note,) = replace(METHOD, known=1).notes(store(folder))
+    assert note.startswith("1 of 3 queries have more known positives than objective.known=1;")
+    assert note.endswith("use --objective.known=2 to mask all")
 
 
 def test_parts_are_the_sources_with_their_tokens(folder):

@@ -20,10 +20,10 @@ from tests.toys import MemoryStore, ToyTokenizer
 pytestmark = pytest.mark.slow
 
 FACTS, LETTERS, VALUES, WORDS = 400, 30, 6, 20
-A_LETTER = 5
-A_VALUE = A_LETTER + LETTERS
-A_WORD = A_VALUE + VALUES
-SIZE = A_WORD + WORDS
+FIRST_LETTER = 5
+FIRST_VALUE = FIRST_LETTER + LETTERS
+FIRST_WORD = FIRST_VALUE + VALUES
+SIZE = FIRST_WORD + WORDS
 FLAGS = np.zeros(SIZE, bool)
 VOCABULARY = Vocabulary(SIZE, pad=0, unk=1, cls=2, sep=3, mask=4, special=np.arange(SIZE) < 5, continues=FLAGS)
 BERT = BertConfig(
@@ -44,9 +44,9 @@ class Twins(MemoryStore):
     def __init__(self):
         super().__init__(2 * FACTS)
         rng = np.random.default_rng(0)
-        names = np.stack(np.divmod(rng.permutation(LETTERS**2)[:FACTS], LETTERS), axis=1) + A_LETTER
-        values = rng.integers(A_VALUE, A_WORD, FACTS)
-        words = rng.integers(A_WORD, SIZE, (2 * FACTS, 5))
+        names = np.stack(np.divmod(rng.permutation(LETTERS**2)[:FACTS], LETTERS), axis=1) + FIRST_LETTER
+        values = rng.integers(FIRST_VALUE, FIRST_WORD, FACTS)
+        words = rng.integers(FIRST_WORD, SIZE, (2 * FACTS, 5))
         self.tokens = [
             np.array([w[0], *names[row // 2], values[row // 2], w[1], w[2], *names[row // 2], w[3], w[4]], np.uint16)
             for row, w in enumerate(words)
@@ -82,7 +82,7 @@ def ict(tmp_path_factory):
 
 
 def twins_found(workdir, ict, every: int) -> tuple[float, float]:
-    """In the first and in the last 25 steps."""
+    """Share of batches' queries whose twin ranks first, over the first and the last 25 steps."""
     config = Config(
         Watched(encoder=ENCODER, query_length=12, passage_length=16, candidates=8, most_masked=1, temperature=0.05),
         steps=200,

@@ -1,6 +1,7 @@
 """The report page: what it says of a run, and that nothing in it runs or loads."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -90,6 +91,14 @@ def test_rows_are_bm25_then_before_then_after_training_with_their_significance(t
     assert [row.name for row in table.rows] == ["BM25", "before training", "after training"]
     assert table.last.p == {"BM25": 1.0, "before training": pytest.approx(0.5)}  # 1 and 1 and 0: 4 of 8 signs
     assert table.last.mean["nDCG@10"] == pytest.approx(2 / 3)
+
+
+def test_a_ranking_fused_with_bm25_comes_last_under_its_name_and_the_checkpoint_stays_the_one_to_explain(table):
+    for suffix in ("json", "trec"):
+        shutil.copy(table.folder / f"after_training.{suffix}", table.folder / f"hybrid_after_training.{suffix}")
+    (found,) = result_tables(table.folder.parent.parent)
+    names = ["BM25", "before training", "after training", "BM25 + dense, after training"]
+    assert ([row.name for row in found.rows], found.last.name) == (names, "after training")
 
 
 def test_figures_that_lack_a_measure_are_named(table):

@@ -11,9 +11,9 @@ from dense_jax.data.salient.taggers import (
     RandomSpans,
     SpanTagger,
     Union,
-    resolved,
     salient_sentences,
     sentence_ranges,
+    without_overlaps,
 )
 from dense_jax.errors import DataError
 from dense_jax.types import Document
@@ -98,9 +98,9 @@ def test_a_single_title_that_begins_a_sentence_needs_its_capital_elsewhere():
 
 
 def test_of_overlapping_spans_the_longest_stays_then_the_earliest():
-    assert resolved([(0, 4), (3, 9), (8, 12)]) == [(3, 9)]
-    assert resolved([(2, 5), (0, 3), (5, 6)]) == [(0, 3), (5, 6)]
-    assert resolved([]) == []
+    assert without_overlaps([(0, 4), (3, 9), (8, 12)]) == [(3, 9)]
+    assert without_overlaps([(2, 5), (0, 3), (5, 6)]) == [(0, 3), (5, 6)]
+    assert without_overlaps([]) == []
     text = "he left on 4 May 1912 for New York"
     assert found(Union((CapitalisedRuns(), Patterns())), text) == ["4 May 1912", "New York"]
 

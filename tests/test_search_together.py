@@ -66,7 +66,7 @@ def test_two_processes_embed_what_one_embeds_byte_for_byte(two, alone):
 
 
 @pytest.mark.slow
-def test_an_exact_search_in_two_parts_is_that_in_one_with_its_ties(two, mesh, tmp_path):
+def test_exact_search_in_two_parts_equals_one_part_including_ties(two, mesh, tmp_path):
     vectors, found = Vectors(two / "vectors"), np.load(two / "found.npz")
     one = index.build_index(vectors, EXACT, tmp_path / "index", mesh).search(QUERIES, K)
     np.testing.assert_array_equal(found["exact_rows"], one.rows)
@@ -116,15 +116,15 @@ def test_a_validation_in_two_processes_finds_what_one_finds(two, mesh):
 
 
 @pytest.mark.slow
-def test_an_error_of_one_process_ends_both_with_its_words(two):
-    (nan, full), (own_nan, own_full) = (json.loads((two / f"said-{i}.json").read_text()) for i in range(2))
+def test_an_error_in_one_process_stops_both_with_the_same_message(two):
+    (peer_nan, peer_disk), (own_nan, own_disk) = (json.loads((two / f"said-{i}.json").read_text()) for i in range(2))
     diverged = "2 documents became vectors with NaN or infinity, first 'doc11', 'doc12'"
     assert own_nan == ["DataError", f"{diverged}; the checkpoint has diverged: embed an earlier one"]
-    assert nan == ["DataError", f"process 1: {own_nan[1]}"]
-    assert own_full[1].endswith(
+    assert peer_nan == ["DataError", f"process 1: {own_nan[1]}"]
+    assert own_disk[1].endswith(
         "vectors-00001-of-00009.npy: the disk is full; free some space and start again, finished parts stay"
     )
-    assert full == ["StorageError", f"process 1: {own_full[1]}"]
+    assert peer_disk == ["StorageError", f"process 1: {own_disk[1]}"]
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_absent_passages_and_further_answers_are_no_negatives():
     assert loss == pytest.approx((first + second) / 2, rel=1e-6)
     assert metrics["accuracy"] == metrics["mrr"] == 1
     assert metrics["candidates"] == 2.5
-    assert metrics["hidden"] == pytest.approx(1 - (1 / 2 + 2 / 2) / 2)  # of two others that are there
+    assert metrics["masked_share"] == pytest.approx(1 - (1 / 2 + 2 / 2) / 2)  # of two others that are there
 
 
 def test_the_same_text_as_the_own_answer_is_no_negative_though_it_is_not_among_those_known():
@@ -171,7 +171,7 @@ def test_the_mean_reciprocal_rank_is_among_all_candidates():
     _, metrics = by_hand(queries, passages, [[1, 2], [3, 4]], [[1], [3]])
     assert metrics["mrr"] == pytest.approx((1 / 3 + 1) / 2)
     assert metrics["accuracy"] == 0.5
-    assert metrics["hidden"] == 0
+    assert metrics["masked_share"] == 0
 
 
 def test_queries_without_a_teachers_scores_add_nothing_and_are_counted(x64):

@@ -100,7 +100,7 @@ def finished(corpus, prepared, tmp_path_factory) -> Workdir:
 
 
 @pytest.mark.slow
-def test_the_verb_evaluate_takes_the_best_and_finds_on_the_sample_what_the_validation_found(corpus, finished):
+def test_evaluate_uses_the_best_checkpoint_and_reproduces_the_validation_scores(corpus, finished):
     sample, prepared = finished.path / "validation" / "toys-dev-8-110", finished.asked.passages.workdir
     more = SPLIT | {"evaluate.folder": sample, "evaluate.split": "dev", "passages.workdir": prepared}
     assert run(["evaluate", *arguments(corpus, finished.path, **more)]) == 0

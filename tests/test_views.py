@@ -105,8 +105,8 @@ def test_with_one_view_it_is_the_usual_fine_tuning():
     theirs, (others, _) = plain.loss(alike, {}, batch, **CALL)
     assert ours == pytest.approx(float(theirs), rel=1e-5)
     assert metrics["loss_local"] == pytest.approx(0, abs=1e-6)
-    assert {name: metrics[name] for name in ("accuracy", "candidates", "hidden")} == {
-        name: others[name] for name in ("accuracy", "candidates", "hidden")
+    assert {name: metrics[name] for name in ("accuracy", "candidates", "masked_share")} == {
+        name: others[name] for name in ("accuracy", "candidates", "masked_share")
     }
 
 

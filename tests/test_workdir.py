@@ -47,7 +47,7 @@ def test_all_seeds_train_as_many_steps_on_a_budget_of_tokens(tmp_path):
 
 
 def test_a_budget_of_tokens_is_as_many_steps_however_sources_are_mixed(tmp_path):
-    """A batch is larger than the sample of examples that the budget is reckoned with."""
+    """A batch is larger than the sample of examples that the budget is computed from."""
 
     def steps(mixing):
         work = workdir(tmp_path, batch=4_096, tokens=10**7, loader=LoaderConfig(mixing=mixing))
@@ -98,7 +98,7 @@ def test_a_start_from_a_folder_without_a_tokenizer_is_pointed_out(tmp_path, caps
     assert "has no tokenizer; are the token ids of init_from those of this run?" in capsys.readouterr().err
 
 
-def test_a_corpus_prepared_as_spans_is_searched_whole_with_its_documents_of_one_span(tmp_path):
+def test_search_covers_single_span_documents_that_training_on_spans_leaves_out(tmp_path):
     source = tmp_path / "corpus.jsonl"
     long = " ".join(["The keeper kept the light."] * 8)
     texts = {"short": "A lighthouse is kept by a keeper.", "long": long}

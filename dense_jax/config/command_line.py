@@ -21,8 +21,8 @@ from dense_jax.config.settings import Setting, settings_of
 from dense_jax.errors import ConfigError, DataError
 
 VERBS = {
-    "show": "the checked config, a decoded example, the parameters, what a run will cost; with --topology=v5e:16x16, "
-    "of TPUs elsewhere: memory, step time and largest batch by their compiler",
+    "show": "after `prepare`: the checked config, a decoded example, the parameters, what a run will cost; before it "
+    "too, with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler",
     "prepare": "documents -> sentences -> passages -> tokens",
     "train": "pre-train; continues by itself where it was stopped",
     "refresh": "during a training that looks passages up: the index of each snapshot",

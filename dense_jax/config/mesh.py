@@ -15,11 +15,12 @@ class GradientDtype(enum.Enum):
 
 @dataclass
 class MeshConfig:
-    """Devices along each axis, the outermost first; -1 for one axis: all that are left."""
+    """Devices along each axis, the outermost first; one axis may be -1: all remaining devices."""
 
     dcn: MeshAxis = field(default=1, kw_only=True)  # batch; slices (of GPUs: nodes) that the data-centre network joins
     data: MeshAxis = -1  # batch
     fsdp: MeshAxis = 1  # batch, and parameters, which are gathered layer by layer
-    tensor: MeshAxis = 1  # parameters alone: heads and feed-forward units, the vocabulary if it divides it
+    # parameters alone: heads, feed-forward units, and the vocabulary, if its size is divisible by this
+    tensor: MeshAxis = 1
     shard_update: bool = True  # each chip of the data axis holds and updates a share of parameters and moments
     gradient_dtype: GradientDtype = GradientDtype.FLOAT32

@@ -15,7 +15,7 @@ class IndexKind(enum.Enum):
 
     AUTO = "auto"  # exact below 20,000 vectors, ScaNN from there
     EXACT = "exact"  # all inner products, over all devices
-    APPROXIMATE = "approximate"  # the same, the best of them found by TPUs' own approximate operation
+    APPROXIMATE = "approximate"  # all inner products, then jax.lax.approx_max_k
     SCANN = "scann"  # tree, asymmetric hashing, re-ordering
 
 
@@ -34,7 +34,7 @@ class IndexConfig:
     leaves: NotNegative[int] = 0  # of ScaNN's tree; 0: about the square root of the number of vectors
     leaves_searched: NotNegative[int] = 0  # 0: a tenth of the leaves, doubled until recall@10 on the sample is 0.99
     reorder: Positive[int] = 100  # candidates scored again exactly
-    # of ScaNN's index, each over whole files of embeddings; 0: one for each process that builds it
+    # shards of the ScaNN index, each over whole files of embeddings; 0: one for each process that builds it
     parts: NotNegative[int] = 0
     # vectors used as queries to measure recall@10 against exact search; 0: not measured
     sample: NotNegative[int] = 1_000
@@ -70,9 +70,9 @@ class Miner(enum.Enum):
 
 
 class Margin(enum.Enum):
-    """The margin by which a negative scores below the lowest-scored positive."""
+    """Distance by which a mined negative must score below s, the score of the lowest-scored positive."""
 
-    NONE = "none"  # anywhere
+    NONE = "none"  # no limit
     ABSOLUTE = "absolute"  # at most s - margin_size
     RELATIVE = "relative"  # at most s - |s| margin_size; 0.05 is known as the 95 % rule
 
@@ -88,8 +88,9 @@ class Pick(enum.Enum):
 class MineConfig:
     source: Miner = Miner.DENSE
     depth: Positive[int] = 200  # documents ranked per query, its positives not counted
-    skip: NotNegative[int] = 0  # best-ranked documents passed over, of those that are left
-    negatives: Positive[int] = 30  # per query; fewer where there are no more
+    # top-ranked documents to skip, after positives and what the margin leaves out are removed
+    skip: NotNegative[int] = 0
+    negatives: Positive[int] = 30  # per query; fewer if fewer documents are left
     pick: Pick = Pick.RANDOM
     margin: Margin = Margin.NONE
     margin_size: NotNegative[float] = 0.0

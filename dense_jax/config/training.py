@@ -11,7 +11,7 @@ from dense_jax.errors import require
 
 
 class Schedule(enum.Enum):
-    """Learning rate after the warm-up, which is linear from 0."""
+    """Learning rate after the warm-up, which is linear from 0. The formulas: `make_schedule` in train/optimizer.py."""
 
     LINEAR = "linear"  # from the peak at the end of the warm-up to 0 at the last step
     BERT = "bert"  # peak * (1 - step/steps): a small jump down at the end of the warm-up, as BERT's optimiser has it
@@ -28,12 +28,14 @@ class OptimizerConfig:
     warm_start_rate: NotNegative[float] = 0.0
     warmup: NotNegative[int] = 0  # steps
     warmup_share: Share[float] = 0.0  # in place of warmup: share of all steps
+    # after the warm-up; linear: from the peak to 0; bert: peak * (1 - step/steps); cosine: half a cosine from the peak
+    # to 0; constant: the peak
     schedule: Schedule = Schedule.LINEAR
     beta1: ShareBelow1[float] = 0.9
     beta2: ShareBelow1[float] = 0.999
     epsilon: Positive[float] = 1e-8
     weight_decay: NotNegative[float] = 0.01  # not on biases and LayerNorm
-    decay_all: bool = False  # on them too, as Contriever has it
+    decay_all: bool = False  # decay biases and LayerNorm too, as Contriever has it
     clip: NotNegative[float] = 1.0  # largest global gradient norm; 0: no clipping
     bias_correction: bool = True  # BERT's own optimiser has none
     # steps in a row with a non-finite loss or gradient that end training; fewer are skipped

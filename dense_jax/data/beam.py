@@ -32,10 +32,10 @@ import xxhash
 from dense_jax.config import PrepareConfig
 from dense_jax.data.dedup import Pairs, buckets
 from dense_jax.data.preparation.bundles import (
+    ShardPlan,
     Slice,
-    Texts,
     bundles,
-    counted,
+    count_groups,
     pack_documents,
     pack_groups,
     plan_shards,
@@ -217,7 +217,7 @@ class _Plan:
         documents, left_out = (before + more - now for before, more, now in totals)
         writer.count(documents, left_out)  # those after the last shard
 
-    def _planned(self, own: list[int], shard_size: int, chunk: int) -> list[Texts]:
+    def _planned(self, own: list[int], shard_size: int, chunk: int) -> list[ShardPlan]:
         shards = plan_shards([self._made[number] for number in own], shard_size, chunk)
         return [[[part._replace(bundle=own[part.bundle]) for part in text] for text in shard] for shard in shards]
 
@@ -251,7 +251,7 @@ def _bundled(staging: _Staging, sources: Sequence[Iterable[Document]]) -> list[l
 def _arrange_bundle(number: int, staging: _Staging) -> None:
     groups = list(_loaded_arrangement(staging)(unpack_documents(staging.read(_file_name("documents", number)))))
     staging.write(_file_name("arranged", number), pack_groups(groups))
-    staging.dump(_file_name("counts", number), counted(groups))
+    staging.dump(_file_name("counts", number), count_groups(groups))
 
 
 @lru_cache(maxsize=1)  # it may hold a tokenizer and all titles: loaded once for each worker

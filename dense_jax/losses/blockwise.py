@@ -13,20 +13,20 @@ from dense_jax.losses.similarity import MASKED_SCORE, NegativeMask, TextIds, dot
 
 
 class BlockwiseSums(NamedTuple):
-    """Reductions over the scores of each query's candidates: all passages that are not excluded."""
+    """Reductions over the scores of each query's candidates: all passages that are not masked."""
 
     log_sum_exp: Float[Array, " q"]
     score_sum: Float[Array, " q"]
     candidates: Int[Array, " q"]  # their number
     argmax: Int[Array, " q"]  # the first of equals
-    above: Int[Array, " q"]  # number of candidates that score above `BlockInputs.positive`
+    above: Int[Array, " q"]  # number of candidates that score above `BlockInputs.positive_score`
 
 
 class BlockInputs(NamedTuple):
     """Positives and mask of each query; no gradient passes through them."""
 
-    own: Int[Array, " q"]  # index of the query's own passage, which is never excluded; -1: no such passage
-    positive: Float[Array, " q"]  # its score, with which the others are compared
+    own: Int[Array, " q"]  # index of the query's own passage, which is never masked; -1: no such passage
+    positive_score: Float[Array, " q"]  # its score, with which the others are compared
     negative_mask: NegativeMask | None
 
 
@@ -50,7 +50,7 @@ def _blockwise_sums(
         tied = jnp.where(highest == largest, jnp.minimum(sums.argmax, first), sums.argmax)
         is_other = (
             block.numbers[None] != inputs.own[:, None]
-        )  # its own score may differ from `positive` in a last digit
+        )  # its own score may differ from `positive_score` in a last digit
         return (
             now,
             BlockwiseSums(
@@ -58,7 +58,7 @@ def _blockwise_sums(
                 score_sum=sums.score_sum + jnp.sum(jnp.where(is_candidate, scores, 0.0), axis=1),
                 candidates=sums.candidates + jnp.sum(is_candidate, axis=1),
                 argmax=jnp.where(highest > largest, first, tied),
-                above=sums.above + jnp.sum(is_other & (scores > inputs.positive[:, None]), axis=1),
+                above=sums.above + jnp.sum(is_other & (scores > inputs.positive_score[:, None]), axis=1),
             ),
         ), None
 
@@ -129,6 +129,6 @@ def _block_scores(
     scores, numbers = dot_scores(queries, block.vectors), block.numbers[None]
     is_candidate = jnp.broadcast_to(numbers >= 0, scores.shape)
     if inputs.negative_mask is not None:
-        excluded = inputs.negative_mask._replace(passages=block.text_ids).mask(scores)
-        is_candidate &= ~excluded | (numbers == inputs.own[:, None])
+        is_masked = inputs.negative_mask._replace(passages=block.text_ids).mask(scores)
+        is_candidate &= ~is_masked | (numbers == inputs.own[:, None])
     return jnp.where(is_candidate, scores / temperature, MASKED_SCORE), is_candidate

@@ -27,14 +27,14 @@ def in_batch_softmax(
     scores: Float[Array, "q p"],
     *,
     positives: Int[Array, " q"] | None = None,
-    excluded: Bool[Array, "q p"] | None = None,
+    masked: Bool[Array, "q p"] | None = None,
     temperature: float = 1.0,
     smoothing: float = 0.0,
 ) -> ContrastiveLoss:
     """Cross-entropy of each query's own passage among all passages of the batch.
 
     loss_i = logsumexp_j(s_ij / T) - s_ip / T, where p = positives[i] (by default i) and j runs over all passages but
-    those `excluded` for i; p always stays. A passage that belongs to no query is a negative of every query. Label
+    those `masked` for i; p always stays. A passage that belongs to no query is a negative of every query. Label
     smoothing replaces s_ip by (1 - smoothing) s_ip + smoothing mean_j(s_ij).
     ORQA (Lee et al. 2019), section 5; DPR (Karpukhin et al. 2020), section 3.2.
 
@@ -45,10 +45,10 @@ def in_batch_softmax(
     """
     scores = to_float32(scores) / temperature
     own = _own(scores, positives)
-    positive = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-    if excluded is not None:
-        excluded &= jnp.arange(scores.shape[1])[None] != own[:, None]
-    return _from_sums(_sums(scores, excluded, positive), positive, own, smoothing)
+    positive_score = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
+    if masked is not None:
+        masked &= jnp.arange(scores.shape[1])[None] != own[:, None]
+    return _from_sums(_sums(scores, masked, positive_score), positive_score, own, smoothing)
 
 
 def contrastive_loss(
@@ -63,7 +63,8 @@ def contrastive_loss(
 ) -> ContrastiveLoss:
     """`in_batch_softmax` of the inner products, `chunk` passages at a time (0: all); equal for every chunk.
 
-    With a chunk, only [q, chunk] scores exist at once, forward and backward.
+    Candidates that `negative_mask` marks are masked, except the query's own. With a chunk, only
+    [q, chunk] scores exist at once, forward and backward.
 
     >>> import jax.numpy as jnp
     >>> x = jnp.array([[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
@@ -73,14 +74,14 @@ def contrastive_loss(
     """
     if chunk == 0:
         scores = dot_scores(queries, passages)
-        excluded = None if negative_mask is None else negative_mask.mask(scores)
+        masked = None if negative_mask is None else negative_mask.mask(scores)
         return in_batch_softmax(
-            scores, positives=positives, excluded=excluded, temperature=temperature, smoothing=smoothing
+            scores, positives=positives, masked=masked, temperature=temperature, smoothing=smoothing
         )
     queries, passages, own = to_float32(queries), to_float32(passages), _own(queries, positives)
-    positive = jnp.einsum("qd,qd->q", queries, passages[own]) / temperature
-    inputs = BlockInputs(own, jax.lax.stop_gradient(positive), negative_mask)
-    return _from_sums(blockwise_sums(queries, passages, inputs, temperature, chunk), positive, own, smoothing)
+    positive_score = jnp.einsum("qd,qd->q", queries, passages[own]) / temperature
+    inputs = BlockInputs(own, jax.lax.stop_gradient(positive_score), negative_mask)
+    return _from_sums(blockwise_sums(queries, passages, inputs, temperature, chunk), positive_score, own, smoothing)
 
 
 def log_sum_exp_of_negatives(
@@ -91,9 +92,9 @@ def log_sum_exp_of_negatives(
     temperature: float = 1.0,
     chunk: int = 0,
 ) -> Float[Array, " q"]:
-    """logsumexp_j(q_i p_j / T) over the passages that are not excluded for query i. No passage is a positive.
+    """logsumexp_j(q_i p_j / T) over the passages that are not masked for query i. No passage is a positive.
 
-    Where all passages are excluded, the result is below any score.
+    Where all passages are masked, the result is below any score.
 
     >>> import jax.numpy as jnp
     >>> from dense_jax.losses.similarity import TextIds
@@ -131,47 +132,47 @@ def queue_softmax(
     1.0986
     """
     queries, keys, queue = to_float32(queries) / temperature, to_float32(keys), to_float32(queue)
-    positive = jnp.einsum("qd,qd->q", queries, keys)
+    positive_score = jnp.einsum("qd,qd->q", queries, keys)
     scores = jnp.einsum("qd,kbd->qkb", queries, queue)
     is_key = (jnp.arange(queue.shape[0]) < filled)[None, :, None]
     scores = jnp.where(is_key, scores, MASKED_SCORE)
-    log_sum_exp = jnp.logaddexp(positive, jax.nn.logsumexp(scores, axis=(1, 2)))
-    candidates, target = 1 + filled * queue.shape[1], positive
+    log_sum_exp = jnp.logaddexp(positive_score, jax.nn.logsumexp(scores, axis=(1, 2)))
+    candidates, target = 1 + filled * queue.shape[1], positive_score
     if smoothing:
-        score_sum = positive + jnp.sum(jnp.where(is_key, scores, 0), axis=(1, 2))
-        target = _smoothed(positive, score_sum / candidates, smoothing)
-    rank = 1 + jnp.sum(scores > positive[:, None, None], axis=(1, 2))
+        score_sum = positive_score + jnp.sum(jnp.where(is_key, scores, 0), axis=(1, 2))
+        target = _smoothed(positive_score, score_sum / candidates, smoothing)
+    rank = 1 + jnp.sum(scores > positive_score[:, None, None], axis=(1, 2))
     return ContrastiveLoss(log_sum_exp - target, rank, jnp.broadcast_to(candidates, rank.shape))
 
 
 def _sums(
-    scores: Float[Array, "q p"], excluded: Bool[Array, "q p"] | None, positive: Float[Array, " q"]
+    scores: Float[Array, "q p"], masked: Bool[Array, "q p"] | None, positive_score: Float[Array, " q"]
 ) -> BlockwiseSums:
     score_sum, count = jnp.sum(scores, axis=1), jnp.full(scores.shape[0], scores.shape[1])
-    if excluded is not None:  # else no second matrix is kept for the backward pass
-        score_sum, count = jnp.sum(jnp.where(excluded, 0, scores), axis=1), jnp.sum(~excluded, axis=1)
-        scores = jnp.where(excluded, MASKED_SCORE, scores)
+    if masked is not None:  # else no second matrix is kept for the backward pass
+        score_sum, count = jnp.sum(jnp.where(masked, 0, scores), axis=1), jnp.sum(~masked, axis=1)
+        scores = jnp.where(masked, MASKED_SCORE, scores)
     return BlockwiseSums(
         log_sum_exp=jax.nn.logsumexp(scores, axis=1),
         score_sum=score_sum,
         candidates=count,
         argmax=jnp.argmax(scores, axis=1),
-        above=jnp.sum(scores > positive[:, None], axis=1),
+        above=jnp.sum(scores > positive_score[:, None], axis=1),
     )
 
 
 def _from_sums(
-    sums: BlockwiseSums, positive: Float[Array, " q"], own: Int[Array, " q"], smoothing: float
+    sums: BlockwiseSums, positive_score: Float[Array, " q"], own: Int[Array, " q"], smoothing: float
 ) -> ContrastiveLoss:
-    target = _smoothed(positive, sums.score_sum / sums.candidates, smoothing) if smoothing else positive
+    target = _smoothed(positive_score, sums.score_sum / sums.candidates, smoothing) if smoothing else positive_score
     # the first of equals ranks first; in chunks its own score may differ in the last digit from the one in `sums`
     rank = jnp.where(sums.argmax == own, 1, jnp.maximum(sums.above + 1, 2))
     return ContrastiveLoss(sums.log_sum_exp - target, rank, sums.candidates)
 
 
-def _smoothed(positive: Float[Array, " q"], mean: Float[Array, " q"], smoothing: float) -> Float[Array, " q"]:
+def _smoothed(positive_score: Float[Array, " q"], mean: Float[Array, " q"], smoothing: float) -> Float[Array, " q"]:
     """Expected score under the smoothed target, in which all candidates have an equal share of `smoothing`."""
-    return (1 - smoothing) * positive + smoothing * mean
+    return (1 - smoothing) * positive_score + smoothing * mean
 
 
 def _own(rows: Float[Array, "q _"], positives: Int[Array, " q"] | None) -> Int[Array, " q"]:

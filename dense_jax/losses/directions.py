@@ -51,32 +51,32 @@ def directional_contrastive_loss(
     >>> round(float(result.loss[0]), 4)  # log(2 + 4 / e)
     1.2446
     """
-    golds = jax.tree.map(lambda x: x[: len(queries.vectors)], passages)
-    shared = {"temperature": temperature, "chunk": chunk}
+    positives = jax.tree.map(lambda x: x[: len(queries.vectors)], passages)
+    common = {"temperature": temperature, "chunk": chunk}
 
     def softmax(rows: EncodedTexts, columns: EncodedTexts) -> ContrastiveLoss:
         mask = NegativeMask(rows.text_ids, columns.text_ids, thresholds)
-        return contrastive_loss(rows.vectors, columns.vectors, negative_mask=mask, smoothing=smoothing, **shared)
+        return contrastive_loss(rows.vectors, columns.vectors, negative_mask=mask, smoothing=smoothing, **common)
 
     def negatives(rows: EncodedTexts, columns: EncodedTexts) -> Array:
         mask = NegativeMask(rows.text_ids, columns.text_ids, thresholds)
-        return log_sum_exp_of_negatives(rows.vectors, columns.vectors, negative_mask=mask, **shared)
+        return log_sum_exp_of_negatives(rows.vectors, columns.vectors, negative_mask=mask, **common)
 
     forward = softmax(queries, passages)
     if directions is Directions.PASSAGES:
         return forward
-    backward = softmax(golds, queries)
+    backward = softmax(positives, queries)
     if directions is Directions.BOTH:
         return forward._replace(loss=(forward.loss + backward.loss) / 2)
-    positive = jnp.einsum("qd,qd->q", queries.vectors, golds.vectors) / temperature
-    within = negatives(queries, queries), negatives(_with_group_ids(golds, queries, passages), passages)
-    losses = jnp.stack([forward.loss, backward.loss, *(log_sum - positive for log_sum in within)])
+    positive_score = jnp.einsum("qd,qd->q", queries.vectors, positives.vectors) / temperature
+    within = negatives(queries, queries), negatives(_with_group_ids(positives, queries, passages), passages)
+    losses = jnp.stack([forward.loss, backward.loss, *(log_sum - positive_score for log_sum in within)])
     return forward._replace(loss=jax.nn.logsumexp(losses, axis=0))
 
 
-def _with_group_ids(golds: EncodedTexts, queries: EncodedTexts, passages: EncodedTexts) -> EncodedTexts:
-    """Add the ids of the query's answers and of all its passages to `golds`, so that none is a negative of its gold."""
+def _with_group_ids(positives: EncodedTexts, queries: EncodedTexts, passages: EncodedTexts) -> EncodedTexts:
+    """Add the ids of the query's known positives and of all its passages: none is a negative of the positive."""
     count = len(queries.vectors)
     group: Int[Array, "q g"] = passages.text_ids.ids.reshape(-1, count).T
     ids = jnp.concatenate([queries.text_ids.ids, group], axis=1)
-    return golds._replace(text_ids=golds.text_ids._replace(ids=ids))
+    return positives._replace(text_ids=positives.text_ids._replace(ids=ids))

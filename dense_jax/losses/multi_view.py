@@ -68,8 +68,8 @@ def mvr_loss(
     views = jnp.einsum("qd,qnd->qn", to_float32(queries), to_float32(passages)[own]) / scale
     scores = best.scores / scale
     winner = jnp.take_along_axis(scores, own[:, None], axis=1)[:, 0]
-    excluded = None if negative_mask is None else negative_mask.mask(best.scores)
-    contrastive = in_batch_softmax(scores, positives=own, excluded=excluded)
+    masked = None if negative_mask is None else negative_mask.mask(best.scores)
+    contrastive = in_batch_softmax(scores, positives=own, masked=masked)
     return MvrLoss(contrastive, jax.nn.logsumexp(views, axis=1) - winner)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Array, Bool, Float, Int
 
-MASKED_SCORE = -1e30  # score of an excluded candidate; finite: infinity would give 0 * infinity in a backward pass
+MASKED_SCORE = -1e30  # score of a masked candidate; finite: infinity would give 0 * infinity in a backward pass
 
 
 def dot_scores(queries: Float[Array, "q d"], passages: Float[Array, "p d"]) -> Float[Array, "q p"]:
@@ -24,14 +24,14 @@ def dot_scores(queries: Float[Array, "q d"], passages: Float[Array, "p d"]) -> F
 class TextIds(NamedTuple):
     """Identifiers of n texts, and optionally a guide model's vectors of them."""
 
-    ids: Int[Array, "n k"]  # of a passage: its own id; of a query: those of all its answers; -1 fills up
+    ids: Int[Array, "n k"]  # of a passage: its own id; of a query: those of its known positives; -1: padding
     guide: Float[Array, "n e"] | None = None
 
 
 class NegativeMask(NamedTuple):
-    """Rule by which passages are excluded as negatives of a query. The query's own passage needs an exception.
+    """Rule by which passages are masked as negatives of a query. Callers must keep the query's own passage.
 
-    A passage is excluded if it shares an id with the query, if it has no id (an empty slot of the batch), or if its
+    A passage is masked if it shares an id with the query, if it has no id (an empty slot of the batch), or if its
     score exceeds the query's threshold. The score is the guide's, or without a guide the model's own before the
     temperature.
     """
@@ -41,7 +41,7 @@ class NegativeMask(NamedTuple):
     thresholds: Float[Array, " q"] | None = None
 
     def mask(self, scores: Float[Array, "q p"]) -> Bool[Array, "q p"]:
-        """Return True where a passage is excluded.
+        """Return True where a passage is masked.
 
         >>> import jax.numpy as jnp
         >>> passages = TextIds(jnp.array([[7], [8], [-1]]))
@@ -51,13 +51,13 @@ class NegativeMask(NamedTuple):
         queries, passages = self.queries.ids, self.passages.ids
         is_empty = jnp.all(passages < 0, axis=1)
         queries = jnp.where(queries < 0, -2, queries)  # padding of a query does not match padding of a passage
-        shared = jnp.any(queries[:, None, :, None] == passages[None, :, None, :], axis=(2, 3))  # XLA holds only [q, p]
-        excluded = shared | is_empty[None]
+        same_id = jnp.any(queries[:, None, :, None] == passages[None, :, None, :], axis=(2, 3))  # XLA holds only [q, p]
+        is_masked = same_id | is_empty[None]
         if self.thresholds is not None:
-            excluded |= self._judged(scores) > self.thresholds[:, None]
-        return excluded
+            is_masked |= self._filter_scores(scores) > self.thresholds[:, None]
+        return is_masked
 
-    def _judged(self, scores: Array) -> Array:
+    def _filter_scores(self, scores: Array) -> Array:
         if self.queries.guide is None or self.passages.guide is None:
             return scores
         return dot_scores(self.queries.guide, self.passages.guide)

@@ -48,7 +48,7 @@ class DualEncoder(Objective, Generic[E]):
     encoder: E
     query_length: Length = field(default=64, metadata=AT_SEARCH)  # tokens
     passage_length: Length = field(default=288, metadata=AT_SEARCH)  # tokens, the title included
-    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages
+    layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages; JOINED and PAIR contain the title
 
     shared = True  # one encoder for both sides
     query_prompt = ""  # put before a query

@@ -21,10 +21,11 @@ from dense_jax.arrays import (
 from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
+from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.losses.contrastive import ContrastiveLoss
 from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
-from dense_jax.types import TrainingQuery, Vocabulary
+from dense_jax.types import TrainingQuery, TrainingSet, Vocabulary
 
 
 @dataclass
@@ -34,7 +35,7 @@ class FineTuning(DualEncoder[E]):
     query_length: Length = field(default=32, metadata=AT_SEARCH)  # tokens
     passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
     negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
-    known: NotNegative[int] = 8  # positives of a query that are excluded from its negatives, wherever in the batch
+    known: NotNegative[int] = 8  # at most this many known positives per query are masked as in-batch negatives
     shared: bool = True  # one encoder for both sides; else two, as in DPR
     query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
     passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
@@ -46,6 +47,17 @@ class FineTuning(DualEncoder[E]):
 
     def texts(self, source: TrainingQuery) -> Sequence[int]:
         return self._question_layout.texts(source)
+
+    def notes(self, data: TrainingSet) -> Sequence[str]:
+        """The number of queries with more positives than `known`, if there are any."""
+        assert isinstance(data, QueryStore)
+        counts = data.positive_counts()
+        if not (more := int(np.sum(counts > self.known))):
+            return ()
+        return [
+            f"{more:,} of {len(counts):,} queries have more known positives than objective.known={self.known}; further "
+            f"ones may be their in-batch negatives: use --objective.known={counts.max()} to mask all"
+        ]
 
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`."""
@@ -79,7 +91,7 @@ class FineTuning(DualEncoder[E]):
 
 
 def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:
-    """Ids of the texts that answer each query, and of the passages as `interleave_by_rank` orders them."""
+    """Ids of the known positives of each query, and of the passages as `interleave_by_rank` orders them."""
     known = jnp.concatenate([batch["texts"][:, :1], batch["known"]], axis=1)
     return TextIds(known), TextIds(interleave_by_rank(batch["texts"][..., None]))
 
@@ -100,7 +112,7 @@ def metrics_of(result: ContrastiveLoss, batch: Batch) -> Metrics:
         "accuracy": jnp.mean(result.correct, dtype=jnp.float32),
         "mrr": jnp.mean(1 / result.rank, dtype=jnp.float32),
         "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its positive among them
-        "hidden": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
+        "masked_share": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
         "query_fill": fill(batch["query"]),
         "passage_fill": weighted_mean(batch["passages"].mask, is_valid),
     }

@@ -1,7 +1,7 @@
 """Fine-tuning: a query finds the passage that answers it among those of all queries of the batch, hard ones included.
 
 Karpukhin et al. 2020, "Dense Passage Retrieval for Open-Domain Question Answering" (DPR). What later work added to it
-are settings: false negatives left out (GISTEmbed, NV-Retriever), a teacher's scores, both directions, shorter vectors.
+are settings: false negatives masked (GISTEmbed, NV-Retriever), a teacher's scores, both directions, shorter vectors.
 """
 
 import enum
@@ -27,9 +27,9 @@ from dense_jax.types import TrainingQuery, Vocabulary
 
 
 class FalseNegatives(enum.Enum):
-    """The model whose scores detect false negatives: passages that score about as high as the positive are left out."""
+    """The model whose scores detect false negatives: passages that score about as high as the positive are masked."""
 
-    NONE = "none"  # only passages that are known to answer the query are left out
+    NONE = "none"  # only known positives are masked
     STUDENT = "student"  # the model's own
     GUIDE = "guide"  # another model's, whose vectors are stored with the queries
 
@@ -39,7 +39,7 @@ class Distillation(enum.Enum):
 
     NONE = "none"
     KL = "kl"  # their softmax
-    MARGIN_MSE = "margin_mse"  # by how much the answer scores higher
+    MARGIN_MSE = "margin_mse"  # by how much the positive scores higher
 
 
 @dataclass
@@ -50,8 +50,8 @@ class Supervised(FineTuning[Encoder]):
     # passages scored at a time; 0: all of the batch
     score_chunk: NotNegative[int] = field(default=0, metadata=RESUMABLE)
     false_negatives: FalseNegatives = FalseNegatives.NONE
-    margin: NotNegative[float] = 0.0  # a passage is left out that scores above the answer less this
-    relative_margin: bool = False  # the margin is a share of the answer's score
+    margin: NotNegative[float] = 0.0  # passages that score above (positive - margin) are masked
+    relative_margin: bool = False  # the margin is a share of the positive's score
     contrast_weight: NotNegative[float] = 1.0
     distillation: Distillation = Distillation.NONE
     distillation_weight: NotNegative[float] = 1.0
@@ -75,7 +75,7 @@ class Supervised(FineTuning[Encoder]):
         """The query, its passages and, where they are used, the teacher's scores and the guide's vectors.
 
         Raises:
-            ConfigError: a guide is asked for and the query has none.
+            ConfigError: the setting is `guide` and the query has no guide's vectors.
         """
         require(
             self.false_negatives is not FalseNegatives.GUIDE or source.guide is not None,
@@ -105,10 +105,10 @@ class Supervised(FineTuning[Encoder]):
     def _nested(self, vectors: Pairs, batch: Batch) -> tuple[Array, Metrics]:
         """The weighted mean of the losses at all widths; the other metrics are of the whole width."""
         parts = {width: self._loss(_first(vectors, width), batch) for width in self.matryoshka}
-        of_each = jnp.stack([loss for loss, _ in parts.values()])
-        weights = jnp.array(self.matryoshka_weights or (1.0,) * len(parts), of_each.dtype)
+        losses = jnp.stack([loss for loss, _ in parts.values()])
+        weights = jnp.array(self.matryoshka_weights or (1.0,) * len(parts), losses.dtype)
         metrics = {f"loss_{width}": loss for width, (loss, _) in parts.items()}
-        return weights @ of_each / jnp.sum(weights), parts[max(parts)][1] | metrics
+        return weights @ losses / jnp.sum(weights), parts[max(parts)][1] | metrics
 
     def _loss(self, vectors: Pairs, batch: Batch) -> tuple[Array, Metrics]:
         result = self._contrast(vectors, batch)
@@ -132,17 +132,17 @@ class Supervised(FineTuning[Encoder]):
             EncodedTexts(vectors.queries, queries),
             EncodedTexts(interleave_by_rank(vectors.passages), passages),
             directions=self.directions,
-            thresholds=self._ceilings(guides or vectors),
+            thresholds=self._thresholds(guides or vectors),
             temperature=self.temperature,
             smoothing=self.label_smoothing,
             chunk=self.score_chunk,
         )
 
-    def _ceilings(self, judge: Pairs) -> Float[Array, " b"] | None:
+    def _thresholds(self, vectors: Pairs) -> Float[Array, " b"] | None:
         if self.false_negatives is FalseNegatives.NONE:
             return None
-        own = jnp.einsum("bd,bd->b", judge.queries, judge.passages[:, 0])
-        return false_negative_thresholds(own, margin=self.margin, relative=self.relative_margin)
+        positive_scores = jnp.einsum("bd,bd->b", vectors.queries, vectors.passages[:, 0])
+        return false_negative_thresholds(positive_scores, margin=self.margin, relative=self.relative_margin)
 
     def _distilled(self, vectors: Pairs, teacher: Float[Array, "b g"]) -> Float[Array, " b"]:
         student = jnp.einsum("bd,bgd->bg", vectors.queries, vectors.passages)
@@ -153,7 +153,7 @@ class Supervised(FineTuning[Encoder]):
         )
 
     def _conditions(self) -> Iterator[tuple[str, bool, str]]:
-        """Settings, their having an effect, and the reason for none."""
+        """(setting, whether it has an effect, why not)."""
         weighs, learns = self.contrast_weight > 0, self.distillation is not Distillation.NONE
         filters, joint = self.false_negatives is not FalseNegatives.NONE, self.directions is Directions.JOINT
         for name in ("temperature", "directions", "label_smoothing", "false_negatives"):

@@ -13,8 +13,10 @@ from dense_jax.io import read_json
 from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
 from dense_jax.retrieval.results import set_of
+from dense_jax.run_results import HYBRID, hybrid_file
 
 BEFORE = "before training"
+_FUSED = hybrid_file("")  # how the files of rankings fused with BM25 begin
 TESTED = HEADLINE[0]  # the measure of the significance test
 
 
@@ -51,8 +53,8 @@ class ResultTable:
 
     @property
     def last(self) -> RetrieverResult:
-        """The row of the checkpoint that was evaluated last."""
-        return self.rows[-1]
+        """The row of the checkpoint that was evaluated last, without BM25."""
+        return next(row for row in reversed(self.rows) if not row.name.startswith(HYBRID))
 
 
 def result_tables(workdir: Path) -> list[ResultTable]:
@@ -68,18 +70,25 @@ def result_tables(workdir: Path) -> list[ResultTable]:
 def _table(folder: Path) -> ResultTable:
     files = [path.with_suffix(".json") for path in folder.glob("*.trec")]
     about = {path.stem: read_json(path, EvaluatedMeans) | read_json(path, Evaluated) for path in files}
-    names = sorted(about, key=lambda name: (name != "BM25", name != "before_training", name == "after_training", name))
+    names = sorted(about, key=_order)
     rows = [_row(folder, name, about[name]) for name in names]
     known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
     tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
     return ResultTable(folder, about[names[0]]["split"], tuple(tested))
 
 
+def _order(name: str) -> tuple[bool, bool, bool, bool, str]:
+    """Sort key: BM25, before training, steps, after training, and the rankings fused with BM25."""
+    return name != BM25, name.startswith(_FUSED), name != "before_training", name == "after_training", name
+
+
 def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
     if not all(figures.keys() >= set(HEADLINE) for figures in (about["mean"], *about["per_query"].values())):
         lacks = f"damaged (it lacks some of {', '.join(HEADLINE)})"
         raise StorageError(f"{folder / name}.json: {lacks}; run `dense-jax evaluate` again")
-    return RetrieverResult(name.replace("_", " "), folder / f"{name}.trec", about["mean"], about["per_query"])
+    shown = name.removeprefix(_FUSED).replace("_", " ")
+    shown = f"{HYBRID}, {shown}" if name.startswith(_FUSED) else shown
+    return RetrieverResult(shown, folder / f"{name}.trec", about["mean"], about["per_query"])
 
 
 def _p_values(row: RetrieverResult, others: Mapping[str, RetrieverResult]) -> dict[str, float]:

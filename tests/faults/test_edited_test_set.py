@@ -10,7 +10,8 @@ from dense_jax.config import EvaluateConfig, PassagesConfig, ValidationConfig
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.errors import StorageError
 from dense_jax.workdir import Workdir
-from tests.sources import config, rows, write
+from tests.sources import config as small_config
+from tests.sources import rows, write
 
 
 @pytest.fixture
@@ -35,36 +36,36 @@ def remove_corpus(folder):
 
 @pytest.mark.parametrize("edit", [edit_query, drop_judgement, remove_corpus])
 def test_an_edited_test_set_is_refused_until_it_is_restored(source, tmp_path, edit):
-    asked, work = config(source, held_out=4), tmp_path / "work"
-    prepare(asked, work)
-    shutil.copytree(work / "test", tmp_path / "copy")
-    edit(work / "test")
-    asked = replace(asked, validation=ValidationConfig(every=1))
+    config, workdir = small_config(source, held_out=4), tmp_path / "work"
+    prepare(config, workdir)
+    shutil.copytree(workdir / "test", tmp_path / "copy")
+    edit(workdir / "test")
+    config = replace(config, validation=ValidationConfig(every=1))
     uses = {
-        "evaluate": lambda: Workdir(work, asked).test_folder,
-        "validation": lambda: Workdir(work, asked).sample(),
-        "prepare": lambda: prepare(replace(asked, passages=PassagesConfig(length=40)), work),
+        "evaluate": lambda: Workdir(workdir, config).test_folder,
+        "validation": lambda: Workdir(workdir, config).sample(),
+        "prepare": lambda: prepare(replace(config, passages=PassagesConfig(length=40)), workdir),
     }
     for use in uses.values():
         with pytest.raises(StorageError, match=r"work/test/.*(has changed since|missing)(.|\n)*evaluate\.folder"):
             use()
-    shutil.rmtree(work / "test")
-    shutil.copytree(tmp_path / "copy", work / "test")
-    assert Workdir(work, asked).test_folder == work / "test"
+    shutil.rmtree(workdir / "test")
+    shutil.copytree(tmp_path / "copy", workdir / "test")
+    assert Workdir(workdir, config).test_folder == workdir / "test"
     uses["prepare"]()
 
 
 def test_a_test_set_of_ones_own_may_be_edited(source, tmp_path):
-    asked, work = config(source, held_out=4), tmp_path / "work"
-    prepare(asked, work)
-    shutil.copytree(work / "test", tmp_path / "own")
+    config, workdir = small_config(source, held_out=4), tmp_path / "work"
+    prepare(config, workdir)
+    shutil.copytree(workdir / "test", tmp_path / "own")
     edit_query(tmp_path / "own")
-    asked = replace(asked, evaluate=EvaluateConfig(folder=str(tmp_path / "own")))
-    assert Workdir(work, asked).test_folder == tmp_path / "own"
+    config = replace(config, evaluate=EvaluateConfig(folder=str(tmp_path / "own")))
+    assert Workdir(workdir, config).test_folder == tmp_path / "own"
 
 
 def test_a_moved_workdir_keeps_its_test_set(source, tmp_path):
-    asked = config(source, held_out=4)
-    prepare(asked, tmp_path / "work")
+    config = small_config(source, held_out=4)
+    prepare(config, tmp_path / "work")
     shutil.move(tmp_path / "work", tmp_path / "moved")
-    assert Workdir(tmp_path / "moved", asked).test_folder.is_dir()
+    assert Workdir(tmp_path / "moved", config).test_folder.is_dir()

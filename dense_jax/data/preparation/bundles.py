@@ -32,11 +32,11 @@ class Slice(NamedTuple):
     stop: int
 
 
-Texts = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks by itself; or one run of all
+ShardPlan = list[list[Slice]]  # of one shard: runs of groups, each cut into chunks by itself; or one run of all
 
 
-class Arranged(NamedTuple):
-    """GroupCounts for each group of a bundle."""
+class BundleCounts(NamedTuple):
+    """Counts of a bundle, a number for each group."""
 
     passages: GroupCounts
     documents: GroupCounts
@@ -68,13 +68,13 @@ def unpack_documents(packed: bytes) -> list[Document]:
     return [Document(*orjson.loads(line)) for line in packed.split(b"\n")]
 
 
-def counted(groups: Sequence[Group]) -> Arranged:
+def count_groups(groups: Sequence[Group]) -> BundleCounts:
     """The counts of a bundle, for the plan of shards."""
     rows = [
         (len(group.entries), group.documents, group.left_out, sum(len(entry.tokens) for entry in group.entries))
         for group in groups
     ]
-    return Arranged(*np.array(rows, np.int64).reshape(-1, 4).T)
+    return BundleCounts(*np.array(rows, np.int64).reshape(-1, 4).T)
 
 
 def pack_groups(groups: Sequence[Group]) -> bytes:
@@ -87,24 +87,25 @@ def unpack_groups(packed: bytes) -> list[Group]:
     return pickle.loads(packed)
 
 
-def plan_shards(made: Sequence[Arranged], shard_size: int, chunk: int = 0) -> list[Texts]:
-    """The groups of each shard of a source with bundles `made`; `chunk` tokens a chunk, or no chunks if it is 0."""
-    if not made:
+def plan_shards(bundle_counts: Sequence[BundleCounts], shard_size: int, chunk: int = 0) -> list[ShardPlan]:
+    """The groups of each shard of a source with bundles of such counts; `chunk` tokens a chunk, or no chunks if 0."""
+    if not bundle_counts:
         return []
-    sizes = [len(one.passages) for one in made]
+    sizes = [len(counts.passages) for counts in bundle_counts]
     if not chunk:
-        return [[run] for run in slices(sizes, full_ends(np.concatenate([one.passages for one in made]), shard_size))]
-    tokens = np.concatenate([one.tokens for one in made])
+        passages = np.concatenate([counts.passages for counts in bundle_counts])
+        return [[run] for run in slices(sizes, full_ends(passages, shard_size))]
+    tokens = np.concatenate([counts.tokens for counts in bundle_counts])
     ends = full_ends(tokens, running_text.GROUP)
-    of_each = np.diff(np.cumsum([0, *tokens])[[0, *ends]])
-    texts = slices(sizes, ends)
-    return [texts[start:stop] for start, stop in pairwise([0, *full_ends(-(-of_each // chunk), shard_size)])]
+    tokens_per_run = np.diff(np.cumsum([0, *tokens])[[0, *ends]])
+    runs = slices(sizes, ends)
+    return [runs[start:stop] for start, stop in pairwise([0, *full_ends(-(-tokens_per_run // chunk), shard_size)])]
 
 
 def full_ends(passages: GroupCounts, shard_size: int) -> list[int]:
     """One past the last group of each shard: the first with which the shard has `shard_size` passages, or the last.
 
-    Groups without a passage after the last shard are in none.
+    Trailing groups without passages belong to no shard.
 
     >>> full_ends(np.array([3, 0, 2, 0, 4, 1, 0]), shard_size=4)
     [3, 5, 7]

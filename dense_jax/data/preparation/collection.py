@@ -28,7 +28,7 @@ _LEFT_OUT = {"near_duplicates": ("near-duplicates", DUPLICATES), "rejected": ("r
 class Collection:
     """Passages that can be searched."""
 
-    name: str  # of the folders made from it
+    name: str  # used in the names of derived folders
     source: str  # the files or folders of its documents, for people
     store: PassageStore
 
@@ -62,7 +62,8 @@ def whole_corpus(config: Config, root: Path) -> CheckedCorpus:
     Nothing is held out of it.
 
     Raises:
-        ConfigError: `root` was prepared from another corpus, or lists near-duplicates of an older state of this one.
+        ConfigError: `root` was prepared from another corpus, or lists near-duplicates of an earlier version of this
+            corpus.
     """
     corpus, path = open_corpus(config.corpus), root / TEXT
     if not is_written(path):
@@ -119,8 +120,8 @@ def prepare_collection(
                     print(f"note: {rows}", file=sys.stderr)
             writer = StoreWriter(folder, config.passages.shard_size, tokenizer.size)
             arrange, length = (split_documents, split) if split else (whole_documents, DOCUMENT_LENGTH)
-            cut, cure = partial(arrange, tokenizer=tokenizer, length=length), f"remove {folder} and {AGAIN}"
-            fill_store(writer, corpus, cut, config.prepare, cure=cure)
+            cut, advice = partial(arrange, tokenizer=tokenizer, length=length), f"remove {folder} and {AGAIN}"
+            fill_store(writer, corpus, cut, config.prepare, advice=advice)
     check_settings(folder, settings)
     return PassageStore(folder)
 

@@ -25,13 +25,13 @@ def fill_store(
     settings: PrepareConfig,
     *,
     chunk: int = 0,
-    cure: str = "prepare it in another --workdir",
+    advice: str = "prepare it in another --workdir",
 ) -> None:
-    """Write the passages that `arrange` makes of the documents that are in no finished shard yet, source by source.
+    """Write the passages that `arrange` makes of the documents not yet in a finished shard, source by source.
 
     The workers of a Beam pipeline call `arrange`, which is pickled, with any run of documents of a source, so it must
     treat each document alone. With `chunk` it returns lines, which the workers cut into chunks of that many tokens.
-    `cure` is the advice if the corpus changes meanwhile.
+    `advice` is the fix in the error if the corpus changes meanwhile.
 
     Raises:
         MachineError: Beam is chosen, and is missing or fails.
@@ -40,7 +40,7 @@ def fill_store(
     before = corpus.fingerprint()
 
     def finish() -> None:
-        check_unchanged(corpus, before, cure)
+        check_unchanged(corpus, before, advice)
         writer.finish()
 
     if settings.runner is Runner.BEAM:
@@ -58,21 +58,21 @@ def fill_store(
     finish()
 
 
-def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], cure: str = AGAIN) -> None:
+def check_unchanged(corpus: CheckedCorpus, before: dict[str, Any], advice: str = AGAIN) -> None:
     """
     Raises:
-        DataError: the fingerprint of the corpus is no longer `before`; `cure` is the advice.
+        DataError: the fingerprint of the corpus is no longer `before`; `advice` is the fix.
     """
     if changes := "\n  ".join(differences(before, corpus.fingerprint())):
         raise DataError(
             f"{corpus.name} changed while it was read:\n  {changes}\n"
-            f"wait until nothing writes to it any more, then {cure}"
+            f"wait until nothing writes to it any more, then {advice}"
         )
 
 
 @dataclass(frozen=True)
 class UsableDocuments:
-    """The usable rows of a corpus or source, for training; each iteration reads the source again."""
+    """The usable rows of a corpus or source; each iteration reads the source again."""
 
     corpus: Corpus
     queries: held_out.Queries

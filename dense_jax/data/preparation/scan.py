@@ -23,7 +23,7 @@ _EXAMPLES = 5  # rejected rows shown in an error
 
 
 def scan(corpus: CheckedCorpus, rejects: Path, *, may_be_empty: bool = False) -> dict[str, int]:
-    """Read every row once, list the bad ones in `rejects`, and return the numbers of rows of either kind.
+    """Read every row once, list the bad ones in `rejects`, and return the counts of usable and rejected rows.
 
     With `may_be_empty`, rows with neither text nor title do not count against corpus.max_rejects.
 
@@ -43,8 +43,8 @@ def rows_left_out(folder: Path) -> str:
     if not lines:
         return ""
     first = orjson.loads(lines[0])
-    are = "rows are left out, such as" if len(lines) > 1 else "row is left out:"
-    return f"{len(lines):,} {are} {first['file']}:{first['line']} ({first['reason']}); see {folder / REJECTS}"
+    phrase = "rows are left out, such as" if len(lines) > 1 else "row is left out:"
+    return f"{len(lines):,} {phrase} {first['file']}:{first['line']} ({first['reason']}); see {folder / REJECTS}"
 
 
 @dataclass(frozen=True)

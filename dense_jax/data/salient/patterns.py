@@ -7,7 +7,7 @@ Every repeat is bounded and every alternative starts at the edge of a word, so b
 
 import re
 
-from dense_jax.data.salient.taggers import Span, resolved
+from dense_jax.data.salient.taggers import Span, without_overlaps
 from dense_jax.types import Document
 
 _START = r"(?<![\w.,:/$€£¥-])"  # not inside a word or a number
@@ -76,4 +76,4 @@ class Patterns:
     """
 
     def __call__(self, document: Document) -> list[Span]:
-        return resolved(match.span() for pattern in _PATTERNS for match in pattern.finditer(document.text))
+        return without_overlaps(match.span() for pattern in _PATTERNS for match in pattern.finditer(document.text))

@@ -66,7 +66,7 @@ class SpanTagger(Protocol):
 class Sentence(NamedTuple):
     """A sentence with its salient spans."""
 
-    text: str  # as returned by `inputs.split_sentences`
+    text: str  # as returned by `sentence_split.split_sentences`
     spans: list[Span]  # in it
 
 
@@ -114,10 +114,10 @@ def sentence_words(text: str) -> tuple[tuple[Span, ...], ...]:
     return tuple(tuple(match.span() for match in WORD.finditer(text, start, end)) for start, end in ranges)
 
 
-def resolved(spans: Iterable[Span]) -> list[Span]:
+def without_overlaps(spans: Iterable[Span]) -> list[Span]:
     """`spans` in order and without overlaps: of two overlapping ones the longer is kept, of equal ones the earlier.
 
-    >>> resolved([(0, 4), (3, 9), (8, 12), (12, 14), (0, 4)])
+    >>> without_overlaps([(0, 4), (3, 9), (8, 12), (12, 14), (0, 4)])
     [(3, 9), (12, 14)]
     """
     longest_first = sorted(set(spans), key=lambda span: (span[0] - span[1], span[0]))
@@ -133,12 +133,12 @@ def resolved(spans: Iterable[Span]) -> list[Span]:
 
 @dataclass(frozen=True)
 class Union:
-    """The spans of all `taggers`; overlaps are `resolved`."""
+    """The spans of all `taggers`; of overlapping spans the longer is kept."""
 
     taggers: tuple[SpanTagger, ...]
 
     def __call__(self, document: Document) -> list[Span]:
-        return resolved(span for tagger in self.taggers for span in tagger(document))
+        return without_overlaps(span for tagger in self.taggers for span in tagger(document))
 
 
 @dataclass(frozen=True)
@@ -160,15 +160,15 @@ class RandomSpans:
         firsts = rng.choice(len(words), count, replace=False) if count else ()
         lengths = np.minimum(rng.geometric(1 / self.mean, count), self.longest)
         lasts = (min(int(first + length), len(words)) - 1 for first, length in zip(firsts, lengths, strict=True))
-        return resolved((words[first][0], words[last][1]) for first, last in zip(firsts, lasts, strict=True))
+        return without_overlaps((words[first][0], words[last][1]) for first, last in zip(firsts, lasts, strict=True))
 
 
 class Precomputed:
     """Spans from a file of JSON lines, `{"id": "12", "spans": [[0, 9], [14, 18]]}`, one line for each document.
 
     A span is two numbers of characters, half open, or these and its text, which is then checked:
-    `[0, 9, "Anarchism"]`. Overlaps are `resolved`. The file may be packed (.gz, .xz); all spans are held in memory, 8
-    bytes each.
+    `[0, 9, "Anarchism"]`. Of overlapping spans the longer is kept. The file may be packed (.gz, .xz); all spans are
+    held in memory, 8 bytes each.
 
     Raises:
         DataError: a row is bad; the error names file and line. In a call: the file has no line for the document, or a
@@ -178,7 +178,7 @@ class Precomputed:
     def __init__(self, path: AnyPath) -> None:
         self.path = path
         self._row: dict[str, int] = {}
-        self._surfaces: dict[int, list[str | None]] = {}  # of rows with texts of spans
+        self._span_texts: dict[int, list[str | None]] = {}  # rows whose spans carry their text
         ends, flat = [0], bytearray()
 
         def own_spans(record: Record) -> list[list[Any]]:
@@ -189,7 +189,7 @@ class Precomputed:
 
         for spans in sound(each(jsonl_records(path, _LONGEST_LINE), own_spans, path)):
             if any(len(span) == 3 for span in spans):
-                self._surfaces[len(ends) - 1] = [span[2] if len(span) == 3 else None for span in spans]
+                self._span_texts[len(ends) - 1] = [span[2] if len(span) == 3 else None for span in spans]
             flat += np.array([span[:2] for span in spans], np.uint32).tobytes()
             ends.append(ends[-1] + len(spans))
         self._spans: Int[np.ndarray, "n 2"] = np.frombuffer(bytes(flat), np.uint32).reshape(-1, 2)
@@ -203,17 +203,17 @@ class Precomputed:
                 "give documents without spans an empty list"
             )
         spans = [(int(start), int(end)) for start, end in self._spans[self._ends[row] : self._ends[row + 1]]]
-        surfaces = self._surfaces.get(row, [None] * len(spans))
-        for (start, end), surface in zip(spans, surfaces, strict=True):
-            self._check(document, start, end, surface)
-        return resolved(spans)
+        span_texts = self._span_texts.get(row, [None] * len(spans))
+        for (start, end), span_text in zip(spans, span_texts, strict=True):
+            self._check(document, start, end, span_text)
+        return without_overlaps(spans)
 
-    def _check(self, document: Document, start: int, end: int, surface: str | None) -> None:
+    def _check(self, document: Document, start: int, end: int, span_text: str | None) -> None:
         text = document.text
         if end > len(text):
             wrong = f"ends beyond its {len(text)} characters"
-        elif surface not in (None, text[start:end]):
-            wrong = f"holds {text[start:end]!r:.60}, and not {surface!r:.60}"
+        elif span_text not in (None, text[start:end]):
+            wrong = f"holds {text[start:end]!r:.60}, and not {span_text!r:.60}"
         else:
             return
         raise DataError(

@@ -125,7 +125,7 @@ def is_header(cells: Sequence[str], config: CorpusConfig) -> bool:
 
 
 def header_text(names: Names, config: CorpusConfig, where: str) -> str:
-    """The name of the column of texts; if there are two columns, the one that is not the id.
+    """The name of the column of texts; if no name is known and there are two columns, the one that is not the id.
 
     Raises:
         DataError: no column has a known name of a text.
@@ -155,7 +155,7 @@ def listed(names: Iterable[str]) -> str:
 
 
 def as_id(value: Any, subject: str) -> str:
-    """An id as a string, without white space at its ends; `subject` is the subject of an error's sentence.
+    """An id as a string, without white space at its ends; `subject` starts the error message.
 
     Raises:
         RowError: the id is neither a string nor an integer, is blank or holds a line break.

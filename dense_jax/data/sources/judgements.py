@@ -57,7 +57,7 @@ class RejectedQuery(Reject):
 class Judgement(NamedTuple):
     """The grade of a document for a query."""
 
-    number: int
+    line: int
     query: str
     document: str
     grade: int  # relevant from 1
@@ -106,7 +106,7 @@ def judgement_rows(path: AnyPath) -> Iterator[Judgement | Reject]:
         if first.grade != row.grade:
             raise RowError(
                 f"query {row.query!r} and document {row.document!r} have grade {row.grade}, "
-                f"but line {first.number} gives them {first.grade}; keep one"
+                f"but line {first.line} gives them {first.grade}; keep one"
             )
         return row
 
@@ -117,7 +117,7 @@ def judged_queries(queries: AnyPath, judgements: AnyPath) -> Iterator[JudgedQuer
     """The queries with judgements, in the order of their file: from grade 1 a document is a positive."""
 
     def rejected(own: dict[str, Judgement], reason: str) -> Reject:
-        return Reject(f"{judgements}:{next(iter(own.values())).number}", reason)
+        return Reject(f"{judgements}:{next(iter(own.values())).line}", reason)
 
     found: dict[str, dict[str, Judgement]] = {}
     for row in judgement_rows(judgements):
@@ -243,7 +243,7 @@ def _columns(cells: list[str], line: str) -> _Columns:
     if named := _named_columns(cells):
         return _Columns(count, *named, header=True)
     if count == 1:
-        raise RowError(f"{line!r:.200} has 1 columns; separate the columns by tabs: `query-id corpus-id score`")
+        raise RowError(f"{line!r:.200} has 1 column; separate the columns by tabs: `query-id corpus-id score`")
     if count not in (3, 4):
         raise RowError(
             f"{count} columns; a judgement is `query document grade` or `query 0 document grade`; {_HEADER_ADVICE}"
@@ -286,7 +286,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _grade(cell: str, is_first: bool) -> int:
-    """Negative grades are allowed and gain nothing."""
+    """Negative grades are allowed and give no gain."""
     if not _is_number(cell) or not float(cell).is_integer():
         fix = "round the grades, or keep those that are relevant as 1"
         header = f"; {_HEADER_ADVICE}" if is_first and not _is_number(cell) else ""

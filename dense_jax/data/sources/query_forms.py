@@ -11,7 +11,8 @@ Ids, titles, texts and queries may have the other names in `fields`.
 
 A pair's score | scores | label | labels is a list with a number for each positive and negative, or for the negatives
 alone: then margins, the positive's score minus each negative's. A single number is the positive's score, or the margin
-of the only negative. With margins the positive has the score 0. A pair labelled 0 has no positive.
+of the only negative. From margins, the positive gets score 0 and each negative minus its
+margin. A pair labelled 0 has no positive.
 """
 
 import enum
@@ -62,7 +63,7 @@ class Form(enum.Enum):
 
 
 def form_of(names: Collection[str], config: CorpusConfig) -> Form | None:
-    """The form of a row with `names`, None if it is unknown; the other known names of a text come last."""
+    """The form of a row with `names`, None if it is unknown; other known text fields are tried last."""
     if "positive_document_ids" in names:
         return Form.IDS
     if "positive_passages" in names:

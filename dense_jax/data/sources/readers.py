@@ -167,7 +167,8 @@ def _named(rows: Iterable[Cells | Reject], path: AnyPath, names: Sequence[str] =
             columns.extend(column_names(row.values, f"{path}:{row.number}"))
             return None
         if len(row.values) != len(columns):
-            raise RowError(f"has {len(row.values)} columns, not the {len(columns)} columns {', '.join(columns)}")
+            plural = "s" if len(row.values) != 1 else ""
+            raise RowError(f"has {len(row.values)} column{plural}, not the {len(columns)} columns {', '.join(columns)}")
         return Record(row.number, dict(zip(columns, row.values, strict=True)))
 
     return each(rows, record, path)

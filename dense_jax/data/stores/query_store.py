@@ -90,6 +90,10 @@ class QueryStore(TrainingSet):
         """Return the id of each query."""
         return [self._lists["ids"][row].tobytes().decode() for row in range(len(self))]
 
+    def positive_counts(self) -> Int[np.ndarray, " q"]:
+        """Return the number of positives of each query."""
+        return np.diff(self._lists["positives"].ends, prepend=0)
+
     def parts(self) -> Sequence[SourceRows]:
         """Rows of each source; a query belongs to the source of its first positive."""
         return [SourceRows(part["name"], range(*part["rows"]), part["tokens"]) for part in self.manifest["parts"]]
