@@ -47,7 +47,7 @@ def test_tabs_separate_ids_with_spaces(tmp_path):
 @pytest.mark.parametrize("first", ["", "query-id corpus-id score\n"])
 def test_spaces_do_not_separate_ids_with_spaces(tmp_path, first):
     path = write(tmp_path / "test.tsv", f"{first}q1 Geneva Durben 1\nq1 Ann Lee 0\n")
-    with pytest.raises(DataError, match=r"has 1 column; separate the columns by tabs"):
+    with pytest.raises(DataError, match=r"separate the columns by tabs"):
         beir.read_qrels(path)
 
 
@@ -108,5 +108,5 @@ def test_a_query_of_another_shape_that_is_not_judged_does_not_count(folder, text
 
 def test_judgements_with_commas_are_refused_with_the_separator(tmp_path):
     path = write(tmp_path / "test.tsv", "query-id,corpus-id,score\nq1,d1,1\n")
-    with pytest.raises(DataError, match=r"test.tsv:1: .*separate the columns by tabs"):
+    with pytest.raises(DataError, match=r"test.tsv:1: .* has 1 column; separate the columns by tabs"):
         beir.read_qrels(path)
