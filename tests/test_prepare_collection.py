@@ -28,15 +28,15 @@ def collected(tmp_path, settings, tokenizer, folder="collections", **more):
 
 
 def test_a_collection_keeps_every_document_as_one_passage_in_the_order_of_the_source(tokenizer, tmp_path):
-    long = {"_id": "long", "title": "", "text": " ".join(sentence(i) for i in range(100))}
+    long = {"_id": "long", "title": "", "text": " ".join(sentence(i) for i in range(500))}
     empty = {"_id": "empty", "title": "Light", "text": ""}
     write(tmp_path / "beir" / "corpus.jsonl", [empty, long, *rows(3)])
     found = collected(tmp_path, config("unused"), tokenizer)
     assert found.ids() == ["empty", "long", "d0", "d1", "d2"]
-    assert [len(p.tokens) for p in found.passages(range(2))] == [0, 512]
+    assert [len(p.tokens) for p in found.passages(range(2))] == [0, 8_192]
     assert tokenizer.decode(found[0].title) == "light"
-    assert found[1].sentences[-1] < 512
-    assert found[1].tokens.tolist() == np.concatenate(tokenizer.encode([long["text"]])).tolist()[:512]
+    assert found[1].sentences[-1] < 8_192
+    assert found[1].tokens.tolist() == np.concatenate(tokenizer.encode([long["text"]])).tolist()[:8_192]
     assert found.document(1).text == long["text"]
 
 
