@@ -1,14 +1,17 @@
 """The command line: what is understood, and what the messages say when it is not."""
 
+import re
 import subprocess
 import sys
 import textwrap
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from dense_jax.config import Order
 from dense_jax.config.command_line import parse
+from dense_jax.config.help import print_settings
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from tests.bert_folders import write_config
@@ -281,3 +284,14 @@ def test_the_documented_run_of_realm_has_the_tokenizer_of_its_reader(monkeypatch
     shown = [line.split() for line in lines if "--config=configs/realm.py --workdir=runs/realm" in line]
     prepared, trained = (parse(words).config for _, verb, *words in shown if verb in ("prepare", "train"))
     assert prepared.tokenizer.path == trained.tokenizer.path == trained.init_reader_from != ""
+
+
+def test_the_help_of_a_setting_is_not_repeated_for_the_next_one_or_for_a_group(monkeypatch, capsys):
+    """Tyro takes a comment above a field for that of the next fields too, up to one with a comment of its own."""
+    monkeypatch.setenv("COLUMNS", "110")  # wider ones have boxes side by side
+    print_settings("train", None)
+    lines = [line.strip("│ ").partition(" (default: ")[0] for line in capsys.readouterr().out.splitlines()]
+    texts = [re.sub(r"--[\w.]+ (\{.*?\}|\S+) *", "", line) for line in lines]
+    counts = Counter(text for text in texts if len(text) > 20 and " " in text)
+    assert len(counts) > 60
+    assert [text for text, count in counts.items() if count > 1] == []

@@ -78,8 +78,7 @@ class Config:
     log_every: Positive[int] = field(default=10, metadata=RESUMABLE)  # steps
     # steps from one look for signs of collapse to the next; 0: never
     diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
-    # START:STEPS, the steps of which jax.profiler writes a trace into the workdir (docs/performance.md); empty: none
-    profile: str = field(default="", metadata=RESUMABLE)
+    profile: str = field(default="", metadata=RESUMABLE)  # START:STEPS to trace (docs/performance.md); empty: none
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)

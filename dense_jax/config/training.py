@@ -31,8 +31,8 @@ class OptimizerConfig:
     # after the warm-up; linear: from the peak to 0; bert: peak * (1 - step/steps); cosine: half a cosine from the peak
     # to 0; constant: the peak
     schedule: Schedule = Schedule.LINEAR
-    beta1: ShareBelow1[float] = 0.9
-    beta2: ShareBelow1[float] = 0.999
+    beta1: ShareBelow1[float] = 0.9  # decay of the first moment
+    beta2: ShareBelow1[float] = 0.999  # decay of the second moment
     epsilon: Positive[float] = 1e-8
     weight_decay: NotNegative[float] = 0.01  # not on biases and LayerNorm
     decay_all: bool = False  # decay biases and LayerNorm too, as Contriever has it
@@ -132,7 +132,7 @@ class NeighboursConfig:
     every: NotNegative[int] = 500
     # steps, of an asynchronous index; 0: any
     max_staleness: NotNegative[int] = field(default=5_000, metadata=RESUMABLE)
-    stale: Stale = field(default=Stale.WAIT, metadata=RESUMABLE)
+    stale: Stale = field(default=Stale.WAIT, metadata=RESUMABLE)  # what to do with an older index
     patience: NotNegative[float] = field(default=3_600.0, metadata=RESUMABLE)  # seconds
     # newest versions of the index on disk
     keep: Annotated[int, at_least(2)] = field(default=3, metadata=RESUMABLE)
