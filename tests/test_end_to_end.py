@@ -410,8 +410,8 @@ def test_t08_embed_goes_on_where_sigterm_stopped_it(corpus, trained, tmp_path):
 @pytest.mark.parametrize(
     ("verb", "function", "call", "made"),
     [
-        ("index", "dense_jax.retrieval.index._measured", 1, "index"),
-        ("evaluate", "dense_jax.retrieval.evaluate.evaluate", 3, "results"),  # after BM25 and before training
+        ("index", "dense_jax.retrieval.index._tune", 1, "index"),
+        ("evaluate", "dense_jax.retrieval.evaluate.score_ranking", 3, "results"),  # after BM25 and before training
     ],
 )
 def test_t08_what_sigterm_stopped_is_not_taken_for_finished_and_is_made_again(

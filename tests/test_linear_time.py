@@ -59,7 +59,7 @@ def document(text):
 
 def tagged(text):
     taggers.sentence_words.cache_clear()
-    names._usage.cache_clear()
+    names._cached_usage.cache_clear()
     tagger = taggers.Union((Patterns(), names.CapitalisedRuns(), names.Gazetteer(["Aa", "x y"]), taggers.RandomSpans()))
     return Tagged(document(text), tagger(document(text)))
 

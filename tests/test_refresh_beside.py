@@ -87,8 +87,9 @@ def started():
 
     yield start
     for each in running:
-        each.kill()
-        each.communicate()
+        if each.poll() is None:
+            each.kill()
+            each.communicate()
 
 
 @pytest.mark.slow
