@@ -253,6 +253,7 @@ def test_the_loop_and_rematerialisation_change_no_hidden_state_nor_dropout(param
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loop_and_rematerialisation_change_no_gradient(params, tokens):
     found, expected = (loss_and_gradients(**form)(params, tokens) for form in (LOOP, {}))
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):

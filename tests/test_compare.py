@@ -49,6 +49,7 @@ def runs(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_table(runs, tmp_path):
     """ICT's seeds have means 0.7 and 0.9: 0.8, standard deviation sqrt(2) / 10; its MRR@10 is half of that.
 

@@ -67,6 +67,7 @@ def decoder_gradients(visible, place):
     return np.abs(of_vector).sum(), np.abs(of_words).sum(1)
 
 
+@pytest.mark.slow
 def test_a_position_of_retromaes_decoder_sees_the_vector_and_only_the_words_that_its_row_shows():
     visible = jnp.zeros((LENGTH, LENGTH), bool).at[2, jnp.array([0, 4])].set(True)
     of_vector, of_words = decoder_gradients(visible, place=2)

@@ -90,6 +90,7 @@ def condenser_batch(golden):
     return masked(*(golden[f"input/{name}"] for name in ("input_ids", "attention_mask", "labels")))
 
 
+@pytest.mark.slow
 def test_condenser_equals_the_reference(tmp_path):
     method = Condenser(ENCODER, head_layers=2, skip_from=2, passage_length=16)
     golden, params = load("condenser", method, tmp_path)
@@ -113,6 +114,7 @@ def pairs(golden):
     return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), condenser_batch(golden))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_chunk", [0, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (3, 8))])
 def test_cocondenser_equals_the_reference(tmp_path, score_chunk):
     method = CoCondenser(ENCODER, head_layers=2, skip_from=2, passage_length=16, score_chunk=score_chunk)
@@ -167,6 +169,7 @@ def retromae_batch(golden):
     return masked(ids, mask, labels) | {"ids": golden["input/decoder_input_ids"], "decoder_view": view}
 
 
+@pytest.mark.slow
 def test_retromae_equals_the_reference(tmp_path):
     method = RetroMAE(ENCODER, passage_length=14)
     golden, params = load("retromae", method, tmp_path)

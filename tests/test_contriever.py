@@ -92,6 +92,7 @@ def test_a_text_without_tokens_gives_no_example():
 # Momentum contrast
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_moves_towards_the_encoder_before_the_encoder_moves():
     method = contriever(momentum=0.75, queue_warmup=False)
     state = start(method)
@@ -104,6 +105,7 @@ def test_the_momentum_encoder_moves_towards_the_encoder_before_the_encoder_moves
                               state.params["encoder"]["bert"]["word"]["embedding"])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_neither_gradient_nor_weight_decay_reaches_the_momentum_encoder():
     """Without momentum to lose it stays as it is, however strong the decay."""
     method = contriever(momentum=1.0)
@@ -117,6 +119,7 @@ def test_neither_gradient_nor_weight_decay_reaches_the_momentum_encoder():
     assert norm(after) < 0.95 * norm(state)
 
 
+@pytest.mark.slow
 def test_the_keys_of_each_batch_take_the_place_of_the_oldest():
     method = contriever(queue=16)
     state, noise = start(method), start(method).carry["queue"]
@@ -130,6 +133,7 @@ def test_the_keys_of_each_batch_take_the_place_of_the_oldest():
     assert (state.carry["next"], state.carry["filled"]) == (1, 2)
 
 
+@pytest.mark.slow
 def test_with_warm_up_only_real_keys_are_negatives():
     method = contriever(queue=16)
     state, first = step(method, start(method), batch_of(method))
@@ -185,6 +189,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 # In-batch negatives
 
 
+@pytest.mark.slow
 def test_in_batch_negatives_carry_no_state_and_have_gradients_through_the_keys():
     method = contriever(negatives=Negatives.IN_BATCH)
     state, batch = start(method), batch_of(method)
@@ -208,6 +213,7 @@ def in_float64(state):
     return jax.tree.map(widened, (state.params, state.carry))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("negatives", "pooling"), [(Negatives.MOCO, Pooling.MEAN), *((Negatives.IN_BATCH, pooling) for pooling in Pooling)]
 )
@@ -262,6 +268,7 @@ def test_views_that_do_not_fill_whole_rows_are_refused():
 # What is watched, and what is handed on
 
 
+@pytest.mark.slow
 def test_the_diagnosis_tells_the_age_of_the_queue_and_how_far_the_encoders_are_apart():
     method = contriever(momentum=0.75)
     state = start(method)
@@ -275,6 +282,7 @@ def test_the_diagnosis_tells_the_age_of_the_queue_and_how_far_the_encoders_are_a
     assert {"alignment", "uniformity", "mean_cosine", "rank_me", "score_min", "score_max"} < signs.keys()
 
 
+@pytest.mark.slow
 def test_each_side_is_normalised_as_asked_in_training_and_in_search():
     for queries, passages in ((False, False), (True, False), (True, True)):
         method = contriever(normalize_queries=queries, normalize_passages=passages)

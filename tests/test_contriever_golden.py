@@ -80,6 +80,7 @@ def check(golden, i: int, state: TrainState, metrics) -> None:
     assert 8 * state.carry["next"] == golden[f"step{i}.queue_ptr_after"][0]
 
 
+@pytest.mark.slow
 def test_three_steps_of_momentum_contrast_equal_the_reference(weights):
     golden = np.load(GOLDEN / "moco_sgd_3steps_f64.npz")
     for i, state, metrics in take_steps(moco_start(weights)):
@@ -122,6 +123,7 @@ def test_in_batch_negatives_equal_the_reference(weights, case, negatives, score_
     check_in_batch(weights, f"{case}.{negatives}", negatives, score_chunk=score_chunk, **IN_BATCH[case])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_both_directions_equal_the_reference(weights, score_chunk):
     check_in_batch(weights, "symmetric_noneg", "noneg", score_chunk=score_chunk, both_directions=True, temperature=2.0)

@@ -81,6 +81,7 @@ def test_a_query_is_not_replaced_by_another():
         visits(PAIRED, batch=8).another(0, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(20)
 def test_a_text_that_all_share_is_found_out_at_once():
     """Each opens a batch of its own; to look through all of these for each row would take minutes."""

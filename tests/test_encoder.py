@@ -56,6 +56,7 @@ def test_the_width_is_that_of_the_vectors(projection, width, params):
     assert jax.eval_shape(encoder.apply, params, TOKENS).shape == (3, width)
 
 
+@pytest.mark.slow
 def test_cls_pooling_takes_the_first_hidden_state(params):
     encoder = Encoder(BERT, Pooling.CLS)
     hidden = encoder.hidden_states(params, TOKENS)

@@ -128,6 +128,7 @@ def test_search_makes_the_vectors_and_the_index_that_are_missing(corpus, trained
     assert "embed:" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_test_collection_with_an_empty_row_is_measured_at_another_length_than_in_training(
     corpus, trained, tmp_path, capsys
 ):
@@ -143,6 +144,7 @@ def test_a_test_collection_with_an_empty_row_is_measured_at_another_length_than_
     assert "1 judged documents are not in the corpus and cannot be found" in said
 
 
+@pytest.mark.slow
 def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut_from(corpus, trained, capsys):
     identifier = (trained / "test" / "qrels" / "test.tsv").read_text().splitlines()[1].split("\t")[1]
     rows = {row["_id"]: row for row in map(json.loads, corpus.read_text().splitlines())}
@@ -155,6 +157,7 @@ def test_search_covers_the_corpus_and_not_the_copy_that_the_test_queries_are_cut
     assert first in " ".join(said.out[place:].split())[:400]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["manifest", pytest.param("outdated", marks=pytest.mark.slow)])
 def test_an_index_that_cannot_be_used_is_named_and_index_builds_it_again(corpus, trained, tmp_path, capsys, damage):
     source = Path(shutil.copy(corpus, tmp_path / f"{damage}.jsonl"))
@@ -173,6 +176,7 @@ def test_an_index_that_cannot_be_used_is_named_and_index_builds_it_again(corpus,
     assert run(["search", *argv, "rivers"]) == 0
 
 
+@pytest.mark.slow
 def test_damaged_vectors_are_refused_with_what_to_do(corpus, trained, tmp_path, capsys):
     source = tmp_path / "few.jsonl"
     source.write_text("".join(corpus.read_text().splitlines(keepends=True)[:5]))
@@ -261,6 +265,7 @@ def test_test_sets_of_one_name_have_results_of_their_own_and_the_same_texts_are_
     assert not list((trained / "embeddings").glob("other-*"))
 
 
+@pytest.mark.slow
 def test_a_step_before_the_end_of_training_is_called_by_its_number(corpus, trained, capsys):
     argv = [*arguments(corpus, trained), "--embed.step=10", "--evaluate.before=false"]
     assert run(["evaluate", *argv]) == 0

@@ -77,6 +77,7 @@ def test_shared_encoders_read_queries_by_the_first_viewer(bert, tokenizer, token
     np.testing.assert_allclose(found, ours(query, tokenizer, ["", ""], QUERIES), **CLOSE)
 
 
+@pytest.mark.slow
 def test_the_card_tells_how_to_load_it(bert, tokenizer_folder, tmp_path):
     export(towers_of(bert, Layout.PAIR), tokenizer_folder, tmp_path / "model", CARD)
     card = (tmp_path / "model" / "README.md").read_text()

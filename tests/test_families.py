@@ -207,6 +207,7 @@ def test_a_query_sees_the_keys_within_the_window_only():
         np.testing.assert_allclose(found[:, i : i + 1], alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_token_beyond_all_windows_reaches_a_local_model_through_global_layers_only():
     local = replace(FAMILY["modernbert"], layers=2, global_every=2)
     changed = texts([30], 30)
@@ -261,6 +262,7 @@ def test_every_parameter_has_a_rule_of_weight_decay_and_of_sharding(model):
     state_sharding(params, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
 
 
+@pytest.mark.slow
 def test_computing_layers_again_changes_no_number(model):
     tokens, params = texts([12, 5], 16), params_of(model)["encoder"]
 
@@ -271,6 +273,7 @@ def test_computing_layers_again_changes_no_number(model):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient(model), again)
 
 
+@pytest.mark.slow
 def test_heads_are_layers_of_the_family(model):
     tokens, keys = texts([12, 5], 16), jax.random.split(jax.random.key(0), 4)
     params = {

@@ -59,6 +59,7 @@ def test_hidden_states_equal_those_of_pytorch(kind):
     np.testing.assert_allclose(found * real, expected(kind)["hidden_states"] * real, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_and_all_gradients_equal_those_of_pytorch(kind):
     bert, inputs, theirs = read_config(FOLDER / kind), inputs_of(kind), expected(kind)
@@ -102,6 +103,7 @@ def golden_folder(folder, tensors, bert):
     return folder
 
 
+@pytest.mark.slow
 def test_embeddings_equal_contrievers(tmp_path):
     folder = golden_folder(tmp_path / "f", load_file(GOLDEN / "contriever/bert_tiny.safetensors"), GOLDEN_BERT)
     params, _ = tensors.load_params(
@@ -123,6 +125,7 @@ def test_embeddings_equal_contrievers(tmp_path):
             np.testing.assert_allclose(found, golden[f"{side}.{name}"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_hidden_states_and_logits_equal_condensers(tmp_path):
     golden, bert = np.load(GOLDEN / "condenser/condenser.npz"), replace(GOLDEN_BERT, layers=4)
     prefix = "param/lm."

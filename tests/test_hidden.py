@@ -155,6 +155,7 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
     assert 16 < over_one[0][1].sum() < 16 * 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("directions", Directions, ids=lambda d: d.value)
 def test_in_chunks_all_directions_give_the_same(x64, directions):
     queries, passages, hidden = sides(guided=True)

@@ -63,6 +63,7 @@ class Interrupted(BagOfTokens):
         return examples
 
 
+@pytest.mark.slow
 def test_ten_steps_equal_five_a_restart_and_five_to_the_last_bit(tmp_path):
     run(tmp_path / "straight")
     every = {"checkpoint": CheckpointConfig(every=5)}
@@ -91,6 +92,7 @@ def test_the_loss_falls(tmp_path):
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
+@pytest.mark.slow
 def test_loss_and_gradient_norm_do_not_depend_on_the_mesh(tmp_path):
     for name, mesh in {"a": MeshConfig(8, 1), "b": MeshConfig(2, 4)}.items():
         run(tmp_path / name, mesh=mesh)
@@ -169,6 +171,7 @@ def test_a_search_in_a_workdir_that_was_never_trained_records_nothing(tmp_path):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.slow
 def test_the_advice_after_a_loss_that_is_not_finite_works_when_followed(tmp_path):
     with pytest.raises(NonFiniteError) as error:
         run(tmp_path / "diverged", optimizer=OptimizerConfig(1e30))
@@ -246,6 +249,7 @@ def test_parameters_that_are_not_finite_end_the_run_in_the_step_that_would_save_
     assert [path.name for path in (tmp_path / "checkpoints").iterdir() if path.is_dir()] == ["0"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_finite_is_put_aside_and_the_one_before_it_is_used(tmp_path, monkeypatch, capsys):
     """As saved by versions that did not look."""
     checkpoint = {"checkpoint": CheckpointConfig(every=2)}
@@ -294,6 +298,7 @@ def breaking(*steps, skip=3):
     }
 
 
+@pytest.mark.slow
 def test_t19_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_listed(tmp_path, capsys):
     run(tmp_path, **breaking(4))
     said = capsys.readouterr().err
@@ -308,17 +313,20 @@ def test_t19_a_step_that_is_not_finite_is_skipped_counted_and_its_examples_are_l
     assert len(row["examples"]) == 8 and all(name.startswith("doc") for name in row["examples"])
 
 
+@pytest.mark.slow
 def test_t20_so_many_steps_in_a_row_that_are_not_finite_end_training_and_none_was_applied(tmp_path):
     with pytest.raises(NonFiniteError, match=r"step 6: (.|\n)*3 such steps in a row, and optimizer.skip_nonfinite=3"):
         run(tmp_path, **breaking(4, 5, 6, 7))
     assert np.isfinite(params(tmp_path, **breaking(4, 5, 6, 7))).all()
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_but_not_in_a_row_do_not_end_training(tmp_path):
     run(tmp_path, **breaking(2, 3, 5, 6, 8, 9))
     assert lines(tmp_path)[-1]["skipped_steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_run_that_continues_counts_on(tmp_path):
     """Two of three steps in a row are behind it."""
     for _ in range(2):

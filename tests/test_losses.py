@@ -149,6 +149,7 @@ def test_in_chunks_too_each_query_has_its_own_positive_and_excludes_another(x64,
     assert_equal(outcome(*vectors(queries=5), **inputs, chunk=chunk), whole)
 
 
+@pytest.mark.slow
 def test_a_hidden_passage_has_no_part_in_the_loss_and_gets_no_gradient():
     """Of three passages that score 1, 2 and 3, without the last: log(e^1 + e^2) - 1."""
     inputs = {"positives": jnp.array([0]), "negative_mask": leaving_out(jnp.array([2]), 3)}

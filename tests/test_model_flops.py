@@ -44,6 +44,7 @@ def test_masked_language_modelling_is_three_times_its_forward_pass_however_it_is
     assert counted(method, masked()) == 3 * (ENCODE + head)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk", [0, 2])
 def test_scores_in_chunks_are_counted_once(chunk):
     method = ICT(Encoder(BERT, pooling=Pooling.MEAN), query_length=8, passage_length=8, score_chunk=chunk)

@@ -53,6 +53,7 @@ def arguments(model, workdir, **settings):
     return [f"--config={ROOT / 'configs' / 'pretrained.py'}:{model}", f"--workdir={workdir}", *given]
 
 
+@pytest.mark.slow
 def test_a_model_folder_is_evaluated_by_one_command_and_its_row_has_its_name(model, judged, tmp_path, capsys):
     argv = arguments(model, tmp_path / "work", evaluate__folder=judged)
     assert run(["evaluate", *argv]) == 0
@@ -70,6 +71,7 @@ def test_a_model_folder_is_evaluated_by_one_command_and_its_row_has_its_name(mod
     assert run(["compare", str(tmp_path / "work"), f"--workdir={tmp_path / 'compared'}"]) == 0
 
 
+@pytest.mark.slow
 def test_hybrid_search_finds_what_its_row_was_measured_on(model, judged, tmp_path):
     argv = arguments(model, tmp_path / "work", evaluate__folder=judged)
     assert run(["evaluate", *argv]) == 0
@@ -79,6 +81,7 @@ def test_hybrid_search_finds_what_its_row_was_measured_on(model, judged, tmp_pat
     assert {hit.id: pytest.approx(hit.score) for hit in hits} == measured
 
 
+@pytest.mark.slow
 def test_a_weight_that_was_chosen_on_a_dev_split_is_named_with_it(model, judged, tmp_path, capsys):
     folder = Path(shutil.copytree(judged, tmp_path / "toys"))
     with (folder / "queries.jsonl").open("a") as file:

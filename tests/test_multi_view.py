@@ -64,11 +64,13 @@ def test_of_equal_views_one_has_the_gradient(x64):
     assert gradient[0].tolist() == [[1, 1], [0, 0], [0, 0]]
 
 
+@pytest.mark.slow
 def test_equal_views_are_driven_apart_by_the_local_loss(x64):
     gradient = jax.grad(lambda p: mvr_loss(jnp.ones((1, 2)), p, temperature=1.0).local[0])(jnp.ones((1, 3, 2)))
     np.testing.assert_allclose(gradient[0, :, 0], [1 / 3 - 1, 1 / 3, 1 / 3])
 
 
+@pytest.mark.slow
 def test_what_is_hidden_is_no_negative(x64):
     queries, passages = random(2, 8), random(3, 4, 8, seed=1)
     hidden = NegativeMask(TextIds(jnp.array([[0], [1]])), TextIds(jnp.array([[0], [1], [-1]])))
@@ -83,6 +85,7 @@ def test_views_that_win_alike_have_a_perplexity_of_their_number(x64):
     assert view_collapse_metrics(queries[:1].repeat(8, 0), own)["view_perplexity"] == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_local_variation_is_how_far_the_best_view_stands_out(x64):
     own = jnp.array([[[5.0, 0.0], [0.0, 2.0], [3.0, 4.0]]])
     found = view_collapse_metrics(jnp.array([[7.0, 0.0]]), own)

@@ -101,6 +101,7 @@ def cut(texts):
     return [tokens[: Borrower().length - 2] for tokens in texts]
 
 
+@pytest.mark.slow
 def test_the_index_is_made_anew_every_few_steps(tmp_path):
     run(tmp_path, config())
     assert [(row["step"], row["index/step"], row["index/staleness"]) for row in lines(tmp_path)] == [
@@ -119,6 +120,7 @@ def test_looking_up_ahead_changes_nothing(tmp_path):
     assert lines(tmp_path / "0") == lines(tmp_path / "1") == lines(tmp_path / "5")
 
 
+@pytest.mark.slow
 def test_an_index_made_before_every_step_gives_the_exact_best_of_the_present_parameters(tmp_path):
     asked, questions = watched(NeighboursConfig(every=1), checkpoint=CheckpointConfig(keep=20))
     found = run(tmp_path, asked)
@@ -134,6 +136,7 @@ class Diagnosed(Borrower):
         return {"query": batch["query"].ids[0, 0], "found": batch["found"].ids[0].sum()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fresh", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_diagnosis_looks_up_passages_for_the_same_queries_in_the_index_in_use(tmp_path, fresh, monkeypatch):
     monkeypatch.setattr(Diagnosed, "fresh", fresh)
@@ -187,6 +190,7 @@ def test_a_restart_between_two_indexes_goes_on_to_the_last_bit(tmp_path, lost):
     assert lines(tmp_path / "straight") == lines(tmp_path / "restarted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [IndexKind.APPROXIMATE, pytest.param(IndexKind.SCANN, marks=pytest.mark.slow)])
 def test_every_kind_of_index_finds_the_same_in_a_small_corpus(tmp_path, kind):
     """ScaNN opens all of its leaves here; on a CPU the approximate operation misses nothing."""
@@ -489,6 +493,7 @@ def test_a_run_that_stop_requested_while_it_makes_an_index_saves_its_state(tmp_p
     assert lines(tmp_path / "stopped") == lines(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_whoever_makes_a_version_and_does_not_end_is_waited_for_and_then_left_to_itself(beside, monkeypatch, capsys):
     trainer = beside(patience=1.0)
     lock = trainer.workdir / VERSIONS / "00000000.lock"

@@ -135,7 +135,11 @@ def cases():
     return functools.cache(Case.of)
 
 
-@pytest.fixture(params=FILES, ids=lambda path: path.stem)
+QUICK = ("cocondenser", "contriever", "ict", "realm")  # one method of each kind; the others are slow tests
+CASES = [path if path.stem in QUICK else pytest.param(path, marks=pytest.mark.slow) for path in FILES]
+
+
+@pytest.fixture(params=CASES, ids=lambda path: path.stem)
 def case(request, cases, x64) -> Case:
     return cases(request.param)
 

@@ -117,6 +117,7 @@ def test_one_noisy_question_searches_and_scores():
     np.testing.assert_allclose(scores.passages[there], expected[there], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_passages_that_are_not_there_are_empty_and_never_chosen():
     method = orqa()
     batch = on_device(joined(method, rows=(1, -1, -1, -1, -1)))
@@ -192,6 +193,7 @@ def moves(part) -> bool:
     return any(np.any(leaf) for leaf in jax.tree.leaves(part))
 
 
+@pytest.mark.slow
 def test_questions_and_the_reader_learn_and_passages_do_not():
     found = gradients(joined(orqa()))
     assert moves(found["query"]) and moves(found["reader"]["encoder"]) and moves(found["reader"]["spans"])

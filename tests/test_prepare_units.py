@@ -141,6 +141,7 @@ def test_where_short_passages_end_depends_on_their_own_document_only(source, tmp
     assert texts(fewer, "fewer") == {(id, text) for id, text in texts(source, "all") if int(id[1:]) % 3 == 2}
 
 
+@pytest.mark.slow
 def test_one_run_in_ten_is_shorter_and_any_shorter_length_is_as_likely():
     tokenizer = Tokenizer.train(WORDS, WHOLE_WORDS, lowercase=True)
     document = Document("d", "", "Sea. " * 100_000)  # sentences of two tokens

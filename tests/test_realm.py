@@ -177,6 +177,7 @@ def test_without_exclusion_the_source_is_a_candidate():
     assert ids(of(joined["passages"], 0, 2)) == [CLS, SEP, 20, 21, 22, SEP]  # 4 is the same text
 
 
+@pytest.mark.slow
 def test_candidates_that_are_missing_weigh_nothing():
     method = realm()
     params = start(method)
@@ -187,6 +188,7 @@ def test_candidates_that_are_missing_weigh_nothing():
     assert np.exp(result.log_priors)[0, 2:].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_loss_depends_on_which_passages_were_found_and_not_on_the_scores_of_the_index():
     """The index may be stale: what is learned from is scored anew, so its vectors must leave no trace at all."""
     method = realm()
@@ -207,6 +209,7 @@ class Shifted(Encoder):
         return vectors + params["shift"] if len(vectors) == 8 else vectors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("marginal", MarginalLikelihood)
 def test_gradients_reach_the_tower_of_every_candidate_the_null_document_too(marginal):
     method = realm(encoder=Shifted(BERT), shared=False, marginal=marginal)
@@ -218,6 +221,7 @@ def test_gradients_reach_the_tower_of_every_candidate_the_null_document_too(marg
         assert optax.tree.norm(gradients[part]) > 1e-5
 
 
+@pytest.mark.slow
 def test_a_passage_that_explains_the_words_gets_the_gradient_of_supervision():
     """d log p(y | x) / d score = posterior - prior, and sums to 0 (appendix A of the paper)."""
     method = realm(encoder=Shifted(BERT), shared=False)

@@ -17,7 +17,7 @@ from dense_jax.types import Passage, Vocabulary
 from tests.programs import train_workdir
 from tests.toys import MemoryStore, ToyTokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FACTS, LETTERS, VALUES, WORDS = 400, 30, 6, 20
 FIRST_LETTER = 5

@@ -145,6 +145,7 @@ def draws(store, row, count=400):
     return [store.sample(row, 0, rng) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_a_visit_sees_a_window_from_any_place_in_its_chunk_on(tmp_path):
     found = draws(stored(tmp_path, [TEXT]), row=1, count=3_200)
     for window in found:

@@ -8,7 +8,7 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dense_jax.data.salient.taggers import resolved
+from dense_jax.data.salient.taggers import without_overlaps
 from dense_jax.data.salient.tokens import Tagged, covered, tagged, tokenised_spans
 from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sentences import tokenised
@@ -184,7 +184,7 @@ words = st.text("aéñ灯🗼'-. \n", max_size=60)
 @settings(deadline=None, max_examples=40)
 @given(words, st.lists(st.tuples(st.integers(0, 60), st.integers(1, 9)), max_size=6))
 def test_spans_are_in_order_apart_and_each_in_one_sentence_and_its_tokens_lie_in_it(kinds, text, drawn):
-    spans = resolved((start, start + length) for start, length in drawn if start + length <= len(text))
+    spans = without_overlaps((start, start + length) for start, length in drawn if start + length <= len(text))
     document = Document("d", "", text)
     for tokenizer in kinds.values():
         (found,) = tokenised_spans([Tagged(document, spans)], tokenizer)

@@ -45,6 +45,7 @@ def test_in_chunks_the_activations_shrink_in_proportion():
     assert parts == pytest.approx([whole / 4, whole / 16], rel=0.01)
 
 
+@pytest.mark.slow
 def test_in_chunks_what_all_examples_are_encoded_to_is_kept_besides():
     assert ENCODED not in activations()
     assert activations(chunk=64)[ENCODED] == 2 * 256 * 16 * 4  # vectors of width 16 in float32, of both sides

@@ -114,6 +114,7 @@ def test_processes_that_a_stage_starts_get_no_ctrl_c():
     assert done.stdout == "True\n"
 
 
+@pytest.mark.slow
 def test_workers_of_multiprocessing_get_no_ctrl_c_either():
     code = """
 import signal

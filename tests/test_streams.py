@@ -88,6 +88,7 @@ def test_another_error_of_jax_is_not_taken_for_a_missing_platform():
         raise RuntimeError("out of memory")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["train", "search"])
 def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
     code = (

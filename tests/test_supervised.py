@@ -143,6 +143,7 @@ def by_hand(queries, passages, texts, known, **settings):
     return loss, metrics
 
 
+@pytest.mark.slow
 def test_absent_passages_and_further_answers_are_no_negatives():
     """Query 0 scores its answer 2, and of the others only the answer of query 1, at 1, is a candidate."""
     queries = jnp.array([[1.0, 0.0], [0.0, 1.0]])
@@ -174,6 +175,7 @@ def test_the_mean_reciprocal_rank_is_among_all_candidates():
     assert metrics["masked_share"] == 0
 
 
+@pytest.mark.slow
 def test_queries_without_a_teachers_scores_add_nothing_and_are_counted(x64):
     method = dataclasses.replace(METHOD, distillation=Distillation.MARGIN_MSE, contrast_weight=0.0)
     batch, params = batch_of(method), start(method)
@@ -189,6 +191,7 @@ def test_queries_without_a_teachers_scores_add_nothing_and_are_counted(x64):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_signs_of_collapse_are_those_of_queries_and_their_answers(x64):
     batch, params = batch_of(METHOD), start(METHOD)
     vectors = METHOD.encode(params, {}, batch, rng=None)
@@ -294,6 +297,7 @@ def published(x64, tmp_path):
     return load
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("case", "group"), [(case, group) for case in IN_BATCH for group in (1, 2)][:-1])
 def test_loss_gradient_and_accuracy_equal_contrievers_reference(published, case, group, score_chunk):

@@ -54,6 +54,7 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
     assert {len(x) for x in jax.tree.leaves(batch)} <= {16, 8, 4}  # rows, or fewer where several are side by side
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     said = topology.plan_report(CONFIG, "v5e:2x2", 50)
     mesh = "{'dcn': 1, 'data': 2, 'update': 2, 'fsdp': 1, 'tensor': 1}"
@@ -65,6 +66,7 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     assert "between slices" not in said
 
 
+@pytest.mark.slow
 def test_a_plan_names_each_collective_with_its_bytes_and_sums_up_the_small_ones(chips, monkeypatch):
     large = [Collective("all-gather", 2_000_000, 2, times=24), Collective("all-reduce", 1_000_000, 4)]
     small = [Collective("all-reduce", size, 4) for size in range(1, 101)]

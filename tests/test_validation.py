@@ -190,6 +190,7 @@ def test_a_training_that_loses_what_the_start_had_warns(run, capsys, values, war
     assert (said in capsys.readouterr().err) == warns
 
 
+@pytest.mark.slow
 def test_validations_change_nothing_in_what_is_trained(run):
     params = []
     for name, every in {"with": 1, "without": 0}.items():
@@ -215,6 +216,7 @@ def test_an_earlier_best_makes_room(run):
     assert kept(workdir) == [0, 8, 10]
 
 
+@pytest.mark.slow
 def test_the_earlier_best_stays_until_the_new_one_is_sealed(run, tmp_path, monkeypatch, capsys):
     """Broken off with the last save under way, of which nothing has reached the disk."""
     monkeypatch.setattr("dense_jax.train.checkpoint.Checkpoints.close", lambda self: self._manager.close())
@@ -266,6 +268,7 @@ class BrokenOff(BagOfTokens):
         return examples
 
 
+@pytest.mark.slow
 def test_a_run_that_was_broken_off_has_the_validations_and_the_best_of_one_that_was_not(run):
     """Broken off after the validation of step 4, with step 3 saved: that validation is done again."""
     settings = {"checkpoint": CheckpointConfig(every=3), "patience": 9}
@@ -291,6 +294,7 @@ def test_a_run_ends_when_patience_is_over_and_says_so_again(run, capsys):
     assert (kept(workdir), (workdir / "metrics.jsonl").read_text()) == ([0, 6], before)
 
 
+@pytest.mark.slow
 def test_more_patience_lets_it_go_on(run, capsys):
     workdir = run(0.1, 0.5, 0.4, 0.3, patience=2)
     run(0.6, 0.2, patience=3)

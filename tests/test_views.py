@@ -47,6 +47,7 @@ def tokens(length=12, used=9, seed=0):
     return Tokens(ids, np.zeros_like(ids), np.broadcast_to(np.arange(length) < used, ids.shape))
 
 
+@pytest.mark.slow
 def test_viewers_stand_in_the_place_of_cls_at_position_0_and_the_text_from_position_1():
     params, text = params_of(ENCODER), tokens()
     table = np.asarray(params["bert"]["word"]["embedding"])
@@ -67,6 +68,7 @@ def test_the_longest_text_fits_whatever_the_number_of_viewers():
     assert ENCODER.apply(params_of(ENCODER), tokens(length=12, used=12)).shape == (2, VIEWS, 8)
 
 
+@pytest.mark.slow
 def test_one_view_in_the_place_of_cls_is_a_model_of_one_vector():
     params = params_of(dataclasses.replace(ENCODER, views=1))
     table = np.asarray(params["bert"]["word"]["embedding"]).copy()
@@ -75,6 +77,7 @@ def test_one_view_in_the_place_of_cls_is_a_model_of_one_vector():
     np.testing.assert_allclose(dataclasses.replace(ENCODER, views=1).apply(params, tokens()), plain, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_views_differ_from_the_start_and_have_length_1_where_that_is_asked():
     encoder = dataclasses.replace(ENCODER, normalize=True)
     vectors = encoder.apply(encoder.init(jax.random.key(0)), tokens())
@@ -121,6 +124,7 @@ def test_the_temperature_is_that_of_each_querys_epoch():
     assert temperature(epochs.at[:8].set(100)) == pytest.approx((1 + 0.3) / 2)
 
 
+@pytest.mark.slow
 def test_the_weight_of_the_local_loss_is_a_setting():
     light, heavy = (MVR(ENCODER, **METHOD, local_weight=weight) for weight in (0.0, 2.0))
     params, batch = light.init(jax.random.key(0)), batch_of(light)
@@ -129,6 +133,7 @@ def test_the_weight_of_the_local_loss_is_a_setting():
     assert high - low == pytest.approx(2 * float(metrics["loss_local"]), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_shared_encoders_read_queries_by_the_first_viewer():
     method = MVR(ENCODER, **METHOD, shared=True)
     params = method.init(jax.random.key(0))
@@ -137,6 +142,7 @@ def test_shared_encoders_read_queries_by_the_first_viewer():
     assert (query.shape, passage.shape) == ((2, 8), (2, VIEWS, 8))
 
 
+@pytest.mark.slow
 def test_it_tells_how_far_views_differ():
     method = MVR(ENCODER, **METHOD)
     found = method.collapse_metrics(method.init(jax.random.key(0)), {}, batch_of(method))

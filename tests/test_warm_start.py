@@ -143,6 +143,7 @@ def test_what_the_new_objective_has_no_place_for_is_ignored_and_listed(tmp_path)
     assert "21 ignored, of the folder\n  condenser/layer_*/attention/key/bias" in str(report)
 
 
+@pytest.mark.slow
 def test_a_heads_other_depth_is_refused_where_layers_would_stay_fresh(tmp_path):
     workdir, deeper = trained(tmp_path / "condenser", CONDENSER, 3), replace(COCONDENSER, head_layers=2)
     with pytest.raises(
@@ -196,6 +197,7 @@ def test_a_projection_of_another_width_is_refused_by_its_shapes(tmp_path):
         warm_start(params(wide), workdir, wide)
 
 
+@pytest.mark.slow
 def test_a_run_prints_the_report_and_begins_with_what_was_loaded_on_its_own_mesh(tmp_path, capsys):
     workdir = trained(tmp_path / "mlm", MASKED, 3)
     program = make_program(Config(CONDENSER, steps=10, batch=8, init_from=workdir))
@@ -271,6 +273,7 @@ def test_what_has_no_reader_takes_nothing_from_one(tmp_path):
     assert {name.partition("/")[0] for name in report.initialised} == {"mlm"}
 
 
+@pytest.mark.slow
 def test_which_of_two_towers_becomes_the_reader_is_asked_for(tmp_path):
     workdir = trained(tmp_path / "ict", TWO, 3)
     for sources in ({"init_from": workdir}, {"init_reader_from": workdir}):

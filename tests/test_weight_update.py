@@ -124,6 +124,7 @@ def test_a_non_finite_step_changes_no_share():
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[:5], b[:5]), jax.device_get(after.params), before)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_state_split_and_whole_again(tmp_path, shared_programs):
     def run(folder, meshes, steps):
         folder.mkdir()

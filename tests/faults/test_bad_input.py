@@ -91,6 +91,7 @@ def test_t24_ids_are_never_paths(tmp_path):
     assert not list((tmp_path / "in").rglob("*escaped*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("header", ["query-id\tcorpus-id\tscore\n", ""])
 def test_t25_judgements_have_a_header_or_none_and_the_first_row_counts(made, workdir, tmp_path, header, capsys):
     folder = judged(tmp_path / "set", header + "q0\td0\t1\nq1\td1\t1\nq2\tnone\t1\nq9\td3\t1\n")
@@ -163,6 +164,7 @@ def test_t29_pickled_weights_are_refused_and_run_nothing(tmp_path, made, capsys)
     assert not canary.exists()
 
 
+@pytest.mark.slow
 def test_t29_a_pickle_in_the_place_of_vectors_is_refused_and_runs_nothing_even_under_a_digest_that_fits(
     made, workdir, capsys
 ):

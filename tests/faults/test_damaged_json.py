@@ -200,6 +200,7 @@ def test_the_manifest_of_an_index(tmp_path, embedded):
     all_refused_but(outcomes(folder / "manifest.json", read, (StorageError, ConfigError)), folder)
 
 
+@pytest.mark.slow
 def test_the_settings_of_a_run(tmp_path):
     asked = Config(objective=toys.BagOfTokens(), steps=4, batch=8)
     record(asked, tmp_path, NO_DATA)

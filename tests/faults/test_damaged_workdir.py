@@ -53,6 +53,7 @@ def test_t02_folders_and_files_that_look_like_steps_are_named_and_put_aside(made
     assert "continuing from step 6 of 6" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink])
 def test_t03_a_damaged_file_of_the_newest_step_is_named_and_training_falls_back_to_the_one_before(
     made, workdir, damage, capsys
@@ -112,6 +113,7 @@ def test_t03_t27_a_flipped_bit_in_any_file_of_a_workdir_is_named_or_changes_noth
     assert [path for path in refused if path.startswith("passages-96/")]
 
 
+@pytest.mark.slow
 def test_t27_an_index_that_moved_with_its_workdir_finds_the_same(made, workdir, tmp_path, capsys):
     assert search(made, workdir) == 0
     found = capsys.readouterr().out

@@ -12,6 +12,7 @@ from dense_jax.train.checkpoint import Checkpoints
 from tests.faults.command_line import arguments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("skip", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_t20_a_diverged_run_ends_with_status_5_and_no_checkpoint_that_is_not_finite(made, tmp_path, capsys, skip):
     workdir = shutil.copytree(made / "run", tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints", "metrics*"))

@@ -57,6 +57,7 @@ def test_t14_other_passages_in_the_workdir_are_named_and_not_trained_on(copied, 
     assert content(work) == before
 
 
+@pytest.mark.slow
 def test_t14_search_names_passages_that_the_run_did_not_learn_from(copied, both, capsys):
     """The texts that are searched need not be those that were learned from, but nobody should take them for these."""
     work = copied / "run"
@@ -67,6 +68,7 @@ def test_t14_search_names_passages_that_the_run_did_not_learn_from(copied, both,
     assert f"warning: {work}/passages-96 holds other text than the run learned from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS)
 def test_t14_a_corpus_that_moved_goes_on(copied, verb):
     """As does a workdir that moved: this one is a copy."""
@@ -84,6 +86,7 @@ def test_t14_a_corpus_that_moved_and_changed_is_named(copied, capsys):
     assert f"-> {moved} (its content is not what this run began with)" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "verb", ["train", *(pytest.param(verb, marks=pytest.mark.slow) for verb in VERBS if verb != "train")]
 )

@@ -19,6 +19,7 @@ def test_t13_another_size_of_the_model_is_refused_with_both_values(made, workdir
     assert "objective.encoder.bert.width: 16 -> 32" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_t13_checkpoints_of_another_model_are_refused_with_names_and_shapes(made, workdir, tmp_path, capsys):
     other, wide = tmp_path / "other", "--objective.encoder.bert.width=32"
     shutil.copytree(made / "run", other, ignore=shutil.ignore_patterns("checkpoints", "config.json", "metrics.jsonl"))
