@@ -1,4 +1,6 @@
-"""The values that the `tiny` variants share."""
+"""Parts of several configs: the values of the `tiny` variants, and the folder of a model."""
+
+from pathlib import Path
 
 from dense_jax.config import (
     Config,
@@ -10,6 +12,9 @@ from dense_jax.config import (
     TokenizerConfig,
     Unit,
 )
+from dense_jax.config.places import expanded
+from dense_jax.errors import require
+from dense_jax.hf.sentence_transformers import SentenceFolder, print_note, read_sentence_folder
 from dense_jax.models.bert import BertConfig, bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objective import Objective
@@ -45,3 +50,13 @@ def tiny_demo(objective: Objective, optimizer: OptimizerConfig, **settings) -> C
 def tiny_finetuning(objective: Objective, optimizer: OptimizerConfig, **settings) -> Config:
     """The same on judged queries: --corpus.source=FOLDER."""
     return tiny(objective, optimizer, Order.DISTINCT, passages=PassagesConfig(unit=Unit.QUERIES), **settings)
+
+
+def opened_folder(config: str, folder: str) -> tuple[str, SentenceFolder]:
+    """Path and model of the folder in `--config={config}:{folder}`, whose notes are printed."""
+    require(bool(folder), f"no folder of the model; name it after the colon, --config={config}:FOLDER")
+    path = expanded(folder)
+    model = read_sentence_folder(Path(path))
+    for note in model.notes:
+        print_note(note)
+    return path, model

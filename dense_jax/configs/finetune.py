@@ -4,12 +4,10 @@ The folder says how: the model, pooling, an affine layer, normalisation, prompts
 it leaves out are those of its model card, if they are known (`dense_jax/hf/known_prompts.py`).
 """
 
-from pathlib import Path
-
 from dense_jax.config import Config, LoaderConfig, OptimizerConfig, Order, PassagesConfig, TokenizerConfig, Unit
-from dense_jax.config.places import expanded
+from dense_jax.configs import _common as common
 from dense_jax.errors import require
-from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
+from dense_jax.hf.sentence_transformers import print_note
 from dense_jax.objectives.supervised import Supervised
 from dense_jax.types import Similarity
 
@@ -17,17 +15,14 @@ _LONG = 512  # tokens
 
 
 def get_config(folder: str = "") -> Config:
-    require(bool(folder), "no folder of the model; name it after the colon, --config=finetune:FOLDER")
-    folder = expanded(folder)
-    model = read_sentence_folder(Path(folder))
+    folder, model = common.opened_folder("finetune", folder)
     require(
         model.pools_prompt,
         f"{folder} leaves its prompts out of the mean (include_prompt is false), which training does not; set "
         "include_prompt to true in its Pooling",
     )
-    long = f"passages are padded to {model.length} tokens; --objective.passage_length=N trains faster on fewer"
-    for note in (*model.notes, *([long] if model.length > _LONG else [])):
-        print_note(note)
+    if model.length > _LONG:
+        print_note(f"passages are padded to {model.length} tokens; --objective.passage_length=N trains faster on fewer")
     return Config(
         objective=Supervised(
             encoder=model.encoder,

@@ -4,20 +4,13 @@ To be embedded, searched, evaluated or exported like a model of our own, or trai
 `--steps=N`.
 """
 
-from pathlib import Path
-
-from dense_jax.config import Config, TokenizerConfig, require
-from dense_jax.config.places import expanded
-from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
+from dense_jax.config import Config, TokenizerConfig
+from dense_jax.configs import _common as common
 from dense_jax.objectives.mlm import MLM
 
 
 def get_config(folder: str = "") -> Config:
-    require(bool(folder), "no folder of the model; name it after the colon, --config=pretrained:FOLDER")
-    folder = expanded(folder)
-    model = read_sentence_folder(Path(folder))
-    for note in model.notes:
-        print_note(note)
+    folder, model = common.opened_folder("pretrained", folder)
     return Config(
         objective=MLM(
             encoder=model.encoder,

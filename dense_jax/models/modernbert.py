@@ -8,8 +8,8 @@ Every third layer sees all tokens, the others those in a window around each toke
                           feed_forward_norm, gate, up, down, and in the last one final_norm
 """
 
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from flax import linen as nn
 
@@ -67,20 +67,6 @@ class ModernBertConfig(TransformerConfig):
 
     def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         return gelu(x, self.gelu)
-
-
-# Layers, width, heads, feed-forward width of the released models.
-SIZES = {"base": ModernBertConfig(22, 768, 12, 1152), "large": ModernBertConfig(28, 1024, 16, 2624)}
-
-
-def modernbert(size: str, **overrides: Any) -> ModernBertConfig:
-    """Config of a released size, with `overrides` of its fields.
-
-    >>> modernbert("base", window=64).longest
-    8192
-    """
-    require(size in SIZES, f"ModernBERT size {size!r} is unknown; use one of {', '.join(SIZES)}")
-    return replace(SIZES[size], **overrides)
 
 
 class ModernBert(Transformer):
