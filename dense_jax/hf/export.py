@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,9 +31,7 @@ from dense_jax.hf.modules import apply_modules, encoder_modules, read_modules, r
 from dense_jax.hf.multi_vector import read_view_vectors, write_multi_vector
 from dense_jax.io import naming_storage_errors, read_json, sync, whole_file, write_json
 from dense_jax.locks import alone, lock_of
-from dense_jax.models.attention import Attention
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
-from dense_jax.models.layers import Dtype
 from dense_jax.retrieval.encode import count_unpooled
 from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 
@@ -223,7 +220,7 @@ def _our_vectors(
         side, samples = dataclasses.replace(tower, prompt=""), [(title, tower.prompt + text) for title, text in samples]
     tokens = stack_tokens([_our_tokens(side, *sample, tokenizer) for sample in samples])
     count = count_unpooled(tower, tokenizer)
-    apply = functools.partial(_in_float32(tower.encoder).apply, **({"unpooled": count} if count else {}))
+    apply = functools.partial(in_float32(tower.encoder).apply, **({"unpooled": count} if count else {}))
     return np.asarray(jax.jit(apply)(tower.params, tokens))
 
 
@@ -245,16 +242,10 @@ def _their_vectors(
     folder: Path, length: int, prompt: str, inputs: Sequence[str | tuple[str, str]]
 ) -> Float[np.ndarray, "b d"]:
     """Vectors computed from the files of `folder` alone; all `inputs` start with `prompt`."""
-    encoder = Encoder(read_config(folder))
+    encoder = in_float32(Encoder(read_config(folder)))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = tensors.load_params(blank, folder, encoder)
     tokens = read_tokens(folder, inputs, length)
     hidden = np.asarray(jax.jit(encoder.hidden_states)(params, tokens))
     prompted = int(read_tokens(folder, [prompt], length).mask.sum()) - 1 if prompt else 0  # without its last [SEP]
     return apply_modules(read_modules(folder), hidden, np.asarray(tokens.mask), prompted)
-
-
-def _in_float32(encoder: Any) -> Any:
-    """Return `encoder` with float32 computation and the plain attention kernel."""
-    bert = dataclasses.replace(encoder.bert, dtype=Dtype.FLOAT32, attention=Attention.XLA)
-    return dataclasses.replace(encoder, bert=bert)

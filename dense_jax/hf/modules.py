@@ -5,7 +5,7 @@ normalisation is expressed by affine layers around a normalisation (`_layer_norm
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,21 @@ from dense_jax.errors import StorageError
 from dense_jax.hf.schemas import DenseSettings, Modules, PoolingSettings
 from dense_jax.hf.tensors import WEIGHTS, read_tensors, write_tensors
 from dense_jax.io import read_json, write_json
+from dense_jax.models.attention import Attention
 from dense_jax.models.encoder import Encoder
+from dense_jax.models.layers import Dtype
 from dense_jax.models.pooling import PROJECTION_EPSILON, Pooling
 from dense_jax.types import Tokens
 
 _HOME = "sentence_transformers.models."  # version 6 has another package for them, unknown to versions 3 and 5
 _TANH, _IDENTITY = "torch.nn.modules.activation.Tanh", "torch.nn.modules.linear.Identity"
 _OTHER_POOLING = ("max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+
+
+def in_float32(encoder: Any) -> Any:
+    """Return `encoder` with float32 computation and the plain attention kernel, for vectors that are compared."""
+    bert = replace(encoder.bert, dtype=Dtype.FLOAT32, attention=Attention.XLA)
+    return replace(encoder, bert=bert)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def write_multi_vector(towers: Towers, tokenizer: Tokenizer, prompts: dict[str, 
 def read_view_vectors(folder: Path, side: str, inputs: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "b n d"]:
     """Vectors of queries or documents (`side`) computed from the files of `folder` alone."""
     place = folder / f"{side}_0_Transformer"
-    encoder = Encoder(read_config(place))
+    encoder = in_float32(Encoder(read_config(place)))
     blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(encoder.init, jax.random.key(0)))
     params, _ = tensors.load_params(blank, place, encoder)
     tokens = read_tokens(place, inputs, read_json(place / "tokenizer_config.json")["model_max_length"])

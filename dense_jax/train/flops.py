@@ -10,10 +10,12 @@ import jax.numpy as jnp
 
 from dense_jax.arrays import Batch, Carry, Params, np
 from dense_jax.config.tree import is_node
+from dense_jax.models.attention import Attention
 from dense_jax.objective import Objective
 
 _TERA = 1e12
-_RECOMPUTING = {"remat": False, "score_chunk": 0}  # settings that trade work for memory -> value that switches them off
+# Settings that repeat work, or hide it from `matmul_flops` (fused attention) -> value for a program without that.
+_AS_COUNTED = {"remat": False, "score_chunk": 0, "attention": Attention.XLA}
 
 # Datasheet peaks of dense bfloat16 products in FLOP/s, by a part of the name that JAX or PyTorch gives the device.
 # The first that fits counts, so "TPU v5 lite" stands before "TPU v5".
@@ -59,23 +61,13 @@ def _measured() -> float:
     return 2 * _SIDE**3 / min(seconds)
 
 
-def step_flops(step: Any, objective: Objective, state: Any, batch: Batch, *, chunks: int) -> int:
-    """Model FLOPs of the compiled training step `step` on `batch`; shapes suffice.
-
-    Where the step computes nothing twice they are counted in the program that was traced already.
-    """
-    if chunks > 1 or _without_recomputation(objective) != objective:
-        return model_flops(objective, state.params, state.carry, batch)
-    return matmul_flops(step.trace(state, batch).jaxpr.jaxpr)
-
-
 def model_flops(objective: Objective, params: Params, carry: Carry, batch: Batch) -> int:
     """FLOPs of the loss on `batch` and of its gradient, counted by one rule for all methods; shapes suffice.
 
     A multiply-add counts 2, only matrix products count, and recomputation does not, as in benchmarks/flops.py. The
     compiler's own count takes the body of a loop for one run.
     """
-    once = _without_recomputation(objective)
+    once = _as_counted(objective)
 
     def loss(params: Params, carry: Carry, batch: Batch) -> Any:
         return once.loss(params, carry, batch, rng=jax.random.key(0), step=jnp.zeros((), jnp.int32))
@@ -109,13 +101,13 @@ def _jaxprs(value: Any) -> list[Any]:
     return [one for one in closed if hasattr(one, "eqns")]
 
 
-def _without_recomputation(node: Any) -> Any:
-    """Return `node` with the settings of `_RECOMPUTING` switched off in its whole tree."""
+def _as_counted(node: Any) -> Any:
+    """Return `node` with the settings of `_AS_COUNTED` in its whole tree."""
     changes: dict[str, Any] = {}
     for setting in dataclasses.fields(node):
         value = getattr(node, setting.name)
         if is_node(value):
-            changes[setting.name] = _without_recomputation(value)
-        elif setting.name in _RECOMPUTING:
-            changes[setting.name] = _RECOMPUTING[setting.name]
+            changes[setting.name] = _as_counted(value)
+        elif setting.name in _AS_COUNTED:
+            changes[setting.name] = _AS_COUNTED[setting.name]
     return dataclasses.replace(node, **changes)

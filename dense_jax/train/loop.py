@@ -20,7 +20,7 @@ from dense_jax.mesh import UPDATE, batch_sharding, batch_shards, check_batch, ma
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.train.checkpoint import Checkpoints
-from dense_jax.train.flops import peak_of_run, step_flops
+from dense_jax.train.flops import model_flops, peak_of_run
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.metrics import MetricsLog, SkippedSteps
 from dense_jax.train.metrics_files import METRICS, has_trained
@@ -303,7 +303,7 @@ def _run_steps(
         with late.first_flushed():
             late.extend(monitor(step, state))
         if step == first + 1:
-            _start_clock(program, batch.inputs, metrics, log)
+            _start_clock(program, batch.inputs, step, metrics, log)
         stop, due = checkpoints.preempted(), validation.is_due(step)
         save = stop or step == config.steps or step % config.checkpoint.every == 0 or loader.needs_checkpoint(step)
         if save or due:
@@ -327,15 +327,14 @@ def _save(checkpoints: Checkpoints, log: MetricsLog, step: int, state: TrainStat
         checkpoints.save(step, state, meta | log.state)
 
 
-def _start_clock(program: Program, batch: Batch, metrics: Metrics, log: MetricsLog) -> None:
-    """Measure speed and MFU from the end of the first step, which compiles; its `metrics` are awaited."""
+def _start_clock(program: Program, batch: Batch, step: int, metrics: Metrics, log: MetricsLog) -> None:
+    """Measure speed and MFU from the end of `step`, the first one, which compiles; its `metrics` are awaited."""
     jax.block_until_ready(metrics)
-    config, peak = program.config, None if log.silent else peak_of_run()
+    peak = None if log.silent else peak_of_run()
     if peak is not None:
-        chunks = config.batch // (config.chunk or config.batch)
-        flops = step_flops(program.step, config.objective, program.like, batch, chunks=chunks)
+        flops = model_flops(program.config.objective, program.like.params, program.like.carry, batch)
         log.times.seconds_at_peak = flops / peak
-    log.restart_clock()
+    log.restart_clock(step)
 
 
 @contextlib.contextmanager

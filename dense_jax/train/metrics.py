@@ -49,13 +49,12 @@ class MetricsLog:
         names: Callable[[int], str],
         silent: bool = False,
         skipped: SkippedSteps = SkippedSteps(),
-        times: StepTimes | None = None,
     ) -> None:
         """Log the steps after `first` up to `last`; `names` maps a row to its document id, for error messages.
 
         A `silent` log checks the losses but writes nothing: that of all processes but process 0.
         """
-        self.silent, self._skipped, self.times = silent, skipped, times or StepTimes()
+        self.silent, self._skipped, self.times = silent, skipped, StepTimes()
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
             self._files = MetricsFiles(workdir, first)
@@ -86,7 +85,11 @@ class MetricsLog:
             self._skipped = replace(self._skipped, in_a_row=0)
         if self.silent:
             return
-        self._tokens += values.pop("tokens")
+        tokens = values.pop("tokens")
+        if step > self._since[0]:
+            self._tokens += tokens
+        else:  # before the clock was restarted
+            self._total["tokens"] += tokens
         if self._bar is not None:
             self._bar.update()
         if step % self.every == 0 or step == self.last or any(name.startswith(COLLAPSE) for name in values):
@@ -125,11 +128,13 @@ class MetricsLog:
         """Exclude the block from speed and training time."""
         began = time.monotonic()
         yield
-        self._since = (self._since[0], self._since[1] + time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._since = (self._since[0], self._since[1] + seconds)
+        self.times.exclude(seconds)
 
-    def restart_clock(self) -> None:
-        """Exclude the time until now, such as compilation, from the speed."""
-        self._since = (self._since[0], time.monotonic())
+    def restart_clock(self, step: int) -> None:
+        """Exclude the steps until `step` and their time, such as compilation, from the speed."""
+        self._since = (step, time.monotonic())
         self.times.restart()
 
     def sync(self) -> None:
@@ -149,25 +154,22 @@ class MetricsLog:
 
     def _write(self, step: int, values: dict[str, float]) -> None:
         (before, then), now = self._since, time.monotonic()
+        if step <= before:  # of no measured time
+            self._files.write(step, values, self._total)
+            self._show(step, values)
+            return
         rate = (step - before) / max(now - then, 1e-9)
         speed = {"examples_per_second": rate * self.batch, "tokens_per_second": self._tokens * rate / (step - before)}
         self._total = {"tokens": self._total["tokens"] + self._tokens, "seconds": self._total["seconds"] + now - then}
         self._since, self._tokens = (step, now), 0.0
         times = self.times.figures(step - before, now - then)
         self._files.write(step, {**values, **speed, **times}, self._total)
-        self._show(step, values, speed, times, (self.last - step) / rate)
-
-    def _show(
-        self, step: int, values: dict[str, float], speed: dict[str, float], times: dict[str, float], left: float
-    ) -> None:
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(COLLAPSE))
         pace = f"{speed['examples_per_second']:,.0f} examples/s  {speed['tokens_per_second']:,.0f} tokens/s"
-        pace += f"  {format_times(times)}"
+        self._show(step, values, pace, format_times(times), f"ETA {format_duration((self.last - step) / rate)}")
+
+    def _show(self, step: int, values: dict[str, float], *pace: str) -> None:
+        shown = (f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(COLLAPSE))
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")
         else:
-            print(
-                f"step {step:,}/{self.last:,}  {shown}  {pace}  ETA {format_duration(left)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            print("  ".join((f"step {step:,}/{self.last:,}", *shown, *pace)), file=sys.stderr, flush=True)

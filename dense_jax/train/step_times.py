@@ -24,15 +24,20 @@ class StepTimes:
         self._since_line: dict[str, float] = dict.fromkeys((DATA, CHECKPOINTS), 0.0)
         self._total = dict(self._since_line)
         self.steps, self._seconds = 0, 0.0  # of all lines
+        self._excluded = 0.0  # seconds of no line
 
     @contextlib.contextmanager
     def spent(self, what: str) -> Iterator[None]:
         """Count the time of the block as spent on `what`."""
-        began = time.monotonic()
+        began = time.monotonic() - self._excluded
         try:
             yield
         finally:
-            self._since_line[what] += time.monotonic() - began
+            self._since_line[what] += time.monotonic() - self._excluded - began
+
+    def exclude(self, seconds: float) -> None:
+        """Leave `seconds` that just passed out of the purpose whose block they lie in, if any."""
+        self._excluded += seconds
 
     def restart(self) -> None:
         """Leave the time until now out of the next line."""
