@@ -53,8 +53,8 @@ def test_the_summary_gives_each_share_of_the_whole_time(clock):
     clock.now += 45.0
     times.figures(steps=60, seconds=60.0)
     assert times.summary() == (
-        "60 steps after the first in 1m40s: 45.0% useful steps, 10.0% waiting for data, 5.0% saving checkpoints, 40.0% compiling, "
-        "validating and the rest; MFU 50.0%"
+        "60 steps after the first in 1m40s: 45.0% useful steps, 10.0% waiting for data, 5.0% saving checkpoints, "
+        "40.0% compiling, validating and the rest; MFU 50.0%"
     )
 
 
