@@ -74,10 +74,14 @@ _COLUMNS: dict[str, Callable[[Any], str]] = {
 }
 
 
-def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: float, peaks: Peaks) -> Row:
-    """Row about `program`, whose steps have `tokens` tokens and `flops` model FLOPs; `base` is our program."""
+def speed(
+    program: str, timing: Timing, base: Timing, *, tokens: int, flops: float = 0.0, peaks: Peaks | None = None
+) -> Row:
+    """Row about `program`, whose steps have `tokens` tokens and, where `peaks` are known, `flops` model FLOPs.
+
+    `base` is our program.
+    """
     seconds = float(np.median(timing.wall))
-    rate = flops / seconds
     low, high = np.quantile(timing.wall, [0.1, 0.9])
     row = {
         "program": program,
@@ -86,13 +90,15 @@ def speed(program: str, timing: Timing, base: Timing, *, tokens: int, flops: flo
         "p90": 1e3 * float(high),
         "CPU s": float(np.median(timing.cpu)),
         "tokens/s": tokens / seconds,
-        "TFLOP/s": rate / 1e12,
-        "of matmul": rate / peaks.matmul,
         "time / ours": ratio(timing.wall, base.wall),
         "CPU / ours": ratio(timing.cpu, base.cpu),
         "first s": timing.first,
         "drift": timing.drift,
     }
+    if peaks is None:
+        return row
+    rate = flops / seconds
+    row |= {"TFLOP/s": rate / 1e12, "of matmul": rate / peaks.matmul}
     return row | ({"MFU": rate / peaks.datasheet} if peaks.datasheet else {})
 
 

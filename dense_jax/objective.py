@@ -10,10 +10,11 @@ import abc
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import jax
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray
-from dense_jax.types import Passage, Reader, Towers, TrainingSet, Vocabulary
+from dense_jax.types import PackedVectors, Passage, Reader, Towers, TrainingSet, Vocabulary
 
 PASSAGE = "passage"  # the subtree of the parameters that encodes passages, where another one encodes queries
 
@@ -78,7 +79,7 @@ class Objective(abc.ABC):
     def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
         """This process's examples, stacked and numbered as in the global batch, in the form that `encode` takes.
 
-        All arrays of the result have one first axis, which divides as that of `examples` does: on the host, numpy.
+        On the host, numpy. The first axis of each array of the result is split over devices, and over chunks.
         """
         return examples
 
@@ -95,7 +96,7 @@ class Objective(abc.ABC):
     ) -> tuple[Float[Array, ""], tuple[Metrics, Carry]]:
         """The loss of the global batch, the metrics, and the next carry. Pure."""
         carry = self.update_carry(params, carry)
-        return self.combine(carry, self.encode(params, carry, batch, rng=rng), batch, step=step)
+        return self.combine(carry, unpack(self.encode(params, carry, batch, rng=rng)), batch, step=step)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Metrics of the same examples every `diagnose_every` steps; `batch` is as for `encode`. Pure."""
@@ -104,6 +105,12 @@ class Objective(abc.ABC):
     def reader(self, params: Params) -> Reader | None:
         """The model that extracts answers from passages; None for a method without one."""
         return None
+
+
+def unpack(encoded: Encoded) -> Encoded:
+    """Outputs of `encode` for a whole batch, with the vectors of packed texts in the order of the batch."""
+    is_packed = lambda node: isinstance(node, PackedVectors)  # noqa: E731
+    return jax.tree.map(lambda node: node.unpack() if is_packed(node) else node, encoded, is_leaf=is_packed)
 
 
 class SampledExample(NamedTuple):

@@ -18,7 +18,7 @@ from dense_jax.data.pipeline import Examples, real_tokens
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.mesh import batch_shards, platform
 from dense_jax.models.transformer import choose_attention, model_configs
-from dense_jax.objective import HostBatch
+from dense_jax.objective import HostBatch, unpack
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
 from dense_jax.types import Passage, SearchResult, Tokens
@@ -107,7 +107,7 @@ def activations(program: Program, examples: Examples) -> dict[str, int]:
         return objective.encode(params, carry, batch, rng=jax.random.key(0))
 
     def combine(encoded: Encoded, carry: Carry, batch: Batch) -> Array:
-        return objective.combine(carry, encoded, batch, step=jnp.zeros((), jnp.int32))[0]
+        return objective.combine(carry, unpack(encoded), batch, step=jnp.zeros((), jnp.int32))[0]
 
     encoded = jax.eval_shape(encode, params, program.like.carry, whole)
     sizes = {

@@ -190,12 +190,24 @@ class PackedTokens(NamedTuple):
     segments: Int[Array | np.ndarray, "r l"]  # which text of its row a token belongs to; -1: padding
     positions: Int[Array | np.ndarray, "r l"]
     starts: Int[Array | np.ndarray, "r s"]  # where each of up to s texts of a row starts
-    places: Int[Array | np.ndarray, "r n"]  # where text n * row + i is: its row times s, plus its number there
+    places: Int[Array | np.ndarray, "b *g"]  # where each text of the batch is: its row times s, plus its number there
     cut: Int[Array | np.ndarray, " r"]  # tokens that did not fit
 
-    def unpack(self, vectors: Float[Array, "r s d"]) -> Float[Array, "b d"]:
+    @property
+    def mask(self) -> Bool[Array | np.ndarray, "r l"]:
+        """True on real tokens."""
+        return self.tokens.mask
+
+
+class PackedVectors(NamedTuple):
+    """Vectors of packed texts, by row, until the rows of the whole batch are known."""
+
+    vectors: Float[Array, "r s d"]
+    places: Int[Array, "b *g"]  # those of `PackedTokens`
+
+    def unpack(self) -> Float[Array, "b *g d"]:
         """The vectors of the texts, in the order of the batch that was packed."""
-        return vectors.reshape(-1, vectors.shape[-1])[self.places.reshape(-1)]
+        return self.vectors.reshape(-1, self.vectors.shape[-1])[self.places]
 
 
 class Layout(enum.Enum):

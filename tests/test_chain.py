@@ -18,11 +18,13 @@ from dense_jax.hf.modules import (
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, Pooling
+from dense_jax.types import Tokens
 
 BERT = BertConfig(layers=1, width=8, heads=1, feed_forward=8, vocab_size=5)
 RNG = np.random.default_rng(0)
 HIDDEN = RNG.normal(size=(3, 4, 8)).astype(np.float32)
 MASK = np.arange(4)[None] < np.array([[4], [2], [0]])
+IDS = np.zeros_like(MASK, np.int32)
 
 
 def random_params(encoder):
@@ -43,7 +45,7 @@ ENCODERS = {
 def test_the_modules_make_the_same_vectors(encoder, tmp_path):
     params = random_params(encoder)
     modules = encoder_modules(encoder, params)
-    expected = encoder.pool(params, jnp.asarray(HIDDEN), MASK)
+    expected = encoder.pool(params, jnp.asarray(HIDDEN), Tokens(IDS, IDS, MASK))
     np.testing.assert_allclose(apply_modules(modules, HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)
     write_modules(modules, tmp_path)
     np.testing.assert_allclose(apply_modules(read_modules(tmp_path), HIDDEN, MASK), expected, rtol=1e-5, atol=1e-5)

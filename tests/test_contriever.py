@@ -21,7 +21,7 @@ from dense_jax.objectives.contriever import Contriever, Negatives
 from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.optimizer import make_optimizer
 from dense_jax.train.state import first_state
-from dense_jax.train.step import train_step
+from dense_jax.train.step import count_cut_tokens, train_step
 from dense_jax.types import Layout, PackedTokens, Passage, Similarity
 from tests.toys import VOCABULARY, MemoryStore
 
@@ -220,7 +220,7 @@ def in_float64(state):
 def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, pooling):
     exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
     padded = contriever(exact, pooling, negatives=negatives, queue_warmup=False)
-    packed = dataclasses.replace(padded, views_per_row=4, row_length=32)
+    packed = dataclasses.replace(padded, packing=2 / 3)
     gradients = []
     for method in (padded, packed):
         batch = batch_of(method)
@@ -229,7 +229,7 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
         (value, (metrics, _)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
         gradients.append((value, gradient, metrics["accuracy"]))
     assert isinstance(batch["query"], PackedTokens)
-    assert metrics["cut"] == 0
+    assert count_cut_tokens(batch)["cut"] == 0
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), *gradients)
 
 
@@ -237,7 +237,7 @@ def test_packed_views_give_the_loss_and_gradient_of_padded_ones(x64, negatives, 
 @pytest.mark.parametrize("shape", [(4, 1), (2, 2)], ids=["4 data", "2 data x 2 fsdp"])
 def test_packed_views_over_four_devices_equal_one_device(x64, shape):
     exact = dataclasses.replace(BERT, dtype=Dtype.FLOAT64)
-    method = contriever(exact, views_per_row=2, row_length=24, queue_warmup=False)
+    method = contriever(exact, packing=0.75, queue_warmup=False)
     (params, carry), batch = in_float64(start(method)), jax.tree.map(jnp.asarray, batch_of(method))
     mesh = make_mesh(MeshConfig(*shape), jax.devices()[:4])
     loss = jax.jit(jax.value_and_grad(lambda params, batch: method.loss(params, carry, batch, **STEP)[0]))
@@ -250,9 +250,7 @@ def test_packed_views_over_four_devices_equal_one_device(x64, shape):
 
 @pytest.mark.slow
 def test_packed_views_in_chunks_give_the_gradient_of_the_whole_batch(x64):
-    method = contriever(
-        dataclasses.replace(BERT, dtype=Dtype.FLOAT64), views_per_row=2, row_length=24, negatives=Negatives.IN_BATCH
-    )
+    method = contriever(dataclasses.replace(BERT, dtype=Dtype.FLOAT64), packing=0.75, negatives=Negatives.IN_BATCH)
     (params, _), batch = in_float64(start(method)), jax.tree.map(jnp.asarray, batch_of(method))
     whole = jax.jit(jax.value_and_grad(lambda params: method.loss(params, {}, batch, **STEP)[0]))
     parts = jax.jit(jax.value_and_grad(lambda p: loss_in_chunks(method, p, {}, batch, **STEP, chunks=2)[0]))
@@ -260,8 +258,8 @@ def test_packed_views_in_chunks_give_the_gradient_of_the_whole_batch(x64):
 
 
 def test_views_that_do_not_fill_whole_rows_are_refused():
-    method = contriever(views_per_row=3)
-    with pytest.raises(ConfigError, match=r"objective\.views_per_row=3 does not divide the 8 examples"):
+    method = contriever(packing=0.1)
+    with pytest.raises(ConfigError, match=r"objective\.packing=0\.1 puts 16 texts into a row .* do not divide the 8"):
         batch_of(method)
 
 

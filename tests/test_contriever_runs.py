@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 def config(**settings) -> Config:
-    method = contriever(queue=48, momentum=0.9, views_per_row=2, row_length=24)
+    method = contriever(queue=48, momentum=0.9, packing=0.75)
     fixed = {"objective": method, "steps": 4, "batch": 16, "log_every": 1, "diagnose_every": 2}
     return Config(**(fixed | {"optimizer": OptimizerConfig(0.01), "checkpoint": CheckpointConfig(every=2)} | settings))
 
@@ -96,8 +96,8 @@ def test_the_momentum_encoder_starts_as_a_copy_of_what_init_from_gave(finished):
 
 
 def test_a_batch_whose_rows_do_not_divide_over_the_devices_is_refused(tmp_path):
-    method = contriever(queue=48, views_per_row=4)
-    with pytest.raises(ConfigError, match="batch=16 makes 4 rows of several examples here, which 8 devices do not"):
+    method = contriever(queue=48, packing=0.5)
+    with pytest.raises(ConfigError, match="batch=16 makes 4 rows of several texts here, which 8 devices do not"):
         run(tmp_path, objective=method)
 
 

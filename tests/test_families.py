@@ -229,9 +229,9 @@ def test_a_token_beyond_all_windows_reaches_a_local_model_through_global_layers_
 def test_packed_texts_have_the_vectors_that_each_has_alone(model):
     encoder, alone = Encoder(model, Pooling.MEAN), texts([12, 5, 9, 14], 16)
     params = params_of(model)["encoder"]
-    packed = pack(alone, np.arange(4), per_row=2, length=24)
+    packed = pack(alone, np.arange(4), packing=0.75)
     assert not packed.cut.any()
-    found = packed.unpack(jax.jit(encoder.apply_packed)(params, packed))
+    found = jax.jit(encoder.apply)(params, packed).unpack()
     np.testing.assert_allclose(found, jax.jit(encoder.apply)(params, alone), **CLOSE)
 
 

@@ -121,7 +121,7 @@ def test_embeddings_equal_contrievers(tmp_path):
             "mean": Encoder(GOLDEN_BERT, Pooling.MEAN),
             "mean_normalized": Encoder(GOLDEN_BERT, Pooling.MEAN, normalize=True),
         }.items():
-            found = encoder.pool(params, hidden, mask)
+            found = encoder.pool(params, hidden, batch)
             np.testing.assert_allclose(found, golden[f"{side}.{name}"], rtol=1e-4, atol=1e-5)
 
 

@@ -101,10 +101,10 @@ def test_chips_that_do_not_share_the_mesh_or_the_batch_are_refused(chips):
         topology.plan_report(replace(CONFIG, batch=18), "v5e:2x2", 50)
 
 
-def test_rows_of_several_examples_must_split_over_the_chips_too(chips):
-    method = Contriever(Encoder(BERT), views_per_row=4, view_length=16, row_length=64, query_length=8, passage_length=8)
+def test_rows_of_several_texts_must_split_over_the_chips_too(chips):
+    method = Contriever(Encoder(BERT), packing=0.5, view_length=16, query_length=8, passage_length=8)
     crops = Config(method, steps=10, batch=8, passages=PassagesConfig(unit=Unit.CHUNKS, length=16))
-    with pytest.raises(ConfigError, match=r"batch=8 makes 2 rows of several examples here, which 4 devices do not"):
+    with pytest.raises(ConfigError, match=r"batch=8 makes 2 rows of several texts here, which 4 devices do not"):
         topology.plan_report(crops, "v5e:2x2", 50)
 
 

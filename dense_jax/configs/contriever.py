@@ -21,6 +21,8 @@ from dense_jax.models.bert import bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objectives.contriever import Contriever, Negatives
 
+_PACKING = 0.5625  # four crops of 65 tokens on average in a row of 288
+
 
 def get_config(variant: str = "base") -> Config:
     return choose(
@@ -29,7 +31,7 @@ def get_config(variant: str = "base") -> Config:
 
 
 def base() -> Config:
-    return _published(Contriever(encoder=Encoder(bert("base"), pooling=Pooling.MEAN), views_per_row=4), batch=2048)
+    return _published(Contriever(encoder=Encoder(bert("base"), pooling=Pooling.MEAN), packing=_PACKING), batch=2048)
 
 
 def multilingual() -> Config:
@@ -40,8 +42,7 @@ def multilingual() -> Config:
         momentum=0.999,
         crop_min=0.1,
         noise=Noise.NONE,
-        views_per_row=4,
-        row_length=336,
+        packing=0.65625,  # four crops in a row of 336 tokens
     )
     return _published(method, batch=4096)
 
@@ -49,7 +50,7 @@ def multilingual() -> Config:
 def in_batch() -> Config:
     """The ablation of section 4.4: as many negatives, from the same batch."""
     encoder = Encoder(bert("base"), pooling=Pooling.MEAN)
-    return _published(Contriever(encoder, negatives=Negatives.IN_BATCH, views_per_row=4), batch=4096)
+    return _published(Contriever(encoder, negatives=Negatives.IN_BATCH, packing=_PACKING), batch=4096)
 
 
 def tiny() -> Config:

@@ -152,12 +152,12 @@ def check_rows(collated: Batch, batch: int, devices: int) -> None:
     Raises:
         ConfigError: the rows of a batch, each of which may be of several examples, do not split over `devices`.
     """
-    rows = len(jax.tree.leaves(collated)[0])
-    require(
-        rows % devices == 0,
-        f"batch={batch} makes {rows} rows of several examples here, which {devices} devices do not share evenly; "
-        "use a larger --batch, or fewer examples per row",
-    )
+    for rows in sorted({len(x) for x in jax.tree.leaves(collated)}):
+        require(
+            rows % devices == 0,
+            f"batch={batch} makes {rows} rows of several texts here, which {devices} devices do not share evenly; "
+            "use a larger --batch, or --objective.packing=1",
+        )
 
 
 def host_batches(

@@ -110,8 +110,8 @@ class Bert(Transformer):
         position = position_rows(self.position, self.config.first_position, words.shape[1], positions)
         return words + self.type(types).astype(words.dtype) + position.astype(words.dtype)
 
-    def add_positions(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        return x + position_rows(self.position, self.config.first_position, x.shape[1]).astype(x.dtype)
+    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
+        return x + position_rows(self.position, self.config.first_position, x.shape[1], positions).astype(x.dtype)
 
 
 def position_rows(

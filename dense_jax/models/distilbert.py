@@ -43,5 +43,5 @@ class DistilBert(Transformer):
     def summed(self, words: Float[Array, "b l d"], types: Array, positions: Array | None) -> Float[Array, "b l d"]:
         return words + position_rows(self.position, 0, words.shape[1], positions).astype(words.dtype)
 
-    def add_positions(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        return x + position_rows(self.position, 0, x.shape[1]).astype(x.dtype)
+    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
+        return x + position_rows(self.position, 0, x.shape[1], positions).astype(x.dtype)

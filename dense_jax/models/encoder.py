@@ -1,17 +1,19 @@
 """Encoders as pure functions: parameters and tokens in, one vector of a text out, or several (MVR)."""
 
 from dataclasses import dataclass
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 
-from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
+from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
 from dense_jax.config.rules import NotNegative, Positive
 from dense_jax.errors import require
 from dense_jax.models.layers import apply_module, init_params
-from dense_jax.models.pooling import DenseHead, Pooler, Pooling, Projection, mean_pool, pool_segments
+from dense_jax.models.packing import model_inputs, pool
+from dense_jax.models.pooling import DenseHead, Pooler, Pooling, Projection
 from dense_jax.models.transformer import TransformerConfig
-from dense_jax.types import Layout, PackedTokens, Tokens
+from dense_jax.types import Layout, PackedTokens, PackedVectors, Tokens
 
 
 @dataclass
@@ -57,51 +59,58 @@ class Encoder:
             params["projection"] = init_params(self._projection, projection, jnp.zeros((1, width)))
         return params
 
+    @overload
     def apply(
         self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None, unpooled: int = 0
-    ) -> Float[Array, "b d"]:
-        """Float32 vectors of `tokens`; mean pooling ignores the first `unpooled` tokens."""
-        bert, head = split_key(rng, 2)
-        mask = tokens.mask & (np.arange(tokens.mask.shape[-1])[None] >= unpooled) if unpooled else tokens.mask
-        return self.pool(params, self.hidden_states(params, tokens, rng=bert), mask, rng=head)
+    ) -> Float[Array, "b d"]: ...
 
-    def apply_packed(
-        self, params: Params, packed: PackedTokens, *, rng: PRNGKeyArray | None = None
-    ) -> Float[Array, "r s d"]:
-        """Float32 vectors of the s texts packed into each row, equal to those that `apply` gives of each text alone."""
+    @overload
+    def apply(
+        self, params: Params, tokens: PackedTokens, *, rng: PRNGKeyArray | None = None, unpooled: int = 0
+    ) -> PackedVectors: ...
+
+    def apply(
+        self, params: Params, tokens: Tokens | PackedTokens, *, rng: PRNGKeyArray | None = None, unpooled: int = 0
+    ) -> Float[Array, "b d"] | PackedVectors:
+        """Float32 vectors of texts, which packing does not change; mean pooling of padded ones ignores the first
+        `unpooled` tokens."""
         bert, head = split_key(rng, 2)
-        places = jnp.asarray(packed.positions), jnp.asarray(packed.segments)
-        hidden = apply_module(self.bert.model(), params["bert"], packed.tokens, *places, rng=bert)
-        return self._finished(params, pool_segments(hidden, places[1], jnp.asarray(packed.starts), self.pooling), head)
+        hidden = self.hidden_states(params, tokens, rng=bert)
+        if unpooled and isinstance(tokens, Tokens):
+            tokens = tokens._replace(mask=tokens.mask & (np.arange(tokens.mask.shape[-1])[None] >= unpooled))
+        return self.pool(params, hidden, tokens, rng=head)
 
     def hidden_states(
         self,
         params: Params,
-        tokens: Tokens,
+        tokens: Tokens | PackedTokens,
         *,
         positions: Int[Array, "b l"] | None = None,
         rng: PRNGKeyArray | None = None,
     ) -> Float[Array, "b l d"]:
-        """Last hidden states, in the compute type. `positions` replace 0, 1, 2, ..."""
-        return apply_module(self.bert.model(), params["bert"], tokens, positions, rng=rng)
+        """Last hidden states, in the compute type. `positions` replace 0, 1, 2, ..., of padded texts."""
+        inputs, own, segments = model_inputs(tokens)
+        return apply_module(
+            self.bert.model(), params["bert"], inputs, own if positions is None else positions, segments, rng=rng
+        )
 
     def all_hidden_states(
-        self, params: Params, tokens: Tokens, *, rng: PRNGKeyArray | None = None
+        self, params: Params, tokens: Tokens | PackedTokens, *, rng: PRNGKeyArray | None = None
     ) -> tuple[Float[Array, "b l d"], ...]:
         """Hidden states from the embeddings (index 0) to the last layer (index `bert.layers`)."""
-        return apply_module(self.bert.model(), params["bert"], tokens, rng=rng, method="hidden_states")
+        return apply_module(self.bert.model(), params["bert"], *model_inputs(tokens), rng=rng, method="hidden_states")
 
     def pool(
         self,
         params: Params,
         hidden: Float[Array, "b l d"],
-        mask: Bool[Array | np.ndarray, "b l"],
+        tokens: Tokens | PackedTokens,
         *,
         rng: PRNGKeyArray | None = None,
-    ) -> Float[Array, "b p"]:
+    ) -> Float[Array, "b p"] | PackedVectors:
         """Float32 vectors of texts from their last hidden states."""
-        pooled = mean_pool(hidden, mask) if self.pooling is Pooling.MEAN else to_float32(hidden[:, 0])
-        return self._finished(params, pooled, rng)
+        vectors = self._finished(params, pool(hidden, tokens, self.pooling), rng)
+        return vectors if isinstance(tokens, Tokens) else PackedVectors(vectors, jnp.asarray(tokens.places))
 
     def _finished(self, params: Params, pooled: Float[Array, "*n d"], rng: PRNGKeyArray | None) -> Float[Array, "*n p"]:
         if self.pooling is Pooling.POOLER:

@@ -9,9 +9,10 @@ from flax import linen as nn
 from dense_jax.arrays import Array, Bool, Float, Int, Params, PRNGKeyArray, np, split_key, to_float32
 from dense_jax.models.attention import Attention
 from dense_jax.models.layers import apply_module, apply_to_rows, init_params, multiply
+from dense_jax.models.packing import attention_mask, first_tokens, model_inputs, spread
 from dense_jax.models.pooling import PROJECTION_EPSILON
 from dense_jax.models.transformer import TransformerConfig, attention_on_mesh, dense_layer, layer_norm
-from dense_jax.types import Tokens
+from dense_jax.types import PackedTokens, PackedVectors, Tokens
 
 
 class MlmHead(nn.Module):
@@ -49,13 +50,14 @@ class CondenserHead(nn.Module):
 
     @nn.compact
     def __call__(
-        self, last: Float[Array, "b l d"], early: Float[Array, "b l d"], mask: Bool[Array, "b l"]
+        self, last: Float[Array, "b l d"], early: Float[Array, "b l d"], tokens: Tokens | PackedTokens
     ) -> Float[Array, "b l d"]:
-        kernel = attention_on_mesh(self.config, mask.shape[-1])
-        x = jnp.concatenate([last[:, :1], early[:, 1:]], axis=1)
+        kernel = attention_on_mesh(self.config, tokens.mask.shape[-1])
+        x = jnp.where(first_tokens(tokens)[..., None], last, early)
         for i in range(self.layers):
             layer = self.config.head_layer(kernel, is_last=i == self.layers - 1)
-            x = layer.clone(parent=self, name=f"layer_{i}")(x, mask[:, None])
+            layer = layer.clone(parent=self, name=f"layer_{i}")
+            x = layer(x, attention_mask(tokens), None, model_inputs(tokens)[1])
         return x
 
 
@@ -82,8 +84,8 @@ class SpanScorer(nn.Module):
 
 def init_condenser(config: TransformerConfig, layers: int, rng: PRNGKeyArray) -> Params:
     """Initial parameters of Condenser's head: the subtree "condenser" of an objective's parameters."""
-    hidden = jnp.zeros((1, 1, config.width))
-    return init_params(CondenserHead(config, layers), rng, hidden, hidden, jnp.ones((1, 1), bool))
+    hidden, word = jnp.zeros((1, 1, config.width)), jnp.zeros((1, 1), jnp.int32)
+    return init_params(CondenserHead(config, layers), rng, hidden, hidden, Tokens(word, word, word == 0))
 
 
 def apply_condenser(
@@ -91,13 +93,13 @@ def apply_condenser(
     params: Params,
     last: Float[Array, "b l d"],
     early: Float[Array, "b l d"],
-    mask: Bool[Array | np.ndarray, "b l"],
+    tokens: Tokens | PackedTokens,
     *,
     rng: PRNGKeyArray | None = None,
 ) -> Float[Array, "b l d"]:
     """Hidden states of Condenser's head `params["condenser"]` for the encoder's last and early hidden states."""
     head = params["condenser"]
-    return apply_module(CondenserHead(config, len(head)), head, last, early, jnp.asarray(mask), rng=rng)
+    return apply_module(CondenserHead(config, len(head)), head, last, early, tokens, rng=rng)
 
 
 def init_decoder(config: TransformerConfig, rng: PRNGKeyArray) -> Params:
@@ -108,8 +110,8 @@ def init_decoder(config: TransformerConfig, rng: PRNGKeyArray) -> Params:
 def apply_decoder(
     config: TransformerConfig,
     params: Params,
-    vectors: Float[Array, "b d"],
-    tokens: Tokens,
+    vectors: Float[Array, "b d"] | PackedVectors,
+    tokens: Tokens | PackedTokens,
     visible: Bool[Array, "b l l"],
     *,
     embed_queries: bool = False,
@@ -125,16 +127,16 @@ def apply_decoder(
     """
     model, bert = config.model(), params["encoder"]["bert"]
     memory_rng, query_rng, layer_rng = split_key(rng, 3)
-    embedded = apply_module(model, bert, tokens, rng=memory_rng, method="embed")
-    first = vectors[:, None].astype(embedded.dtype)
-    memory = jnp.concatenate([first, embedded[:, 1:]], axis=1)
-    repeated = jnp.broadcast_to(first, embedded.shape)
+    inputs, positions, _ = model_inputs(tokens)
+    embedded = apply_module(model, bert, inputs, positions, rng=memory_rng, method="embed")
+    repeated = spread(vectors, tokens).astype(embedded.dtype)
+    memory = jnp.where(first_tokens(tokens)[..., None], repeated, embedded)
     queries = (
-        apply_module(model, bert, repeated, rng=query_rng, method="embed_vectors")
+        apply_module(model, bert, repeated, positions, rng=query_rng, method="embed_vectors")
         if embed_queries
-        else apply_module(model, bert, repeated, method="add_positions")
+        else apply_module(model, bert, repeated, positions, method="add_positions")
     )
-    return apply_module(_decoder(config), params["decoder"], queries, visible, memory, rng=layer_rng)
+    return apply_module(_decoder(config), params["decoder"], queries, visible, memory, positions, rng=layer_rng)
 
 
 def init_mlm(config: TransformerConfig, rng: PRNGKeyArray) -> Params:

@@ -5,7 +5,7 @@ import enum
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dense_jax.arrays import Array, Bool, Float, Int, np, to_float32
+from dense_jax.arrays import Array, Bool, Float, np, to_float32
 from dense_jax.models.layers import dropout, dropout_rng
 from dense_jax.models.transformer import TransformerConfig
 
@@ -30,21 +30,6 @@ def mean_pool(hidden: Float[Array, "b l d"], mask: Bool[Array | np.ndarray, "b l
     weights = jnp.asarray(mask, hidden.dtype)
     total = jnp.einsum("bld,bl->bd", hidden, weights)
     return total / jnp.maximum(weights.sum(-1, keepdims=True), 1)
-
-
-def pool_segments(
-    hidden: Float[Array, "r l d"], segments: Int[Array, "r l"], starts: Int[Array, "r s"], pooling: Pooling
-) -> Float[Array, "r s d"]:
-    """Pool each of the s texts packed into a row: token i belongs to text segments[i], which begins at starts[s].
-
-    The mean of an empty slot is 0. POOLER returns the first token's hidden state, like CLS.
-    """
-    if pooling is not Pooling.MEAN:
-        return to_float32(jnp.take_along_axis(hidden, starts[..., None], axis=1))
-    hidden = to_float32(hidden)
-    members = (segments[:, None] == jnp.arange(starts.shape[1])[None, :, None]).astype(hidden.dtype)
-    total = jnp.einsum("rld,rsl->rsd", hidden, members)
-    return total / jnp.maximum(members.sum(-1)[..., None], 1)
 
 
 class Pooler(nn.Module):

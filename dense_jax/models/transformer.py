@@ -205,8 +205,10 @@ class Transformer(nn.Module):
         del types, positions
         return words
 
-    def add_positions(self, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-        """`x` with what the family adds to tell positions 0, 1, 2, ... apart; unchanged if its layers do so."""
+    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
+        """`x` with what the family adds to tell positions apart, by default 0, 1, 2, ...; unchanged if its layers do
+        so."""
+        del positions
         return x
 
     def __call__(
@@ -223,9 +225,14 @@ class Transformer(nn.Module):
         """
         return self._run(tokens, positions, segments, view_tokens)[0]
 
-    def hidden_states(self, tokens: Tokens, positions: Int[Array, "b l"] | None = None) -> tuple[Array, ...]:
+    def hidden_states(
+        self,
+        tokens: Tokens,
+        positions: Int[Array, "b l"] | None = None,
+        segments: Int[Array, "b l"] | None = None,
+    ) -> tuple[Array, ...]:
         """Hidden states H[0] (the normalised embeddings), H[1] after the first layer, ..., H[n] after the last."""
-        return self._run(tokens, positions)[1]
+        return self._run(tokens, positions, segments)[1]
 
     def embed(
         self,
@@ -239,9 +246,9 @@ class Transformer(nn.Module):
             words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)
 
-    def embed_vectors(self, vectors: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
+    def embed_vectors(self, vectors: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
         """Embeddings H[0] with `vectors` instead of word embeddings, in segment 0."""
-        return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), None)
+        return self._normed(vectors, jnp.zeros(vectors.shape[:2], jnp.int32), positions)
 
     def _run(
         self,

@@ -16,14 +16,15 @@ from dense_jax.data.masking import masked_passage
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.contrastive import contrastive_loss
 from dense_jax.losses.similarity import NegativeMask, TextIds
+from dense_jax.objective import unpack
 from dense_jax.objectives.condenser import Condenser, Encodings
-from dense_jax.types import Layout, Passage, Vocabulary
+from dense_jax.types import Layout, PackedVectors, Passage, Vocabulary
 
 
 class Spans(NamedTuple):
-    """Vectors and masked-word predictions of each document's two spans."""
+    """Vectors and masked-word predictions of each document's two spans, or the predictions of each packed row."""
 
-    vectors: Float[Array, "b 2 d"]
+    vectors: Float[Array, "b 2 d"] | PackedVectors
     masked_lm: Encodings
 
 
@@ -45,11 +46,14 @@ class CoCondenser(Condenser):
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         encoder_rng, rest = split_key(rng, 2)
-        spans = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # d0a, d0b, d1a, d1b, ...
+        spans = (
+            batch if self.packing < 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+        )  # d0a, d0b, d1a, ...
         states = self.encoder.all_hidden_states(params["encoder"], spans["tokens"], rng=encoder_rng)
-        vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"].mask)
+        vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"])
         masked_lm = self.masked_lm(params, states, spans, rng=rest)
-        return jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), Spans(vectors, masked_lm))
+        encoded = Spans(vectors, masked_lm)
+        return encoded if self.packing < 1 else jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), encoded)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
@@ -71,7 +75,7 @@ class CoCondenser(Condenser):
         return contrast + self.mlm_weight * masked_lm, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        vectors = self.encode(params, carry, batch, rng=None).vectors
+        vectors = unpack(self.encode(params, carry, batch, rng=None)).vectors
         return collapse_metrics(vectors[:, 0], vectors[:, 1])
 
     def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:

@@ -65,8 +65,8 @@ class Condenser(DualEncoder[Encoder]):
         self, params: Params, states: tuple[Float[Array, "b l d"], ...], batch: Batch, *, rng: PRNGKeyArray | None
     ) -> Encodings:
         """Both predictions of the masked words of `batch`, whose hidden states are given."""
-        bert, mask = self.encoder.bert, batch["tokens"].mask
-        head = apply_condenser(bert, params, states[-1], states[self.skip_from], mask, rng=rng)
+        bert = self.encoder.bert
+        head = apply_condenser(bert, params, states[-1], states[self.skip_from], batch["tokens"], rng=rng)
 
         def predict(hidden: Array) -> MaskedLMLoss:
             logits = mlm_logits(bert, params, hidden, batch["positions"])

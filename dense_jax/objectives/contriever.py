@@ -28,13 +28,13 @@ from dense_jax.arrays import (
 from dense_jax.config.rules import RESUMABLE, Length, NotNegative, Positive, Share, ShareAbove0, ShareBelow1
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import Noise, corrupt, crop
-from dense_jax.data.packing import pack
 from dense_jax.errors import require
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.contrastive import contrastive_loss, queue_softmax
 from dense_jax.models.encoder import Encoder
-from dense_jax.objectives.dual_encoder import DualEncoder
-from dense_jax.types import Layout, PackedTokens, Passage, Tokens, Vocabulary
+from dense_jax.objective import unpack
+from dense_jax.objectives.dual_encoder import DualEncoder, fill
+from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
 
 class Negatives(enum.Enum):
@@ -45,10 +45,10 @@ class Negatives(enum.Enum):
 
 
 class Views(NamedTuple):
-    """Vectors of both crops of each text, or of each row where crops are packed."""
+    """Vectors of both crops of each text."""
 
-    queries: Float[Array, "b d"] | Float[Array, "r s d"]
-    keys: Float[Array, "b d"] | Float[Array, "r s d"]
+    queries: Float[Array, "b d"]
+    keys: Float[Array, "b d"]
 
 
 @dataclass
@@ -57,9 +57,6 @@ class Contriever(DualEncoder[Encoder]):
     passage_length: Length = field(default=256, metadata=RESUMABLE)  # tokens; of passages at search time
     # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
     view_length: Length = 128
-    # crops side by side, on average, in a row of row_length; 1: each padded to view_length
-    views_per_row: Positive[int] = 1
-    row_length: Length = 288  # tokens
     crop_min: ShareAbove0[float] = 0.05  # shortest crop, as a share of its text
     crop_max: ShareAbove0[float] = 0.5  # longest
     noise: Noise = Noise.DELETE  # what happens to some tokens of a crop
@@ -96,20 +93,6 @@ class Contriever(DualEncoder[Encoder]):
         title = passage.title if self.layout is not Layout.BODY else passage.title[:0]
         text = np.concatenate([title, passage.tokens])
         return {name: self._view(text, vocabulary, rng) for name in ("query", "key")} if len(text) else None
-
-    def collate(self, examples: Batch, numbers: np.ndarray) -> Batch:
-        """Crops side by side: half as many positions, since the longest crop has twice the mean length.
-
-        Raises:
-            ConfigError: the examples of this process do not fill whole rows.
-        """
-        if self.views_per_row == 1:
-            return examples
-        require(
-            len(numbers) % self.views_per_row == 0,
-            f"objective.views_per_row={self.views_per_row} does not divide the {len(numbers)} examples of a device",
-        )
-        return {name: pack(examples[name], numbers, self.views_per_row, self.row_length) for name in ("query", "key")}
 
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
         """The momentum encoder, a copy; the queue, noise of length 1; where the next keys go; how much is filled.
@@ -150,21 +133,24 @@ class Contriever(DualEncoder[Encoder]):
         else:
             key_params, key_rng = carry["encoder"], key_rng if self.key_dropout else None
         return Views(
-            _vectors(self.query_encoder, params["encoder"], batch["query"], query_rng),
-            _vectors(self.passage_encoder, key_params, batch["key"], key_rng),
+            self.query_encoder.apply(params["encoder"], batch["query"], rng=query_rng),
+            self.passage_encoder.apply(key_params, batch["key"], rng=key_rng),
         )
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
     ) -> tuple[Array, tuple[Metrics, Carry]]:
-        views = _unpacked(encoded, batch)
         contrast = self._in_batch if self.negatives is Negatives.IN_BATCH else self._moco
-        loss, metrics, carry = contrast(carry, views)
-        metrics |= {"query_std": _mean_deviation(views.queries), "key_std": _mean_deviation(views.keys), **_fill(batch)}
+        loss, metrics, carry = contrast(carry, encoded)
+        metrics |= {
+            "query_std": _mean_deviation(encoded.queries),
+            "key_std": _mean_deviation(encoded.keys),
+            "fill": (fill(batch["query"]) + fill(batch["key"])) / 2,
+        }
         return loss, (metrics, carry)
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
-        signs = collapse_metrics(*_unpacked(self.encode(params, carry, batch, rng=None), batch))
+        signs = collapse_metrics(*unpack(self.encode(params, carry, batch, rng=None)))
         if self.negatives is Negatives.IN_BATCH:
             return signs
         apart = jax.tree.map(lambda q, k: jnp.sum(jnp.square(q - k)), params["encoder"], carry["encoder"])
@@ -205,28 +191,6 @@ class Contriever(DualEncoder[Encoder]):
     @property
     def passage_encoder(self) -> Encoder:
         return replace(self.encoder, normalize=self.encoder.normalize or self.normalize_passages)
-
-
-def _vectors(encoder: Encoder, params: Params, texts: Tokens | PackedTokens, rng: PRNGKeyArray | None) -> Array:
-    if isinstance(texts, PackedTokens):
-        return encoder.apply_packed(params, texts, rng=rng)
-    return encoder.apply(params, texts, rng=rng)
-
-
-def _unpacked(views: Views, batch: Batch) -> Views:
-    """The vectors in the order of the examples."""
-    sides = zip(views, (batch["query"], batch["key"]), strict=True)
-    return Views(*(texts.unpack(vectors) if isinstance(texts, PackedTokens) else vectors for vectors, texts in sides))
-
-
-def _fill(batch: Batch) -> Metrics:
-    """The share of positions that hold a real token; of packed texts, also tokens that did not fit into their row."""
-    sides = batch["query"], batch["key"]
-    real = [(side.tokens if isinstance(side, PackedTokens) else side).mask for side in sides]
-    metrics = {"fill": jnp.mean(jnp.concatenate([mask.reshape(-1) for mask in real]), dtype=jnp.float32)}
-    if isinstance(sides[0], PackedTokens):
-        metrics["cut"] = jnp.sum(jnp.stack([side.cut for side in sides]), dtype=jnp.float32)
-    return metrics
 
 
 def _dtype(params: Params) -> np.dtype:

@@ -12,11 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Float, Int, Metrics, Params, PRNGKeyArray, split_key
-from dense_jax.config.rules import AT_SEARCH, Length
+from dense_jax.config.rules import AT_SEARCH, Length, ShareAbove0
 from dense_jax.data.inputs import build_inputs
+from dense_jax.data.packing import pack_examples
+from dense_jax.errors import require
 from dense_jax.losses.collapse import collapse_metrics
-from dense_jax.objective import PASSAGE, Objective
-from dense_jax.types import Layout, Similarity, TextEncoder, Tokens, Tower, Towers, Vocabulary
+from dense_jax.objective import PASSAGE, Objective, unpack
+from dense_jax.types import Layout, PackedTokens, Similarity, TextEncoder, Tokens, Tower, Towers, Vocabulary
 
 
 @runtime_checkable
@@ -49,13 +51,21 @@ class DualEncoder(Objective, Generic[E]):
     query_length: Length = field(default=64, metadata=AT_SEARCH)  # tokens
     passage_length: Length = field(default=288, metadata=AT_SEARCH)  # tokens, the title included
     layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages; JOINED and PAIR contain the title
+    # room for the tokens of a batch, as a share of what padding each text takes; below 1, several texts share a row
+    packing: ShareAbove0[float] = 1.0
 
+    packs = True  # `packing` may be below 1
     shared = True  # one encoder for both sides
     query_prompt = ""  # put before a query
     passage_prompt = ""  # put before a passage
     pool_prompts = True  # a mean includes [CLS] and the prompt
 
     def __post_init__(self) -> None:
+        require(
+            self.packs or self.packing == 1,
+            f"objective.packing={self.packing} is below 1, but {type(self).__name__} pads its texts; "
+            "use --objective.packing=1",
+        )
         self.encoder.check_input("query_length", self.query_length, Layout.BODY)
         self.encoder.check_input("passage_length", self.passage_length, self.layout)
 
@@ -78,6 +88,14 @@ class DualEncoder(Objective, Generic[E]):
         """The parameters of the query encoder and of the passage encoder."""
         return (params["encoder"],) * 2 if self.shared else (params["query"], params[PASSAGE])
 
+    def collate(self, examples: Batch, numbers: Int[np.ndarray, " b"]) -> Batch:
+        """The examples, their texts packed if `packing` is below 1: see `pack_examples`.
+
+        Raises:
+            ConfigError: the texts do not fill whole rows.
+        """
+        return examples if self.packing == 1 else pack_examples(examples, numbers, self.packing)
+
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         """The vectors of batch["query"] and batch["passage"], as `Pairs`."""
         query_params, passage_params = self.sides(params)
@@ -89,7 +107,7 @@ class DualEncoder(Objective, Generic[E]):
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """The metrics of the `Pairs` that `encode` returns; {} for a method whose `encode` returns none."""
-        encoded = self.encode(params, carry, batch, rng=None)
+        encoded = unpack(self.encode(params, carry, batch, rng=None))
         return collapse_metrics(*encoded) if isinstance(encoded, Pairs) else {}
 
     def towers(self, params: Params) -> Towers:
@@ -127,6 +145,6 @@ class DualEncoder(Objective, Generic[E]):
         return build_inputs(title, body, self.passage_length, self.layout, vocabulary, prompt=prompt)
 
 
-def fill(tokens: Tokens) -> Float[Array, ""]:
+def fill(tokens: Tokens | PackedTokens) -> Float[Array, ""]:
     """Share of positions that hold a real token."""
     return jnp.mean(tokens.mask, dtype=jnp.float32)

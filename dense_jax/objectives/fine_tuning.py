@@ -25,7 +25,7 @@ from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.losses.contrastive import ContrastiveLoss
 from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
-from dense_jax.types import TrainingQuery, TrainingSet, Vocabulary
+from dense_jax.types import PackedTokens, TrainingQuery, TrainingSet, Vocabulary
 
 
 @dataclass
@@ -73,8 +73,11 @@ class FineTuning(DualEncoder[E]):
         """`Pairs`: queries [b d], passages [b g *n d]."""
         query_params, passage_params = self.sides(params)
         query_rng, passage_rng = split_key(rng, 2)
-        passages = self.passage_encoder.apply(passage_params, flatten_tokens(batch["passages"]), rng=passage_rng)
+        texts = batch["passages"]
         queries = self.query_encoder.apply(query_params, batch["query"], rng=query_rng)
+        if self.packing < 1:
+            return Pairs(queries, self.passage_encoder.apply(passage_params, texts, rng=passage_rng))
+        passages = self.passage_encoder.apply(passage_params, flatten_tokens(texts), rng=passage_rng)
         return Pairs(queries, passages.reshape(*batch["texts"].shape, *passages.shape[1:]))
 
     @property
@@ -107,12 +110,19 @@ def interleave_by_rank(x: Array) -> Array:
 def metrics_of(result: ContrastiveLoss, batch: Batch) -> Metrics:
     """The metrics of a contrast of queries with all passages of the batch."""
     passages = jnp.sum(batch["texts"] >= 0)
-    is_valid = jnp.broadcast_to(batch["texts"][..., None] >= 0, batch["passages"].mask.shape)
     return {
         "accuracy": jnp.mean(result.correct, dtype=jnp.float32),
         "mrr": jnp.mean(1 / result.rank, dtype=jnp.float32),
         "candidates": jnp.mean(result.candidates, dtype=jnp.float32),  # of a query, its positive among them
         "masked_share": 1 - jnp.mean((result.candidates - 1) / jnp.maximum(passages - 1, 1), dtype=jnp.float32),
         "query_fill": fill(batch["query"]),
-        "passage_fill": weighted_mean(batch["passages"].mask, is_valid),
+        "passage_fill": _passage_fill(batch),
     }
+
+
+def _passage_fill(batch: Batch) -> Array:
+    """Share of positions that hold a real token; those of passages that a query lacks do not count if padded."""
+    if isinstance(batch["passages"], PackedTokens):
+        return fill(batch["passages"])
+    mask = batch["passages"].mask
+    return weighted_mean(mask, jnp.broadcast_to(batch["texts"][..., None] >= 0, mask.shape))

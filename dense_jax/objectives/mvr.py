@@ -28,6 +28,8 @@ class MVR(FineTuning[MultiViewEncoder]):
     annealing: NotNegative[float] = 0.1  # alpha: the temperature falls by exp(-alpha) from epoch to epoch
     lowest_temperature: ShareAbove0[float] = 0.3
 
+    packs = False  # view tokens stand at the start of a row
+
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, which they are, and the epoch, which the temperature depends on."""
         return super().example(source, vocabulary, rng) | {"epoch": np.int32(source.epoch)}

@@ -87,6 +87,7 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
     fresh = True  # as released: the training search has the query tower's dropout
     frozen = (PASSAGE,)
     shared = False
+    packs = False  # passages are found for a batch when it is trained on, and nearly fill their length
 
     def __post_init__(self) -> None:
         require(

@@ -45,6 +45,7 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
     shared: bool = True  # one encoder for both towers, as released; the paper writes two
 
     masks_spans = True
+    packs = False  # passages are found for a batch when it is trained on, and nearly fill their length
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,9 +15,11 @@ from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metri
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, ShareInside
 from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import apply_mlm_mask, decoder_view, masking_budget
+from dense_jax.errors import require
 from dense_jax.losses.language import MaskedLMLoss, bag_of_words_loss, masked_lm_loss
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.heads import apply_decoder, init_decoder, init_mlm, mlm_logits
+from dense_jax.models.packing import inner_tokens, replace_ids
 from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import Layout, Passage, Vocabulary
 
@@ -39,6 +41,14 @@ class RetroMAE(DualEncoder[Encoder]):
     decoder_mask_rate: ShareInside[float] = 0.5  # share that each position of the decoder does not see
     bag_of_words: NotNegative[float] = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
 
+    def __post_init__(self) -> None:
+        require(
+            self.packing == 1 or not self.bag_of_words,
+            f"objective.bag_of_words={self.bag_of_words} takes the best score of each word over all of a text, and "
+            f"objective.packing={self.packing} puts several texts into a row; use --objective.packing=1",
+        )
+        super().__post_init__()
+
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
         length, rate = self.passage_length, self.encoder_mask_rate
         tokens = build_inputs(passage.title, passage.tokens, length, self.layout, vocabulary)
@@ -57,13 +67,13 @@ class RetroMAE(DualEncoder[Encoder]):
         bert, tokens, ids = self.encoder.bert, batch["tokens"], batch["ids"]
         encoder_rng, decoder_rng = split_key(rng, 2)
         hidden = self.encoder.hidden_states(params["encoder"], tokens, rng=encoder_rng)
-        vectors = replace(self.encoder, normalize=False).pool(params["encoder"], hidden, tokens.mask)
+        vectors = replace(self.encoder, normalize=False).pool(params["encoder"], hidden, tokens)
         decoded = apply_decoder(
-            bert, params, vectors, tokens._replace(ids=ids), batch["decoder_view"],
+            bert, params, vectors, replace_ids(tokens, ids), batch["decoder_view"],
             embed_queries=self.bag_of_words > 0, rng=decoder_rng,
         )  # fmt: skip
         everywhere = jnp.broadcast_to(jnp.arange(ids.shape[1])[None], ids.shape)
-        text = _inner_tokens(tokens.mask)
+        text = inner_tokens(tokens)
         bag_of_words = None
         if not self.bag_of_words:
             logits = mlm_logits(bert, params, hidden, batch["positions"])
@@ -92,10 +102,3 @@ class RetroMAE(DualEncoder[Encoder]):
             metrics["loss_bag_of_words"] = jnp.mean(encoded.bag_of_words)
             loss = loss + self.bag_of_words * metrics["loss_bag_of_words"]
         return loss, (metrics, carry)
-
-
-def _inner_tokens(mask: Array) -> Array:
-    """All real tokens but the first and the last of each row."""
-    last = jnp.sum(mask, axis=1, keepdims=True) - 1
-    places = jnp.arange(mask.shape[1])[None]
-    return (places > 0) & (places < last)

@@ -21,6 +21,7 @@ from dense_jax.losses.directions import Directions, EncodedTexts, directional_co
 from dense_jax.losses.distillation import has_scores, kl_divergence, margin_mse
 from dense_jax.losses.similarity import false_negative_thresholds
 from dense_jax.models.encoder import Encoder
+from dense_jax.objective import unpack
 from dense_jax.objectives.dual_encoder import Pairs
 from dense_jax.objectives.fine_tuning import FineTuning, interleave_by_rank, metrics_of, text_ids
 from dense_jax.types import TrainingQuery, Vocabulary
@@ -93,7 +94,7 @@ class Supervised(FineTuning[Encoder]):
 
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         """Metrics of queries and their positives."""
-        vectors = self.encode(params, carry, batch, rng=None)
+        vectors = unpack(self.encode(params, carry, batch, rng=None))
         return collapse_metrics(vectors.queries, vectors.passages[:, 0])
 
     def further_inputs(self) -> Iterator[str]:

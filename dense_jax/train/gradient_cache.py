@@ -11,7 +11,7 @@ import jax
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Float, Int, Metrics, Params, PRNGKeyArray
 from dense_jax.errors import require
-from dense_jax.objective import Objective
+from dense_jax.objective import Objective, unpack
 
 
 def loss_in_chunks(
@@ -27,7 +27,7 @@ def loss_in_chunks(
     """`objective.loss` of a batch that is encoded in `chunks` chunks."""
     carry = objective.update_carry(params, carry)
     encoded = encode_in_chunks(objective, params, carry, batch, rng=rng, chunks=chunks)
-    return objective.combine(carry, encoded, batch, step=step)
+    return objective.combine(carry, unpack(encoded), batch, step=step)
 
 
 def encode_in_chunks(
@@ -38,8 +38,8 @@ def encode_in_chunks(
     Raises:
         ConfigError: the rows of the batch, each of which may pack several examples, do not divide into the chunks.
     """
-    rows = len(jax.tree.leaves(batch)[0])
-    require(rows % chunks == 0, f"{rows} rows of examples do not divide into {chunks} chunks; use a larger --chunk")
+    for rows in sorted({len(x) for x in jax.tree.leaves(batch)}):
+        require(rows % chunks == 0, f"{rows} rows of examples do not divide into {chunks} chunks; use a larger --chunk")
     parts = jax.tree.map(functools.partial(_split_chunks, count=chunks), batch)
 
     # Only the inputs of a chunk are saved. In a scan, the guard against common subexpressions costs time needlessly.

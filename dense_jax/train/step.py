@@ -14,7 +14,7 @@ from dense_jax.objective import Objective
 from dense_jax.train.gradient_cache import loss_in_chunks
 from dense_jax.train.sharding import cast_layer_kernels
 from dense_jax.train.state import TrainState
-from dense_jax.types import Tokens
+from dense_jax.types import PackedTokens, Tokens
 
 
 def train_step(
@@ -53,6 +53,7 @@ def train_step(
         "loss": loss,
         "gradient_norm": optax.tree.norm(gradients),
         "tokens": count_real_tokens(batch),
+        **count_cut_tokens(batch),
         **metrics,
     }
     after = TrainState(state.step + 1, params, optimizer_state, carry)
@@ -72,6 +73,16 @@ def count_real_tokens(batch: Batch) -> Float[Array, ""]:
     """Count the tokens of a batch that are not padding."""
     sequences = [x for x in jax.tree.leaves(batch, is_leaf=_is_tokens) if _is_tokens(x)]
     return sum((jnp.sum(x.mask, dtype=jnp.float32) for x in sequences), start=jnp.zeros(()))
+
+
+def count_cut_tokens(batch: Batch) -> Metrics:
+    """Count, as the metric "cut", the tokens that did not fit into the rows of packed texts; {} without such texts."""
+    texts = [x for x in jax.tree.leaves(batch, is_leaf=_is_packed) if _is_packed(x)]
+    return {"cut": jnp.sum(jnp.concatenate([x.cut for x in texts]), dtype=jnp.float32)} if texts else {}
+
+
+def _is_packed(node: object) -> bool:
+    return isinstance(node, PackedTokens)
 
 
 def _is_tokens(node: object) -> bool:
