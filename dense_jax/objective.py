@@ -44,7 +44,9 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
-        """Arrays whose row i depends on example i and on noise only. Pure.
+        """Arrays whose row i depends on row i of `batch` and on noise only. Pure.
+
+        The vectors of packed texts are `PackedVectors`; `combine` gets them as vectors of padded texts.
 
         All expensive computation belongs here: with `--chunk` it runs on a few examples at a time. Without `rng`,
         dropout is off.
