@@ -39,7 +39,7 @@ def pack(texts: Tokens, numbers: Int[np.ndarray, " b"], packing: float) -> Packe
     Raises:
         ConfigError: the texts do not fill whole rows.
     """
-    return _place(texts, numbers, packing).tokens(texts)
+    return _place_texts(texts, numbers, packing).tokens(texts)
 
 
 def pack_masked(examples: Batch, numbers: Int[np.ndarray, " b"], packing: float) -> Batch:
@@ -51,13 +51,13 @@ def pack_masked(examples: Batch, numbers: Int[np.ndarray, " b"], packing: float)
         ConfigError: the texts do not fill whole rows.
     """
     texts = examples["tokens"]
-    rows = _place(texts, numbers, packing)
-    positions, labels, weights = (_flat(examples[name], 1) for name in ("positions", "labels", "weights"))
+    rows = _place_texts(texts, numbers, packing)
+    positions, labels, weights = (_merge_axes(examples[name], 1) for name in ("positions", "labels", "weights"))
     packed = {"tokens": rows.tokens(texts), **rows.masked(positions, labels, weights, texts.mask.shape[-1])}
     if "ids" in examples:
         packed["ids"] = rows.tokens(texts._replace(ids=examples["ids"])).tokens.ids
     if "decoder_view" in examples:
-        packed["decoder_view"] = rows.blocks(_flat(examples["decoder_view"], 2))
+        packed["decoder_view"] = rows.blocks(_merge_axes(examples["decoder_view"], 2))
     return packed
 
 
@@ -90,7 +90,7 @@ def distribute(lengths: Int[np.ndarray, " b"], rows: int, most: int) -> list[lis
 
 
 class _Placement(NamedTuple):
-    """Where each of t texts lies in rows of `length` tokens, of up to `most` texts each."""
+    """The places of t texts in rows of `length` tokens, of up to `most` texts each."""
 
     row: Int[np.ndarray, " t"]
     slot: Int[np.ndarray, " t"]  # its number in the row
@@ -104,7 +104,7 @@ class _Placement(NamedTuple):
 
     def tokens(self, texts: Tokens) -> PackedTokens:
         """The texts [b *g l] that were placed, packed."""
-        of_ids, of_types = (_flat(x, 1) for x in (texts.ids, texts.types))
+        of_ids, of_types = (_merge_axes(x, 1) for x in (texts.ids, texts.types))
         text = np.repeat(np.arange(len(self.kept)), self.kept)
         place = np.arange(len(text)) - np.repeat(np.cumsum(self.kept) - self.kept, self.kept)
         source = np.where(place == self.kept[text] - 1, self.lengths[text] - 1, place)
@@ -150,13 +150,13 @@ class _Placement(NamedTuple):
         return made
 
 
-def _place(texts: Tokens, numbers: Int[np.ndarray, " b"], packing: float) -> _Placement:
+def _place_texts(texts: Tokens, numbers: Int[np.ndarray, " b"], packing: float) -> _Placement:
     """
     Raises:
         ConfigError: the texts do not fill whole rows.
     """
     per_row, length = row_shape(texts.mask.shape[-1], packing)
-    lengths = _flat(texts.mask, 1).sum(axis=1)
+    lengths = _merge_axes(texts.mask, 1).sum(axis=1)
     require(
         len(lengths) % per_row == 0,
         f"objective.packing={packing} puts {per_row} texts into a row on average, which do not divide the "
@@ -180,6 +180,6 @@ def _fitted(lengths: Int[np.ndarray, " n"], room: int) -> Int[np.ndarray, " n"]:
     return kept
 
 
-def _flat(x: Array | np.ndarray, axes: int) -> np.ndarray:
+def _merge_axes(x: Array | np.ndarray, axes: int) -> np.ndarray:
     """`x` with all axes but the last `axes` as one."""
     return np.asarray(x).reshape(-1, *x.shape[-axes:])
