@@ -27,6 +27,7 @@ from dense_jax.data.pipeline import collate, host_batches, real_tokens
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import make_mesh
 from dense_jax.objective import HostBatch
+from dense_jax.objectives.dual_encoder import DualEncoder
 from dense_jax.types import PackedTokens, Tokens
 from dense_jax.workdir import Workdir
 
@@ -74,7 +75,9 @@ def _trained(config: Config, made: Sequence[HostBatch], share: float) -> Ours:
 
 
 def _packed(config: Config, share: float) -> Config:
-    return replace(config, objective=replace(config.objective, packing=share))
+    objective = config.objective
+    assert isinstance(objective, DualEncoder)
+    return replace(config, objective=replace(objective, packing=share))
 
 
 def _collated(config: Config, made: Sequence[HostBatch]) -> list[Batch]:

@@ -28,8 +28,8 @@ def head_jacobians():
     """Of the head's output with respect to the late and the early states, as norms [l of output, l of input]."""
     params = {"condenser": init_condenser(BERT, 2, jax.random.key(0))}
     late, early = jax.random.normal(jax.random.key(1), (2, 1, LENGTH, BERT.width))
-    mask = jnp.ones((1, LENGTH), bool)
-    found = jax.jit(jax.jacobian(lambda a, b: apply_condenser(BERT, params, a, b, mask)[0], (0, 1)))(late, early)
+    tokens = Tokens(*(jnp.ones((1, LENGTH), dtype) for dtype in (int, int, bool)))
+    found = jax.jit(jax.jacobian(lambda a, b: apply_condenser(BERT, params, a, b, tokens)[0], (0, 1)))(late, early)
     return [np.abs(np.asarray(x)).sum((1, 2, 4)) for x in found]
 
 

@@ -285,7 +285,7 @@ def test_heads_are_layers_of_the_family(model):
     assert {*params["condenser"]["layer_0"]} == {*layer} - {"final_norm"}
     assert {*params["decoder"]} >= {*layer}
     states = Encoder(model).all_hidden_states(params["encoder"], tokens)
-    head = apply_condenser(model, params, states[-1], states[1], tokens.mask)
+    head = apply_condenser(model, params, states[-1], states[1], tokens)
     visible = jnp.broadcast_to(jnp.asarray(tokens.mask)[:, None], (2, 16, 16))
     decoded = apply_decoder(model, params, states[-1][:, 0], tokens, visible)
     logits = mlm_logits(model, params, head, jnp.zeros((2, 1), jnp.int32))
