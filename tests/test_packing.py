@@ -98,6 +98,19 @@ def test_a_row_has_slots_for_all_masked_tokens_of_its_texts(lengths, rate, packi
     assert np.array_equal(predicted[is_masked], packed["labels"][is_masked])
 
 
+def test_masked_tokens_of_cut_texts_that_exceed_the_slots_of_a_row_are_not_predicted():
+    """All masked tokens stand where nothing is cut: four texts of six tokens each in a row, with four masked in each."""
+    tokens, positions = texts(*[14] * 32, room=14), np.tile(np.arange(1, 5, dtype=np.int32), (32, 1))
+    labels = np.asarray(tokens.ids)[:, 1:5]
+    masked = {"tokens": tokens, "positions": positions, "labels": labels, "weights": np.ones((32, 4), np.float32)}
+    packed = pack_masked(masked, np.arange(32), packing=0.4)
+    assert packed["tokens"].cut.sum() == 32 * 8
+    predicted = np.take_along_axis(packed["tokens"].tokens.ids, packed["positions"], axis=1)
+    is_masked = packed["weights"] > 0
+    assert 0 < is_masked.sum() < 32 * 4
+    assert np.array_equal(predicted[is_masked], packed["labels"][is_masked])
+
+
 @given(lengths=st.lists(st.integers(1, 99), min_size=16, max_size=16))
 def test_the_fullest_row_is_never_longer_than_the_mean_and_a_longest_text(lengths):
     rows = distribute(np.array(lengths), rows=4, most=16)

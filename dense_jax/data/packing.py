@@ -127,14 +127,17 @@ class _Placement(NamedTuple):
     ) -> Batch:
         """Masked tokens of texts of up to `length` tokens, by row.
 
-        A row has slots for the masked share of its tokens and one more for each text, whose share is rounded.
+        A row has slots for the masked share of its tokens and one more for each text, whose share is rounded. Masked
+        tokens of texts that are cut may exceed them, and are then not predicted.
         """
         slots = -(-positions.shape[1] * self.length // length) + self.most
         text, which = np.nonzero((weights > 0) & (positions < self.kept[:, None] - 1))
         order = np.argsort(self.row[text], kind="stable")
         text, which = text[order], which[order]
-        row = self.row[text]
-        at = row, np.arange(len(row)) - np.searchsorted(row, row)
+        slot = np.arange(len(text)) - np.searchsorted(self.row[text], self.row[text])
+        fits = slot < slots  # False only in rows whose texts are cut
+        text, which = text[fits], which[fits]
+        at = self.row[text], slot[fits]
         made = {name: np.zeros((self.rows, slots), np.int32) for name in ("positions", "labels")}
         made["weights"] = np.zeros((self.rows, slots), weights.dtype)
         made["positions"][at] = self.start[text] + positions[text, which]
