@@ -99,7 +99,7 @@ def test_a_row_has_slots_for_all_masked_tokens_of_its_texts(lengths, rate, packi
 
 
 def test_masked_tokens_of_cut_texts_that_exceed_the_slots_of_a_row_are_not_predicted():
-    """All masked tokens stand where nothing is cut: four texts of six tokens each in a row, with four masked in each."""
+    """All masked tokens stand where nothing is cut: of each of four texts in a row six tokens, four of them masked."""
     tokens, positions = texts(*[14] * 32, room=14), np.tile(np.arange(1, 5, dtype=np.int32), (32, 1))
     labels = np.asarray(tokens.ids)[:, 1:5]
     masked = {"tokens": tokens, "positions": positions, "labels": labels, "weights": np.ones((32, 4), np.float32)}
