@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from dense_jax.arrays import Float
-from dense_jax.charts import Bar, ForestLine, draw_forest, draw_scores
+from dense_jax.compare_charts import Bar, ForestLine, draw_forest, draw_scores
 from dense_jax.config import Config
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
@@ -309,11 +309,12 @@ def _draw(rows: Sequence[Row], found: Sequence[dict[str, Any]], tested: dict[str
     """Draw the scores and the gains in the measure of each set."""
     panels = {name: _bars(rows, name, measure) for name, measure in tested.items()}
     draw_scores(panels, [row.name for row in rows], tested, folder / "comparison.png")
-    if forests := {
-        title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))
-    }:
+    forests = {title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))}
+    if forests:
         labels = [_line_label(row.name, name, len(tested)) for row in rows for name in tested]
         draw_forest(forests, labels, " or ".join(dict.fromkeys(tested.values())), folder / "gains.png")
+    else:
+        (folder / "gains.png").unlink(missing_ok=True)  # of an earlier comparison
 
 
 def _bars(rows: Sequence[Row], name: str, measure: str) -> list[Bar]:

@@ -452,6 +452,16 @@ def test_the_verb_prints_the_tables_and_leaves_four_files(runs, tmp_path, capsys
     }
 
 
+def test_an_older_chart_of_gains_goes_where_there_are_none_to_draw(runs, tmp_path):
+    compare(runs, "mlm", tmp_path)
+    assert (tmp_path / "gains.png").is_file()
+    alone = runs[0]
+    for path in alone.glob("results/*/BM25.json"):
+        path.unlink()
+    compare([alone], "", tmp_path)
+    assert not (tmp_path / "gains.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

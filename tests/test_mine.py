@@ -175,6 +175,12 @@ def test_a_hybrid_takes_the_best_of_both_and_scores_positives_as_it_scores_docum
     assert [line["negative_document_ids"] for line in lines(path)] == [["d2", "d4"], ["d4", "d0"]]
 
 
+def test_a_hybrid_fuses_rankings_of_the_depth_that_it_was_given_however_many_are_asked_for(words):
+    """A document below the first of a ranking has no part in the sums."""
+    hybrid = HybridRetriever(words, Fixed([4, 2], [0, 4]), FusionConfig(depth=1))
+    assert [found.rows.tolist() for found in hybrid.find(["sun", "sea"], [np.array([0])] * 2, 2)] == [[0, 4], [0, 3]]
+
+
 def test_finished_parts_are_not_mined_again(tmp_path, words):
     queries, config = Queries(), MineConfig(depth=2, negatives=2)
     path = mine(queries, queries.documents, words, config, tmp_path / "bm25", {})
