@@ -180,19 +180,19 @@ def read_rankings(folder: Path) -> dict[str, dict[str, Any]]:
 def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
     """The figures of `evaluate` in `file`, by test set."""
     return {
-        name: _found(of, HEADLINE, path, name) for name, of in _read_results(path, f"{file}.json", Evaluated).items()
+        name: _set_result(of, HEADLINE, path, name) for name, of in _read_results(path, f"{file}.json", Evaluated).items()
     }
 
 
 def _answered(path: Path) -> dict[str, SetResult]:
     """The figures of `answer`, by set of questions."""
     return {
-        name: _found(of, tuple(of["figures"]), path, name)
+        name: _set_result(of, tuple(of["figures"]), path, name)
         for name, of in _read_results(path, FIGURES, Answered).items()
     }
 
 
-def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
+def _set_result(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
     _check_measures(of["per_query"], measures, path / "results" / name)
     place = set_of(path / "results" / name)["place"]
     chosen_on = of.get("fusion", {}).get("chosen_on", "")

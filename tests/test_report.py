@@ -242,6 +242,20 @@ def test_queries_are_no_small_corpus(tmp_path):
     assert "visited" not in found_in(tmp_path, 9, 9)
 
 
+def test_damaged_training_data_are_no_missing_preparation(tmp_path):
+    class Damaged(Run):
+        is_prepared = True
+
+        @property
+        def passages(self):
+            raise StorageError("queries.npy: damaged")
+
+    config = Config(BagOfTokens(), steps=9, batch=100)
+    assert page._counts(Workdir(tmp_path, config)) == {}
+    with pytest.raises(StorageError, match="damaged"):
+        page._counts(Damaged(tmp_path, config))
+
+
 def test_less_found_than_before_training_or_than_bm25_is_a_warning_if_it_is_no_chance():
     def retriever(name, value, p=1.0):
         return RetrieverResult(name, Path(), {"nDCG@10": value}, {}, {"BM25": p, "before training": p})

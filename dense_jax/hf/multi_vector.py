@@ -25,7 +25,7 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
-from dense_jax.hf.modules import read_tokens
+from dense_jax.hf.modules import in_float32, read_tokens
 from dense_jax.io import read_json, write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
