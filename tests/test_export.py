@@ -192,6 +192,13 @@ def test_t30_a_bfloat16_model_is_compared_in_float32(two, tokenizer_folder, tmp_
     assert export(Towers(tower, tower), tokenizer_folder, tmp_path / "model", CARD).difference < 1e-5
 
 
+def test_t30_vectors_are_compared_in_float32_on_a_platform_that_computes_in_bfloat16(
+    two, tokenizer_folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dense_jax.models.transformer.platform", lambda: "gpu")
+    assert export(two, tokenizer_folder, tmp_path / "model", CARD).difference < 1e-5
+
+
 def test_an_earlier_export_is_replaced_wholly(mean_folder):
     assert not (mean_folder / "query").exists()
 

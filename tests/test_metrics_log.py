@@ -55,12 +55,26 @@ def test_speeds_are_of_the_steps_since_the_last_line(tmp_path, clock):
 def test_what_passes_before_the_clock_is_restarted_counts_neither_for_speed_nor_for_seconds(tmp_path, clock):
     log = MetricsLog(tmp_path, first=0, last=1, every=1, batch=8, names=str)
     clock.now += 60.0  # of compilation
-    log.restart_clock()
+    log.restart_clock(0)
     clock.now += 2.0
     log.record(1, {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), "tokens": jnp.float32(30)}, np.arange(8))
     log.close()
     assert totals(lines(tmp_path)) == {1: (30, 2.0)}
     assert lines(tmp_path)[0]["examples_per_second"] == 4
+
+
+def test_a_step_before_the_clock_is_restarted_counts_its_tokens_and_no_speed(tmp_path, clock):
+    log = MetricsLog(tmp_path, first=0, last=3, every=1, batch=8, names=str)
+    clock.now += 60.0  # of compilation
+    log.restart_clock(1)  # before its metrics are read, one step late
+    metrics = {"loss": jnp.ones(()), "gradient_norm": jnp.ones(()), "tokens": jnp.float32(30)}
+    for step in range(1, 4):
+        log.record(step, metrics, np.arange(8))
+        clock.now += 2.0
+    log.close()
+    found = lines(tmp_path)
+    assert totals(found) == {1: (30, 0.0), 2: (60, 2.0), 3: (90, 4.0)}
+    assert [line.get("examples_per_second") for line in found] == [None, 4, 4]
 
 
 def test_a_continued_run_adds_to_the_totals_of_the_one_before(tmp_path, clock):

@@ -4,7 +4,17 @@ from dataclasses import replace
 
 import pytest
 
-from dense_jax.config import Config, CorpusConfig, EmbedConfig, EvaluateConfig, LoaderConfig, PassagesConfig, Unit
+from dense_jax.config import (
+    Config,
+    CorpusConfig,
+    EmbedConfig,
+    EvaluateConfig,
+    GradientDtype,
+    LoaderConfig,
+    MeshConfig,
+    PassagesConfig,
+    Unit,
+)
 from dense_jax.config.tree import to_dict
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import read_json, write_json
@@ -119,11 +129,18 @@ def test_a_check_records_nothing(tmp_path):
     "settings",
     [{"log_every": 3}, {"embed": EmbedConfig(split=True, shard_size=7)}, {"evaluate": EvaluateConfig(depth=300)},
      {"corpus": CorpusConfig(max_rejects=0.5)}, {"passages": PassagesConfig(shard_size=9)},
-     {"loader": LoaderConfig(workers=3)}, {"objective": method(query_length=16, passage_length=32)}],
+     {"loader": LoaderConfig(workers=3)}, {"mesh": MeshConfig(fsdp=2)},
+     {"objective": method(query_length=16, passage_length=32)}],
 )  # fmt: skip
 def test_what_changes_neither_parameters_nor_examples_may_change_in_training(tmp_path, settings):
     begun(tmp_path)
     check_same_run(config(**settings), tmp_path)
+
+
+def test_the_type_of_the_summed_gradients_belongs_to_the_run_though_its_mesh_may_change(tmp_path):
+    begun(tmp_path)
+    with pytest.raises(ConfigError, match=r"mesh\.gradient_dtype: float32 -> bfloat16"):
+        check_same_run(config(mesh=MeshConfig(gradient_dtype=GradientDtype.BFLOAT16)), tmp_path)
 
 
 @pytest.mark.parametrize(

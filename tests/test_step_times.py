@@ -1,5 +1,6 @@
 """What a run reports of its own speed: MFU, waiting, saving, and a trace."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -7,11 +8,13 @@ import pytest
 
 from dense_jax.config import Config, profiled_steps
 from dense_jax.errors import ConfigError
+from dense_jax.models.attention import Attention
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
+from dense_jax.models.layers import Dtype
 from dense_jax.objectives.mlm import MLM
 from dense_jax.planning.compiled_step import abstract_batch
-from dense_jax.train.flops import model_flops, peak_of_run, step_flops
+from dense_jax.train.flops import model_flops, peak_of_run
 from dense_jax.train.loop import make_program
 from dense_jax.train.step_times import CHECKPOINTS, DATA, StepTimes
 from tests.programs import train_workdir
@@ -50,19 +53,31 @@ def test_the_summary_gives_each_share_of_the_whole_time(clock):
     clock.now += 45.0
     times.figures(steps=60, seconds=60.0)
     assert times.summary() == (
-        "60 steps in 1m40s: 45.0% useful steps, 10.0% waiting for data, 5.0% saving checkpoints, 40.0% compiling, "
-        "validating and the rest; MFU 50.0%"
+        "60 steps after the first in 1m40s: 45.0% useful steps, 10.0% waiting for data, 5.0% saving checkpoints, "
+        "40.0% compiling, validating and the rest; MFU 50.0%"
     )
 
 
+def test_a_pause_inside_of_waiting_is_no_waiting(clock):
+    times = StepTimes()
+    with times.spent(DATA):
+        clock.now += 1.0
+        clock.now += 50.0  # an index is made
+        times.exclude(50.0)
+    assert times.figures(1, 4.0)["time/data_wait_share"] == 1 / 4
+
+
 @pytest.mark.slow
-def test_the_traced_step_has_the_flops_of_the_model():
-    bert = BertConfig(layers=2, width=16, heads=2, feed_forward=32, vocab_size=300, positions=64)
-    config = Config(MLM(Encoder(bert), passage_length=16), steps=1, batch=8)
+def test_the_products_of_a_fused_attention_count_and_what_is_computed_again_does_not():
+    bert = BertConfig(2, 16, 2, 32, vocab_size=300, positions=256, attention_dropout=0.0)
+    config = Config(MLM(Encoder(bert), passage_length=128), steps=1, batch=8)
     program, batch = make_program(config), abstract_batch(config)[1]
-    expected = model_flops(config.objective, program.like.params, program.like.carry, batch)
-    assert step_flops(program.step, config.objective, program.like, batch, chunks=1) == expected
-    assert step_flops(program.step, config.objective, program.like, batch, chunks=2) == expected
+
+    def flops(**settings):
+        method = MLM(Encoder(replace(bert, **settings)), passage_length=128)
+        return model_flops(method, program.like.params, program.like.carry, batch)
+
+    assert flops(attention=Attention.CUDNN, dtype=Dtype.BFLOAT16) == flops(remat=True) == flops()
 
 
 def test_the_peak_of_a_cpu_is_measured():
@@ -86,4 +101,4 @@ def test_a_run_traces_the_named_steps_and_reports_its_times(tmp_path, capsys, mo
     said = capsys.readouterr().err
     assert "data wait" in said
     assert "MFU" in said
-    assert "4 steps in " in said
+    assert "3 steps after the first in " in said

@@ -163,10 +163,18 @@ def test_the_gradient_of_a_float32_kernel_is_summed_in_float32_and_that_of_a_bfl
     assert gradient(jnp.ones((1, 1), jnp.bfloat16)).item() == 256
 
 
-def test_bfloat16_gradients_need_bfloat16_layers():
+@pytest.mark.parametrize("dtype", [Dtype.FLOAT32, Dtype.AUTO])  # on a CPU both are float32
+def test_bfloat16_gradients_need_bfloat16_layers(dtype):
     mesh = MeshConfig(gradient_dtype=GradientDtype.BFLOAT16)
     with pytest.raises(ConfigError, match=r"mesh.gradient_dtype=bfloat16 rounds .* compute in dtype=float32; use"):
-        make_program(config(MLM(Encoder(replace(BERT, dtype=Dtype.FLOAT32)), passage_length=16), mesh))
+        make_program(config(MLM(Encoder(replace(BERT, dtype=dtype)), passage_length=16), mesh))
+
+
+def test_gradients_of_chunks_are_not_summed_in_bfloat16():
+    method = MLM(Encoder(replace(BERT, dtype=Dtype.BFLOAT16)), passage_length=16)
+    chunked = replace(config(method, MeshConfig(gradient_dtype=GradientDtype.BFLOAT16)), chunk=8)
+    with pytest.raises(ConfigError, match=r"gradients of the chunks of chunk=8 in bfloat16"):
+        make_program(chunked)
 
 
 @pytest.mark.slow

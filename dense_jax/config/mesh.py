@@ -3,7 +3,7 @@
 import enum
 from dataclasses import dataclass, field
 
-from dense_jax.config.rules import MeshAxis
+from dense_jax.config.rules import IDENTITY, MeshAxis
 
 
 class GradientDtype(enum.Enum):
@@ -23,4 +23,4 @@ class MeshConfig:
     # parameters alone: heads, feed-forward units, and the vocabulary, if its size is divisible by this
     tensor: MeshAxis = 1
     shard_update: bool = True  # each chip of the data axis holds and updates a share of parameters and moments
-    gradient_dtype: GradientDtype = GradientDtype.FLOAT32
+    gradient_dtype: GradientDtype = field(default=GradientDtype.FLOAT32, metadata=IDENTITY)

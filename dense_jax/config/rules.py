@@ -31,7 +31,6 @@ def at_least(least: float | int) -> Rule:
     return Rule(f"must be at least {least}", lambda value: value >= least)
 
 
-Finite = Annotated[N, Rule("must be a finite number", lambda value: True)]
 Positive = Annotated[N, Rule("must be positive", lambda value: value > 0)]
 NotNegative = Annotated[N, Rule("must not be negative", lambda value: value >= 0)]
 Share = Annotated[N, Rule("is not between 0 and 1", lambda value: 0 <= value <= 1)]
@@ -44,6 +43,7 @@ MeshAxis = Annotated[int, Rule("must be positive, or -1 for all devices that are
 
 # Marks of settings: the metadata of their fields. A setting without a mark is part of a run's identity (same_run.py).
 RESUMABLE = {"resumable": True}  # alters neither the parameters nor the order of examples: may change at any time
+IDENTITY = {"resumable": False}  # part of a run's identity in a node that is marked resumable
 AT_SEARCH = {"at_search": True}  # alters training examples, and is read at search time: may change after training
 PRIVATE = {"private": True}  # never published
 

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -85,8 +85,13 @@ def fields_of(node: Any, path: str = "", marks: frozenset[str] = frozenset()) ->
     for field in dataclasses.fields(owner):
         value = None if isinstance(node, type) else getattr(node, field.name)
         yield Setting(
-            f"{path}{field.name}", hints[field.name], value, marks.union(field.metadata), field.default, owner
+            f"{path}{field.name}", hints[field.name], value, _marks(marks, field.metadata), field.default, owner
         )
+
+
+def _marks(above: frozenset[str], metadata: Mapping[str, bool]) -> frozenset[str]:
+    """Return the marks of a field: those of the node above it, with what its metadata adds or takes away."""
+    return above.union(metadata).difference(mark for mark, holds in metadata.items() if not holds)
 
 
 def _broken(rule: Rule, value: Any, whole: bool) -> str:

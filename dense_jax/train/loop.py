@@ -57,7 +57,7 @@ def make_program(config: Config, chips: Sequence[Any] = ()) -> Program:
     check_batch(config.batch, mesh)
     check_batch(config.chunk, mesh, "chunk")
     check_models(config.objective, mesh)
-    check_gradient_dtype(config)
+    check_gradient_dtype(config, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps, config.objective.frozen)
     init = functools.partial(config.objective.init, jax.random.key(config.seed))
     first = functools.partial(

@@ -15,6 +15,7 @@ from dense_jax.config import Config, GradientDtype
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import require
 from dense_jax.mesh import BATCH_AXES, TENSOR, TILE, UPDATE, split_update
+from dense_jax.models.layers import Dtype
 from dense_jax.objective import Objective
 from dense_jax.train.optimizer import match_rules, path_name
 
@@ -98,18 +99,26 @@ def check_models(objective: Objective, mesh: Mesh) -> None:
             )
 
 
-def check_gradient_dtype(config: Config) -> None:
+def check_gradient_dtype(config: Config, mesh: Mesh) -> None:
     """Check that the gradients need not be more exact than `mesh.gradient_dtype`.
 
     Raises:
-        ConfigError: it is bfloat16, and the layers compute in another type.
+        ConfigError: it is bfloat16, and the layers compute in another type or chunks are summed in it.
     """
-    compute_types = {setting.value.value for setting in settings_of(config.objective) if setting.field == "dtype"}
-    others = compute_types - {"auto", GradientDtype.BFLOAT16.value}
+    if config.mesh.gradient_dtype is GradientDtype.FLOAT32:
+        return
+    platform = mesh.devices.flat[0].platform
+    types = {s.value.on(platform).value for s in settings_of(config.objective) if isinstance(s.value, Dtype)}
+    others = types - {GradientDtype.BFLOAT16.value}
     require(
-        config.mesh.gradient_dtype is GradientDtype.FLOAT32 or not others,
+        not others,
         "mesh.gradient_dtype=bfloat16 rounds the layers' kernels, which compute in "
         f"dtype={', '.join(sorted(others))}; use mesh.gradient_dtype=float32",
+    )
+    require(
+        config.chunk in (0, config.batch),
+        f"mesh.gradient_dtype=bfloat16 would sum the gradients of the chunks of chunk={config.chunk} in bfloat16; use "
+        "mesh.gradient_dtype=float32, or chunk=0",
     )
 
 

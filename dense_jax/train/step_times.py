@@ -59,7 +59,7 @@ class StepTimes:
         shares = {"useful steps": useful, **self._total, "compiling, validating and the rest": wall - self._seconds}
         mfu = "" if self.seconds_at_peak is None else f"; MFU {self._mfu(self.steps, self._seconds):.1%}"
         parts = ", ".join(f"{seconds / wall:.1%} {what}" for what, seconds in shares.items())
-        return f"{self.steps:,} steps in {format_duration(wall)}: {parts}{mfu}"
+        return f"{self.steps:,} steps after the first in {format_duration(wall)}: {parts}{mfu}"
 
     def _mfu(self, steps: int, seconds: float) -> float:
         assert self.seconds_at_peak is not None
