@@ -202,7 +202,7 @@ def _set_result(of: dict[str, Any], measures: tuple[str, ...], path: Path, name:
 def _check_measures(figures: Mapping[str, Mapping[str, float]], measures: Sequence[str], where: Path) -> None:
     """
     Raises:
-        StorageError: one of `figures`, read from `where`, lacks one of `measures`, or there are none.
+        StorageError: one of `figures`, read from `where`, lacks one of `measures`, or is empty.
     """
     lacking = [name for name, of in figures.items() if not of.keys() >= set(measures)]
     if lacking or not figures:
