@@ -15,6 +15,7 @@ from dense_jax.report.charts import line_chart
 from dense_jax.report.examples import examples
 from dense_jax.report.tables import ResultTable, RetrieverResult, result_tables
 from dense_jax.retrieval import beir
+from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.runs import percent_encoded, write_trec_run
 from dense_jax.train.metrics_files import read_metrics
 from dense_jax.train.validation import History
@@ -128,6 +129,18 @@ def test_a_hybrid_of_another_step_than_its_checkpoint_is_not_shown(table):
     copied(table, "hybrid_after_training", 5)
     (found,) = result_tables(table.folder.parent.parent)
     assert [row.name for row in found.rows] == ["BM25", "before training", "after training"]
+
+
+def test_a_test_set_is_named_as_evaluate_names_it_and_the_held_out_one_in_plain_words(table):
+    results = table.folder.parent
+    held_out = results / "test-test"
+    shutil.copytree(table.folder, held_out)
+    claim_folder(results, "toys-test", "/data/toys", "1")
+    other = claim_folder(results, "toys-test", "/other/toys", "2")
+    shutil.copytree(table.folder, other, ignore=shutil.ignore_patterns("set.json"), dirs_exist_ok=True)
+    claim_folder(results, "test-test", "", "3")
+    names = [found.name for found in result_tables(results.parent)]
+    assert names == ["the held-out test set", "toys/test", f"toys/test{other.name.removeprefix('toys-test')}"]
 
 
 def test_figures_that_lack_a_measure_are_named(table):
@@ -262,7 +275,7 @@ def test_less_found_than_before_training_or_than_bm25_is_a_warning_if_it_is_no_c
 
     def warnings(after, p):
         rows = [retriever("BM25", 0.4), retriever("before training", 0.3), retriever("after training", after, p)]
-        return [finding.text for finding in findings.of_results([ResultTable(Path("toys"), "test", tuple(rows))])]
+        return [finding.text for finding in findings.of_results([ResultTable(Path("toys"), "toys", "test", tuple(rows))])]
 
     assert warnings(0.5, 0.001) == [] == warnings(0.2, 0.3)
     assert warnings(0.35, 0.01) == ["On toys the model finds less than BM25: nDCG@10 0.350 against 0.400."]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
+from dense_jax.retrieval.results import set_of
 from dense_jax.run_results import BM25, HYBRID, hybrid_file, read_rankings
 from dense_jax.significance import randomisation_test
 
@@ -32,12 +33,9 @@ class ResultTable:
     """All retrievers that were measured on one test set."""
 
     folder: Path
+    name: str  # of the test set
     split: str
     rows: tuple[RetrieverResult, ...]
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
 
     def row(self, name: str) -> RetrieverResult | None:
         return next((row for row in self.rows if row.name == name), None)
@@ -64,7 +62,15 @@ def _result_table(folder: Path) -> ResultTable:
     rows = [_row(folder, name, about[name]) for name in names]
     known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
     tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
-    return ResultTable(folder, about[names[0]]["split"], tuple(tested))
+    first = about[names[0]]
+    return ResultTable(folder, _set_name(folder, first["collection"]), first["split"], tuple(tested))
+
+
+def _set_name(folder: Path, collection: str) -> str:
+    """The name that `evaluate` prints, with the digest that distinguishes it from another set of this name."""
+    claimed = set_of(folder)
+    is_held_out = claimed["content"] and not claimed["place"]
+    return "the held-out test set" if is_held_out else collection + folder.name.removeprefix(claimed["name"])
 
 
 def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
