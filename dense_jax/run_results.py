@@ -180,16 +180,15 @@ def read_rankings(folder: Path) -> dict[str, dict[str, Any]]:
 def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
     """The figures of `evaluate` in `file`, by test set."""
     return {
-        name: _set_result(of, HEADLINE, path, name) for name, of in _read_results(path, f"{file}.json", Evaluated).items()
+        name: _set_result(of, HEADLINE, path, name)
+        for name, of in _read_results(path, f"{file}.json", Evaluated).items()
     }
 
 
 def _answered(path: Path) -> dict[str, SetResult]:
     """The figures of `answer`, by set of questions."""
-    return {
-        name: _set_result(of, tuple(of["figures"]), path, name)
-        for name, of in _read_results(path, FIGURES, Answered).items()
-    }
+    found = _read_results(path, FIGURES, Answered)
+    return {name: _set_result(of, tuple(of["figures"]), path, name) for name, of in found.items()}
 
 
 def _set_result(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:

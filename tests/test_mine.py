@@ -217,7 +217,10 @@ def test_a_changed_part_is_named_and_not_mined_again(tmp_path, words):
     ("settings", "message"),
     [
         ({"depth": 20}, r"mine.depth=20 is less than mine.skip=0 and mine.negatives=30 together"),
-        ({"guide": True, "source": Miner.HYBRID}, r"mine.guide=True is written with mine.source=dense only, not hybrid"),
+        (
+            {"guide": True, "source": Miner.HYBRID},
+            r"mine.guide=True is written with mine.source=dense only, not",
+        ),
         ({"margin_size": 0.1}, r"mine.margin_size=0.1 has no effect with mine.margin=none"),
     ],
 )

@@ -1,8 +1,4 @@
-"""The report of a run: one HTML page that needs no other file, no network and no script.
-
-Everything that stands in it is read from the workdir. Text of users (titles, queries, settings) is escaped by the
-template; the page's own policy forbids scripts and every load, in case something slips through.
-"""
+"""The report of a run: one HTML page, of which everything is read from the workdir."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dense_jax.arrays import np
@@ -24,11 +19,12 @@ from dense_jax.data.preparation.prepare import prepared_counts
 from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, UserError
-from dense_jax.io import absolute, read_json, short_digest, whole_file
+from dense_jax.io import absolute, read_json, short_digest
 from dense_jax.progress import format_duration
 from dense_jax.report import findings
 from dense_jax.report.charts import Series, line_chart
 from dense_jax.report.examples import QueryExample, examples, reference
+from dense_jax.report.html import write_page
 from dense_jax.report.tables import TESTED, ResultTable, RetrieverResult, result_tables
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import IndexManifest
@@ -85,21 +81,8 @@ def write_report(work: Workdir) -> Path:
         StorageError: a file of the run is damaged.
     """
     path = work.written / REPORT
-    page = _page(_page_content(work))
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_page(path, "run.html", _page_content(work))
     return path
-
-
-def _page(content: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("dense_jax.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html").render(content)
 
 
 def _page_content(work: Workdir) -> dict[str, Any]:
