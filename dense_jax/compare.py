@@ -10,12 +10,11 @@ and one of the gains in its first measure: over the reference, over BM25, and ov
 import json
 import os
 import re
-from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,20 +25,14 @@ from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
-from dense_jax.markdown import plain
-from dense_jax.progress import format_duration
+from dense_jax.report.comparison import compared_sets, page_content, reference_titles, render_markdown
 from dense_jax.report.html import write_page
 from dense_jax.run_results import BM25, FinishedRun, SetResult, read_run
-from dense_jax.significance import EXCHANGES, RESAMPLES, SEED, bootstrap_interval, randomisation_test
+from dense_jax.significance import bootstrap_interval, randomisation_test
 from dense_jax.train.same_run import DIGESTS
 
 PAGE = "comparison.html"
 _ITSELF = f"{BM25} + itself"
-_METHOD = (
-    f"Gains: mean over queries, 95 % interval of the paired bootstrap over queries ({RESAMPLES:,} resamples, seed "
-    f"{SEED}), p of the paired randomisation test ({EXCHANGES:,} exchanges, seed {SEED}); not corrected for the number "
-    "of rows."
-)
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,6 @@ class Row:
         return np.array([[each[q][measure] for q in sorted(each)] for each in found]).mean(0)
 
 
-class ComparedSet(NamedTuple):
-    """The tables of one set of queries or questions: rows of cells, the header first."""
-
-    name: str
-    queries: int
-    figures: list[list[str]]
-    gains: list[list[str]]  # empty where there is nothing to compare with
-    notes: list[str]
-
-
 def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     """The comparison as Markdown tables; writes it to `folder`, with JSON, two charts, and all in one page.
 
@@ -88,14 +71,15 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
         )
     measures = _measures(rows)
     found = [_describe_row(row, _references(row, rows, reference), measures) for row in rows]
-    sets = _compared_sets(rows, found, measures)
-    text, notes = _render(sets), {one.name: one.notes for one in sets}
+    notes = {name: _notes(rows, name) for name in measures}
+    tables = compared_sets(found, measures, notes)
+    text = render_markdown(tables)
     with in_turn(folder / "compare.lock"):
         write_json(folder / "comparison.json", {"against": reference.name, "rows": found, "notes": notes})
         with whole_file(folder / "comparison.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         _draw(rows, found, {name: tested for name, (tested, *_) in measures.items()}, folder)
-        write_page(folder / PAGE, "comparison.html", _page_content(folder, found, sets))
+        write_page(folder / PAGE, "comparison.html", page_content(folder, workdirs, tables))
     return text
 
 
@@ -255,103 +239,11 @@ def _notes(rows: Sequence[Row], name: str) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _compared_sets(
-    rows: Sequence[Row], found: Sequence[dict[str, Any]], measures: dict[str, list[str]]
-) -> list[ComparedSet]:
-    """The tables of each set."""
-    titles = _reference_titles(found)
-    return [
-        ComparedSet(
-            name,
-            next(row["sets"][name]["queries"] for row in found if name in row["sets"]),
-            _figures(found, name, shown),
-            _gains(found, name, shown[0], titles),
-            _notes(rows, name),
-        )
-        for name, shown in measures.items()
-    ]
-
-
-def _reference_titles(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The references of all gains."""
-    return list(dict.fromkeys(title for row in found for of in row["sets"].values() for title in of["gains"]))
-
-
-def _figures(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str]) -> list[list[str]]:
-    """The rows that were measured on the set `name`: cost and figures."""
-    cells = [["run", "seeds", "steps", "tokens", "time", *measures]]
-    for row in found:
-        if name in row["sets"]:
-            figures = [_figure(**row["sets"][name]["measures"][measure]) for measure in measures]
-            cells.append([row["name"], *_cost(row), *figures])
-    return cells
-
-
-def _cost(row: dict[str, Any]) -> list[str]:
-    if not row["seeds"]:
-        return ["", "", "", ""]
-    tokens = f"{row['tokens'] / 1e6:,.1f}M"
-    return [str(len(row["seeds"])), f"{row['steps']:,}", tokens, format_duration(row["seconds"])]
-
-
-def _gains(found: Sequence[dict[str, Any]], name: str, measure: str, references: Sequence[str]) -> list[list[str]]:
-    """The gains of the rows that were measured on the set `name`, a column for each of `references`."""
-    rows = [(row["name"], row["sets"][name]["gains"]) for row in found if name in row["sets"]]
-    shown = [title for title in references if any(title in gains for _, gains in rows)]
-    if not shown:
-        return []
-    cells = [[f"gain in {measure}", *(f"over {title}" for title in shown)]]
-    return cells + [[row, *(_gain_cell(**of[title]) if title in of else "" for title in shown)] for row, of in rows]
-
-
-def _render(sets: Sequence[ComparedSet]) -> str:
-    """The tables and the notes of each set, and the method of the gains, in Markdown."""
-    parts = []
-    for one in sets:
-        caption = f"{plain(one.name)}, {one.queries:,} queries; mean over seeds ± standard deviation of one run"
-        parts += [caption, _markdown_table(one.figures), _markdown_table(one.gains), *map(plain, one.notes)]
-    return "\n\n".join(filter(None, [*parts, _method(sets)]))
-
-
-def _method(sets: Sequence[ComparedSet]) -> str:
-    return _METHOD if any(one.gains for one in sets) else ""
-
-
-def _markdown_table(cells: Sequence[list[str]]) -> str:
-    """The rows of `cells`, the header first; names may hold any text."""
-    if not cells:
-        return ""
-    rule = ["---", *["---:"] * (len(cells[0]) - 1)]
-    lines = [[*map(plain, cells[0])], rule, *([plain(name), *others] for name, *others in cells[1:])]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _page_content(folder: Path, found: Sequence[dict[str, Any]], sets: Sequence[ComparedSet]) -> dict[str, Any]:
-    """The values that the template names; the charts are read from `folder`."""
-    charts = {"Scores": folder / "comparison.png", "Gains": folder / "gains.png"}
-    return {
-        "name": folder.absolute().name,
-        "sets": sets,
-        "method": _method(sets),
-        "charts": {name: b64encode(path.read_bytes()).decode() for name, path in charts.items() if path.is_file()},
-        "runs": {row["name"]: row["workdirs"] for row in found if row["workdirs"]},
-    }
-
-
-def _gain_cell(mean: float, interval: tuple[float, float] | None, p: float) -> str:
-    between = f" [{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else ""
-    return f"{mean:+z.3f}{between}, p {p:.4f}"
-
-
-def _figure(mean: float, sd: float | None) -> str:
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
-
-
 def _draw(rows: Sequence[Row], found: Sequence[dict[str, Any]], tested: dict[str, str], folder: Path) -> None:
     """Draw the scores and the gains in the measure of each set."""
     panels = {name: _bars(rows, name, measure) for name, measure in tested.items()}
     draw_scores(panels, [row.name for row in rows], tested, folder / "comparison.png")
-    forests = {title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))}
+    forests = {title: lines for title in reference_titles(found) if (lines := _forest(found, list(tested), title))}
     if forests:
         labels = [_line_label(row.name, name, len(tested)) for row in rows for name in tested]
         draw_forest(forests, labels, " or ".join(dict.fromkeys(tested.values())), folder / "gains.png")

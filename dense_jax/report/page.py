@@ -89,6 +89,7 @@ def _page_content(work: Workdir) -> dict[str, Any]:
     """The values that the template names."""
     config, lines, history = work.config, read_metrics(work.path), read_history(work.path)
     tables = [table for place in work.places for table in result_tables(place)]
+    answers = [path for place in work.places for path in sorted(place.glob(f"results/*/{FIGURES}"))]
     indexes = [row for place in work.places for row in _indexes(place)]
     facts, counts = _facts(config, lines), _counts(work)
     return {
@@ -98,7 +99,7 @@ def _page_content(work: Workdir) -> dict[str, Any]:
         "measures": HEADLINE,
         "tested": TESTED,
         "results": [_illustrated(work, table) for table in tables],
-        "answers": [(path.parent.name, read_json(path, AnsweredMeans)["figures"]) for path in _answer_files(work)],
+        "answers": [(path.parent.name, read_json(path, AnsweredMeans)["figures"]) for path in answers],
         "charts": [*_charts(config, lines)],
         "indexes": indexes,
         "settings": settings(without_folders(config)),
@@ -185,10 +186,6 @@ def _examples(
         raise DataError(f"{folder} has changed since it was evaluated")
     documents = (row for row in open_collection(str(folder), work.asked) if isinstance(row, Document))
     return examples(table, against, test_set, documents)
-
-
-def _answer_files(work: Workdir) -> list[Path]:
-    return [path for place in work.places for path in sorted(place.glob(f"results/*/{FIGURES}"))]
 
 
 def _indexes(place: Path) -> Iterator[dict[str, Any]]:
