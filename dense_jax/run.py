@@ -258,7 +258,8 @@ class Run:
             DataError: a query is empty.
             StorageError: vectors or index are missing, the workdir is read-only, and no `out` is given.
         """
-        find, k = self._find_hybrid if hybrid else self._find, k or self._work.config.search.k
+        find = self._find_hybrid if hybrid else self._find
+        k = k or self._work.config.search.k
         if hybrid:
             self._print_fusion(at_depth(self._work.config.fusion, k))
         return search.search(find, self._collection.store, queries, k)

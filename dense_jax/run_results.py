@@ -14,7 +14,7 @@ from dense_jax.hf.model_card import CardResult
 from dense_jax.io import absolute, check_kind, read_json
 from dense_jax.retrieval.evaluate import Evaluated, EvaluatedFigures, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.retrieval.results import set_of
+from dense_jax.retrieval.results import set_of, suffix
 from dense_jax.train.metrics_files import MetricsLine
 from dense_jax.train.same_run import FinishedConfig
 from dense_jax.train.validation import History, read_history
@@ -141,20 +141,18 @@ def measured(path: Path, step: int) -> tuple[CardResult, ...]:
 
     Figures of the reader are left out, since it is no part of the towers.
     """
-    evaluated: dict[str, Any] = {}
+    results, evaluated = path / "results", {}
     for file in (_BEFORE, f"step_{step}", _AFTER):
         evaluated |= _read_results(path, f"{file}.json", EvaluatedMeans, step)
     ranked = [
-        CardResult(
-            found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name]
-        )
-        for folder, found in evaluated.items()
+        CardResult(of["collection"].rpartition("/")[0] + suffix(results / folder), of["split"], name, of["mean"][name])
+        for folder, of in evaluated.items()
         for name in HEADLINE
     ]
     asked = [
-        CardResult(found["questions"] + _apart(path, folder), "", name, value)
-        for folder, found in _read_results(path, FIGURES, AnsweredMeans, step).items()
-        for name, value in found["figures"].items()
+        CardResult(of["questions"] + suffix(results / folder), "", name, value)
+        for folder, of in _read_results(path, FIGURES, AnsweredMeans, step).items()
+        for name, value in of["figures"].items()
         if name.startswith(RECALL)
     ]
     return tuple(ranked + asked)
@@ -192,10 +190,11 @@ def _answered(path: Path) -> dict[str, SetResult]:
 
 
 def _set_result(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
-    _check_measures(of["per_query"], measures, path / "results" / name)
-    place = set_of(path / "results" / name)["place"]
-    chosen_on = of.get("fusion", {}).get("chosen_on", "")
-    return SetResult(of["step"], measures, of["per_query"], _set(path, name), place, chosen_on)
+    folder = path / "results" / name
+    _check_measures(of["per_query"], measures, folder)
+    about, chosen_on = set_of(folder), of.get("fusion", {}).get("chosen_on", "")
+    known_by = (about["name"], about["content"])
+    return SetResult(of["step"], measures, of["per_query"], known_by, about["place"], chosen_on)
 
 
 def _check_measures(figures: Mapping[str, Mapping[str, float]], measures: Sequence[str], where: Path) -> None:
@@ -213,16 +212,6 @@ def _read_results(path: Path, file: str, kind: Any, step: int | None = None) -> 
     """Each `file` in the results of a workdir, by the name of its folder; with `step`, those of that checkpoint."""
     found = {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
     return {name: of for name, of in found.items() if step is None or of["step"] == step}
-
-
-def _set(path: Path, folder: str) -> tuple[str, str]:
-    about = set_of(path / "results" / folder)
-    return about["name"], about["content"]
-
-
-def _apart(path: Path, folder: str) -> str:
-    """The end of a folder's name that distinguishes its set from another one of the same name."""
-    return folder.removeprefix(_set(path, folder)[0])
 
 
 def _rules(history: History | None) -> str:

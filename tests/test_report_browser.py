@@ -70,17 +70,8 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     write_beir(root / name, documents, queries, {f"q{i}": {f"d{i}": 1} for i in range(10)}, "test")
     settings = {**SMALL, "corpus.source": root / name, "evaluate.folder": root / name}
     work = root / f"run{name}"
-    assert (
-        run(
-            [
-                "prepare",
-                "--config=ict:tiny",
-                f"--workdir={work}",
-                *(f"--{key}={value}" for key, value in settings.items()),
-            ]
-        )
-        == 0
-    )
+    given = [f"--workdir={work}", *(f"--{key}={value}" for key, value in settings.items())]
+    assert run(["prepare", "--config=ict:tiny", *given]) == 0
     for verb in ("train", "evaluate", "report"):
         assert run([verb, f"--workdir={work}"]) == 0
     compared = root / f"compared{name}"

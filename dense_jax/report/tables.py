@@ -1,14 +1,14 @@
 """The retrievers of a run on each test set: headline measures, and significance of the differences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
-from dense_jax.retrieval.results import set_of
+from dense_jax.retrieval.results import set_of, suffix
 from dense_jax.run_results import BM25, HYBRID, hybrid_file, read_rankings
 from dense_jax.significance import randomisation_test
 
@@ -61,16 +61,16 @@ def _result_table(folder: Path) -> ResultTable:
     names = sorted(about, key=lambda name: (name != BM25, name.startswith(_FUSED), about[name]["step"] or 0, name))
     rows = [_row(folder, name, about[name]) for name in names]
     known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
-    tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
+    tested = tuple(replace(row, p=_p_values(row, known)) for row in rows)
     first = about[names[0]]
-    return ResultTable(folder, _set_name(folder, first["collection"]), first["split"], tuple(tested))
+    return ResultTable(folder, _set_name(folder, first["collection"]), first["split"], tested)
 
 
 def _set_name(folder: Path, collection: str) -> str:
     """The name that `evaluate` prints, with the digest that distinguishes it from another set of this name."""
     claimed = set_of(folder)
     is_held_out = claimed["content"] and not claimed["place"]
-    return "the held-out test set" if is_held_out else collection + folder.name.removeprefix(claimed["name"])
+    return "the held-out test set" if is_held_out else collection + suffix(folder)
 
 
 def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
