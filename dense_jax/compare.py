@@ -5,6 +5,12 @@
 Runs whose configs differ in the seed only are one row: means over seeds, with the standard deviation of a single run.
 BM25 is a row, and so are the runs of each row together with BM25. Each test set and each set of questions has a table,
 and one of the gains in its first measure: over the reference, over BM25, and over the row together with BM25.
+
+    FOLDER/comparison.html    all of it in one page
+           comparison.md      the tables
+           comparison.json    all figures, unrounded
+           comparison.png     the scores
+           gains.png          the gains and their intervals, where there are any
 """
 
 import json

@@ -7,9 +7,9 @@
 #   launch/two_rounds.sh runs/scifact configs/finetune_cocondenser.py:{tiny,tiny} \
 #     --corpus.source=scifact --evaluate.folder=scifact --init_from=runs/cocondenser
 #
-# ROUND1 and ROUND2 are configs; settings apply to both. WORKDIR/data has the training data of both. The second round
-# has a page, WORKDIR/round2/report.html, and so has the comparison, WORKDIR/comparison.html. The same command continues:
-# finished stages are not repeated.
+# ROUND1 and ROUND2 are configs; settings apply to both. WORKDIR/data has the training data of both. There is a page of
+# the second round, WORKDIR/round2/report.html, and one of the comparison, WORKDIR/comparison.html. The same command
+# continues: finished stages are not repeated.
 set -euo pipefail
 
 workdir=$1 round1=$2 round2=$3
