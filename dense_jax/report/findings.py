@@ -29,9 +29,9 @@ class Finding:
 
 
 def of_training(lines: Lines, step: int, steps: int, ended: bool, visits: float | None) -> Iterator[Finding]:
-    """Findings about training that stands at `step` of `steps`; each passage is visited `visits` times in all.
+    """Findings about training that stands at `step` of `steps`, where it has `ended` or not.
 
-    With `ended` it goes no further.
+    Each passage is visited `visits` times in all; None where training does not visit passages.
     """
     if not ended:
         yield Finding(f"Training stands at step {step:,} of {steps:,}.", "Give `dense-jax train` again: it continues.")

@@ -96,7 +96,7 @@ class DenseRetriever:
 
 @dataclass(frozen=True)
 class HybridRetriever:
-    """BM25 and dense retrieval of the same documents, fused; `fusion` is as deep as any call asks for at least."""
+    """BM25 and dense retrieval of the same documents, fused; `fusion.depth` is at least the k of every call."""
 
     bm25: BM25Retriever
     dense: Retriever
