@@ -32,7 +32,6 @@ from dense_jax.types import PackedTokens, Tokens
 from dense_jax.workdir import Workdir
 
 STEP = 1 / 32  # between the shares that are tried
-SMALLEST = 1 / 16
 
 
 def main() -> None:
@@ -89,7 +88,9 @@ def _tightest(config: Config, made: Sequence[HostBatch]) -> float:
     Raises:
         ConfigError: the texts fill their lengths.
     """
-    for share in np.arange(SMALLEST, 1, STEP).tolist():
+    padded = sum(_room(batch.inputs) for batch in made)
+    fill = sum(real_tokens(batch.inputs) for batch in made) / padded
+    for share in np.arange(STEP * np.ceil(fill / STEP), 1, STEP).tolist():
         texts = [text for batch in _collated(_packed(config, share), made) for text in _texts(batch)]
         if not any(text.cut.any() for text in texts if isinstance(text, PackedTokens)):
             return share

@@ -46,14 +46,13 @@ class CoCondenser(Condenser):
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
         encoder_rng, rest = split_key(rng, 2)
-        spans = (
-            batch if self.packing < 1 else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-        )  # d0a, d0b, d1a, ...
+        in_rows = self.packing < 1
+        spans = batch if in_rows else jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)  # d0a, d0b, d1a, ...
         states = self.encoder.all_hidden_states(params["encoder"], spans["tokens"], rng=encoder_rng)
         vectors = self.encoder.pool(params["encoder"], states[-1], spans["tokens"])
         masked_lm = self.masked_lm(params, states, spans, rng=rest)
         encoded = Spans(vectors, masked_lm)
-        return encoded if self.packing < 1 else jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), encoded)
+        return encoded if in_rows else jax.tree.map(lambda x: x.reshape(-1, 2, *x.shape[1:]), encoded)
 
     def combine(
         self, carry: Carry, encoded: Encoded, batch: Batch, *, step: Array
