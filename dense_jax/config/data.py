@@ -9,6 +9,7 @@ from dense_jax.config.rules import (
     RESUMABLE,
     DataPath,
     DiskPath,
+    ModelPath,
     NotNegative,
     Positive,
     Seed,
@@ -81,8 +82,9 @@ class CorpusConfig:
 
 @dataclass
 class TokenizerConfig:
-    # a Hugging Face tokenizer folder; empty: that of init_from, else train a WordPiece vocabulary on the corpus
-    path: DiskPath = ""
+    # a Hugging Face tokenizer folder, or ORG/NAME[@REVISION] of the Hub; empty: that of init_from, else train a
+    # WordPiece vocabulary on the corpus
+    path: ModelPath = ""
     vocab_size: Annotated[int, at_least(32)] = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 
