@@ -40,7 +40,8 @@ class Mixing(enum.Enum):
 @dataclass
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .csv, .tsv (.gz, .xz too) or .parquet file, of documents or of queries
-    # with texts; .txt file or folder of them; tfds:NAME; or installed, the documentation of the installed packages.
+    # with texts; .txt file or folder of them; hf:ORG/NAME[/CONFIGURATION][:SPLIT] of the Hugging Face Hub, ir:NAME of
+    # ir_datasets, or tfds:NAME; or installed, the documentation of the installed packages.
     # Files and folders may lie in a bucket: gs://..., s3://...
     source: DataPath = ""
     also: tuple[DataPath, ...] = ()  # further sources of any form, read after `source` with the same names of fields
