@@ -62,8 +62,10 @@ setup(
     extras_require={
         "test": [
             "beartype>=0.20",
+            "datasets>=4",
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            "ir-datasets>=0.5.5",
             "pyarrow>=15",
             "pyright>=1.1.390",
             "pytest>=8",
@@ -80,6 +82,8 @@ setup(
         "test-s3": ["flask>=3", "flask-cors>=5", "moto[s3]>=5", "s3fs>=2024.6"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
+        "hf": ["datasets>=4"],  # hf:ORG/NAME as a source
+        "ir": ["ir-datasets>=0.5.5"],  # ir:NAME as a source
         "gs": ["gcsfs>=2024.6"],  # gs:// as a source
         "s3": ["s3fs>=2024.6"],  # s3:// as a source
         "beam": ["apache-beam>=2.70"],  # prepare.runner=beam; in an environment of its own, by constraints-beam.txt

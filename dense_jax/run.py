@@ -32,12 +32,13 @@ from dense_jax.errors import ConfigError, Stopped, StorageError
 from dense_jax.evaluation import EvaluationTable, evaluated
 from dense_jax.hf.export import ExportReport, export
 from dense_jax.hf.model_card import CardContent
-from dense_jax.io import absolute, check_name, digest, writable
+from dense_jax.io import check_name, digest, writable
 from dense_jax.locks import alone, only_one
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
 from dense_jax.planning.topology import plan_report
+from dense_jax.remote.paths import absolute
 from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
 from dense_jax.retrieval.embed import encode_passages
