@@ -30,10 +30,10 @@ def overview(program: Program, config: Config, examples: Examples | None, tokeni
     parts = {"method": type(config.objective).__name__, "settings": changed_settings(config)}
     if examples is not None:
         parts["compute"] = f"{show.compute_types(examples)}; attention by {show.attention(examples, config.batch)}"
-        parts["example"] = "\n".join(_example(examples, tokenizer))
+        parts["example"] = "\n".join(_example_lines(examples, tokenizer))
         parts["plan"] = show.plan(examples, config)
-    parts["parameters"] = parameters(program.like.params)
-    parts["memory"] = memory(program, examples)
+    parts["parameters"] = parameters_by_part(program.like.params)
+    parts["memory"] = memory_by_part(program, examples)
     return Overview(parts)
 
 
@@ -45,11 +45,11 @@ def changed_settings(config: Config) -> str:
             continue
         if setting.value != setting.default:
             part, _, name = setting.name.rpartition(".")
-            parts.setdefault(part, []).append(f"{name}={_value(setting.value)}")
+            parts.setdefault(part, []).append(f"{name}={_setting_value(setting.value)}")
     return "\n".join(f"{part}: {', '.join(names)}".removeprefix(": ") for part, names in parts.items())
 
 
-def parameters(params: Params) -> str:
+def parameters_by_part(params: Params) -> str:
     """The parameters of each part of the model; the layers of a stack are one part, and small parts are together."""
     sizes: dict[str, int] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -63,7 +63,7 @@ def parameters(params: Params) -> str:
     return "\n".join(f"{name:48} {size:>15,}" for name, size in (shown | rest | {"total": total}).items())
 
 
-def memory(program: Program, examples: Examples | None) -> str:
+def memory_by_part(program: Program, examples: Examples | None) -> str:
     """Bytes on each device of what takes any, and their sum."""
     sizes = show.memory_parts(program, examples)
     axes = ", ".join(f"{name} {size}" for name, size in program.mesh.shape.items() if size > 1)
@@ -72,13 +72,13 @@ def memory(program: Program, examples: Examples | None) -> str:
     return "\n".join([where, *(f"{name:48} {size / 2**20:>11,.1f} MiB" for name, size in shown.items())])
 
 
-def _value(value: Any) -> str:
+def _setting_value(value: Any) -> str:
     if isinstance(value, tuple):
-        return " ".join(map(_value, value))
+        return " ".join(map(_setting_value, value))
     return str(value.value if isinstance(value, enum.Enum) else value)
 
 
-def _example(examples: Examples, tokenizer: Tokenizer) -> Iterator[str]:
+def _example_lines(examples: Examples, tokenizer: Tokenizer) -> Iterator[str]:
     """The first lines of the run's first example: its document and its texts."""
     first, *texts = show.example_texts(examples, tokenizer)
     yield first
