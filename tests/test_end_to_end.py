@@ -91,7 +91,7 @@ def test_show_fits_on_one_screen(corpus, trained, capsys, variant):
     config, *flags = arguments(corpus, trained)
     sizes = () if variant == "tiny" else ("encoder.bert.", "batch", "steps", "warmup")
     flags = [flag for flag in flags if not any(size in flag for size in sizes)]
-    assert run(["show", config.replace("tiny", variant), *flags]) == 0
+    assert run(["show", config.replace("tiny", variant), *flags, "--passages.length=96"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert 24 <= len(said) <= 40
     assert max(map(len, said)) <= 100
