@@ -22,7 +22,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["dense_jax", "dense_jax.*"]),
-    package_data={"dense_jax.report": ["page.html"]},
+    package_data={"dense_jax.report": ["*.html"]},
     entry_points={"console_scripts": ["dense-jax = dense_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",

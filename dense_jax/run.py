@@ -266,7 +266,10 @@ class Run:
             StorageError: vectors or index are missing, the workdir is read-only, and no `out` is given.
         """
         find = self._find_hybrid if hybrid else self._find
-        return search.search(find, self._collection.store, queries, k or self._work.config.search.k)
+        k = k or self._work.config.search.k
+        if hybrid:
+            self._print_fusion(at_depth(self._work.config.fusion, k))
+        return search.search(find, self._collection.store, queries, k)
 
     def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "q d"]:
         """The float32 vectors of queries: one of each."""
@@ -341,7 +344,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        fusion = at_depth(self._work.config.fusion, self._work.config.mine.depth)
+        config, positives = self._work.config, self._work.queries.positive_counts()
+        fusion = at_depth(config.fusion, config.mine.depth + int(positives.max()))  # for all queries the same
         self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
@@ -442,7 +446,6 @@ class Run:
         work, dense = self._work, self._find
         with self._naming_out():
             bm25 = work.bm25(self._collection)
-        self._print_fusion(work.config.fusion)
         return search.hybrid_search(bm25, dense, self._collection.store.ids(), work.config.fusion)
 
     def _print_fusion(self, fusion: FusionConfig) -> None:

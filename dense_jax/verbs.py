@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dense_jax.augmented import question_answering
-from dense_jax.compare import compare
+from dense_jax.compare import PAGE, compare
 from dense_jax.config.command_line import Comparison, Invocation
 from dense_jax.distributed import (
     check_single_process,
@@ -99,7 +99,8 @@ def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
         UserError: whatever is wrong, with its exit status.
     """
     if isinstance(line, Comparison):
-        print(compare(line.folders, line.against, writable(line.workdir)))
+        folder = writable(line.workdir)
+        print(f"{compare(line.folders, line.against, folder)}\n\nwith charts in one page: {folder / PAGE}")
         return
     stages = VERBS | {
         "show": functools.partial(VERBS["show"], full=line.full),

@@ -126,7 +126,7 @@ class Workdir:
             ConfigError: `prepare` has not finished there.
         """
         passages, spans = self.asked.passages, self.asked.spans.sources
-        if not self._is_prepared:
+        if not self.is_prepared:
             queries = passages.unit is Unit.QUERIES
             kind = "queries" if queries else f"{passages.unit.value} of {passages.length} tokens"
             kind += f" with spans.{', spans.'.join(spans)}" if spans else ""
@@ -139,7 +139,8 @@ class Workdir:
         return Path(self.asked.passages.workdir or self.path)
 
     @property
-    def _is_prepared(self) -> bool:
+    def is_prepared(self) -> bool:
+        """True if `prepare` has finished."""
         passages, corpus = self.asked.passages, self.asked.corpus
         if passages.unit is Unit.QUERIES:
             return is_finished(queries_folder(self._root, corpus))
@@ -161,7 +162,7 @@ class Workdir:
     def _is_as_it_is(self) -> bool:
         """True for a model that is not trained and for which nothing was prepared."""
         asked = self.asked
-        return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self._is_prepared
+        return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self.is_prepared
 
     def saved_tokenizer(self) -> Path:
         """The folder of the tokenizer, which is saved first if nothing was prepared."""
@@ -308,7 +309,7 @@ class Workdir:
         unit, sources = self.asked.passages.unit, self.asked.corpus.sources
         if unit is Unit.QUERIES:
             return self.documents_of_queries
-        if unit is Unit.PASSAGES and self._is_prepared and not self._holds_out:
+        if unit is Unit.PASSAGES and self.is_prepared and not self._holds_out:
             self._warn_of_other_text()
             return prepared_collection("passages", self._blocks)
         name = stem(absolute(sources[0])) if len(sources) == 1 else "corpus"

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dense_jax import verbs
 from dense_jax.config.command_line import VERBS, parse
 from dense_jax.distributed import LOST_PROCESS
 from dense_jax.errors import Stopped, UserError
@@ -76,6 +77,14 @@ def test_the_commands_that_the_launchers_show_are_commands_of_dense_jax():
         flags = [word for word in words if word.startswith("--")]
         assert verb in VERBS
         assert str(parse(flags).workdir).endswith("/ict"), flags
+
+
+def test_the_launchers_run_the_verbs_of_one_process_as_one():
+    expected = set(VERBS) - verbs._TOGETHER - {"train"}
+    texts = [(ROOT / name).read_text() for name in ("launch/sky.yaml", "launch/slurm.sbatch", "docs/launch.md")]
+    *cases, named = texts
+    assert [set(re.search(r"(prepare( \| \w+)+)\)", text)[1].split(" | ")) for text in cases] == [expected] * 2
+    assert set(re.findall(r"`(\w+)`", re.search(r"^(`prepare`.*) are one process", named, re.MULTILINE)[1])) == expected
 
 
 # --- SLURM
