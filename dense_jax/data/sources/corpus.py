@@ -20,6 +20,7 @@ from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.demo_corpus import installed_rows, installed_versions
 from dense_jax.data.sources.document_files import Contents, tfds_documents
 from dense_jax.data.sources.documents import DocumentRow, checked_document
+from dense_jax.data.sources.first_rows import FirstRows
 from dense_jax.data.sources.judgements import folder_queries, query_rows
 from dense_jax.data.sources.lines import form
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
@@ -58,7 +59,7 @@ class Source:
         Raises:
             DataError: the source has no row.
         """
-        first_seen: dict[str, int] = {}
+        first_seen = FirstRows()
         found = rejected = 0
         for row in self.contents.rows():
             result = row if isinstance(row, Reject) else self._document(row, first_seen)
@@ -89,7 +90,7 @@ class Source:
         """The identity of the source's content, independent of its path, as JSON values."""
         return {"name": self.name, **self.contents.identify()}
 
-    def _document(self, row: DocumentRow, first_seen: dict[str, int]) -> Document | Reject:
+    def _document(self, row: DocumentRow, first_seen: FirstRows) -> Document | Reject:
         place = self.contents.place
         try:
             document = checked_document(row, self.config.max_characters)
