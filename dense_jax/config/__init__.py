@@ -48,6 +48,7 @@ from dense_jax.config.training import (
     Schedule,
     Select,
     Stale,
+    Track,
     ValidationConfig,
     profiled_steps,
 )
@@ -80,6 +81,7 @@ class Config:
     # steps from one look for signs of collapse to the next; 0: never
     diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
     profile: str = field(default="", metadata=RESUMABLE)  # START:STEPS to trace (docs/performance.md); empty: none
+    track: Track = field(default=Track.NONE, metadata=RESUMABLE)  # that metrics are sent to (docs/performance.md)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -203,6 +205,7 @@ __all__ = [
     "SpansConfig",
     "Stale",
     "TokenizerConfig",
+    "Track",
     "Unit",
     "ValidationConfig",
     "choose",
