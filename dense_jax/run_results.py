@@ -11,7 +11,8 @@ from dense_jax.augmented.qa_report import FIGURES, Answered, AnsweredMeans
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError, StorageError
 from dense_jax.hf.model_card import CardResult
-from dense_jax.io import absolute, check_kind, read_json
+from dense_jax.io import check_kind, read_json
+from dense_jax.remote.paths import absolute
 from dense_jax.retrieval.evaluate import Evaluated, EvaluatedFigures, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of, suffix

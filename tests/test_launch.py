@@ -45,6 +45,15 @@ def world(tmp_path) -> World:
 
 
 @pytest.mark.slow
+def test_the_image_is_not_run_as_root_and_holds_all_that_the_package_is_made_of():
+    lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
+    installed = next(i for i, line in enumerate(lines) if line.startswith("RUN pip install"))
+    assert installed < lines.index("USER 1000")  # who may write to no folder of the package
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+
+
 def test_shellcheck_finds_nothing_in_any_script(tmp_path):
     neighbour = Path(sys.executable).parent / "shellcheck"
     program = str(neighbour) if neighbour.exists() else shutil.which("shellcheck")

@@ -19,8 +19,9 @@ from dense_jax.data.preparation.prepare import prepared_counts
 from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, UserError
-from dense_jax.io import absolute, read_json, short_digest
+from dense_jax.io import read_json, short_digest
 from dense_jax.progress import format_duration
+from dense_jax.remote.paths import absolute
 from dense_jax.report import findings
 from dense_jax.report.charts import Series, line_chart
 from dense_jax.report.examples import QueryExample, examples, reference

@@ -36,7 +36,8 @@ from dense_jax.data.sources.source_files import (
     tsv_has_pairs,
 )
 from dense_jax.errors import ConfigError, DataError, require
-from dense_jax.io import AnyPath, located
+from dense_jax.io import AnyPath
+from dense_jax.remote.paths import located
 from dense_jax.types import Document, Reject
 
 INSTALLED = "installed"

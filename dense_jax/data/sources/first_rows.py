@@ -9,7 +9,7 @@ _RECENT = 1 << 16  # ids kept in a dict before they are sorted in
 
 
 class FirstRows:
-    """A dict of ids and rows, which compares 64-bit digests: among 21 million ids, two collide once in 84,000 corpora."""
+    """A dict of ids and rows. It compares 64-bit digests, which collide in one of 84,000 corpora of 21 million ids."""
 
     def __init__(self) -> None:
         self._digests: Int[np.ndarray, " n"] = np.empty(0, np.uint64)  # ascending
