@@ -79,6 +79,7 @@ setup(
         # tests/test_s3.py; in an environment of its own: s3fs holds fsspec and python-dateutil back
         "test-s3": ["flask>=3", "flask-cors>=5", "moto[s3]>=5", "s3fs>=2024.6"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
+        "torch": ["sentence-transformers>=5.1", "torch>=2.2"],  # examples/score_with_cross_encoder.py
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
         "gs": ["gcsfs>=2024.6"],  # gs:// as a source
         "s3": ["s3fs>=2024.6"],  # s3:// as a source

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Callable, Iterator
 
 from dense_jax.augmented import question_answering
+from dense_jax.average import average
 from dense_jax.compare import compare
-from dense_jax.config.command_line import Comparison, Invocation
+from dense_jax.config.command_line import Averaging, Comparison, Invocation
 from dense_jax.distributed import (
     check_single_process,
     exit_on_failure,
@@ -89,7 +90,7 @@ VERBS: dict[str, Callable[..., None]] = {
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
 
 
-def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
+def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals) -> None:
     """Run `verb` with its command line; `stop` holds the signals that arrive meanwhile.
 
     Raises:
@@ -97,6 +98,11 @@ def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
     """
     if isinstance(line, Comparison):
         print(compare(line.folders, line.against, writable(line.workdir)))
+        return
+    if isinstance(line, Averaging):
+        check_single_process(verb, os.environ)
+        with explain_missing_platform(os.environ):
+            print(average(line.models, line.workdir, weights=line.weights, last=line.last))
         return
     stages = VERBS | {
         "train": functools.partial(_train, stop=stop, restart=line.restart),

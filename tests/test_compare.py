@@ -457,7 +457,7 @@ def test_the_verb_prints_the_tables_and_leaves_four_files(runs, tmp_path, capsys
     [
         (["--workdir=out"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
         (["ict-0"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
-        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; compare takes --against=NAME and --workdir="),
+        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; the flags are --workdir, --against"),
         (["none", "--workdir=out"], 3, "none: not trained and evaluated"),
     ],
     ids=["no runs", "no workdir", "another flag", "no run"],
