@@ -1,5 +1,6 @@
 """Strictness for the whole suite: eight CPU devices, exact matmuls, checked shapes, warnings that fail."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -27,9 +28,17 @@ install_import_hook("dense_jax", "beartype.beartype")  # before anything imports
 import jax  # noqa: E402
 import pytest  # noqa: E402
 
+# Tracing makes many short-lived objects, and the collector would go through all of JAX for them again and again.
+gc.set_threshold(50_000, 20, 20)
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # modules and test items stay
 
 
 @pytest.fixture

@@ -146,6 +146,7 @@ class Curved(MeanEmbedding):
         return jnp.tanh(params["embedding"][tokens.ids]).mean(1)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_shrinks_with_the_chunk():
     method = BagOfTokens(encoder=Curved(width=64))
     params = jax.eval_shape(lambda: method.init(jax.random.key(0)))
@@ -164,6 +165,7 @@ def test_the_memory_of_a_step_shrinks_with_the_chunk():
     assert sizes[0] > 2 * sizes[1] > 4 * sizes[2], sizes
 
 
+@pytest.mark.slow
 def test_a_step_in_chunks_logs_what_a_step_without_logs():
     batch = jax.device_put(pairs(rows=16), batch_sharding(make_mesh(MeshConfig())))
     logged = []

@@ -75,6 +75,7 @@ def test_a_position_of_retromaes_decoder_sees_the_vector_and_only_the_words_that
     assert (of_words > 0).tolist() == [False, False, False, False, True]  # the vector stands in the first one's place
 
 
+@pytest.mark.slow
 def test_a_row_that_shows_only_the_first_position_sees_the_vector_alone():
     visible = jnp.zeros((LENGTH, LENGTH), bool).at[3, 0].set(True)
     of_vector, of_words = decoder_gradients(visible, place=3)

@@ -143,6 +143,7 @@ def test_with_warm_up_only_real_keys_are_negatives():
         assert 0.5 < second["loss"] < 5
 
 
+@pytest.mark.slow
 def test_without_warm_up_the_queue_starts_as_noise_of_length_1():
     method = contriever(queue=16, queue_warmup=False)
     state = start(method)

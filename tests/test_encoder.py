@@ -90,6 +90,7 @@ def test_all_hidden_states_end_at_the_last(params):
     np.testing.assert_array_equal(states[-1], encoder.hidden_states(params, TOKENS))
 
 
+@pytest.mark.slow
 def test_vectors_are_float32_in_a_bfloat16_encoder(params):
     encoder = Encoder(replace(BERT, dtype=Dtype.BFLOAT16))
     assert encoder.hidden_states(params, TOKENS).dtype == jnp.bfloat16

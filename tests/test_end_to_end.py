@@ -116,6 +116,7 @@ def test_search_takes_queries_from_standard_input(corpus, trained, capsys, monke
     assert said.index("rivers") < said.index("engines")
 
 
+@pytest.mark.slow
 def test_search_makes_the_vectors_and_the_index_that_are_missing(corpus, trained, tmp_path, capsys):
     source = tmp_path / "three.jsonl"
     source.write_text("".join(corpus.read_text().splitlines(keepends=True)[:3]))

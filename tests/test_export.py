@@ -186,12 +186,14 @@ def test_we_read_our_own_export(mean, mean_folder):
     assert found.similarity is Similarity.COSINE
 
 
+@pytest.mark.slow
 def test_t30_a_bfloat16_model_is_compared_in_float32(two, tokenizer_folder, tmp_path):
     encoder = replace(two.query.encoder, bert=replace(two.query.encoder.bert, dtype=Dtype.BFLOAT16))
     tower = replace(two.query, encoder=encoder)
     assert export(Towers(tower, tower), tokenizer_folder, tmp_path / "model", CARD).difference < 1e-5
 
 
+@pytest.mark.slow
 def test_t30_vectors_are_compared_in_float32_on_a_platform_that_computes_in_bfloat16(
     two, tokenizer_folder, tmp_path, monkeypatch
 ):
@@ -224,6 +226,7 @@ def test_t30_vectors_that_differ_stop_the_export_and_keep_the_earlier(mean, mean
     assert (mean_folder / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_prompt_that_runs_into_the_next_word_is_refused(mean, tokenizer_folder, tmp_path):
     towers = replace(mean, passage=replace(mean.passage, prompt="pas"))
     with pytest.raises(StorageError, match="If there is a prompt, end it in a space"):

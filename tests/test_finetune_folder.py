@@ -146,6 +146,7 @@ def test_the_folder_says_how_it_is_fine_tuned(tmp_path):
     assert "name it after the colon, --config=finetune:FOLDER" in refusal("finetune")
 
 
+@pytest.mark.slow
 def test_any_method_starts_from_the_folder_with_its_model_pooling_and_affine_layer(tmp_path):
     folder = with_dense(tmp_path / "model")
     loaded = dense_jax.load_config("ict:tiny", {"init_from": folder, "objective.passage_length": 12})

@@ -168,6 +168,7 @@ def test_in_chunks_all_directions_give_the_same(x64, directions):
     assert_equal(gradients(lambda q, p: loss(q, p, chunk=3), queries, passages), whole)
 
 
+@pytest.mark.slow
 def test_a_passage_is_no_negative_of_another_query_that_it_answers(x64):
     """Passage 0 is among what query 1 knows, so back from passage 0 only query 0 and query 2 are candidates."""
     queries, passages = vectors(0, 3), vectors(1, 3)

@@ -53,6 +53,7 @@ def test_scores_in_chunks_are_counted_once(chunk):
     assert counted(method, pairs) == pytest.approx(3 * (2 * ENCODE + scores), rel=0.002)  # and each with its own
 
 
+@pytest.mark.slow
 def test_the_momentum_encoder_is_not_differentiated():
     method = Contriever(Encoder(BERT, pooling=Pooling.MEAN), view_length=8, query_length=8, passage_length=8, queue=8)
     views = {"query": tokens(), "key": tokens()}

@@ -95,6 +95,7 @@ def test_a_weight_that_was_chosen_on_a_dev_split_is_named_with_it(model, judged,
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_folder_that_is_named_with_a_slash_or_a_dot_has_its_name(model, judged, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(model)
     assert run(["evaluate", *arguments(".", tmp_path / "work", evaluate__folder=f"{judged}/")]) == 0

@@ -168,6 +168,7 @@ def test_without_the_early_loss_the_readers_is_left(x64):
     np.testing.assert_allclose(golden_loss(*golden(early=False))[0], GOLDEN["reader_loss"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_metrics_say_what_was_found_what_was_read_and_what_was_chosen():
     method = orqa()
     rows = jnp.arange(4)[:, None]

@@ -153,6 +153,7 @@ def test_a_run_refuses_other_questions_than_it_began_with(world, trained, tmp_pa
     assert f"corpus.questions={path}: its content is not what this run began with" in said
 
 
+@pytest.mark.slow
 def test_training_without_questions_names_the_setting(world, tmp_path, capsys):
     assert run(["prepare", *arguments(world, tmp_path)]) == 0
     capsys.readouterr()

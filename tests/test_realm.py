@@ -255,6 +255,7 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
         realm(**settings)
 
 
+@pytest.mark.slow
 def test_the_diagnosis_compares_each_query_with_the_best_passage_found_for_it():
     method = realm(shared=False)
     params = start(method)

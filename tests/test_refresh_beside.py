@@ -61,6 +61,7 @@ def rows(workdir) -> list[dict]:
     return [row for row in found if "loss" in row]
 
 
+@pytest.mark.slow
 def test_show_prints_a_masked_sentence_and_the_spans_of_its_passage(prepared, capsys):
     assert run(["show", *arguments(prepared, prepared / "run")]) == 0
     said = capsys.readouterr().out

@@ -51,6 +51,7 @@ def test_in_chunks_what_all_examples_are_encoded_to_is_kept_besides():
     assert activations(chunk=64)[ENCODED] == 2 * 256 * 16 * 4  # vectors of width 16 in float32, of both sides
 
 
+@pytest.mark.slow
 def test_the_scores_of_the_batch_are_kept_unless_they_are_computed_in_chunks():
     scores = 256 * 256 * 4  # bytes
     assert scores <= activations()[SCORES] < 1.1 * scores
@@ -77,6 +78,7 @@ def test_the_compute_type_is_shown_with_its_setting():
     assert show.compute_types(prepared()[1]) == "float32 (dtype=auto on cpu)"
 
 
+@pytest.mark.slow
 def test_the_memory_is_that_of_one_device_of_all():
     program, examples = prepared(chunk=64)
     said = show.memory(program, examples)

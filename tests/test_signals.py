@@ -160,6 +160,7 @@ sys.exit(run(["search", "--config=ict:tiny", "--workdir=w", "query"]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["tyro", "numpy.lib", "jax.numpy", "dense_jax.verbs"])
 def test_ctrl_c_while_a_module_is_imported_is_one_line(module):
     command = [sys.executable, "-c", INTERRUPTED_IMPORT, module]

@@ -90,6 +90,7 @@ def test_steps_to_profile_are_a_start_and_a_number(profile):
         profiled_steps(profile)
 
 
+@pytest.mark.slow
 def test_a_run_traces_the_named_steps_and_reports_its_times(tmp_path, capsys, monkeypatch):
     calls = []
     monkeypatch.setattr(jax.profiler, "start_trace", lambda folder: calls.append(folder))

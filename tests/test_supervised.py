@@ -157,6 +157,7 @@ def test_absent_passages_and_further_answers_are_no_negatives():
     assert metrics["masked_share"] == pytest.approx(1 - (1 / 2 + 2 / 2) / 2)  # of two others that are there
 
 
+@pytest.mark.slow
 def test_the_same_text_as_the_own_answer_is_no_negative_though_it_is_not_among_those_known():
     """Both queries have text 4 as their answer, so nothing is left to tell it from."""
     queries, passages = jnp.array([[1.0], [1.0]]), jnp.array([[[2.0]], [[2.0]]])

@@ -332,6 +332,7 @@ def test_a_run_that_ended_early_is_compared_at_its_end_or_at_its_best(run):
         evaluated(workdir, 4)
 
 
+@pytest.mark.slow
 def test_runs_that_were_chosen_by_other_rules_are_different_rows(run):
     found = [
         evaluated(run(*(0.5, 0.1, 0.1, 0.1, 0.1, 0.1), name=name, **settings), 10)

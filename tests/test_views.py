@@ -64,6 +64,7 @@ def test_viewers_stand_in_the_place_of_cls_at_position_0_and_the_text_from_posit
     np.testing.assert_allclose(ENCODER.apply(params, text), hidden[:, :VIEWS], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_longest_text_fits_whatever_the_number_of_viewers():
     assert ENCODER.apply(params_of(ENCODER), tokens(length=12, used=12)).shape == (2, VIEWS, 8)
 

@@ -42,10 +42,12 @@ def test_a_budget_of_tokens_becomes_steps(tmp_path):
     assert work.config.steps == pytest.approx(10_000 / (8 * mean), rel=0.05)  # 1,024 examples are 25.6 epochs
 
 
+@pytest.mark.slow
 def test_all_seeds_train_as_many_steps_on_a_budget_of_tokens(tmp_path):
     assert len({workdir(tmp_path, seed=seed, tokens=1_000_000).config.steps for seed in range(3)}) == 1
 
 
+@pytest.mark.slow
 def test_a_budget_of_tokens_is_as_many_steps_however_sources_are_mixed(tmp_path):
     """A batch is larger than the sample of examples that the budget is computed from."""
 

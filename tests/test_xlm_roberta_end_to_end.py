@@ -149,6 +149,7 @@ def test_a_pretrained_folder_is_trained_embedded_and_exported(folder, corpus, tm
     np.testing.assert_allclose(load(workdir / "export").encode([first]), vectors[:1], **CLOSE)
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_another_kind_is_refused_before_training(folder, corpus, tmp_path, capsys):
     bert = multilingual_bert_tokenizer(tmp_path / "bert", vocab_size=140)
     argv = arguments(folder, corpus, tmp_path / "run", f"--tokenizer.path={bert}")

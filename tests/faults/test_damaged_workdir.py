@@ -40,6 +40,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_t02_folders_and_files_that_look_like_steps_are_named_and_put_aside(made, workdir, capsys):
     checkpoints = workdir / "checkpoints"
     (checkpoints / "3").mkdir()
@@ -67,6 +68,7 @@ def test_t03_a_damaged_file_of_the_newest_step_is_named_and_training_falls_back_
     jax.tree.map(np.testing.assert_array_equal, again, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["", "{", "null", None])
 def test_t04_a_lost_seal_of_the_newest_step_is_said_by_search_which_uses_the_one_before(made, workdir, text, capsys):
     digests = workdir / "checkpoints" / "digests-6.json"

@@ -76,6 +76,7 @@ def test_metrics_of_before_stay_where_a_continued_run_finds_no_room_for_them(tmp
     assert (tmp_path / "metrics.jsonl").read_text() == lines
 
 
+@pytest.mark.slow
 def test_a_run_whose_metrics_find_no_room_ends_with_that_error_alone(tmp_path, capsys):
     with largest_file(9_000), pytest.raises(StorageError, match="the disk is full") as error:
         train_workdir(toy(steps=60), MemoryStore(), VOCABULARY, tmp_path)
@@ -84,6 +85,7 @@ def test_a_run_whose_metrics_find_no_room_ends_with_that_error_alone(tmp_path, c
     assert started(tmp_path / "checkpoints") > 0
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_read_from_a_disk_that_cannot_be_written(tmp_path):
     config = toy(steps=2)
     (tmp_path / "run").mkdir()

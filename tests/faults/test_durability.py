@@ -48,6 +48,7 @@ def test_everything_that_prepare_leaves_was_waited_for(tmp_path, synced):
     assert not [path for path in left if path.suffix == ".partial"]
 
 
+@pytest.mark.slow
 def test_metrics_are_on_the_disk_before_the_checkpoint_of_their_step_is_begun(tmp_path, synced):
     """All that has no atomic rename: what a run appends to."""
     train_workdir(toy(steps=6), MemoryStore(), VOCABULARY, tmp_path)

@@ -55,6 +55,7 @@ def prepare(source, work):
     return run(["prepare", CONFIG, f"--workdir={work}", *(f"--{key}={v}" for key, v in settings.items())])
 
 
+@pytest.mark.slow
 def test_t16_a_second_prepare_is_refused_by_the_name_of_the_first_and_works_once_that_is_gone(source, tmp_path, capsys):
     work = tmp_path / "work"
     with held(work / "prepare.lock") as other:
@@ -101,6 +102,7 @@ def writing(path, text):
         writer.communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_one_file_do_not_mix_their_bytes(tmp_path):
     path = tmp_path / "a.txt"
     with writing(path, "first") as first, writing(path, "2nd") as second:

@@ -51,6 +51,7 @@ def test_prompts_with_markup_are_shown_as_text():
     assert "Queries start with '&lt;b&gt;: ', the prompt" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["$x^2", "$$", "$\\frac{$", "a\nb", "<b>", "a|b", "-x", "%s {}", "ü"])
 def test_t29_a_report_shows_runs_and_sets_of_any_name(tmp_path, name):
     runs = [workdir(tmp_path / f"{name}{i}" / name, [0.6, 0.7], steps=10 + i) for i in range(2)]
