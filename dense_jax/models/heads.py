@@ -132,7 +132,7 @@ def apply_decoder(
     queries = (
         apply_module(model, bert, repeated, rng=query_rng, method="embed_vectors")
         if embed_queries
-        else apply_module(model, bert, repeated, method="add_positions")
+        else apply_module(model, bert, repeated, method="summed")
     )
     return apply_module(_decoder(config), params["decoder"], queries, visible, memory, rng=layer_rng)
 
