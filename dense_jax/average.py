@@ -63,7 +63,8 @@ def average(
         ConfigError: the models differ in architecture, tokenizer, pooling, prompts or similarity; lists in what.
         StorageError: a model is missing or damaged, the disk refuses, or the vectors of the folder differ from ours.
     """
-    places = _last_checkpoints(models, last) if last else [Path(local_model(str(model))) for model in models]
+    named = [Path(local_model(str(model))) for model in models]
+    places = _last_checkpoints(named, last) if last else named
     require(len(places) > 1, "one model alone has no mean; name another one, or --last=K for K checkpoints of a run")
     shares, target = _shares(weights, len(places)), writable(Path(workdir))
     require(
