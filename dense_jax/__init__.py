@@ -1,4 +1,4 @@
-"""Pre-training of dense text retrievers: `Run`, a workdir and its stages, and `load_config`.
+"""Pre-training of dense text retrievers: `Run`, a workdir and its stages, `load_config`, and `average` of models.
 
 >>> import dense_jax
 >>> dense_jax.load_config("ict:tiny", {"batch": 64}).config.batch
@@ -8,10 +8,11 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dense_jax.average import average
     from dense_jax.config.overrides import load_config
     from dense_jax.run import Run
 
-__all__ = ["Run", "load_config"]
+__all__ = ["Run", "average", "load_config"]
 
 
 def __getattr__(name: str) -> Any:
@@ -24,4 +25,8 @@ def __getattr__(name: str) -> Any:
         from dense_jax.config.overrides import load_config
 
         return load_config
+    if name == "average":
+        from dense_jax.average import average
+
+        return average
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -93,7 +93,8 @@ def _call(argv: Sequence[str], stop: StopSignals) -> None:
         print_settings(verb, command_line.config_for_help(rest))
     else:
         command_line.check_verb(verb)
-        line = command_line.parse_comparison(rest) if verb == "compare" else command_line.parse(rest, verb)
+        parsers = {"compare": command_line.parse_comparison, "average": command_line.parse_average}
+        line = parsers[verb](rest) if verb in parsers else command_line.parse(rest, verb)
         if verb == "train":
             print("loading, then compiling the training step; its first line follows", file=sys.stderr, flush=True)
         from absl import logging

@@ -140,26 +140,29 @@ def gather_update(kernel: Array) -> Array:
 
 
 def scatter_update(gradient: Array) -> Array:
-    """Scatter the rows of a kernel's gradient over the update axis of the mesh of `jax.set_mesh`, if they divide."""
+    """Scatter a kernel's gradient over the update axis of the mesh of `jax.set_mesh`, as the kernel itself is split.
+
+    The first axis is split whose shards are whole tiles; without one the gradient is returned unchanged.
+    """
     ways = update_ways()
-    if ways == 1 or gradient.shape[0] % (TILE * ways):
+    fitting = [axis for axis, size in enumerate(gradient.shape) if size % (TILE * ways) == 0]
+    if ways == 1 or not fitting:
         return gradient
-    return jax.lax.with_sharding_constraint(gradient, P(UPDATE))
+    return jax.lax.with_sharding_constraint(gradient, P(*(None,) * fitting[0], UPDATE))
 
 
-def look_up(rows: Callable[[Any], Array], ids: Int[Array | np.ndarray, "b *l"]) -> Array:
-    """Return `rows(ids)` [b ... d] of a table whose width the update axis splits, each chip with the rows of its batch.
+def look_up(rows: Callable[[Any], Array], ids: Int[Array | np.ndarray, "b *l"], width: int) -> Array:
+    """Return `rows(ids)` [b ... width] of a table whose width the update axis splits, each chip with rows of its batch.
 
     Neither is the table gathered nor its gradient summed whole: each chip looks up its columns for the ids of all chips
     of the axis, and they exchange them. Without such an axis, or if rows or columns do not divide, only `rows(ids)`.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     batch, columns = ("dcn", "data"), (UPDATE, "fsdp")
-    if shape.get(UPDATE, 1) == 1 or ids.shape[0] % math.prod(shape[axis] for axis in batch):
+    sizes = ((ids.shape[0], batch), (width, columns))
+    if shape.get(UPDATE, 1) == 1 or any(size % math.prod(shape[axis] for axis in axes) for size, axes in sizes):
         return rows(ids)
     found = rows(jax.lax.with_sharding_constraint(ids, P(batch)))
-    if found.shape[-1] % math.prod(shape[axis] for axis in columns):
-        return found
     return shard_rows(jax.lax.with_sharding_constraint(found, P(batch, *(None,) * (found.ndim - 2), columns)))
 
 

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dense_jax.augmented import question_answering
+from dense_jax.average import average
 from dense_jax.compare import PAGE, compare
-from dense_jax.config.command_line import Comparison, Invocation
+from dense_jax.config.command_line import Averaging, Comparison, Invocation
 from dense_jax.distributed import (
     check_single_process,
     exit_on_failure,
@@ -92,7 +93,7 @@ VERBS: dict[str, Callable[..., None]] = {
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
 
 
-def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
+def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals) -> None:
     """Run `verb` with its command line; `stop` holds the signals that arrive meanwhile.
 
     Raises:
@@ -101,6 +102,11 @@ def call(verb: str, line: Invocation | Comparison, stop: StopSignals) -> None:
     if isinstance(line, Comparison):
         folder = writable(line.workdir)
         print(f"{compare(line.folders, line.against, folder)}\n\nwith charts in one page: {folder / PAGE}")
+        return
+    if isinstance(line, Averaging):
+        check_single_process(verb, os.environ)
+        with explain_missing_platform(os.environ):
+            print(average(line.models, line.workdir, weights=line.weights, last=line.last))
         return
     stages = VERBS | {
         "show": functools.partial(VERBS["show"], full=line.full),

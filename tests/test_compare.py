@@ -485,7 +485,7 @@ def test_an_older_chart_of_gains_goes_where_there_are_none_to_draw(runs, tmp_pat
     [
         (["--workdir=out"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
         (["ict-0"], 2, "compare takes the workdirs of finished runs, and --workdir=DIR"),
-        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; compare takes --against=NAME and --workdir="),
+        (["ict-0", "--workdir=out", "--seed=1"], 2, "unknown flag --seed; the flags are --workdir, --against"),
         (["none", "--workdir=out"], 3, "none: not trained and evaluated"),
     ],
     ids=["no runs", "no workdir", "another flag", "no run"],

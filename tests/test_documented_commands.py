@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dense_jax.config.command_line import VERBS, parse, parse_comparison
+from dense_jax.config.command_line import VERBS, parse, parse_average, parse_comparison
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,8 +42,8 @@ def test_every_command_of_dense_jax_has_a_verb_and_flags_that_are_taken(page, li
     line = re.sub(r"finetune:\S+", "finetune_dpr:tiny", line)
     verb, *words = shlex.split(line, comments=True)[1:]
     assert verb in VERBS
-    if verb == "compare":
-        parse_comparison(words)
+    if verb in ("compare", "average"):
+        {"compare": parse_comparison, "average": parse_average}[verb](words)
         return
     words += [] if any(word.startswith("--config") for word in words) else ["--config=ict:tiny"]
     words += [] if any(word.startswith("--workdir") for word in words) else ["--workdir=w"]

@@ -5,8 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from dense_jax.errors import ConfigError
 from dense_jax.hf.export import export
+from dense_jax.models.distilbert import DistilBertConfig
 from dense_jax.models.encoder import MultiViewEncoder
+from dense_jax.models.modernbert import ModernBertConfig
 from dense_jax.types import Layout, Similarity, Tower, Towers
 from tests.test_export import CARD, CLOSE, PASSAGES, TITLES, bert, ours, params_of, tokenizer, tokenizer_folder
 
@@ -58,6 +61,23 @@ def test_t30_a_multi_vector_encoder_gives_our_vectors_and_scores(
     np.testing.assert_allclose(np.concatenate(queries), questions, **CLOSE)
     best = np.einsum("qd,pnd->qpn", np.asarray(questions), expected).max(2)
     np.testing.assert_allclose(model.similarity(queries, passages), best, atol=1e-4)  # sums of 16 products up to 10
+
+
+@pytest.mark.slow
+def test_a_distilbert_gives_our_vectors(tokenizer, tokenizer_folder, tmp_path, load):
+    bert = DistilBertConfig(layers=1, width=16, heads=2, feed_forward=24, vocab_size=tokenizer.size, positions=40)
+    towers = towers_of(bert, Layout.JOINED)
+    assert export(towers, tokenizer_folder, tmp_path / "model", CARD).difference < 1e-5
+    titles = [f"passage: {title}" for title in TITLES]
+    expected = np.asarray(ours(towers.passage, tokenizer, titles, PASSAGES)).reshape(len(PASSAGES), VIEWS, -1)
+    inputs = [f"{title} {text}" for title, text in zip(TITLES, PASSAGES, strict=True)]
+    np.testing.assert_allclose(np.stack(load(tmp_path / "model").encode_document(inputs)), expected, **CLOSE)
+
+
+def test_a_family_without_a_table_of_positions_is_refused(tokenizer, tokenizer_folder, tmp_path):
+    bert = ModernBertConfig(layers=1, width=16, heads=2, feed_forward=24, vocab_size=tokenizer.size)
+    with pytest.raises(ConfigError, match="ModernBertConfig with views cannot be exported: view tokens share"):
+        export(towers_of(bert, Layout.JOINED), tokenizer_folder, tmp_path / "model", CARD)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.hf import tensors
 from dense_jax.models.pooling import Pooling
 from dense_jax.train.start import fitted
-from tests.bert_folders import fresh_params, sentence_folder, settings
+from tests.bert_folders import fresh_params, sentence_folder, settings, write_config
 from tests.roberta_folders import TEXTS, roberta_tokenizer
 
 CLOSE = {"rtol": 0, "atol": 2e-5}
@@ -200,6 +200,17 @@ def test_prompts_of_a_model_card_are_taken_by_the_name_of_the_folder_and_printed
     given = ["--objective.query_prompt=q: ", "--objective.passage_prompt="]
     found = parse([f"--config=finetune:{folder}", "--workdir=w", *given]).config.objective
     assert (found.query_prompt, found.passage_prompt) == ("q: ", "")
+
+
+def test_empty_prompts_which_the_library_writes_into_every_folder_name_none(tmp_path):
+    folder = sentence_folder(tmp_path / "e5-base", {"pooling_mode": "mean"}, prompts={"query": "", "document": ""})
+    assert parse([f"--config=finetune:{folder}", "--workdir=w"]).config.objective.query_prompt == "query: "
+
+
+def test_the_name_in_config_json_of_a_model_that_was_trained_on_gives_no_prompts(tmp_path):
+    folder = sentence_folder(tmp_path / "ours", {"pooling_mode": "mean"})
+    write_config(folder, _name_or_path="intfloat/e5-base-v2")
+    assert parse([f"--config=finetune:{folder}", "--workdir=w"]).config.objective.query_prompt == ""
 
 
 def test_prompts_of_the_folder_come_first_and_a_name_may_stand_in_the_cache_of_the_hub(tmp_path):

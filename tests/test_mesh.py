@@ -3,12 +3,23 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from dense_jax.config import MeshConfig
 from dense_jax.errors import ConfigError
-from dense_jax.mesh import _slices, batch_shards, check_batch, make_mesh, shard_rows, split_update
+from dense_jax.mesh import (
+    _slices,
+    batch_shards,
+    check_batch,
+    look_up,
+    make_mesh,
+    scatter_update,
+    shard_rows,
+    split_update,
+)
 from tests.tpu_compiler import needs_tpu_compiler, printed
 
 
@@ -71,6 +82,27 @@ def test_rows_are_split_over_the_batch_axes_where_they_divide():
         split, whole = (jax.jit(shard_rows)(np.zeros((rows, 6), np.float32)) for rows in (8, 3))
     assert split.sharding.shard_shape((8, 6)) == (2, 6)
     assert whole.sharding.shard_shape((3, 6)) == (3, 6)
+
+
+def on_update_axis() -> Mesh:
+    return split_update(make_mesh(MeshConfig()), 8)
+
+
+@pytest.mark.parametrize(("shape", "shard"), [((64, 128), (8, 128)), ((24, 128), (24, 16)), ((24, 40), (24, 40))])
+def test_a_gradient_is_scattered_over_the_first_axis_whose_shards_are_whole_tiles_as_its_kernel_is(shape, shard):
+    with jax.set_mesh(on_update_axis()):
+        found = jax.jit(scatter_update)(np.zeros(shape, np.float32))
+    assert found.sharding.shard_shape(shape) == shard
+
+
+@pytest.mark.parametrize(("width", "is_split"), [(64, True), (60, False)])
+def test_ids_are_gathered_only_for_a_table_whose_columns_are_split(width, is_split):
+    table = np.zeros((5, width), np.float32)
+    with jax.set_mesh(on_update_axis()):
+        text = str(
+            jax.make_jaxpr(lambda ids: look_up(lambda i: jnp.asarray(table)[i], ids, width))(np.zeros((8, 3), int))
+        )
+    assert ("sharding_constraint" in text) == is_split
 
 
 ON_TPUS = """

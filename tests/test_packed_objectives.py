@@ -143,7 +143,7 @@ def test_each_packed_text_of_roberta_begins_at_the_position_after_that_of_paddin
     numbers = jnp.broadcast_to(jnp.arange(24.0)[:, None], (24, 16))
     params = Encoder(roberta).init(jax.random.key(0))["bert"] | {"position": {"embedding": numbers}}
     zeros = jnp.zeros((1, 8, 16))
-    found = apply_module(roberta.model(), params, zeros, jnp.asarray(packed.positions), method="add_positions")
+    found = apply_module(roberta.model(), params, zeros, None, jnp.asarray(packed.positions), method="summed")
     assert found[0, :5, 0].tolist() == [2, 3, 4, 2, 3]
 
 

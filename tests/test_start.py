@@ -15,6 +15,7 @@ from dense_jax.io import write_json
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.pooling import Pooling
+from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.same_run import NO_DATA, record
 from dense_jax.train.start import check_tokenizer, fitted, start_vocabulary
@@ -72,17 +73,78 @@ def test_a_folder_that_declares_its_pooling_is_pooled_so(folder, tmp_path):
     assert (encoder.pooling, encoder.normalize) == (Pooling.MEAN, True)
 
 
-def test_a_run_as_start_gives_its_architecture_and_tokenizer(folder, tmp_path):
+def test_a_folder_whose_modules_cannot_be_read_gives_its_model_with_the_reason_why_not_its_pooling(
+    folder, tmp_path, capsys
+):
+    sentence_transformers(folder)
+    write_json(folder / "1_Pooling" / "config.json", {"pooling_mode": "max"})
+    encoder = fitted(config(init_from=str(folder)), [], tmp_path).config.objective.encoder
+    assert (encoder.bert.layers, encoder.pooling, encoder.normalize) == (3, Pooling.CLS, False)
+    printed = capsys.readouterr().err
+    assert "1_Pooling/config.json: pooling is max; only cls or mean can be read; pooling, dense, norm" in printed
+    assert "normalisation and prompts stay those of the config" in printed
+
+
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+def prompts_after(start, workdir, *given, **settings) -> tuple[str, str]:
+    method = replace(config().objective, **settings)
+    found = fitted(config(objective=method, init_from=str(start)), given, workdir).config.objective
+    return found.query_prompt, found.passage_prompt
+
+
+def test_prompts_of_the_start_are_taken_with_a_note_unless_the_config_or_the_command_line_has_some(folder, tmp_path):
+    sentence_transformers(folder)
+    write_json(folder / "config_sentence_transformers.json", {"prompts": PROMPTS})
+    assert prompts_after(folder, tmp_path) == ("query: ", "passage: ")
+    notes = fitted(config(init_from=str(folder)), [], tmp_path).notes
+    assert f"objective.query_prompt=query: , which fits the start from {folder}" in notes
+    assert prompts_after(folder, tmp_path, "objective.query_prompt") == ("", "passage: ")
+    assert prompts_after(folder, tmp_path, query_prompt="ask: ") == ("ask: ", "passage: ")
+
+
+def test_prompts_of_a_model_card_are_taken_too_and_printed(folder, tmp_path, capsys):
+    sentence_transformers(folder)
+    folder.rename(tmp_path / "e5-small-v2")
+    assert prompts_after(tmp_path / "e5-small-v2", tmp_path) == ("query: ", "passage: ")
+    assert "names no prompts, so those of e5-small-v2 are taken" in capsys.readouterr().err
+
+
+def test_a_method_without_prompts_starts_from_a_folder_with_some(folder, tmp_path):
+    sentence_transformers(folder)
+    write_json(folder / "config_sentence_transformers.json", {"prompts": PROMPTS})
+    method = ICT(Encoder(SMALL), passage_length=32, query_length=32)
+    assert fitted(config(objective=method, init_from=str(folder)), [], tmp_path).config.objective.encoder.normalize
+
+
+def test_a_module_outside_of_the_folder_is_refused(folder, tmp_path):
+    sentence_transformers(folder)
+    write_json(folder / "modules.json", [{"path": "../other", "type": "sentence_transformers.models.Transformer"}])
+    with pytest.raises(ConfigError, match=r"modules\.json: \.\./other is outside of the folder"):
+        fitted(config(init_from=str(folder)), [], tmp_path)
+    with pytest.raises(ConfigError, match=r"\.\./other is outside of the folder"):
+        start_vocabulary(config(init_from=str(folder)))
+
+
+def test_a_run_as_start_gives_its_architecture_tokenizer_pooling_and_prompts(folder, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     theirs = config(
-        objective=MLM(Encoder(replace(THEIRS, scan=True), Pooling.MEAN), passage_length=32, query_length=32)
+        objective=MLM(
+            Encoder(replace(THEIRS, scan=True), Pooling.MEAN, dense=7, dense_tanh=True, projection=4),
+            passage_length=32,
+            query_length=32,
+            query_prompt="query: ",
+        )
     )
     write_json(tmp_path / "run" / "config.json", to_dict(theirs))
     (folder / "config.json").unlink()
     folder.rename(tmp_path / "run" / "tokenizer")
     found, _ = fitted(config(init_from=str(tmp_path / "run")), [], tmp_path / "work")
     encoder = found.objective.encoder
-    assert (encoder.bert.layers, encoder.bert.scan, encoder.pooling) == (3, False, Pooling.CLS)
+    assert (encoder.bert.layers, encoder.bert.scan, encoder.bert.vocab_size) == (3, False, 0)
+    assert (encoder.pooling, encoder.dense, encoder.dense_tanh, encoder.projection) == (Pooling.MEAN, 7, True, 0)
+    assert found.objective.query_prompt == "query: "
     assert found.tokenizer.path == str(tmp_path / "run" / "tokenizer")
 
 

@@ -36,6 +36,7 @@ VERBS = {
     "export": "a folder for Hugging Face transformers and sentence-transformers",
     "report": "report.html, one page about the run: what it cost, what it shows, what it bought, with examples",
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
+    "average": "WORKDIR|FOLDER ... [--weights 0.7,0.3] [--last K] --workdir DIR: the mean of models, exported",
 }
 _TAKE_WORDS = ("search", "answer")
 _TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export", "report")
@@ -57,6 +58,7 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
 }
 _SWITCHES = ("full", "restart", "hybrid")  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
+_AVERAGE_FLAGS = ("workdir", "weights", "last")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
 
 
@@ -85,6 +87,16 @@ class Comparison:
 
     folders: list[Path]
     against: str
+    workdir: Path
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """The parsed command line of `average`."""
+
+    models: list[Path]
+    weights: list[float]
+    last: int
     workdir: Path
 
 
@@ -195,16 +207,45 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
         ConfigError: with a line for each mistake.
     """
     line = split(argv)
-    unknown = [name for name, _ in line.flags if name not in _COMPARE_FLAGS]
-    takes = "; compare takes --against=NAME and --workdir=DIR"
-    problems = list(line.problems)
-    problems += [f"unknown flag --{name}{nearest(name, _COMPARE_FLAGS) or takes}" for name in unknown]
+    takes = "compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes"
+    _raise(_problems_of_folders(line, _COMPARE_FLAGS, takes))
+    return Comparison(_given_folders(line), line.value("against"), _workdir(line))
+
+
+def parse_average(argv: Sequence[str]) -> Averaging:
+    """Reads the arguments that follow `average`.
+
+    Raises:
+        ConfigError: with a line for each mistake.
+    """
+    line = split(argv)
+    takes = "average takes workdirs or folders of models, and --workdir=DIR, where the mean goes"
+    problems = _problems_of_folders(line, _AVERAGE_FLAGS, takes)
+    weights, last = line.value("weights"), line.value("last")
+    try:
+        numbers = [float(number) for number in weights.split(",")] if weights else []
+    except ValueError:
+        numbers = []
+        problems.append(f"--weights={weights} is not numbers with commas between them, such as --weights=0.7,0.3")
+    if last and not last.isdecimal():
+        problems.append(f"--last={last} is not a number of checkpoints, such as --last=3")
+    _raise(problems)
+    return Averaging(_given_folders(line), numbers, int(last or 0), _workdir(line))
+
+
+def _problems_of_folders(line: CommandLine, flags: Sequence[str], takes: str) -> list[str]:
+    """Mistakes in the line of a verb that takes folders, and of flags only `flags`."""
+    unknown = [name for name, _ in line.flags if name not in flags]
+    known = ", ".join(f"--{flag}" for flag in flags)
+    problems = [*line.problems]
+    problems += [f"unknown flag --{name}{nearest(name, flags) or f'; the flags are {known}'}" for name in unknown]
     if not line.words or not line.value("workdir"):
-        problems.append("compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes")
-    _raise([*problems, *filter(None, [bucket_problem(line.value("workdir"), "--workdir")])])
-    return Comparison(
-        [Path(expanded(word)) for word in line.words], line.value("against"), Path(expanded(line.value("workdir")))
-    )
+        problems.append(takes)
+    return [*problems, *filter(None, [bucket_problem(line.value("workdir"), "--workdir")])]
+
+
+def _given_folders(line: CommandLine) -> list[Path]:
+    return [Path(expanded(word)) for word in line.words]
 
 
 def split(argv: Sequence[str]) -> CommandLine:

@@ -13,6 +13,7 @@ from dense_jax.config.command_line import OWN_FLAGS, VERBS
 USAGE = """usage: dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...]
        dense-jax VERB --workdir DIR [--key value ...]      with the config that the workdir remembers
        dense-jax compare WORKDIR ... [--against NAME] --workdir DIR
+       dense-jax average WORKDIR|FOLDER ... [--weights 0.7,0.3] [--last K] --workdir DIR
        dense-jax VERB --help      the settings; with --config NAME those of its method too
        dense-jax --version
 """
@@ -25,7 +26,7 @@ def usage() -> str:
 
 def print_settings(verb: str, config: Config | None) -> None:
     """Print the flags of `verb` with types, defaults and comments; with a `config` those of its method too."""
-    if verb == "compare":
+    if verb in ("compare", "average"):
         print(f"{USAGE}\n{VERBS[verb]}")
         return
     own = "\n".join(f"--{name}: {text}" for name, text in OWN_FLAGS.items())

@@ -8,7 +8,7 @@ from typing import Any
 
 from dense_jax.errors import ConfigError, require
 from dense_jax.hf.families import FAMILIES, GELU, ModelFamily, family_of
-from dense_jax.hf.schemas import ModelConfig, Modules
+from dense_jax.hf.schemas import ModelConfig, Module, Modules
 from dense_jax.io import read_json
 from dense_jax.models.transformer import TransformerConfig, named_model_configs
 
@@ -37,27 +37,37 @@ def read_config(folder: Path) -> TransformerConfig:
     return config
 
 
+def module_chain(folder: Path) -> list[Module]:
+    """Return the modules of a sentence-transformers folder; none if it has no modules.json.
+
+    Raises:
+        ConfigError: modules.json is damaged, or a module lies outside of the folder.
+    """
+    path = folder / "modules.json"
+    chain = read_json(path, Modules, ConfigError) if path.is_file() else []
+    for entry in chain:
+        place = Path(entry["path"])
+        require(
+            not place.is_absolute() and ".." not in place.parts, f"{path}: {entry['path']} is outside of the folder"
+        )
+    return chain
+
+
 def module_folder(folder: Path, kind: str) -> Path | None:
     """Return the sub-folder of the first module of `kind`, such as Dense, of a sentence-transformers folder.
 
     None if the folder names no such module, or has no modules.json.
 
     Raises:
-        ConfigError: modules.json is damaged.
+        ConfigError: modules.json is damaged, or a module lies outside of the folder.
     """
-    path = folder / "modules.json"
-    chain = read_json(path, Modules, ConfigError) if path.is_file() else []
-    return next((folder / entry["path"] for entry in chain if entry["type"].endswith(f".{kind}")), None)
+    found = (entry["path"] for entry in module_chain(folder) if entry["type"].endswith(f".{kind}"))
+    return next((folder / place for place in found), None)
 
 
 def transformer_folder(folder: Path) -> Path:
     """Return the folder of the transformer and its tokenizer: `folder`, or one in it that modules.json names."""
     return module_folder(folder, "Transformer") or folder
-
-
-def read_family(folder: Path) -> ModelFamily:
-    """Return the family of the model in `folder`, whose config.json `read_config` has read."""
-    return family_of(read_config(folder))[1]
 
 
 def _settings_in(raw: dict[str, Any], family: ModelFamily) -> dict[str, Any]:
@@ -92,13 +102,15 @@ def config_json(
     }
 
 
-def check_architecture(objective: Any, folder: Path) -> None:
-    """Check every transformer in `objective` against the model in `folder`.
+def check_architecture(objective: Any, folder: Path) -> TransformerConfig:
+    """Check every transformer in `objective` against the model in `folder`, which is returned.
 
     Raises:
         ConfigError: they differ; each line names a difference and the flag that removes it.
     """
-    _check(objective, read_config(folder), str(folder), _PREPARE)
+    theirs = read_config(folder)
+    _check(objective, theirs, str(folder), _PREPARE)
+    return theirs
 
 
 def check_same_architecture(objective: Any, theirs: dict[str, Any], name: str) -> None:

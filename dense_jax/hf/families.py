@@ -114,6 +114,15 @@ def family_of(config: TransformerConfig) -> tuple[str, ModelFamily]:
     )
 
 
+_MODERNBERT_BIASES = {
+    "norm_bias": False,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "classifier_bias": False,
+    "decoder_bias": True,
+}
+
+
 def _modernbert_settings(raw: Raw) -> dict[str, Any]:
     """Settings of the alternation of layers, and of the rotary positions of either kind."""
     kinds = raw.get("layer_types", [])
@@ -143,11 +152,7 @@ def _modernbert_keys(config: modernbert.ModernBertConfig) -> dict[str, Any]:
         "global_rope_theta": config.global_base,
         "local_rope_theta": config.local_base,
         "embedding_dropout": config.dropout,
-        "norm_bias": False,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "classifier_bias": False,
-        "decoder_bias": True,
+        **_MODERNBERT_BIASES,
     }
 
 
@@ -272,13 +277,7 @@ FAMILIES: dict[str, ModelFamily] = {  # by the model_type of config.json
             "window": ("local_attention",),
         },
         defaults={"layers": 22, "width": 768, "heads": 12, "feed_forward": 1152, "vocab_size": 50_368},
-        required={
-            "norm_bias": (False,),
-            "attention_bias": (False,),
-            "mlp_bias": (False,),
-            "classifier_bias": (False,),
-            "decoder_bias": (True,),
-        },
+        required={key: (value,) for key, value in _MODERNBERT_BIASES.items()},
         modules={
             "bert/word": "embeddings.tok_embeddings",
             "bert/norm": "embeddings.norm",

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Prompts(NamedTuple):
@@ -22,14 +22,13 @@ KNOWN_PROMPTS = {
 }
 
 
-def known_prompts(folder: Path, config: dict[str, Any]) -> tuple[str, Prompts] | None:
-    """The name of the model in `folder`, whose config.json is `config`, and its prompts; None for an unknown one.
+def known_prompts(folder: Path) -> tuple[str, Prompts] | None:
+    """The name of the model in `folder`, and its prompts; None for an unknown one.
 
-    The name is that of the folder, that of the folder in the cache of the Hub, or what config.json calls it.
+    The name is that of the folder, or that of the folder in the cache of the Hub.
     """
     cached = [part.rpartition("--")[2] for part in folder.absolute().parts if part.startswith("models--")]
-    named = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
-    for name in (folder.absolute().name, *cached, named):
+    for name in (folder.absolute().name, *cached):
         for pattern, prompts in KNOWN_PROMPTS.items():
             if re.fullmatch(pattern, name, re.IGNORECASE):
                 return name, prompts

@@ -13,7 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ from dense_jax.hf import tensors
 from dense_jax.hf.config import read_config
 from dense_jax.hf.modules import in_float32, read_tokens
 from dense_jax.io import read_json, write_json
-from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
+from dense_jax.models.transformer import TransformerConfig
 from dense_jax.types import Tower, Towers
 
 _QUERY_VIEW = "[VIEQ]"
@@ -55,14 +55,14 @@ class _Side:
         return self.tower.encoder
 
     @property
-    def bert(self) -> BertConfig:
+    def bert(self) -> TransformerConfig:
         bert = self.encoder.bert
         require(
-            isinstance(bert, BertConfig),
+            "position" in self.tower.params["bert"],
             f"{type(bert).__name__} with views cannot be exported: view tokens share a position by a copy of its row, "
-            "and only BERT has a table of positions",
+            "and this family has no table of positions",
         )
-        return cast(BertConfig, bert)
+        return bert
 
     @property
     def length(self) -> int:
@@ -143,7 +143,7 @@ def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, 
     params, config = _opened(side, known)
     tensors.save_params(params, config, folder, pad=vocabulary.pad, ends=(vocabulary.cls, vocabulary.sep))
     backend, separator = tokenizers.Tokenizer.from_str(known.to_str()), tokenizer.special["sep"]
-    start, second = " ".join(side.view_tokens), min(1, side.bert.types - 1)
+    start, second = " ".join(side.view_tokens), min(1, side.bert.segments - 1)
     backend.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {separator}",
         pair=f"{start} $A {separator} $B:{second} {separator}:{second}",
@@ -153,15 +153,16 @@ def _write_side(side: _Side, known: tokenizers.Tokenizer, tokenizer: Tokenizer, 
     path = folder / "tokenizer_config.json"
     changes = {
         "tokenizer_class": "PreTrainedTokenizerFast",  # BERT's own puts its [CLS] back
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],  # else pairs lose their types
+        # else pairs lose their types, or a model without types gets some
+        "model_input_names": ["input_ids", *(["token_type_ids"] if side.bert.segments > 1 else []), "attention_mask"],
         "split_special_tokens": True,  # else a text that spells a view token would have one more vector
     }
     write_json(path, read_json(path) | changes)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": side.length, "do_lower_case": False})
 
 
-def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, BertConfig]:
-    """Parameters and config of BERT with the view tokens in its vocabulary, and a position 0 for each of them."""
+def _opened(side: _Side, known: tokenizers.Tokenizer) -> tuple[Params, TransformerConfig]:
+    """Parameters and config of the model with the view tokens in its vocabulary, and a position 0 for each of them."""
     bert, params = side.bert, side.tower.params
     count, first = len(side.view_tokens), bert.first_position
     ids = known.get_vocab()

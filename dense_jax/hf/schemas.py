@@ -99,12 +99,14 @@ class TokenizerFile(TypedDict):
     added_tokens: NotRequired[list[_AddedToken] | None]
 
 
-class _Module(TypedDict):
+class Module(TypedDict):
+    """One entry of modules.json."""
+
     type: str
     path: str
 
 
-Modules = Annotated[list[_Module], Field(min_length=1)]
+Modules = Annotated[list[Module], Field(min_length=1)]
 """modules.json."""
 
 

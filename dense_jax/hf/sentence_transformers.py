@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dense_jax.errors import ConfigError, require
-from dense_jax.hf.config import read_config
+from dense_jax.hf.config import module_chain, read_config
 from dense_jax.hf.known_prompts import known_prompts
 from dense_jax.hf.schemas import (
     DenseSettings,
     LengthSettings,
-    Modules,
     PoolingSettings,
     SentenceSettings,
     TokenizerFile,
@@ -110,7 +109,7 @@ def read_sentence_folder(folder: Path) -> SentenceFolder:
     pooling, pools_prompt, pooled = _pooling(folder, modules, bert.width)
     similarity, said = _similarity(folder, settings, normalized="Normalize" in (name for name, _ in modules))
     query_length, length, cut = _lengths(weights, bert.longest)
-    query_prompt, passage_prompt, defaults = _prompts(settings, folder, weights)
+    query_prompt, passage_prompt, defaults = _prompts(settings, folder)
     dense, tanh = _dense(folder, modules, bert.width)
     require(
         pools_prompt or pooling is Pooling.MEAN or not (query_prompt or passage_prompt),
@@ -138,16 +137,11 @@ def print_note(note: str) -> None:
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """Name and sub-folder of each module: a transformer, pooling, and what leaves the direction of a vector."""
-    path = folder / "modules.json"
-    if not path.is_file():
+    path, chain = folder / "modules.json", module_chain(folder)
+    if not chain:
         return [("Transformer", "")]
-    chain = read_json(path, Modules, ConfigError)
     for entry in chain:
-        _check_values(path, entry, dict.fromkeys(_MODULE_KEYS, ()))
-        place = Path(entry["path"])
-        require(
-            not place.is_absolute() and ".." not in place.parts, f"{path}: {entry['path']} is outside of the folder"
-        )
+        _check_values(path, dict(entry), dict.fromkeys(_MODULE_KEYS, ()))
     names = [entry["type"].rpartition(".")[2] if entry["type"].startswith(_HOME) else entry["type"] for entry in chain]
     first = 3 if names[2:3] == ["Dense"] else 2
     require(
@@ -275,11 +269,12 @@ def _lowercases(weights: Path) -> bool:
     return bool(_optional(weights / "tokenizer_config.json", Settings).get("do_lower_case"))
 
 
-def _prompts(settings: dict[str, Any], folder: Path, weights: Path) -> tuple[str, str, list[str]]:
-    """The prompts of queries and of passages, and notes."""
-    if not any((settings.get("prompts") or {}).values()) and (
-        found := known_prompts(folder, read_json(weights / "config.json"))
-    ):
+def _prompts(settings: dict[str, Any], folder: Path) -> tuple[str, str, list[str]]:
+    """The prompts of queries and of passages, and notes.
+
+    Empty prompts alone name none: the library writes them into every folder.
+    """
+    if not any((settings.get("prompts") or {}).values()) and (found := known_prompts(folder)):
         name, (query, passage) = found
         note = (
             f"{folder} names no prompts, so those of {name} are taken: {query!r} before queries, {passage!r} before "

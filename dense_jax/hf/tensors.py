@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from dense_jax.arrays import Array, Params, np
 from dense_jax.errors import ConfigError, StorageError
-from dense_jax.hf.config import check_architecture, config_json, module_folder, read_family, transformer_folder
+from dense_jax.hf.config import check_architecture, config_json, module_folder, transformer_folder
 from dense_jax.hf.families import HEAD, ModelFamily, family_of
 from dense_jax.hf.schemas import WeightIndex
 from dense_jax.io import check_no_pointer, digest, read_json, whole_file, write_json
@@ -65,8 +65,7 @@ def load_params(params: Params, folder: Path, objective: Any) -> tuple[Params, L
         StorageError: weights are missing, pickled, damaged, of another shape, or have an untied vocabulary matrix.
     """
     place, folder = folder, transformer_folder(folder)
-    check_architecture(objective, folder)
-    family = read_family(folder)
+    family = family_of(check_architecture(objective, folder))[1]
     leaves, tree = jax.tree_util.tree_flatten_with_path(params)
     ours = {_name(path): leaf for path, leaf in leaves}
     dense = _read_affine(place)

@@ -15,8 +15,8 @@ from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 from dense_jax.config.rules import Positive
 from dense_jax.errors import require
 from dense_jax.models.attention import Attention
-from dense_jax.models.layers import Gelu, dropout, dropout_rng, gelu
-from dense_jax.models.transformer import MultiHeadAttention, Transformer, TransformerConfig, affine, layer_norm
+from dense_jax.models.layers import dropout, dropout_rng
+from dense_jax.models.transformer import GeluConfig, MultiHeadAttention, Transformer, affine, layer_norm
 
 
 class Family(enum.Enum):
@@ -33,10 +33,9 @@ class Family(enum.Enum):
 
 
 @dataclass
-class BertConfig(TransformerConfig):
+class BertConfig(GeluConfig):
     types: Positive[int] = 2  # segments
     family: Family = Family.BERT
-    gelu: Gelu = Gelu.ERF
 
     def __post_init__(self) -> None:
         require(
@@ -67,12 +66,6 @@ class BertConfig(TransformerConfig):
 
     def layer(self, index: int, kernel: Attention) -> "Block":
         return Block(self, kernel, parent=None)
-
-    def head_layer(self, kernel: Attention, *, is_last: bool) -> "Block":
-        return Block(self, kernel, parent=None)
-
-    def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        return gelu(x, self.gelu)
 
 
 # Layers, width, heads, feed-forward width of Google's released models (Turc et al. 2019 for the small ones).
@@ -106,12 +99,12 @@ class Bert(Transformer):
         self.type = self.table(self.config.types)
         self.position = self.table(self.config.positions)
 
-    def summed(self, words: Float[Array, "b l d"], types: Array, positions: Array | None) -> Float[Array, "b l d"]:
+    def summed(
+        self, words: Float[Array, "b l d"], types: Array | None = None, positions: Array | None = None
+    ) -> Float[Array, "b l d"]:
+        words = words if types is None else words + self.type(types).astype(words.dtype)
         position = position_rows(self.position, self.config.first_position, words.shape[1], positions)
-        return words + self.type(types).astype(words.dtype) + position.astype(words.dtype)
-
-    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
-        return x + position_rows(self.position, self.config.first_position, x.shape[1], positions).astype(x.dtype)
+        return words + position.astype(words.dtype)
 
 
 def position_rows(

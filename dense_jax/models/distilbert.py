@@ -10,25 +10,16 @@ from dataclasses import dataclass
 from dense_jax.arrays import Array, Float
 from dense_jax.models.attention import Attention
 from dense_jax.models.bert import Block, position_rows
-from dense_jax.models.layers import Gelu, gelu
-from dense_jax.models.transformer import Transformer, TransformerConfig
+from dense_jax.models.transformer import GeluConfig, Transformer
 
 
 @dataclass
-class DistilBertConfig(TransformerConfig):
-    gelu: Gelu = Gelu.ERF
-
+class DistilBertConfig(GeluConfig):
     def model(self) -> "DistilBert":
         return DistilBert(self)
 
     def layer(self, index: int, kernel: Attention) -> Block:
         return Block(self, kernel, parent=None)
-
-    def head_layer(self, kernel: Attention, *, is_last: bool) -> Block:
-        return Block(self, kernel, parent=None)
-
-    def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        return gelu(x, self.gelu)
 
 
 class DistilBert(Transformer):
@@ -40,8 +31,7 @@ class DistilBert(Transformer):
         super().setup()
         self.position = self.table(self.config.positions)
 
-    def summed(self, words: Float[Array, "b l d"], types: Array, positions: Array | None) -> Float[Array, "b l d"]:
+    def summed(
+        self, words: Float[Array, "b l d"], types: Array | None = None, positions: Array | None = None
+    ) -> Float[Array, "b l d"]:
         return words + position_rows(self.position, 0, words.shape[1], positions).astype(words.dtype)
-
-    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
-        return x + position_rows(self.position, 0, x.shape[1], positions).astype(x.dtype)

@@ -5,13 +5,14 @@ from typing import overload
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, l2_normalize, np, split_key, to_float32
 from dense_jax.config.rules import NotNegative, Positive
 from dense_jax.errors import require
 from dense_jax.models.layers import apply_module, init_params
 from dense_jax.models.packing import model_inputs, pool
-from dense_jax.models.pooling import DenseHead, Pooler, Pooling, Projection
+from dense_jax.models.pooling import Pooler, Pooling, Projection
 from dense_jax.models.transformer import TransformerConfig
 from dense_jax.types import Layout, PackedTokens, PackedVectors, Tokens
 
@@ -117,13 +118,14 @@ class Encoder:
             pooled = apply_module(Pooler(self.bert), params["pooler"], pooled)
         if self.dense:
             pooled = apply_module(self._dense, params["dense"], pooled)
+            pooled = jnp.tanh(pooled) if self.dense_tanh else pooled
         if self.projection:
             pooled = apply_module(self._projection, params["projection"], pooled, rng=rng)
         return l2_normalize(pooled) if self.normalize else pooled
 
     @property
-    def _dense(self) -> DenseHead:
-        return DenseHead(self.dense, self.dense_tanh)
+    def _dense(self) -> nn.Dense:
+        return nn.Dense(self.dense, kernel_init=nn.initializers.glorot_uniform())
 
     @property
     def _projection(self) -> Projection:

@@ -134,7 +134,7 @@ def apply_decoder(
     queries = (
         apply_module(model, bert, repeated, positions, rng=query_rng, method="embed_vectors")
         if embed_queries
-        else apply_module(model, bert, repeated, positions, method="add_positions")
+        else apply_module(model, bert, repeated, None, positions, method="summed")
     )
     return apply_module(_decoder(config), params["decoder"], queries, visible, memory, positions, rng=layer_rng)
 

@@ -17,11 +17,11 @@ from dense_jax.arrays import Array, Bool, Float, Int, to_float32
 from dense_jax.config.rules import Positive, ShareBelow1
 from dense_jax.errors import require
 from dense_jax.models.attention import Attention
-from dense_jax.models.layers import Gelu, dropout, dropout_rng, gelu
+from dense_jax.models.layers import dropout, dropout_rng
 from dense_jax.models.transformer import (
+    GeluConfig,
     MultiHeadAttention,
     Transformer,
-    TransformerConfig,
     compute_type,
     gated_feed_forward,
     layer_norm,
@@ -29,12 +29,11 @@ from dense_jax.models.transformer import (
 
 
 @dataclass
-class ModernBertConfig(TransformerConfig):
+class ModernBertConfig(GeluConfig):
     positions: Positive[int] = 8192
     dropout: ShareBelow1[float] = 0.0
     attention_dropout: ShareBelow1[float] = 0.0
     epsilon: Positive[float] = 1e-5
-    gelu: Gelu = Gelu.ERF
     global_every: Positive[int] = 3  # layers 0, n, 2n, ... see all tokens
     window: Positive[int] = 128  # tokens that a local layer sees around each token, half of them on each side
     global_base: Positive[float] = 160_000.0  # of rotary positions in global layers
@@ -64,9 +63,6 @@ class ModernBertConfig(TransformerConfig):
 
     def head_layer(self, kernel: Attention, *, is_last: bool) -> "ModernBertBlock":
         return ModernBertBlock(self, kernel, is_last=is_last, parent=None)
-
-    def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
-        return gelu(x, self.gelu)
 
 
 class ModernBert(Transformer):

@@ -37,9 +37,6 @@ class NomicBertConfig(TransformerConfig):
     def layer(self, index: int, kernel: Attention) -> "NomicBertBlock":
         return NomicBertBlock(self, kernel, parent=None)
 
-    def head_layer(self, kernel: Attention, *, is_last: bool) -> "NomicBertBlock":
-        return NomicBertBlock(self, kernel, parent=None)
-
     def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         return jax.nn.silu(x)
 
@@ -53,8 +50,10 @@ class NomicBert(Transformer):
         super().setup()
         self.type = self.table(self.config.types)
 
-    def summed(self, words: Float[Array, "b l d"], types: Array, positions: Array | None) -> Float[Array, "b l d"]:
-        return words + self.type(types).astype(words.dtype)
+    def summed(
+        self, words: Float[Array, "b l d"], types: Array | None = None, positions: Array | None = None
+    ) -> Float[Array, "b l d"]:
+        return words if types is None else words + self.type(types).astype(words.dtype)
 
 
 class NomicBertBlock(Block):

@@ -42,20 +42,6 @@ class Pooler(nn.Module):
         return jnp.tanh(_dense32(self.config.width, nn.initializers.normal(self.config.initializer))(first))
 
 
-class DenseHead(nn.Module):
-    """W x + b, or its tanh: the module Dense of sentence-transformers. Float32."""
-
-    width: int
-    tanh: bool
-
-    @nn.compact
-    def __call__(self, pooled: Float[Array, "*n d"]) -> Float[Array, "*n w"]:
-        kernel = self.param("kernel", nn.initializers.glorot_uniform(), (pooled.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros, (self.width,))
-        x = pooled @ kernel + jnp.broadcast_to(bias, (*pooled.shape[:-1], self.width))
-        return jnp.tanh(x) if self.tanh else x
-
-
 class Projection(nn.Module):
     """LayerNorm(W x + b), then dropout: the retrieval head of ORQA (Lee et al. 2019), section 4. Float32."""
 

@@ -23,7 +23,18 @@ from dense_jax.config.rules import AT_SEARCH, RESUMABLE, NotNegative, Positive, 
 from dense_jax.errors import require
 from dense_jax.mesh import look_up, platform, shard_rows
 from dense_jax.models.attention import Attention, attend
-from dense_jax.models.layers import Dense, Dtype, apply_module, apply_to_rows, dropout, dropout_rng, init_params, rotate
+from dense_jax.models.layers import (
+    Dense,
+    Dtype,
+    Gelu,
+    apply_module,
+    apply_to_rows,
+    dropout,
+    dropout_rng,
+    gelu,
+    init_params,
+    rotate,
+)
 from dense_jax.types import Tokens
 
 _SPLASH_FROM = 256  # tokens; for shorter sequences the plain kernel is as fast on a TPU
@@ -92,13 +103,23 @@ class TransformerConfig(abc.ABC):
         [#b q] replace 0, 1, 2, ..., where a family turns queries and keys by them.
         """
 
-    @abc.abstractmethod
     def head_layer(self, kernel: Attention, *, is_last: bool) -> nn.Module:
         """A layer of a pre-training head, over all tokens, without a parent; the last one normalises its result."""
+        return self.layer(0, kernel)
 
     @abc.abstractmethod
     def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
         """The activation of the feed-forward network and of the masked-LM head."""
+
+
+@dataclass
+class GeluConfig(TransformerConfig):
+    """A family whose activation is GELU."""
+
+    gelu: Gelu = Gelu.ERF
+
+    def activate(self, x: Float[Array, "*n d"]) -> Float[Array, "*n d"]:
+        return gelu(x, self.gelu)
 
 
 def model_configs(node: Any) -> Iterator[TransformerConfig]:
@@ -200,16 +221,12 @@ class Transformer(nn.Module):
         """Embeddings for `rows` ids."""
         return nn.Embed(rows, self.config.width, embedding_init=nn.initializers.normal(self.config.initializer))
 
-    def summed(self, words: Float[Array, "b l d"], types: Array, positions: Array | None) -> Float[Array, "b l d"]:
-        """Sum of the embeddings of a token, in float32 at least, before normalisation."""
+    def summed(
+        self, words: Float[Array, "b l d"], types: Array | None = None, positions: Array | None = None
+    ) -> Float[Array, "b l d"]:
+        """Sum of the embeddings of a token before normalisation; without `types` that of its segment is left out."""
         del types, positions
         return words
-
-    def add_positions(self, x: Float[Array, "b l d"], positions: Array | None = None) -> Float[Array, "b l d"]:
-        """`x` with what the family adds to tell positions apart, by default 0, 1, 2, ...; unchanged if its layers do
-        so."""
-        del positions
-        return x
 
     def __call__(
         self,
@@ -241,7 +258,7 @@ class Transformer(nn.Module):
         view_tokens: Float[Array, "n d"] | None = None,
     ) -> Float[Array, "b l d"]:
         """Embeddings H[0]: those of word, and in some families of segment and position, normalised, with dropout."""
-        words = look_up(self.word, tokens.ids)
+        words = look_up(self.word, tokens.ids, self.config.width)
         if view_tokens is not None:
             words = words.at[:, : len(view_tokens)].set(view_tokens.astype(words.dtype))
         return self._normed(words, tokens.types, positions)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dense_jax.errors import ConfigError
+from dense_jax.train.flops import PEAKS
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,10 @@ _MEGACORE = {"chip_config_name": "megacore"}
 # Published: https://cloud.google.com/tpu/docs/v4 and v5e, v5p, v6e. For float32 arrays too, since a TPU multiplies them
 # in one bfloat16 pass by default.
 CHIPS = {
-    "v4": Chip(275e12, 30.75 * _GIB, 1_228e9, 300e9, _MEGACORE),
-    "v5e": Chip(197e12, 15.75 * _GIB, 819e9, 200e9, {}),
-    "v5p": Chip(459e12, 95.74 * _GIB, 2_765e9, 600e9, {}),
-    "v6e": Chip(918e12, 31.25 * _GIB, 1_638e9, 400e9, {}),
+    "v4": Chip(PEAKS["TPU v4"], 30.75 * _GIB, 1_228e9, 300e9, _MEGACORE),
+    "v5e": Chip(PEAKS["TPU v5e"], 15.75 * _GIB, 819e9, 200e9, {}),
+    "v5p": Chip(PEAKS["TPU v5"], 95.74 * _GIB, 2_765e9, 600e9, {}),
+    "v6e": Chip(PEAKS["TPU v6e"], 31.25 * _GIB, 1_638e9, 400e9, {}),
 }
 
 

@@ -19,17 +19,17 @@ _AS_COUNTED = {"remat": False, "score_chunk": 0, "attention": Attention.XLA}
 
 # Datasheet peaks of dense bfloat16 products in FLOP/s, by a part of the name that JAX or PyTorch gives the device.
 # The first that fits counts, so "TPU v5 lite" stands before "TPU v5".
-_PEAKS = (
-    ("A100", 312 * _TERA),
-    ("H100", 989 * _TERA),
-    ("H200", 989 * _TERA),
-    ("TPU v4", 275 * _TERA),
-    ("TPU v5 lite", 197 * _TERA),
-    ("TPU v5e", 197 * _TERA),
-    ("TPU v5", 459 * _TERA),  # v5p
-    ("TPU v6 lite", 918 * _TERA),
-    ("TPU v6e", 918 * _TERA),
-)
+PEAKS = {
+    "A100": 312 * _TERA,
+    "H100": 989 * _TERA,
+    "H200": 989 * _TERA,
+    "TPU v4": 275 * _TERA,
+    "TPU v5 lite": 197 * _TERA,
+    "TPU v5e": 197 * _TERA,
+    "TPU v5": 459 * _TERA,  # v5p
+    "TPU v6 lite": 918 * _TERA,
+    "TPU v6e": 918 * _TERA,
+}
 _SIDE, _TRIES = 512, 3  # of the product that a CPU is measured by: milliseconds
 
 
@@ -39,7 +39,7 @@ def peak_flops(device: str) -> float | None:
     >>> peak_flops("NVIDIA H200") / 1e12, peak_flops("TPU v5 lite") / 1e12, peak_flops("cpu")
     (989.0, 197.0, None)
     """
-    return next((flops for name, flops in _PEAKS if name in device), None)
+    return next((flops for name, flops in PEAKS.items() if name in device), None)
 
 
 def peak_of_run() -> float | None:

@@ -2,13 +2,13 @@
 
     tokenizer.path             the tokenizer of init_from
     objective.encoder.bert     its model, of whatever family; objective.encoder.pooling, .normalize and .dense where it
-                               is a folder of sentence-transformers, which declares them
+                               declares them: a run, or a folder of sentence-transformers
+    objective.query_prompt     its prompts, and objective.passage_prompt, where it declares them and the config has none
     optimizer.learning_rate    optimizer.warm_start_rate
 
 A run that has begun keeps its recorded settings: the model that it started from may be deleted.
 """
 
-import contextlib
 import dataclasses
 import enum
 import sys
@@ -23,20 +23,21 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError, require
 from dense_jax.hf.config import architecture, models_of_run, read_config, transformer_folder
-from dense_jax.hf.sentence_transformers import read_sentence_folder
+from dense_jax.hf.sentence_transformers import print_note, read_sentence_folder
 from dense_jax.models.encoder import Encoder
 from dense_jax.models.transformer import TransformerConfig
 from dense_jax.train.same_run import recorded
 from dense_jax.train.warm_start import parse_run, tokenizer_folder
 
 _OF_ENCODERS = ("pooling", "normalize", "dense", "dense_tanh")
+_PROMPTS = ("query_prompt", "passage_prompt", "pool_prompts")
 
 
 class Start(NamedTuple):
-    """The models that training starts from, and the settings of encoders."""
+    """The models that training starts from, and the settings of its encoder and of its prompts."""
 
     model: Callable[[str], TransformerConfig | None]  # of a path in the config
-    encoder: Callable[[Setting], Any]  # of a setting of an encoder; None: as it is
+    value: Callable[[Setting], Any]  # of a setting of the encoder or the prompts; None: as it is
 
 
 class Fitted(NamedTuple):
@@ -66,7 +67,7 @@ def fitted(config: Config, given: Collection[str], workdir: Path) -> Fitted:
             return setting.value
         if setting.name == "optimizer.learning_rate":
             return config.optimizer.warm_start_rate or setting.value
-        found = theirs.encoder(setting) if setting.owner is Encoder else None
+        found = theirs.value(setting) if _is_adopted(setting) else None
         if found is None:
             return setting.value
         return type(setting.value)(found) if isinstance(setting.value, enum.Enum) else found
@@ -133,26 +134,42 @@ def _recorded_start(known: dict[str, Any]) -> Start:
 
     return Start(
         lambda path: next(models_of_run(at(path)), None),
-        lambda setting: at(setting.name) if setting.field in _OF_ENCODERS else None,
+        lambda setting: at(setting.name),
     )
 
 
 def _fresh_start(start: Path) -> Start:
     if run := parse_run(start):
-        model, encoder = next(models_of_run(run.config["objective"]), None), {}
+        model, value = next(models_of_run(run.config["objective"]), None), _recorded_start(run.config).value
     else:
-        model, encoder = _folder_start(start)
+        model, value = _folder_start(start)
     fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
-    return Start(lambda path: fresh, lambda setting: encoder.get(setting.field))
+    return Start(lambda path: fresh, value)
 
 
-def _folder_start(folder: Path) -> tuple[TransformerConfig, dict[str, Any]]:
-    """The model of a Hugging Face folder, and the settings of the encoder that the folder declares."""
-    if (folder / "modules.json").is_file():
-        with contextlib.suppress(ConfigError):  # it has further modules, which are not loaded
-            theirs = read_sentence_folder(folder).encoder
-            return theirs.bert, {name: getattr(theirs, name) for name in _OF_ENCODERS}
-    return read_config(transformer_folder(folder)), {}
+def _folder_start(folder: Path) -> tuple[TransformerConfig, Callable[[Setting], Any]]:
+    """The model of a Hugging Face folder, and the values of the settings that the folder declares."""
+    model = read_config(transformer_folder(folder))
+    if not (folder / "modules.json").is_file():
+        return model, lambda setting: None
+    try:
+        theirs = read_sentence_folder(folder)
+    except ConfigError as error:
+        print_note(f"{error}; pooling, dense, normalisation and prompts stay those of the config")
+        return model, lambda setting: None
+    for note in theirs.notes:
+        print_note(note)
+    found = {name: getattr(theirs.encoder, name) for name in _OF_ENCODERS}
+    prompts = (theirs.query_prompt, theirs.passage_prompt, theirs.pools_prompt)
+    found |= dict(zip(_PROMPTS, prompts, strict=True))
+    return model, lambda setting: found[setting.field]
+
+
+def _is_adopted(setting: Setting) -> bool:
+    """True for a setting that follows from the start. Prompts of the config's file stay."""
+    if setting.name in (f"objective.{name}" for name in _PROMPTS):
+        return setting.value == setting.default
+    return setting.owner is Encoder and setting.field in _OF_ENCODERS
 
 
 def _adopted(

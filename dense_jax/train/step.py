@@ -24,10 +24,10 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     seed: int,
-    chunks: int = 1,
-    skip_nonfinite: bool = False,
-    sharding: Any = None,
-    gradient_dtype: GradientDtype = GradientDtype.FLOAT32,
+    chunks: int,
+    skip_nonfinite: bool,
+    sharding: Any,
+    gradient_dtype: GradientDtype,
 ) -> tuple[TrainState, Metrics]:
     """Return the state after `batch`, and the metrics. Pure; its randomness is a function of (seed, step).
 
@@ -44,8 +44,7 @@ def train_step(
 
     sent = cast_layer_kernels(state.params, gradient_dtype.value)
     (loss, (metrics, carry)), gradients = jax.value_and_grad(loss_of, has_aux=True)(sent)
-    if sharding is not None:
-        gradients = jax.lax.with_sharding_constraint(gradients, sharding)
+    gradients = jax.lax.with_sharding_constraint(gradients, sharding)
     gradients = jax.tree.map(lambda x, like: x.astype(like.dtype), gradients, state.params)
     updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
     params: Any = optax.apply_updates(state.params, updates)
