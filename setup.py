@@ -22,7 +22,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["dense_jax", "dense_jax.*"]),
-    package_data={"dense_jax.report": ["page.html"]},
+    package_data={"dense_jax.report": ["*.html"]},
     entry_points={"console_scripts": ["dense-jax = dense_jax.__main__:main"]},
     install_requires=[
         "absl-py>=2.1",
@@ -47,6 +47,7 @@ setup(
         "pystemmer>=2.2",
         "pytrec-eval-terrier>=0.5.7",
         "regex>=2024.4",
+        "rich>=13",
         "safetensors>=0.5",
         "scann>=1.4; python_version < '3.14' and sys_platform == 'linux'",
         "scipy>=1.15",
@@ -62,8 +63,13 @@ setup(
     extras_require={
         "test": [
             "beartype>=0.20",
+            "datasets>=4",
             "hypothesis>=6.100",
             "import-linter>=2.1",
+            "ipykernel>=6.29",
+            "ir-datasets>=0.5.5",
+            "nbclient>=0.10",
+            "nbformat>=5.10",
             "pyarrow>=15",
             "pyright>=1.1.390",
             "pytest>=8",
@@ -81,9 +87,14 @@ setup(
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "torch": ["sentence-transformers>=5.1", "torch>=2.2"],  # examples/score_with_cross_encoder.py
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
+        "hf": ["datasets>=4"],  # hf:ORG/NAME as a source
+        "ir": ["ir-datasets>=0.5.5"],  # ir:NAME as a source
         "gs": ["gcsfs>=2024.6"],  # gs:// as a source
         "s3": ["s3fs>=2024.6"],  # s3:// as a source
         "beam": ["apache-beam>=2.70"],  # prepare.runner=beam; in an environment of its own, by constraints-beam.txt
+        "wandb": ["wandb>=0.19"],  # track=wandb
+        "trackio": ["trackio>=0.2"],  # track=trackio
+        "mlflow": ["alembic>=1.13", "mlflow-skinny>=3.0", "SQLAlchemy>=2.0"],  # track=mlflow
         "tpu": ["jax[tpu]"],
         "cuda12": ["jax[cuda12]"],
         "cuda13": ["jax[cuda13]"],

@@ -21,7 +21,18 @@ from timing import Program, Timing, interleaved
 from dense_jax.errors import ConfigError
 from dense_jax.train.flops import peak_flops
 
-_PACKAGES = ("jax", "flax", "optax", "grain", "tokenizers", "torch", "transformers", "sentence-transformers")
+_PACKAGES = (
+    "jax",
+    "flax",
+    "optax",
+    "grain",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "scann",
+    "faiss-cpu",
+)
 _SIDE_ON_CPU, _SIDE = 2_048, 8_192  # of the square matrices whose product is timed
 
 

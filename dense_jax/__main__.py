@@ -21,6 +21,7 @@ COMPILER_ONLY = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
     "TPU_STDERR_LOG_LEVEL": "3",
 }
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}  # errors only: of XLA and of what else logs as TensorFlow does
 _HELP = ("help", "--help", "-h")
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     open_streams()
     if any(arg.startswith("--topology") for arg in sys.argv):
         os.environ.update(COMPILER_ONLY)  # here, since JAX reads them when it is imported
+    os.environ.update(_QUIET | os.environ)
     silence_background_writes()
     status = run(sys.argv[1:])
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python shuts down prints no traceback

@@ -5,6 +5,12 @@
 Runs whose configs differ in the seed only are one row: means over seeds, with the standard deviation of a single run.
 BM25 is a row, and so are the runs of each row together with BM25. Each test set and each set of questions has a table,
 and one of the gains in its first measure: over the reference, over BM25, and over the row together with BM25.
+
+    FOLDER/comparison.html    all of it in one page
+           comparison.md      the tables
+           comparison.json    all figures, unrounded
+           comparison.png     the scores
+           gains.png          the gains and their intervals, where there are any
 """
 
 import json
@@ -19,24 +25,20 @@ from typing import Any
 import numpy as np
 
 from dense_jax.arrays import Float
-from dense_jax.charts import Bar, ForestLine, draw_forest, draw_scores
+from dense_jax.compare_charts import Bar, ForestLine, draw_forest, draw_scores
 from dense_jax.config import Config
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
 from dense_jax.locks import in_turn
-from dense_jax.markdown import plain
-from dense_jax.progress import format_duration
+from dense_jax.report.comparison import compared_sets, page_content, reference_titles, render_markdown
+from dense_jax.report.html import write_page
 from dense_jax.run_results import BM25, FinishedRun, SetResult, read_run
-from dense_jax.significance import EXCHANGES, RESAMPLES, SEED, bootstrap_interval, randomisation_test
+from dense_jax.significance import bootstrap_interval, randomisation_test
 from dense_jax.train.same_run import DIGESTS
 
+PAGE = "comparison.html"
 _ITSELF = f"{BM25} + itself"
-_METHOD = (
-    f"Gains: mean over queries, 95 % interval of the paired bootstrap over queries ({RESAMPLES:,} resamples, seed "
-    f"{SEED}), p of the paired randomisation test ({EXCHANGES:,} exchanges, seed {SEED}); not corrected for the number "
-    "of rows."
-)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Row:
 
 
 def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
-    """The comparison as Markdown tables; writes it to `folder`, with comparison.json, comparison.png and gains.png.
+    """The comparison as Markdown tables; writes it to `folder`, with JSON, two charts, and all in one page.
 
     Raises:
         ConfigError: no run is called `against`, or a workdir is given twice.
@@ -76,12 +78,14 @@ def compare(workdirs: Sequence[Path], against: str, folder: Path) -> str:
     measures = _measures(rows)
     found = [_describe_row(row, _references(row, rows, reference), measures) for row in rows]
     notes = {name: _notes(rows, name) for name in measures}
-    text = _render(found, measures, notes)
+    tables = compared_sets(found, measures, notes)
+    text = render_markdown(tables)
     with in_turn(folder / "compare.lock"):
         write_json(folder / "comparison.json", {"against": reference.name, "rows": found, "notes": notes})
         with whole_file(folder / "comparison.md") as partial:
             partial.write_text(text + "\n", encoding="utf-8")
         _draw(rows, found, {name: tested for name, (tested, *_) in measures.items()}, folder)
+        write_page(folder / PAGE, "comparison.html", page_content(folder, workdirs, tables))
     return text
 
 
@@ -238,82 +242,19 @@ def _notes(rows: Sequence[Row], name: str) -> list[str]:
                 notes.append(f"{row.name}: its checkpoint was chosen ({run.chosen_by}) on {on}")
             if found.chosen_on:
                 notes.append(f"{row.name}: the weight of its dense side was chosen on {found.chosen_on}")
-    return list(dict.fromkeys(map(plain, notes)))
-
-
-def _render(found: Sequence[dict[str, Any]], measures: dict[str, list[str]], notes: dict[str, list[str]]) -> str:
-    """The tables and the notes of each set, and the method of the gains."""
-    titles = _reference_titles(found)
-    parts = []
-    for name, shown in measures.items():
-        parts += [_table(found, name, shown), _gains_table(found, name, shown[0], titles), *notes[name]]
-    return "\n\n".join(filter(None, [*parts, _METHOD if titles else ""]))
-
-
-def _reference_titles(found: Sequence[dict[str, Any]]) -> list[str]:
-    """The references of all gains."""
-    return list(dict.fromkeys(title for row in found for of in row["sets"].values() for title in of["gains"]))
-
-
-def _table(found: Sequence[dict[str, Any]], name: str, measures: Sequence[str]) -> str:
-    """The rows that were measured on the set `name`: cost and figures."""
-    rows = [row for row in found if name in row["sets"]]
-    header = ["run", "seeds", "steps", "tokens", "time", *measures]
-    lines = [
-        f"{plain(name)}, {rows[0]['sets'][name]['queries']:,} queries; mean over seeds ± standard deviation of one run",
-        "",
-        "| " + " | ".join(header) + " |",
-        "| --- |" + " ---: |" * (len(header) - 1),
-    ]
-    for row in rows:
-        cost = ["", "", "", ""]
-        if row["seeds"]:
-            cost = [
-                str(len(row["seeds"])),
-                f"{row['steps']:,}",
-                f"{row['tokens'] / 1e6:,.1f}M",
-                format_duration(row["seconds"]),
-            ]
-        figures = [_figure(**row["sets"][name]["measures"][measure]) for measure in measures]
-        lines.append("| " + " | ".join([plain(row["name"]), *cost, *figures]) + " |")
-    return "\n".join(lines)
-
-
-def _gains_table(found: Sequence[dict[str, Any]], name: str, measure: str, references: Sequence[str]) -> str:
-    """The gains of the rows that were measured on the set `name`, a column for each of `references`."""
-    rows = [row for row in found if name in row["sets"]]
-    shown = [title for title in references if any(title in row["sets"][name]["gains"] for row in rows)]
-    if not shown:
-        return ""
-    lines = [
-        "| " + " | ".join([f"gain in {measure}", *(f"over {plain(title)}" for title in shown)]) + " |",
-        "| --- |" + " ---: |" * len(shown),
-    ]
-    for row in rows:
-        gains = row["sets"][name]["gains"]
-        cells = [_gain_cell(**gains[title]) if title in gains else "" for title in shown]
-        lines.append("| " + " | ".join([plain(row["name"]), *cells]) + " |")
-    return "\n".join(lines)
-
-
-def _gain_cell(mean: float, interval: tuple[float, float] | None, p: float) -> str:
-    between = f" [{interval[0]:+z.3f}, {interval[1]:+z.3f}]" if interval else ""
-    return f"{mean:+z.3f}{between}, p {p:.4f}"
-
-
-def _figure(mean: float, sd: float | None) -> str:
-    return f"{mean:.3f}" if sd is None else f"{mean:.3f} ± {sd:.3f}"
+    return list(dict.fromkeys(notes))
 
 
 def _draw(rows: Sequence[Row], found: Sequence[dict[str, Any]], tested: dict[str, str], folder: Path) -> None:
     """Draw the scores and the gains in the measure of each set."""
     panels = {name: _bars(rows, name, measure) for name, measure in tested.items()}
     draw_scores(panels, [row.name for row in rows], tested, folder / "comparison.png")
-    if forests := {
-        title: lines for title in _reference_titles(found) if (lines := _forest(found, list(tested), title))
-    }:
+    forests = {title: lines for title in reference_titles(found) if (lines := _forest(found, list(tested), title))}
+    if forests:
         labels = [_line_label(row.name, name, len(tested)) for row in rows for name in tested]
         draw_forest(forests, labels, " or ".join(dict.fromkeys(tested.values())), folder / "gains.png")
+    else:
+        (folder / "gains.png").unlink(missing_ok=True)  # of an earlier comparison
 
 
 def _bars(rows: Sequence[Row], name: str, measure: str) -> list[Bar]:

@@ -5,6 +5,7 @@ import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dense_jax.config.retrieval import FusionConfig
 from dense_jax.data.preparation.collection import Collection
@@ -44,6 +45,16 @@ class EvaluationTable:
 
     def __str__(self) -> str:
         return f"{self.text}\nstep {self.step:,}; all measures and the rankings are in {self.folder}"
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.markdown import Markdown
+
+        return Group(
+            Markdown(self._repr_markdown_()),
+            f"step {self.step:,}; all measures and the rankings are in",
+            str(self.folder),
+        )
 
     def _repr_markdown_(self) -> str:
         return "\n\n".join([self.markdown, *self.notes])

@@ -1,11 +1,10 @@
-"""Files: written whole or not at all, read as JSON, compared by digests, and paths in buckets."""
+"""Files: written whole or not at all, read as JSON, and compared by digests."""
 
 import contextlib
 import errno
 import fcntl
 import functools
 import glob
-import importlib.util
 import json
 import os
 import secrets
@@ -17,7 +16,7 @@ import xxhash
 from etils import epath
 from pydantic import Field, TypeAdapter, ValidationError
 
-from dense_jax.errors import ConfigError, DataError, MachineError, StorageError, UserError, require
+from dense_jax.errors import ConfigError, DataError, StorageError, UserError, require
 
 AnyPath = Path | epath.Path  # to read from: on a disk, or in a bucket
 
@@ -41,27 +40,6 @@ _REFUSALS = (  # the system's reasons not to write a file, independent of its co
     errno.ENAMETOOLONG, errno.EIO, errno.ESTALE,
 )  # fmt: skip
 _PATTERN = "\\*?[]"  # characters of a path that Orbax reads as a glob pattern or a slash
-_BUCKETS = {"gs://": "gcsfs", "s3://": "s3fs"}  # start of a path -> package that reads it
-
-
-def located(name: str) -> AnyPath:
-    """Return the path of `name`: gs://BUCKET/..., s3://BUCKET/..., or a path of this machine.
-
-    Raises:
-        MachineError: the package that reads such a bucket is missing.
-    """
-    found = next((start for start in _BUCKETS if name.startswith(start)), None)
-    if found is None:
-        return Path(name).expanduser()
-    if importlib.util.find_spec(_BUCKETS[found]) is None:
-        raise MachineError(f"{name}: needs {_BUCKETS[found]}; pip install 'dense_jax[{found[:2]}]'")
-    return epath.Path(name)
-
-
-def absolute(name: str) -> AnyPath:
-    """`located`, made absolute, so that the path has a name: `.` and `..` have none."""
-    path = located(name)
-    return Path(os.path.abspath(path)) if isinstance(path, Path) else path  # noqa: PTH100  links keep their names
 
 
 @contextlib.contextmanager

@@ -39,7 +39,7 @@ def make_mesh(config: MeshConfig, chips: Sequence[Any] = ()) -> Mesh:
         rows = [jax.make_mesh(inner, AXES, axis_types=types, devices=one).devices for one in slices]
     except NotImplementedError:  # JAX splits an axis of some tori only: of v5e:16x16 into 64 x 4, of v6e:16x16 not
         raise ConfigError(
-            f"{_product(config)} would split an axis of the torus of {len(slices[0])} chips; set mesh.fsdp and "
+            f"{_axes(config)} would split an axis of the torus of {len(slices[0])} chips; set mesh.fsdp and "
             "mesh.tensor to 1 or to the number of chips along one or several of its axes"
         ) from None
     return _mesh(np.concatenate(rows))
@@ -72,12 +72,12 @@ def _sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
     fits = open_axes < 2 and min(size for size in (1, *sizes) if size != -1) > 0 and devices % fixed == 0
     if not fits or (not open_axes and fixed != devices):
         raise ConfigError(
-            f"{_product(config)} does not make {devices} devices; set one of them to -1 to take the remaining devices"
+            f"{_axes(config)} does not make {devices} devices; set one of them to -1 to take the remaining devices"
         )
     return tuple(devices // fixed if size == -1 else size for size in sizes)
 
 
-def _product(config: MeshConfig) -> str:
+def _axes(config: MeshConfig) -> str:
     return " x ".join(f"mesh.{axis}={getattr(config, axis)}" for axis in _CONFIGURED)
 
 

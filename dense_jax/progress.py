@@ -1,5 +1,6 @@
 """Progress of a stage: a bar with an ETA on a terminal, a line every few seconds elsewhere."""
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,11 +8,12 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+_NOTHING_DONE = re.compile(r".*(: |\| )0[/ ]")
 _LINE_EVERY = 4.0  # seconds between lines without a terminal
 _FORMAT = (
-    "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
+    "{desc}: {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt}{unit} [{elapsed} + {remaining}, {rate_fmt}]{postfix}"
 )
-_OPEN_FORMAT = "{desc}: {n_fmt} {unit} [{elapsed}, {rate_fmt}]{postfix}"  # without a known total
+_OPEN_FORMAT = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_fmt}]{postfix}"  # without a known total
 
 
 def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, silent: bool = False) -> tqdm:
@@ -21,7 +23,7 @@ def progress_bar(label: str, total: int | None, unit: str, *, initial: int = 0, 
         desc=label,
         total=total,
         initial=initial,
-        unit=unit,
+        unit=f" {unit}",
         unit_scale=False,
         position=0,  # a nested bar takes over the line, instead of moving the cursor
         dynamic_ncols=terminal,
@@ -55,14 +57,14 @@ def format_duration(duration: float) -> str:
 
 
 class _Lines:
-    """Stream for tqdm that prints each new state of the bar on a line of its own."""
+    """Stream for tqdm that prints each new state of the bar, once something is done, on a line of its own."""
 
     def __init__(self) -> None:
         self.last = ""
 
     def write(self, text: str) -> None:
         state = text.strip("\r\n ").partition("[")[0]  # without the time, which always changes
-        if state and state != self.last:
+        if state and state != self.last and not _NOTHING_DONE.match(state):
             self.last = state
             print(text.strip("\r\n "), file=sys.stderr)
 

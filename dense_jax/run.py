@@ -32,12 +32,14 @@ from dense_jax.errors import ConfigError, Stopped, StorageError
 from dense_jax.evaluation import EvaluationTable, evaluated
 from dense_jax.hf.export import ExportReport, export
 from dense_jax.hf.model_card import CardContent
-from dense_jax.io import absolute, check_name, digest, writable
+from dense_jax.io import check_name, digest, writable
 from dense_jax.locks import alone, only_one
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
+from dense_jax.overview import overview
 from dense_jax.planning.topology import plan_report
+from dense_jax.remote.paths import absolute
 from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
 from dense_jax.retrieval.embed import encode_passages
@@ -58,7 +60,7 @@ from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.run_results import HYBRID, measured
-from dense_jax.stage_results import Counts, Sections, Training
+from dense_jax.stage_results import Counts, Overview, Sections, Training
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.restart import move_aside
@@ -110,10 +112,16 @@ class Run:
         """The config, with the settings that follow from `init_from`."""
         return self._work.asked
 
-    def show(self) -> Sections:
-        """The checked config, one decoded example, shapes, parameters, memory and the plan. Writes nothing."""
+    def show(self, *, full: bool = False) -> Overview | Sections:
+        """The checked config, one decoded example, parameters, memory and the plan, on one screen. Writes nothing.
+
+        With `full` all settings, the shape of each array of a batch and of each parameter too.
+        """
         work = self._work
         program = make_program(work.config)
+        if not full:
+            examples = self._examples if self._has_examples else None
+            return overview(program, work.config, examples, work.tokenizer)
         parameters = show.parameters(program.like.params)
         if not self._has_examples:
             return Sections({"settings": show.settings(work.config), "parameters": parameters})
@@ -207,8 +215,8 @@ class Run:
             if recorded(self.path) is None:
                 _print_notes(self._work.config.objective.notes(self._work.passages))
             if self._has_examples:
-                print(f"compute type\n{show.compute_types(self._examples)}", file=sys.stderr)
-                print(f"attention\n{show.attention(self._examples, self._work.config.batch)}", file=sys.stderr)
+                print(f"compute type: {show.compute_types(self._examples)}", file=sys.stderr)
+                print(f"attention: {show.attention(self._examples, self._work.config.batch)}", file=sys.stderr)
 
     def _record_start(self, data: Data) -> None:
         """Record the identity of a new run, and the config that later verbs are to use."""
@@ -259,7 +267,10 @@ class Run:
             StorageError: vectors or index are missing, the workdir is read-only, and no `out` is given.
         """
         find = self._find_hybrid if hybrid else self._find
-        return search.search(find, self._collection.store, queries, k or self._work.config.search.k)
+        k = k or self._work.config.search.k
+        if hybrid:
+            self._print_fusion(at_depth(self._work.config.fusion, k))
+        return search.search(find, self._collection.store, queries, k)
 
     def encode_queries(self, texts: Sequence[str]) -> Float[np.ndarray, "q d"]:
         """The float32 vectors of queries: one of each."""
@@ -334,7 +345,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        fusion = at_depth(self._work.config.fusion, self._work.config.mine.depth)
+        config, positives = self._work.config, self._work.queries.positive_counts()
+        fusion = at_depth(config.fusion, config.mine.depth + int(positives.max()))  # for all queries the same
         self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
@@ -435,7 +447,6 @@ class Run:
         work, dense = self._work, self._find
         with self._naming_out():
             bm25 = work.bm25(self._collection)
-        self._print_fusion(work.config.fusion)
         return search.hybrid_search(bm25, dense, self._collection.store.ids(), work.config.fusion)
 
     def _print_fusion(self, fusion: FusionConfig) -> None:

@@ -1,6 +1,7 @@
 """The results of a run, read from its workdir: cost of training, figures of `evaluate` and `answer`."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from dense_jax.augmented.qa_report import FIGURES, Answered, AnsweredMeans
 from dense_jax.config import Config, Select
 from dense_jax.errors import DataError, StorageError
 from dense_jax.hf.model_card import CardResult
-from dense_jax.io import absolute, check_kind, read_json
-from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
+from dense_jax.io import check_kind, read_json
+from dense_jax.remote.paths import absolute
+from dense_jax.retrieval.evaluate import Evaluated, EvaluatedFigures, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE
-from dense_jax.retrieval.results import set_of
+from dense_jax.retrieval.results import set_of, suffix
 from dense_jax.train.metrics_files import MetricsLine
 from dense_jax.train.same_run import FinishedConfig
 from dense_jax.train.validation import History, read_history
@@ -72,7 +74,7 @@ def read_run(path: Path) -> FinishedRun:
         )
     config = read_json(path / "config.json", FinishedConfig)
     last, history = _last_metrics(path), read_history(path)
-    if not _has_ended(last["step"], config["steps"], history):
+    if not has_ended(last["step"], config["steps"], history):
         raise DataError(
             f"{path}: training stands at step {last['step']:,} of {config['steps']:,}; run `dense-jax train` to the "
             "end, and `dense-jax evaluate` after it"
@@ -127,10 +129,10 @@ def _start(config: Config) -> str:
 def _is_end(path: Path, steps: int, step: int) -> bool:
     """True of the last checkpoint of a training that has ended, and of its best one."""
     last, history = _last_metrics(path)["step"], read_history(path)
-    return step == steps or (_has_ended(last, steps, history) and step in (last, history.best if history else None))
+    return step == steps or (has_ended(last, steps, history) and step in (last, history.best if history else None))
 
 
-def _has_ended(last: int, steps: int, history: History | None) -> bool:
+def has_ended(last: int, steps: int, history: History | None) -> bool:
     """True if training that stands at step `last` has come to its end, by its steps or by its patience."""
     return last == steps or bool(history is not None and history.ended and history.steps[-1] == last)
 
@@ -140,64 +142,77 @@ def measured(path: Path, step: int) -> tuple[CardResult, ...]:
 
     Figures of the reader are left out, since it is no part of the towers.
     """
-    evaluated: dict[str, Any] = {}
+    results, evaluated = path / "results", {}
     for file in (_BEFORE, f"step_{step}", _AFTER):
         evaluated |= _read_results(path, f"{file}.json", EvaluatedMeans, step)
     ranked = [
-        CardResult(
-            found["collection"].rpartition("/")[0] + _apart(path, folder), found["split"], name, found["mean"][name]
-        )
-        for folder, found in evaluated.items()
+        CardResult(of["collection"].rpartition("/")[0] + suffix(results / folder), of["split"], name, of["mean"][name])
+        for folder, of in evaluated.items()
         for name in HEADLINE
     ]
     asked = [
-        CardResult(found["questions"] + _apart(path, folder), "", name, value)
-        for folder, found in _read_results(path, FIGURES, AnsweredMeans, step).items()
-        for name, value in found["figures"].items()
+        CardResult(of["questions"] + suffix(results / folder), "", name, value)
+        for folder, of in _read_results(path, FIGURES, AnsweredMeans, step).items()
+        for name, value in of["figures"].items()
         if name.startswith(RECALL)
     ]
     return tuple(ranked + asked)
 
 
+def read_rankings(folder: Path) -> dict[str, dict[str, Any]]:
+    """The figures of each ranking in a folder of results, by the name of its file.
+
+    Those of a hybrid are left out where those of its checkpoint are of another step.
+
+    Raises:
+        StorageError: a file of figures is damaged.
+    """
+    paths = {path.stem: path.with_suffix(".json") for path in folder.glob("*.trec")}
+    found = {name: read_json(path, EvaluatedFigures) for name, path in paths.items()}
+    for name, of in found.items():
+        _check_measures({"the mean": of["mean"]}, HEADLINE, paths[name])
+        _check_measures(of["per_query"], HEADLINE, paths[name])
+    steps = {hybrid_file(name): of["step"] for name, of in found.items()}
+    return {name: of for name, of in found.items() if of["step"] == steps.get(name, of["step"])}
+
+
 def _evaluated(path: Path, file: str) -> dict[str, SetResult]:
     """The figures of `evaluate` in `file`, by test set."""
     return {
-        name: _found(of, HEADLINE, path, name) for name, of in _read_results(path, f"{file}.json", Evaluated).items()
+        name: _set_result(of, HEADLINE, path, name)
+        for name, of in _read_results(path, f"{file}.json", Evaluated).items()
     }
 
 
 def _answered(path: Path) -> dict[str, SetResult]:
     """The figures of `answer`, by set of questions."""
-    return {
-        name: _found(of, tuple(of["figures"]), path, name)
-        for name, of in _read_results(path, FIGURES, Answered).items()
-    }
+    found = _read_results(path, FIGURES, Answered)
+    return {name: _set_result(of, tuple(of["figures"]), path, name) for name, of in found.items()}
 
 
-def _found(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
-    lacking = [query for query, figures in of["per_query"].items() if not figures.keys() >= set(measures)]
-    if lacking or not of["per_query"]:
+def _set_result(of: dict[str, Any], measures: tuple[str, ...], path: Path, name: str) -> SetResult:
+    folder = path / "results" / name
+    _check_measures(of["per_query"], measures, folder)
+    about, chosen_on = set_of(folder), of.get("fusion", {}).get("chosen_on", "")
+    known_by = (about["name"], about["content"])
+    return SetResult(of["step"], measures, of["per_query"], known_by, about["place"], chosen_on)
+
+
+def _check_measures(figures: Mapping[str, Mapping[str, float]], measures: Sequence[str], where: Path) -> None:
+    """
+    Raises:
+        StorageError: one of `figures`, read from `where`, lacks one of `measures`, or is empty.
+    """
+    lacking = [name for name, of in figures.items() if not of.keys() >= set(measures)]
+    if lacking or not figures:
         what = f"lacks some of {', '.join(measures)} of {lacking[0]!r}" if lacking else "has no query"
-        raise StorageError(f"{path / 'results' / name}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
-    place = set_of(path / "results" / name)["place"]
-    chosen_on = of.get("fusion", {}).get("chosen_on", "")
-    return SetResult(of["step"], measures, of["per_query"], _set(path, name), place, chosen_on)
+        raise StorageError(f"{where}: damaged ({what}); run `dense-jax evaluate` (or `answer`) again")
 
 
 def _read_results(path: Path, file: str, kind: Any, step: int | None = None) -> dict[str, Any]:
     """Each `file` in the results of a workdir, by the name of its folder; with `step`, those of that checkpoint."""
     found = {found.parent.name: read_json(found, kind) for found in sorted(path.glob(f"results/*/{file}"))}
     return {name: of for name, of in found.items() if step is None or of["step"] == step}
-
-
-def _set(path: Path, folder: str) -> tuple[str, str]:
-    about = set_of(path / "results" / folder)
-    return about["name"], about["content"]
-
-
-def _apart(path: Path, folder: str) -> str:
-    """The end of a folder's name that distinguishes its set from another one of the same name."""
-    return folder.removeprefix(_set(path, folder)[0])
 
 
 def _rules(history: History | None) -> str:

@@ -32,23 +32,34 @@ def settings(config: Config) -> str:
 
 
 def attention(examples: Examples, size: int) -> str:
-    """The attention kernel of each encoder and each length of sequence in a batch of `size`, with the reason."""
-    lengths = sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))})
-    choices = [(n, choose_attention(c, platform(), n)) for c in model_configs(examples.objective) for n in lengths]
-    return "\n".join(f"{n} tokens: {choice.attention.value} ({choice.reason})" for n, choice in choices)
+    """The attention kernels for the lengths of sequence in a batch of `size`, with the reason of each."""
+    lengths: dict[str, dict[int, None]] = {}
+    for n in sorted({tokens.mask.shape[-1] for tokens in _sequences(batch_like(examples, size))}):
+        for config in model_configs(examples.objective):
+            choice = choose_attention(config, platform(), n)
+            lengths.setdefault(f"{choice.attention.value} ({choice.reason})", {})[n] = None
+    return ", ".join(f"{choice} at {' and '.join(map(str, of))} tokens" for choice, of in lengths.items())
 
 
 def compute_types(examples: Examples) -> str:
     """The compute type of each encoder on the devices, with the setting that it follows from."""
     found = {(config.dtype.on(platform()), config.dtype) for config in model_configs(examples.objective)}
-    return "\n".join(f"{dtype.value} (dtype={named.value} on {platform()})" for dtype, named in found)
+    return ", ".join(f"{dtype.value} (dtype={named.value} on {platform()})" for dtype, named in found)
 
 
 def example(examples: Examples, tokenizer: Tokenizer) -> str:
     """The run's first example, decoded."""
+    found = examples[0].inputs
+    arrays = {name: _array(value) for name, value in found.items() if not _is_text_field(name, value)}
+    return "\n".join([*example_texts(examples, tokenizer), *(f"{name}: {value}" for name, value in arrays.items())])
+
+
+def example_texts(examples: Examples, tokenizer: Tokenizer) -> list[str]:
+    """The document that the run's first example is made from, and its texts, decoded."""
     found, row = examples[0]
-    lines = [f"made from {examples.store.document(int(row)).id!r}"]
-    return "\n".join([*lines, *(f"{name}: {_decoded(name, value, found, tokenizer)}" for name, value in found.items())])
+    texts = [f"{name}: {_decoded(name, value, found, tokenizer)}" for name, value in found.items()
+             if _is_text_field(name, value)]  # fmt: skip
+    return [f"made from {examples.store.document(int(row)).id!r}", *texts]
 
 
 def spans(examples: Examples, tokenizer: Tokenizer) -> str:
@@ -82,6 +93,12 @@ def parameters(params: Params) -> str:
 
 def memory(program: Program, examples: Examples | None) -> str:
     """Bytes of state, batch and activations on each device."""
+    lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in memory_parts(program, examples).items()]
+    return "\n".join([f"on each of {program.mesh.size} devices {dict(program.mesh.shape)}", *lines])
+
+
+def memory_parts(program: Program, examples: Examples | None) -> dict[str, int]:
+    """The same as numbers."""
     like, shares = program.like, batch_shards(program.mesh)
     parts = {"parameters": like.params, "optimizer state": like.optimizer, "carry": like.carry}
     sizes = {name: local_bytes(tree) for name, tree in parts.items()}
@@ -89,8 +106,7 @@ def memory(program: Program, examples: Examples | None) -> str:
     if examples is not None:
         sizes["batch"] = whole_bytes(batch_like(examples, program.config.batch)) // shares
         sizes |= {name: size // shares for name, size in activations(program, examples).items()}
-    lines = [f"{name:48} {size / 2**20:>10,.1f} MiB" for name, size in sizes.items()]
-    return "\n".join([f"on each of {program.mesh.size} devices {dict(program.mesh.shape)}", *lines])
+    return sizes
 
 
 def activations(program: Program, examples: Examples) -> dict[str, int]:
@@ -192,9 +208,15 @@ def _decoded(name: str, value: Any, found: Example, tokenizer: Tokenizer) -> str
     if isinstance(value, Tokens):
         rows = [Tokens(*fields) for fields in zip(*map(_rows, value), strict=True)]
         return "\n  and ".join(_text(row, tokenizer) for row in rows)
-    if name == "labels":  # of masked positions; unused slots weigh nothing
-        rows = zip(_rows(value), _rows(found["weights"]), strict=True)
-        return "\n  and ".join(tokenizer.decode(row[weights == 1]) for row, weights in rows)
+    rows = zip(_rows(value), _rows(found["weights"]), strict=True)  # of masked positions; unused slots weigh nothing
+    return "\n  and ".join(tokenizer.decode(row[weights == 1]) for row, weights in rows)
+
+
+def _is_text_field(name: str, value: Any) -> bool:
+    return isinstance(value, Tokens) or name == "labels"
+
+
+def _array(value: Any) -> str:
     array = np.asarray(value)
     if array.ndim > 1:
         share = f", {array.mean():.0%} of it true" if array.dtype == bool else ""

@@ -4,10 +4,14 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
+import threading
+from collections.abc import Iterator
 
 from dense_jax.errors import DataError
 
+_NATIVE_LOG = re.compile(rb"[IW]\d{4} \d\d:|WARNING: All log messages before absl::InitializeLog")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # errors of a device that takes no more output
 
 
@@ -56,3 +60,38 @@ def input_lines() -> list[str]:
                 "iconv --from-code=LATIN1"
             ) from None
     return [line for line in lines if line]
+
+
+@contextlib.contextmanager
+def without_native_logs() -> Iterator[None]:
+    """Drop the information and the warnings that C++ libraries log to standard error; pass on all other lines.
+
+    For libraries, such as ScaNN, that have no setting for them.
+    """
+    try:
+        saved = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    sys.stderr.flush()
+    end, start = os.pipe()
+    os.dup2(start, 2)
+    os.close(start)
+    reader = threading.Thread(target=_pass_on, args=(end, os.dup(saved)), daemon=True)
+    reader.start()
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        reader.join(timeout=1)  # it ends later if another thread has started a process meanwhile
+
+
+def _pass_on(end: int, target: int) -> None:
+    """Copy the lines of the pipe `end` to `target`, but for those of a log."""
+    with open(end, "rb") as lines, open(target, "wb", buffering=0) as out:
+        for line in lines:
+            if not _NATIVE_LOG.match(line):
+                with contextlib.suppress(OSError):
+                    out.write(line)

@@ -5,11 +5,13 @@ import functools
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from dense_jax.augmented import question_answering
 from dense_jax.average import average
-from dense_jax.compare import compare
+from dense_jax.compare import PAGE, compare
 from dense_jax.config.command_line import Averaging, Comparison, Invocation
 from dense_jax.distributed import (
     check_single_process,
@@ -21,6 +23,7 @@ from dense_jax.distributed import (
 from dense_jax.errors import ConfigError
 from dense_jax.io import writable
 from dense_jax.multihost import is_process_0, on_process_0
+from dense_jax.next_command import next_command
 from dense_jax.retrieval import search
 from dense_jax.run import Run
 from dense_jax.signals import StopSignals
@@ -34,7 +37,7 @@ def _train(run: Run, words: list[str], *, stop: StopSignals, restart: bool = Fal
 
     trained = run.train(restart=restart, join=join, stop_requested=lambda: stop.came)
     if is_process_0():
-        print(trained)
+        _print(trained)
 
 
 def _embed(run: Run, words: list[str]) -> None:
@@ -73,18 +76,18 @@ def _typed(words: list[str]) -> list[str]:
 
 
 VERBS: dict[str, Callable[..., None]] = {
-    "show": lambda run, words: print(run.show()),
-    "prepare": lambda run, words: print(run.prepare()),
+    "show": lambda run, words, full=False: _print(run.show(full=full)),
+    "prepare": lambda run, words: _print(run.prepare()),
     "train": _train,
     "refresh": lambda run, words: run.refresh(),
     "embed": _embed,
-    "index": lambda run, words: print(run.index().summary),
+    "index": lambda run, words: _print(run.index().summary),
     "search": _search,
     "answer": _answer,
-    "mine": lambda run, words: print(run.mine()),
-    "evaluate": lambda run, words: print(run.evaluate()),
-    "export": lambda run, words: print(run.export()),
-    "report": lambda run, words: print(run.report()),
+    "mine": lambda run, words: _print(run.mine()),
+    "evaluate": lambda run, words: _print(run.evaluate()),
+    "export": lambda run, words: _print(run.export()),
+    "report": lambda run, words: _print(run.report()),
 }
 
 _TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
@@ -97,7 +100,8 @@ def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals
         UserError: whatever is wrong, with its exit status.
     """
     if isinstance(line, Comparison):
-        print(compare(line.folders, line.against, writable(line.workdir)))
+        folder = writable(line.workdir)
+        print(f"{compare(line.folders, line.against, folder)}\n\nwith charts in one page: {folder / PAGE}")
         return
     if isinstance(line, Averaging):
         check_single_process(verb, os.environ)
@@ -105,20 +109,33 @@ def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals
             print(average(line.models, line.workdir, weights=line.weights, last=line.last))
         return
     stages = VERBS | {
+        "show": functools.partial(VERBS["show"], full=line.full),
         "train": functools.partial(_train, stop=stop, restart=line.restart),
         "search": functools.partial(_search, hybrid=line.hybrid),
     }
     with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
             print(_open_run(line).plan(line.topology))
-        elif verb in _TOGETHER:
+            return
+        if verb in _TOGETHER:
             join_if_distributed(os.environ)
-            with _only_the_first_speaks():
-                stages[verb](_open_run(line), line.words)
-        else:
-            if verb != "train":
-                check_single_process(verb, os.environ)
-            stages[verb](_open_run(line), line.words)
+        elif verb != "train":
+            check_single_process(verb, os.environ)
+        run = _open_run(line)
+        with _only_the_first_speaks() if verb in _TOGETHER else contextlib.nullcontext():
+            stages[verb](run, line.words)
+        if is_process_0() and (following := next_command(verb, run.path, run.config, run.out)):
+            print(f"next: {following}", file=sys.stderr)
+
+
+def _print(result: Any) -> None:
+    """Print a result, as a table where it is one and a terminal is there."""
+    if sys.stdout.isatty() and hasattr(result, "__rich__"):
+        from rich.console import Console
+
+        Console(highlight=False).print(result, soft_wrap=True)
+    else:
+        print(result)
 
 
 def _open_run(line: Invocation) -> Run:

@@ -49,9 +49,10 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
-from dense_jax.io import AnyPath, absolute, located, short_digest
+from dense_jax.io import AnyPath, short_digest
 from dense_jax.mesh import process_mesh
 from dense_jax.multihost import is_process_0, on_process_0, process_0_first
+from dense_jax.remote.paths import absolute, located
 from dense_jax.retrieval.bm25 import BM25, BM25Settings, open_or_index
 from dense_jax.retrieval.embed import embed, embeddings_folder
 from dense_jax.retrieval.index import Index, open_or_build
@@ -126,7 +127,7 @@ class Workdir:
             ConfigError: `prepare` has not finished there.
         """
         passages, spans = self.asked.passages, self.asked.spans.sources
-        if not self._is_prepared:
+        if not self.is_prepared:
             queries = passages.unit is Unit.QUERIES
             kind = "queries" if queries else f"{passages.unit.value} of {passages.length} tokens"
             kind += f" with spans.{', spans.'.join(spans)}" if spans else ""
@@ -139,7 +140,8 @@ class Workdir:
         return Path(self.asked.passages.workdir or self.path)
 
     @property
-    def _is_prepared(self) -> bool:
+    def is_prepared(self) -> bool:
+        """True if `prepare` has finished."""
         passages, corpus = self.asked.passages, self.asked.corpus
         if passages.unit is Unit.QUERIES:
             return is_finished(queries_folder(self._root, corpus))
@@ -161,7 +163,7 @@ class Workdir:
     def _is_as_it_is(self) -> bool:
         """True for a model that is not trained and for which nothing was prepared."""
         asked = self.asked
-        return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self._is_prepared
+        return bool(asked.tokenizer.path) and not asked.steps and not asked.tokens and not self.is_prepared
 
     def saved_tokenizer(self) -> Path:
         """The folder of the tokenizer, which is saved first if nothing was prepared."""
@@ -308,7 +310,7 @@ class Workdir:
         unit, sources = self.asked.passages.unit, self.asked.corpus.sources
         if unit is Unit.QUERIES:
             return self.documents_of_queries
-        if unit is Unit.PASSAGES and self._is_prepared and not self._holds_out:
+        if unit is Unit.PASSAGES and self.is_prepared and not self._holds_out:
             self._warn_of_other_text()
             return prepared_collection("passages", self._blocks)
         name = stem(absolute(sources[0])) if len(sources) == 1 else "corpus"

@@ -6,7 +6,7 @@
 #   launch/compare.sh runs/comparison 3_000_000 "0 1 2" configs/mlm.py:tiny configs/ict.py:tiny --batch=64
 #
 # Settings apply to all runs. All share one preparation in WORKDIR/data. The first config untrained is the baseline.
-# The same command continues: finished runs are not repeated.
+# All results are in one page, WORKDIR/comparison.html. The same command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 tokens=$2 seeds=$3

@@ -8,7 +8,8 @@
 #     --corpus.source=scifact --evaluate.folder=scifact --tokenizer.path=runs/ict/tokenizer
 #
 # A START is a value of `init_from`, such as a run of pre-training; all have the same tokenizer. The baseline without
-# pre-training is called none. The same command continues: finished runs are not repeated.
+# pre-training is called none. The results of a share are in one page, WORKDIR/compared-SHARE/comparison.html. The same
+# command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 config=$2 shares=$3 seeds=$4

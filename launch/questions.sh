@@ -7,8 +7,9 @@
 #     --corpus.source=squad-passages --corpus.questions=train-v1.1.json \
 #     --answer.questions=dev-v1.1.json --tokenizer.path=runs/ict/tokenizer
 #
-# A START is a value of `init_from`, such as a run of pre-training, a READER one of `init_reader_from`; all have the same
-# tokenizer. The same command continues: finished runs are not repeated.
+# A START is a value of `init_from`, such as a run of pre-training, a READER one of `init_reader_from`; all have the
+# same tokenizer. There is a page of results before the fine-tuning, WORKDIR/compared-as-it-is/comparison.html, and one
+# after it, WORKDIR/compared/comparison.html. The same command continues: finished runs are not repeated.
 set -euo pipefail
 
 workdir=$1 config=$2 seeds=$3

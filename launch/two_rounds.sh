@@ -7,7 +7,8 @@
 #   launch/two_rounds.sh runs/scifact configs/finetune_cocondenser.py:{tiny,tiny} \
 #     --corpus.source=scifact --evaluate.folder=scifact --init_from=runs/cocondenser
 #
-# ROUND1 and ROUND2 are configs; settings apply to both. WORKDIR/data has the training data of both. The same command
+# ROUND1 and ROUND2 are configs; settings apply to both. WORKDIR/data has the training data of both. There is a page of
+# the second round, WORKDIR/round2/report.html, and one of the comparison, WORKDIR/comparison.html. The same command
 # continues: finished stages are not repeated.
 set -euo pipefail
 
@@ -38,5 +39,6 @@ run prepare round2 "$round2" "${both[@]}"
 run train round2 "$round2" "${both[@]}"
 run evaluate round2 "$round2" "${both[@]}"
 run export round2 "$round2" "${both[@]}"
+run report round2 "$round2" "${both[@]}"
 
 dense-jax compare "$workdir/round1" "$workdir/round2" --against=round1 --workdir="$workdir"

@@ -5,7 +5,7 @@ import io
 from etils import epath
 from fsspec.implementations.local import LocalFileSystem
 
-from dense_jax import io as package_io
+from dense_jax.remote import paths
 
 
 class BucketFile(io.RawIOBase):
@@ -55,6 +55,6 @@ def bucket_in(folder, monkeypatch):
         def glob(self, path, **settings):
             return [found.removeprefix(f"{folder}/") for found in super().glob(path, **settings)]
 
-    monkeypatch.setitem(package_io._BUCKETS, "s3://", "fsspec")
+    monkeypatch.setitem(paths._BUCKETS, "s3://", "fsspec")
     monkeypatch.setattr(epath.backend.fsspec_backend, "_get_filesystem", lambda name: Bucket())
     return folder / "bucket"

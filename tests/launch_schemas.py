@@ -36,6 +36,7 @@ _CONTAINER = {
     "env": [{"name!": str, "value": str}],
     "ports": [{"containerPort!": int}],
     "resources": {"limits": {str: (int, str)}},
+    "securityContext": {"allowPrivilegeEscalation": bool, "runAsUser": int},
     "volumeMounts": [{"name!": str, "mountPath!": str}],
 }
 _POD = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dense_jax.config import IndexConfig, IndexKind, MeshConfig, MineConfig
+from dense_jax.config import FusionConfig, IndexConfig, IndexKind, MeshConfig, MineConfig
 from dense_jax.errors import UserError
 from dense_jax.io import naming_storage_errors, read_json, whole_file, write_json
 from dense_jax.mesh import make_mesh, process_mesh, replicated
@@ -17,12 +17,14 @@ from dense_jax.multihost import is_process_0
 from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import TestSet
+from dense_jax.retrieval.bm25 import BM25Settings, open_or_index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import DenseRetriever, mine
+from dense_jax.retrieval.search import dense_search, hybrid_search
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.signals import StopSignals
 from dense_jax.train.validator import Sample, Validator
-from dense_jax.types import Tower
+from dense_jax.types import Ranking, Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer
 
 STORE = MemoryStore(60)
@@ -55,6 +57,22 @@ def build_and_search(folder: Path) -> None:
         found |= {f"{name}_rows": ranking.rows, f"{name}_scores": ranking.scores}
     if is_process_0():
         np.savez(folder / "found.npz", **found)
+
+
+def hybrid(folder: Path, mesh) -> Ranking:
+    """What BM25 and a tower that is not trained find together for every fifth passage, by its first tokens."""
+    bm25 = open_or_index(STORE, [folder / "words"], BM25Settings(collection="toy", k1=0.9, b=0.4))
+    meaning = index.build_index(embedded(folder / "meant", mesh), EXACT, folder / "meant-index", mesh)
+    find = dense_search(meaning, Tower(MeanEmbedding(), table(), 6), ToyTokenizer())
+    queries = [" ".join(map(str, STORE.tokens[row][:2])) for row in range(0, len(STORE), 5)]
+    return hybrid_search(bm25, find, STORE.ids(), FusionConfig(depth=20))(queries, 10)
+
+
+def search_hybrid(folder: Path) -> None:
+    """Twice: the second time the index of words is opened, and not built."""
+    first, again = (hybrid(folder, process_mesh()) for _ in range(2))
+    np.testing.assert_array_equal(first.rows, again.rows)
+    np.savez(folder / f"hybrid-{jax.process_index()}.npz", rows=first.rows, scores=first.scores)
 
 
 def mined(folder: Path, mesh) -> Path:

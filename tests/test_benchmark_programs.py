@@ -1,6 +1,6 @@
 """The benchmarks: both sides do the same, and the scripts run. Nothing here asserts a time."""
 
-import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -148,6 +148,18 @@ def test_encoding_compares_ids_with_ids_and_text_with_text():
     assert [row["program"] for row in rows] == names
     assert [row["time / ours"][0] == 1 for row in rows] == [True, True, False, False, False]
     assert all(row["max Δcos"] < 1e-5 for row in rows)  # float32 rounding
+
+
+@pytest.mark.slow
+def test_search_compares_us_with_faiss_at_the_same_recall():
+    rows = rows_of("benchmarks/search.py", "--vectors=2000", "--width=16", "--steps=2")
+    names = ["faiss IVF-PQ fast scan", "faiss HNSW"] if importlib.util.find_spec("faiss") else []
+    for aim in (0.9, 0.95):
+        of_aim = [row for row in rows if f"{aim:.2f}" in row["aim"]]
+        assert [row["program"] for row in of_aim] == ["dense_jax, ScaNN", *names, "dense_jax, exact"]
+        assert all(row["recall@10"] >= aim for row in of_aim)
+    built, exact = (row for row in rows if "as built" in row["aim"])
+    assert built["recall@10"] > 0.9 and exact["recall@10"] == 1
 
 
 @pytest.mark.slow

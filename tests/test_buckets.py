@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax import io
 from dense_jax.config import (
     Config,
     CorpusConfig,
@@ -23,7 +22,8 @@ from dense_jax.data.beir_folder import write_beir
 from dense_jax.data.preparation.prepare import prepare
 from dense_jax.data.sources.corpus import open_corpus, read_queries
 from dense_jax.errors import ConfigError, DataError, MachineError
-from dense_jax.io import located
+from dense_jax.remote import paths
+from dense_jax.remote.paths import located
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.types import Document, QAExample, Tower, TrainingQuery
 from dense_jax.workdir import Workdir
@@ -136,7 +136,7 @@ def test_a_test_set_and_questions_are_read_from_a_bucket(bucket, tmp_path):
 
 @pytest.mark.parametrize(("name", "package"), [("gs://b/x.jsonl", "gcsfs"), ("s3://b/x.jsonl", "s3fs")])
 def test_a_bucket_that_cannot_be_read_names_the_extra(name, package, monkeypatch):
-    monkeypatch.setattr(io.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(paths.importlib.util, "find_spec", lambda _: None)
     with pytest.raises(MachineError, match=rf"{name}: needs {package}; pip install 'dense_jax\[{name[:2]}\]'"):
         open_corpus(config(name).corpus)
 
@@ -152,5 +152,5 @@ def test_models_and_workdirs_in_buckets_are_refused(setting, tmp_path):
 
 
 def test_other_names_are_of_this_machine():
-    assert io.located("~/x.jsonl") == Path("~/x.jsonl").expanduser()
-    assert isinstance(io.located("x.jsonl"), Path)
+    assert paths.located("~/x.jsonl") == Path("~/x.jsonl").expanduser()
+    assert isinstance(paths.located("x.jsonl"), Path)

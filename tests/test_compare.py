@@ -2,7 +2,9 @@
 
 import itertools
 import json
+import re
 import struct
+from base64 import b64decode
 
 import numpy as np
 import pytest
@@ -440,16 +442,42 @@ def test_a_run_that_lacks_an_evaluation_set_is_refused(runs, tmp_path, has, lack
 # The verb
 
 
-def test_the_verb_prints_the_tables_and_leaves_four_files(runs, tmp_path, capsys):
+def test_the_verb_prints_the_tables_and_leaves_five_files(runs, tmp_path, capsys):
     out = tmp_path / "new" / "folder"
     assert run(["compare", *map(str, runs), "--against=mlm", f"--workdir={out}"]) == 0
-    assert "| gain in nDCG@10 | over mlm | over BM25 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| gain in nDCG@10 | over mlm | over BM25 |" in said and said.endswith(f"{out}/comparison.html\n")
     assert {path.name for path in out.iterdir()} - {"compare.lock"} == {
         "comparison.md",
         "comparison.json",
         "comparison.png",
+        "comparison.html",
         "gains.png",
     }
+
+
+def test_the_page_holds_the_tables_the_notes_and_the_charts_and_needs_no_other_file(runs, tmp_path):
+    fused(runs[2], [0.6, 0.6, 0.6], step=2_000, chosen_on="toy/<script>")
+    compare(runs, "mlm", tmp_path)
+    html = (tmp_path / "comparison.html").read_text()
+    assert "<h2>toy-test, 3 queries</h2>" in html
+    for cells in (("ict", "2", "10", "3.0M", "1m00s", "0.800 ± 0.141"), ("ict", "+0.300 [+0.200, +0.400], p 0.2500")):
+        assert "<tr>" + '</td><td class="number">'.join(cells).replace(cells[0], f"<td>{cells[0]}", 1) in html
+    assert "was chosen on toy/&lt;script&gt;" in html and "<script" not in html
+    charts = [(tmp_path / name).read_bytes() for name in ("comparison.png", "gains.png")]
+    assert [b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', html)] == charts
+    assert len(re.findall(r"\b(?:src|href)=", html)) == 2
+    assert all(str(path) in html for path in runs)
+
+
+def test_an_older_chart_of_gains_goes_where_there_are_none_to_draw(runs, tmp_path):
+    compare(runs, "mlm", tmp_path)
+    assert (tmp_path / "gains.png").is_file()
+    alone = runs[0]
+    for path in alone.glob("results/*/BM25.json"):
+        path.unlink()
+    compare([alone], "", tmp_path)
+    assert not (tmp_path / "gains.png").exists()
 
 
 @pytest.mark.parametrize(

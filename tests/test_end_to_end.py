@@ -75,7 +75,7 @@ def trained(corpus, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_show_prints_settings_a_decoded_example_shapes_parameters_and_the_plan(corpus, trained, capsys):
-    assert run(["show", *arguments(corpus, trained)]) == 0
+    assert run(["show", *arguments(corpus, trained), "--full"]) == 0
     said = capsys.readouterr().out
     assert "removal_rate: 0.9" in said
     assert "query: " in said
@@ -83,6 +83,20 @@ def test_show_prints_settings_a_decoded_example_shapes_parameters_and_the_plan(c
     assert "xla (cpu has no fused kernel)" in said
     assert "encoder/bert/word/embedding" in said
     assert "20 steps of 16 examples, 320 in all" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["tiny", "base"])
+def test_show_fits_on_one_screen(corpus, trained, capsys, variant):
+    config, *flags = arguments(corpus, trained)
+    sizes = () if variant == "tiny" else ("encoder.bert.", "batch", "steps", "warmup")
+    flags = [flag for flag in flags if not any(size in flag for size in sizes)]
+    assert run(["show", config.replace("tiny", variant), *flags, "--passages.length=96"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert 24 <= len(said) <= 40
+    assert max(map(len, said)) <= 100
+    for part in ("batch=", "[CLS] the ", "examples, ", "encoder/bert/layers", "activations of", "total"):
+        assert any(part in line for line in said), part
 
 
 @pytest.mark.slow

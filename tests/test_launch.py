@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dense_jax import verbs
 from dense_jax.config.command_line import VERBS, parse
 from dense_jax.distributed import LOST_PROCESS
 from dense_jax.errors import Stopped, UserError
@@ -44,6 +45,15 @@ def world(tmp_path) -> World:
 
 
 @pytest.mark.slow
+def test_the_image_is_not_run_as_root_and_holds_all_that_the_package_is_made_of():
+    lines = (ROOT / "launch" / "Dockerfile").read_text().splitlines()
+    assert [line for line in lines if line.startswith("USER")] == ["USER 1000"]
+    installed = next(i for i, line in enumerate(lines) if line.startswith("RUN pip install"))
+    assert installed < lines.index("USER 1000")  # who may write to no folder of the package
+    copied = [name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]]
+    assert all((ROOT / name).exists() for name in copied)
+
+
 def test_shellcheck_finds_nothing_in_any_script(tmp_path):
     neighbour = Path(sys.executable).parent / "shellcheck"
     program = str(neighbour) if neighbour.exists() else shutil.which("shellcheck")
@@ -67,6 +77,14 @@ def test_the_commands_that_the_launchers_show_are_commands_of_dense_jax():
         flags = [word for word in words if word.startswith("--")]
         assert verb in VERBS
         assert str(parse(flags).workdir).endswith("/ict"), flags
+
+
+def test_the_launchers_run_the_verbs_of_one_process_as_one():
+    expected = set(VERBS) - verbs._TOGETHER - {"train"}
+    texts = [(ROOT / name).read_text() for name in ("launch/sky.yaml", "launch/slurm.sbatch", "docs/launch.md")]
+    *cases, named = texts
+    assert [set(re.search(r"(prepare( \| \w+)+)\)", text)[1].split(" | ")) for text in cases] == [expected] * 2
+    assert set(re.findall(r"`(\w+)`", re.search(r"^(`prepare`.*) are one process", named, re.MULTILINE)[1])) == expected
 
 
 # --- SLURM

@@ -175,6 +175,12 @@ def test_a_hybrid_takes_the_best_of_both_and_scores_positives_as_it_scores_docum
     assert [line["negative_document_ids"] for line in lines(path)] == [["d2", "d4"], ["d4", "d0"]]
 
 
+def test_a_hybrid_fuses_rankings_of_the_depth_that_it_was_given_however_many_are_asked_for(words):
+    """A document below the first of a ranking has no part in the sums."""
+    hybrid = HybridRetriever(words, Fixed([4, 2], [0, 4]), FusionConfig(depth=1))
+    assert [found.rows.tolist() for found in hybrid.find(["sun", "sea"], [np.array([0])] * 2, 2)] == [[0, 4], [0, 3]]
+
+
 def test_finished_parts_are_not_mined_again(tmp_path, words):
     queries, config = Queries(), MineConfig(depth=2, negatives=2)
     path = mine(queries, queries.documents, words, config, tmp_path / "bm25", {})
@@ -211,6 +217,10 @@ def test_a_changed_part_is_named_and_not_mined_again(tmp_path, words):
     ("settings", "message"),
     [
         ({"depth": 20}, r"mine.depth=20 is less than mine.skip=0 and mine.negatives=30 together"),
+        (
+            {"guide": True, "source": Miner.HYBRID},
+            r"mine.guide=True is written with mine.source=dense only, not",
+        ),
         ({"margin_size": 0.1}, r"mine.margin_size=0.1 has no effect with mine.margin=none"),
     ],
 )

@@ -138,7 +138,7 @@ def test_words_and_a_file_of_questions_are_not_both_answered(world, trained, cap
 def test_the_towers_are_exported_and_shown(world, trained, capsys):
     assert run(["export", *arguments(world, trained)]) == 0
     assert (trained / "export" / "query" / "modules.json").is_file()
-    assert run(["show", *arguments(world, trained)]) == 0
+    assert run(["show", *arguments(world, trained), "--full"]) == 0
     assert 'answers: \'{"texts":["' in capsys.readouterr().out
 
 

@@ -34,6 +34,16 @@ def test_a_stage_that_continues_starts_where_it_was(capsys):
     assert "2/4 passages" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("total", "line"), [(20, "embed:  50%|############            | 10/20 passages ["),
+                                             (None, "embed: 10 passages [")])  # fmt: skip
+def test_a_line_is_written_once_something_is_done_with_its_speed_and_unit(capsys, total, line):
+    with progress.progress_bar("embed", total, "passages") as shown:
+        shown.update(10)
+    (written,) = capsys.readouterr().err.splitlines()
+    assert written.startswith(line)
+    assert written.endswith(" passages/s]")
+
+
 @pytest.mark.parametrize(
     ("duration", "text"), [(0.4, "0s"), (59.4, "59s"), (60, "1m00s"), (3_599, "59m59s"), (7_260, "2h01m")]
 )

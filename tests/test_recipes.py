@@ -1,4 +1,4 @@
-"""The order of work of launch/{labels,questions}.sh, by a program in the place of dense-jax that notes its calls."""
+"""The order of work of launch/*.sh, by a program in the place of dense-jax that notes its calls."""
 
 import os
 import subprocess
@@ -32,6 +32,25 @@ def recipe(tmp_path):
         return done.returncode, calls.read_text().splitlines()
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "page"),
+    [
+        ("local.sh", ["config.py:tiny", "runs"], "report --workdir=runs"),
+        ("compare.sh", ["runs", "9", "0 1", "a.py:tiny", "b.py:tiny"], "compare "),
+        ("labels.sh", ["runs", "config.py:tiny", "1.0", "0", "pre/ict"], "compare "),
+        ("questions.sh", ["runs", "config.py:tiny", "0", "pre/ict"], "compare "),
+        ("two_rounds.sh", ["runs", "a.py:tiny", "b.py:tiny"], "compare "),
+    ],
+)
+def test_every_script_ends_with_a_page(recipe, tmp_path, script, arguments, page):
+    table = tmp_path / "runs" / "results" / "toy-test" / "table.md"
+    table.parent.mkdir(parents=True)
+    table.touch()
+    status, calls = recipe(script, arguments, fails="nothing")
+    assert status == 0
+    assert [call for call in calls if not call.startswith("search")][-1].startswith(page)
 
 
 @pytest.fixture

@@ -63,7 +63,7 @@ def rows(workdir) -> list[dict]:
 
 @pytest.mark.slow
 def test_show_prints_a_masked_sentence_and_the_spans_of_its_passage(prepared, capsys):
-    assert run(["show", *arguments(prepared, prepared / "run")]) == 0
+    assert run(["show", *arguments(prepared, prepared / "run"), "--full"]) == 0
     said = capsys.readouterr().out
     assert "[MASK]" in said
     assert "[[" in said

@@ -109,6 +109,8 @@ def test_hybrid_search_ranks_by_both_and_its_bm25_index_is_built_once(example, c
     assert len({hit.id for hit in hits}) == 20 and scores == sorted(scores, reverse=True)
     assert scores[0] <= 1 / 61 and hits[0].text
     assert "BM25 + dense: reciprocal ranks of the first 100 documents of each" in capsys.readouterr().err
+    run.search(["number 7"], k=120, hybrid=True)
+    assert "BM25 + dense: reciprocal ranks of the first 120 documents of each" in capsys.readouterr().err
     (index,) = (path for path in (example["workdir"] / "bm25").iterdir() if path.is_dir() and "docs" in path.name)
     before = (index / "manifest.json").stat().st_mtime_ns
     assert command(["search", f"--workdir={example['workdir']}", "--hybrid", "number 7"]) == 0

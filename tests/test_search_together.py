@@ -14,7 +14,7 @@ from dense_jax.mesh import make_mesh
 from dense_jax.retrieval import index
 from dense_jax.retrieval.vectors import Vectors
 from tests.processes import Processes
-from tests.search_together import EXACT, QUERIES, K, embedded, mined, validated
+from tests.search_together import EXACT, QUERIES, K, embedded, hybrid, mined, validated
 
 DEVICES = 2  # of one process
 FILES, COUNT, WIDTH = 6, 600, 8
@@ -54,7 +54,7 @@ def two(together, tmp_path_factory):
     """The folder in which two processes embedded, searched and failed. Of all vectors there are many equal ones."""
     folder = tmp_path_factory.mktemp("two")
     write_vectors(folder / "vectors", WITH_TIES)
-    for task in ("embed_all", "build_and_search", "mine_all", "validate", "fail"):
+    for task in ("embed_all", "build_and_search", "search_hybrid", "mine_all", "validate", "fail"):
         together(2).do(f"tests.search_together.{task}", folder)
     return folder
 
@@ -107,6 +107,16 @@ def test_two_processes_mine_the_negatives_that_one_mines(two, mesh, tmp_path):
         for name in ("negative_scores", "positive_scores"):
             assert other.pop(name) == pytest.approx(one.pop(name), abs=2e-6)  # rounded to six digits
         assert other == one
+
+
+@pytest.mark.slow
+def test_two_processes_index_words_and_search_by_both_as_one_does(two, mesh, tmp_path):
+    one = hybrid(tmp_path, mesh)
+    assert digests(two / "words") == digests(tmp_path / "words")
+    for process in range(2):
+        found = np.load(two / f"hybrid-{process}.npz")
+        np.testing.assert_array_equal(found["rows"], one.rows)
+        np.testing.assert_array_equal(found["scores"], one.scores)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 from dense_jax.distributed import explain_missing_platform
 from dense_jax.errors import DataError, MachineError
-from dense_jax.streams import Unfailing, input_lines
+from dense_jax.streams import Unfailing, input_lines, without_native_logs
 
 ROOT = Path(__file__).parent.parent
 SAYING = (
@@ -63,6 +63,23 @@ def test_notes_that_cannot_be_written_stop_nothing():
 def typed(monkeypatch, data: bytes) -> list[str]:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="ascii"))
     return input_lines()
+
+
+def test_log_lines_of_native_libraries_are_dropped_and_other_lines_are_passed_on(capfd):
+    with without_native_logs():
+        os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n")
+        os.write(2, b"I0000 00:00:1796133821.507474 7021 partitioner.cc:58] Size of sampled dataset: 3000\n")
+        os.write(2, b"W0000 00:00:1796133821.522298 7021 gmm_utils.cc:1026] Could not normalize centroid\n")
+        os.write(2, b"E0000 00:00:1796133821.522298 7021 gmm_utils.cc:1] an error\nIn truth a note\n")
+    os.write(2, b"I0000 after it\n")
+    assert capfd.readouterr().err == (
+        "E0000 00:00:1796133821.522298 7021 gmm_utils.cc:1] an error\nIn truth a note\nI0000 after it\n"
+    )
+
+
+def test_log_lines_are_dropped_with_a_standard_error_that_is_closed():
+    code = "import os; from dense_jax.streams import without_native_logs as quiet\nos.close(2)\nwith quiet(): pass"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 def test_queries_are_read_as_utf_8_whatever_the_encoding_of_the_terminal(monkeypatch):

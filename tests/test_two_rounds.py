@@ -63,6 +63,8 @@ def test_the_second_round_learns_from_what_the_first_one_mined(collection, tmp_p
     )
     assert by_words.keys() == by_meaning.keys() == {f"q{i}" for i in range(0, 120, 2)}
     assert all(f"d{query[1:]}" not in by_words[query] | by_meaning[query] for query in by_words)
+    for page in ("round2/report.html", "comparison.html"):
+        assert "round2" in (tmp_path / "runs" / page).read_text()
     learned = json.loads((tmp_path / "runs/round2/config.json").read_text())["corpus"]["queries"]
     assert [Path(path).name for path in learned] == ["bm25.jsonl", "dense-00000008.jsonl"]
     (united,) = {

@@ -46,10 +46,11 @@ def program(wheel, tmp_path_factory) -> Path:
     return folder / "bin" / "dense-jax"
 
 
-def test_the_wheel_holds_the_licence_the_configs_and_the_template_of_the_report(wheel):
+def test_the_wheel_holds_the_licence_the_configs_and_the_templates_of_the_pages(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     metadata = zipfile.ZipFile(wheel).read("dense_jax-0.1.0.dist-info/METADATA").decode()
     assert "dense_jax/configs/ict.py" in names
+    assert {f"dense_jax/report/{name}.html" for name in ("base", "run", "comparison")} <= set(names)
     assert "dense_jax-0.1.0.dist-info/licenses/LICENSE" in names
     assert "License-Expression: Apache-2.0\n" in metadata and "\n# dense_jax\n" in metadata
 

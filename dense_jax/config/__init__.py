@@ -39,7 +39,7 @@ from dense_jax.config.retrieval import (
     Pick,
     SearchConfig,
 )
-from dense_jax.config.rules import RESUMABLE, DiskPath, NotNegative, Positive, Seed
+from dense_jax.config.rules import RESUMABLE, ModelPath, NotNegative, Positive, Seed
 from dense_jax.config.training import (
     CheckpointConfig,
     NeighboursConfig,
@@ -48,6 +48,7 @@ from dense_jax.config.training import (
     Schedule,
     Select,
     Stale,
+    Track,
     ValidationConfig,
     profiled_steps,
 )
@@ -73,12 +74,14 @@ class Config:
     tokens: NotNegative[int] = 0  # in place of steps: train until this many tokens are seen, padding not counted
     chunk: NotNegative[int] = 0  # examples encoded at a time, over all devices (gradient cache); 0: the whole batch
     seed: Seed = 0
-    init_from: DiskPath = ""  # to start from: a workdir, WORKDIR/checkpoints/STEP, or a Hugging Face folder
-    init_reader_from: DiskPath = ""  # the same, for the reader of an objective that has one; empty: init_from
+    # to start from: a workdir, WORKDIR/checkpoints/STEP, a Hugging Face folder, or ORG/NAME[@REVISION] of the Hub
+    init_from: ModelPath = ""
+    init_reader_from: ModelPath = ""  # the same, for the reader of an objective that has one; empty: init_from
     log_every: Positive[int] = field(default=10, metadata=RESUMABLE)  # steps
     # steps from one look for signs of collapse to the next; 0: never
     diagnose_every: NotNegative[int] = field(default=100, metadata=RESUMABLE)
     profile: str = field(default="", metadata=RESUMABLE)  # START:STEPS to trace (docs/performance.md); empty: none
+    track: Track = field(default=Track.NONE, metadata=RESUMABLE)  # that metrics are sent to (docs/performance.md)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     passages: PassagesConfig = field(default_factory=PassagesConfig)
@@ -202,6 +205,7 @@ __all__ = [
     "SpansConfig",
     "Stale",
     "TokenizerConfig",
+    "Track",
     "Unit",
     "ValidationConfig",
     "choose",

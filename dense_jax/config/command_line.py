@@ -1,9 +1,9 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Without `--config` the config is the one that the workdir remembers. Every flag but `--restart` and `--hybrid` has
-exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A
-setting of several values is given by its flag once for each of them; of other flags the last one counts. Mistakes that
-can be seen without a config are reported before JAX is imported, which takes seconds.
+Without `--config` the config is the one that the workdir remembers. Every flag but `--full`, `--restart` and
+`--hybrid` has exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken
+for a query. A setting of several values is given by its flag once for each of them; of other flags the last one counts.
+Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
 """
 
 import difflib
@@ -21,8 +21,9 @@ from dense_jax.config.settings import Setting, settings_of
 from dense_jax.errors import ConfigError, DataError
 
 VERBS = {
-    "show": "after `prepare`: the checked config, a decoded example, the parameters, what a run will cost; before it "
-    "too, with --topology=v5e:16x16, of TPUs elsewhere: memory, step time and largest batch by their compiler",
+    "show": "after `prepare`: the checked config, a decoded example, the parameters, what a run will cost, on one "
+    "screen; all settings and shapes with --full; before it too, with --topology=v5e:16x16, of TPUs elsewhere: memory, "
+    "step time and largest batch by their compiler",
     "prepare": "documents -> sentences -> passages -> tokens",
     "train": "pre-train; continues by itself where it was stopped",
     "refresh": "during a training that looks passages up: the index of each snapshot",
@@ -51,10 +52,11 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "workdir": "the folder that everything is written to and read from",
     "out": "a folder in place of the workdir for what is written, such as where the workdir is read-only",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
+    "full": "`show` prints all settings, shapes and parameters; without a value",
     "restart": "`train` starts over and moves what it wrote before aside; without a value",
     "hybrid": "`search` fuses its ranking with that of BM25, by the settings fusion.*; without a value",
 }
-_SWITCHES = ("restart", "hybrid")  # of them, those without a value
+_SWITCHES = ("full", "restart", "hybrid")  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
 _AVERAGE_FLAGS = ("workdir", "weights", "last")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
@@ -68,6 +70,7 @@ class Invocation:
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
+    full: bool = False  # `show` prints more than a screen
     restart: bool = False  # `train` starts over, and moves the old state aside
     hybrid: bool = False  # `search` fuses its ranking with that of BM25
     out: Path | None = None  # a folder in place of the workdir for what is written
@@ -136,6 +139,7 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         _workdir(line),
         line.words,
         line.value("topology"),
+        full=bool(line.value("full")),
         restart=bool(line.value("restart")),
         hybrid=bool(line.value("hybrid")),
         out=Path(expanded(line.value("out"))) if line.value("out") else None,
@@ -302,6 +306,8 @@ def _unfit(verb: str, line: CommandLine) -> Iterable[str]:
         return
     if line.words and verb not in _TAKE_WORDS:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
+    if line.value("full") and verb != "show":
+        yield f"{verb} takes no --full; `dense-jax show` prints more by it"
     if line.value("restart") and verb != "train":
         yield f"{verb} takes no --restart; `dense-jax train` starts over by it"
     if line.value("hybrid") and verb != "search":

@@ -9,6 +9,7 @@ from dense_jax.config.rules import (
     RESUMABLE,
     DataPath,
     DiskPath,
+    ModelPath,
     NotNegative,
     Positive,
     Seed,
@@ -39,7 +40,8 @@ class Mixing(enum.Enum):
 @dataclass
 class CorpusConfig:
     # BEIR or MS MARCO folder; .jsonl, .json, .csv, .tsv (.gz, .xz too) or .parquet file, of documents or of queries
-    # with texts; .txt file or folder of them; tfds:NAME; or installed, the documentation of the installed packages.
+    # with texts; .txt file or folder of them; hf:ORG/NAME[/CONFIGURATION][:SPLIT] of the Hugging Face Hub, ir:NAME of
+    # ir_datasets, or tfds:NAME; or installed, the documentation of the installed packages.
     # Files and folders may lie in a bucket: gs://..., s3://...
     source: DataPath = ""
     also: tuple[DataPath, ...] = ()  # further sources of any form, read after `source` with the same names of fields
@@ -81,8 +83,9 @@ class CorpusConfig:
 
 @dataclass
 class TokenizerConfig:
-    # a Hugging Face tokenizer folder; empty: that of init_from, else train a WordPiece vocabulary on the corpus
-    path: DiskPath = ""
+    # a Hugging Face tokenizer folder, or ORG/NAME[@REVISION] of the Hub; empty: that of init_from, else train a
+    # WordPiece vocabulary on the corpus
+    path: ModelPath = ""
     vocab_size: Annotated[int, at_least(32)] = 30_522  # of a trained vocabulary, special tokens included
     lowercase: bool = True  # of a trained vocabulary
 

@@ -14,6 +14,7 @@ from dense_jax.config.places import expanded
 from dense_jax.config.settings import Setting, settings_of
 from dense_jax.config.tree import rebuilt
 from dense_jax.errors import ConfigError
+from dense_jax.remote.models import local_model
 
 Texts = Mapping[str, Sequence[str]]  # the name of a setting -> its values as they are written on the command line
 
@@ -60,7 +61,9 @@ def overridden(
 
     def value(setting: Setting) -> Any:
         chosen = values.get(setting.name, setting.value)
-        return expanded(chosen) if setting.place else chosen
+        if setting.place is None:
+            return chosen
+        return local_model(chosen) if setting.place.is_model else expanded(chosen)
 
     return dataclasses.replace(loaded, config=rebuilt(loaded.config, value), given=loaded.given.union(values))
 

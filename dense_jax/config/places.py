@@ -3,9 +3,11 @@
 import os
 from typing import Any
 
+from dense_jax.remote.data_sets import HUB, IR
+
 INSTALLED = "installed"  # the corpus that is the documentation of the installed packages
 _BUCKETS = ("gs://", "s3://")
-_ELSEWHERE = ("tfds:", *_BUCKETS)  # how the names of data begin that are no paths of this machine
+_ELSEWHERE = ("tfds:", HUB, IR, *_BUCKETS)  # how the names of data begin that are no paths of this machine
 
 
 def expanded(value: Any) -> Any:

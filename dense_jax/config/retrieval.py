@@ -107,7 +107,7 @@ class MineConfig:
         )
         require(
             not self.guide or self.source is Miner.DENSE,
-            f"mine.guide={self.guide} needs vectors, which mine.source={self.source.value} does not have",
+            f"mine.guide={self.guide} is written with mine.source=dense only, not {self.source.value}; leave it out",
         )
 
 

@@ -24,6 +24,7 @@ class Place:
     """A name of a file or folder: a leading `~` is the home folder."""
 
     on_disk: bool  # never in a bucket
+    is_model: bool = False  # of this machine, or of the Hugging Face Hub
 
 
 def at_least(least: float | int) -> Rule:
@@ -48,4 +49,5 @@ AT_SEARCH = {"at_search": True}  # alters training examples, and is read at sear
 PRIVATE = {"private": True}  # never published
 
 DataPath = Annotated[str, Place(on_disk=False)]  # data to read, from a disk or a bucket
-DiskPath = Annotated[str, Place(on_disk=True)]  # models and workdirs
+DiskPath = Annotated[str, Place(on_disk=True)]  # workdirs, and what verbs wrote
+ModelPath = Annotated[str, Place(on_disk=True, is_model=True)]  # a folder, or hf://ORG/NAME[@REVISION]

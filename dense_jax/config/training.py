@@ -65,6 +65,15 @@ def profiled_steps(profile: str) -> range:
     return range(start, start + count) if profile else range(0)
 
 
+class Track(enum.Enum):
+    """The tracker that the metrics of a run are sent to."""
+
+    NONE = "none"
+    WANDB = "wandb"
+    TRACKIO = "trackio"
+    MLFLOW = "mlflow"
+
+
 @dataclass
 class CheckpointConfig:
     every: Positive[int] = 1_000  # steps

@@ -12,12 +12,12 @@ from dense_jax.config import (
     TokenizerConfig,
     Unit,
 )
-from dense_jax.config.places import expanded
 from dense_jax.errors import require
 from dense_jax.hf.sentence_transformers import SentenceFolder, print_note, read_sentence_folder
 from dense_jax.models.bert import BertConfig, bert
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.objective import Objective
+from dense_jax.remote.models import local_model
 
 
 def tiny_bert(**changes: int) -> BertConfig:
@@ -55,7 +55,7 @@ def tiny_finetuning(objective: Objective, optimizer: OptimizerConfig, **settings
 def opened_folder(config: str, folder: str) -> tuple[str, SentenceFolder]:
     """Path and model of the folder in `--config={config}:{folder}`, whose notes are printed."""
     require(bool(folder), f"no folder of the model; name it after the colon, --config={config}:FOLDER")
-    path = expanded(folder)
+    path = local_model(folder)
     model = read_sentence_folder(Path(path))
     for note in model.notes:
         print_note(note)

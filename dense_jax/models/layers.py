@@ -116,10 +116,10 @@ def multiply(x: Float[Array, "n d"], kernel: Float[Array, "d f"], dtype: str) ->
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _multiply(x: Array, kernel: Array, dtype: str) -> Array:
-    return _product(x, kernel, dtype)[0]
+    return _multiply_with_residuals(x, kernel, dtype)[0]
 
 
-def _product(x: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array, Array]]:
+def _multiply_with_residuals(x: Array, kernel: Array, dtype: str) -> tuple[Array, tuple[Array, Array, Array]]:
     whole = gather_update(kernel.astype(x.dtype))
     return jnp.matmul(x, whole, preferred_element_type=dtype), (x, whole, kernel)
 
@@ -132,7 +132,7 @@ def _gradients(dtype: str, saved: tuple[Array, Array, Array], gradient: Array) -
     return jnp.einsum("nf,df->nd", gradient, whole, preferred_element_type=x.dtype), scatter_update(of_kernel)
 
 
-_multiply.defvjp(_product, _gradients)
+_multiply.defvjp(_multiply_with_residuals, _gradients)
 
 
 def apply_to_rows(layer: nn.Dense | Dense, x: Float[Array, "*n d"]) -> Float[Array, "*n f"]:

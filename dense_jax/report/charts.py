@@ -1,6 +1,7 @@
 """Line charts as inline SVG, in the colours of the page that they stand in."""
 
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ def line_chart(series: Series, x_label: str = "step", *, points: bool = False) -
     with rc_context(_STYLE):
         figure = Figure(figsize=(3.6, 2.2), layout="constrained")
         axes = figure.subplots()
-        for colour, (name, values) in zip(_colours(len(series)), series.items(), strict=True):
+        for colour, (name, values) in zip(itertools.cycle(LINES), series.items(), strict=False):
             x, y = zip(*[point for point in values if math.isfinite(point[1])] or [((), ())], strict=True)
             axes.plot(x, y, label=name, color=colour, linewidth=1.4, marker="o" if points else None, markersize=3)
         axes.set_xlabel(x_label)
@@ -44,10 +45,6 @@ def line_chart(series: Series, x_label: str = "step", *, points: bool = False) -
         if len(series) > 1:
             axes.legend(frameon=False, fontsize=8)
         return _inline(figure)
-
-
-def _colours(count: int) -> list[str]:
-    return [LINES[i % len(LINES)] for i in range(count)]
 
 
 def _inline(figure: Any) -> Markup:

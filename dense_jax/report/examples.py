@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dense_jax.compare import BM25
 from dense_jax.markdown import printable
 from dense_jax.report.tables import BEFORE, TESTED, ResultTable, RetrieverResult
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.runs import ordered, percent_encode, read_trec_run
+from dense_jax.run_results import BM25
 from dense_jax.types import Document
 
 _EACH = 3  # gains, and as many losses
@@ -62,15 +62,13 @@ def largest_changes(gains: Mapping[str, float], count: int = _EACH) -> tuple[lis
 
 
 def examples(
-    table: ResultTable, test_set: TestSet, documents: Iterable[Document]
+    table: ResultTable, against: RetrieverResult, test_set: TestSet, documents: Iterable[Document]
 ) -> tuple[list[QueryExample], list[QueryExample]]:
-    """The largest gains and the largest losses of the last row of `table`, with hits of all rows.
+    """The largest gains and the largest losses of the last row of `table` over `against`, with hits of all rows.
 
     `documents` is read once, and only the shown ones are held.
     """
-    against, last = reference(table), table.last
-    if against is None:
-        return [], []
+    last = table.last
     judged = set(last.per_query).intersection(*(row.per_query for row in table.rows))
     gains = {q: last.per_query[q][TESTED] - against.per_query[q][TESTED] for q in test_set.queries if q in judged}
     chosen = largest_changes(gains)
@@ -81,9 +79,9 @@ def examples(
     texts |= {percent_encode(name): row for name, row in texts.items()}
 
     def example(query: str) -> QueryExample:
-        rows = (row for row in table.rows)
-        found = tuple(_found(row, query, wanted[query][row.name], texts, test_set.qrels[query]) for row in rows)
-        return QueryExample(_shortened(test_set.queries[query]), gains[query], found)
+        grades = test_set.qrels[query]
+        found = tuple(_retriever_hits(row, query, wanted[query][row.name], texts, grades) for row in table.rows)
+        return QueryExample(_excerpt(test_set.queries[query]), gains[query], found)
 
     gained, lost = ([example(query) for query in queries] for queries in chosen)
     return gained, lost
@@ -93,7 +91,7 @@ def _ranked(run: Mapping[str, Mapping[str, float]], query: str) -> list[str]:
     return ordered(run.get(query) or run.get(percent_encode(query)) or {})
 
 
-def _found(
+def _retriever_hits(
     row: RetrieverResult, query: str, ranked: Sequence[str], texts: Mapping[str, Document], judged: Mapping[str, int]
 ) -> RetrieverHits:
     relevant = {name for id, grade in judged.items() if grade > 0 for name in (id, percent_encode(id))}
@@ -107,10 +105,10 @@ def _found(
 
 
 def _shown(rank: int, document: Document, relevant: bool) -> ShownHit:
-    title = "" if document.title == document.id else _shortened(document.title)
-    return ShownHit(rank, printable(document.id), title, _shortened(document.text), relevant)
+    title = "" if document.title == document.id else _excerpt(document.title)
+    return ShownHit(rank, printable(document.id), title, _excerpt(document.text), relevant)
 
 
-def _shortened(text: str) -> str:
+def _excerpt(text: str) -> str:
     text = printable(text[: 4 * _CHARACTERS])
     return text if len(text) <= _CHARACTERS else f"{text[:_CHARACTERS].rsplit(' ', 1)[0]} ..."

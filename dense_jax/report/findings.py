@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from dense_jax.compare import BM25
 from dense_jax.report.tables import BEFORE, TESTED, ResultTable
+from dense_jax.run_results import BM25
 from dense_jax.train.metrics import COLLAPSE
 from dense_jax.train.validation import History
 
@@ -28,9 +28,12 @@ class Finding:
     fix: str
 
 
-def of_training(lines: Lines, step: int, steps: int, visits: float | None) -> Iterator[Finding]:
-    """Findings about training that stands at `step` of `steps`; each passage is visited `visits` times in all."""
-    if step < steps:
+def of_training(lines: Lines, step: int, steps: int, ended: bool, visits: float | None) -> Iterator[Finding]:
+    """Findings about training that stands at `step` of `steps`, where it has `ended` or not.
+
+    Each passage is visited `visits` times in all; None where training does not visit passages.
+    """
+    if not ended:
         yield Finding(f"Training stands at step {step:,} of {steps:,}.", "Give `dense-jax train` again: it continues.")
     yield from _of_collapse(lines)
     yield from _of_loss([line["loss"] for line in lines if "loss" in line])
@@ -42,14 +45,14 @@ def of_training(lines: Lines, step: int, steps: int, visits: float | None) -> It
         yield Finding(text, "Look at their examples in skipped.jsonl; lower --optimizer.learning_rate.")
 
 
-def of_validation(history: History | None) -> Iterator[Finding]:
-    """Findings about the validation results of a run."""
+def of_validation(history: History | None, ended: bool) -> Iterator[Finding]:
+    """Findings about the validation results of a run whose training has `ended` or not."""
     if history is None or len(history.results) < 2:
         return
     if history.loss:
         fix = "Use a lower --optimizer.learning_rate in another --workdir, or --validation.select=best."
         yield Finding(f"{_capital(history.loss)}.", fix)
-    elif history.best == history.steps[-1] and len(history.results) > 2 and not history.ended:
+    elif ended and history.best == history.steps[-1] and len(history.results) > 2:
         text = f"{history.measure} was still rising at the last validation."
         yield Finding(text, "Train longer: raise --steps in another --workdir.")
 

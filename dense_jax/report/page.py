@@ -1,8 +1,4 @@
-"""The report of a run: one HTML page that needs no other file, no network and no script.
-
-Everything that stands in it is read from the workdir. Text of users (titles, queries, settings) is escaped by the
-template; the page's own policy forbids scripts and every load, in case something slips through.
-"""
+"""The report of a run: one HTML page, of which everything is read from the workdir."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from dense_jax.arrays import np
@@ -23,18 +18,21 @@ from dense_jax.data.preparation.collection import open_collection
 from dense_jax.data.preparation.prepare import prepared_counts
 from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.errors import DataError, UserError
-from dense_jax.io import absolute, read_json, short_digest, whole_file
+from dense_jax.errors import ConfigError, DataError, UserError
+from dense_jax.io import read_json, short_digest
 from dense_jax.progress import format_duration
+from dense_jax.remote.paths import absolute
 from dense_jax.report import findings
 from dense_jax.report.charts import Series, line_chart
 from dense_jax.report.examples import QueryExample, examples, reference
-from dense_jax.report.tables import TESTED, ResultTable, result_tables
+from dense_jax.report.html import write_page
+from dense_jax.report.tables import TESTED, ResultTable, RetrieverResult, result_tables
 from dense_jax.retrieval.beir import read_test_set
 from dense_jax.retrieval.index import IndexManifest
 from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
 from dense_jax.retrieval.sample import content_of_test_set
+from dense_jax.run_results import has_ended
 from dense_jax.show import settings
 from dense_jax.train.metrics import COLLAPSE
 from dense_jax.train.metrics_files import read_metrics
@@ -84,27 +82,15 @@ def write_report(work: Workdir) -> Path:
         StorageError: a file of the run is damaged.
     """
     path = work.written / REPORT
-    page = _page(_content(work))
-    with whole_file(path) as partial:
-        partial.write_text(page, encoding="utf-8")
+    write_page(path, "run.html", _page_content(work))
     return path
 
 
-def _page(content: Mapping[str, Any]) -> str:
-    environment = Environment(
-        loader=PackageLoader("dense_jax.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("page.html").render(content)
-
-
-def _content(work: Workdir) -> dict[str, Any]:
+def _page_content(work: Workdir) -> dict[str, Any]:
     """The values that the template names."""
     config, lines, history = work.config, read_metrics(work.path), read_history(work.path)
     tables = [table for place in work.places for table in result_tables(place)]
+    answers = [path for place in work.places for path in sorted(place.glob(f"results/*/{FIGURES}"))]
     indexes = [row for place in work.places for row in _indexes(place)]
     facts, counts = _facts(config, lines), _counts(work)
     return {
@@ -114,7 +100,7 @@ def _content(work: Workdir) -> dict[str, Any]:
         "measures": HEADLINE,
         "tested": TESTED,
         "results": [_illustrated(work, table) for table in tables],
-        "answers": [(path.parent.name, read_json(path, AnsweredMeans)["figures"]) for path in _answers(work)],
+        "answers": [(path.parent.name, read_json(path, AnsweredMeans)["figures"]) for path in answers],
         "charts": [*_charts(config, lines)],
         "indexes": indexes,
         "settings": settings(without_folders(config)),
@@ -141,9 +127,11 @@ def _facts(config: Config, lines: findings.Lines) -> dict[str, str]:
 
 def _counts(work: Workdir) -> dict[str, str]:
     """The counts of `prepare`; empty for a run without prepared passages."""
+    if not work.is_prepared:
+        return {}
     try:
         store = work.passages
-    except UserError:
+    except ConfigError:  # of questions to learn from, which the config does not name
         return {}
     counts = prepared_counts(store) if isinstance(store, PassageStore) else {"examples": len(store)}
     return {name: f"{n:,}" if isinstance(n, int) else str(n) for name, n in counts.items() if name != "folder"}
@@ -157,10 +145,11 @@ def _findings(
     counts: Mapping[str, str],
     indexes: Sequence[Mapping[str, Any]],
 ) -> Iterator[findings.Finding]:
-    config = work.config
-    visits = config.steps * config.batch / len(work.passages) if counts else None
-    yield from findings.of_training(lines, int(lines[-1]["step"]) if lines else 0, config.steps, visits)
-    yield from findings.of_validation(history)
+    config, step = work.config, int(lines[-1]["step"]) if lines else 0
+    ended, store = has_ended(step, config.steps, history), work.passages if counts else None
+    visits = config.steps * config.batch / len(store) if isinstance(store, PassageStore) else None
+    yield from findings.of_training(lines, step, config.steps, ended, visits)
+    yield from findings.of_validation(history, ended)
     yield from findings.of_results(tables)
     if counts:
         yield from findings.of_data(*_rejected(work.prepared / REJECTS))
@@ -182,24 +171,22 @@ def _illustrated(work: Workdir, table: ResultTable) -> Illustrated:
     if against is None:
         return Illustrated(table, "", note="There is nothing to compare with: only one retriever was measured.")
     try:
-        gained, lost = _examples(work, table)
+        gained, lost = _examples(work, table, against)
     except UserError as error:
         return Illustrated(table, against.name, note=f"No examples are shown: {error}")
     return Illustrated(table, against.name, gained, lost)
 
 
-def _examples(work: Workdir, table: ResultTable) -> tuple[list[QueryExample], list[QueryExample]]:
+def _examples(
+    work: Workdir, table: ResultTable, against: RetrieverResult
+) -> tuple[list[QueryExample], list[QueryExample]]:
     about = set_of(table.folder)
     folder = absolute(about["place"]) if about["place"] else work.prepared / "test"
     test_set = read_test_set(folder, table.split)
     if about["content"] and about["content"] != short_digest(content_of_test_set(folder, table.split, work.asked)):
         raise DataError(f"{folder} has changed since it was evaluated")
     documents = (row for row in open_collection(str(folder), work.asked) if isinstance(row, Document))
-    return examples(table, test_set, documents)
-
-
-def _answers(work: Workdir) -> list[Path]:
-    return [path for place in work.places for path in sorted(place.glob(f"results/*/{FIGURES}"))]
+    return examples(table, against, test_set, documents)
 
 
 def _indexes(place: Path) -> Iterator[dict[str, Any]]:

@@ -1,19 +1,16 @@
 """The retrievers of a run on each test set: headline measures, and significance of the differences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dense_jax.compare import BM25, randomisation_test
-from dense_jax.errors import StorageError
-from dense_jax.io import read_json
-from dense_jax.retrieval.evaluate import Evaluated, EvaluatedMeans
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
-from dense_jax.retrieval.results import set_of
-from dense_jax.run_results import HYBRID, hybrid_file
+from dense_jax.retrieval.results import set_of, suffix
+from dense_jax.run_results import BM25, HYBRID, hybrid_file, read_rankings
+from dense_jax.significance import randomisation_test
 
 BEFORE = "before training"
 _FUSED = hybrid_file("")  # how the files of rankings fused with BM25 begin
@@ -36,24 +33,16 @@ class ResultTable:
     """All retrievers that were measured on one test set."""
 
     folder: Path
+    name: str  # of the test set
     split: str
     rows: tuple[RetrieverResult, ...]
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def place(self) -> str:
-        """The setting that names the test set; empty for the one that `prepare` held out."""
-        return set_of(self.folder)["place"]
 
     def row(self, name: str) -> RetrieverResult | None:
         return next((row for row in self.rows if row.name == name), None)
 
     @property
     def last(self) -> RetrieverResult:
-        """The row of the checkpoint that was evaluated last, without BM25."""
+        """The row of the checkpoint of the latest step, without BM25."""
         return next(row for row in reversed(self.rows) if not row.name.startswith(HYBRID))
 
 
@@ -64,28 +53,27 @@ def result_tables(workdir: Path) -> list[ResultTable]:
         StorageError: a file of figures is damaged.
     """
     folders = sorted({path.parent for path in workdir.glob("results/*/*.trec")})
-    return [_table(folder) for folder in folders]
+    return [_result_table(folder) for folder in folders]
 
 
-def _table(folder: Path) -> ResultTable:
-    files = [path.with_suffix(".json") for path in folder.glob("*.trec")]
-    about = {path.stem: read_json(path, EvaluatedMeans) | read_json(path, Evaluated) for path in files}
-    names = sorted(about, key=_order)
+def _result_table(folder: Path) -> ResultTable:
+    about = read_rankings(folder)
+    names = sorted(about, key=lambda name: (name != BM25, name.startswith(_FUSED), about[name]["step"] or 0, name))
     rows = [_row(folder, name, about[name]) for name in names]
     known = {row.name: row for row in rows if row.name in (BM25, BEFORE)}
-    tested = [RetrieverResult(row.name, row.run, row.mean, row.per_query, _p_values(row, known)) for row in rows]
-    return ResultTable(folder, about[names[0]]["split"], tuple(tested))
+    tested = tuple(replace(row, p=_p_values(row, known)) for row in rows)
+    first = about[names[0]]
+    return ResultTable(folder, _set_name(folder, first["collection"]), first["split"], tested)
 
 
-def _order(name: str) -> tuple[bool, bool, bool, bool, str]:
-    """Sort key: BM25, before training, steps, after training, and the rankings fused with BM25."""
-    return name != BM25, name.startswith(_FUSED), name != "before_training", name == "after_training", name
+def _set_name(folder: Path, collection: str) -> str:
+    """The name that `evaluate` prints, with the digest that distinguishes it from another set of this name."""
+    claimed = set_of(folder)
+    is_held_out = claimed["content"] and not claimed["place"]
+    return "the held-out test set" if is_held_out else collection + suffix(folder)
 
 
 def _row(folder: Path, name: str, about: dict[str, Any]) -> RetrieverResult:
-    if not all(figures.keys() >= set(HEADLINE) for figures in (about["mean"], *about["per_query"].values())):
-        lacks = f"damaged (it lacks some of {', '.join(HEADLINE)})"
-        raise StorageError(f"{folder / name}.json: {lacks}; run `dense-jax evaluate` again")
     shown = name.removeprefix(_FUSED).replace("_", " ")
     shown = f"{HYBRID}, {shown}" if name.startswith(_FUSED) else shown
     return RetrieverResult(shown, folder / f"{name}.trec", about["mean"], about["per_query"])

@@ -26,16 +26,15 @@ from typing import Any, NamedTuple, TypedDict
 import Stemmer
 
 from dense_jax.arrays import Float, Int, np
-from dense_jax.artifact import Manifest, check_settings, claim, finish, is_finished, read_manifest, verify_files
-from dense_jax.errors import DataError
-from dense_jax.io import Ids, Settings, digests, read_json, whole_file, write_strings
+from dense_jax.artifact import MANIFEST, Manifest, check_settings, claim, finish, is_finished, verify_together
+from dense_jax.errors import DataError, StorageError
+from dense_jax.io import Ids, digests, read_json, whole_file, write_strings
 from dense_jax.locks import lock_of, only_one
 from dense_jax.multihost import all_or_none, on_process_0
 from dense_jax.progress import progress
 from dense_jax.retrieval.vector_search import no_results
 from dense_jax.types import Document, PassageCollection, Ranking
 
-_VERB = "search --hybrid"  # makes the files again
 _BLOCK = 4_096  # texts read at a time
 
 
@@ -139,7 +138,9 @@ def open_or_index(store: PassageCollection, folders: Sequence[Path], settings: B
         with only_one(lock_of(folder), f"{folder} is being built"):
             on_process_0(lambda: claim(folder, {**settings}))
             on_process_0(lambda: index_documents(documents_of(store), settings["k1"], settings["b"]).save(folder))
-    return all_or_none(lambda: _open(folder, {**settings}))
+    all_or_none(lambda: check_settings(folder, {**settings}))
+    _verify(folder)
+    return all_or_none(lambda: _open(folder))
 
 
 def documents_of(store: PassageCollection) -> Iterator[Document]:
@@ -160,10 +161,19 @@ def top_rows(scores: Float[np.ndarray, " p"], k: int) -> Int[np.ndarray, " k"]:
     return rows[np.argsort(-scores[rows], kind="stable")][:k]
 
 
-def _open(folder: Path, settings: Settings) -> BM25:
-    manifest = read_manifest(folder, Manifest, "BM25 index", _VERB)
-    check_settings(folder, settings)
-    verify_files(folder, manifest["files"], _VERB)
+def _verify(folder: Path) -> None:
+    """
+    Raises:
+        StorageError: a file is missing or has changed; raised on all processes.
+    """
+    manifest = all_or_none(lambda: read_json(folder / MANIFEST, Manifest))
+    try:
+        verify_together(folder, manifest["files"])
+    except StorageError as error:
+        raise StorageError(f"{error}; remove {folder} and give the same command again") from None
+
+
+def _open(folder: Path) -> BM25:
     ids, stems = (read_json(folder / name, Ids) for name in ("ids.json", "stems.json"))
     arrays = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in Postings._fields)
     return BM25(ids, stems, Postings(*arrays))

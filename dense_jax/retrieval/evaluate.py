@@ -53,9 +53,13 @@ class Evaluated(TypedDict):
     per_query: PerQuery
 
 
+class EvaluatedFigures(EvaluatedMeans, Evaluated):
+    """Content of a file of figures."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationCounts:
-    """EvaluationCounts to know before figures are compared."""
+    """Counts to know before figures are compared."""
 
     queries: int  # behind every mean
     without_results: int  # of them, each counting 0

@@ -30,7 +30,7 @@ from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.progress import progress_bar
 from dense_jax.retrieval.bm25 import BM25, top_rows
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
-from dense_jax.retrieval.fusion import FusedRanking, at_depth, fuse_query
+from dense_jax.retrieval.fusion import FusedRanking, fuse_query
 from dense_jax.retrieval.index import Index
 from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
@@ -96,7 +96,7 @@ class DenseRetriever:
 
 @dataclass(frozen=True)
 class HybridRetriever:
-    """BM25 and dense retrieval of the same documents, fused."""
+    """BM25 and dense retrieval of the same documents, fused; `fusion.depth` is at least the k of every call."""
 
     bm25: BM25Retriever
     dense: Retriever
@@ -104,11 +104,10 @@ class HybridRetriever:
 
     def find(self, queries: Sequence[str], positives: Sequence[Rows], k: int) -> list[QueryRanking]:
         """Return the ranking of each query; a positive that neither side ranks scores as any such document."""
-        deep = at_depth(self.fusion, k)
-        lexical = self.bm25.find(queries, positives, deep.depth)
-        dense = self.dense.find(queries, positives, min(deep.depth, len(self.bm25.bm25.ids)))
+        depth = min(self.fusion.depth, len(self.bm25.bm25.ids))
+        lexical, dense = (side.find(queries, positives, depth) for side in (self.bm25, self.dense))
         return [
-            _fused(fuse_query(one.rows, one.scores, other.rows, other.scores, deep), own, k)
+            _fused(fuse_query(one.rows, one.scores, other.rows, other.scores, self.fusion), own, k)
             for one, other, own in zip(lexical, dense, positives, strict=True)
         ]
 

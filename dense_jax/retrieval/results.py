@@ -32,6 +32,11 @@ def claim_folder(results: Path, name: str, place: str, content: Any) -> Path:
     return folder
 
 
+def suffix(folder: Path) -> str:
+    """Return the end of the name of `folder` that distinguishes its set from another one of the same name."""
+    return folder.name.removeprefix(set_of(folder)["name"])
+
+
 def set_of(folder: Path) -> dict[str, str]:
     """Return name, place and content digest of the set that `folder` is claimed for; else its name alone."""
     unknown = {"name": folder.name, "place": "", "content": ""}

@@ -15,6 +15,7 @@ from dense_jax.arrays import Float, np
 from dense_jax.errors import MachineError, StorageError
 from dense_jax.io import naming_storage_errors
 from dense_jax.retrieval.vector_search import VectorSearch
+from dense_jax.streams import without_native_logs
 from dense_jax.types import Ranking
 
 _SOAR = 1.5  # puts every vector in a second leaf with another residual (arXiv 2404.00774): more recall per leaf
@@ -42,7 +43,9 @@ def build_scann(vectors: Float[np.ndarray, "p d"], settings: ScannSettings, fold
         spherical=settings["spherical"],
         soar_lambda=_SOAR,
     )
-    searcher = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(settings["reorder"]).build()
+    builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(settings["reorder"])
+    with without_native_logs():
+        searcher = builder.build()
     with naming_storage_errors(folder):
         folder.mkdir()
         searcher.serialize(str(folder), relative_path=True)

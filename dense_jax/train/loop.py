@@ -29,6 +29,7 @@ from dense_jax.train.sharding import check_gradient_dtype, check_models, split_w
 from dense_jax.train.state import TrainState, first_state
 from dense_jax.train.step import train_step
 from dense_jax.train.step_times import CHECKPOINTS, DATA, Profiler
+from dense_jax.train.trackers import Tracker
 from dense_jax.train.validation import CollapseMonitor, Validates, Validation
 from dense_jax.types import TrainingSet, Vocabulary
 
@@ -167,6 +168,7 @@ def _open_log(config: Config, workdir: Path, first: int, meta: dict[str, Any], s
         names=lambda row: store.document(row).id,
         silent=not is_process_0(),
         skipped=SkippedSteps(config.optimizer.skip_nonfinite, **meta.get("skipped", {})),
+        tracker=Tracker(config, workdir) if is_process_0() else None,
     )
 
 
@@ -205,7 +207,8 @@ def _resumed(
     if newest < program.config.steps:
         checkpoints.check_space(program.like, copies=1)  # said before the first step is compiled
     if is_process_0():
-        print(f"continuing from step {newest:,} of {program.config.steps:,}", file=sys.stderr)
+        over = "; no step is left" if newest >= program.config.steps else ""
+        print(f"continuing from step {newest:,} of {program.config.steps:,}{over}", file=sys.stderr)
     return state, meta
 
 

@@ -17,6 +17,7 @@ from dense_jax.errors import NonFiniteError
 from dense_jax.progress import format_duration, progress_bar
 from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals_until
 from dense_jax.train.step_times import StepTimes, format_times
+from dense_jax.train.trackers import Tracker
 
 COLLAPSE = "collapse/"  # before the names of collapse metrics
 _NAMED = 10  # examples of a broken batch
@@ -49,6 +50,7 @@ class MetricsLog:
         names: Callable[[int], str],
         silent: bool = False,
         skipped: SkippedSteps = SkippedSteps(),
+        tracker: Tracker | None = None,
     ) -> None:
         """Log the steps after `first` up to `last`; `names` maps a row to its document id, for error messages.
 
@@ -57,7 +59,7 @@ class MetricsLog:
         self.silent, self._skipped, self.times = silent, skipped, StepTimes()
         self.last, self.every, self.batch, self.names = last, every, batch, names
         if not silent:
-            self._files = MetricsFiles(workdir, first)
+            self._files = MetricsFiles(workdir, first, tracker)
         self._bar = progress_bar("train", last, "steps", initial=first) if sys.stderr.isatty() and not silent else None
         self._since = (first, time.monotonic())  # step and time of the last line, to measure speed
         self._tokens = 0.0  # tokens since then
@@ -168,7 +170,8 @@ class MetricsLog:
         self._show(step, values, pace, format_times(times), f"ETA {format_duration((self.last - step) / rate)}")
 
     def _show(self, step: int, values: dict[str, float], *pace: str) -> None:
-        shown = (f"{name} {value:.4g}" for name, value in values.items() if not name.startswith(COLLAPSE))
+        ordered = sorted(values.items(), key=lambda item: item[0] != "loss")  # which is first
+        shown = (f"{name} {value:.4g}" for name, value in ordered if not name.startswith(COLLAPSE))
         if self._bar is not None:
             self._bar.set_postfix_str(f" loss {values.get('loss', math.nan):.4g}")
         else:

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from dense_jax.errors import StorageError
 from dense_jax.io import Count, check_kind, naming_storage_errors, sync, text_lines, whole_file
+from dense_jax.train.trackers import Tracker
 
 METRICS, SKIPPED, EVENTS = "metrics.jsonl", "skipped.jsonl", "tensorboard"
 
@@ -38,13 +39,13 @@ class MetricsLine(StepLine):
 class MetricsFiles:
     """Metrics files of a run that continues from step `first`; writes are flushed, so that a full disk is noticed."""
 
-    def __init__(self, workdir: Path, first: int) -> None:
-        """Open the files and drop what they hold of steps after `first`.
+    def __init__(self, workdir: Path, first: int, tracker: Tracker | None = None) -> None:
+        """Open the files and drop what they hold of steps after `first`. A `tracker` is sent what TensorBoard is.
 
         Raises:
             StorageError: the disk is full or refuses the write; the other methods raise it too.
         """
-        self.workdir = workdir
+        self.workdir, self._tracker = workdir, tracker
         _cut(workdir / SKIPPED, first, StepLine)
         with naming_storage_errors(workdir / METRICS):
             self._lines = _cut(workdir / METRICS, first, MetricsLine).open("a", encoding="utf-8")
@@ -60,6 +61,8 @@ class MetricsFiles:
             for name, value in values.items():
                 self._events.write(_scalar(step, name, value))
             self._events.flush()
+        if self._tracker:
+            self._tracker.log(step, values)
 
     def write_skipped(self, step: int, figures: Mapping[str, str], examples: Sequence[str]) -> None:
         """Write a line about a skipped step, with the ids of its examples."""
@@ -80,6 +83,8 @@ class MetricsFiles:
         with naming_storage_errors(self.workdir / METRICS), contextlib.ExitStack() as files:
             files.callback(self._lines.close)
             files.callback(self._events.close)
+            if self._tracker:
+                files.callback(self._tracker.close)
 
 
 def has_trained(workdir: Path) -> bool:

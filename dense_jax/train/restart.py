@@ -8,10 +8,11 @@ from dense_jax.augmented.versions import VERSIONS
 from dense_jax.io import naming_storage_errors
 from dense_jax.multihost import on_process_0
 from dense_jax.train.metrics_files import EVENTS, METRICS, SKIPPED
+from dense_jax.train.trackers import FILE as TRACKED
 from dense_jax.train.validation import FILE as PROBES
 
 # The files of training, without locks and without data that any run would make again.
-_WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, PROBES, VERSIONS)
+_WRITTEN = ("checkpoints", "config.json", METRICS, SKIPPED, EVENTS, TRACKED, PROBES, VERSIONS)
 
 
 def move_aside(workdir: Path) -> None:

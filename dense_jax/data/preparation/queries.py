@@ -26,7 +26,8 @@ from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.io import AnyPath, digest, located, write_json
+from dense_jax.io import AnyPath, digest, write_json
+from dense_jax.remote.paths import located
 from dense_jax.types import Candidates, Reject
 
 _EXAMPLES = 5  # queries shown in an error

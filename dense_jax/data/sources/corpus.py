@@ -20,6 +20,7 @@ from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.demo_corpus import installed_rows, installed_versions
 from dense_jax.data.sources.document_files import Contents, tfds_documents
 from dense_jax.data.sources.documents import DocumentRow, checked_document
+from dense_jax.data.sources.first_rows import FirstRows
 from dense_jax.data.sources.judgements import folder_queries, query_rows
 from dense_jax.data.sources.lines import form
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
@@ -35,7 +36,8 @@ from dense_jax.data.sources.source_files import (
     tsv_has_pairs,
 )
 from dense_jax.errors import ConfigError, DataError, require
-from dense_jax.io import AnyPath, located
+from dense_jax.io import AnyPath
+from dense_jax.remote.paths import located
 from dense_jax.types import Document, Reject
 
 INSTALLED = "installed"
@@ -58,7 +60,7 @@ class Source:
         Raises:
             DataError: the source has no row.
         """
-        first_seen: dict[str, int] = {}
+        first_seen = FirstRows()
         found = rejected = 0
         for row in self.contents.rows():
             result = row if isinstance(row, Reject) else self._document(row, first_seen)
@@ -89,7 +91,7 @@ class Source:
         """The identity of the source's content, independent of its path, as JSON values."""
         return {"name": self.name, **self.contents.identify()}
 
-    def _document(self, row: DocumentRow, first_seen: dict[str, int]) -> Document | Reject:
+    def _document(self, row: DocumentRow, first_seen: FirstRows) -> Document | Reject:
         place = self.contents.place
         try:
             document = checked_document(row, self.config.max_characters)

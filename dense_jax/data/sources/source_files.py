@@ -55,7 +55,7 @@ from dense_jax.io import AnyPath, digest
 FORMS = (
     "a BEIR or MS MARCO folder, a .jsonl, .json, .tsv or .parquet file of documents, or of queries with texts "
     "(Tevatron, DPR, SQuAD, pairs and tuples), a .csv file with a header, a .txt file of a document a line, a folder "
-    "of .txt files, tfds:NAME, or installed"
+    "of .txt files, hf:ORG/NAME, ir:NAME, tfds:NAME, or installed"
 )
 _BEIR = CorpusConfig()  # a folder's documents have the default fields, also if the config names those of other files
 _BYTES_PER_CHARACTER = 12  # at most, in JSON: a pair of \\uXXXX

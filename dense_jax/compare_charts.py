@@ -42,7 +42,7 @@ def draw_scores(
         _label_axis(axis, names, name)
         axis.set_xlabel(f"{measures[name]}, mean; a dot for each seed" if seeds > 1 else measures[name])
         axis.margins(x=0.15)
-    _save(figure, axes, path)
+    _write_png(figure, axes, path)
 
 
 def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str], measure: str, path: Path) -> None:
@@ -58,7 +58,7 @@ def draw_forest(panels: Mapping[str, Sequence[ForestLine]], labels: Sequence[str
         _label_axis(axis, labels, f"over {name}")
         axis.set_xlabel(f"gain in {measure} and its 95 % interval")
         axis.locator_params(axis="x", nbins=5)
-    _save(figure, axes, path)
+    _write_png(figure, axes, path)
 
 
 def _panels(count: int, labels: Sequence[str], width: float, height: float) -> tuple[Any, Any]:
@@ -87,7 +87,7 @@ def _label_axis(axis: Any, names: Sequence[str], title: str) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Any, axes: Any, path: Path) -> None:
+def _write_png(figure: Any, axes: Any, path: Path) -> None:
     axes[0].invert_yaxis()  # the first row is on top
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=150, bbox_inches="tight", pad_inches=0.15)
