@@ -30,6 +30,7 @@ from dense_jax.hf.export import ExportReport, export
 from dense_jax.hf.model_card import CardContent
 from dense_jax.io import writable
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
+from dense_jax.remote.models import local_model
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.start import fitted
 from dense_jax.train.warm_start import RunCheckpoint, origin, parse_run
@@ -51,7 +52,7 @@ def average(
     """Write the mean of the parameters of `models`, in float32, to WORKDIR/export, verified like an export.
 
     A model is a workdir (its best checkpoint by validation.select, else the newest), WORKDIR/checkpoints/STEP, or a
-    folder of sentence-transformers or Hugging Face. With `last`, the models are the last checkpoints of the only run
+    folder of sentence-transformers or Hugging Face, or ORG/NAME of the Hub. With `last`, the models are the last checkpoints of the only run
     that is named. `weights`, one a model, are divided by their sum; without them the mean is plain. Lengths are those
     of the first model.
 
@@ -62,7 +63,8 @@ def average(
         ConfigError: the models differ in architecture, tokenizer, pooling, prompts or similarity; lists in what.
         StorageError: a model is missing or damaged, the disk refuses, or the vectors of the folder differ from ours.
     """
-    places = _last_checkpoints(models, last) if last else [Path(model) for model in models]
+    named = [Path(local_model(str(model))) for model in models]
+    places = _last_checkpoints(named, last) if last else named
     require(len(places) > 1, "one model alone has no mean; name another one, or --last=K for K checkpoints of a run")
     shares, target = _shares(weights, len(places)), writable(Path(workdir))
     require(
