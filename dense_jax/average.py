@@ -52,9 +52,9 @@ def average(
     """Write the mean of the parameters of `models`, in float32, to WORKDIR/export, verified like an export.
 
     A model is a workdir (its best checkpoint by validation.select, else the newest), WORKDIR/checkpoints/STEP, or a
-    folder of sentence-transformers or Hugging Face, or ORG/NAME of the Hub. With `last`, the models are the last checkpoints of the only run
-    that is named. `weights`, one a model, are divided by their sum; without them the mean is plain. Lengths are those
-    of the first model.
+    folder of sentence-transformers or Hugging Face, or ORG/NAME of the Hub. With `last`, the models are the last
+    checkpoints of the only run that is named. `weights`, one a model, are divided by their sum; without them the mean
+    is plain. Lengths are those of the first model.
 
     Wortsman et al. 2022, "Model soups: averaging weights of multiple fine-tuned models improves accuracy without
     increasing inference time", section 2.

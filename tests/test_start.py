@@ -127,7 +127,9 @@ def test_a_module_outside_of_the_folder_is_refused(folder, tmp_path):
         start_vocabulary(config(init_from=str(folder)))
 
 
-def test_a_run_as_start_gives_its_architecture_tokenizer_pooling_and_prompts(folder, tmp_path):
+def test_a_run_as_start_gives_its_architecture_tokenizer_dense_layer_and_prompts_and_not_the_pooling_of_its_method(
+    folder, tmp_path
+):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     theirs = config(
         objective=MLM(
@@ -143,7 +145,7 @@ def test_a_run_as_start_gives_its_architecture_tokenizer_pooling_and_prompts(fol
     found, _ = fitted(config(init_from=str(tmp_path / "run")), [], tmp_path / "work")
     encoder = found.objective.encoder
     assert (encoder.bert.layers, encoder.bert.scan, encoder.bert.vocab_size) == (3, False, 0)
-    assert (encoder.pooling, encoder.dense, encoder.dense_tanh, encoder.projection) == (Pooling.MEAN, 7, True, 0)
+    assert (encoder.pooling, encoder.dense, encoder.dense_tanh, encoder.projection) == (Pooling.CLS, 7, True, 0)
     assert found.objective.query_prompt == "query: "
     assert found.tokenizer.path == str(tmp_path / "run" / "tokenizer")
 

@@ -1,8 +1,9 @@
 """Settings that follow from the model of `init_from`, unless they are given explicitly.
 
     tokenizer.path             the tokenizer of init_from
-    objective.encoder.bert     its model, of whatever family; objective.encoder.pooling, .normalize and .dense where it
-                               declares them: a run, or a folder of sentence-transformers
+    objective.encoder.bert     its model, of whatever family; objective.encoder.dense where it has such a layer, and
+                               .pooling and .normalize where it is a folder of sentence-transformers; those of a run
+                               are its method's, and the next method has its own
     objective.query_prompt     its prompts, and objective.passage_prompt, where it declares them and the config has none
     optimizer.learning_rate    optimizer.warm_start_rate
 
@@ -140,11 +141,16 @@ def _recorded_start(known: dict[str, Any]) -> Start:
 
 def _fresh_start(start: Path) -> Start:
     if run := parse_run(start):
-        model, value = next(models_of_run(run.config["objective"]), None), _recorded_start(run.config).value
+        model, value = next(models_of_run(run.config["objective"]), None), _lasting(_recorded_start(run.config).value)
     else:
         model, value = _folder_start(start)
     fresh = model and dataclasses.replace(model, vocab_size=0)  # the tokenizer's
     return Start(lambda path: fresh, value)
+
+
+def _lasting(value: Callable[[Setting], Any]) -> Callable[[Setting], Any]:
+    """`value` without pooling and normalisation."""
+    return lambda setting: None if setting.field in ("pooling", "normalize") else value(setting)
 
 
 def _folder_start(folder: Path) -> tuple[TransformerConfig, Callable[[Setting], Any]]:
