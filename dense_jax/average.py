@@ -100,7 +100,7 @@ def average(
 def _shares(weights: Sequence[float], count: int) -> list[float]:
     """The weight of each model in the mean.
 
-    >>> _shares([], 2), _shares([3, 1], 2)
+    >>> _shares([], 2), _shares([3.0, 1.0], 2)
     ([0.5, 0.5], [0.75, 0.25])
     """
     shown = ",".join(f"{weight:g}" for weight in weights)
