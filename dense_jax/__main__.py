@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from logging import CRITICAL, getLogger
 
 from dense_jax.errors import Stopped, StorageError, UserError
-from dense_jax.signals import StopSignals, stop_on_signals
-from dense_jax.streams import FULL, close_output, open_streams
+from dense_jax.processes.signals import StopSignals, stop_on_signals
+from dense_jax.terminal.streams import FULL, close_output, open_streams
 
 # The environment in which libtpu compiles while other processes run, on a machine without TPUs or with TPUs that are at
 # work. The last three keep it from asking a metadata server what it runs on.

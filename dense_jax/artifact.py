@@ -18,7 +18,7 @@ from dense_jax import io
 from dense_jax.config.tree import differences
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import Digests, Settings, digest, is_written, read_json, write_json
-from dense_jax.multihost import all_gather_objects, all_or_none, process_share
+from dense_jax.processes.multihost import all_gather_objects, all_or_none, process_share
 
 CLAIM, MANIFEST = "claim.json", "manifest.json"
 

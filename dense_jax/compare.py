@@ -25,16 +25,16 @@ from typing import Any
 import numpy as np
 
 from dense_jax.arrays import Float
-from dense_jax.compare_charts import Bar, ForestLine, draw_forest, draw_scores
 from dense_jax.config import Config
 from dense_jax.config.settings import settings_of
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import whole_file, write_json
-from dense_jax.locks import in_turn
+from dense_jax.processes.locks import in_turn
 from dense_jax.report.comparison import compared_sets, page_content, reference_titles, render_markdown
+from dense_jax.report.comparison_charts import Bar, ForestLine, draw_forest, draw_scores
 from dense_jax.report.html import write_page
+from dense_jax.retrieval.significance import bootstrap_interval, randomisation_test
 from dense_jax.run_results import BM25, FinishedRun, SetResult, read_run
-from dense_jax.significance import bootstrap_interval, randomisation_test
 from dense_jax.train.same_run import DIGESTS
 
 PAGE = "comparison.html"

@@ -11,8 +11,8 @@ from dense_jax.config.retrieval import FusionConfig
 from dense_jax.data.preparation.collection import Collection
 from dense_jax.data.preparation.scan import rows_left_out
 from dense_jax.io import whole_file
-from dense_jax.locks import in_turn, lock_of
-from dense_jax.multihost import on_process_0
+from dense_jax.processes.locks import in_turn, lock_of
+from dense_jax.processes.multihost import on_process_0
 from dense_jax.retrieval import evaluate
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.evaluate import EvaluatedRetriever, own_documents

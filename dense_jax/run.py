@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dense_jax import show
 from dense_jax.arrays import Float, np
 from dense_jax.augmented import qa_report, question_answering
 from dense_jax.augmented.loader import open_retrieval_loader
@@ -33,12 +32,11 @@ from dense_jax.evaluation import EvaluationTable, evaluated
 from dense_jax.hf.export import ExportReport, export
 from dense_jax.hf.model_card import CardContent
 from dense_jax.io import check_name, digest, writable
-from dense_jax.locks import alone, only_one
 from dense_jax.mesh import process_mesh
-from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
-from dense_jax.overview import overview
 from dense_jax.planning.topology import plan_report
+from dense_jax.processes.locks import alone, only_one
+from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.remote.paths import absolute
 from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
@@ -60,7 +58,9 @@ from dense_jax.retrieval.results import claim_folder
 from dense_jax.retrieval.search import Hit, TextSearch
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.run_results import HYBRID, measured
-from dense_jax.stage_results import Counts, Overview, Sections, Training
+from dense_jax.terminal import show
+from dense_jax.terminal.overview import overview
+from dense_jax.terminal.stage_results import Counts, Overview, Sections, Training
 from dense_jax.train.loader import LoaderContext, open_corpus_loader
 from dense_jax.train.loop import make_program, train
 from dense_jax.train.restart import move_aside

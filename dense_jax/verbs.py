@@ -13,21 +13,21 @@ from dense_jax.augmented import question_answering
 from dense_jax.average import average
 from dense_jax.compare import PAGE, compare
 from dense_jax.config.command_line import Averaging, Comparison, Invocation
-from dense_jax.distributed import (
+from dense_jax.errors import ConfigError
+from dense_jax.io import writable
+from dense_jax.processes.distributed import (
     check_single_process,
     exit_on_failure,
     explain_missing_platform,
     join_if_distributed,
     start_distributed,
 )
-from dense_jax.errors import ConfigError
-from dense_jax.io import writable
-from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.next_command import next_command
+from dense_jax.processes.multihost import is_process_0, on_process_0
+from dense_jax.processes.signals import StopSignals
 from dense_jax.retrieval import search
 from dense_jax.run import Run
-from dense_jax.signals import StopSignals
-from dense_jax.streams import input_lines
+from dense_jax.terminal.next_command import next_command
+from dense_jax.terminal.streams import input_lines
 
 
 def _train(run: Run, words: list[str], *, stop: StopSignals, restart: bool = False) -> None:

@@ -51,7 +51,7 @@ from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
 from dense_jax.io import AnyPath, short_digest
 from dense_jax.mesh import process_mesh
-from dense_jax.multihost import is_process_0, on_process_0, process_0_first
+from dense_jax.processes.multihost import is_process_0, on_process_0, process_0_first
 from dense_jax.remote.paths import absolute, located
 from dense_jax.retrieval.bm25 import BM25, BM25Settings, open_or_index
 from dense_jax.retrieval.embed import embed, embeddings_folder

@@ -20,7 +20,7 @@ from typing import IO, NamedTuple
 
 import jax
 
-from dense_jax.distributed import COORDINATES, start_distributed
+from dense_jax.processes.distributed import COORDINATES, start_distributed
 
 ROOT = Path(__file__).parent.parent
 DEVICES = 4  # of all processes

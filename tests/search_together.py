@@ -13,7 +13,8 @@ from dense_jax.config import FusionConfig, IndexConfig, IndexKind, MeshConfig, M
 from dense_jax.errors import UserError
 from dense_jax.io import naming_storage_errors, read_json, whole_file, write_json
 from dense_jax.mesh import make_mesh, process_mesh, replicated
-from dense_jax.multihost import is_process_0
+from dense_jax.processes.multihost import is_process_0
+from dense_jax.processes.signals import StopSignals
 from dense_jax.retrieval import embed as embedding
 from dense_jax.retrieval import index
 from dense_jax.retrieval.beir import TestSet
@@ -22,7 +23,6 @@ from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.mine import DenseRetriever, mine
 from dense_jax.retrieval.search import dense_search, hybrid_search
 from dense_jax.retrieval.vectors import Vectors
-from dense_jax.signals import StopSignals
 from dense_jax.train.validator import Sample, Validator
 from dense_jax.types import Ranking, Tower
 from tests.toys import BagOfTokens, MeanEmbedding, MemoryStore, QuestionStore, ToyTokenizer

@@ -14,7 +14,7 @@ from dense_jax.compare import compare
 from dense_jax.config import Select
 from dense_jax.errors import ConfigError, DataError
 from dense_jax.io import read_json, write_json
-from dense_jax.significance import bootstrap_interval, randomisation_test
+from dense_jax.retrieval.significance import bootstrap_interval, randomisation_test
 from dense_jax.train.validation import History
 
 

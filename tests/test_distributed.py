@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax.distributed import (
+from dense_jax.errors import MachineError
+from dense_jax.processes.distributed import (
     LOST_PROCESS,
     check_equal_devices,
     check_process_count,
@@ -16,7 +17,6 @@ from dense_jax.distributed import (
     expected_processes,
     explicit_coordinates,
 )
-from dense_jax.errors import MachineError
 
 ROOT = Path(__file__).parent.parent
 HAND = {"JAX_COORDINATOR_ADDRESS": "localhost:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}
@@ -118,7 +118,7 @@ def test_processes_with_other_numbers_of_devices_are_named():
 START = """
 import json, sys
 from dense_jax.errors import UserError
-from dense_jax.distributed import start_distributed
+from dense_jax.processes.distributed import start_distributed
 try:
     start_distributed(json.loads(sys.argv[1]), patience=int(sys.argv[2]))
 except UserError as error:
@@ -130,7 +130,7 @@ except UserError as error:
 LEAVE = """
 import os, signal, sys, time
 import jax
-from dense_jax.distributed import _leave
+from dense_jax.processes.distributed import _leave
 came = []
 signal.signal(signal.SIGTERM, lambda *_: came.append(True))
 jax.config.update("jax_enable_preemption_service", True)

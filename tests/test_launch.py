@@ -13,8 +13,8 @@ import yaml
 
 from dense_jax import verbs
 from dense_jax.config.command_line import VERBS, parse
-from dense_jax.distributed import LOST_PROCESS
 from dense_jax.errors import Stopped, UserError
+from dense_jax.processes.distributed import LOST_PROCESS
 from tests.launch_schemas import JOBSET, SKY, problems
 from tests.launch_stubs import ROOT, World, finish
 

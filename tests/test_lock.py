@@ -2,7 +2,7 @@
 
 import threading
 
-from dense_jax.locks import all_in_turn, in_turn, is_held
+from dense_jax.processes.locks import all_in_turn, in_turn, is_held
 
 
 def test_a_look_at_a_lock_that_nobody_made_makes_none(tmp_path):

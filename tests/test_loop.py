@@ -13,10 +13,10 @@ import pytest
 
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.errors import ConfigError, DataError, NonFiniteError, StorageError
-from dense_jax.locks import only_one
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.mlm import MLM
+from dense_jax.processes.locks import only_one
 from dense_jax.train.checkpoint import Checkpoints, has_checkpoint
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.restart import move_aside

@@ -9,8 +9,8 @@ import pytest
 from dense_jax import verbs
 from dense_jax.configs import ict, orqa
 from dense_jax.evaluation import EvaluationTable
-from dense_jax.next_command import next_command
-from dense_jax.stage_results import Counts, Overview
+from dense_jax.terminal.next_command import next_command
+from dense_jax.terminal.stage_results import Counts, Overview
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from dense_jax import show
 from dense_jax.__main__ import run
 from dense_jax.config import PassagesConfig, SpansConfig, Unit
 from dense_jax.config.command_line import parse
@@ -17,6 +16,7 @@ from dense_jax.data.preparation.prepare import open_passages, passages_folder, p
 from dense_jax.data.stores import passage_store as store
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, DataError, StorageError
+from dense_jax.terminal import show
 from dense_jax.types import NO_SPANS, Tower
 from dense_jax.workdir import Workdir
 from tests.sources import config, contents, killed_at, write

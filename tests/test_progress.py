@@ -2,7 +2,7 @@
 
 import pytest
 
-from dense_jax import progress
+from dense_jax.terminal import progress
 
 
 def test_each_state_of_a_bar_is_one_line_and_the_last_one_is_there(capsys):

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dense_jax import show
 from dense_jax.config import Config, LoaderConfig, MeshConfig
 from dense_jax.data.pipeline import Examples
 from dense_jax.models.bert import BertConfig
 from dense_jax.models.encoder import Encoder
 from dense_jax.objectives.ict import ICT
+from dense_jax.terminal import show
 from dense_jax.train.loop import make_program
 from tests.toys import VOCABULARY, BagOfTokens, MemoryStore
 

@@ -13,14 +13,14 @@ import pytest
 
 from dense_jax.__main__ import run
 from dense_jax.errors import Stopped
-from dense_jax.signals import StopSignals, _watch, stop_on_signals
+from dense_jax.processes.signals import StopSignals, _watch, stop_on_signals
 
 ROOT = Path(__file__).parent.parent
 # The second lock of a mutex that is held waits for ever, and no signal wakes it. One that comes before changes nothing.
 DEAF = """
 import ctypes
 from dense_jax.errors import Stopped
-from dense_jax.signals import stop_on_signals
+from dense_jax.processes.signals import stop_on_signals
 mutex = ctypes.create_string_buffer(64)
 with stop_on_signals():
     while True:
@@ -79,8 +79,8 @@ def test_ctrl_c_raises_what_has_status_130():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_the_grace(monkeypatch, number, status):
-    monkeypatch.setattr("dense_jax.signals.GRACE", 0.1)
-    monkeypatch.setattr("dense_jax.signals._RESEND", 0.1)
+    monkeypatch.setattr("dense_jax.processes.signals.GRACE", 0.1)
+    monkeypatch.setattr("dense_jax.processes.signals._RESEND", 0.1)
     with stop_on_signals() as stop:
         stop.deferred = True
         assert not stop.came
@@ -93,7 +93,7 @@ def test_a_stage_that_saves_first_is_not_interrupted_and_may_take_longer_than_th
 def test_ctrl_c_comes_as_sigterm_to_a_stage_that_handles_that_by_itself_and_a_second_one_ends_it():
     code = """
 import signal, time
-from dense_jax.signals import stop_on_signals
+from dense_jax.processes.signals import stop_on_signals
 with stop_on_signals():
     signal.signal(signal.SIGTERM, lambda *_: print("saving", flush=True))
     print(flush=True)
@@ -119,7 +119,7 @@ def test_workers_of_multiprocessing_get_no_ctrl_c_either():
     code = """
 import signal
 from dense_jax.data.pipeline import start_resource_tracker
-from dense_jax.signals import stop_on_signals
+from dense_jax.processes.signals import stop_on_signals
 with stop_on_signals():
     start_resource_tracker()
     print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, ()))

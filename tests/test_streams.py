@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dense_jax.distributed import explain_missing_platform
 from dense_jax.errors import DataError, MachineError
-from dense_jax.streams import Unfailing, input_lines, without_native_logs
+from dense_jax.processes.distributed import explain_missing_platform
+from dense_jax.terminal.streams import Unfailing, input_lines, without_native_logs
 
 ROOT = Path(__file__).parent.parent
 SAYING = (
@@ -78,7 +78,7 @@ def test_log_lines_of_native_libraries_are_dropped_and_other_lines_are_passed_on
 
 
 def test_log_lines_are_dropped_with_a_standard_error_that_is_closed():
-    code = "import os; from dense_jax.streams import without_native_logs as quiet\nos.close(2)\nwith quiet(): pass"
+    code = "import os; from dense_jax.terminal import streams\nos.close(2)\nwith streams.without_native_logs(): pass"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_platform_is_one_line_and_the_status_of_machines(verb):
     code = (
         "import os, sys; from dense_jax import verbs; from dense_jax.config.command_line import Invocation; "
         "import jax; "
-        "from dense_jax.distributed import start_distributed; "
+        "from dense_jax.processes.distributed import start_distributed; "
         "from pathlib import Path; from dense_jax import __main__; "
         "verbs.VERBS[sys.argv[1]] = verbs._train = lambda *_, **__: start_distributed(os.environ); "
         "verbs.Run = lambda *_, **__: None; "

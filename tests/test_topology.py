@@ -301,7 +301,7 @@ from dense_jax.config import MeshConfig
 from dense_jax.models.encoder import Encoder, Pooling
 from dense_jax.planning.hlo import host_transfers
 from dense_jax.planning.compiled_step import compile_step, topology_devices
-from dense_jax.show import whole_bytes
+from dense_jax.terminal.show import whole_bytes
 bert = replace(BERT, width=128, feed_forward=512, vocab_size=2_000)
 method = replace(METHOD, encoder=Encoder(bert, pooling=Pooling.MEAN))
 config = replace(CONFIG, objective=method, mesh=MeshConfig(dcn=2))

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dense_jax import show
 from dense_jax.config import Config, GradientDtype, MeshConfig, OptimizerConfig
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.errors import ConfigError, Stopped
@@ -20,6 +19,7 @@ from dense_jax.models.layers import Dtype, multiply
 from dense_jax.objectives.mlm import MLM
 from dense_jax.planning.compiled_step import abstract_batch
 from dense_jax.planning.hlo import collectives
+from dense_jax.terminal import show
 from dense_jax.train.loop import initial_state, make_program
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.restore import load_trained

@@ -19,11 +19,11 @@ import xxhash
 from dense_jax.config import CheckpointConfig, Config, MeshConfig, OptimizerConfig
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, local_batches, local_row_numbers, local_rows
-from dense_jax.distributed import exit_on_failure
 from dense_jax.errors import DataError, Stopped
 from dense_jax.mesh import batch_sharding, make_mesh
 from dense_jax.models.layers import Dtype
-from dense_jax.multihost import barrier
+from dense_jax.processes.distributed import exit_on_failure
+from dense_jax.processes.multihost import barrier
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.loader import CorpusLoader
 from dense_jax.train.loop import initial_state, make_program

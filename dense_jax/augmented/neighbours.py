@@ -20,9 +20,9 @@ from dense_jax.config import CheckpointConfig, Config, Refresh, Stale
 from dense_jax.data.pipeline import local_rows, to_global_array
 from dense_jax.errors import Stopped, StorageError, require
 from dense_jax.mesh import batch_sharding, replicated
-from dense_jax.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
-from dense_jax.progress import format_duration
+from dense_jax.processes.multihost import all_gather, barrier, broadcast, gather_to_host, is_process_0, on_process_0
 from dense_jax.retrieval.index import Index
+from dense_jax.terminal.progress import format_duration
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import MetricsLog
 from dense_jax.types import SearchResult, Tokens, Tower

@@ -26,11 +26,11 @@ from dense_jax.data.sources.open_questions import OpenQuestion, is_squad_file, s
 from dense_jax.data.stores.question_set import tokenised_answers
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.io import AnyPath, Count, whole_file, write_json
-from dense_jax.locks import in_turn, lock_of
-from dense_jax.progress import progress
+from dense_jax.processes.locks import in_turn, lock_of
 from dense_jax.retrieval.evaluate import markdown
 from dense_jax.retrieval.metrics import Metrics, PerQuery, Share
 from dense_jax.retrieval.search import TextSearch
+from dense_jax.terminal.progress import progress
 from dense_jax.types import PassageCollection
 
 FIGURES = "figures.json"

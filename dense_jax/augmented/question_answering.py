@@ -15,8 +15,8 @@ from dense_jax.data.reading import Read, read_input
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.losses.similarity import MASKED_SCORE
 from dense_jax.losses.spans import best_span, candidate_spans, joint_scores, valid_spans
-from dense_jax.markdown import printable
 from dense_jax.mesh import batch_sharding, check_batch, replicated
+from dense_jax.terminal.markdown import printable
 from dense_jax.types import Document, PassageCollection, Ranking, Reader, Tokens
 
 _NO_TOKENS = np.empty(0, np.int32)

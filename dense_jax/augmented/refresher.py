@@ -12,8 +12,8 @@ from pathlib import Path
 from dense_jax.augmented.versions import Versions
 from dense_jax.config.training import CheckpointConfig
 from dense_jax.errors import StorageError
-from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.progress import format_duration
+from dense_jax.processes.multihost import is_process_0, on_process_0
+from dense_jax.terminal.progress import format_duration
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.restore import Trained
 from dense_jax.train.validation import read_history

@@ -37,8 +37,8 @@ from dense_jax.config import Config, IndexKind
 from dense_jax.config.tree import differences
 from dense_jax.errors import StorageError
 from dense_jax.io import digest, is_written, read_json, write_strings
-from dense_jax.locks import all_in_turn, in_turn, is_held
-from dense_jax.multihost import all_or_none, is_process_0, on_process_0
+from dense_jax.processes.locks import all_in_turn, in_turn, is_held
+from dense_jax.processes.multihost import all_or_none, is_process_0, on_process_0
 from dense_jax.retrieval import index
 from dense_jax.retrieval.embed import embed
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh

@@ -47,7 +47,7 @@ from dense_jax.data.stores.passage_store import StoreWriter
 from dense_jax.data.stores.shards import Entry, Group, RecordFormat, Shard, write_shard
 from dense_jax.errors import MachineError
 from dense_jax.io import whole_file
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document
 
 try:

@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 from dense_jax.arrays import Int
 from dense_jax.errors import StorageError
 from dense_jax.io import check_kind, whole_file
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document, PassageCollection
 
 DUPLICATES = "duplicates.jsonl"

@@ -17,7 +17,7 @@ from dense_jax.data.sentence_split import split_sentences
 from dense_jax.data.sources.judgements import judgement_rows, query_rows
 from dense_jax.data.sources.rejects import sound
 from dense_jax.errors import DataError
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document
 
 SPLIT = "test"  # of the judgements

@@ -30,8 +30,8 @@ from dense_jax.hf.model_card import CardContent, render_card
 from dense_jax.hf.modules import apply_modules, encoder_modules, in_float32, read_modules, read_tokens, write_modules
 from dense_jax.hf.multi_vector import read_view_vectors, write_multi_vector
 from dense_jax.io import naming_storage_errors, read_json, sync, whole_file, write_json
-from dense_jax.locks import alone, lock_of
 from dense_jax.models.encoder import Encoder, MultiViewEncoder
+from dense_jax.processes.locks import alone, lock_of
 from dense_jax.retrieval.encode import count_unpooled
 from dense_jax.types import Layout, Similarity, Tokens, Tower, Towers
 

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from dense_jax.markdown import fenced, plain
 from dense_jax.models.encoder import MultiViewEncoder
+from dense_jax.terminal.markdown import fenced, plain
 from dense_jax.types import Layout, Similarity, Tower, Towers
 
 _TITLES = {

@@ -13,7 +13,6 @@ from typing import Any
 import jax
 from jax.experimental import topologies
 
-from dense_jax import show
 from dense_jax.arrays import Batch
 from dense_jax.config import Config, MeshConfig, Order
 from dense_jax.config.tree import with_vocabulary
@@ -24,6 +23,7 @@ from dense_jax.models.transformer import model_configs
 from dense_jax.planning.hlo import Collective, collectives, memory_traffic
 from dense_jax.planning.roofline import find_chip
 from dense_jax.planning.synthetic import SyntheticPassages, synthetic_vocabulary
+from dense_jax.terminal import show
 from dense_jax.train.flops import model_flops
 from dense_jax.train.loop import Program, make_program
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-from dense_jax import show
 from dense_jax.config import Config
 from dense_jax.errors import ConfigError
 from dense_jax.mesh import batch_shards, make_mesh
@@ -21,6 +20,7 @@ from dense_jax.planning.compiled_step import (
 )
 from dense_jax.planning.hlo import Collective, HostTransfer, host_transfers, merge_equal, totals_by_kind
 from dense_jax.planning.roofline import Chip, find_chip, predict_doublings, roofline
+from dense_jax.terminal import show
 
 _GIB = 2**30
 _LARGEST = "largest batch"  # title of a section

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dense_jax.markdown import plain
-from dense_jax.progress import format_duration
-from dense_jax.significance import EXCHANGES, RESAMPLES, SEED
+from dense_jax.retrieval.significance import EXCHANGES, RESAMPLES, SEED
+from dense_jax.terminal.markdown import plain
+from dense_jax.terminal.progress import format_duration
 
 _METHOD = (
     f"Gains: mean over queries, 95 % interval of the paired bootstrap over queries ({RESAMPLES:,} resamples, seed "

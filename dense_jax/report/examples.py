@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dense_jax.markdown import printable
 from dense_jax.report.tables import BEFORE, TESTED, ResultTable, RetrieverResult
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.runs import ordered, percent_encode, read_trec_run
 from dense_jax.run_results import BM25
+from dense_jax.terminal.markdown import printable
 from dense_jax.types import Document
 
 _EACH = 3  # gains, and as many losses

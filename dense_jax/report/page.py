@@ -20,7 +20,6 @@ from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.errors import ConfigError, DataError, UserError
 from dense_jax.io import read_json, short_digest
-from dense_jax.progress import format_duration
 from dense_jax.remote.paths import absolute
 from dense_jax.report import findings
 from dense_jax.report.charts import Series, line_chart
@@ -33,7 +32,8 @@ from dense_jax.retrieval.metrics import HEADLINE
 from dense_jax.retrieval.results import set_of
 from dense_jax.retrieval.sample import content_of_test_set
 from dense_jax.run_results import has_ended
-from dense_jax.show import settings
+from dense_jax.terminal.progress import format_duration
+from dense_jax.terminal.show import settings
 from dense_jax.train.metrics import COLLAPSE
 from dense_jax.train.metrics_files import read_metrics
 from dense_jax.train.optimizer import make_schedule

@@ -9,8 +9,8 @@ import numpy as np
 
 from dense_jax.retrieval.metrics import HEADLINE, PerQuery
 from dense_jax.retrieval.results import set_of, suffix
+from dense_jax.retrieval.significance import randomisation_test
 from dense_jax.run_results import BM25, HYBRID, hybrid_file, read_rankings
-from dense_jax.significance import randomisation_test
 
 BEFORE = "before training"
 _FUSED = hybrid_file("")  # how the files of rankings fused with BM25 begin

@@ -29,10 +29,10 @@ from dense_jax.arrays import Float, Int, np
 from dense_jax.artifact import MANIFEST, Manifest, check_settings, claim, finish, is_finished, verify_together
 from dense_jax.errors import DataError, StorageError
 from dense_jax.io import Ids, digests, read_json, whole_file, write_strings
-from dense_jax.locks import lock_of, only_one
-from dense_jax.multihost import all_or_none, on_process_0
-from dense_jax.progress import progress
+from dense_jax.processes.locks import lock_of, only_one
+from dense_jax.processes.multihost import all_or_none, on_process_0
 from dense_jax.retrieval.vector_search import no_results
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document, PassageCollection, Ranking
 
 _BLOCK = 4_096  # texts read at a time

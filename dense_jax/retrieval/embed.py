@@ -21,12 +21,12 @@ from dense_jax.artifact import CLAIM, claim, digests_together, finish, is_finish
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import DataError
 from dense_jax.io import Settings, is_written, read_json, short_digest, whole_file, write_strings
-from dense_jax.locks import lock_of, only_one
 from dense_jax.mesh import check_batch
-from dense_jax.multihost import all_or_none, is_process_0, on_process_0, process_share
-from dense_jax.progress import progress_bar
+from dense_jax.processes.locks import lock_of, only_one
+from dense_jax.processes.multihost import all_or_none, is_process_0, on_process_0, process_share
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
 from dense_jax.retrieval.vectors import IDS, Vectors
+from dense_jax.terminal.progress import progress_bar
 from dense_jax.types import PassageCollection, Tokens, Tower
 
 

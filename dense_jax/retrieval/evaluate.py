@@ -12,13 +12,13 @@ from dense_jax.config.retrieval import DropSameId
 from dense_jax.config.tree import to_dict
 from dense_jax.errors import require
 from dense_jax.io import Count, write_json
-from dense_jax.markdown import plain
 from dense_jax.retrieval import runs
 from dense_jax.retrieval.beir import TestSet
 from dense_jax.retrieval.fusion import Fusion
 from dense_jax.retrieval.metrics import HEADLINE, Metrics, PerQuery, Share, score
 from dense_jax.retrieval.runs import Run
 from dense_jax.retrieval.search import TextSearch, by_document
+from dense_jax.terminal.markdown import plain
 from dense_jax.types import Document, Ranking
 
 DEEPEST = 100  # rank of the deepest measure

@@ -38,8 +38,8 @@ from dense_jax.config.retrieval import IndexConfig, IndexKind
 from dense_jax.config.tree import differences
 from dense_jax.errors import ConfigError, DataError, require
 from dense_jax.io import Count, Digests, Settings, Size
-from dense_jax.locks import lock_of, only_one
-from dense_jax.multihost import all_or_none, all_true, on_process_0, process_share
+from dense_jax.processes.locks import lock_of, only_one
+from dense_jax.processes.multihost import all_or_none, all_true, on_process_0, process_share
 from dense_jax.retrieval.exact import ExactSearch
 from dense_jax.retrieval.scann import ScannSettings, build_scann, load_scann
 from dense_jax.retrieval.vector_search import VectorSearch, best_per_passage, map_rows, search_all_parts

@@ -25,13 +25,13 @@ from dense_jax.config.tree import to_dict
 from dense_jax.data.dedup import text_numbers
 from dense_jax.errors import require
 from dense_jax.io import Settings, digests, is_written, whole_file, write_json
-from dense_jax.locks import lock_of, only_one
-from dense_jax.multihost import is_process_0, on_process_0
-from dense_jax.progress import progress_bar
+from dense_jax.processes.locks import lock_of, only_one
+from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.retrieval.bm25 import BM25, top_rows
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.fusion import FusedRanking, fuse_query
 from dense_jax.retrieval.index import Index
+from dense_jax.terminal.progress import progress_bar
 from dense_jax.types import PassageCollection, Tower, TrainingQuery, TrainingSet
 
 _PART = 4_096  # queries: what an interrupted call repeats at most

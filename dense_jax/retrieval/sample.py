@@ -24,9 +24,9 @@ from dense_jax.data.preparation.collection import open_collection
 from dense_jax.data.sources.judgements import beir_files
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, Settings, digest
-from dense_jax.locks import in_turn, lock_of
-from dense_jax.progress import progress
+from dense_jax.processes.locks import in_turn, lock_of
 from dense_jax.retrieval.beir import TestSet, read_test_set
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document, Reject
 
 _SEED = 1  # of the order of ids; held-out queries were chosen with 0, and the two orders must be unrelated

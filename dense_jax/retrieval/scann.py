@@ -15,7 +15,7 @@ from dense_jax.arrays import Float, np
 from dense_jax.errors import MachineError, StorageError
 from dense_jax.io import naming_storage_errors
 from dense_jax.retrieval.vector_search import VectorSearch
-from dense_jax.streams import without_native_logs
+from dense_jax.terminal.streams import without_native_logs
 from dense_jax.types import Ranking
 
 _SOAR = 1.5  # puts every vector in a second leaf with another residual (arXiv 2404.00774): more recall per leaf

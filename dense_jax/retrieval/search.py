@@ -8,12 +8,12 @@ import numpy as np
 
 from dense_jax.arrays import Int
 from dense_jax.config.retrieval import FusionConfig
-from dense_jax.markdown import printable
 from dense_jax.retrieval.bm25 import BM25
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, encode_queries
 from dense_jax.retrieval.fusion import at_depth, fuse
 from dense_jax.retrieval.index import Index
 from dense_jax.retrieval.vector_search import no_results
+from dense_jax.terminal.markdown import printable
 from dense_jax.types import PassageCollection, Ranking, Tower
 
 TextSearch = Callable[[Sequence[str], int], Ranking]  # queries and k -> the k best passages of each

@@ -7,7 +7,7 @@ depend on the number of parts or on the process that holds each.
 from collections.abc import Callable, Sequence
 
 from dense_jax.arrays import Float, Int, first_occurrences, np
-from dense_jax.multihost import all_gather, all_or_none
+from dense_jax.processes.multihost import all_gather, all_or_none
 from dense_jax.types import Ranking
 
 VectorSearch = Callable[[Float[np.ndarray, "q d"], int], Ranking]  # queries and k -> the k best rows of each

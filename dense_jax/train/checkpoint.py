@@ -21,7 +21,7 @@ from dense_jax.config.training import CheckpointConfig
 from dense_jax.errors import DataError, NonFiniteError, StorageError
 from dense_jax.io import digest, naming_storage_errors
 from dense_jax.mesh import replicated_on_all_devices
-from dense_jax.multihost import all_or_none, barrier, is_process_0, on_process_0
+from dense_jax.processes.multihost import all_or_none, barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint_files import CheckpointFiles, check_space
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.state import TrainState

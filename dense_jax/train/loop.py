@@ -17,8 +17,8 @@ from dense_jax.config import Config, profiled_steps
 from dense_jax.data.pipeline import Examples, collate, first_examples
 from dense_jax.errors import DataError, NonFiniteError, Stopped, StorageError
 from dense_jax.mesh import UPDATE, batch_sharding, batch_shards, check_batch, make_mesh
-from dense_jax.multihost import is_process_0, on_process_0
 from dense_jax.objective import Loader
+from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.flops import model_flops, peak_of_run
 from dense_jax.train.loader import LoaderContext, open_corpus_loader

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dense_jax.arrays import Int, Metrics
 from dense_jax.errors import NonFiniteError
-from dense_jax.progress import format_duration, progress_bar
+from dense_jax.terminal.progress import format_duration, progress_bar
 from dense_jax.train.metrics_files import SKIPPED, MetricsFiles, totals_until
 from dense_jax.train.step_times import StepTimes, format_times
 from dense_jax.train.trackers import Tracker

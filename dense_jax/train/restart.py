@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dense_jax.augmented.versions import VERSIONS
 from dense_jax.io import naming_storage_errors
-from dense_jax.multihost import on_process_0
+from dense_jax.processes.multihost import on_process_0
 from dense_jax.train.metrics_files import EVENTS, METRICS, SKIPPED
 from dense_jax.train.trackers import FILE as TRACKED
 from dense_jax.train.validation import FILE as PROBES

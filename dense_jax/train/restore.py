@@ -11,8 +11,8 @@ import xxhash
 
 from dense_jax.config import Config
 from dense_jax.mesh import replicated_on_all_devices
-from dense_jax.multihost import gather_to_host, on_process_0
 from dense_jax.objective import PASSAGE
+from dense_jax.processes.multihost import gather_to_host, on_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.same_run import NO_DATA, Data, check_same_parameters

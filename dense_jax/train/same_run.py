@@ -17,7 +17,7 @@ from dense_jax.config.tree import Difference, changed, completed, rebuilt, to_di
 from dense_jax.errors import ConfigError, DataError, StorageError
 from dense_jax.io import Count, Settings, read_json, write_json
 from dense_jax.mesh import platform
-from dense_jax.multihost import barrier, is_process_0, on_process_0
+from dense_jax.processes.multihost import barrier, is_process_0, on_process_0
 from dense_jax.train.checkpoint import has_checkpoint
 
 FILE = "config.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from dense_jax.progress import format_duration
+from dense_jax.terminal.progress import format_duration
 
 DATA, CHECKPOINTS = "waiting for data", "saving checkpoints"
 DATA_WAIT, CHECKPOINT_SECONDS, MFU = "time/data_wait_share", "time/checkpoint_seconds", "time/mfu"  # in metrics.jsonl

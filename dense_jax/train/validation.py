@@ -19,8 +19,8 @@ from dense_jax.config import Config, Select, ValidationConfig
 from dense_jax.data.pipeline import Examples, first_examples
 from dense_jax.errors import StorageError
 from dense_jax.io import Count, read_json, write_json
-from dense_jax.multihost import is_process_0
 from dense_jax.objective import HostBatch, Loader
+from dense_jax.processes.multihost import is_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.metrics import COLLAPSE, MetricsLog
 from dense_jax.train.state import TrainState

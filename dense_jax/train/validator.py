@@ -12,8 +12,8 @@ from dense_jax.config.retrieval import HEADLINE, DropSameId
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.io import digest
 from dense_jax.mesh import check_batch, process_mesh
-from dense_jax.multihost import all_or_none, gather_to_host, process_share
 from dense_jax.objective import Objective
+from dense_jax.processes.multihost import all_or_none, gather_to_host, process_share
 from dense_jax.retrieval.beir import TestSet, read_test_set
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import Program, Tokenizes, TowerOnMesh, encode_queries

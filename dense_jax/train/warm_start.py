@@ -20,7 +20,7 @@ from dense_jax.errors import ConfigError, StorageError, require
 from dense_jax.hf import tensors
 from dense_jax.hf.config import check_same_architecture, transformer_folder
 from dense_jax.io import Count, read_json
-from dense_jax.multihost import is_process_0
+from dense_jax.processes.multihost import is_process_0
 from dense_jax.train.checkpoint import Checkpoints
 from dense_jax.train.optimizer import path_name
 from dense_jax.train.validation import read_history, selected_step

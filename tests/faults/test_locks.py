@@ -13,7 +13,7 @@ import pytest
 from dense_jax.__main__ import run
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import write_json
-from dense_jax.locks import alone, lock_of
+from dense_jax.processes.locks import alone, lock_of
 from tests.sources import rows, write
 
 HOLD = """

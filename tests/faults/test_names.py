@@ -9,8 +9,8 @@ import pytest
 from dense_jax.compare import compare
 from dense_jax.hf.model_card import render_card
 from dense_jax.hf.tensors import read_tensors
-from dense_jax.markdown import fenced, plain, printable
 from dense_jax.retrieval.evaluate import markdown
+from dense_jax.terminal.markdown import fenced, plain, printable
 from tests.test_compare import evaluated, workdir
 from tests.test_model_card import CARD, PLAIN, RESULT
 

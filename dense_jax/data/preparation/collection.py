@@ -18,7 +18,7 @@ from dense_jax.data.sources.corpus import CheckedCorpus, open_corpus
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.io import is_written, json_digest, read_json, short_digest
-from dense_jax.locks import alone, lock_of
+from dense_jax.processes.locks import alone, lock_of
 from dense_jax.types import Document, Passage, PassageCollection
 
 _LEFT_OUT = {"near_duplicates": ("near-duplicates", DUPLICATES), "rejected": ("rejected rows", REJECTS)}

@@ -12,7 +12,7 @@ from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.stores.passage_store import StoreWriter
 from dense_jax.data.stores.shards import Group
 from dense_jax.errors import DataError
-from dense_jax.progress import progress_bar
+from dense_jax.terminal.progress import progress_bar
 from dense_jax.types import Corpus, Document
 
 AGAIN = "give the same command again"

@@ -15,7 +15,7 @@ from dense_jax.data.sources.documents import EMPTY
 from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.errors import DataError
 from dense_jax.io import whole_file
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Reject
 
 REJECTS = "rejects.jsonl"

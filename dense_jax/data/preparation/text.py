@@ -27,7 +27,7 @@ from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import folder_fingerprint, import_folder
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import Count, Settings, digests, is_written, read_json, verify, write_json
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document
 
 TEXT = "text.json"  # written last of the shared parts

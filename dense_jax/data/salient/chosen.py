@@ -11,8 +11,8 @@ from dense_jax.data.salient.taggers import Precomputed, RandomSpans, SpanTagger,
 from dense_jax.data.sources.open_questions import sound_questions
 from dense_jax.errors import DataError
 from dense_jax.io import AnyPath, digest
-from dense_jax.progress import progress
 from dense_jax.remote.paths import located
+from dense_jax.terminal.progress import progress
 from dense_jax.types import Document
 
 _FILES = ("answers", "precomputed")

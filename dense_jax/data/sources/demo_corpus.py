@@ -18,7 +18,7 @@ from pathlib import Path
 
 from dense_jax.data.dedup import without_near_duplicates
 from dense_jax.data.sources.documents import DocumentRow
-from dense_jax.progress import progress
+from dense_jax.terminal.progress import progress
 
 # Package -> the distribution whose version fixes its text; packages that are not installed are left out.
 _PACKAGES = {

@@ -9,14 +9,14 @@ from typing import Any
 
 import jax
 
-from dense_jax import show
 from dense_jax.arrays import Params
 from dense_jax.config import Config
 from dense_jax.config.settings import settings_of
 from dense_jax.data.pipeline import Examples
 from dense_jax.data.tokenizer import Tokenizer
-from dense_jax.markdown import printable
-from dense_jax.stage_results import Overview
+from dense_jax.terminal import show
+from dense_jax.terminal.markdown import printable
+from dense_jax.terminal.stage_results import Overview
 from dense_jax.train.loop import Program
 from dense_jax.train.optimizer import path_name
 

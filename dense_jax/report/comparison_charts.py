@@ -8,7 +8,7 @@ import numpy as np
 
 from dense_jax.arrays import Float
 from dense_jax.io import whole_file
-from dense_jax.markdown import printable
+from dense_jax.terminal.markdown import printable
 
 _BLUE, _GREY = "#4477aa", "#9a9a9a"
 _INCHES = 0.09  # of a character

@@ -16,7 +16,7 @@ from typing import IO
 
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.io import naming_storage_errors
-from dense_jax.multihost import broadcast, on_process_0
+from dense_jax.processes.multihost import broadcast, on_process_0
 
 _PAUSE = 0.2  # seconds between looks at a lock that is held
 
