@@ -50,3 +50,8 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError with `message` unless `condition` holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the message of another library's error."""
+    return str(error).strip().partition("\n")[0]

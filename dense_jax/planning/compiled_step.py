@@ -17,7 +17,7 @@ from dense_jax.arrays import Batch
 from dense_jax.config import Config, MeshConfig, Order
 from dense_jax.config.tree import with_vocabulary
 from dense_jax.data.pipeline import Examples, check_rows
-from dense_jax.errors import ConfigError, MachineError
+from dense_jax.errors import ConfigError, MachineError, first_line
 from dense_jax.mesh import batch_shards
 from dense_jax.models.transformer import model_configs
 from dense_jax.planning.hlo import Collective, collectives, memory_traffic
@@ -108,12 +108,12 @@ def topology_devices(topology: str, slices: int = 1) -> Sequence[Any]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **settings)
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
-            f"topology={topology} is unknown to the TPU compiler ({_first_line(error)}); name the chips along "
+            f"topology={topology} is unknown to the TPU compiler ({first_line(error)}); name the chips along "
             "each axis, 1x1 and 2x2 to 16x16 of v5e and v6e, 2x2x1, 4x4x4 and so on of v4 and v5p"
         ) from None
     except RuntimeError as error:
         raise MachineError(
-            f"no TPU compiler ({_first_line(error)}); install it by pip install 'dense_jax[tpu]', or name a libtpu.so "
+            f"no TPU compiler ({first_line(error)}); install it by pip install 'dense_jax[tpu]', or name a libtpu.so "
             "in TPU_LIBRARY_PATH"
         ) from None
     return found.devices
@@ -148,7 +148,3 @@ def parse_sizes(error: str) -> str:
     """
     found = _SIZES.search(error)
     return f"{found[1]} of {found[2]}" if found else error.partition("\n")[0]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -21,7 +21,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Collection:
+class BeirRows:
     """Documents, queries, and judgements by split, in BEIR's names."""
 
     documents: Iterable[Row]
@@ -68,7 +68,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     sync(path)
 
 
-def write_collection(folder: Path, collection: Collection) -> None:
+def write_collection(folder: Path, collection: BeirRows) -> None:
     """Write a BEIR folder."""
     write_rows(folder / "corpus.jsonl", collection.documents)
     write_rows(folder / "queries.jsonl", collection.queries)

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax.errors import DataError, MachineError
+from dense_jax.errors import DataError, MachineError, first_line
 from dense_jax.io import short_digest
-from dense_jax.remote.cache import JUDGEMENT, Collection, Row, cached, write_collection, write_rows, written_once
+from dense_jax.remote.cache import JUDGEMENT, BeirRows, Row, cached, write_collection, write_rows, written_once
 
 HUB, IR = "hf:", "ir:"
 _NAME = re.compile(r"(?P<data>[\w.-]+/[\w.-]+)(/(?P<part>[\w.-]+))?(:(?P<split>[^:]+))?")
@@ -65,13 +65,13 @@ class _HubData:
             raise DataError(f"{self.name}: has no split {self.split!r}; there are: {', '.join(splits)}")
         return write_rows(folder / f"{label}.jsonl", splits[self.split])
 
-    def _collection(self, parts: list[str]) -> Collection:
+    def _collection(self, parts: list[str]) -> BeirRows:
         documents, queries = (
             (row for split in self._splits(self.data, part).values() for row in split) for part in ("corpus", "queries")
         )
         own = next((part for part in _OF_JUDGEMENTS if part in parts), None)
         judgements = self._splits(self.data, own) if own else self._splits(f"{self.data}-qrels", None)
-        return Collection(documents, queries, judgements)
+        return BeirRows(documents, queries, judgements)
 
     def _splits(self, data: str, part: str | None) -> dict[str, Any]:
         """The rows by split, streamed."""
@@ -89,7 +89,7 @@ def _hub_data(name: str) -> Path:
     try:
         return written_once(place / f"{split}-{version}", f"{name}, revision {version}", data_set.write)
     except (OSError, ValueError, library.exceptions.DatasetsError) as error:
-        raise DataError(f"{name}: cannot be read ({_first_line(error)})") from error
+        raise DataError(f"{name}: cannot be read ({first_line(error)})") from error
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -118,7 +118,7 @@ def _revision(name: str, data: str, place: Path, split: str) -> str:
         if kept:
             return kept[-1].name.removeprefix(f"{split}-")
         raise MachineError(
-            f"{name}: is not in the cache, and the Hub cannot be reached ({_first_line(error)}); name a file or a "
+            f"{name}: is not in the cache, and the Hub cannot be reached ({first_line(error)}); name a file or a "
             "folder, or read it where there is a network"
         ) from error
 
@@ -147,7 +147,7 @@ def _ir_collection(name: str) -> Path:
         queries = ({"_id": query.query_id, "text": query.default_text()} for query in data_set.queries_iter())
         write_collection(
             folder / known.replace("/", "-"),
-            Collection(
+            BeirRows(
                 map(_ir_document, data_set.docs_iter()),
                 queries if data_set.has_queries() else (),
                 {split: judgements()} if data_set.has_qrels() else {},
@@ -169,7 +169,3 @@ def _library(package: str, extra: str, name: str) -> Any:
         return importlib.import_module(package)  # late: it takes seconds, and most data are files
     except ImportError:
         raise MachineError(f"{name}: needs {package}; pip install 'dense_jax[{extra}]'") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

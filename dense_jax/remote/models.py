@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from dense_jax.errors import ConfigError, MachineError
+from dense_jax.errors import ConfigError, MachineError, first_line
 
 SCHEME = "hf://"
 _NAME = re.compile(r"(hf://)?(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -63,12 +63,8 @@ def _fetched(model: str, revision: str | None) -> str:
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, errors.HfHubHTTPError, OSError) as error:
         raise MachineError(
-            f"{named} is not in the cache, and the Hub cannot be reached ({_first_line(error)}); fetch it where "
+            f"{named} is not in the cache, and the Hub cannot be reached ({first_line(error)}); fetch it where "
             f"there is a network, by `hf download {model}`, or name a folder"
         ) from error
     print(f"{named}: revision {Path(folder).name[:12]} of the Hub, in {folder}", file=sys.stderr)
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
