@@ -71,6 +71,7 @@ def test_an_unknown_size_is_refused_with_the_list_of_sizes():
         bert("huge")
 
 
+@pytest.mark.slow
 def test_bert_base_has_the_parameters_of_the_released_model():
     word = jnp.ones((1, 1), int)
     start = functools.partial(init_params, Bert(bert("base", vocab_size=30_522)))
@@ -197,7 +198,7 @@ def test_the_splash_kernel_keeps_texts_of_a_row_apart_as_plain_attention_does(in
     np.testing.assert_allclose(jnp.where(real, fused, 0), jnp.where(real, plain, 0), rtol=1e-4, atol=1e-5)  # float32
 
 
-@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("window", [pytest.param(None, marks=pytest.mark.slow), 20])
 def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted, window):
     length = 160  # is padded to whole lanes of 128
     inputs = random_heads(length)
@@ -246,6 +247,7 @@ def test_hidden_states_start_at_the_embeddings_and_end_at_the_last_layer(params,
 LOOP = {"scan": True, "remat": True}
 
 
+@pytest.mark.slow
 def test_the_loop_and_rematerialisation_change_no_hidden_state_nor_dropout(params, tokens):
     rng, quiet = jax.random.key(7), {"attention_dropout": 0.0}
     found = forward("hidden_states", **quiet, **LOOP)(params, tokens, rng=rng)

@@ -41,6 +41,19 @@ def evaluated(path, values, name="after_training", step=10, test_set="toy-test")
     write_json(path / "results" / test_set / f"{name}.json", {"step": step, "per_query": figures(values)})
 
 
+@pytest.fixture(autouse=True)
+def without_charts(request, monkeypatch):
+    """Charts take a second each: those that are not looked at are empty files."""
+    if "charts" not in request.fixturenames:
+        for name in ("draw_scores", "draw_forest"):
+            monkeypatch.setattr(f"dense_jax.compare.{name}", lambda *arguments: arguments[-1].write_bytes(b""))
+
+
+@pytest.fixture
+def charts():
+    """The charts are drawn."""
+
+
 @pytest.fixture
 def runs(tmp_path):
     """Two seeds of ICT and one of MLM."""
@@ -99,7 +112,7 @@ def test_the_json_holds_what_the_table_rounds(runs, tmp_path):
     assert words["tokens"] is None
 
 
-def test_the_chart_is_a_png_that_grows_with_the_rows(runs, tmp_path):
+def test_the_chart_is_a_png_that_grows_with_the_rows(runs, tmp_path, charts):
     sizes = []
     for count in (2, 3):
         compare(runs[:count], "", tmp_path)
@@ -442,7 +455,7 @@ def test_a_run_that_lacks_an_evaluation_set_is_refused(runs, tmp_path, has, lack
 # The verb
 
 
-def test_the_verb_prints_the_tables_and_leaves_five_files(runs, tmp_path, capsys):
+def test_the_verb_prints_the_tables_and_leaves_five_files(runs, tmp_path, capsys, charts):
     out = tmp_path / "new" / "folder"
     assert run(["compare", *map(str, runs), "--against=mlm", f"--workdir={out}"]) == 0
     said = capsys.readouterr().out
@@ -456,7 +469,7 @@ def test_the_verb_prints_the_tables_and_leaves_five_files(runs, tmp_path, capsys
     }
 
 
-def test_the_page_holds_the_tables_the_notes_and_the_charts_and_needs_no_other_file(runs, tmp_path):
+def test_the_page_holds_the_tables_the_notes_and_the_charts_and_needs_no_other_file(runs, tmp_path, charts):
     fused(runs[2], [0.6, 0.6, 0.6], step=2_000, chosen_on="toy/<script>")
     compare(runs, "mlm", tmp_path)
     html = (tmp_path / "comparison.html").read_text()
@@ -464,8 +477,8 @@ def test_the_page_holds_the_tables_the_notes_and_the_charts_and_needs_no_other_f
     for cells in (("ict", "2", "10", "3.0M", "1m00s", "0.800 ± 0.141"), ("ict", "+0.300 [+0.200, +0.400], p 0.2500")):
         assert "<tr>" + '</td><td class="number">'.join(cells).replace(cells[0], f"<td>{cells[0]}", 1) in html
     assert "was chosen on toy/&lt;script&gt;" in html and "<script" not in html
-    charts = [(tmp_path / name).read_bytes() for name in ("comparison.png", "gains.png")]
-    assert [b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', html)] == charts
+    drawn = [(tmp_path / name).read_bytes() for name in ("comparison.png", "gains.png")]
+    assert [b64decode(found) for found in re.findall(r'src="data:image/png;base64,([^"]+)"', html)] == drawn
     assert len(re.findall(r"\b(?:src|href)=", html)) == 2
     assert all(str(path) in html for path in runs)
 

@@ -128,7 +128,7 @@ def test_passages_and_texts_are_those_of_a_preparation_without_spans(source, tmp
     assert new.keys() - {"claim.json", "manifest.json"} == json.loads(new["manifest.json"])["files"].keys()
 
 
-@pytest.mark.parametrize("documents", [0, 1, 5, 11])
+@pytest.mark.parametrize("documents", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (0, 1, 11))])
 def test_an_interrupted_preparation_ends_with_the_same_files(source, tmp_path, documents):
     settings = asked(source, ALL, held_out=3, shard_size=4)
     prepare(settings, tmp_path / "whole")
