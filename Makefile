@@ -2,6 +2,7 @@
 # make test   the quick tests: minutes on two cores, less once the compiled programs are cached in .pytest_cache
 # make test-all    all tests, with those marked slow: they take long, start processes or need a peer library
 # make test-beam   those of preparing by Apache Beam, in an environment of its own: Beam holds other packages back
+# make test-s3     those of data in S3, by a local server, likewise: its libraries hold two others back
 # make check  style, types and the direction of imports
 # make docs   the documentation as a site, in site/
 # make check-pins   whether pip finds the pinned versions for another Python too: PYTHON_VERSION=3.13
@@ -15,7 +16,7 @@ BIN := .venv/bin
 # Bytecode is kept: a worker and each process that it starts would else compile two hundred modules again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all test-beam check docs check-pins bench clean
+.PHONY: demo test test-all test-beam test-s3 check docs check-pins bench clean
 
 demo: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/local.sh $(CONFIG) $(WORKDIR)
@@ -28,6 +29,9 @@ test-all: .venv/installed-test
 
 test-beam: .venv-beam/installed
 	.venv-beam/bin/python -m pytest -o filterwarnings=default tests/beam $(ARGS)
+
+test-s3: .venv-s3/installed
+	.venv-s3/bin/python -m pytest tests/test_s3.py $(ARGS)
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -70,5 +74,12 @@ bench: .venv/installed-test
 	  --editable '.[beam]' beartype pytest pytest-timeout
 	touch $@
 
+.venv-s3/installed: setup.py constraints.txt
+	$(PYTHON) -m venv .venv-s3
+	grep -vE '^(fsspec|python-dateutil)==' constraints.txt > .venv-s3/constraints.txt
+	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check --constraint .venv-s3/constraints.txt \
+	  --editable '.[test-s3]' beartype hypothesis pytest pytest-timeout
+	touch $@
+
 clean:
-	rm -rf .venv .venv-beam .pytest_cache runs build site *.egg-info
+	rm -rf .venv .venv-beam .venv-s3 .pytest_cache runs build site *.egg-info

@@ -1,6 +1,6 @@
 """Data in a bucket of S3, by its own protocol: a local server stands in for the service.
 
-pip install -e '.[test-s3]' pytest pytest-timeout beartype hypothesis      in an environment of its own
+`make test-s3` installs its libraries in an environment of their own.
 """
 
 import json
@@ -60,15 +60,17 @@ def corpus(bucket, tmp_path_factory) -> Path:
 
 
 def test_a_preparation_from_s3_that_sigterm_stopped_goes_on_and_is_that_of_the_file_on_a_disk(bucket, corpus, tmp_path):
-    there = arguments(f"{bucket}/documents.jsonl", tmp_path / "there", "--passages.shard_size=10")
+    given = arguments(f"{bucket}/documents.jsonl", tmp_path / "there", "--passages.shard_size=10")
     module, function = "dense_jax.data.stores.shards", "write_records"
-    command = [sys.executable, "-m", "tests.told_to_stop", module, function, "4", "prepare", *there]
+    command = [sys.executable, "-m", "tests.told_to_stop", module, function, "4", "prepare", *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 75, done.stderr
     assert not (tmp_path / "there" / "passages-96" / "manifest.json").is_file()
-    assert run(["prepare", *there]) == 0
+    assert run(["prepare", *given]) == 0
     assert run(["prepare", *arguments(corpus, tmp_path / "here", "--passages.shard_size=10")]) == 0
-    assert contents(tmp_path / "there") == contents(tmp_path / "here")
+    there, here = (contents(tmp_path / name) for name in ("there", "here"))
+    assert there.pop("settings.json") != here.pop("settings.json")  # the place of the corpus
+    assert there == here
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def asked(bucket, tmp_path_factory) -> list[str]:
 
 
 def test_negatives_are_mined_of_queries_in_s3_and_what_was_mined_is_read_from_there(bucket, asked, tmp_path):
-    module, function = "dense_jax.retrieval.mine", "_write"
+    module, function = "dense_jax.retrieval.mine", "_write_lines"
     command = [sys.executable, "-m", "tests.told_to_stop", module, function, "1", "mine", *asked]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 75, done.stderr
