@@ -15,6 +15,11 @@ from tests.test_start import folder, sentence_transformers  # noqa: F401  folder
 NAME = "lab/e5-small-v2"
 
 
+def forget():
+    models._fetched.cache_clear()
+    models._fetched_if_known.cache_clear()
+
+
 @pytest.fixture
 def hub(folder, tmp_path, monkeypatch):  # noqa: F811
     """The Hub with one model, which has files that nobody needs, and an empty cache."""
@@ -28,13 +33,13 @@ def hub(folder, tmp_path, monkeypatch):  # noqa: F811
     (folder / "onnx" / "config.json").write_text("{}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    models._fetched.cache_clear()
+    forget()
     with served(folder, NAME) as (address, asked):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield asked
-    models._fetched.cache_clear()
+    forget()
 
 
 def test_a_model_of_the_hub_becomes_a_folder_without_pickles_or_code(hub, folder, capsys):  # noqa: F811
@@ -67,7 +72,7 @@ def test_a_fetched_model_is_used_without_a_network(hub, monkeypatch):
     from huggingface_hub import constants
 
     found = local_model(NAME)
-    models._fetched.cache_clear()
+    forget()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = list(hub)
     assert local_model(NAME) == found and hub == asked
@@ -87,9 +92,12 @@ def test_a_model_that_cannot_be_had_is_named_with_the_reason(hub, name, error, m
         local_model(name)
 
 
-def test_a_name_that_is_neither_a_folder_nor_a_model_stays_with_a_note(hub, capsys):
+def test_a_name_that_is_neither_a_folder_nor_a_model_stays_with_one_note(hub, capsys):
     assert local_model("runs/mine") == "runs/mine"
-    assert capsys.readouterr().err.startswith(
+    asked = list(hub)
+    assert local_model("runs/mine") == "runs/mine" and hub == asked
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith(
         "note: runs/mine: no such file or folder, and as a model of the Hub: the Hub has no model runs/mine"
     )
 

@@ -1,6 +1,7 @@
 """Data sets by name: hf: read by `datasets` from folders in the Hub's layout, ir: by ir_datasets."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,42 @@ def test_a_configuration_or_split_that_is_missing_is_named(datasets, tmp_path):
     with pytest.raises(DataError, match=r"hf:squad is no name of a data set; write hf:ORG/NAME"):
         local_data("hf:squad")
     assert not list((tmp_path / "cache").glob("**/.*"))  # nothing in part
+
+
+def test_a_split_of_a_collection_is_refused_and_judgements_without_a_column_are_named(datasets, tmp_path):
+    parts = {"corpus": {"corpus": DOCUMENTS}, "queries": {"queries": QUERIES}}
+    folder = in_layout_of_the_hub(tmp_path / "nano", {**parts, "qrels": {"test": GRADES}})
+    with pytest.raises(DataError, match=r"nano:test: is a collection, of which all splits are read; leave :test out"):
+        local_data(f"hf:{folder}:test")
+    graded = [{"query-id": "q1", "document": "d0", "score": 1}]
+    folder = in_layout_of_the_hub(tmp_path / "odd", {**parts, "qrels": {"test": graded}})
+    with pytest.raises(DataError, match=r"have the fields query-id, document, score, but not corpus-id"):
+        local_data(f"hf:{folder}")
+
+
+def test_a_library_that_fails_is_one_message_and_leaves_nothing_in_part(tmp_path, monkeypatch):
+    ir_datasets = pytest.importorskip("ir_datasets", reason="the extra ir")
+    (tmp_path / "docs.tsv").write_text("d0\tA text\n")
+    made = ir_datasets.create_dataset(docs_tsv=str(tmp_path / "docs.tsv"))
+    monkeypatch.setitem(ir_datasets.registry._registered, "lab/broken", made)
+    monkeypatch.setattr(ir_datasets, "docs_parent_id", lambda name: name)
+    assert len(list(open_corpus(CorpusConfig(source="ir:lab/broken")))) == 1  # documents alone
+    shutil.rmtree(tmp_path / "cache")
+    local_data.cache_clear()
+    monkeypatch.setattr(data_sets, "_ir_document", lambda document: 1 / 0)
+    with pytest.raises(DataError, match=r"ir:lab/broken: cannot be read \(ZeroDivisionError: division by zero\)"):
+        local_data("ir:lab/broken")
+    assert list((tmp_path / "cache" / "dense_jax" / "ir").iterdir()) == []
+
+
+def test_of_two_processes_the_first_to_end_wins(tmp_path):
+    def write(folder):
+        cache.write_rows(folder / "rows.jsonl", DOCUMENTS[:2])
+        cache.write_rows(tmp_path / "place" / "rows.jsonl", DOCUMENTS)  # of another process, meanwhile
+
+    path = cache.written_once(tmp_path / "place", "rows", write)
+    assert path.read_text().count("\n") == 5
+    assert [entry.name for entry in tmp_path.iterdir()] == ["place"]
 
 
 def test_without_a_network_the_newest_revision_in_the_cache_is_read(datasets, tmp_path, monkeypatch):

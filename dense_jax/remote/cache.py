@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dense_jax.errors import DataError
 from dense_jax.io import naming_storage_errors, sync
 
 JUDGEMENT = ("query-id", "corpus-id", "score")  # columns of judgements
@@ -50,13 +51,20 @@ def written_once(folder: Path, about: str, write: Callable[[Path], None]) -> Pat
             partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
             try:
                 write(partial)
-                if not folder.is_dir():
-                    partial.replace(folder)
-                    sync(folder.parent)
+                _rename_unless_there(partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     (entry,) = folder.iterdir()
     return entry
+
+
+def _rename_unless_there(partial: Path, folder: Path) -> None:
+    try:
+        partial.replace(folder)
+    except OSError:
+        if not folder.is_dir():  # else another process was first
+            raise
+    sync(folder.parent)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -69,7 +77,11 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def write_collection(folder: Path, collection: BeirRows) -> None:
-    """Write a BEIR folder."""
+    """Write a BEIR folder.
+
+    Raises:
+        DataError: a judgement lacks one of its three columns.
+    """
     write_rows(folder / "corpus.jsonl", collection.documents)
     write_rows(folder / "queries.jsonl", collection.queries)
     for split, judgements in collection.judgements.items():
@@ -77,5 +89,11 @@ def write_collection(folder: Path, collection: BeirRows) -> None:
         path.parent.mkdir(exist_ok=True)
         with path.open("w", encoding="utf-8") as file:
             file.write("\t".join(JUDGEMENT) + "\n")
-            file.writelines("\t".join(str(row[name]) for name in JUDGEMENT) + "\n" for row in judgements)
+            file.writelines("\t".join(_cells(row)) + "\n" for row in judgements)
         sync(path)
+
+
+def _cells(row: Row) -> list[str]:
+    if missing := [name for name in JUDGEMENT if name not in row]:
+        raise DataError(f"judgements have the fields {', '.join(row)}, but not {', '.join(missing)}")
+    return [str(row[name]) for name in JUDGEMENT]

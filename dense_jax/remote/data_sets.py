@@ -9,6 +9,7 @@
 The cache has a folder for each revision of a data set. No code of a data set is executed.
 """
 
+import contextlib
 import functools
 import importlib
 import re
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dense_jax.errors import DataError, MachineError, first_line
+from dense_jax.errors import DataError, MachineError, UserError, first_line
 from dense_jax.io import short_digest
 from dense_jax.remote.cache import JUDGEMENT, BeirRows, Row, cached, write_collection, write_rows, written_once
 
@@ -25,6 +26,7 @@ HUB, IR = "hf:", "ir:"
 _NAME = re.compile(r"(?P<data>[\w.-]+/[\w.-]+)(/(?P<part>[\w.-]+))?(:(?P<split>[^:]+))?")
 _OF_COLLECTIONS = {"corpus", "queries"}  # configurations of a data set that is a collection
 _OF_JUDGEMENTS = ("qrels", "default")  # one of these has its judgements, or a data set of its own, NAME-qrels
+_SPLIT = "train"  # of rows, unless another one is named
 _SHORT = 12  # characters of a revision
 
 
@@ -46,7 +48,7 @@ class _HubData:
     name: str  # as the user wrote it
     data: str  # ORG/NAME, or a folder
     part: str  # configuration; empty: the only one, or `default`
-    split: str
+    split: str  # empty: none is named
     revision: str | None  # None for a folder
     library: Any
 
@@ -54,16 +56,21 @@ class _HubData:
         label = Path(self.data).name
         parts = self.library.get_dataset_config_names(self.data, revision=self.revision)
         if not self.part and set(parts) >= _OF_COLLECTIONS:
+            if self.split:
+                raise DataError(
+                    f"{self.name}: is a collection, of which all splits are read; leave :{self.split} out, and name "
+                    "it by --evaluate.split or --corpus.split"
+                )
             return write_collection(folder / label, self._collection(parts))
         part = self.part or ("default" if len(parts) > 1 else parts[0])
         if part not in parts:
             raise DataError(
                 f"{self.name}: name one of its configurations, {', '.join(parts)}: {HUB}{self.data}/{parts[0]}"
             )
-        splits = self._splits(self.data, part)
-        if self.split not in splits:
-            raise DataError(f"{self.name}: has no split {self.split!r}; there are: {', '.join(splits)}")
-        return write_rows(folder / f"{label}.jsonl", splits[self.split])
+        splits, split = self._splits(self.data, part), self.split or _SPLIT
+        if split not in splits:
+            raise DataError(f"{self.name}: has no split {split!r}; there are: {', '.join(splits)}")
+        return write_rows(folder / f"{label}.jsonl", splits[split])
 
     def _collection(self, parts: list[str]) -> BeirRows:
         documents, queries = (
@@ -83,13 +90,12 @@ def _hub_data(name: str) -> Path:
     library = _library("datasets", "hf", name)
     data, part, split = _parts(name)
     place = cached("hf", f"{data}/{part}" if part else data)
-    revision = None if Path(data).is_dir() else _revision(name, data, place, split)
+    label = split or _SPLIT
+    revision = None if Path(data).is_dir() else _revision(name, data, place, label)
     version = revision[:_SHORT] if revision else _state(Path(data))
     data_set = _HubData(name, data, part, split, revision, library)
-    try:
-        return written_once(place / f"{split}-{version}", f"{name}, revision {version}", data_set.write)
-    except (OSError, ValueError, library.exceptions.DatasetsError) as error:
-        raise DataError(f"{name}: cannot be read ({first_line(error)})") from error
+    with _naming_errors(name):
+        return written_once(place / f"{label}-{version}", f"{name}, revision {version}", data_set.write)
 
 
 def _parts(name: str) -> tuple[str, str, str]:
@@ -97,10 +103,10 @@ def _parts(name: str) -> tuple[str, str, str]:
     rest = name.removeprefix(HUB)
     folder, _, split = rest.rpartition(":") if ":" in rest else (rest, "", "")
     if Path(folder).expanduser().is_dir():
-        return str(Path(folder).expanduser().absolute()), "", split or "train"
+        return str(Path(folder).expanduser().absolute()), "", split
     if not (found := _NAME.fullmatch(rest)):
         raise DataError(f"{name} is no name of a data set; write {HUB}ORG/NAME, {HUB}ORG/NAME/CONFIGURATION:SPLIT")
-    return found["data"], found["part"] or "", found["split"] or "train"
+    return found["data"], found["part"] or "", found["split"] or ""
 
 
 def _revision(name: str, data: str, place: Path, split: str) -> str:
@@ -139,22 +145,26 @@ def _ir_collection(name: str) -> Path:
         raise DataError(f"{name}: has no documents; name a part of it that has some")
     split = known.removeprefix(library.docs_parent_id(known)).strip("/").replace("/", "-") or "test"
 
+    def queries() -> Iterator[Row]:
+        for query in data_set.queries_iter():
+            yield {"_id": query.query_id, "text": query.default_text()}
+
     def judgements() -> Iterator[Row]:
         for row in data_set.qrels_iter():
             yield dict(zip(JUDGEMENT, (row.query_id, row.doc_id, row.relevance), strict=True))
 
     def write(folder: Path) -> None:
-        queries = ({"_id": query.query_id, "text": query.default_text()} for query in data_set.queries_iter())
         write_collection(
             folder / known.replace("/", "-"),
             BeirRows(
                 map(_ir_document, data_set.docs_iter()),
-                queries if data_set.has_queries() else (),
+                queries() if data_set.has_queries() else (),
                 {split: judgements()} if data_set.has_qrels() else {},
             ),
         )
 
-    return written_once(cached("ir", known), name, write)
+    with _naming_errors(name):
+        return written_once(cached("ir", known), name, write)
 
 
 def _ir_document(document: Any) -> Row:
@@ -162,6 +172,17 @@ def _ir_document(document: Any) -> Row:
     if text is None:
         return {"_id": document.doc_id, "title": "", "text": document.default_text()}
     return {"_id": document.doc_id, "title": getattr(document, "title", "") or "", "text": text}
+
+
+@contextlib.contextmanager
+def _naming_errors(name: str) -> Iterator[None]:
+    """Raise a DataError for any error of a library, whose files and networks fail in many ways."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name}: cannot be read ({type(error).__name__}: {first_line(error)})") from error
 
 
 def _library(package: str, extra: str, name: str) -> Any:

@@ -13,7 +13,7 @@ import re
 import sys
 from pathlib import Path
 
-from dense_jax.errors import ConfigError, MachineError, first_line
+from dense_jax.errors import ConfigError, MachineError, first_line, require
 
 SCHEME = "hf://"
 _NAME = re.compile(r"(hf://)?(?P<name>[A-Za-z0-9][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
@@ -31,16 +31,22 @@ def local_model(name: str) -> str:
         ConfigError: the Hub has no such model or revision, or does not give it to this user.
         MachineError: the Hub is out of reach, and its cache has no such model.
     """
-    found, is_of_hub = _NAME.fullmatch(name), name.startswith(SCHEME)
-    if is_of_hub and not found:
-        raise ConfigError(f"{name} is no name of a model; write {SCHEME}ORG/NAME or {SCHEME}ORG/NAME@REVISION")
-    if not found or (not is_of_hub and Path(name).exists()):
-        return os.path.expanduser(name)  # noqa: PTH111  Path would make "." of ""
-    try:
+    found = _NAME.fullmatch(name)
+    if name.startswith(SCHEME):
+        require(found is not None, f"{name} is no name of a model; write {SCHEME}ORG/NAME or {SCHEME}ORG/NAME@REVISION")
+        assert found is not None
         return _fetched(found["name"], found["revision"])
+    if not found or Path(name).exists():
+        return os.path.expanduser(name)  # noqa: PTH111  Path would make "." of ""
+    return _fetched_if_known(name, found["name"], found["revision"])
+
+
+@functools.cache
+def _fetched_if_known(name: str, model: str, revision: str | None) -> str:
+    """The folder of the model; `name`, with a note once a process, if the Hub does not give it."""
+    try:
+        return _fetched(model, revision)
     except (ConfigError, MachineError) as error:
-        if is_of_hub:
-            raise
         print(f"note: {name}: no such file or folder, and as a model of the Hub: {error}", file=sys.stderr)
         return name
 
