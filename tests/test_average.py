@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 import dense_jax
 from dense_jax.__main__ import run
 from dense_jax.average import average
+from dense_jax.config.command_line import parse_average
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
 from dense_jax.hf import tensors
@@ -158,3 +159,8 @@ def test_a_run_keeps_its_own_export_and_its_damage_is_found(models, workdir, tmp
     digests.write_text(json.dumps(dict.fromkeys(json.loads(digests.read_text()), "0" * 32)))
     with pytest.raises(StorageError, match="checkpoints/4"):
         average([damaged], tmp_path / "mean", last=2)
+
+
+def test_models_of_the_hub_keep_their_names():
+    line = parse_average(["hf://lab/model@v1", "lab/other", "~/runs/mine", "--workdir=mean"])
+    assert line.models == ["hf://lab/model@v1", "lab/other", str(Path("~/runs/mine").expanduser())]

@@ -36,7 +36,7 @@ VERBS = {
     "export": "a folder for Hugging Face transformers and sentence-transformers",
     "report": "report.html, one page about the run: what it cost, what it shows, what it bought, with examples",
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
-    "average": "WORKDIR|FOLDER ... [--weights 0.7,0.3] [--last K] --workdir DIR: the mean of models, exported",
+    "average": "WORKDIR|FOLDER|ORG/NAME ... [--weights 0.7,0.3] [--last K] --workdir DIR: the mean of models, exported",
 }
 _TAKE_WORDS = ("search", "answer")
 _TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export", "report")
@@ -94,7 +94,7 @@ class Comparison:
 class Averaging:
     """The parsed command line of `average`."""
 
-    models: list[Path]
+    models: list[str]  # folders, or names on the Hugging Face Hub
     weights: list[float]
     last: int
     workdir: Path
@@ -209,7 +209,7 @@ def parse_comparison(argv: Sequence[str]) -> Comparison:
     line = split(argv)
     takes = "compare takes the workdirs of finished runs, and --workdir=DIR, where its result goes"
     _raise(_problems_of_folders(line, _COMPARE_FLAGS, takes))
-    return Comparison(_given_folders(line), line.value("against"), _workdir(line))
+    return Comparison([Path(expanded(word)) for word in line.words], line.value("against"), _workdir(line))
 
 
 def parse_average(argv: Sequence[str]) -> Averaging:
@@ -230,7 +230,7 @@ def parse_average(argv: Sequence[str]) -> Averaging:
     if last and not last.isdecimal():
         problems.append(f"--last={last} is not a number of checkpoints, such as --last=3")
     _raise(problems)
-    return Averaging(_given_folders(line), numbers, int(last or 0), _workdir(line))
+    return Averaging([expanded(word) for word in line.words], numbers, int(last or 0), _workdir(line))
 
 
 def _problems_of_folders(line: CommandLine, flags: Sequence[str], takes: str) -> list[str]:
@@ -242,10 +242,6 @@ def _problems_of_folders(line: CommandLine, flags: Sequence[str], takes: str) ->
     if not line.words or not line.value("workdir"):
         problems.append(takes)
     return [*problems, *filter(None, [bucket_problem(line.value("workdir"), "--workdir")])]
-
-
-def _given_folders(line: CommandLine) -> list[Path]:
-    return [Path(expanded(word)) for word in line.words]
 
 
 def split(argv: Sequence[str]) -> CommandLine:
