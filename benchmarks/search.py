@@ -159,7 +159,7 @@ def _faiss(vectors: Float[np.ndarray, "p d"], here: Machine, folder: Path) -> li
     if importlib.util.find_spec("faiss") is None:
         print("faiss is not installed: our own rows only; `pip install faiss-cpu` for the others", file=sys.stderr)
         return []
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports]
 
     faiss.omp_set_num_threads(here.threads)
     (count, width), leaves = vectors.shape, round(len(vectors) ** 0.5)
