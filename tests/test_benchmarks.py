@@ -22,7 +22,6 @@ import data  # noqa: E402
 import encode  # noqa: E402
 import flops  # noqa: E402
 import machine  # noqa: E402
-import peers  # noqa: E402
 import report  # noqa: E402
 import timing  # noqa: E402
 import train  # noqa: E402
@@ -221,7 +220,10 @@ def test_more_threads_than_cores_are_refused():
         machine.set_up(9999, "auto")
 
 
+@pytest.mark.slow
 def test_a_peer_that_would_run_on_other_devices_is_refused():
+    import peers  # here: it imports PyTorch
+
     with pytest.raises(MachineError, match=r"PyTorch would run on 1 x cpu, JAX runs on 8 x cpu; use --peer=none"):
         peers.set_up(replace(CPU, count=8))
 
