@@ -126,7 +126,8 @@ def mask_span(
 ) -> Example | None:
     """The sentence around one salient span of `passage`, drawn uniformly, with all tokens of the span masked.
 
-    The first `slots` of them are labels. Positions are those in the sentence without `prompt`, after [CLS]. None without a span, or if the sampled one does not fit into `length` tokens.
+    The first `slots` of them are labels. Positions are those in the sentence without `prompt`, after [CLS]. None
+    without a span, or if the sampled one does not fit into `length` tokens.
     REALM (Guu et al. 2020), section 3.4; the released code.
     """
     if not len(passage.spans):

@@ -328,6 +328,7 @@ def _find_exactly(vectors: Vectors, mesh: Mesh, *, approximate: bool) -> VectorS
 
     def own_part() -> VectorSearch:
         part = jax.process_index(), jax.process_count()
-        return map_rows(ExactSearch(vectors.part(*part), mesh, approximate=approximate).search, vectors.rows(*part))
+        find = ExactSearch(vectors.stored_part(*part), mesh, approximate=approximate).search
+        return map_rows(find if vectors.ranges is None else vectors.ranges.search(find), vectors.rows(*part))
 
     return search_all_parts([all_or_none(own_part)])
