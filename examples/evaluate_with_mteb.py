@@ -9,6 +9,7 @@ keeps results in the folder --out, from where its own tools read them.
 """
 
 import argparse
+import functools
 import hashlib
 import tempfile
 from pathlib import Path
@@ -44,7 +45,7 @@ class RunEncoder:
         """The same for corresponding rows."""
         return (torch.as_tensor(first) * torch.as_tensor(second)).sum(-1)
 
-    @property
+    @functools.cached_property
     def mteb_model_meta(self) -> ModelMeta:
         """The name, and as the revision a digest of the vectors of a text, so that results of two models never mix."""
         vectors = self.run.encode_queries(["a text"]), self.run.encode_passages([("a title", "a text")])

@@ -82,8 +82,6 @@ def _naming_errors(name: str) -> Iterator[None]:
 
     try:
         yield
-    except errors.RepositoryNotFoundError:
-        raise
     except errors.HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
             raise ConfigError(

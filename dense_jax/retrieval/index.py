@@ -236,10 +236,10 @@ def _check_norms(vectors: Vectors) -> bool:
 
 def _check_own_norms(vectors: Vectors) -> bool:
     """`_check_norms` of this process's share of the vectors."""
-    unit, bad = True, []
-    for start, block in process_share(list(zip(vectors.starts, vectors.blocks(), strict=True))):
-        norms = np.linalg.norm(block, axis=1)
-        bad += [vectors.ids[(start + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
+    unit, bad, starts = True, [], vectors.starts
+    for shard in process_share(range(len(starts))):
+        norms = np.linalg.norm(vectors.part(shard, len(starts)), axis=1)
+        bad += [vectors.ids[(starts[shard] + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
         unit &= bool((abs(norms - 1) < _UNIT).all())
     if bad:
         raise DataError(
