@@ -279,7 +279,7 @@ class Run:
     def encode_passages(self, texts: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "p *n d"]:
         """The float32 vectors of texts, or of pairs of title and text; of several views [p n d].
 
-        They equal those that `embed` writes for documents of the same title and text, without `embed.split`.
+        They equal those that `embed` writes for documents of the same title and text, without `embed.split`; int8 rounds.
         """
         tower, tokenizer = self._passage_tower, self._work.tokenizer
         passages = TextPassages(texts, tokenizer)

@@ -24,7 +24,7 @@ from dense_jax.processes.distributed import (
 )
 from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.processes.signals import StopSignals
-from dense_jax.remote.upload import Upload, check_access, check_name
+from dense_jax.remote.upload import Upload, check_access, check_model_name
 from dense_jax.retrieval import search
 from dense_jax.run import Run
 from dense_jax.terminal.next_command import next_command
@@ -56,7 +56,7 @@ def _search(run: Run, words: list[str], *, hybrid: bool = False) -> None:
 def _export(run: Run, words: list[str], *, push: str = "", yes: bool = False, public: bool = False) -> None:
     """The folder and, with `push`, its files for a model of the Hub; with `yes` too they are uploaded."""
     if push:
-        check_name(push)
+        check_model_name(push)
     if yes:
         check_access(push, public=public)
     exported = run.export()

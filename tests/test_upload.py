@@ -12,7 +12,7 @@ from dense_jax import verbs
 from dense_jax.config.command_line import parse
 from dense_jax.errors import ConfigError, MachineError
 from dense_jax.hf.export import ExportReport
-from dense_jax.remote.upload import Upload, check_access, check_name
+from dense_jax.remote.upload import Upload, check_access, check_model_name
 
 NAME, TOKEN = "lab/our-retriever", "hf_a-token"
 
@@ -194,7 +194,7 @@ def test_without_a_network_the_error_says_so(hub, folder, monkeypatch):
 @pytest.mark.parametrize("name", ["model", "lab/", "a/b/c", "lab/a model"])
 def test_a_name_of_another_form_is_refused(name):
     with pytest.raises(ConfigError, match=r"is no name of a model on the Hub; write --push=ORG/NAME"):
-        check_name(name)
+        check_model_name(name)
 
 
 @pytest.mark.parametrize(

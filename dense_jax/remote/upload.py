@@ -26,14 +26,14 @@ class Upload:
         return "\n".join([f"{len(files)} files for the {kind} model {self.name} of the Hub, in bytes:", *lines])
 
     def send(self) -> str:
-        """Upload the files in one commit, create the model where there is none, and return the address of the commit.
+        """Upload the files in one commit, create the model if it is missing, and return the address of the commit.
 
         Raises:
             ConfigError, MachineError: as `check_access`.
         """
         from huggingface_hub import HfApi  # late: it takes a while, and few runs need it
 
-        with _naming_errors(self.name):
+        with _naming_refusals(self.name):
             HfApi().create_repo(self.name, private=not self.public, exist_ok=True)
             done = HfApi().upload_folder(
                 repo_id=self.name, folder_path=self.folder, commit_message="Model exported by dense_jax"
@@ -41,7 +41,7 @@ class Upload:
         return str(done.commit_url)
 
 
-def check_name(name: str) -> None:
+def check_model_name(name: str) -> None:
     """
     Raises:
         ConfigError: `name` is not of the form ORG/NAME.
@@ -63,7 +63,7 @@ def check_access(name: str, *, public: bool) -> None:
     from huggingface_hub import HfApi, errors, get_token
 
     require(get_token() is not None, "--push needs a token of the Hub that may write; log in by `hf auth login`")
-    with _naming_errors(name):
+    with _naming_refusals(name):
         try:
             is_private = HfApi().model_info(name).private
         except errors.RepositoryNotFoundError:
@@ -77,7 +77,7 @@ def check_access(name: str, *, public: bool) -> None:
 
 
 @contextlib.contextmanager
-def _naming_errors(name: str) -> Iterator[None]:
+def _naming_refusals(name: str) -> Iterator[None]:
     from huggingface_hub import errors
 
     try:
