@@ -279,7 +279,7 @@ class Run:
     def encode_passages(self, texts: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "p *n d"]:
         """The float32 vectors of texts, or of pairs of title and text; of several views [p n d].
 
-        They equal those that `embed` writes for documents of the same title and text, without `embed.split`; int8 rounds.
+        They equal those that `embed` writes in float32 for documents of the same title and text, without `embed.split`.
         """
         tower, tokenizer = self._passage_tower, self._work.tokenizer
         passages = TextPassages(texts, tokenizer)
