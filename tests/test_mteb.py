@@ -8,7 +8,11 @@ import pytest
 import dense_jax
 from tests.test_finetune_folder import folder_of, judge, judged_queries  # noqa: F401  judge is a fixture
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of mteb, at its own calls
+]
 
 
 @pytest.fixture
