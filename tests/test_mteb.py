@@ -11,7 +11,7 @@ from tests.test_finetune_folder import folder_of, judge, judged_queries  # noqa:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of mteb, at its own calls
+    pytest.mark.filterwarnings("ignore"),  # mteb and its libraries warn of their own calls
 ]
 
 
