@@ -104,7 +104,7 @@ class Run:
         """Forget what was read of the workdir, since a stage has changed it."""
         config, notes = fitted(self._loaded.config, self._loaded.given, self.path)
         self._work = Workdir(self.path, config, notes, self.out)
-        for name in ("_trained", "_collection", "_find", "_find_hybrid", "_query_tower", "_passage_tower"):
+        for name in ("_whole", "_trained", "_collection", "_find", "_find_hybrid", "_query_tower", "_passage_tower"):
             self.__dict__.pop(name, None)
 
     @property
@@ -279,7 +279,7 @@ class Run:
     def encode_passages(self, texts: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "p *n d"]:
         """The float32 vectors of texts, or of pairs of title and text; of several views [p n d].
 
-        They equal those that `embed` writes for documents of the same title and text, without `embed.split`.
+        They equal those that `embed` writes in float32 for documents of the same title and text, without `embed.split`.
         """
         tower, tokenizer = self._passage_tower, self._work.tokenizer
         passages = TextPassages(texts, tokenizer)
@@ -374,10 +374,10 @@ class Run:
         return evaluated(self._work, self._trained)
 
     def export(self) -> ExportReport:
-        """A verified folder for transformers and sentence-transformers."""
+        """A verified folder for transformers and sentence-transformers, with all numbers of the vectors."""
         work = self._work
         self._check_writable()
-        trained = self._trained
+        trained = self._whole
         public, objective, start = without_folders(work.config), work.config.objective, origin(work.config.init_from)
         sources = ", ".join(public.corpus.sources)
         results = [result for place in work.places for result in measured(place, trained.step)]
@@ -425,6 +425,11 @@ class Run:
 
     @functools.cached_property
     def _trained(self) -> Trained:
+        """The towers of the checkpoint `embed.step`, with vectors of `embed.width`."""
+        return self._work.narrowed(self._whole)
+
+    @functools.cached_property
+    def _whole(self) -> Trained:
         """The towers of the checkpoint `embed.step`."""
         trained = self._work.trained(self._work.config.embed.step)
         if self.out is None:

@@ -37,6 +37,7 @@ from dense_jax.config.retrieval import (
     MineConfig,
     Miner,
     Pick,
+    Precision,
     SearchConfig,
 )
 from dense_jax.config.rules import RESUMABLE, ModelPath, NotNegative, Positive, Seed
@@ -196,6 +197,7 @@ __all__ = [
     "Order",
     "PassagesConfig",
     "Pick",
+    "Precision",
     "PrepareConfig",
     "Refresh",
     "Runner",

@@ -186,10 +186,12 @@ class Tokenizer:
         if not prompt:
             return np.empty(0, np.int32)
         alone, word, both = self.encode([prompt, "1", f"{prompt}1"])
+        shorter = prompt.rstrip()
+        byte_level = f"a byte-level tokenizer takes {shorter!r}, without its last space"
+        fix = byte_level if shorter != prompt else "end it in a space"
         require(
             np.array_equal(np.concatenate([alone, word]), both),
-            f"the prompt {prompt!r} changes the tokens of the word after it, and texts are stored as tokens; end it in "
-            "a space, or with a byte-level tokenizer use no such prompt",
+            f"the prompt {prompt!r} changes the tokens of the word after it, and texts are stored as tokens; {fix}",
         )
         return alone
 

@@ -37,13 +37,8 @@ class FineTuning(DualEncoder[E]):
     negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
     known: NotNegative[int] = 8  # at most this many known positives per query are masked as in-batch negatives
     shared: bool = True  # one encoder for both sides; else two, as in DPR
-    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
-    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
 
     learns_from = TrainingQuery
-
-    def prompts(self) -> Sequence[str]:
-        return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
 
     def texts(self, source: TrainingQuery) -> Sequence[int]:
         return self._question_layout.texts(source)
