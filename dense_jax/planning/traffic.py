@@ -68,10 +68,10 @@ def traffic_table(found: Sequence[Traffic], bandwidth: float) -> str:
 
     lines = [f"{'MB':>9} {'ms':>8} {'share':>7} {'runs':>5}"]
     for source, of_source in ordered[:_LINES]:
-        lines.append(row(sum(one.size for one in of_source), "", f"  {source}"))
-        lines += [row(one.size, one.times, f"    {one.operation}") for one in of_source[:_OF_A_LINE]]
+        lines.append(row(sum(one.size for one in of_source), "", f" {source}"))
+        lines += [row(one.size, one.times, f"   {one.operation}") for one in of_source[:_OF_A_LINE]]
     rest = sum(one.size for _, of_source in ordered[_LINES:] for one in of_source)
-    return "\n".join([*lines, row(rest, "", f"  {len(ordered) - _LINES} other lines")] if rest else lines)
+    return "\n".join([*lines, row(rest, "", f" {len(ordered) - _LINES} other lines")] if rest else lines)
 
 
 class _Frames:
