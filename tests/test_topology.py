@@ -62,7 +62,7 @@ def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
-    assert "== largest batch\n16\n          16: 0.00 GiB\n          32: no, 15.75 GiB\n\n== a step" in said
+    assert "== largest batch\n16\n          16: 0.00 GiB\n          32: no, 15.75 GiB\n\n== largest slice" in said
     assert "between slices" not in said
     assert "keeps busy\nnone: 384 tokens with padding, 96 on a chip of v5e:2x2, and one chip should have 2,000" in said
     table = said.partition("== memory traffic by line of code\n")[2]

@@ -31,7 +31,7 @@ def spaces_separate(backend: tokenizers.Tokenizer) -> bool:
 
 
 def _reaches_out(token: dict[str, Any]) -> bool:
-    """True if an added token holds a space or takes one beside it, or depends on what stands beside it."""
+    """True if an added token holds a space, takes neighbouring ones, or depends on the characters next to it."""
     return " " in token["content"] or token["lstrip"] or token["rstrip"] or token["single_word"]
 
 

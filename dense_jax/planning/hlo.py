@@ -173,10 +173,12 @@ def operations(lines: Sequence[str]) -> Iterator[Operation]:
             name, shape, kind, rest = match.groups()
             shapes[name] = shape
             operands = _NAME.findall(rest.split("), ")[0])
-            yield Operation(name, kind, operands, _moved(kind, shape, [shapes.get(one, "") for one in operands]), line)
+            yield Operation(
+                name, kind, operands, _bytes_moved(kind, shape, [shapes.get(one, "") for one in operands]), line
+            )
 
 
-def _moved(kind: str, shape: str, operands: Sequence[str]) -> int:
+def _bytes_moved(kind: str, shape: str, operands: Sequence[str]) -> int:
     """Bytes that an operation of these shapes reads from memory and writes to it."""
     if kind in _FREE or kind.endswith("-done"):
         return 0

@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import dense_jax
 from dense_jax.planning.hlo import Operation, computations, operations
 
 COMPILER = "added by the compiler"  # operations without a line
-_PACKAGE = f"{Path(dense_jax.__file__).parent}/"
+_PACKAGE = f"{Path(__file__).parents[1]}/"
 _LINES, _OF_A_LINE = 16, 10  # lines of code in a table, and operations of each
 _FILE = re.compile(r'^(\d+) "(.*)"$', re.MULTILINE)
 _PLACE = re.compile(r"^(\d+) \{file_name_id=(\d+) .*?\bline=(\d+)", re.MULTILINE)
@@ -43,7 +42,7 @@ def traffic_by_line(text: str) -> list[Traffic]:
     for part in computations(text):
         if not part.inside:
             for one, origin in _with_origins(list(operations(part.lines)), frames):
-                key = frames.source(origin), f"{one.kind.removesuffix('-start')} {_name(origin)}".rstrip()
+                key = frames.source(origin), f"{one.kind.removesuffix('-start')} {_operation_name(origin)}".rstrip()
                 sizes[key] += one.size * part.times
                 times[key] += part.times
     return [Traffic(*key, size, times[key]) for key, size in sizes.most_common()]
@@ -116,10 +115,10 @@ def _with_origins(found: Sequence[Operation], frames: _Frames) -> Iterator[tuple
             yield one, (origin or one).line
 
 
-def _name(line: str) -> str:
+def _operation_name(line: str) -> str:
     """JAX's name of an operation: modules and primitive, after "backward" in a backward pass.
 
-    >>> _name('metadata={op_name="jit(train_step)/transpose(jvp(Bert))/Block/attention/query/dot_general"')
+    >>> _operation_name('metadata={op_name="jit(train_step)/transpose(jvp(Bert))/Block/attention/query/dot_general"')
     'backward Block/attention/query/dot_general'
     """
     match = _NAME_OF.search(line)
