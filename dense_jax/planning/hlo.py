@@ -173,9 +173,8 @@ def operations(lines: Sequence[str]) -> Iterator[Operation]:
             name, shape, kind, rest = match.groups()
             shapes[name] = shape
             operands = _NAME.findall(rest.split("), ")[0])
-            yield Operation(
-                name, kind, operands, _bytes_moved(kind, shape, [shapes.get(one, "") for one in operands]), line
-            )
+            size = _bytes_moved(kind, shape, [shapes.get(one, "") for one in operands])
+            yield Operation(name, kind, operands, size, line)
 
 
 def _bytes_moved(kind: str, shape: str, operands: Sequence[str]) -> int:
