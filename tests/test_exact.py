@@ -53,29 +53,6 @@ def test_search_in_several_blocks_equals_numpy(mesh, monkeypatch):
     np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 9)[1])
 
 
-class ReadInParts:
-    """Vectors that are no array, such as some that are made as they are read."""
-
-    def __init__(self, vectors):
-        self.vectors, self.shape, self.most = vectors, vectors.shape, 0
-
-    def __len__(self):
-        return len(self.vectors)
-
-    def __getitem__(self, rows):
-        self.most = max(self.most, rows.stop - rows.start)
-        return self.vectors[rows]
-
-
-def test_vectors_are_read_a_block_at_a_time(monkeypatch):
-    monkeypatch.setattr(exact, "_BLOCK", 6)
-    queries, vectors = whole_numbers(3, seed=1), whole_numbers(20, seed=2)
-    read = ReadInParts(vectors)
-    found = ExactSearch(read, make_mesh(MeshConfig(1), jax.devices()[:1])).search(queries, 9)
-    np.testing.assert_array_equal(found.rows, by_numpy(queries, vectors, 9)[1])
-    assert read.most == 6
-
-
 def test_many_queries_are_answered_in_parts(mesh, monkeypatch):
     monkeypatch.setattr(exact, "_QUERIES", 4)
     queries, vectors = whole_numbers(11, seed=1), whole_numbers(30, seed=2)
