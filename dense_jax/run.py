@@ -140,10 +140,14 @@ class Run:
             }
         )
 
-    def plan(self, topology: str) -> str:
-        """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared."""
+    def plan(self, topology: str, *, traffic: bool = False) -> str:
+        """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared.
+
+        With `traffic`, also the lines of code whose operations move the most bytes.
+        """
         words, known_by = self._work.planned_vocabulary()
-        return f"{plan_report(self._work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
+        report = plan_report(self._work.asked, topology, words, traffic=traffic)
+        return f"{report}\n\n== vocabulary\n{words:,} words, {known_by}"
 
     def prepare(self) -> Counts:
         """Documents to sentences, passages and tokens."""

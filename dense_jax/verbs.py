@@ -132,7 +132,7 @@ def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals
     }
     with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
-            print(_open_run(line).plan(line.topology))
+            print(_open_run(line).plan(line.topology, traffic=line.traffic))
             return
         if verb in _TOGETHER:
             join_if_distributed(os.environ)

@@ -54,6 +54,7 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "workdir": "the folder that everything is written to and read from",
     "out": "a folder in place of the workdir for what is written, such as where the workdir is read-only",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
+    "traffic": "`show --topology` lists the lines of code whose operations move the most bytes; without a value",
     "full": "`show` prints all settings, shapes and parameters; without a value",
     "restart": "`train` starts over and moves what it wrote before aside; without a value",
     "hybrid": "`search` fuses its ranking with that of BM25, by the settings fusion.*; without a value",
@@ -61,7 +62,7 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "yes": "`export --push` uploads the files, which it lists without it; without a value",
     "public": "`export --push` makes the model public; without a value",
 }
-_SWITCHES = ("full", "restart", "hybrid", "yes", "public")  # of them, those without a value
+_SWITCHES = ("traffic", "full", "restart", "hybrid", "yes", "public")  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
 _AVERAGE_FLAGS = ("workdir", "weights", "last")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
@@ -75,6 +76,7 @@ class Invocation:
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
+    traffic: bool = False  # `show --topology` lists the lines that move the most bytes
     full: bool = False  # `show` prints more than a screen
     restart: bool = False  # `train` starts over, and moves the old state aside
     hybrid: bool = False  # `search` fuses its ranking with that of BM25
@@ -147,6 +149,7 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         _workdir(line),
         line.words,
         line.value("topology"),
+        traffic=bool(line.value("traffic")),
         full=bool(line.value("full")),
         restart=bool(line.value("restart")),
         hybrid=bool(line.value("hybrid")),
@@ -313,6 +316,8 @@ def _unfit(verb: str, line: CommandLine) -> Iterable[str]:
         return
     if line.words and verb not in _TAKE_WORDS:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
+    if line.value("traffic") and not line.value("topology"):
+        yield "--traffic is of a step compiled for TPUs; use it with `dense-jax show --topology=v5e:16x16`"
     if line.value("full") and verb != "show":
         yield f"{verb} takes no --full; `dense-jax show` prints more by it"
     if line.value("restart") and verb != "train":

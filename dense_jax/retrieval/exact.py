@@ -66,8 +66,11 @@ def _to_devices(vectors: np.ndarray, rows: int, mesh: Mesh) -> Array:
 
     def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(shape[0])
-        part = np.asarray(vectors[start:stop])
-        return np.pad(part, ((0, stop - start - len(part)), (0, 0)))
+        part = np.zeros((stop - start, shape[1]), vectors.dtype)
+        for first in range(start, min(stop, len(vectors)), _BLOCK):  # so that no second copy of all is in memory
+            rows = vectors[first : min(first + _BLOCK, stop)]
+            part[first - start : first - start + len(rows)] = rows
+        return part
 
     return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
 
