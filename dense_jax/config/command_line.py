@@ -1,9 +1,8 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Without `--config` the config is the one that the workdir remembers. Every flag but `--full`, `--restart`, `--hybrid`,
-`--yes` and `--public` has exactly one value, the rest of its own argument after `=` or the next argument, so that no
-value is taken for a query. A setting of several values is given by its flag once for each of them; of other flags the
-last one counts.
+Without `--config` the config is the one that the workdir remembers. Every flag but the switches (`_SWITCHES`) has
+exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A
+setting of several values is given by its flag once for each of them; of other flags the last one counts.
 Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
 """
 

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from dense_jax.arrays import Float, Int, np
+import numpy as np
+
+from dense_jax.arrays import Float, Int
 from dense_jax.errors import StorageError
 from dense_jax.io import whole_file
 from dense_jax.retrieval.vector_search import VectorSearch
