@@ -29,6 +29,8 @@ _TILE = 65_536  # vectors that are drawn; the others are these with their column
 class Generated:
     """As many vectors as an array of `shape`, made as they are read, so that only some are in the host's memory."""
 
+    dtype = np.dtype(np.float32)
+
     def __init__(self, count: int, width: int) -> None:
         self.shape = count, width
         self._tile = _unit(np.random.default_rng(0).normal(size=(min(count, _TILE), width)).astype(np.float32))
