@@ -345,8 +345,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        config, positives = self._work.config, self._work.queries.positive_counts()
-        fusion = at_depth(config.fusion, config.mine.depth + int(positives.max()))  # for all queries the same
+        config, positives = self._work.config, max(self._work.queries.positive_counts())
+        fusion = at_depth(config.fusion, config.mine.depth + positives)  # for all queries the same
         self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by

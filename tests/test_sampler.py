@@ -5,6 +5,7 @@ import pytest
 
 from dense_jax.config import LoaderConfig, Mixing, Order
 from dense_jax.data.sampler import Sampler, shares
+from dense_jax.errors import ConfigError
 from dense_jax.types import SourceRows
 
 
@@ -62,6 +63,19 @@ def test_visits_come_from_the_sources_in_these_shares(power, share):
     from_small = np.array(mixed(4_000, sampling_power=power)) < 100
     deviation = (share * (1 - share) / 4_000) ** 0.5
     assert abs(from_small.mean() - share) < 4 * deviation
+
+
+@pytest.mark.parametrize("mixing", Mixing)
+def test_weights_say_how_often_a_source_is_drawn(mixing):
+    from_small = np.array(mixed(8 * 2_000, mixing=mixing, weights=(3.0, 1.0))) < 100
+    assert abs(from_small.mean() - 0.75) < 4 * (0.75 * 0.25 / 2_000) ** 0.5
+
+
+def test_weights_are_one_for_each_source_to_learn_from():
+    with pytest.raises(
+        ConfigError, match=r"loader.weights has 3 numbers, and there are 2 sources to learn from: small, l"
+    ):
+        mixed(1, weights=(1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.0, 0.5), (0.5, 0.25), (1.0, 0.1)])

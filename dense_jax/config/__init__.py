@@ -122,6 +122,11 @@ class Config:
             "with passages.unit=queries; use 0.0",
         )
         require(
+            len(self.loader.weights) in (0, len(self.corpus.sources)),
+            f"loader.weights={self.loader.weights} is not one number for each of {len(self.corpus.sources)} sources, "
+            "those in corpus.source and corpus.also; give --loader.weights=NUMBER for each",
+        )
+        require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="
             f"{self.passages.unit.value} have none; use --passages.unit=passages",
