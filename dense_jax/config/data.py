@@ -187,15 +187,8 @@ class LoaderConfig:
     mixing: Mixing = Mixing.EXAMPLE
     # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
     sampling_power: Share[float] = 0.0
-    # or by its weight: one for each of corpus.source and corpus.also, in their order
+    # which are multiplied with its weight, one for each of corpus.source and corpus.also; empty: all alike
     weights: tuple[Positive[float], ...] = ()
     # processes that make examples; 0: in the trainer's process, by threads
     workers: NotNegative[int] = field(default=0, metadata=RESUMABLE)
     prefetch: NotNegative[int] = field(default=2, metadata=RESUMABLE)  # batches held ready on the device
-
-    def __post_init__(self) -> None:
-        require(
-            not self.weights or not self.sampling_power,
-            f"loader.weights={self.weights} and loader.sampling_power={self.sampling_power} both say how often a "
-            "source is drawn; leave one of them out",
-        )

@@ -1,6 +1,6 @@
 """The row that the i-th example of a run is made from: a function of seed and i, whatever the length of the run.
 
-Of several sources, one is drawn for each example or for each batch, with probability proportional to its weight, or to
+Of several sources, one is drawn for each example or for each batch, with probability proportional to its weight times
 its share of all tokens to the power `sampling_power`. Each source has an order of its own, and the i-th example takes
 the i-th row of it: so an epoch of a source takes no row twice, and a row that it skips may come in the next.
 """
@@ -44,7 +44,8 @@ class Sampler:
         self.order = config.order
         self.seed = seed
         self.together = batch if config.mixing is Mixing.BATCH else 1
-        self.shares = _weighted(parts, config.weights) if config.weights else _by_tokens(parts, config.sampling_power)
+        weights = _weights(parts, config)
+        self.shares = shares([part.tokens for part in parts], config.sampling_power, weights)
         self._bounds = np.cumsum(self.shares)[:-1].tolist()
         if config.order is Order.DISTINCT:
             self._orders = [_DistinctOrder(part, seed, batch, texts) for part in parts]
@@ -80,28 +81,24 @@ class Sampler:
         return bisect.bisect(self._bounds, xxhash.xxh3_64_intdigest(draw) / 2**64)  # numpy's generator takes 40 us
 
 
-def _by_tokens(parts: Sequence[SourceRows], power: float) -> Float[np.ndarray, " _"]:
-    return shares([part.tokens for part in parts], power)
-
-
-def _weighted(parts: Sequence[SourceRows], weights: Sequence[float]) -> Float[np.ndarray, " _"]:
+def _weights(parts: Sequence[SourceRows], config: LoaderConfig) -> Sequence[float]:
     names = ", ".join(part.name for part in parts)
     require(
-        len(weights) == len(parts),
-        f"loader.weights has {len(weights)} numbers, and there are {len(parts)} sources to learn from: {names}; give "
-        "one for each, in this order",
+        len(config.weights) in (0, len(parts)),
+        f"loader.weights has {len(config.weights)} numbers, and there are {len(parts)} sources to learn from: {names}; "
+        "give one for each, in this order",
     )
-    return np.array(weights) / sum(weights)
+    return config.weights or (1.0,) * len(parts)
 
 
-def shares(tokens: Sequence[int], power: float) -> Float[np.ndarray, " _"]:
-    """The probability that each source is drawn with: its share of `tokens` to the power `power`, normalised.
+def shares(tokens: Sequence[int], power: float, weights: Sequence[float]) -> Float[np.ndarray, " _"]:
+    """The probability that each source is drawn with: its weight times its share of `tokens` to the power `power`.
 
-    >>> shares([100, 900], power=0.5)
+    >>> shares([100, 900], power=0.5, weights=[1, 1])
     array([0.25, 0.75])
     """
-    weights = (np.array(tokens) / sum(tokens)) ** power
-    return weights / weights.sum()
+    found = np.array(weights) * (np.array(tokens) / sum(tokens)) ** power
+    return found / found.sum()
 
 
 class _DistinctOrder:
