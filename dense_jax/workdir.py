@@ -10,6 +10,7 @@ embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, p
 index/NAME-STEP-DIGEST                                index
 bm25/NAME-DIGEST                                      evaluate, search --hybrid, mine; DIGEST: of texts and formula
 mined/NAME.jsonl                                      mine
+filtered/NAME/kept, dropped                           filter
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
 results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export

@@ -29,6 +29,7 @@ from dense_jax.config.retrieval import (
     EmbedConfig,
     EvaluateConfig,
     ExportConfig,
+    FilterConfig,
     FusionConfig,
     FusionMethod,
     IndexConfig,
@@ -98,6 +99,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig, metadata=RESUMABLE)
     fusion: FusionConfig = field(default_factory=FusionConfig, metadata=RESUMABLE)
     mine: MineConfig = field(default_factory=MineConfig, metadata=RESUMABLE)
+    filter: FilterConfig = field(default_factory=FilterConfig, metadata=RESUMABLE)
     answer: AnswerConfig = field(default_factory=AnswerConfig, metadata=RESUMABLE)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
     export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)
@@ -185,6 +187,7 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FilterConfig",
     "FusionConfig",
     "FusionMethod",
     "GradientDtype",
