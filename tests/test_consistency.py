@@ -171,7 +171,7 @@ def small_parts(monkeypatch):
 @pytest.mark.usefixtures("small_parts")
 def test_a_killed_filter_goes_on_after_its_finished_parts(filtered, monkeypatch):
     filtered(name="whole")
-    ranked, calls = consistency._ranked, []
+    ranked, calls = consistency._rank_lines, []
 
     def killed(queries, rows, *others):
         calls.append(rows)
@@ -180,19 +180,19 @@ def test_a_killed_filter_goes_on_after_its_finished_parts(filtered, monkeypatch)
         return ranked(queries, rows, *others)
 
     with monkeypatch.context() as patched, pytest.raises(KilledError):
-        patched.setattr(consistency, "_ranked", killed)
+        patched.setattr(consistency, "_rank_lines", killed)
         filtered(name="again")
     monkeypatch.setattr(
-        consistency, "_ranked", lambda queries, rows, *others: calls.append(rows) or ranked(queries, rows, *others)
+        consistency, "_rank_lines", lambda queries, rows, *others: calls.append(rows) or ranked(queries, rows, *others)
     )
     filtered(name="again")
     assert [rows.start for rows in calls] == [0, 8, 16, 16, 24]
     assert contents(filtered.folder / "again") == contents(filtered.folder / "whole")
 
 
-def test_another_limit_divides_the_same_ranks_anew(filtered, monkeypatch):
+def test_another_limit_divides_the_same_ranks(filtered, monkeypatch):
     filtered()
-    monkeypatch.setattr(consistency, "_ranked", None)
+    monkeypatch.setattr(consistency, "_rank_lines", None)
     assert filtered(replace(ALL, k=30))["kept"] == 30
     assert filtered.lines("dropped") == []
 

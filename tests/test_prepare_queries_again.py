@@ -85,7 +85,7 @@ def test_rounds_and_shares_have_folders_of_their_own_beside_the_same_documents(t
     assert contents(tmp_path / "work" / "documents") == documents
 
 
-@pytest.mark.parametrize("killed", ["whole_documents", "QueryWriter", "_check_rejected", "_check_same"])
+@pytest.mark.parametrize("killed", ["whole_documents", "QueryWriter", "_check_rejected", "_check_queries_unchanged"])
 def test_an_interrupted_preparation_ends_with_the_same_files(tmp_path, monkeypatch, killed):
     asked = config(beir(tmp_path / "source"))
     prepare(asked, tmp_path / "whole")

@@ -38,7 +38,7 @@ def get_config(variant: str = "base") -> Config:
 
 def base() -> Config:
     """An epoch of 235 million pairs, each batch of one source."""
-    return _pairs(
+    return _contrast(
         Supervised(
             _encoder(),
             query_length=512,
@@ -58,7 +58,7 @@ def base() -> Config:
 
 def e5() -> Config:
     """Two and a half epochs of 270 million pairs, which `dense-jax filter` chose; batches of all sources."""
-    return _pairs(
+    return _contrast(
         _short(query_prompt="query: ", passage_prompt="passage: "),
         steps=20_000,
         batch=32_768,
@@ -70,7 +70,7 @@ def e5() -> Config:
 
 def gte() -> Config:
     """An epoch of 800 million pairs, each batch of one source."""
-    return _pairs(
+    return _contrast(
         _short(directions=Directions.JOINT),
         steps=50_000,
         chunk=4_096,
@@ -99,7 +99,7 @@ def tiny() -> Config:
     return replace(config, loader=replace(config.loader, mixing=Mixing.BATCH))
 
 
-def _pairs(objective: Supervised, *, batch: int = 16_384, **settings: Any) -> Config:
+def _contrast(objective: Supervised, *, batch: int = 16_384, **settings: Any) -> Config:
     return Config(objective, batch=batch, passages=PassagesConfig(unit=Unit.QUERIES), **settings)
 
 

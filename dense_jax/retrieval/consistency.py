@@ -58,13 +58,13 @@ def filter_pairs(
     """Rank the passage of each pair, write what stays and what goes, and return counts.
 
     `vectors` are those of the queries' documents. All processes call it, and rank a share each. `made_by` identifies
-    retriever and queries, as JSON values. Another `config.k` divides the same ranks anew.
+    retriever and queries, as JSON values. Another `config.k` divides the same ranks.
 
     Raises:
         ConfigError: `folder` was begun with other settings or another `made_by`, or another process filters there.
         StorageError: a finished part has changed.
     """
-    parts = _parts(queries, folder)
+    parts = _parts_of_sources(queries, folder)
     names = [part.path.name for part in parts]
     with only_one(lock_of(folder), f"{folder} is being filtered"):
         settings: Settings = {"pool": config.pool, "seed": config.seed, "made_by": made_by}
@@ -75,7 +75,7 @@ def filter_pairs(
             _rank_parts(queries, vectors, tower, tokenizer, config, parts)
             files = digests_together(folder, names)
             on_process_0(lambda: finish(folder, {}, files))
-        return on_process_0(lambda: _divided(parts, config.k, folder))
+        return on_process_0(lambda: _split_by_rank(parts, config.k, folder))
 
 
 class Pool:
@@ -125,7 +125,7 @@ def passage_vectors(vectors: Vectors, rows: Int[np.ndarray, " p"]) -> Float[np.n
     return vectors.take(views)
 
 
-def _parts(queries: QueryStore, folder: Path) -> list[_Part]:
+def _parts_of_sources(queries: QueryStore, folder: Path) -> list[_Part]:
     found = [
         (source.name, range(start, min(start + _PART, source.rows.stop)))
         for source in queries.parts()
@@ -149,7 +149,7 @@ def _rank_parts(
     def write(number: int) -> None:
         if number < len(own) and not is_written(own[number].path):
             with whole_file(own[number].path) as written, written.open("wb") as file:
-                file.writelines(_ranked(queries, own[number].rows, vectors, pool, tower, tokenizer))
+                file.writelines(_rank_lines(queries, own[number].rows, vectors, pool, tower, tokenizer))
 
     with progress_bar("filter", len(queries), "queries", silent=not is_process_0()) as shown:
         for number in range(rounds):
@@ -157,7 +157,7 @@ def _rank_parts(
             shown.update(sum(len(part.rows) for part in parts[number * jax.process_count() :][: jax.process_count()]))
 
 
-def _ranked(
+def _rank_lines(
     queries: QueryStore, rows: range, vectors: Vectors, pool: Pool, tower: TowerOnMesh, tokenizer: Tokenizes
 ) -> Iterator[bytes]:
     """Yield a line for each pair of the queries of `rows`."""
@@ -187,11 +187,13 @@ def _count_better(
     return jnp.sum((found > scores[:, None]) & others, axis=1)
 
 
-def _divided(parts: list[_Part], k: int, folder: Path) -> dict[str, Any]:
+def _split_by_rank(parts: list[_Part], k: int, folder: Path) -> dict[str, Any]:
     """Write the pairs of rank `k` or better to FOLDER/kept, the others to FOLDER/dropped; return their numbers."""
     counts: dict[str, Any] = {"pairs": 0, "kept": 0, "dropped": 0}
     for source in dict.fromkeys(part.source for part in parts):
-        kept, dropped = _divide([part.path for part in parts if part.source == source], k, folder, file_name(source))
+        kept, dropped = _split_files(
+            [part.path for part in parts if part.source == source], k, folder, file_name(source)
+        )
         added = {"pairs": kept + dropped, "kept": kept, "dropped": dropped}
         counts |= {name: counts[name] + number for name, number in added.items()}
         counts[f"of {source}"] = f"{kept:,} of {kept + dropped:,} kept"
@@ -207,7 +209,7 @@ def file_name(source: str) -> str:
     return f"{source.replace('/', '_').removesuffix('.jsonl')}.jsonl"
 
 
-def _divide(parts: list[Path], k: int, folder: Path, name: str) -> tuple[int, int]:
+def _split_files(parts: list[Path], k: int, folder: Path, name: str) -> tuple[int, int]:
     """Write the lines of `parts` to two files; return the numbers of lines that stay and that go."""
     counts = [0, 0]
     with ExitStack() as opened:

@@ -114,7 +114,7 @@ class _FirstRows:
             DataError: an earlier row of the id has another text.
         """
         text = " ".join(query.text.split())
-        if query.id.endswith(text_id(query.text)):  # the id of a query without one, which its text tells
+        if query.id.endswith(text_id(query.text)):  # made of the text, of a query without one
             return self._of_texts.setdefault(text, number)
         known = self._of_ids.get(query.id)
         if known is None:

@@ -144,13 +144,15 @@ def _write_queries(
     for query in progress(queries, "write queries", len(queries), "queries"):
         writer.add(query)
         positives, negatives = positives + len(query.positives.rows), negatives + len(query.negatives.rows)
-    _check_same(folder, chosen, corpus, settings)
+    _check_queries_unchanged(folder, chosen, corpus, settings)
     notes = {"queries": len(queries), "positives": positives, "negatives": negatives}
     notes |= {"rejected queries": rejects.count, "judged documents that the corpus lacks": queries.unknown}
     writer.finish(notes)
 
 
-def _check_same(folder: Path, config: CorpusConfig, corpus: CheckedCorpus, settings: dict[str, Any]) -> None:
+def _check_queries_unchanged(
+    folder: Path, config: CorpusConfig, corpus: CheckedCorpus, settings: dict[str, Any]
+) -> None:
     """
     Raises:
         DataError: the queries changed while they were read; `folder` is removed.
