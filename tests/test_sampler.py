@@ -53,9 +53,11 @@ def mixed(count, seed=0, batch=8, **loader) -> list[int]:
 
 
 def test_a_source_is_drawn_by_its_share_of_the_tokens_to_the_power():
-    assert shares([1_000, 9_000], 0.0, [1, 1]).tolist() == [0.5, 0.5]
-    assert shares([1_000, 9_000], 0.5, [1, 1]) == pytest.approx([0.25, 0.75])  # the roots of 0.1 and 0.9 are as 1 to 3
-    assert shares([1_000, 9_000], 1.0, [1, 1]) == pytest.approx([0.1, 0.9])
+    assert shares([1_000, 9_000], 0.0, [1.0, 1.0]).tolist() == [0.5, 0.5]
+    assert shares([1_000, 9_000], 0.5, [1.0, 1.0]) == pytest.approx(
+        [0.25, 0.75]
+    )  # the roots of 0.1 and 0.9 are as 1 to 3
+    assert shares([1_000, 9_000], 1.0, [1.0, 1.0]) == pytest.approx([0.1, 0.9])
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.0, 0.5), (0.5, 0.25), (1.0, 0.1)])

@@ -94,7 +94,7 @@ def _weights(parts: Sequence[SourceRows], config: LoaderConfig) -> Sequence[floa
 def shares(tokens: Sequence[int], power: float, weights: Sequence[float]) -> Float[np.ndarray, " _"]:
     """The probability that each source is drawn with: its weight times its share of `tokens` to the power `power`.
 
-    >>> shares([100, 900], power=0.5, weights=[1, 1])
+    >>> shares([100, 900], power=0.5, weights=[1.0, 1.0])
     array([0.25, 0.75])
     """
     found = np.array(weights) * (np.array(tokens) / sum(tokens)) ** power
