@@ -155,6 +155,17 @@ def test_the_fingerprint_changes_with_what_is_stored(folder, tmp_path):
     assert store(folder).fingerprint == store(tmp_path / "same").fingerprint != store(tmp_path / "other").fingerprint
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"sources": ["a"]}, "a shard is of none of its sources"), ({"positives": {"many": 3}}, "positives.many")],
+)
+def test_a_damaged_manifest_is_refused(folder, change, message):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StorageError, match=rf"manifest\.json: damaged .*{message}"):
+        store(folder)
+
+
 def test_an_unfinished_folder_is_refused(folder):
     (folder / "manifest.json").unlink()
     with pytest.raises(StorageError, match="holds no finished queries"):

@@ -14,10 +14,11 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import orjson
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from dense_jax.arrays import Int
@@ -26,6 +27,7 @@ from dense_jax.data.stores.guide import open_guide
 from dense_jax.data.stores.passage_store import PassageStore
 from dense_jax.data.stores.records import Records, verify_records, write_records
 from dense_jax.data.stores.shards import shard_path
+from dense_jax.errors import StorageError
 from dense_jax.io import Count, Digests, Settings, digest, is_written, read_json, write_json
 from dense_jax.types import Candidates, Document, Guide, SourceRows, TrainingQuery, TrainingSet
 
@@ -35,6 +37,9 @@ _SCORE = np.dtype("<f4")
 _BLOCK = 4_096  # texts held in memory while their ids are read
 
 Tokenise = Callable[[Sequence[str]], Sequence[Int[np.ndarray, " l"]]]
+
+
+_Number = Annotated[str, Field(pattern=r"^\d{1,9}$")]
 
 
 class _ShardCounts(TypedDict):
@@ -47,7 +52,7 @@ class _QueryCounts(TypedDict):
     """Content of progress.json."""
 
     shards: list[_ShardCounts]
-    positives: dict[str, Count]  # number of positives -> queries that have as many
+    positives: dict[_Number, Count]  # number of positives -> queries that have as many
     files: Digests
 
 
@@ -88,6 +93,11 @@ class QueryStore(TrainingSet):
             [shard for _, shard in shards if shard["source"] == i] for i in range(len(self.manifest["sources"]))
         ]
         self._ends = [*itertools.accumulate(sum(shard["queries"] for shard in own) for own in self._sources)]
+        if sum(counts) != [0, *self._ends][-1]:
+            raise StorageError(
+                f"{folder / MANIFEST}: damaged (a shard is of none of its sources); remove {folder} and run `dense-jax "
+                "prepare` again"
+            )
         self._guide = open_guide(Path(guide), self.ids(), documents.ids()) if guide else None
 
     def __len__(self) -> int:
