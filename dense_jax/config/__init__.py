@@ -38,6 +38,7 @@ from dense_jax.config.retrieval import (
     MineConfig,
     Miner,
     Pick,
+    Precision,
     SearchConfig,
 )
 from dense_jax.config.rules import RESUMABLE, ModelPath, NotNegative, Positive, Seed
@@ -204,6 +205,7 @@ __all__ = [
     "Order",
     "PassagesConfig",
     "Pick",
+    "Precision",
     "PrepareConfig",
     "Refresh",
     "Runner",

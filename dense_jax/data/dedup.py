@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import orjson
 import xxhash
-from datasketch import MinHash, MinHashLSH
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from typing_extensions import TypedDict
@@ -54,6 +53,8 @@ def buckets(similarity: float) -> Callable[[str], list[int]]:
     """A function that returns the buckets of a text: one number of 64 bits for each band of hashes."""
     if similarity == 1:
         return lambda text: [xxhash.xxh3_64_intdigest(" ".join(found).encode())] if (found := words(text)) else []
+    from datasketch import MinHash, MinHashLSH  # here: it imports the whole of SciPy, half a second
+
     best = MinHashLSH(threshold=similarity, num_perm=_HASHES)  # computes the bands with the smallest error
     empty = MinHash(num_perm=_HASHES, hashfunc=xxhash.xxh32_intdigest)
 
@@ -126,6 +127,8 @@ def without_near_duplicates(texts: Iterable[tuple[str, str]], similarity: float)
 
     A docstring under two names, or with a changed parameter, is found.
     """
+    from datasketch import MinHash, MinHashLSH
+
     seen = MinHashLSH(threshold=similarity, num_perm=_STREAM_HASHES)
     empty = MinHash(num_perm=_STREAM_HASHES, hashfunc=xxhash.xxh32_intdigest)
     for name, text in texts:

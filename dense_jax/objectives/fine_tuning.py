@@ -38,8 +38,6 @@ class FineTuning(DualEncoder[E]):
     negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
     known: NotNegative[int] = 8  # at most this many known positives per query are masked as in-batch negatives
     shared: bool = True  # one encoder for both sides; else two, as in DPR
-    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
-    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
     # in training, one for each of corpus.source and corpus.also in place of query_prompt and passage_prompt
     query_prompts: tuple[str, ...] = ()
     passage_prompts: tuple[str, ...] = ()
@@ -47,8 +45,7 @@ class FineTuning(DualEncoder[E]):
     learns_from = TrainingQuery
 
     def prompts(self) -> Sequence[str]:
-        found = (self.query_prompt, self.passage_prompt, *self.query_prompts, *self.passage_prompts)
-        return [*dict.fromkeys(prompt for prompt in found if prompt)]
+        return [*dict.fromkeys([*super().prompts(), *filter(None, self.query_prompts + self.passage_prompts)])]
 
     def texts(self, source: TrainingQuery) -> Sequence[int]:
         return self._question_layout(source).texts(source)

@@ -100,7 +100,7 @@ class Source:
                 raise RowError(f"has the id {document.id!r} of {place}:{first}")
         except RowError as error:
             return error.reject(row.where or f"{place}:{row.number}")
-        return replace(document, id=self.prefix + document.id)
+        return replace(document, id=self.prefix + document.id) if self.prefix else document
 
 
 @dataclass(frozen=True)
