@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.remote.paths import absolute
 from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
+from dense_jax.retrieval.consistency import filter_pairs
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
 from dense_jax.retrieval.fusion import Fusion, at_depth, describe
@@ -349,8 +351,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        config, positives = self._work.config, self._work.queries.positive_counts()
-        fusion = at_depth(config.fusion, config.mine.depth + int(positives.max()))  # for all queries the same
+        config, positives = self._work.config, max(self._work.queries.positive_counts())
+        fusion = at_depth(config.fusion, config.mine.depth + positives)  # for all queries the same
         self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
@@ -371,6 +373,22 @@ class Run:
         index = work.index(work.documents_of_queries, trained)
         dense = DenseRetriever(index, trained.towers.query, work.tokenizer)
         return dense, f"dense-{trained.step:08d}", {"checkpoint": trained.fingerprint}
+
+    def filter(self) -> Counts:
+        """The training pairs whose passage the trained retriever ranks among the best; what stays and what goes.
+
+        Before training, the retriever is the model of `init_from`.
+        """
+        self._check_writable()
+        work = self._work
+        if work.asked.init_from and recorded(self.path) is None:
+            work = replace(work, asked=replace(work.asked, steps=0, tokens=0))
+        trained, queries = work.narrowed(work.trained(work.asked.embed.step)), work.queries
+        vectors = work.embeddings(work.documents_of_queries, trained)
+        tower = TowerOnMesh(trained.towers.query, process_mesh())
+        made_by = {"checkpoint": trained.fingerprint, "queries": queries.fingerprint, "vectors": vectors.fingerprint}
+        folder = work.written / "filtered" / f"dense-{trained.step:08d}"
+        return Counts(filter_pairs(queries, vectors, tower, work.tokenizer, work.asked.filter, folder, made_by))
 
     def evaluate(self) -> EvaluationTable:
         """BM25, the parameters before training, those after it, and both together, on one test set."""

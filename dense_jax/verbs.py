@@ -101,12 +101,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "search": _search,
     "answer": _answer,
     "mine": lambda run, words: _print(run.mine()),
+    "filter": lambda run, words: _print(run.filter()),
     "evaluate": lambda run, words: _print(run.evaluate()),
     "export": _export,
     "report": lambda run, words: _print(run.report()),
 }
 
-_TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
+_TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "filter", "evaluate"})
 
 
 def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals) -> None:

@@ -10,6 +10,7 @@ embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, p
 index/NAME-STEP-DIGEST                                index
 bm25/NAME-DIGEST                                      evaluate, search --hybrid, mine; DIGEST: of texts and formula
 mined/NAME.jsonl                                      mine
+filtered/NAME/kept, dropped                           filter
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
 results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export
@@ -42,8 +43,9 @@ from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.preparation.text import check_test_set, corpus_fingerprint, prepared_corpus
 from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.lines import stem
+from dense_jax.data.stores.guide import guide_fingerprint
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
+from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder

@@ -32,6 +32,7 @@ VERBS = {
     "search": "queries, from the arguments or standard input -> score, id, title, text",
     "answer": "questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall",
     "mine": "hard negatives for the training queries, by the trained retriever, by BM25, or by both",
+    "filter": "training pairs whose passage the retriever ranks among the best; one that is untrained uses init_from",
     "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training, BM25 + dense",
     "export": "a folder for Hugging Face transformers and sentence-transformers; --push=ORG/NAME lists its files for "
     "the Hub, and with --yes uploads them",
@@ -40,7 +41,7 @@ VERBS = {
     "average": "WORKDIR|FOLDER|ORG/NAME ... [--weights 0.7,0.3] [--last K] --workdir DIR: the mean of models, exported",
 }
 _TAKE_WORDS = ("search", "answer")
-_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export", "report")
+_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "filter", "evaluate", "export", "report")
 _READS = {  # data that a verb reads wherever its flag is given
     "prepare": ("corpus.source", "corpus.also", "spans.answers", "spans.precomputed"),
     "embed": ("embed.collection",),

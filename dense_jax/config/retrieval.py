@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from dense_jax.config.licences import check_licence
-from dense_jax.config.rules import DataPath, NotNegative, Positive, Share, at_least
+from dense_jax.config.rules import DataPath, NotNegative, Positive, Seed, Share, at_least
 from dense_jax.errors import require
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -119,6 +119,16 @@ class MineConfig:
             not self.guide or self.source is Miner.DENSE,
             f"mine.guide={self.guide} is written with mine.source=dense only, not {self.source.value}; leave it out",
         )
+
+
+@dataclass
+class FilterConfig:
+    """Settings of the consistency filter of training pairs."""
+
+    k: Positive[int] = 2  # a pair stays if its passage is among the best k for its query
+    # random passages that it competes with; 0: all. Each process holds their vectors in the memory of its devices
+    pool: NotNegative[int] = 1_000_000
+    seed: Seed = 0  # of the pool
 
 
 @dataclass

@@ -159,17 +159,20 @@ def text_numbers(documents: PassageCollection) -> Int[np.ndarray, " p"]:
 
 def first_of_each_text(documents: PassageCollection) -> Int[np.ndarray, " p"]:
     """For each document, the first row that has its title and text."""
-    _, first, inverse = np.unique(text_numbers(documents), return_index=True, return_inverse=True)
-    return first[inverse]
+    numbers, rows = text_numbers(documents), np.arange(len(documents), dtype=np.uint32)
+    order = np.argsort(numbers, kind="stable").astype(np.uint32)
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=~numbers[order[:1]]))
+    rows[order] = np.repeat(order[starts], np.diff(starts, append=len(order)))
+    return rows
 
 
 class RowOfId:
-    """The row of each id, by sorted 64-bit hashes: 16 bytes an id, where a dict of strings takes some 160."""
+    """The row of each id, by sorted 64-bit hashes: 12 bytes an id, where a dict of strings takes some 160."""
 
     def __init__(self, ids: Iterable[str], count: int) -> None:
         """Index `count` distinct ids."""
         hashes = np.fromiter(map(_hash_of_id, ids), np.uint64, count)
-        self._rows = np.argsort(hashes)
+        self._rows = np.argsort(hashes).astype(np.uint32)
         self._hashes = hashes[self._rows]
 
     def get(self, identifier: str) -> int | None:

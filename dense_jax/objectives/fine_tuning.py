@@ -22,6 +22,7 @@ from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
 from dense_jax.data.stores.query_store import QueryStore
+from dense_jax.errors import require
 from dense_jax.losses.contrastive import ContrastiveLoss
 from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
@@ -37,27 +38,37 @@ class FineTuning(DualEncoder[E]):
     negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
     known: NotNegative[int] = 8  # at most this many known positives per query are masked as in-batch negatives
     shared: bool = True  # one encoder for both sides; else two, as in DPR
+    # in training, one for each of corpus.source and corpus.also in place of query_prompt and passage_prompt
+    query_prompts: tuple[str, ...] = ()
+    passage_prompts: tuple[str, ...] = ()
 
     learns_from = TrainingQuery
 
+    def prompts(self) -> Sequence[str]:
+        return [*dict.fromkeys([*super().prompts(), *filter(None, self.query_prompts + self.passage_prompts)])]
+
     def texts(self, source: TrainingQuery) -> Sequence[int]:
-        return self._question_layout.texts(source)
+        return self._question_layout(source).texts(source)
 
     def notes(self, data: TrainingSet) -> Sequence[str]:
         """The number of queries with more positives than `known`, if there are any."""
         assert isinstance(data, QueryStore)
         counts = data.positive_counts()
-        if not (more := int(np.sum(counts > self.known))):
+        if not (more := sum(queries for count, queries in counts.items() if count > self.known)):
             return ()
         return [
-            f"{more:,} of {len(counts):,} queries have more known positives than objective.known={self.known}; further "
-            f"ones may be their in-batch negatives: use --objective.known={counts.max()} to mask all"
+            f"{more:,} of {len(data):,} queries have more known positives than objective.known={self.known}; further "
+            f"ones may be their in-batch negatives: use --objective.known={max(counts)} to mask all"
         ]
 
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`."""
+        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`.
+
+        Raises:
+            ConfigError: prompts are given by source, and the query's has none.
+        """
         wanted = {"query", "passages", "texts", "known", *self.further_inputs()}
-        found = self._question_layout.example(source, vocabulary)
+        found = self._question_layout(source).example(source, vocabulary)
         return {name: value for name, value in found.items() if name in wanted}
 
     def further_inputs(self) -> Iterable[str]:
@@ -75,17 +86,26 @@ class FineTuning(DualEncoder[E]):
         passages = self.passage_encoder.apply(passage_params, flatten_tokens(texts), rng=passage_rng)
         return Pairs(queries, passages.reshape(*batch["texts"].shape, *passages.shape[1:]))
 
-    @property
-    def _question_layout(self) -> QuestionLayout:
+    def _question_layout(self, source: TrainingQuery) -> QuestionLayout:
         return QuestionLayout(
             negatives=self.negatives,
             query_length=self.query_length,
             passage_length=self.passage_length,
             layout=self.layout,
-            query_prompt=self.query_prompt,
-            passage_prompt=self.passage_prompt,
+            query_prompt=self._prompt("query", source.source),
+            passage_prompt=self._prompt("passage", source.source),
             known=self.known,
         )
+
+    def _prompt(self, side: str, source: int) -> str:
+        """The prompt of the texts of a source, by its number."""
+        prompts: tuple[str, ...] = getattr(self, f"{side}_prompts")
+        require(
+            source < len(prompts) or not prompts,
+            f"objective.{side}_prompts has {len(prompts)} prompts, and there is a source number {source + 1}; give one "
+            'for each source ("" for none), or none at all',
+        )
+        return prompts[source] if prompts else getattr(self, f"{side}_prompt")
 
 
 def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:
