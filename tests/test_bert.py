@@ -169,7 +169,7 @@ def test_a_row_without_any_key_gives_finite_values_and_gradients():
     def total(inputs):
         return jnp.sum(attend(*inputs, jnp.zeros((2, 1, 4), bool), kernel=Attention.XLA) ** 2)
 
-    value, gradients = jax.value_and_grad(total)(random_heads(length=4))
+    value, gradients = jax.jit(jax.value_and_grad(total))(random_heads(length=4))
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((value, gradients)))
 
 
@@ -211,7 +211,7 @@ def test_the_splash_kernel_equals_plain_attention_and_its_gradients(interpreted,
             found = jnp.where(real, attended, 0)  # what padding sees differs, and is unused
             return jnp.sum(found**2), found
 
-        return jax.grad(total, has_aux=True)(inputs)
+        return jax.jit(jax.grad(total, has_aux=True))(inputs)
 
     for a, b in zip(jax.tree.leaves(outcome(Attention.SPLASH)), jax.tree.leaves(outcome(Attention.XLA)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # another order of float32 sums

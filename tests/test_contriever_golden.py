@@ -118,15 +118,16 @@ IN_BATCH = {
 REST = ("T2", "T2_ls0.1", "T0.05_raw")
 
 
-@pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("negatives", ["neg", pytest.param("noneg", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("case", ["T0.05_norm", *(pytest.param(case, marks=pytest.mark.slow) for case in REST)])
+@pytest.mark.parametrize("score_chunk", [0, 3])
+@pytest.mark.parametrize("negatives", ["neg", "noneg"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", IN_BATCH)
 def test_in_batch_negatives_equal_the_reference(weights, case, negatives, score_chunk):
     check_in_batch(weights, f"{case}.{negatives}", negatives, score_chunk=score_chunk, **IN_BATCH[case])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score_chunk", [0, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("score_chunk", [0, 3])
 def test_both_directions_equal_the_reference(weights, score_chunk):
     check_in_batch(weights, "symmetric_noneg", "noneg", score_chunk=score_chunk, both_directions=True, temperature=2.0)
 

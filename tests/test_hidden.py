@@ -50,14 +50,14 @@ def by_hand(queries, passages, shown, temperature=1.0, smoothing=0.0):
 def gradients(loss, queries, passages):
     """Loss and gradients of a sum in which each query weighs differently."""
     weights = jnp.array([0.5, 1.0, 1.5, 2.0])
-    return jax.value_and_grad(lambda q, p: jnp.sum(weights * loss(q, p)), (0, 1))(queries, passages)
+    return jax.jit(jax.value_and_grad(lambda q, p: jnp.sum(weights * loss(q, p)), (0, 1)))(queries, passages)
 
 
 def assert_equal(found, expected):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12), found, expected)  # float64
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 3, 8, 20])
+@pytest.mark.parametrize("chunk", [0, 3, *(pytest.param(chunk, marks=pytest.mark.slow) for chunk in (1, 8, 20))])
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0.5, "smoothing": 0.2}], ids=["plain", "smoothed"])
 def test_what_shares_a_number_and_what_is_absent_is_no_candidate(x64, chunk, settings):
     queries, passages, hidden = sides()
@@ -86,7 +86,9 @@ def test_what_scores_above_the_threshold_is_no_candidate_either(x64, chunk, guid
 
 
 def test_no_gradient_passes_through_a_threshold():
-    found = jax.grad(lambda s: false_negative_thresholds(s, margin=0.1, relative=True).sum())(jnp.array([0.5, -2.0]))
+    found = jax.jit(jax.grad(lambda s: false_negative_thresholds(s, margin=0.1, relative=True).sum()))(
+        jnp.array([0.5, -2.0])
+    )
     assert found.tolist() == [0.0, 0.0]
 
 
@@ -107,7 +109,7 @@ def test_the_own_passage_is_a_candidate_though_all_others_are_hidden(chunk):
     def loss(x):
         return contrastive_loss(x, x, negative_mask=NegativeMask(same, same), chunk=chunk).loss.sum()
 
-    value, gradient = jax.value_and_grad(loss)(jnp.eye(3))
+    value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.eye(3))
     assert value == 0
     assert not np.any(gradient)
 
@@ -122,7 +124,7 @@ def test_a_normaliser_of_nothing_is_below_any_score_with_a_gradient_of_zero(x64,
             0.0, log_sum_exp_of_negatives(x, x, negative_mask=NegativeMask(same, same), chunk=chunk)
         ).sum()
 
-    value, gradient = jax.value_and_grad(total)(jnp.eye(3))
+    value, gradient = jax.jit(jax.value_and_grad(total))(jnp.eye(3))
     assert value == 0
     assert not np.any(gradient)
 
@@ -147,7 +149,7 @@ def test_all_of_it_is_the_same_on_eight_devices(x64, chunk, directions):
             )
             return result.loss.mean(), result.candidates
 
-        return jax.value_and_grad(loss, (0, 1), has_aux=True)(queries, passages)
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(queries, passages)
 
     arrays = vectors(6, 16), vectors(7, 32), (vectors(8, 16, 3), vectors(9, 32, 3)), jnp.array(known), jnp.array(texts)
     over_one = jax.jit(step)(*arrays)

@@ -129,6 +129,7 @@ def test_the_initial_state_is_saved_for_the_comparison_with_no_training(tmp_path
     np.testing.assert_array_equal(trained.towers.query.params["embedding"], fresh)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_opened_on_devices_that_its_mesh_does_not_fit(tmp_path):
     run(tmp_path)
     np.testing.assert_array_equal(params(tmp_path, mesh=MeshConfig(fsdp=64)), params(tmp_path))
@@ -359,6 +360,7 @@ def test_a_workdir_whose_checkpoints_are_gone_is_not_trained_over_again(tmp_path
             run(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_restart_moves_the_old_state_aside_and_may_have_other_settings(tmp_path):
     run(tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()

@@ -27,7 +27,7 @@ def test_losses_and_gradients_are_those_of_the_equations(x64):
         parts = jnp.mean(found.contrastive.loss), jnp.mean(found.local)
         return sum(parts), parts
 
-    (loss, parts), gradients = jax.value_and_grad(total, argnums=(0, 1), has_aux=True)(queries, passages)
+    (loss, parts), gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(queries, passages)
     for name, value in zip(("total", "global", "local", "grad_q", "grad_d"), (loss, *parts, *gradients), strict=True):
         np.testing.assert_allclose(value, GOLDEN[OUTPUT + name], rtol=1e-9, atol=1e-12)
 
@@ -51,6 +51,7 @@ def test_with_one_view_it_is_the_usual_contrast_and_nothing_local(x64):
     np.testing.assert_allclose(found.local, 0, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_the_local_loss_lies_between_nothing_and_the_log_of_the_views(temperature, x64):
     found = mvr_loss(random(50, 8), random(50, 5, 8, seed=1), temperature=temperature)
@@ -60,13 +61,13 @@ def test_the_local_loss_lies_between_nothing_and_the_log_of_the_views(temperatur
 
 def test_of_equal_views_one_has_the_gradient(x64):
     passages = jnp.ones((1, 3, 2))
-    gradient = jax.grad(lambda p: max_view_scores(jnp.ones((1, 2)), p).scores[0, 0])(passages)
+    gradient = jax.jit(jax.grad(lambda p: max_view_scores(jnp.ones((1, 2)), p).scores[0, 0]))(passages)
     assert gradient[0].tolist() == [[1, 1], [0, 0], [0, 0]]
 
 
 @pytest.mark.slow
 def test_equal_views_are_driven_apart_by_the_local_loss(x64):
-    gradient = jax.grad(lambda p: mvr_loss(jnp.ones((1, 2)), p, temperature=1.0).local[0])(jnp.ones((1, 3, 2)))
+    gradient = jax.jit(jax.grad(lambda p: mvr_loss(jnp.ones((1, 2)), p, temperature=1.0).local[0]))(jnp.ones((1, 3, 2)))
     np.testing.assert_allclose(gradient[0, :, 0], [1 / 3 - 1, 1 / 3, 1 / 3])
 
 
@@ -79,6 +80,7 @@ def test_what_is_hidden_is_no_negative(x64):
     np.testing.assert_allclose(found.contrastive.loss, without.contrastive.loss, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_views_that_win_alike_have_a_perplexity_of_their_number(x64):
     own, queries = jnp.broadcast_to(jnp.eye(4), (8, 4, 4)), jnp.tile(jnp.eye(4), (2, 1))
     assert view_collapse_metrics(queries, own)["view_perplexity"] == pytest.approx(4)
@@ -94,6 +96,7 @@ def test_local_variation_is_how_far_the_best_view_stands_out(x64):
     assert view_collapse_metrics(jnp.ones((1, 2)), jnp.ones((1, 1, 2)))["local_variation"] == 0
 
 
+@pytest.mark.slow
 def test_each_query_may_have_a_temperature_of_its_own(x64):
     queries, passages, both = random(2, 8), random(2, 4, 8, seed=1), jnp.array([1.0, 0.3])
     found = mvr_loss(queries, passages, temperature=both)

@@ -291,6 +291,7 @@ def test_the_trainer_changes_to_a_newer_version_when_it_looks(beside):
     assert trainer.at(20) == 10
 
 
+@pytest.mark.slow
 def test_a_version_of_a_later_step_than_the_trainers_is_not_used(beside):
     trainer = beside()
     trainer.make(20)  # from before the trainer was set back
@@ -298,6 +299,7 @@ def test_a_version_of_a_later_step_than_the_trainers_is_not_used(beside):
     assert trainer.at(20) == 20
 
 
+@pytest.mark.slow
 def test_a_version_of_another_checkpoint_of_the_same_step_is_not_used_but_made_anew(beside):
     trainer = beside()
     trainer.versions.make(10, trainer.tower, "of a run that is no more")
@@ -346,6 +348,7 @@ def test_whoever_makes_a_version_may_die_at_any_write_and_the_trainer_never_sees
     assert trainer.at(20) == 10
 
 
+@pytest.mark.slow
 def test_of_two_makers_of_a_version_one_waits_and_finds_it_made(beside, monkeypatch):
     trainer, written = beside(), []
     whole_file = io.whole_file
@@ -383,12 +386,14 @@ def test_too_old_an_index_is_said_where_that_is_asked_for(beside):
     assert "the index is 30 steps old (neighbours.max_staleness=25)" in trainer.said[-1]
 
 
+@pytest.mark.slow
 def test_too_old_an_index_is_replaced_by_the_trainer_where_that_is_asked_for(beside):
     trainer = beside(stale=Stale.REFRESH)
     assert trainer.at(26) == 20
     assert trainer.versions.committed() == [0, 20]
 
 
+@pytest.mark.slow
 def test_the_trainer_waits_for_a_newer_version_and_then_makes_one_itself(beside, monkeypatch):
     trainer = beside(patience=3.0)
     trainer.at(0)
@@ -432,6 +437,7 @@ def test_where_the_checkpoint_of_its_version_is_damaged_it_is_put_aside_and_anot
     assert (trainer.workdir / "checkpoints" / "quarantine" / "10").is_dir()
 
 
+@pytest.mark.slow
 def test_a_version_whose_checkpoint_is_damaged_is_refused_with_a_word_and_the_old_one_stays(beside):
     trainer = beside(max_staleness=0)
     trainer.at(0)
@@ -530,6 +536,7 @@ def test_what_was_left_half_made_is_removed_once_it_is_of_no_use(beside, monkeyp
     assert trainer.versions.begun() == [0, 20]
 
 
+@pytest.mark.slow
 def test_refresh_makes_a_version_anew_that_is_of_another_checkpoint_of_its_step(beside):
     trainer = beside()
     trainer.versions.make(20, trainer.tower, "of a run that is no more")
@@ -550,6 +557,7 @@ def stop(seconds):
     raise Stopped("as SIGTERM does")
 
 
+@pytest.mark.slow
 def test_checkpoints_that_a_version_is_made_of_are_kept(beside):
     trainer = beside()
     trainer.at(0)
@@ -612,6 +620,7 @@ def test_what_an_interrupted_removal_left_is_removed_and_what_is_being_made_is_n
     assert sorted(path.name for path in trainer.versions.folder.glob("0*")) == ["00000010", "00000010.lock"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "content"),
     [

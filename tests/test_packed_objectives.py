@@ -120,9 +120,8 @@ def assert_packing_changes_nothing(padded, packed):
     assert_equal(gradient(packed, batch), gradient(padded, batch_of(padded)))
 
 
-@pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[] if name == "roberta" else pytest.mark.slow) for name in FAMILIES]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
 def test_packing_changes_neither_loss_nor_gradient_in_any_family(x64, family):
     assert_packing_changes_nothing(*pair_of("supervised", FAMILIES[family]))
 

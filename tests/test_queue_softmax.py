@@ -40,7 +40,7 @@ def test_what_the_queue_does_not_hold_yet_has_no_part_in_the_loss(smoothing):
 
 def test_with_an_empty_queue_the_loss_and_its_gradient_are_zero():
     loss = lambda queries: queue_softmax(queries, VIEWS[1], QUEUE, filled=jnp.asarray(0)).loss.sum()  # noqa: E731
-    value, gradient = jax.value_and_grad(loss)(VIEWS[0])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(VIEWS[0])
     assert value == 0
     assert not np.any(gradient)
 
@@ -51,7 +51,7 @@ def test_no_key_of_the_queue_leaves_its_device():
 
     def step(queries, keys, queue):
         loss = lambda q: queue_softmax(q, keys, queue, filled=jnp.asarray(9)).loss.mean()  # noqa: E731
-        return jax.value_and_grad(loss)(queries), jax.lax.dynamic_update_index_in_dim(queue, keys, 3, axis=0)
+        return jax.jit(jax.value_and_grad(loss))(queries), jax.lax.dynamic_update_index_in_dim(queue, keys, 3, axis=0)
 
     compiled = jax.jit(step, in_shardings=(by_row, by_row, by_batch), out_shardings=(None, by_batch)).lower(
         *[jax.ShapeDtypeStruct((16, 6), jnp.float32)] * 2, jax.ShapeDtypeStruct((64, 16, 6), jnp.float32)

@@ -138,6 +138,7 @@ class TurnedBag(BagOfTokens):
         return dataclasses.replace(towers, passage=dataclasses.replace(towers.passage, encoder=Turned()))
 
 
+@pytest.mark.slow
 def test_of_several_views_the_best_counts(tmp_path):
     program = make_program(config())
     params = program.init()
@@ -211,6 +212,7 @@ def test_the_best_checkpoint_is_kept_and_is_what_is_meant_where_none_is_named(ru
     assert load_trained(mrr, workdir, -1).step == 0
 
 
+@pytest.mark.slow
 def test_an_earlier_best_makes_room(run):
     workdir = run(0.1, 0.2, 0.3, 0.2, 0.4, 0.1, checkpoint=CheckpointConfig(every=100, keep=1), select=Select.BEST)
     assert kept(workdir) == [0, 8, 10]
@@ -247,6 +249,7 @@ def test_the_best_of_a_run_without_validations_is_no_checkpoint(run):
         load_trained(config(select=Select.BEST), workdir, -1)
 
 
+@pytest.mark.slow
 def test_another_run_starts_from_the_best(run):
     workdir = run(0.1, 0.5, 0.4, 0.5, 0.2, 0.3, select=Select.BEST)
     fresh = make_program(config()).init()
@@ -310,6 +313,7 @@ def test_patience_in_another_measure_is_another_patience(run):
     assert list(figures(workdir)) == [0, 2, 4]
 
 
+@pytest.mark.slow
 def test_validations_of_another_sample_do_not_count(run):
     workdir = run(0.9, 0.1, 0.1, 0.1, 0.1, 0.1, every=2)
     history = dataclasses.replace(read_history(workdir), sample="another")
@@ -325,6 +329,7 @@ def evaluated(workdir, step):
     return read_run(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_early_is_compared_at_its_end_or_at_its_best(run):
     workdir = run(0.1, 0.5, 0.4, 0.3, patience=2, select=Select.BEST)
     assert [evaluated(workdir, step).steps for step in (2, 6)] == [6, 6]

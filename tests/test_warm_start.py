@@ -112,6 +112,7 @@ def test_two_towers_cannot_become_one_encoder(tmp_path):
     assert "become encoder/bert/layer_0/attention/key/bias; start from a run with one encoder" in str(error.value)
 
 
+@pytest.mark.slow
 def test_two_towers_fill_two_towers_each_its_own(tmp_path):
     def other_query(tree):
         return {**tree, "query": jax.tree.map(lambda x: x + 1, tree["query"])}
@@ -121,6 +122,7 @@ def test_two_towers_fill_two_towers_each_its_own(tmp_path):
     assert (values(found["query"]), values(found["passage"])) == ({4.0}, {3.0})
 
 
+@pytest.mark.slow
 def test_cocondenser_takes_backbone_and_both_heads_from_condenser(tmp_path):
     workdir = trained(tmp_path / "condenser", CONDENSER, 3)
     found, report = warm_start(params(COCONDENSER), workdir, COCONDENSER)
@@ -231,6 +233,7 @@ def begun(objective, **sources):
     return found, changed(found, before), reports
 
 
+@pytest.mark.slow
 def test_orqa_takes_both_towers_and_the_reader_from_the_one_encoder_of_ict(tmp_path):
     found, loaded, (report,) = begun(ORQA, init_from=trained(tmp_path / "ict", SHARED, 3))
     assert loaded == {"query", "passage", "reader"}
@@ -238,6 +241,7 @@ def test_orqa_takes_both_towers_and_the_reader_from_the_one_encoder_of_ict(tmp_p
     assert {name.partition("/")[2].partition("/")[0] for name in report.initialised} == {"spans"}
 
 
+@pytest.mark.slow
 def test_the_reader_may_come_from_elsewhere_with_a_report_of_its_own(tmp_path):
     ict, mlm = trained(tmp_path / "ict", TWO, 3), trained(tmp_path / "mlm", MASKED, 5)
     found, _, (of_towers, of_reader) = begun(ORQA, init_from=ict, init_reader_from=mlm)
@@ -255,6 +259,7 @@ def test_the_reader_may_come_from_a_hugging_face_folder_and_the_towers_from_nowh
     assert report.initialised == []
 
 
+@pytest.mark.slow
 def test_realms_reader_becomes_orqas_and_its_encoder_both_towers(tmp_path):
     def other_reader(tree):
         return {**tree, "reader": jax.tree.map(lambda x: x + 1, tree["reader"])}

@@ -92,7 +92,6 @@ def tiny() -> Config:
         ),
         steps=300,
         batch=256,
-        chunk=128,
         optimizer=OptimizerConfig(learning_rate=1e-3, warm_start_rate=2e-5, warmup_share=0.1, schedule=Schedule.COSINE),
         embed=EmbedConfig(split=True),
     )

@@ -79,6 +79,7 @@ def test_t04_a_lost_seal_of_the_newest_step_is_said_by_search_which_uses_the_one
     assert f"checkpoint of step 4 in {workdir}" in said
 
 
+@pytest.mark.slow
 def test_t04_garbage_in_the_metadata_of_a_step_is_one_message(made, workdir, capsys):
     (workdir / "checkpoints" / "6" / "_CHECKPOINT_METADATA").write_text("garbage")
     assert search(made, workdir) == 4
