@@ -94,6 +94,16 @@ class QueryStore(TrainingSet):
         """Return the number of positives of each query."""
         return np.diff(self._lists["positives"].ends, prepend=0)
 
+    @property
+    def negative_count(self) -> int:
+        """The number of negatives of all queries together."""
+        return len(self._lists["negatives"].values)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest query."""
+        return int(np.diff(self._lists["tokens"].ends, prepend=0).max())
+
     def parts(self) -> Sequence[SourceRows]:
         """Rows of each source; a query belongs to the source of its first positive."""
         return [SourceRows(part["name"], range(*part["rows"]), part["tokens"]) for part in self.manifest["parts"]]
