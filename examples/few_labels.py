@@ -233,14 +233,35 @@ def report(
     """Measure the runs of all shares and seeds on each test set, and print a table of each."""
     part = {share: {"corpus.query_share": share} if share < 1 else {} for share in shares}
     runs = {share: [settings | part[share] | {"seed": seed} for seed in seeds] for share in shares}
-    for folder in map(study.sampled, folders):
+    new = without_known_answers(study.folder)
+    for place in folders:
+        folder = study.sampled(place)
         start = study.tested({"steps": 0}, folder)
         rows = {f"{share:.0%}": [study.tested(run, folder) for run in of] for share, of in runs.items()}
         if len(folders) > 1:
-            rows |= {
-                f"{share:.0%}, mean": [study.tested(run, folder, mean=True) for run in of] for share, of in runs.items()
-            }
-        print(f"{folder.name}\n\n{table(start, rows)}\n", flush=True)
+            means = {share: [study.tested(run, folder, mean=True) for run in of] for share, of in runs.items()}
+            rows |= {f"{share:.0%}, mean with MODEL": of for share, of in means.items()}
+        print(f"{folder.name}: {len(start[DENSE])} queries\n\n{table(start, rows)}\n", flush=True)
+        if place == study.folder and (chosen := new & start[DENSE].keys()):
+            rows = {name: [only(each, chosen) for each in of] for name, of in rows.items()}
+            print(f"{len(chosen)} of them share no relevant document with a training query:\n")
+            print(f"{table(only(start, chosen), rows)}\n", flush=True)
+
+
+def without_known_answers(folder: Path) -> set[str]:
+    """The test queries that share no relevant document with any training query."""
+    train, test = (relevant(read_test_set(folder, split).qrels) for split in ("train", "test"))
+    known = set().union(*train.values())
+    return {query for query, own in test.items() if not own & known}
+
+
+def relevant(qrels: Qrels) -> dict[str, set[str]]:
+    return {query: {document for document, grade in own.items() if grade > 0} for query, own in qrels.items()}
+
+
+def only(record: Record, queries: set[str]) -> Record:
+    """The figures of some queries."""
+    return {side: {query: of for query, of in record[side].items() if query in queries} for side in FILES}
 
 
 def arguments(argv: list[str] | None) -> argparse.Namespace:
