@@ -86,6 +86,7 @@ setup(
         "test-s3": ["flask>=3", "flask-cors>=5", "moto[s3]>=5", "s3fs>=2024.6"],
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "torch": ["sentence-transformers>=5.1", "torch>=2.2"],  # examples/score_with_cross_encoder.py
+        "mteb": ["mteb>=2.26"],  # examples/evaluate_with_mteb.py; brings torch and sentence-transformers
         "parquet": ["pyarrow>=15"],  # .parquet files as sources
         "hf": ["datasets>=4"],  # hf:ORG/NAME as a source
         "ir": ["ir-datasets>=0.5.5"],  # ir:NAME as a source

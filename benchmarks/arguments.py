@@ -2,7 +2,9 @@
 
 import argparse
 import importlib.util
+import math
 import sys
+import time
 from collections.abc import Callable
 
 from dense_jax.errors import UserError
@@ -22,7 +24,19 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of products; auto: "
                       "float32 on a CPU, else bfloat16")  # fmt: skip
     made.add_argument("--threads", type=at_least(0), default=0, help="cores to use; 0: all")
+    add_seconds(made)
     return made
+
+
+def add_seconds(parser: argparse.ArgumentParser) -> None:
+    """--seconds, for a machine that is lent for a time."""
+    parser.add_argument("--seconds", type=at_least(0), default=0, help="since the start, after which no turn begins "
+                        "but the first two; 0: no limit")  # fmt: skip
+
+
+def deadline(seconds: int) -> float:
+    """When --seconds are over, by `time.perf_counter`; to be called at the start."""
+    return time.perf_counter() + seconds if seconds else math.inf
 
 
 def at_least(smallest: int) -> Callable[[str], int]:

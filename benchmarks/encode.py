@@ -40,13 +40,14 @@ FROM_TEXT = ", from text"
 
 def main() -> None:
     asked = arguments.parser(__doc__).parse_args()
+    until = arguments.deadline(asked.seconds)
     here = set_up(asked.threads, asked.dtype)
     encoder, count = tasks.model(asked.size, here.dtype), asked.batch * BATCHES
     tokens = tasks.random_tokens(np.random.default_rng(0), count, asked.seq)
     documents = [Tokens(*fields) for fields in zip(*tokens, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         programs = _programs(asked, encoder, documents, Path(folder), here)
-    timings, peaks = measure(programs, here, asked.steps, asked.warmup)
+    timings, peaks = measure(programs, here, asked.steps, asked.warmup, until)
     names = [program.name for program in programs]
     differences = cosine_differences([timing.outputs[-1] for timing in timings])
     check_same_cosines(names, differences, SAME_COSINE[here.dtype])

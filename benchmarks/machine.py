@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
@@ -85,10 +86,12 @@ def set_up(threads: int, dtype: str) -> Machine:
     )
 
 
-def measure(programs: Sequence[Program], machine: Machine, turns: int, warm_up: int) -> tuple[list[Timing], Peaks]:
-    """The timings of `programs`, and of a product of matrices that takes turns with them."""
+def measure(
+    programs: Sequence[Program], machine: Machine, turns: int, warm_up: int, until: float = math.inf
+) -> tuple[list[Timing], Peaks]:
+    """The timings of `programs`, and of a product of matrices that takes turns with them: see `interleaved`."""
     side = _SIDE_ON_CPU if machine.platform == "cpu" else _SIDE
-    *timings, product = interleaved([*programs, _matmul(side, machine.dtype)], turns, warm_up)
+    *timings, product = interleaved([*programs, _matmul(side, machine.dtype)], turns, warm_up, until)
     reached = 2 * side**3 * machine.count / float(np.median(product.wall))
     return timings, Peaks(reached, machine.peak)
 

@@ -6,7 +6,8 @@ tuned     the same result as fast as PyTorch's own means allow: scores at the ma
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ class Training(NamedTuple):
 
     network: torch.nn.Module
     batches: list[Any]
-    loss: Callable[[Any, Any], torch.Tensor]
+    loss: Callable[[Any, Any], torch.Tensor]  # without a gradient where it has gone back through the model already
 
 
 def set_up(machine: Machine) -> None:
@@ -56,16 +57,20 @@ def set_up(machine: Machine) -> None:
     transformers.logging.disable_progress_bar()
 
 
-def masked_lm(folder: Path, batches: Sequence[Batch], kind: str) -> Training:
-    """Masked language modelling by the model in `folder`."""
+def masked_lm(folder: Path, batches: Sequence[Batch], kind: str, chunk: int = 0) -> Training:
+    """Masked language modelling by the model in `folder`, without a `chunk`."""
+    assert chunk == 0
     network = transformers.BertForMaskedLM.from_pretrained(folder)
     if kind == "tuned":
-        return Training(network, [_at_masked(batch) for batch in batches], _loss_at_masked)
+        return Training(network, [_at_masked(batch) for batch in batches], _fastest(_loss_at_masked, kind))
     return Training(network, [_everywhere(batch) for batch in batches], lambda model, batch: model(**batch).loss)
 
 
-def dual_encoder(folder: Path, batches: Sequence[Batch], kind: str) -> Training:
-    """In-batch softmax over the cosines of mean-pooled queries and passages, one encoder for both."""
+def dual_encoder(folder: Path, batches: Sequence[Batch], kind: str, chunk: int = 0) -> Training:
+    """In-batch softmax over the cosines of mean-pooled queries and passages, one encoder for both.
+
+    With a `chunk`, so many pairs are encoded, and so many queries scored, at a time: see `_cached`.
+    """
 
     def loss(network: Any, batch: dict[str, Tensors]) -> torch.Tensor:
         queries, passages = (_vectors(network, batch[side]) for side in ("query", "passage"))
@@ -74,7 +79,9 @@ def dual_encoder(folder: Path, batches: Sequence[Batch], kind: str) -> Training:
             return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
 
     sides = [{side: _inputs(batch[side], kind) for side in ("query", "passage")} for batch in batches]
-    return Training(_bert(folder), sides, loss)
+    if chunk:
+        return Training(_bert(folder), sides, functools.partial(_cached, chunk, _fastest(_vectors, kind)))
+    return Training(_bert(folder), sides, _fastest(loss, kind))
 
 
 TRAININGS = {"mlm": masked_lm, "ict": dual_encoder}
@@ -83,13 +90,14 @@ TRAININGS = {"mlm": masked_lm, "ict": dual_encoder}
 def trainer(training: Training, kind: str, settings: OptimizerConfig, dtype: str) -> Program:
     """Steps of `training`, computing in `dtype` over float32 weights."""
     network, batches = training.network.to(_device()).train(), [_moved(batch) for batch in training.batches]
-    adamw, loss = _adamw(network, settings), _fastest(training.loss, kind)
+    adamw = _adamw(network, settings)
 
     def step(i: int) -> torch.Tensor:
         adamw.zero_grad(set_to_none=True)
         with _attention(kind), torch.autocast(_device().type, torch.bfloat16, enabled=dtype == "bfloat16"):
-            value = loss(network, batches[i % len(batches)])
-        value.backward()
+            value = training.loss(network, batches[i % len(batches)])
+        if value.requires_grad:
+            value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), settings.clip)
         adamw.step()
         return value.detach()
@@ -124,6 +132,30 @@ def sentence_transformer(folder: Path, texts: Sequence[str], batch: int, dtype: 
     return Program("sentence-transformers" + suffix, step, _wait)
 
 
+def exact_search(tiles: Iterable[np.ndarray], queries: np.ndarray, k: int, dtype: str) -> Program:
+    """Each step finds the rows of the k best of all `tiles` for each of `queries`, by products in `dtype`.
+
+    Scores are float32.
+    """
+    corpus = [torch.from_numpy(tile).to(_device(), getattr(torch, dtype)) for tile in tiles]
+    asked = torch.from_numpy(queries).to(corpus[0])
+    starts = np.cumsum([0, *map(len, corpus)])
+
+    def scores(tile: torch.Tensor) -> torch.Tensor:
+        if asked.dtype == torch.bfloat16 and asked.is_cuda:
+            return torch.mm(asked, tile.T, out_dtype=torch.float32)  # sums that are not rounded, which CPUs lack
+        return asked @ tile.T
+
+    def step(i: int) -> np.ndarray:
+        with torch.inference_mode():
+            found = [scores(tile).topk(min(k, len(tile))) for tile in corpus]
+            rows = torch.cat([one.indices + int(start) for one, start in zip(found, starts, strict=False)], 1)
+            best = torch.cat([one.values for one in found], 1).topk(k).indices
+            return rows.gather(1, best).cpu().numpy()
+
+    return Program("torch tuned", step, _wait)
+
+
 def _bert(folder: Path) -> Any:
     return transformers.BertModel.from_pretrained(folder, add_pooling_layer=False)
 
@@ -134,6 +166,32 @@ def _vectors(network: Any, inputs: Tensors) -> torch.Tensor:
         return F.normalize(hidden.mean(1), dim=-1)
     real = inputs["attention_mask"][..., None].float()
     return F.normalize((hidden * real).sum(1) / real.sum(1), dim=-1)
+
+
+def _cached(chunk: int, vectors: Callable[..., torch.Tensor], network: Any, batch: dict[str, Tensors]) -> torch.Tensor:
+    """Loss of `dual_encoder` whose gradients are added chunk by chunk (Gao et al. 2021, GradCache).
+
+    Vectors first, then their gradients, then each chunk once more, back through the model.
+    """
+    count = len(batch["query"]["input_ids"])
+    parts = [
+        [{name: x[start : start + chunk] for name, x in batch[side].items()} for start in range(0, count, chunk)]
+        for side in ("query", "passage")
+    ]
+    # detached, not without gradients: a program compiled for both passes serves both
+    found = [torch.cat([vectors(network, part).detach() for part in side]).requires_grad_() for side in parts]
+    labels, total = torch.arange(count, device=found[0].device), torch.zeros((), device=found[0].device)
+    with torch.autocast(found[0].device.type, enabled=False):
+        for queries, own in zip(found[0].split(chunk), labels.split(chunk), strict=True):
+            scores = queries @ found[1].T / tasks.TEMPERATURE
+            loss = F.cross_entropy(scores, own, reduction="sum") / count
+            loss.backward()
+            total += loss.detach()
+    for side, x in zip(parts, found, strict=True):
+        assert x.grad is not None
+        for part, gradient in zip(side, x.grad.split(chunk), strict=True):
+            vectors(network, part).backward(gradient)
+    return total
 
 
 def _loss_at_masked(network: Any, batch: Tensors) -> torch.Tensor:
@@ -176,7 +234,7 @@ def _adamw(network: torch.nn.Module, settings: OptimizerConfig) -> torch.optim.A
 
 
 def _fastest(function: Callable[..., torch.Tensor], kind: str) -> Callable[..., torch.Tensor]:
-    return torch.compile(function) if kind == "tuned" and torch.cuda.is_available() else function
+    return torch.compile(function, dynamic=False) if kind == "tuned" and torch.cuda.is_available() else function
 
 
 @contextlib.contextmanager

@@ -44,8 +44,9 @@ def model(size: str, dtype: str) -> Encoder:
     return Encoder(config, pooling=Pooling.MEAN, normalize=True)
 
 
-def mlm(encoder: Encoder, rows: int, length: int) -> Task:
-    """Masked language modelling of 15 % of `rows` sequences of `length` tokens."""
+def mlm(encoder: Encoder, rows: int, length: int, chunk: int = 0) -> Task:
+    """Masked language modelling of 15 % of `rows` sequences of `length` tokens, without a `chunk`."""
+    assert chunk == 0
     masked = masking_budget(length, MASK_RATE)
 
     def batch(rng: np.random.Generator) -> Batch:
@@ -64,15 +65,18 @@ def mlm(encoder: Encoder, rows: int, length: int) -> Task:
     )
 
 
-def ict(encoder: Encoder, rows: int, length: int) -> Task:
-    """The inverse cloze task on `rows` passages of `length` tokens and queries of a quarter of it."""
+def ict(encoder: Encoder, rows: int, length: int, chunk: int = 0) -> Task:
+    """The inverse cloze task on `rows` passages of `length` tokens and queries of a quarter of it.
+
+    With a `chunk`, so many passages are scored at a time.
+    """
     query = length // 4
 
     def batch(rng: np.random.Generator) -> Batch:
         sides = {"query": random_tokens(rng, rows, query), "passage": random_tokens(rng, rows, length)}
         return sides | {"removed": np.ones(rows, bool)}
 
-    objective = ICT(encoder, query_length=query, passage_length=length, temperature=TEMPERATURE)
+    objective = ICT(encoder, query_length=query, passage_length=length, temperature=TEMPERATURE, score_chunk=chunk)
     step = flops.dual_encoder_step(encoder.bert, rows, query, length, encoder.width)
     return Task(objective, batch, rows * (query + length), step)
 
@@ -104,4 +108,4 @@ def write_tokenizer(folder: Path, length: int) -> Tokenizer:
     return tokenizer
 
 
-TASKS: dict[str, Callable[[Encoder, int, int], Task]] = {"mlm": mlm, "ict": ict}
+TASKS: dict[str, Callable[[Encoder, int, int, int], Task]] = {"mlm": mlm, "ict": ict}

@@ -5,6 +5,7 @@ of all threads of the process, which a busy machine disturbs far less.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dense_jax.arrays import Float
 
 _TURN = 0.25  # seconds that a turn lasts at least: short steps are dispatched in a row, as in training
 _RESAMPLES = 2_000
+_FEWEST = 2  # turns that are measured whatever the time: the drift is between two halves
 
 
 @dataclass(frozen=True)
@@ -52,20 +54,26 @@ class Ratio(NamedTuple):
     high: float
 
 
-def interleaved(programs: Sequence[Program], turns: int, warm_up: int) -> list[Timing]:
+def interleaved(programs: Sequence[Program], turns: int, warm_up: int, until: float = math.inf) -> list[Timing]:
     """The timings of `programs`, in their order, over `turns` turns each, after `warm_up` steps each.
 
-    A step is given its number: 0, 1, 2, ... in each program.
+    A step is given its number: 0, 1, 2, ... in each program. The turns end early once `time.perf_counter()` is past
+    `until`.
     """
     warmed = [_warm(program, warm_up) for program in programs]
     steps = [math.ceil(_TURN / seconds) for _, _, seconds in warmed]
     walls, cpus = np.empty((2, len(programs), turns))
+    done = 0
     for turn in range(turns):
+        if turn >= _FEWEST and time.perf_counter() > until:
+            break
+        done = turn + 1
         for i in order(len(programs), turn):
             start = warm_up + turn * steps[i]
             walls[i, turn], cpus[i, turn] = _turn(programs[i], range(start, start + steps[i]))
     return [
-        Timing(first, outputs, wall, cpu) for (first, outputs, _), wall, cpu in zip(warmed, walls, cpus, strict=True)
+        Timing(first, outputs, wall[:done], cpu[:done])
+        for (first, outputs, _), wall, cpu in zip(warmed, walls, cpus, strict=True)
     ]
 
 
@@ -99,6 +107,8 @@ def _warm(program: Program, steps: int) -> tuple[float, list[Any], float]:
         outputs.append(program.step(i))
         program.wait()
         seconds.append(time.perf_counter() - start)
+    # kept where the process is killed before its turns are over
+    print(f"{program.name}: first step {seconds[0]:.3g} s, step {steps} {seconds[-1]:.3g} s", file=sys.stderr)
     return seconds[0], outputs, seconds[-1]
 
 

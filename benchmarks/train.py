@@ -2,12 +2,13 @@
 
     python benchmarks/train.py                                           BERT-mini, minutes on two CPU cores
     python benchmarks/train.py --objective=ict --size=base --batch=1024                             on a GPU
+    python benchmarks/train.py --objective=ict --size=base --batch=65536 --chunk=2048      with a gradient cache
 
 Prints a Markdown table and one JSON line a row; README.md in this folder explains the columns.
 """
 
 import tempfile
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,17 +56,19 @@ class Ours:
 
 
 def main() -> None:
-    asked = _parser().parse_args()
+    asked = _arguments()
+    until = arguments.deadline(asked.seconds)
     here = set_up(asked.threads, asked.dtype)
     encoder = tasks.model(asked.size, here.dtype)
-    task = tasks.TASKS[asked.objective](encoder, asked.batch, asked.seq)
-    config = Config(task.objective, steps=1, batch=asked.batch, optimizer=OptimizerConfig(schedule=Schedule.CONSTANT))
+    task = tasks.TASKS[asked.objective](encoder, asked.batch, asked.seq, asked.chunk)
+    optimizer = OptimizerConfig(schedule=Schedule.CONSTANT)
+    config = Config(task.objective, steps=1, batch=asked.batch, chunk=asked.chunk, optimizer=optimizer)
     batches = [task.batch(np.random.default_rng(seed)) for seed in range(BATCHES)]
     ours = Ours(config, batches)
     programs = [Program("dense_jax", ours.step, ours.wait)]
     if kinds := arguments.peer_kinds(asked.peer):
         programs += _peers(asked, kinds, ours, encoder.bert, batches, here)
-    timings, peaks = measure(programs, here, asked.steps, asked.warmup)
+    timings, peaks = measure(programs, here, asked.steps, asked.warmup, until)
     losses = [[float(loss) for loss in timing.outputs] for timing in timings]
     check_same_losses([program.name for program in programs], losses, SAME_LOSS[here.dtype])
     rows = [
@@ -88,10 +91,17 @@ def check_same_losses(names: Sequence[str], losses: Sequence[Sequence[float]], m
                 )
 
 
-def _parser() -> ArgumentParser:
+def _arguments() -> Namespace:
     made = arguments.parser(__doc__)
     made.add_argument("--objective", choices=tasks.TASKS, default="mlm", help="what is trained")
-    return made
+    made.add_argument("--chunk", type=arguments.at_least(0), default=0, help="pairs of ict encoded at a time by a "
+                      "gradient cache, and passages scored at a time; 0: all")  # fmt: skip
+    asked = made.parse_args()
+    if asked.chunk and asked.objective != "ict":
+        made.error(f"--chunk={asked.chunk} is for --objective=ict, whose loss is of the whole batch")
+    if asked.chunk and asked.batch % asked.chunk:
+        made.error(f"--chunk={asked.chunk} does not divide --batch={asked.batch}")
+    return asked
 
 
 def _peers(
@@ -102,7 +112,7 @@ def _peers(
     peers.set_up(here)
     with tempfile.TemporaryDirectory() as folder:
         ours.save(bert, Path(folder))
-        trained = [peers.TRAININGS[asked.objective](Path(folder), batches, kind) for kind in kinds]
+        trained = [peers.TRAININGS[asked.objective](Path(folder), batches, kind, asked.chunk) for kind in kinds]
     settings = ours.program.config.optimizer
     return [peers.trainer(t, kind, settings, here.dtype) for t, kind in zip(trained, kinds, strict=True)]
 

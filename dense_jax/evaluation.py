@@ -74,7 +74,7 @@ def evaluated(work: Workdir, chosen: Trained) -> EvaluationTable:
     test_set = read_test_set(folder, settings.split)
     searched = _SearchedDocuments(work, work.collection(chosen.towers.passage, str(folder)))
     judged = _JudgedQueries(searched, test_set)
-    before = [work.trained(0)] if settings.before and chosen.step else []
+    before = [work.narrowed(work.trained(0))] if settings.before and chosen.step else []
     rows = _evaluated_rows(judged, [*before, chosen])
     notes = dict.fromkeys(note for row in rows for note in row.result.notes(row.name))
     notes |= dict.fromkeys(f"{row.name}: {describe(row.fusion)}" for row in rows if row.fusion)

@@ -11,6 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.remote.paths import absolute
 from dense_jax.report.page import write_report
 from dense_jax.retrieval import search
+from dense_jax.retrieval.consistency import filter_pairs
 from dense_jax.retrieval.embed import encode_passages
 from dense_jax.retrieval.encode import TowerOnMesh, encode_queries
 from dense_jax.retrieval.fusion import Fusion, at_depth, describe
@@ -104,7 +106,7 @@ class Run:
         """Forget what was read of the workdir, since a stage has changed it."""
         config, notes = fitted(self._loaded.config, self._loaded.given, self.path)
         self._work = Workdir(self.path, config, notes, self.out)
-        for name in ("_trained", "_collection", "_find", "_find_hybrid", "_query_tower", "_passage_tower"):
+        for name in ("_whole", "_trained", "_collection", "_find", "_find_hybrid", "_query_tower", "_passage_tower"):
             self.__dict__.pop(name, None)
 
     @property
@@ -140,10 +142,14 @@ class Run:
             }
         )
 
-    def plan(self, topology: str) -> str:
-        """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared."""
+    def plan(self, topology: str, *, traffic: bool = False) -> str:
+        """Memory, step time and largest batch on TPUs elsewhere, such as v5e:16x16; nothing need be prepared.
+
+        With `traffic`, also the lines of code whose operations move the most bytes.
+        """
         words, known_by = self._work.planned_vocabulary()
-        return f"{plan_report(self._work.asked, topology, words)}\n\n== vocabulary\n{words:,} words, {known_by}"
+        report = plan_report(self._work.asked, topology, words, traffic=traffic)
+        return f"{report}\n\n== vocabulary\n{words:,} words, {known_by}"
 
     def prepare(self) -> Counts:
         """Documents to sentences, passages and tokens."""
@@ -279,7 +285,7 @@ class Run:
     def encode_passages(self, texts: Sequence[str | tuple[str, str]]) -> Float[np.ndarray, "p *n d"]:
         """The float32 vectors of texts, or of pairs of title and text; of several views [p n d].
 
-        They equal those that `embed` writes for documents of the same title and text, without `embed.split`.
+        They equal those that `embed` writes in float32 for documents of the same title and text, without `embed.split`.
         """
         tower, tokenizer = self._passage_tower, self._work.tokenizer
         passages = TextPassages(texts, tokenizer)
@@ -345,8 +351,8 @@ class Run:
                 return self._dense_retriever()
         lexical, _, formula = self._bm25_retriever()
         dense, _, checkpoint = self._dense_retriever()
-        config, positives = self._work.config, self._work.queries.positive_counts()
-        fusion = at_depth(config.fusion, config.mine.depth + int(positives.max()))  # for all queries the same
+        config, positives = self._work.config, max(self._work.queries.positive_counts())
+        fusion = at_depth(config.fusion, config.mine.depth + positives)  # for all queries the same
         self._print_fusion(fusion)
         made_by = formula | checkpoint | {"fusion": to_dict(fusion)}
         return HybridRetriever(lexical, dense, fusion), f"hybrid-{self._trained.step:08d}", made_by
@@ -368,16 +374,32 @@ class Run:
         dense = DenseRetriever(index, trained.towers.query, work.tokenizer)
         return dense, f"dense-{trained.step:08d}", {"checkpoint": trained.fingerprint}
 
+    def filter(self) -> Counts:
+        """The training pairs whose passage the trained retriever ranks among the best; what stays and what goes.
+
+        Before training, the retriever is the model of `init_from`.
+        """
+        self._check_writable()
+        work = self._work
+        if work.asked.init_from and recorded(self.path) is None:
+            work = replace(work, asked=replace(work.asked, steps=0, tokens=0))
+        trained, queries = work.narrowed(work.trained(work.asked.embed.step)), work.queries
+        vectors = work.embeddings(work.documents_of_queries, trained)
+        tower = TowerOnMesh(trained.towers.query, process_mesh())
+        made_by = {"checkpoint": trained.fingerprint, "queries": queries.fingerprint, "vectors": vectors.fingerprint}
+        folder = work.written / "filtered" / f"dense-{trained.step:08d}"
+        return Counts(filter_pairs(queries, vectors, tower, work.tokenizer, work.asked.filter, folder, made_by))
+
     def evaluate(self) -> EvaluationTable:
         """BM25, the parameters before training, those after it, and both together, on one test set."""
         self._check_writable()
         return evaluated(self._work, self._trained)
 
     def export(self) -> ExportReport:
-        """A verified folder for transformers and sentence-transformers."""
+        """A verified folder for transformers and sentence-transformers, with all numbers of the vectors."""
         work = self._work
         self._check_writable()
-        trained = self._trained
+        trained = self._whole
         public, objective, start = without_folders(work.config), work.config.objective, origin(work.config.init_from)
         sources = ", ".join(public.corpus.sources)
         results = [result for place in work.places for result in measured(place, trained.step)]
@@ -425,6 +447,11 @@ class Run:
 
     @functools.cached_property
     def _trained(self) -> Trained:
+        """The towers of the checkpoint `embed.step`, with vectors of `embed.width`."""
+        return self._work.narrowed(self._whole)
+
+    @functools.cached_property
+    def _whole(self) -> Trained:
         """The towers of the checkpoint `embed.step`."""
         trained = self._work.trained(self._work.config.embed.step)
         if self.out is None:

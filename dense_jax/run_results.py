@@ -8,7 +8,7 @@ from typing import Any
 
 from dense_jax.augmented.qa_metrics import RECALL
 from dense_jax.augmented.qa_report import FIGURES, Answered, AnsweredMeans
-from dense_jax.config import Config, Select
+from dense_jax.config import Config, Precision, Select
 from dense_jax.errors import DataError, StorageError
 from dense_jax.hf.model_card import CardResult
 from dense_jax.io import check_kind, read_json
@@ -70,7 +70,8 @@ def read_run(path: Path) -> FinishedRun:
     results = ranked | _answered(path)
     if not (path / "config.json").is_file() or not results:
         raise DataError(
-            f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there"
+            f"{path}: not trained and evaluated; run `dense-jax train` and `dense-jax evaluate` (or `answer`) there, "
+            "without embed.width and embed.precision=int8, whose figures are not compared"
         )
     config = read_json(path / "config.json", FinishedConfig)
     last, history = _last_metrics(path), read_history(path)
@@ -102,8 +103,18 @@ def read_run(path: Path) -> FinishedRun:
 def row_names(path: Path, config: Config, step: int) -> tuple[str, str]:
     """The name of the row of checkpoint `step` in the table of `evaluate`, and that of its files.
 
-    A run of no steps is named after the model that it starts from.
+    A run of no steps is named after the model that it starts from. Figures of `embed.width` and of int8 vectors have
+    rows and files of their own, which `compare` and the model card do not read.
     """
+    name, file = _checkpoint_names(path, config, step)
+    width, is_int8 = config.embed.width, config.embed.precision is Precision.INT8
+    names = [name, *([f"{width} numbers"] if width else []), *(["int8"] if is_int8 else [])]
+    # digits come first, so that the report lists these files before those of whole vectors
+    return ", ".join(names), "_".join([*([str(width)] if width else []), *(["8bit"] if is_int8 else []), file])
+
+
+def _checkpoint_names(path: Path, config: Config, step: int) -> tuple[str, str]:
+    """`row_names` of whole float32 vectors."""
     if step == 0:
         return (_start(config) if not config.steps else "") or "before training", _BEFORE
     if _is_end(path, config.steps, step):

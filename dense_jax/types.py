@@ -86,6 +86,7 @@ class TrainingQuery:
     negatives: Candidates
     documents: "PassageCollection"  # whole; the candidates are rows of it
     guide: Guide | None = None
+    source: int = 0  # number of the source that it is from, in the order of the corpus's
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +147,10 @@ class TrainingSet(abc.ABC):
     def sample(self, row: int, epoch: int, rng: np.random.Generator) -> ExampleSource:
         """The source of an example, after `epoch` earlier samples of `row`: a passage, a random cut of running text, or
         a query."""
+
+    def samples(self, rows: Sequence[int], epoch: int) -> Sequence[ExampleSource]:
+        """The sources of many rows that do not depend on noise; reading many at once may be faster."""
+        return [self.sample(row, epoch, np.random.default_rng(0)) for row in rows]
 
     @abc.abstractmethod
     def document(self, row: int) -> Document:

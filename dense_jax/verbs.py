@@ -24,6 +24,7 @@ from dense_jax.processes.distributed import (
 )
 from dense_jax.processes.multihost import is_process_0, on_process_0
 from dense_jax.processes.signals import StopSignals
+from dense_jax.remote.upload import Upload, check_access, check_model_name
 from dense_jax.retrieval import search
 from dense_jax.run import Run
 from dense_jax.terminal.next_command import next_command
@@ -42,13 +43,28 @@ def _train(run: Run, words: list[str], *, stop: StopSignals, restart: bool = Fal
 
 def _embed(run: Run, words: list[str]) -> None:
     vectors = run.embed()
-    print(f"{len(vectors):,} vectors of width {vectors.width} in {vectors.folder}")
+    kind = "int8 vectors" if vectors.ranges else "vectors"
+    print(f"{len(vectors):,} {kind} of width {vectors.width} in {vectors.folder}")
 
 
 def _search(run: Run, words: list[str], *, hybrid: bool = False) -> None:
     queries, columns = _typed(words), shutil.get_terminal_size().columns
     for query, hits in zip(queries, run.search(queries, hybrid=hybrid), strict=True):
         print(search.render_hits(query, hits, columns), end="\n\n")
+
+
+def _export(run: Run, words: list[str], *, push: str = "", yes: bool = False, public: bool = False) -> None:
+    """The folder and, with `push`, its files for a model of the Hub; with `yes` too they are uploaded."""
+    if push:
+        check_model_name(push)
+    if yes:
+        check_access(push, public=public)
+    exported = run.export()
+    _print(exported)
+    if push:
+        upload = Upload(exported.folder, push, public)
+        print(upload)
+        print(f"uploaded: {upload.send()}" if yes else "nothing was uploaded; give the command again with --yes")
 
 
 def _answer(run: Run, words: list[str]) -> None:
@@ -85,12 +101,13 @@ VERBS: dict[str, Callable[..., None]] = {
     "search": _search,
     "answer": _answer,
     "mine": lambda run, words: _print(run.mine()),
+    "filter": lambda run, words: _print(run.filter()),
     "evaluate": lambda run, words: _print(run.evaluate()),
-    "export": lambda run, words: _print(run.export()),
+    "export": _export,
     "report": lambda run, words: _print(run.report()),
 }
 
-_TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "evaluate"})  # `train` joins by itself
+_TOGETHER = frozenset({"refresh", "embed", "index", "search", "answer", "mine", "filter", "evaluate"})
 
 
 def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals) -> None:
@@ -112,10 +129,11 @@ def call(verb: str, line: Invocation | Comparison | Averaging, stop: StopSignals
         "show": functools.partial(VERBS["show"], full=line.full),
         "train": functools.partial(_train, stop=stop, restart=line.restart),
         "search": functools.partial(_search, hybrid=line.hybrid),
+        "export": functools.partial(_export, push=line.push, yes=line.yes, public=line.public),
     }
     with exit_on_failure(verb, polls=verb == "train"), explain_missing_platform(os.environ):
         if line.topology:
-            print(_open_run(line).plan(line.topology))
+            print(_open_run(line).plan(line.topology, traffic=line.traffic))
             return
         if verb in _TOGETHER:
             join_if_distributed(os.environ)

@@ -10,6 +10,7 @@ embeddings/NAME-STEP-DIGEST                           embed; DIGEST: of texts, p
 index/NAME-STEP-DIGEST                                index
 bm25/NAME-DIGEST                                      evaluate, search --hybrid, mine; DIGEST: of texts and formula
 mined/NAME.jsonl                                      mine
+filtered/NAME/kept, dropped                           filter
 results/NAME-SPLIT                                    evaluate (a further set of one name: NAME-SPLIT-DIGEST)
 results/NAME-answers                                  answer, with answer.questions (or NAME-answers-DIGEST)
 export                                                export
@@ -42,13 +43,15 @@ from dense_jax.data.preparation.queries import open_queries, queries_folder
 from dense_jax.data.preparation.text import check_test_set, corpus_fingerprint, prepared_corpus
 from dense_jax.data.sources.corpus import CheckedCorpus
 from dense_jax.data.sources.lines import stem
+from dense_jax.data.stores.guide import guide_fingerprint
 from dense_jax.data.stores.passage_store import PassageStore
-from dense_jax.data.stores.query_store import QueryStore, guide_fingerprint
+from dense_jax.data.stores.query_store import QueryStore
 from dense_jax.data.stores.question_set import QuestionSet
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.data.tokenizer_import import has_tokenizer, import_folder
 from dense_jax.errors import ConfigError
 from dense_jax.hf.config import check_padding
+from dense_jax.hf.sentence_transformers import print_note
 from dense_jax.io import AnyPath, short_digest
 from dense_jax.mesh import process_mesh
 from dense_jax.processes.multihost import is_process_0, on_process_0, process_0_first
@@ -56,6 +59,7 @@ from dense_jax.remote.paths import absolute, located
 from dense_jax.retrieval.bm25 import BM25, BM25Settings, open_or_index
 from dense_jax.retrieval.embed import embed, embeddings_folder
 from dense_jax.retrieval.index import Index, open_or_build
+from dense_jax.retrieval.narrow import narrow
 from dense_jax.retrieval.sample import make_sample
 from dense_jax.retrieval.vectors import Vectors
 from dense_jax.train import warm_start
@@ -402,18 +406,37 @@ class Workdir:
             self.check_init_from()
         return load_trained(self.config, self.path, step, self.used_data)
 
+    def narrowed(self, trained: Trained) -> Trained:
+        """`trained` with vectors of `embed.width`; a note names a width that the objective was not trained with.
+
+        Raises:
+            ConfigError: the vectors of the model have fewer numbers.
+        """
+        width = self.asked.embed.width
+        if not width or width == trained.towers.passage.encoder.width:
+            return trained
+        towers = narrow(trained.towers, width)
+        learned = getattr(self.asked.objective, "matryoshka", ())
+        if width not in learned and is_process_0():
+            print_note(
+                f"embed.width={width}: the objective was not trained with that width (objective.matryoshka={learned}); "
+                "if the model that it started from was not either, expect lower figures"
+            )
+        return replace(trained, towers=towers)
+
     def embeddings(self, collection: Collection, trained: Trained) -> Vectors:
         """Return the vectors of `collection`; compute the missing ones. Prints the collection and the checkpoint."""
         if is_process_0():
             print(f"{collection.described}; {trained.described}", file=sys.stderr)
         store, tower, settings = collection.store, trained.towers.passage, self.asked.embed
         made_by = {"checkpoint": trained.passage_fingerprint, "collection": store.content}
+        made_by |= {"width": tower.encoder.width, "precision": settings.precision.value}
         folder = embeddings_folder(
             [place / "embeddings" for place in self.places], collection.name, trained.passage_step, tower, made_by
         )
         return embed(
             store, tower, self.tokenizer, process_mesh(), folder,
-            batch=settings.batch, shard_size=settings.shard_size, made_by=made_by,
+            batch=settings.batch, shard_size=settings.shard_size, made_by=made_by, precision=settings.precision,
         )  # fmt: skip
 
     def index(self, collection: Collection, trained: Trained, *, again: bool = False) -> Index:

@@ -21,12 +21,9 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.par
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax
+import pytest
 from jaxtyping import install_import_hook
-
-install_import_hook("dense_jax", "beartype.beartype")  # before anything imports the package
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
 
 # Tracing makes many short-lived objects, and the collector would go through all of JAX for them again and again.
 gc.set_threshold(50_000, 20, 20)
@@ -34,6 +31,19 @@ gc.set_threshold(50_000, 20, 20)
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--no-type-checks",
+        action="store_true",
+        help="do not compare arguments and results with their annotations, which takes a third of the time",
+    )
+
+
+def pytest_configure(config):
+    if not config.getoption("--no-type-checks"):
+        install_import_hook("dense_jax", "beartype.beartype")  # before anything imports the package
 
 
 def pytest_collection_finish():

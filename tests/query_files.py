@@ -5,7 +5,9 @@ import json
 import lzma
 
 from dense_jax.config import CorpusConfig
+from dense_jax.data.preparation.merged_queries import MergedQueries
 from dense_jax.data.sources.corpus import open_corpus
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
 from dense_jax.types import Reject
 
 PACK = {"": bytes, ".gz": gzip.compress, ".xz": lzma.compress}
@@ -37,6 +39,19 @@ def read(path, **settings):
 def rejects(rows):
     """(line, reason) of the bad rows."""
     return [(int(row.where.rpartition(":")[2]), row.reason) for row in rows if isinstance(row, Reject)]
+
+
+def merged(rows):
+    """The queries of `rows` with the documents of all their rows."""
+    rows = list(rows)
+    documents = dict.fromkeys(one.id for row in rows for one in (*row.positives, *row.negatives))
+    names = [*documents]
+    queries = MergedQueries(lambda: rows, names.index, lambda identifier: True, lambda reject: None)
+
+    def named(side):
+        return tuple(ScoredDocument(names[row], score) for row, score in zip(*side, strict=True))
+
+    return [JudgedQuery(one.id, one.text, named(one.positives), named(one.negatives)) for one in queries]
 
 
 def ids(scored):

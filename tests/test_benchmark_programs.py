@@ -142,6 +142,57 @@ def test_training_compares_us_with_both_peers():
 
 
 @pytest.mark.slow
+def test_a_gradient_cache_trains_the_same_model_on_both_sides():
+    words = ("--size=tiny", "--objective=ict", "--batch=4", "--seq=16", "--steps=2", "--warmup=2", "--peer=tuned")
+    ours, theirs = rows_of("benchmarks/train.py", *words, "--chunk=2")
+    assert (ours["program"], theirs["program"]) == ("dense_jax", "torch tuned")
+    assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-4)  # float32 rounding
+
+
+@pytest.mark.slow
+def test_exact_search_finds_the_same_as_pytorch():
+    rows = rows_of("benchmarks/exact.py", "--vectors=70000", "--width=16", "--queries=8", "--steps=2", "--warmup=1")
+    assert [row["program"] for row in rows] == ["dense_jax, exact", "torch tuned"]
+    assert [row["recall@100"] for row in rows] == pytest.approx([1, 1], abs=0.01)  # equal scores up to rounding
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # seven programs
+def test_all_of_a_gpu_is_measured_by_one_script_and_kept_part_by_part(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    command = ["benchmarks/gpu.sh", "--tiny", str(tmp_path), "1700"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["program"] for row in rows].count("torch tuned") == 7
+    parts = [line for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith("## ")]
+    names = ("mlm-128", "ict", "encode", "search", "contrastive", "mlm-512", "mlm-256")
+    assert parts == [f"## {name}" for name in names]
+
+
+@pytest.mark.slow
+def test_parts_for_which_no_time_is_left_are_named_and_what_is_missing_too(tmp_path):
+    environment = os.environ | {"PYTHON": sys.executable, "JAX_PLATFORMS": "cpu"}
+    command = ["benchmarks/gpu.sh", "--tiny", str(tmp_path), "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("left out") == 7
+    assert "missing: jax for CUDA, torch for CUDA\n" in (tmp_path / "results.md").read_text()
+
+
+@pytest.mark.slow
+def test_prepare_is_compared_with_the_map_of_datasets_on_the_same_documents(tmp_path):
+    lines = [json.dumps({"_id": str(i), "text": f"The quick fox {i}. It jumps over the lazy dog."}) for i in range(40)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(lines))
+    settings = ["--config=ict:tiny", f"--workdir={tmp_path / 'work'}", f"--corpus.source={tmp_path / 'corpus.jsonl'}"]
+    settings += ["--corpus.held_out=0", "--tokenizer.vocab_size=100"]
+    prepare(command_line.parse(settings).config, tmp_path / "work")
+    rows = rows_of("benchmarks/prepare.py", *settings, "--steps=2")
+    assert [row["program"] for row in rows] == ["dense-jax prepare", "datasets.map, batched", "datasets.map"]
+    assert all(row["MB/CPU s"] > 0 for row in rows)
+
+
+@pytest.mark.slow
 def test_encoding_compares_ids_with_ids_and_text_with_text():
     rows = rows_of("benchmarks/encode.py", "--size=tiny", "--batch=2", "--seq=16", "--steps=2", "--warmup=1")
     names = ["dense_jax", "dense_jax, from text", "torch default", "torch tuned", "sentence-transformers, from text"]

@@ -22,7 +22,6 @@ import data  # noqa: E402
 import encode  # noqa: E402
 import flops  # noqa: E402
 import machine  # noqa: E402
-import peers  # noqa: E402
 import report  # noqa: E402
 import timing  # noqa: E402
 import train  # noqa: E402
@@ -134,6 +133,20 @@ def test_short_steps_are_taken_in_a_row_until_a_quarter_of_a_second_is_full(cloc
     assert found.wall.tolist() == [1 / 8, 1 / 8]
 
 
+def test_after_its_time_no_turn_begins_but_the_first_two(clock):
+    turns = [
+        len(timing.interleaved([ticking("a", clock, 1, [])], turns=9, warm_up=1, until=clock.now + seconds)[0].wall)
+        for seconds in (0, 4.5, 99)
+    ]
+    assert turns == [2, 4, 9]  # the warm-up took a second
+
+
+def test_seconds_are_counted_from_the_start_and_none_are_no_limit(monkeypatch, clock):
+    monkeypatch.setattr(arguments, "time", clock)
+    clock.now = 5.0
+    assert (arguments.deadline(3), arguments.deadline(0)) == (8.0, float("inf"))
+
+
 def test_warm_up_is_not_in_the_timings_but_its_results_are_kept(clock):
     (found,) = timing.interleaved([ticking("a", clock, 1, [])], turns=2, warm_up=3)
     assert found.outputs == ["a0", "a1", "a2"]
@@ -221,7 +234,10 @@ def test_more_threads_than_cores_are_refused():
         machine.set_up(9999, "auto")
 
 
+@pytest.mark.slow
 def test_a_peer_that_would_run_on_other_devices_is_refused():
+    import peers  # here: it imports PyTorch
+
     with pytest.raises(MachineError, match=r"PyTorch would run on 1 x cpu, JAX runs on 8 x cpu; use --peer=none"):
         peers.set_up(replace(CPU, count=8))
 

@@ -38,8 +38,8 @@ SHAPES = {
         SIZES | {"local_attention": 8, "pad_token_id": 1, "max_position_embeddings": 600},
         "cls",
         False,
-        {},
-        {"query": "", "document": ""},
+        {"query": "search_query:", "document": "search_document:"},
+        {"query": "search_query:", "document": "search_document:"},
     ),
     "distiluse": (
         "DistilBert",
@@ -105,7 +105,7 @@ def test_a_folder_is_opened_trained_and_exported_with_its_vectors_prompts_and_si
         return model.encode(texts, prompt=prompts[side])
 
     data = str(judged_queries(tmp_path / "data"))
-    settings = {"corpus.source": data, "evaluate.folder": data, "steps": 4, "batch": 8, "objective.negatives": 0}
+    settings = {"corpus.source": data, "evaluate.folder": data, "steps": 10, "batch": 8, "objective.negatives": 0}
     settings |= {"objective.known": 0, "optimizer.learning_rate": 1e-2, "optimizer.warmup_share": 0.0, "log_every": 1}
     run = dense_jax.Run(tmp_path / "work", dense_jax.load_config(f"finetune:{folder}", settings))
     original = judge.SentenceTransformer(str(folder), device="cpu")

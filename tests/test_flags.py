@@ -102,6 +102,13 @@ def test_hybrid_is_a_switch_of_search_alone(config_file):
     assert "--hybrid=no: takes no value; leave the flag out" in message(*flags, "--hybrid=no")
 
 
+def test_traffic_is_listed_of_a_step_that_is_compiled_for_tpus():
+    flags = ["--config=ict:tiny", "--workdir=runs/x", "--traffic"]
+    assert parse([*flags, "--topology=v5e:2x2"], "show").traffic
+    with pytest.raises(ConfigError, match="--traffic is of a step compiled for TPUs; use it with `dense-jax show"):
+        parse(flags, "show")
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [

@@ -1,9 +1,13 @@
+"""Rows of queries, and what is made of those of one query."""
+
 import math
 
 import pytest
 
-from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
+from dense_jax.data.preparation.merged_queries import MergedQueries
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
 from dense_jax.errors import DataError
+from tests.query_files import merged
 
 
 def query(positives, negatives="", identifier="q", text="who"):
@@ -11,7 +15,7 @@ def query(positives, negatives="", identifier="q", text="who"):
 
 
 def only(*queries):
-    (joined,) = merge_queries(queries)
+    (joined,) = merged(queries)
     return joined
 
 
@@ -31,11 +35,24 @@ def test_the_first_score_of_a_document_is_kept():
 
 
 def test_queries_stay_in_the_order_of_their_first_rows():
-    rows = [query("a", identifier=identifier) for identifier in "yxyz"]
-    assert [joined.id for joined in merge_queries(rows)] == ["y", "x", "z"]
+    rows = [query("a", identifier=identifier, text=f"who is {identifier}") for identifier in "yxyz"]
+    assert [joined.id for joined in merged(rows)] == ["y", "x", "z"]
+
+
+def test_queries_of_one_text_are_one_query_under_the_first_id():
+    (joined,) = merged([query("a", text="who is"), query("b", identifier="other", text="who  is")])
+    assert (joined.id, [document.id for document in joined.positives]) == ("q", ["a", "b"])
+
+
+def test_a_later_row_may_answer_a_query_that_the_first_row_does_not():
+    rows, rejects = [query("?"), query("a"), query("?", identifier="r", text="what")], []
+    queries = MergedQueries(lambda: rows, {"a": 0}.get, lambda identifier: True, rejects.append)
+    assert [(one.id, one.positives.rows.tolist()) for one in queries] == [("q", [0])]
+    assert [reject.where for reject in rejects] == ["query 'r'"]
+    assert queries.unknown == 2
 
 
 def test_two_texts_under_one_query_id_are_refused():
-    assert len(merge_queries([query("a", text="who is"), query("b", text=" who  is ")])) == 1
+    assert len(merged([query("a", text="who is"), query("b", text=" who  is ")])) == 1
     with pytest.raises(DataError, match="query id 'q' has two texts, 'who' and 'what'; give one"):
-        merge_queries([query("a"), query("b", text="what")])
+        merged([query("a"), query("b", text="what")])

@@ -18,7 +18,8 @@ from dense_jax.processes.distributed import LOST_PROCESS
 from tests.launch_schemas import JOBSET, SKY, problems
 from tests.launch_stubs import ROOT, World, finish
 
-SCRIPTS = sorted(path for path in (ROOT / "launch").iterdir() if path.suffix in (".sh", ".sbatch"))
+FOLDERS = (ROOT / "launch", ROOT / "benchmarks")
+SCRIPTS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.suffix in (".sh", ".sbatch"))
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "4"}
 JOB = ("launch/slurm.sbatch", "train", "--config=c.py", "--workdir=/shared/my run")
 GCLOUD = {"NAME": "ict", "ZONE": "z", "TYPE": "v6e-16", "VERSION": "v2-alpha-tpuv6e", "BUCKET": "b"}

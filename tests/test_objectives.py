@@ -26,7 +26,7 @@ from dense_jax.objectives.ict import ICT
 from dense_jax.objectives.mlm import MLM
 from dense_jax.train.optimizer import decay_mask
 from dense_jax.train.sharding import state_sharding
-from dense_jax.types import Layout, Passage, QAExample, SearchResult, Similarity, Tokens, TrainingQuery
+from dense_jax.types import Layout, Passage, QAExample, SearchResult, Similarity, Tokens, TrainingQuery, Vocabulary
 from tests.toys import VOCABULARY, AnsweredStore, MemoryStore, QuestionStore
 
 FILES = sorted(
@@ -74,13 +74,13 @@ def sentences_store() -> MemoryStore:
     return store
 
 
-def batch_of(objective: Objective, size: int = BATCH):
+def batch_of(objective: Objective, size: int = BATCH, vocabulary: Vocabulary = VOCABULARY):
     of_nouns = {TrainingQuery: QuestionStore, QAExample: AnsweredStore, Passage: sentences_store}
     store = of_nouns[objective.learns_from]()
-    examples = Examples(store, objective, VOCABULARY, LoaderConfig(), seed=0, length=size, batch=size)
+    examples = Examples(store, objective, vocabulary, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     if isinstance(objective, RetrievalAugmented):
-        joined = objective.join(batch, found_for(objective, size), sentences_store(), VOCABULARY)
+        joined = objective.join(batch, found_for(objective, size), sentences_store(), vocabulary)
         return jax.tree.map(jnp.asarray, joined)
     return jax.tree.map(jnp.asarray, batch.inputs)
 

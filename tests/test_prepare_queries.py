@@ -182,9 +182,9 @@ def test_preparing_again_changes_nothing_and_other_settings_are_refused(source, 
 
 def test_a_file_that_has_changed_is_not_read(source, tmp_path):
     store = prepared(config(source), tmp_path / "work")
-    path = store.folder / "positives.npy"
+    path = store.folder / "queries-00000.array_record"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
-    with pytest.raises(StorageError, match=r"positives\.npy"):
+    with pytest.raises(StorageError, match=r"queries-00000\.array_record"):
         open_queries(tmp_path / "work", config(source).corpus)
 
 

@@ -85,7 +85,7 @@ def test_rounds_and_shares_have_folders_of_their_own_beside_the_same_documents(t
     assert contents(tmp_path / "work" / "documents") == documents
 
 
-@pytest.mark.parametrize("killed", ["whole_documents", "write_queries", "_check_rejected"])
+@pytest.mark.parametrize("killed", ["whole_documents", "QueryWriter", "_check_rejected", "_check_queries_unchanged"])
 def test_an_interrupted_preparation_ends_with_the_same_files(tmp_path, monkeypatch, killed):
     asked = config(beir(tmp_path / "source"))
     prepare(asked, tmp_path / "whole")
@@ -126,7 +126,7 @@ def test_the_share_that_an_error_names_can_be_used_in_the_same_folder(tmp_path):
         prepare(config(source), tmp_path / "work")
     asked = config(source, max_rejects=0.34)
     assert prepared(asked, tmp_path / "work").ids() == ["q0", "q1"]
-    (reject,) = json.loads((queries_folder(tmp_path / "work", asked.corpus) / "rejects.json").read_text())
+    reject = json.loads((queries_folder(tmp_path / "work", asked.corpus) / "rejects.jsonl").read_text())
     assert "'d9'" in reject["reason"]
 
 

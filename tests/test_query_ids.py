@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from dense_jax.data.sources.corpus import open_corpus, read_queries
-from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
 from dense_jax.errors import DataError
 from dense_jax.types import Reject
-from tests.query_files import ids, rejects, scores, source_of, write
+from tests.query_files import ids, merged, rejects, scores, source_of, write
 
 ROW = {
     "query_id": "q1",
@@ -77,7 +77,7 @@ def test_a_bad_row_is_rejected_with_its_line(tmp_path, source, change, reason):
 @pytest.mark.parametrize("end", ["", ".gz"])
 def test_triples_of_ids_have_the_texts_of_the_sources_queries(tmp_path, source, end):
     path = write(tmp_path / f"triples.tsv{end}", "q1\td1\td3\nq1\td1\td2\n")
-    (query,) = merge_queries(found(path, source))
+    (query,) = merged(found(path, source))
     assert (query.text, ids(query.positives), ids(query.negatives)) == ("who found radium", ["d1"], ["d3", "d2"])
 
 

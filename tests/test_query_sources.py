@@ -10,10 +10,10 @@ import xxhash
 
 from dense_jax.config import CorpusConfig
 from dense_jax.data.sources.corpus import open_corpus
-from dense_jax.data.sources.queries import JudgedQuery, merge_queries
+from dense_jax.data.sources.queries import JudgedQuery
 from dense_jax.errors import DataError, MachineError
 from dense_jax.types import Document, Reject
-from tests.query_files import ids, read, rejects, scores, source_of, write
+from tests.query_files import ids, merged, read, rejects, scores, source_of, write
 
 ENDS = ["", ".gz", ".xz"]
 
@@ -296,7 +296,7 @@ def test_two_texts_under_one_question_id_of_squad_are_rejected(tmp_path):
     assert rejects(source.queries()) == [
         (2, "question id 'a' has another text than in an earlier row (id 'a', paragraph 2)")
     ]
-    (query,) = merge_queries(query for query in source.queries() if isinstance(query, JudgedQuery))
+    (query,) = merged(query for query in source.queries() if isinstance(query, JudgedQuery))
     assert len(query.positives) == 2
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from dense_jax.artifact import claim
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
-from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
+from dense_jax.data.stores.query_store import QueryStore, QueryWriter, StoredQuery
 from dense_jax.data.stores.shards import Entry, Group
 from dense_jax.errors import DataError, StorageError
-from dense_jax.io import digest
-from dense_jax.types import Candidates, Document
+from dense_jax.types import Candidates, Document, SourceRows
 from tests.faults.pickles import write_pickle
+from tests.sources import KilledError, contents
 from tests.test_supervised import METHOD
 
 RNG = np.random.default_rng(0)  # nothing is drawn with it
@@ -25,17 +25,24 @@ def candidates(*rows, scores=None):
 
 
 QUERIES = [
-    StoredQuery(
-        "q0", "wer läutet?", np.array([7, 70_000], np.int32), candidates(1), candidates(2, 3, scores=[0.5, 0.25])
-    ),
-    StoredQuery("q1", "oil", np.array([9], np.int32), candidates(4, 5, scores=[2.0, 1.0]), candidates()),
-    StoredQuery("q2", "fog", np.array([8, 6, 5], np.int32), candidates(0), candidates(1)),
+    StoredQuery("q0", "wer läutet?", candidates(1), candidates(2, 3, scores=[0.5, 0.25])),
+    StoredQuery("q1", "oil", candidates(2, 0, scores=[2.0, 1.0]), candidates()),
+    StoredQuery("q2", "fog", candidates(4), candidates(1)),
 ]
+TOKENS = {"wer läutet?": [7, 70_000], "oil": [9], "fog": [8, 6, 5]}
+SOURCES = [SourceRows("a", range(3), 0), SourceRows("empty", range(3, 3), 0), SourceRows("b", range(3, 6), 0)]
 
 
-def write(folder, parts):
+def tokenise(texts):
+    return [np.array(TOKENS[text], np.int32) for text in texts]
+
+
+def write(folder, queries, shard_size=2):
     claim(folder, {})
-    write_queries(folder, parts, {})
+    writer = QueryWriter(folder, SOURCES, shard_size, tokenise)
+    for query in queries:
+        writer.add(query)
+    writer.finish({})
 
 
 @pytest.fixture
@@ -50,7 +57,7 @@ def folder(tmp_path):
     ]
     writer.add(Group(entries, documents=len(entries), left_out=0))
     writer.finish()
-    write(tmp_path / "queries", {"a": QUERIES[:2], "b": QUERIES[2:]})
+    write(tmp_path / "queries", QUERIES)
     return tmp_path / "queries"
 
 
@@ -66,7 +73,8 @@ def test_a_question_has_its_tokens_and_what_it_was_judged_with(folder):
     assert (first.positives.rows.tolist(), first.negatives.rows.tolist()) == ([1], [2, 3])
     assert np.isnan(first.positives.scores).all()
     assert first.negatives.scores.tolist() == [0.5, 0.25]
-    assert (second.positives.scores.tolist(), second.negatives.rows.tolist()) == ([2.0, 1.0], [])
+    assert (second.positives.rows.tolist(), second.positives.scores.tolist()) == ([2, 0], [2.0, 1.0])
+    assert second.negatives.rows.tolist() == []
     assert [p.tokens.tolist() for p in first.documents.passages([3, 2])] == [[3], [2]]
     assert first.guide is None
 
@@ -86,7 +94,7 @@ def test_queries_with_more_positives_than_the_loss_masks_are_counted_in_a_note(f
 
 
 def test_places_of_negatives_that_no_query_has_are_reported_as_padding(folder, tmp_path):
-    write(tmp_path / "positive", {"": [QUERIES[1]]})
+    write(tmp_path / "positive", [QUERIES[1]])
     (note,) = METHOD.notes(store(tmp_path / "positive"))
     assert note.startswith("none of 1 queries has a negative, so 2 of 3 passages that are encoded are padding;")
     assert note.endswith("use --objective.negatives=0, or mine some and name their file by --corpus.queries")
@@ -100,7 +108,7 @@ def test_queries_that_are_mostly_padding_are_reported_with_a_length_that_loses_n
         "training queries have up to 5 tokens, and objective.query_length=11 pads all to that; "
         "--objective.query_length=5 trains faster, and 11 again at search cuts no longer query"
     )
-    (note,) = replace(METHOD, query_length=15, query_prompt="?!").notes(store(folder))
+    (note,) = replace(METHOD, query_length=15, query_prompts=("?", "", "?!")).notes(store(folder))
     assert "up to 7 tokens" in note
 
 
@@ -109,15 +117,72 @@ def test_parts_are_the_sources_with_their_tokens(folder):
     assert parts == [("a", range(2), 3), ("b", range(2, 3), 3)]
 
 
+def test_a_query_knows_the_number_of_its_source_among_all(folder):
+    assert [store(folder).sample(row, 0, RNG).source for row in range(3)] == [0, 0, 2]
+
+
+@pytest.mark.parametrize("shard_size", [1, 2, 3])
+def test_sources_that_alternate_are_stored_one_after_the_other(folder, tmp_path, shard_size):
+    turns = [QUERIES[i] for i in (0, 2, 1)]
+    write(tmp_path / "turns", turns, shard_size)
+    found = store(tmp_path / "turns")
+    assert found.ids() == ["q0", "q1", "q2"]
+    assert [sample.tokens.tolist() for sample in found.samples([2, 0, 1], 0)] == [[8, 6, 5], [7, 70_000], [9]]
+
+
+@pytest.mark.parametrize("finished", [1, 2, 3])
+def test_a_new_writer_passes_over_finished_shards_and_ends_with_the_same_files(folder, tmp_path, finished):
+    turns, calls = [QUERIES[i] for i in (0, 2, 1)], []
+
+    def killed_at(texts):
+        calls.append(texts)
+        if len(calls) > finished:
+            raise KilledError
+        return tokenise(texts)
+
+    write(tmp_path / "whole", turns, shard_size=1)
+    claim(tmp_path / "again", {})
+    writer = QueryWriter(tmp_path / "again", SOURCES, 1, killed_at)
+    with pytest.raises(KilledError):
+        for query in [*turns, *turns]:
+            writer.add(query)
+    calls.clear()
+    writer = QueryWriter(tmp_path / "again", SOURCES, 1, lambda texts: calls.append(texts) or tokenise(texts))
+    for query in turns:
+        writer.add(query)
+    writer.finish({})
+    assert len(calls) == 3 - finished
+    assert contents(tmp_path / "again") == contents(tmp_path / "whole")
+
+
+def test_finished_shards_keep_their_size_where_another_one_is_wanted_later(folder, tmp_path):
+    claim(tmp_path / "again", {})
+    begun = QueryWriter(tmp_path / "again", SOURCES, 1, tokenise)
+    begun.add(QUERIES[0])
+    write(tmp_path / "again", QUERIES, shard_size=9)
+    assert store(tmp_path / "again").ids() == ["q0", "q1", "q2"]
+
+
 def test_queries_without_any_negative_can_be_stored(folder, tmp_path):
-    write(tmp_path / "positive", {"": [QUERIES[1]]})
+    write(tmp_path / "positive", [QUERIES[1]])
     assert store(tmp_path / "positive").sample(0, 0, RNG).negatives.rows.tolist() == []
 
 
 def test_the_fingerprint_changes_with_what_is_stored(folder, tmp_path):
-    write(tmp_path / "same", {"a": QUERIES[:2], "b": QUERIES[2:]})
-    write(tmp_path / "other", {"a": QUERIES[:1], "b": QUERIES[2:]})
+    write(tmp_path / "same", QUERIES)
+    write(tmp_path / "other", QUERIES[:1])
     assert store(folder).fingerprint == store(tmp_path / "same").fingerprint != store(tmp_path / "other").fingerprint
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"sources": ["a"]}, "a shard is of none of its sources"), ({"positives": {"many": 3}}, "positives.many")],
+)
+def test_a_damaged_manifest_is_refused(folder, change, message):
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(StorageError, match=rf"manifest\.json: damaged .*{message}"):
+        store(folder)
 
 
 def test_an_unfinished_folder_is_refused(folder):
@@ -127,15 +192,15 @@ def test_an_unfinished_folder_is_refused(folder):
 
 
 def test_a_changed_file_is_noticed(folder):
-    path = folder / "positives.npy"
+    path = folder / "queries-00000.array_record"
     path.write_bytes(path.read_bytes()[:-1] + b"\x07")
-    with pytest.raises(StorageError, match=r"positives\.npy: digest"):
+    with pytest.raises(StorageError, match=r"queries-00000\.array_record: digest"):
         store(folder)
 
 
 def test_a_missing_file_is_named(folder):
-    (folder / "texts-ends.npy").unlink()
-    with pytest.raises(StorageError, match=r"texts-ends\.npy: missing"):
+    (folder / "texts-00001.array_record").unlink()
+    with pytest.raises(StorageError, match=r"texts-00001\.array_record: missing"):
         store(folder)
 
 
@@ -193,17 +258,6 @@ def test_a_store_travels_to_another_process_by_its_paths(folder, tmp_path):
     assert question.tokens.tolist() == same.tokens.tolist()
     np.testing.assert_array_equal(question.guide.query, same.guide.query)
     assert is_mapped(question.guide.documents)  # else each worker would hold all vectors
-
-
-@pytest.mark.parametrize("name", ["tokens", "tokens-ends"])
-def test_pickled_lists_are_refused_and_not_run(folder, name):
-    canary = write_pickle(folder / f"{name}.npy")
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][f"{name}.npy"] = digest(folder / f"{name}.npy")  # of one who wants it to be read
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(StorageError, match=rf"{name}\.npy: damaged"):
-        store(folder)
-    assert not canary.exists()
 
 
 @pytest.mark.parametrize("name", ["queries", "documents"])

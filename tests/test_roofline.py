@@ -3,7 +3,7 @@
 import pytest
 
 from dense_jax.errors import ConfigError
-from dense_jax.planning.roofline import CHIPS, find_chip, predict_doublings, roofline
+from dense_jax.planning.roofline import CHIPS, find_chip, largest_busy_slice, predict_doublings, roofline
 
 
 def test_a_step_takes_as_long_as_the_slowest_of_its_parts():
@@ -15,6 +15,20 @@ def test_a_step_takes_as_long_as_the_slowest_of_its_parts():
 def test_an_unknown_chip_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match=r"topology=v9:2x2: chip 'v9' is unknown; use v4, v5e, v5p, v6e"):
         find_chip("v9:2x2")
+
+
+@pytest.mark.parametrize(
+    ("chip", "tokens", "batch", "slice_and_chips"),
+    [
+        ("v5e", 64 * 2_000, 1_024, ("v5e:8x8", 64)),
+        ("v5e", 64 * 2_000 - 1, 1_024, ("v5e:4x8", 32)),
+        ("v5e", 10**9, 24, ("v5e:2x4", 8)),  # 16 do not divide the batch
+        ("v5p", 64 * 2_000, 1_024, ("v5p:4x4x4", 64)),
+        ("v4", 1_999, 1, None),
+    ],
+)
+def test_the_largest_slice_that_a_batch_keeps_busy_has_two_thousand_tokens_a_chip(chip, tokens, batch, slice_and_chips):
+    assert largest_busy_slice(chip, tokens, batch) == slice_and_chips
 
 
 @pytest.mark.parametrize(("room", "doublings"), [(2.0, 0), (4.0, 0), (5.0, 1), (9.0, 2), (1e9, 5)])

@@ -5,6 +5,7 @@ import pytest
 
 from dense_jax.config import LoaderConfig, Mixing, Order
 from dense_jax.data.sampler import Sampler, shares
+from dense_jax.errors import ConfigError
 from dense_jax.types import SourceRows
 
 
@@ -52,9 +53,11 @@ def mixed(count, seed=0, batch=8, **loader) -> list[int]:
 
 
 def test_a_source_is_drawn_by_its_share_of_the_tokens_to_the_power():
-    assert shares([1_000, 9_000], power=0.0).tolist() == [0.5, 0.5]
-    assert shares([1_000, 9_000], power=0.5) == pytest.approx([0.25, 0.75])  # the roots of 0.1 and 0.9 are as 1 to 3
-    assert shares([1_000, 9_000], power=1.0) == pytest.approx([0.1, 0.9])
+    assert shares([1_000, 9_000], 0.0, [1.0, 1.0]).tolist() == [0.5, 0.5]
+    assert shares([1_000, 9_000], 0.5, [1.0, 1.0]) == pytest.approx(
+        [0.25, 0.75]
+    )  # the roots of 0.1 and 0.9 are as 1 to 3
+    assert shares([1_000, 9_000], 1.0, [1.0, 1.0]) == pytest.approx([0.1, 0.9])
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.0, 0.5), (0.5, 0.25), (1.0, 0.1)])
@@ -62,6 +65,19 @@ def test_visits_come_from_the_sources_in_these_shares(power, share):
     from_small = np.array(mixed(4_000, sampling_power=power)) < 100
     deviation = (share * (1 - share) / 4_000) ** 0.5
     assert abs(from_small.mean() - share) < 4 * deviation
+
+
+@pytest.mark.parametrize("mixing", Mixing)
+def test_weights_say_how_often_a_source_is_drawn(mixing):
+    from_small = np.array(mixed(8 * 2_000, mixing=mixing, weights=(3.0, 1.0))) < 100
+    assert abs(from_small.mean() - 0.75) < 4 * (0.75 * 0.25 / 2_000) ** 0.5
+
+
+def test_weights_are_one_for_each_source_to_learn_from():
+    with pytest.raises(
+        ConfigError, match=r"loader.weights has 3 numbers, and there are 2 sources to learn from: small, l"
+    ):
+        mixed(1, weights=(1.0, 1.0, 1.0))
 
 
 @pytest.mark.parametrize(("power", "share"), [(0.0, 0.5), (0.5, 0.25), (1.0, 0.1)])

@@ -71,6 +71,7 @@ def test_the_modules_that_can_use_a_network_are_these():
         ("hf/model_card.py", "huggingface_hub"),  # classes of a model card, which is written and not sent
         ("remote/data_sets.py", "huggingface_hub"),  # the newest revision of a data set; `datasets` by its name
         ("remote/models.py", "huggingface_hub"),
+        ("remote/upload.py", "huggingface_hub"),  # `export --push`, which sends after --yes only
         ("train/trackers.py", "mlflow"),
         ("train/trackers.py", "trackio"),
         ("train/trackers.py", "wandb"),

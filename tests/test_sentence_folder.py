@@ -151,7 +151,11 @@ def test_dropout_has_no_effect(tmp_path):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("config_sentence_transformers.json", {"truncate_dim": 8}, "truncate_dim is 8, and vectors are not cut here"),
+        (
+            "config_sentence_transformers.json",
+            {"truncate_dim": 8},
+            "truncate_dim is 8, and a folder.s vectors are not",
+        ),
         ("config_sentence_transformers.json", {"model_type": "SparseEncoder"}, "model_type is 'SparseEncoder'; only"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "manhattan"}, "similarity_fn_name is 'manhattan'"),
         ("config_sentence_transformers.json", {"similarity_fn_name": "euclidean"}, "similarity_fn_name is 'euclidean'"),

@@ -56,14 +56,17 @@ def test_every_published_method_has_its_shapes_without_a_corpus(file, tmp_path):
 
 @pytest.mark.slow
 def test_a_plan_says_what_a_step_takes_of_a_chip(chips):
-    said = topology.plan_report(CONFIG, "v5e:2x2", 50)
+    said = topology.plan_report(CONFIG, "v5e:2x2", 50, traffic=True)
     mesh = "{'dcn': 1, 'data': 2, 'update': 2, 'fsdp': 1, 'tensor': 1}"
     assert f"== v5e:2x2: 4 chips {mesh}\nthe TPU compiler's account of a step, none of it measured" in said
     parameters = 50 * 16 + 2 * 16 + 256 * 16 + 2 * 16 + 4 * (256 + 16) + 2 * 256 + 32 + 2 * 32
     assert f"parameters {parameters * 4 / 2**20:>48,.1f} MiB" in said
     assert "bound by memory" in said
-    assert "== largest batch\n16\n          16: 0.00 GiB\n          32: no, 15.75 GiB\n\n== a step" in said
+    assert "== largest batch\n16\n          16: 0.00 GiB\n          32: no, 15.75 GiB\n\n== largest slice" in said
     assert "between slices" not in said
+    assert "keeps busy\nnone: 384 tokens with padding, 96 on a chip of v5e:2x2, and one chip should have 2,000" in said
+    table = said.partition("== memory traffic by line of code\n")[2]
+    assert "100.0%" not in table and "  models/layers.py:" in table
 
 
 @pytest.mark.slow

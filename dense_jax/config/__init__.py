@@ -29,6 +29,7 @@ from dense_jax.config.retrieval import (
     EmbedConfig,
     EvaluateConfig,
     ExportConfig,
+    FilterConfig,
     FusionConfig,
     FusionMethod,
     IndexConfig,
@@ -37,6 +38,7 @@ from dense_jax.config.retrieval import (
     MineConfig,
     Miner,
     Pick,
+    Precision,
     SearchConfig,
 )
 from dense_jax.config.rules import RESUMABLE, ModelPath, NotNegative, Positive, Seed
@@ -98,6 +100,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig, metadata=RESUMABLE)
     fusion: FusionConfig = field(default_factory=FusionConfig, metadata=RESUMABLE)
     mine: MineConfig = field(default_factory=MineConfig, metadata=RESUMABLE)
+    filter: FilterConfig = field(default_factory=FilterConfig, metadata=RESUMABLE)
     answer: AnswerConfig = field(default_factory=AnswerConfig, metadata=RESUMABLE)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig, metadata=RESUMABLE)
     export: ExportConfig = field(default_factory=ExportConfig, metadata=RESUMABLE)
@@ -120,6 +123,11 @@ class Config:
             not (self.corpus.near_duplicates and self.passages.unit is Unit.QUERIES),
             f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, "
             "with passages.unit=queries; use 0.0",
+        )
+        require(
+            len(self.loader.weights) in (0, len(self.corpus.sources)),
+            f"loader.weights={self.loader.weights} is not one number for each of {len(self.corpus.sources)} sources, "
+            "those in corpus.source and corpus.also; give --loader.weights=NUMBER for each",
         )
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
@@ -180,6 +188,7 @@ __all__ = [
     "EmbedConfig",
     "EvaluateConfig",
     "ExportConfig",
+    "FilterConfig",
     "FusionConfig",
     "FusionMethod",
     "GradientDtype",
@@ -196,6 +205,7 @@ __all__ = [
     "Order",
     "PassagesConfig",
     "Pick",
+    "Precision",
     "PrepareConfig",
     "Refresh",
     "Runner",

@@ -1,8 +1,8 @@
 """The command line: `dense-jax VERB --config NAME[:variant] --workdir DIR [--key value ...] [queries] [-- queries]`.
 
-Without `--config` the config is the one that the workdir remembers. Every flag but `--full`, `--restart` and
-`--hybrid` has exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken
-for a query. A setting of several values is given by its flag once for each of them; of other flags the last one counts.
+Without `--config` the config is the one that the workdir remembers. Every flag but the switches (`_SWITCHES`) has
+exactly one value, the rest of its own argument after `=` or the next argument, so that no value is taken for a query. A
+setting of several values is given by its flag once for each of them; of other flags the last one counts.
 Mistakes that can be seen without a config are reported before JAX is imported, which takes seconds.
 """
 
@@ -32,14 +32,16 @@ VERBS = {
     "search": "queries, from the arguments or standard input -> score, id, title, text",
     "answer": "questions -> answer, share, passage; with answer.questions=FILE exact match and answer recall",
     "mine": "hard negatives for the training queries, by the trained retriever, by BM25, or by both",
+    "filter": "training pairs whose passage the retriever ranks among the best; one that is untrained uses init_from",
     "evaluate": "nDCG@10, MRR@10, Recall@100: BM25, before training, after training, BM25 + dense",
-    "export": "a folder for Hugging Face transformers and sentence-transformers",
+    "export": "a folder for Hugging Face transformers and sentence-transformers; --push=ORG/NAME lists its files for "
+    "the Hub, and with --yes uploads them",
     "report": "report.html, one page about the run: what it cost, what it shows, what it bought, with examples",
     "compare": "WORKDIR ... [--against NAME] --workdir DIR: a table and a chart of finished runs",
     "average": "WORKDIR|FOLDER|ORG/NAME ... [--weights 0.7,0.3] [--last K] --workdir DIR: the mean of models, exported",
 }
 _TAKE_WORDS = ("search", "answer")
-_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "evaluate", "export", "report")
+_TAKE_OUT = ("embed", "index", "search", "answer", "mine", "filter", "evaluate", "export", "report")
 _READS = {  # data that a verb reads wherever its flag is given
     "prepare": ("corpus.source", "corpus.also", "spans.answers", "spans.precomputed"),
     "embed": ("embed.collection",),
@@ -52,11 +54,15 @@ OWN_FLAGS = {  # those that are no settings, with their help texts
     "workdir": "the folder that everything is written to and read from",
     "out": "a folder in place of the workdir for what is written, such as where the workdir is read-only",
     "topology": "TPUs elsewhere that `show` compiles for, such as v5e:16x16",
+    "traffic": "`show --topology` lists the lines of code whose operations move the most bytes; without a value",
     "full": "`show` prints all settings, shapes and parameters; without a value",
     "restart": "`train` starts over and moves what it wrote before aside; without a value",
     "hybrid": "`search` fuses its ranking with that of BM25, by the settings fusion.*; without a value",
+    "push": "a model of the Hugging Face Hub, ORG/NAME, that `export` uploads to, private unless --public is given",
+    "yes": "`export --push` uploads the files, which it lists without it; without a value",
+    "public": "`export --push` makes the model public; without a value",
 }
-_SWITCHES = ("full", "restart", "hybrid")  # of them, those without a value
+_SWITCHES = ("traffic", "full", "restart", "hybrid", "yes", "public")  # of them, those without a value
 _COMPARE_FLAGS = ("workdir", "against")
 _AVERAGE_FLAGS = ("workdir", "weights", "last")
 _NO_WORKDIR = "no --workdir=DIR, the folder that everything is written to and read from"
@@ -70,9 +76,13 @@ class Invocation:
     workdir: Path
     words: list[str]  # what is no flag: the queries of `search`
     topology: str = ""  # TPUs that `show` is to compile for, such as v5e:16x16
+    traffic: bool = False  # `show --topology` lists the lines that move the most bytes
     full: bool = False  # `show` prints more than a screen
     restart: bool = False  # `train` starts over, and moves the old state aside
     hybrid: bool = False  # `search` fuses its ranking with that of BM25
+    push: str = ""  # model of the Hub that `export` lists its files for
+    yes: bool = False  # and uploads them
+    public: bool = False  # for everyone to see
     out: Path | None = None  # a folder in place of the workdir for what is written
 
     @property
@@ -139,9 +149,13 @@ def parse(argv: Sequence[str], verb: str = "") -> Invocation:
         _workdir(line),
         line.words,
         line.value("topology"),
+        traffic=bool(line.value("traffic")),
         full=bool(line.value("full")),
         restart=bool(line.value("restart")),
         hybrid=bool(line.value("hybrid")),
+        push=line.value("push"),
+        yes=bool(line.value("yes")),
+        public=bool(line.value("public")),
         out=Path(expanded(line.value("out"))) if line.value("out") else None,
     )
 
@@ -302,12 +316,19 @@ def _unfit(verb: str, line: CommandLine) -> Iterable[str]:
         return
     if line.words and verb not in _TAKE_WORDS:
         yield f"{verb} takes no words, but got {' '.join(line.words)}; settings are --key=value"
+    if line.value("traffic") and not line.value("topology"):
+        yield "--traffic is of a step compiled for TPUs; use it with `dense-jax show --topology=v5e:16x16`"
     if line.value("full") and verb != "show":
         yield f"{verb} takes no --full; `dense-jax show` prints more by it"
     if line.value("restart") and verb != "train":
         yield f"{verb} takes no --restart; `dense-jax train` starts over by it"
     if line.value("hybrid") and verb != "search":
         yield f"{verb} takes no --hybrid; `evaluate` has a row of it, and `mine` takes --mine.source=hybrid"
+    for name in ("push", "yes", "public"):
+        if line.value(name) and verb != "export":
+            yield f"{verb} takes no --{name}; `dense-jax export --push=ORG/NAME` uploads by it"
+        elif line.value(name) and not line.value("push"):
+            yield f"--{name} belongs to --push=ORG/NAME, which is missing"
     if line.value("out") and verb not in _TAKE_OUT:
         yield f"{verb} takes no --out={line.value('out')}; it writes to --workdir"
     if line.value("topology") and verb != "show":

@@ -4,7 +4,8 @@ import enum
 from dataclasses import dataclass
 from typing import Annotated
 
-from dense_jax.config.rules import DataPath, NotNegative, Positive, Share, at_least
+from dense_jax.config.licences import check_licence
+from dense_jax.config.rules import DataPath, NotNegative, Positive, Seed, Share, at_least
 from dense_jax.errors import require
 
 HEADLINE = ("nDCG@10", "MRR@10", "Recall@100")  # the measures that are shown first
@@ -19,11 +20,20 @@ class IndexKind(enum.Enum):
     SCANN = "scann"  # tree, asymmetric hashing, re-ordering
 
 
+class Precision(enum.Enum):
+    """The type of stored vectors."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"  # a quarter of the disk, and of the memory of exact search; queries stay float32
+
+
 @dataclass
 class EmbedConfig:
     collection: DataPath = ""  # BEIR folder or file to embed and search; empty: all sources of the corpus
     step: Annotated[int, at_least(-1)] = -1  # checkpoint; -1: the newest, or what validation.select says
     split: bool = False  # documents that are too long for the encoder become several passages; else they are cut
+    width: NotNegative[int] = 0  # first numbers of each vector that are used, as objective.matryoshka allows; 0: all
+    precision: Precision = Precision.FLOAT32
     batch: Positive[int] = 256  # texts at a time, of each process
     shard_size: Positive[int] = 8_192  # passages per file; an interrupted run repeats at most one file
 
@@ -112,6 +122,16 @@ class MineConfig:
 
 
 @dataclass
+class FilterConfig:
+    """Settings of the consistency filter of training pairs."""
+
+    k: Positive[int] = 2  # a pair stays if its passage is among the best k for its query
+    # random passages that it competes with; 0: all. Each process holds their vectors in the memory of its devices
+    pool: NotNegative[int] = 1_000_000
+    seed: Seed = 0  # of the pool
+
+
+@dataclass
 class AnswerConfig:
     # file of questions with answers, to be scored on; empty: the questions of the command line
     questions: DataPath = ""
@@ -169,3 +189,7 @@ class ExportConfig:
     """Facts for the model card that only the author knows."""
 
     licence: str = ""  # of the weights, as the Hugging Face Hub spells it, such as apache-2.0; empty: none is named
+
+    def __post_init__(self) -> None:
+        if self.licence:
+            check_licence("export.licence", self.licence)

@@ -7,7 +7,7 @@ import numpy as np
 from dense_jax.arrays import Int
 from dense_jax.types import Layout, Tokens, Vocabulary
 
-_NO_PROMPT: Int[np.ndarray, " n"] = np.empty(0, np.int32)
+NO_PROMPT: Int[np.ndarray, " n"] = np.empty(0, np.int32)
 
 
 def build_inputs(
@@ -17,7 +17,7 @@ def build_inputs(
     layout: Layout,
     vocabulary: Vocabulary,
     *,
-    prompt: Int[np.ndarray, " n"] = _NO_PROMPT,
+    prompt: Int[np.ndarray, " n"] = NO_PROMPT,
 ) -> Tokens:
     """A passage as one padded sequence of `length` tokens (ids and segments int32, mask bool).
 

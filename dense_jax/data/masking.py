@@ -5,7 +5,7 @@ import enum
 import numpy as np
 
 from dense_jax.arrays import Bool, Example, Int
-from dense_jax.data.inputs import build_inputs
+from dense_jax.data.inputs import NO_PROMPT, build_inputs
 from dense_jax.errors import ConfigError
 from dense_jax.types import Layout, Passage, Tokens, Vocabulary
 
@@ -77,30 +77,32 @@ def masked_passage(
     vocabulary: Vocabulary,
     rate: float,
     rng: np.random.Generator,
+    *,
+    prompt: Int[np.ndarray, " n"] = NO_PROMPT,
 ) -> Example:
-    """A passage as a sequence with whole words masked: tokens, positions, labels, weights.
+    """A passage as a sequence with whole words masked, none of them in the prompt: tokens, positions, labels, weights.
 
     If the body is too long, a random window of it is taken. Condenser (Gao and Callan 2021), section 3; the released
     code.
     """
-    room = length - (3 if layout is Layout.PAIR else 2) - (0 if layout is Layout.BODY else len(title))
+    room = length - len(prompt) - (3 if layout is Layout.PAIR else 2) - (0 if layout is Layout.BODY else len(title))
     spare = len(body) - room
     start = int(rng.integers(spare + 1)) if spare > 0 else 0
-    tokens = build_inputs(title, body[start:], length, layout, vocabulary)
-    budget = masking_budget(content(tokens, vocabulary), rate)
-    return apply_mlm_mask(tokens, budget, masking_budget(length, rate), vocabulary, rng)
+    tokens = build_inputs(title, body[start:], length, layout, vocabulary, prompt=prompt)
+    budget = masking_budget(content(tokens, vocabulary) - len(prompt), rate)
+    return apply_mlm_mask(tokens, budget, masking_budget(length, rate), vocabulary, rng, prompt=len(prompt))
 
 
 def apply_mlm_mask(
-    tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator
+    tokens: Tokens, budget: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator, *, prompt: int = 0
 ) -> Example:
     """`tokens` with up to `budget` tokens of whole words masked; positions of weight 0 fill up to `slots`.
 
     Each sampled token becomes [MASK] with probability 0.8, a random id with 0.1, and stays itself with 0.1; all are
-    predicted. Special tokens are never sampled.
+    predicted. Special tokens are never sampled, nor are the first `prompt` tokens after [CLS].
     """
     ids = np.asarray(tokens.ids)
-    positions = np.sort(sample_words(ids, budget, vocabulary, rng))
+    positions = 1 + prompt + np.sort(sample_words(ids[1 + prompt :], budget, vocabulary, rng))
     draw = rng.random(len(positions))
     noise = rng.integers(vocabulary.size, size=len(positions))
     hidden = ids.copy()
@@ -114,11 +116,18 @@ def apply_mlm_mask(
 
 
 def mask_span(
-    passage: Passage, length: int, slots: int, vocabulary: Vocabulary, rng: np.random.Generator
+    passage: Passage,
+    length: int,
+    slots: int,
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    *,
+    prompt: Int[np.ndarray, " n"] = NO_PROMPT,
 ) -> Example | None:
     """The sentence around one salient span of `passage`, drawn uniformly, with all tokens of the span masked.
 
-    The first `slots` of them are labels. None without a span, or if the sampled one does not fit into `length` tokens.
+    The first `slots` of them are labels. Positions are those in the sentence without `prompt`, after [CLS]. None
+    without a span, or if the sampled one does not fit into `length` tokens.
     REALM (Guu et al. 2020), section 3.4; the released code.
     """
     if not len(passage.spans):
@@ -126,14 +135,14 @@ def mask_span(
     first, end = passage.spans[rng.integers(len(passage.spans))].tolist()
     chosen = passage.sentence(int(np.searchsorted(passage.sentences, first, side="right")) - 1)
     start, end = first - chosen.start, end - chosen.start  # in the sentence
-    if end > length - 2:
+    if end > length - 2 - len(prompt):
         return None
     sentence = passage.tokens[chosen]
     hidden = sentence.copy()
     hidden[start:end] = mask_id(vocabulary)
     labels = sentence[start:end][:slots].astype(np.int32)
     return {
-        "query": build_inputs(passage.title[:0], hidden, length, Layout.BODY, vocabulary),
+        "query": build_inputs(passage.title[:0], hidden, length, Layout.BODY, vocabulary, prompt=prompt),
         "positions": _zeros_after(np.arange(len(labels), dtype=np.int32) + start + 1, slots),  # after [CLS]
         "labels": _zeros_after(labels, slots),
         "weights": _zeros_after(np.ones(len(labels), np.float32), slots),

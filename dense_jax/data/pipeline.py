@@ -65,8 +65,8 @@ class Examples:
             "it needs passages of several sentences, or with salient spans: look at them with `dense-jax show`"
         )
 
-    def _texts(self, row: int, epoch: int) -> Sequence[int]:
-        return self.objective.texts(self.store.sample(row, epoch, np.random.default_rng(0)))
+    def _texts(self, rows: Sequence[int], epoch: int) -> list[Sequence[int]]:
+        return [self.objective.texts(source) for source in self.store.samples(rows, epoch)]
 
 
 def real_tokens(example: Example | Batch) -> int:

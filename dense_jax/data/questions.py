@@ -27,10 +27,13 @@ class QuestionLayout:
         Each epoch takes the next ones in turn, the negatives in a random order of the query.
         """
         positives, epoch = question.positives.rows, question.epoch
+        positive = int(positives[epoch % len(positives)])
+        if not self.negatives:
+            return [positive]
         shuffled = np.random.default_rng(question.row).permutation(question.negatives.rows)
         start = epoch * self.negatives
         places = np.arange(start, start + min(self.negatives, len(shuffled))) % max(len(shuffled), 1)
-        return [int(positives[epoch % len(positives)]), *shuffled[places].tolist()]
+        return [positive, *shuffled[places].tolist()]
 
     def example(self, question: TrainingQuery, vocabulary: Vocabulary) -> Example:
         """Arrays of fixed shapes, with g = 1 + negatives passages.

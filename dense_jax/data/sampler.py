@@ -1,8 +1,8 @@
 """The row that the i-th example of a run is made from: a function of seed and i, whatever the length of the run.
 
-Of several sources, one is drawn for each example or for each batch, with probability proportional to its share of all
-tokens to the power `sampling_power`. Each source has an order of its own, and the i-th example takes the i-th row of
-it: so an epoch of a source takes no row twice, and a row that it skips may come in the next.
+Of several sources, one is drawn for each example or for each batch, with probability proportional to its weight times
+its share of all tokens to the power `sampling_power`. Each source has an order of its own, and the i-th example takes
+the i-th row of it: so an epoch of a source takes no row twice, and a row that it skips may come in the next.
 """
 
 import bisect
@@ -16,7 +16,10 @@ from dense_jax.config.data import LoaderConfig, Mixing, Order
 from dense_jax.errors import DataError, require
 from dense_jax.types import SourceRows
 
-Texts = Callable[[int, int], Sequence[int]]  # row and epoch -> numbers of its texts
+Texts = Callable[[Sequence[int], int], Sequence[Sequence[int]]]  # rows and epoch -> numbers of the texts of each
+
+_ROUNDS = 6  # of the network that permutes rows; 4 are pseudo-random in theory
+_OPEN = 8  # batches that are kept: those that threads work at
 
 
 class Sampler:
@@ -28,17 +31,21 @@ class Sampler:
         config: LoaderConfig,
         seed: int,
         batch: int,
-        texts: Texts = lambda row, _: (row,),
+        texts: Texts = lambda rows, _: [(row,) for row in rows],
     ) -> None:
         """`batch` examples have one source with `mixing=batch`, and share no text with `order=distinct`.
 
-        `texts` maps a row and an epoch to the numbers of the texts of its example.
+        `texts` maps rows and an epoch to the numbers of the texts of each row's example.
+
+        Raises:
+            ConfigError: there are weights, and not one for each source.
         """
         self.parts = parts
         self.order = config.order
         self.seed = seed
         self.together = batch if config.mixing is Mixing.BATCH else 1
-        self.shares = shares([part.tokens for part in parts], config.sampling_power)
+        weights = _weights(parts, config)
+        self.shares = shares([part.tokens for part in parts], config.sampling_power, weights)
         self._bounds = np.cumsum(self.shares)[:-1].tolist()
         if config.order is Order.DISTINCT:
             self._orders = [_DistinctOrder(part, seed, batch, texts) for part in parts]
@@ -74,108 +81,103 @@ class Sampler:
         return bisect.bisect(self._bounds, xxhash.xxh3_64_intdigest(draw) / 2**64)  # numpy's generator takes 40 us
 
 
-def shares(tokens: Sequence[int], power: float) -> Float[np.ndarray, " _"]:
-    """The probability that each source is drawn with: its share of `tokens` to the power `power`, normalised.
+def _weights(parts: Sequence[SourceRows], config: LoaderConfig) -> Sequence[float]:
+    names = ", ".join(part.name for part in parts)
+    require(
+        len(config.weights) in (0, len(parts)),
+        f"loader.weights has {len(config.weights)} numbers, and there are {len(parts)} sources to learn from: {names}; "
+        "give one for each, in this order",
+    )
+    return config.weights or (1.0,) * len(parts)
 
-    >>> shares([100, 900], power=0.5)
+
+def shares(tokens: Sequence[int], power: float, weights: Sequence[float]) -> Float[np.ndarray, " _"]:
+    """The probability that each source is drawn with: its weight times its share of `tokens` to the power `power`.
+
+    >>> shares([100, 900], power=0.5, weights=[1.0, 1.0])
     array([0.25, 0.75])
     """
-    weights = (np.array(tokens) / sum(tokens)) ** power
-    return weights / weights.sum()
+    found = np.array(weights) * (np.array(tokens) / sum(tokens)) ** power
+    return found / found.sum()
 
 
 class _DistinctOrder:
     """The rows of one source in whole batches, in each of which no text comes twice.
 
-    Every epoch is a fresh permutation. A passage that shares a text with a batch waits for a later one; batches that
-    are not full when all passages are placed are left out of that epoch. Each source is arranged by itself: a batch may
-    hold the same text from two of them.
+    Every epoch is a fresh permutation, of which each batch has a stretch. It takes the rows from the start of the
+    stretch on that share no text with those it has; for each row that it passes over, a row of the next stretch comes
+    twice in the epoch. So a batch depends on its number only, and no other one is read for it. Each source is arranged
+    by itself: a batch may hold the same text from two of them.
     """
 
     def __init__(self, part: SourceRows, seed: int, batch: int, texts: Texts) -> None:
         self.part, self.seed, self.batch, self.texts = part, seed, batch, texts
-        self._starts: tuple[int, ...] = (0,)  # of the epochs that are known
-        self._arranged: dict[int, Int[np.ndarray, " p"]] = {}  # of those that are open
+        self.batches = max(1, len(part.rows) // batch)  # of an epoch
+        self._arranged: dict[int, Int[np.ndarray, " b"]] = {}  # the last ones, by their numbers
 
     def __getitem__(self, index: int) -> int:
-        epoch = self.epoch(index)
-        return int(self._epoch(epoch)[index - self._starts[epoch]])
+        number, place = divmod(index, self.batch)
+        found = self._arranged.get(number)
+        if found is None:
+            found = self._arrange(number)
+            last = [*self._arranged.items()][1 - _OPEN :]  # at once: another thread may be here too, and finds the same
+            self._arranged = {**dict(last), number: found}
+        return int(found[place])
 
     def epoch(self, index: int) -> int:
-        starts = self._starts
-        while index >= starts[-1]:
-            starts = (*starts, starts[-1] + len(self._epoch(len(starts) - 1)))
-        if len(starts) > len(self._starts):
-            self._starts = starts  # at once: another thread may be here too, and finds the same
-        return bisect.bisect(starts, index) - 1
+        return index // (self.batch * self.batches)
 
-    def _epoch(self, epoch: int) -> Int[np.ndarray, " p"]:
-        found = self._arranged.get(epoch)
-        if found is None:
-            found = self._arrange(epoch)
-            adjacent = {e: rows for e, rows in self._arranged.items() if abs(e - epoch) == 1}
-            self._arranged = {**adjacent, epoch: found}
-        return found
-
-    def _arrange(self, epoch: int) -> Int[np.ndarray, " p"]:
+    def _arrange(self, number: int) -> Int[np.ndarray, " b"]:
         """
         Raises:
-            DataError: not one batch can be made.
+            DataError: no batch can be made.
         """
-        rows = np.random.default_rng((self.seed, epoch)).permutation(len(self.part.rows))
-        filled = _FirstFit(self.batch)
-        for row in rows.tolist():
-            filled.add(row, frozenset(self.texts(self.part.rows[row], epoch)))
-        if not filled.full:
-            raise DataError(
-                f"{self.part.name or 'the corpus'}: no batch={self.batch} can be made of {len(rows):,} queries in "
-                f"which no text comes twice; the largest has {max(len(rows) for rows in filled.rows)}: "
-                "use a smaller --batch, or --loader.order=shuffle"
-            )
-        return np.concatenate([np.array(batch, np.uint32) for batch in filled.full])
+        epoch, turn = divmod(number, self.batches)
+        count = len(self.part.rows)
+        taken: list[int] = []
+        used: set[int] = set()
+        for start in range(0, count, self.batch):
+            places = turn * count // self.batches + np.arange(start, min(start + self.batch, count))
+            rows = permuted(places % count, count, (self.seed, epoch)) + self.part.rows.start
+            for row, texts in zip(rows.tolist(), self.texts(rows.tolist(), epoch), strict=True):
+                if used.isdisjoint(texts):
+                    taken.append(row - self.part.rows.start)
+                    used.update(texts)
+                if len(taken) == self.batch:
+                    return np.array(taken)
+        raise DataError(
+            f"{self.part.name or 'the corpus'}: no batch={self.batch} can be made of {count:,} queries in which no "
+            f"text comes twice; the largest has {len(taken)}: use a smaller --batch, or --loader.order=shuffle"
+        )
 
 
-class _FirstFit:
-    """Batches that are being filled: a row goes to the first one that has room for it and shares none of its texts.
+def permuted(places: Int[np.ndarray, " n"], count: int, seed: tuple[int, ...]) -> Int[np.ndarray, " n"]:
+    """The numbers at `places` of a permutation of range(count), which is drawn by `seed` and never held.
 
-    For each text it keeps the number of first batches that are full or have the text, so that the rows of a common
-    text skip them.
+    A Feistel network over the next power of 4, applied again to numbers of `count` or more. Black and Rogaway 2002,
+    "Ciphers with Arbitrary Finite Domains".
+
+    >>> sorted(permuted(np.arange(7), 7, (0,)).tolist())
+    [0, 1, 2, 3, 4, 5, 6]
     """
+    half = np.uint64(max(1, (count.bit_length() + 1) // 2))
+    mask, keys = (np.uint64(1) << half) - np.uint64(1), np.random.default_rng(seed).integers(1 << 63, size=_ROUNDS)
+    found = places.astype(np.uint64)
+    outside = np.ones(len(found), bool)
+    while outside.any():
+        left, right = found[outside] >> half, found[outside] & mask
+        for key in keys.astype(np.uint64):
+            left, right = right, left ^ (_mixed(right ^ key) & mask)
+        found[outside] = (left << half) | right
+        outside = found >= count
+    return found.astype(np.int64)
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
-        self.rows: list[list[int]] = []  # of each batch
-        self.full: list[list[int]] = []  # those that are full, in the order in which they became so
-        self._texts: list[set[int]] = []
-        self._from = 0  # batches before it are full
-        self._from_of: dict[int, int] = {}  # text -> batches before it are full or have the text
 
-    def add(self, row: int, texts: frozenset[int]) -> None:
-        place = max((self._first_without(text) for text in texts), default=self._from)
-        while self._begun(place) and not (self._room(place) and self._texts[place].isdisjoint(texts)):
-            place += 1
-        if not self._begun(place):
-            self.rows.append([])
-            self._texts.append(set())
-        self.rows[place].append(row)
-        self._texts[place] |= texts
-        if not self._room(place):
-            self.full.append(self.rows[place])
-        while self._begun(self._from) and not self._room(self._from):
-            self._from += 1
-
-    def _first_without(self, text: int) -> int:
-        place = max(self._from, self._from_of.get(text, 0))
-        while self._begun(place) and (not self._room(place) or text in self._texts[place]):
-            place += 1
-        self._from_of[text] = place
-        return place
-
-    def _begun(self, place: int) -> bool:
-        return place < len(self.rows)
-
-    def _room(self, place: int) -> bool:
-        return len(self.rows[place]) < self.batch
+def _mixed(x: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """The finalizer of SplitMix64, in the upper bits of which each bit of `x` counts; these come first."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
 
 
 class _Order:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, NotRequired
+from typing import Any, NamedTuple, NotRequired, TypeVar
 
 import numpy as np
 import tokenizers
@@ -20,6 +20,7 @@ from dense_jax.arrays import Int
 from dense_jax.config import require
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.data.wordpiece import SPECIAL_TOKENS, train_wordpiece
+from dense_jax.data.words import Words, spaces_separate
 from dense_jax.errors import ConfigError, DataError, StorageError, UserError
 from dense_jax.hf.schemas import TokenizerFile
 from dense_jax.io import read_json, whole_file, write_json
@@ -29,6 +30,7 @@ from dense_jax.types import Vocabulary
 _UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
 )
+T = TypeVar("T")
 _LONGEST_INPUT = 512  # tokens; model_max_length unless the exporter sets another
 
 
@@ -126,8 +128,7 @@ class Tokenizer:
         Raises:
             DataError: a text holds a lone surrogate, which is no character.
         """
-        encodings = _encoded(self.backend.encode_batch_fast, texts)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return _encoded(self._arrays, texts)
 
     def encode_placed(self, texts: Sequence[str]) -> list[Placed]:
         """The ids of `encode` with their character offsets.
@@ -141,8 +142,17 @@ class Tokenizer:
         mark, starts = self._word_mark
         # SentencePiece gives the piece of a space the offsets of the next character.
         space = self.backend.token_to_id(mark) if starts else None
-        found = zip(texts, _encoded(self.backend.encode_batch, texts), strict=True)
+        encode = functools.partial(self.backend.encode_batch, add_special_tokens=False)
+        found = zip(texts, _encoded(encode, texts), strict=True)
         return [_placed(text, encoding, space) for text, encoding in found]
+
+    @functools.cached_property
+    def _arrays(self) -> Callable[[list[str]], list[Int[np.ndarray, " l"]]]:
+        """Ids of texts, by their words where that gives the same."""
+        if spaces_separate(self.backend):
+            return Words(self.backend, self.special["sep"]).encode
+        encode = functools.partial(self.backend.encode_batch_fast, add_special_tokens=False)
+        return lambda texts: [np.array(found.ids, np.int32) for found in encode(texts)]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " l"]) -> str:
         """Text of `ids`, with special tokens."""
@@ -186,10 +196,12 @@ class Tokenizer:
         if not prompt:
             return np.empty(0, np.int32)
         alone, word, both = self.encode([prompt, "1", f"{prompt}1"])
+        shorter = prompt.rstrip()
+        byte_level = f"a byte-level tokenizer takes {shorter!r}, without its last space"
+        fix = byte_level if shorter != prompt else "end it in a space"
         require(
             np.array_equal(np.concatenate([alone, word]), both),
-            f"the prompt {prompt!r} changes the tokens of the word after it, and texts are stored as tokens; end it in "
-            "a space, or with a byte-level tokenizer use no such prompt",
+            f"the prompt {prompt!r} changes the tokens of the word after it, and texts are stored as tokens; {fix}",
         )
         return alone
 
@@ -251,9 +263,9 @@ def check_special_tokens(special: dict[str, str], folder: Path) -> None:
         )
 
 
-def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[str]) -> list[tokenizers.Encoding]:
+def _encoded(encode: Callable[[list[str]], list[T]], texts: Sequence[str]) -> list[T]:
     try:
-        return encode(list(texts), add_special_tokens=False)
+        return encode(list(texts))
     except BaseException as error:
         if bad := next((text for text in texts if has_surrogate(text)), None):
             raise DataError(f"{bad[:60]!r} holds a lone surrogate, which is no character; remove it") from error
@@ -266,9 +278,9 @@ def _encoded(encode: Callable[..., list[tokenizers.Encoding]], texts: Sequence[s
         ) from None
 
 
-def _encodes(encode: Callable[..., list[tokenizers.Encoding]], text: str) -> bool:
+def _encodes(encode: Callable[[list[str]], Any], text: str) -> bool:
     try:
-        encode([text], add_special_tokens=False)
+        encode([text])
     except BaseException as error:
         if not _is_of_library(error):
             raise

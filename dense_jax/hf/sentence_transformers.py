@@ -162,7 +162,8 @@ def _check_model(settings: dict[str, Any], weights: Path, folder: Path) -> None:
     require(kind == "SentenceTransformer", f"{path}: model_type is {kind!r}; only 'SentenceTransformer' can be read")
     require(
         width is None,
-        f"{path}: truncate_dim is {width!r}, and vectors are not cut here; delete it to have all their numbers",
+        f"{path}: truncate_dim is {width!r}, and a folder's vectors are not cut here; delete it, and give "
+        f"--embed.width={width} to search by the first numbers of each",
     )
     adapter = weights / "adapter_config.json"
     require(

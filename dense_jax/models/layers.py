@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dense_jax.arrays import Array, Float, Int, Params, PRNGKeyArray, to_float32
-from dense_jax.mesh import gather_update, scatter_update
+from dense_jax.mesh import gather_update, scatter_update, update_ways
 
+_SCATTERED = 3_072  # columns of a gradient that XLA scatters for TPUs; those of a table of words it sums whole at once
 _LEVELS = 1 << 16  # levels of a dropout rate: two draws from each 32 random bits, the main cost of dropout
 
 
@@ -128,8 +129,12 @@ def _gradients(dtype: str, saved: tuple[Array, Array, Array], gradient: Array) -
     x, whole, kernel = saved
     gradient = gradient.astype(x.dtype)
     exact = jnp.promote_types(x.dtype, kernel.dtype)
-    of_kernel = jnp.einsum("nd,nf->df", x, gradient, preferred_element_type=exact).astype(kernel.dtype)
-    return jnp.einsum("nf,df->nd", gradient, whole, preferred_element_type=x.dtype), scatter_update(of_kernel)
+    width = _SCATTERED if update_ways() > 1 else max(gradient.shape[1], 1)
+    of_kernel = [
+        scatter_update(jnp.einsum("nd,nf->df", x, columns, preferred_element_type=exact).astype(kernel.dtype))
+        for columns in jnp.split(gradient, list(range(width, gradient.shape[1], width)), axis=1)
+    ]
+    return jnp.einsum("nf,df->nd", gradient, whole, preferred_element_type=x.dtype), jnp.concatenate(of_kernel, 1)
 
 
 _multiply.defvjp(_multiply_with_residuals, _gradients)

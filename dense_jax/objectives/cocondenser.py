@@ -12,7 +12,6 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import RESUMABLE, NotNegative
-from dense_jax.data.masking import masked_passage
 from dense_jax.losses.collapse import collapse_metrics
 from dense_jax.losses.contrastive import contrastive_loss
 from dense_jax.losses.similarity import NegativeMask, TextIds
@@ -41,7 +40,8 @@ class CoCondenser(Condenser):
         if len(passage.sentences) < 2:
             return None
         drawn = rng.choice(len(passage.sentences), size=2, replace=False)
-        spans = [self._masked(passage.tokens[passage.sentence(int(i))], vocabulary, rng) for i in drawn]
+        bodies = [passage.tokens[passage.sentence(int(i))] for i in drawn]
+        spans = [self.masked(body[:0], body, Layout.BODY, vocabulary, rng) for body in bodies]
         return jax.tree.map(lambda *parts: np.stack(parts), *spans)
 
     def encode(self, params: Params, carry: Carry, batch: Batch, *, rng: PRNGKeyArray | None) -> Encoded:
@@ -76,6 +76,3 @@ class CoCondenser(Condenser):
     def collapse_metrics(self, params: Params, carry: Carry, batch: Batch) -> Metrics:
         vectors = unpack(self.encode(params, carry, batch, rng=None)).vectors
         return collapse_metrics(vectors[:, 0], vectors[:, 1])
-
-    def _masked(self, tokens: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        return masked_passage(tokens[:0], tokens, self.passage_length, Layout.BODY, vocabulary, self.mask_rate, rng)

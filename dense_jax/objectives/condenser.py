@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
+from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Int, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, Positive, ShareInside
 from dense_jax.data.masking import masked_passage
 from dense_jax.errors import require
@@ -32,11 +32,14 @@ class Condenser(DualEncoder[Encoder]):
     query_length: Length = field(default=32, metadata=RESUMABLE)  # tokens; of queries at search time
     passage_length: Length = field(default=128, metadata=AT_SEARCH)  # tokens
     layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
+    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query at search time
     head_layers: Positive[int] = 2
     # the layer after which the head sees the tokens; it sees the first token after the last layer
     skip_from: NotNegative[int] = 6
     late_mlm: bool = True  # masked words are predicted from the encoder's last layer too
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
+
+    learns_queries = False
 
     def __post_init__(self) -> None:
         bert = self.encoder.bert
@@ -47,8 +50,19 @@ class Condenser(DualEncoder[Encoder]):
         super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        length, layout = self.passage_length, self.layout
-        return masked_passage(passage.title, passage.tokens, length, layout, vocabulary, self.mask_rate, rng)
+        return self.masked(passage.title, passage.tokens, self.layout, vocabulary, rng)
+
+    def masked(
+        self,
+        title: Int[np.ndarray, " t"],
+        body: Int[np.ndarray, " l"],
+        layout: Layout,
+        vocabulary: Vocabulary,
+        rng: np.random.Generator,
+    ) -> Example:
+        """A passage after its prompt, with whole words masked: see `masked_passage`."""
+        length, prompt = self.passage_length, vocabulary.prompt_ids(self.passage_prompt)
+        return masked_passage(title, body, length, layout, vocabulary, self.mask_rate, rng, prompt=prompt)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         encoder, mlm, head = jax.random.split(rng, 3)

@@ -55,7 +55,7 @@ class Views(NamedTuple):
 class Contriever(DualEncoder[Encoder]):
     query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
     passage_length: Length = field(default=256, metadata=RESUMABLE)  # tokens; of passages at search time
-    # tokens of a crop, special ones included; of a chunk of 256 none is longer than 129
+    # tokens of a crop, special ones and prompt included; of a chunk of 256 none is longer than 129
     view_length: Length = 128
     crop_min: ShareAbove0[float] = 0.05  # shortest crop, as a share of its text
     crop_max: ShareAbove0[float] = 0.5  # longest
@@ -89,10 +89,16 @@ class Contriever(DualEncoder[Encoder]):
         super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        """Two crops of a text, drawn and corrupted independently. Section 3.1; the released code."""
+        """Two crops of a text, drawn and corrupted independently, the query and its key after the prompt of their side.
+
+        Section 3.1; the released code.
+        """
         title = passage.title if self.layout is not Layout.BODY else passage.title[:0]
         text = np.concatenate([title, passage.tokens])
-        return {name: self._view(text, vocabulary, rng) for name in ("query", "key")} if len(text) else None
+        prompts = {"query": self.query_prompt, "key": self.passage_prompt}
+        if not len(text):
+            return None
+        return {name: self._view(text, prompt, vocabulary, rng) for name, prompt in prompts.items()}
 
     def init_carry(self, params: Params, batch: int, rng: PRNGKeyArray) -> Carry:
         """The momentum encoder, a copy; the queue, noise of length 1; where the next keys go; how much is filled.
@@ -179,10 +185,11 @@ class Contriever(DualEncoder[Encoder]):
             loss = (loss + jnp.mean(contrastive_loss(views.keys, views.queries, **settings).loss)) / 2
         return loss, {"accuracy": jnp.mean(result.correct, dtype=jnp.float32)}, carry
 
-    def _view(self, text: np.ndarray, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
+    def _view(self, text: np.ndarray, prompt: str, vocabulary: Vocabulary, rng: np.random.Generator) -> Tokens:
         part = crop(text, self.crop_min, self.crop_max, rng)
         noisy = corrupt(part, self.noise, self.noise_rate, vocabulary, rng)
-        return build_inputs(noisy[:0], noisy, self.view_length, Layout.BODY, vocabulary)
+        before = vocabulary.prompt_ids(prompt)
+        return build_inputs(noisy[:0], noisy, self.view_length, Layout.BODY, vocabulary, prompt=before)
 
     @property
     def query_encoder(self) -> Encoder:

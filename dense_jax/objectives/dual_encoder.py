@@ -3,7 +3,7 @@
 A method adds its `example` and its `combine`, and its own `encode` where it does more than encode both sides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -53,11 +53,12 @@ class DualEncoder(Objective, Generic[E]):
     layout: Layout = field(default=Layout.JOINED, metadata=AT_SEARCH)  # of passages; JOINED and PAIR contain the title
     # room for the tokens of a batch, as a share of what padding each text takes; below 1, several texts share a row
     packing: ShareAbove0[float] = 1.0
+    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query, in training and in search
+    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
 
     packs = True  # `packing` may be below 1
     shared = True  # one encoder for both sides
-    query_prompt = ""  # put before a query
-    passage_prompt = ""  # put before a passage
+    learns_queries = True  # training has queries, which begin with their prompt
     pool_prompts = True  # a mean includes [CLS] and the prompt
 
     def __post_init__(self) -> None:
@@ -68,6 +69,11 @@ class DualEncoder(Objective, Generic[E]):
         )
         self.encoder.check_input("query_length", self.query_length, Layout.BODY)
         self.encoder.check_input("passage_length", self.passage_length, self.layout)
+
+    def prompts(self) -> Sequence[str]:
+        """The prompts of training texts."""
+        query = [self.query_prompt] if self.learns_queries else []
+        return [prompt for prompt in (*query, self.passage_prompt) if prompt]
 
     @property
     def query_encoder(self) -> E:

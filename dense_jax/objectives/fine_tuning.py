@@ -22,6 +22,7 @@ from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
 from dense_jax.data.stores.query_store import QueryStore
+from dense_jax.errors import require
 from dense_jax.losses.contrastive import ContrastiveLoss
 from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
@@ -37,16 +38,17 @@ class FineTuning(DualEncoder[E]):
     negatives: NotNegative[int] = 7  # passages of each query in addition to its positive
     known: NotNegative[int] = 8  # at most this many known positives per query are masked as in-batch negatives
     shared: bool = True  # one encoder for both sides; else two, as in DPR
-    query_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a query
-    passage_prompt: str = field(default="", metadata=AT_SEARCH)  # put before a passage
+    # in training, one for each of corpus.source and corpus.also in place of query_prompt and passage_prompt
+    query_prompts: tuple[str, ...] = ()
+    passage_prompts: tuple[str, ...] = ()
 
     learns_from = TrainingQuery
 
     def prompts(self) -> Sequence[str]:
-        return [prompt for prompt in (self.query_prompt, self.passage_prompt) if prompt]
+        return [*dict.fromkeys([*super().prompts(), *filter(None, self.query_prompts + self.passage_prompts)])]
 
     def texts(self, source: TrainingQuery) -> Sequence[int]:
-        return self._question_layout.texts(source)
+        return self._question_layout(source).texts(source)
 
     def notes(self, data: TrainingSet) -> Sequence[str]:
         """Positives that `known` leaves out, places of negatives that no query has, queries that are mostly padding."""
@@ -55,10 +57,10 @@ class FineTuning(DualEncoder[E]):
 
     def _known_notes(self, data: QueryStore) -> Iterator[str]:
         counts = data.positive_counts()
-        if more := int(np.sum(counts > self.known)):
+        if more := sum(queries for count, queries in counts.items() if count > self.known):
             yield (
-                f"{more:,} of {len(counts):,} queries have more known positives than objective.known={self.known}; "
-                f"further ones may be their in-batch negatives: use --objective.known={counts.max()} to mask all"
+                f"{more:,} of {len(data):,} queries have more known positives than objective.known={self.known}; "
+                f"further ones may be their in-batch negatives: use --objective.known={max(counts)} to mask all"
             )
 
     def _padding_notes(self, data: QueryStore) -> Iterator[str]:
@@ -68,7 +70,8 @@ class FineTuning(DualEncoder[E]):
                 "that are encoded are padding; use --objective.negatives=0, or mine some and name their file by "
                 "--corpus.queries"
             )
-        longest = data.longest + len(self.query_prompt) + 2  # [CLS] and [SEP]; a token has a character at least
+        prompt = max(map(len, self.query_prompts or (self.query_prompt,)))  # a token has a character at least
+        longest = data.longest + prompt + 2  # [CLS] and [SEP]
         if self.query_length > 2 * longest:
             yield (
                 f"training queries have up to {longest} tokens, and objective.query_length={self.query_length} pads "
@@ -77,9 +80,13 @@ class FineTuning(DualEncoder[E]):
             )
 
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`."""
+        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`.
+
+        Raises:
+            ConfigError: prompts are given by source, and the query's has none.
+        """
         wanted = {"query", "passages", "texts", "known", *self.further_inputs()}
-        found = self._question_layout.example(source, vocabulary)
+        found = self._question_layout(source).example(source, vocabulary)
         return {name: value for name, value in found.items() if name in wanted}
 
     def further_inputs(self) -> Iterable[str]:
@@ -97,17 +104,26 @@ class FineTuning(DualEncoder[E]):
         passages = self.passage_encoder.apply(passage_params, flatten_tokens(texts), rng=passage_rng)
         return Pairs(queries, passages.reshape(*batch["texts"].shape, *passages.shape[1:]))
 
-    @property
-    def _question_layout(self) -> QuestionLayout:
+    def _question_layout(self, source: TrainingQuery) -> QuestionLayout:
         return QuestionLayout(
             negatives=self.negatives,
             query_length=self.query_length,
             passage_length=self.passage_length,
             layout=self.layout,
-            query_prompt=self.query_prompt,
-            passage_prompt=self.passage_prompt,
+            query_prompt=self._prompt("query", source.source),
+            passage_prompt=self._prompt("passage", source.source),
             known=self.known,
         )
+
+    def _prompt(self, side: str, source: int) -> str:
+        """The prompt of the texts of a source, by its number."""
+        prompts: tuple[str, ...] = getattr(self, f"{side}_prompts")
+        require(
+            source < len(prompts) or not prompts,
+            f"objective.{side}_prompts has {len(prompts)} prompts, and there is a source number {source + 1}; give one "
+            'for each source ("" for none), or none at all',
+        )
+        return prompts[source] if prompts else getattr(self, f"{side}_prompt")
 
 
 def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:

@@ -24,9 +24,10 @@ from dense_jax.types import Passage, Vocabulary
 class MLM(DualEncoder[Encoder]):
     query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
     mask_rate: ShareInside[float] = 0.15  # share of tokens that are predicted
-    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query when searching
-    passage_prompt: str = field(default="", metadata=RESUMABLE)  # put before a passage when searching
+    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query at search time
     pool_prompts: bool = field(default=True, metadata=RESUMABLE)  # else a mean leaves [CLS] and the prompt out
+
+    learns_queries = False
 
     def __post_init__(self) -> None:
         require(
@@ -37,8 +38,9 @@ class MLM(DualEncoder[Encoder]):
         super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        length, layout = self.passage_length, self.layout
-        return masked_passage(passage.title, passage.tokens, length, layout, vocabulary, self.mask_rate, rng)
+        length, prompt = self.passage_length, vocabulary.prompt_ids(self.passage_prompt)
+        text = passage.title, passage.tokens
+        return masked_passage(*text, length, self.layout, vocabulary, self.mask_rate, rng, prompt=prompt)
 
     def init(self, rng: PRNGKeyArray) -> Params:
         encoder_rng, head_rng = jax.random.split(rng)

@@ -121,11 +121,11 @@ class Orqa(DualEncoder[Encoder], RetrievalAugmented):
         self, examples: HostBatch, found: SearchResult, passages: PassageCollection, vocabulary: Vocabulary
     ) -> Batch:
         query: Tokens = examples.inputs["query"]
-        each = []
+        each, start = [], 1 + len(vocabulary.prompt_ids(self.query_prompt))  # the reader sees no prompt
         for i, rows in enumerate(found.rows):
             answers = orjson.loads(str(examples.inputs["answers"][i]))
             ids = [np.array(one, np.int32) for one in answers["ids"]]
-            there, question = rows[rows >= 0].tolist(), np.asarray(query.ids[i])[query.mask[i]][1:-1]
+            there, question = rows[rows >= 0].tolist(), np.asarray(query.ids[i])[query.mask[i]][start:-1]
             holds = self._holds(there, answers["texts"], ids, passages)
             each.append(
                 {

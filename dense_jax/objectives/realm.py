@@ -52,7 +52,8 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         self.encoder.check_input("query_length + passage_length", self.query_length + self.passage_length, Layout.PAIR)
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        return mask_span(passage, self.query_length, self.most_masked, vocabulary, rng)
+        prompt = vocabulary.prompt_ids(self.query_prompt)
+        return mask_span(passage, self.query_length, self.most_masked, vocabulary, rng, prompt=prompt)
 
     @property
     def depth(self) -> int:
@@ -67,12 +68,12 @@ class Realm(DualEncoder[Encoder], RetrievalAugmented):
         batch, sources = examples.inputs, examples.rows
         needed = np.unique(np.append(found.rows[found.rows >= 0], sources)).tolist()
         read = dict(zip(needed, passages.passages(needed), strict=True))  # at once, which is faster
-        joined = []
+        joined, start = [], 1 + len(vocabulary.prompt_ids(self.query_prompt))  # the reader sees no prompt
         for i, rows in enumerate(found.rows):
             query = batch["query"].ids[i][batch["query"].mask[i]]
             source, read_here = read[int(sources[i])], [read[row] for row in rows[rows >= 0].tolist()]
             chosen = self._chosen(source, read_here)
-            joined.append(self._laid_out(query[1:-1], chosen, vocabulary) | _found_metrics(source, read_here))
+            joined.append(self._laid_out(query[start:-1], chosen, vocabulary) | _found_metrics(source, read_here))
         return {
             **batch,
             **jax.tree.map(lambda *of_each: np.stack(of_each), *joined),

@@ -13,7 +13,6 @@ import numpy as np
 
 from dense_jax.arrays import Array, Batch, Carry, Encoded, Example, Float, Metrics, Params, PRNGKeyArray, split_key
 from dense_jax.config.rules import AT_SEARCH, RESUMABLE, Length, NotNegative, ShareInside
-from dense_jax.data.inputs import build_inputs
 from dense_jax.data.masking import apply_mlm_mask, decoder_view, masking_budget
 from dense_jax.errors import require
 from dense_jax.losses.language import MaskedLMLoss, bag_of_words_loss, masked_lm_loss
@@ -37,9 +36,12 @@ class RetroMAE(DualEncoder[Encoder]):
     query_length: Length = field(default=64, metadata=RESUMABLE)  # tokens; of queries at search time
     passage_length: Length = field(default=512, metadata=AT_SEARCH)  # tokens
     layout: Layout = field(default=Layout.BODY, metadata=AT_SEARCH)
+    query_prompt: str = field(default="", metadata=RESUMABLE)  # put before a query at search time
     encoder_mask_rate: ShareInside[float] = 0.3  # share of all tokens, special ones counted, that the encoder predicts
     decoder_mask_rate: ShareInside[float] = 0.5  # share that each position of the decoder does not see
     bag_of_words: NotNegative[float] = 0.0  # weight of DupMAE's loss, 0.1 in its paper; 0: RetroMAE
+
+    learns_queries = False
 
     def __post_init__(self) -> None:
         require(
@@ -50,10 +52,12 @@ class RetroMAE(DualEncoder[Encoder]):
         super().__post_init__()
 
     def example(self, passage: Passage, vocabulary: Vocabulary, rng: np.random.Generator) -> Example | None:
-        length, rate = self.passage_length, self.encoder_mask_rate
-        tokens = build_inputs(passage.title, passage.tokens, length, self.layout, vocabulary)
-        real = int(np.sum(tokens.mask))
-        masked = apply_mlm_mask(tokens, masking_budget(real, rate), masking_budget(length, rate), vocabulary, rng)
+        """The passage after its prompt, which the encoder predicts no token of and the decoder rebuilds too."""
+        tokens = self.passage_inputs(passage.title, passage.tokens, vocabulary)
+        prompt = len(vocabulary.prompt_ids(self.passage_prompt))
+        real, rate = int(np.sum(tokens.mask)) - prompt, self.encoder_mask_rate
+        budgets = masking_budget(real, rate), masking_budget(self.passage_length, rate)
+        masked = apply_mlm_mask(tokens, *budgets, vocabulary, rng, prompt=prompt)
         view = decoder_view(tokens, self.decoder_mask_rate, vocabulary, rng)
         return {**masked, "ids": tokens.ids, "decoder_view": view}
 

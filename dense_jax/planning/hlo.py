@@ -66,6 +66,16 @@ class HostTransfer(NamedTuple):
         return self.kind
 
 
+class Operation(NamedTuple):
+    """Operation that moves data between a chip and its memory."""
+
+    name: str
+    kind: str  # fusion, convolution, copy-start, ...
+    operands: list[str]  # names of the operations whose results it reads
+    size: int  # bytes that one run reads and writes
+    line: str  # of the program's text
+
+
 class Computation(NamedTuple):
     """Computation of a program, and how often a step runs it."""
 
@@ -80,7 +90,8 @@ _Sent = TypeVar("_Sent", bound=Collective | HostTransfer)
 
 def memory_traffic(text: str) -> int:
     """Bytes that a step moves between a chip and its memory: all of each operand that is read, and what is written."""
-    return sum(one.times * _traffic(one.lines) for one in computations(text) if not one.inside)
+    run = (part for part in computations(text) if not part.inside)
+    return sum(part.times * one.size for part in run for one in operations(part.lines))
 
 
 def collectives(text: str, chips: int) -> list[Collective]:
@@ -154,6 +165,29 @@ def computations(text: str) -> Iterator[Computation]:
         yield Computation(name, bodies.get(name, []), count, inside)
 
 
+def operations(lines: Sequence[str]) -> Iterator[Operation]:
+    """Yield the operations of a computation; those that move nothing, such as a tuple, have size 0."""
+    shapes: dict[str, str] = {}
+    for line in lines:
+        if match := _OPERATION.match(line):
+            name, shape, kind, rest = match.groups()
+            shapes[name] = shape
+            operands = _NAME.findall(rest.split("), ")[0])
+            size = _bytes_moved(kind, shape, [shapes.get(one, "") for one in operands])
+            yield Operation(name, kind, operands, size, line)
+
+
+def _bytes_moved(kind: str, shape: str, operands: Sequence[str]) -> int:
+    """Bytes that an operation of these shapes reads from memory and writes to it."""
+    if kind in _FREE or kind.endswith("-done"):
+        return 0
+    if kind == "copy-start":  # the shape lists copy and source
+        return sum(array_bytes(shape, memory_only=True)[:2])
+    if kind == "slice-start":  # the shape is ((source), slice, counter)
+        return array_bytes(shape)[-2]
+    return sum(sum(array_bytes(one, memory_only=True)) for one in [shape, *operands])
+
+
 def array_bytes(shape: str, memory_only: bool = False) -> list[int]:
     """Bytes of each array of a shape; with `memory_only`, without arrays in the chip's vector memory, marked S(1).
 
@@ -177,27 +211,6 @@ def _bodies(text: str) -> tuple[dict[str, list[str]], str]:
         elif name:
             bodies[name].append(line)
     return bodies, entry
-
-
-def _traffic(lines: list[str]) -> int:
-    shapes: dict[str, str] = {}
-    total = 0
-    for line in lines:
-        operation = _OPERATION.match(line)
-        if operation is None:
-            continue
-        name, shape, kind, rest = operation.groups()
-        shapes[name] = shape
-        if kind in _FREE or kind.endswith("-done"):
-            continue
-        if kind == "copy-start":  # the shape lists copy and source
-            total += sum(array_bytes(shape, memory_only=True)[:2])
-        elif kind == "slice-start":  # the shape is ((source), slice, counter)
-            total += array_bytes(shape)[-2]
-        else:
-            operands = [shapes.get(operand, "") for operand in _NAME.findall(rest.split("), ")[0])]
-            total += sum(sum(array_bytes(one, memory_only=True)) for one in [shape, *operands])
-    return total
 
 
 def _collective(computation: str, line: str, chips: int) -> Collective | None:

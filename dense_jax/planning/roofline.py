@@ -1,5 +1,6 @@
 """Roofline of a training step: its least time on a kind of chip, by published peaks."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +47,12 @@ def find_chip(topology: str) -> Chip:
     return CHIPS[name]
 
 
+BUSY = 2_000  # tokens on a chip below which a step of BERT-base waits for the links rather than for products
+_FLAT_CHIPS = ("v5e", "v6e")
+_FLAT = "1x1 2x2 2x4 4x4 4x8 8x8 8x16 16x16"
+_CUBOID = "1x1x1 2x2x1 2x2x2 2x2x4 2x4x4 4x4x4 4x4x8 4x8x8 8x8x8 8x8x16 8x16x16"
+
+
 class Roofline(NamedTuple):
     """Seconds of a step for each resource alone. With perfect overlap the step takes the longest of them."""
 
@@ -72,6 +79,20 @@ def roofline(chip: Chip, flops: float, traffic: float, sent: float) -> Roofline:
     Roofline(compute=0.01, memory=0.01, interconnect=0.005)
     """
     return Roofline(flops / chip.flops, traffic / chip.bandwidth, sent / chip.links)
+
+
+def largest_busy_slice(chip: str, tokens: int, batch: int) -> tuple[str, int] | None:
+    """Name and chips of the largest slice of a kind of chip that divides `batch` and has BUSY of `tokens` on each chip.
+
+    None if one chip has fewer.
+
+    >>> largest_busy_slice("v5e", tokens=1_024 * 128, batch=1_024)  # 512 on each of v5e:16x16
+    ('v5e:8x8', 64)
+    """
+    slices = _FLAT if chip in _FLAT_CHIPS else _CUBOID
+    chips = {name: math.prod(map(int, name.split("x"))) for name in slices.split()}
+    busy = [(n, name) for name, n in chips.items() if batch % n == 0 and tokens >= BUSY * n]
+    return (f"{chip}:{max(busy)[1]}", max(busy)[0]) if busy else None
 
 
 def predict_doublings(small: tuple[int, int], large: tuple[int, int], room: float) -> int:

@@ -19,7 +19,8 @@ from dense_jax.planning.compiled_step import (
     with_plan_defaults,
 )
 from dense_jax.planning.hlo import Collective, HostTransfer, host_transfers, merge_equal, totals_by_kind
-from dense_jax.planning.roofline import Chip, find_chip, predict_doublings, roofline
+from dense_jax.planning.roofline import BUSY, Chip, find_chip, largest_busy_slice, predict_doublings, roofline
+from dense_jax.planning.traffic import traffic_by_line, traffic_table
 from dense_jax.terminal import show
 
 _GIB = 2**30
@@ -57,8 +58,10 @@ class BatchSearch:
         return "\n".join([f"{self.largest:,}" if self.largest else "none", *lines])
 
 
-def plan_report(config: Config, topology: str, words: int) -> str:
+def plan_report(config: Config, topology: str, words: int, *, traffic: bool = False) -> str:
     """Report on a step of `config`, with a vocabulary of `words`, on each chip of `topology`.
+
+    With `traffic`, it ends in a table of the lines of code whose operations move the most bytes.
 
     If the step does not fit, the batch is halved until it does, and that report is printed before the error.
 
@@ -74,7 +77,10 @@ def plan_report(config: Config, topology: str, words: int) -> str:
         tries = search_smaller(config, chips, error.sizes)
         print(_smaller_report(tries, topology, error.sizes), end="\n\n")  # printed, since the error follows
         raise TooLargeError(config.batch, error.sizes, _advice(tries)) from None
-    return _format(_sections(step, topology, search_larger(config, chips, step, chip.hbm)))
+    sections = _sections(step, topology, search_larger(config, chips, step, chip.hbm))
+    if traffic:
+        sections["memory traffic by line of code"] = traffic_table(traffic_by_line(step.text), chip.bandwidth)
+    return _format(sections)
 
 
 def search_larger(config: Config, chips: Sequence[Any], step: CompiledStep, room: float) -> BatchSearch:
@@ -143,12 +149,24 @@ def _sections(step: CompiledStep, topology: str, tries: BatchSearch) -> dict[str
         "batch": show.batch(step.examples, config),
         "memory of a chip": _memory(step, chip),
         _LARGEST: str(tries),
+        "largest slice that this batch keeps busy": _busy(step, topology),
         "a step takes at least": _times(chip, step_cost(step, config.objective), config.batch),
         "collectives of a step": _sent(step.sent),
     }
     if slices > 1:
         sections["transfers of a chip to its host, for the network between slices"] = _sent(host_transfers(step.text))
     return sections
+
+
+def _busy(step: CompiledStep, topology: str) -> str:
+    """Section on the largest slice with BUSY tokens on each chip."""
+    tokens, batch = show.room_for_tokens(step.batch), step.program.config.batch
+    found = largest_busy_slice(topology.partition(":")[0], tokens, batch)
+    here = f"{tokens:,} tokens with padding, {tokens // step.program.mesh.size:,} on a chip of {topology}"
+    if found is None:
+        return f"none: {here}, and one chip should have {BUSY:,} or more; use a larger --batch"
+    name, chips = found
+    return f"{name}, with {tokens // chips:,} tokens on a chip and {BUSY:,} or more wanted; {here}"
 
 
 def _memory(step: CompiledStep, chip: Chip) -> str:

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from dense_jax.arrays import Float, np
 from dense_jax.artifact import CLAIM, claim, digests_together, finish, is_finished
+from dense_jax.config.retrieval import Precision
 from dense_jax.data.inputs import build_inputs
 from dense_jax.errors import DataError
 from dense_jax.io import Settings, is_written, read_json, short_digest, whole_file, write_strings
@@ -25,9 +26,12 @@ from dense_jax.mesh import check_batch
 from dense_jax.processes.locks import lock_of, only_one
 from dense_jax.processes.multihost import all_or_none, is_process_0, on_process_0, process_share
 from dense_jax.retrieval.encode import Tokenizes, TowerOnMesh, count_unpooled, not_finite
-from dense_jax.retrieval.vectors import IDS, Vectors
+from dense_jax.retrieval.quantize import Ranges
+from dense_jax.retrieval.vectors import IDS, RANGES, Vectors
 from dense_jax.terminal.progress import progress_bar
 from dense_jax.types import PassageCollection, Tokens, Tower
+
+_SAMPLE = 4_096  # passages whose vectors set the ranges of int8 codes
 
 
 class _ShardSettings(TypedDict):
@@ -48,11 +52,12 @@ def embed(
     batch: int,
     shard_size: int,
     made_by: Settings,
+    precision: Precision = Precision.FLOAT32,
     placed: Callable[[Tower, Mesh], TowerOnMesh] = TowerOnMesh,
     ids: Path | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> Vectors:
-    """Encode the passages of `store` by `tower` into float32 vectors in `folder`, each passage's views in a row.
+    """Encode the passages of `store` by `tower` into vectors of `precision` in `folder`, each passage's views in a row.
 
     All processes call it; `mesh` holds this process's devices. The same call, of any number of processes, continues an
     interrupted one and keeps its finished shards. `made_by` identifies parameters and collection, as JSON values.
@@ -68,17 +73,19 @@ def embed(
     if not len(store):
         raise DataError("the collection holds no passage to embed")
     shard_size = on_process_0(lambda: _claimed_shard_size(folder, shard_size))
-    settings = _shard_settings(len(store), tower, shard_size, made_by)
+    settings = _shard_settings(len(store), tower, shard_size, made_by, precision)
     finished = on_process_0(lambda: is_finished(folder))
     with contextlib.nullcontext() if finished else only_one(lock_of(folder), f"{folder} is being embedded"):
         on_process_0(lambda: claim(folder, settings))
         if not finished:
-            shards = _shards(len(store), shard_size)
-            _write_shards(store, all_or_none(lambda: placed(tower, mesh)), tokenizer, folder, batch, shards, between)
+            shards, on_mesh = _shards(len(store), shard_size), all_or_none(lambda: placed(tower, mesh))
+            vectors_of = functools.partial(encode_passages, store, tower=on_mesh, tokenizer=tokenizer, batch=batch)
+            ranges = None if precision is Precision.FLOAT32 else _ranges(folder / RANGES, len(store), vectors_of)
+            _write_shards(vectors_of, ranges, folder, shards, between)
             on_process_0(lambda: _write_ids(folder / IDS, store, ids))
-            files = digests_together(folder, [*shards, IDS])
+            files = digests_together(folder, [*shards, IDS, *([RANGES] if ranges else [])])
             figures = {"count": len(store), "views": tower.encoder.views, "width": tower.encoder.width}
-            on_process_0(lambda: finish(folder, figures | {"dtype": "float32"}, files))
+            on_process_0(lambda: finish(folder, figures | {"dtype": precision.value}, files))
     return all_or_none(lambda: Vectors(folder))
 
 
@@ -98,10 +105,10 @@ def embeddings_folder(roots: Sequence[Path], name: str, step: int, tower: Tower,
     return Path(on_process_0(choose))
 
 
-def _shard_settings(count: int, tower: Tower, shard_size: int, made_by: Settings) -> Settings:
+def _shard_settings(count: int, tower: Tower, shard_size: int, made_by: Settings, precision: Precision) -> Settings:
     """Return what two shards of one folder have in common."""
     layout = {"length": tower.length, "layout": tower.layout.value, "prompt": tower.prompt}
-    layout |= {"pools_prompt": tower.pools_prompt}
+    layout |= {"pools_prompt": tower.pools_prompt, "precision": precision.value}
     return {"count": count, "shard_size": shard_size, **layout, "made_by": made_by}
 
 
@@ -120,25 +127,36 @@ def _shards(count: int, shard_size: int) -> dict[str, range]:
     }
 
 
+def _ranges(path: Path, count: int, vectors_of: Callable[..., Float[np.ndarray, "_ d"]]) -> Ranges:
+    """Return the ranges of a random sample of the passages, which the first process writes to `path` once."""
+
+    def write() -> None:
+        if not is_written(path):
+            rows = np.random.default_rng(0).choice(count, min(_SAMPLE, count), replace=False)
+            Ranges.of(vectors_of(rows=np.sort(rows).tolist())).write(path)
+
+    on_process_0(write)
+    return all_or_none(lambda: Ranges.read(path))
+
+
 def _write_shards(
-    store: PassageCollection,
-    tower: TowerOnMesh,
-    tokenizer: Tokenizes,
+    vectors_of: Callable[..., Float[np.ndarray, "_ d"]],
+    ranges: Ranges | None,
     folder: Path,
-    batch: int,
     shards: dict[str, range],
     between: Callable[[], None],
 ) -> None:
     """Write the missing shards, one of each process at a time, so that an error of one process soon ends all."""
     missing: list[str] = on_process_0(lambda: [name for name in shards if not is_written(folder / name)])
-    done = len(store) - sum(len(shards[name]) for name in missing)
-    with progress_bar("embed", len(store), "passages", initial=done, silent=not is_process_0()) as shown:
+    count = sum(map(len, shards.values()))
+    done = count - sum(len(shards[name]) for name in missing)
+    with progress_bar("embed", count, "passages", initial=done, silent=not is_process_0()) as shown:
 
         def write(names: Sequence[str]) -> None:
             for name in names:
-                vectors = encode_passages(store, shards[name], tower, tokenizer, batch, shown.update)
+                vectors = vectors_of(rows=shards[name], done=shown.update)
                 with whole_file(folder / name) as partial, partial.open("wb") as file:
-                    np.save(file, vectors, allow_pickle=False)
+                    np.save(file, ranges.encode(vectors) if ranges else vectors, allow_pickle=False)
 
         for start in range(0, len(missing), jax.process_count()):
             at_once = missing[start : start + jax.process_count()]

@@ -21,9 +21,11 @@ _QUERIES = 1_024  # queries at a time: with a block, 64 MiB of scores
 
 
 class ExactSearch:
-    """Search in a float32 corpus in the memory of a mesh's devices."""
+    """Search in a corpus in the memory of a mesh's devices: float32 vectors, or int8 codes."""
 
-    def __init__(self, vectors: Float[np.ndarray, "p d"], mesh: Mesh, *, approximate: bool = False) -> None:
+    def __init__(
+        self, vectors: Float[np.ndarray, "p d"] | Int[np.ndarray, "p d"], mesh: Mesh, *, approximate: bool = False
+    ) -> None:
         """`vectors` may be a memory map: each device's rows are read once.
 
         With `approximate`, TPUs divide each block into bins and keep the best of each (Chern et al. 2022, "TPU-KNN").
@@ -58,14 +60,17 @@ class ExactSearch:
         return np.asarray(scores)[: len(queries)], np.asarray(rows)[: len(queries)]
 
 
-def _to_devices(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Float[Array, "padded d"]:
+def _to_devices(vectors: np.ndarray, rows: int, mesh: Mesh) -> Array:
     """Return `vectors` on the devices, `rows` rows on each, zeros after the last."""
     shape = (rows * batch_shards(mesh), vectors.shape[1])
 
     def shard(index: Any) -> np.ndarray:
         start, stop, _ = index[0].indices(shape[0])
-        part = np.asarray(vectors[start:stop], np.float32)
-        return np.pad(part, ((0, stop - start - len(part)), (0, 0)))
+        part = np.zeros((stop - start, shape[1]), vectors.dtype)
+        for first in range(start, min(stop, len(vectors)), _BLOCK):  # so that no second copy of all is in memory
+            rows = vectors[first : min(first + _BLOCK, stop)]
+            part[first - start : first - start + len(rows)] = rows
+        return part
 
     return jax.make_array_from_callback(shape, batch_sharding(mesh), shard)
 
@@ -73,7 +78,7 @@ def _to_devices(vectors: Float[np.ndarray, "p d"], rows: int, mesh: Mesh) -> Flo
 @functools.partial(jax.jit, static_argnames=("k", "count", "block", "approximate", "mesh"))
 def _top_k(
     queries: Float[Array, "q d"],
-    corpus: Float[Array, "p d"],
+    corpus: Float[Array, "p d"] | Int[Array, "p d"],
     *,
     k: int,
     count: int,
@@ -92,13 +97,19 @@ def _top_k(
 
 
 def _top_k_of_shard(
-    queries: Float[Array, "q d"], shard: Float[Array, "p d"], *, k: int, count: int, block: int, approximate: bool
+    queries: Float[Array, "q d"],
+    shard: Float[Array, "p d"] | Int[Array, "p d"],
+    *,
+    k: int,
+    count: int,
+    block: int,
+    approximate: bool,
 ) -> tuple[Float[Array, "q k"], Int[Array, "q k"]]:
     first = jax.lax.axis_index(BATCH_AXES) * len(shard)  # the shard's first row of the corpus
 
     def step(best: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], None]:
         start = first + i * block
-        part = jax.lax.dynamic_slice_in_dim(shard, i * block, block)
+        part = jax.lax.dynamic_slice_in_dim(shard, i * block, block).astype(jnp.float32)
         scores = jnp.einsum("qd,pd->qp", queries, part, precision=jax.lax.Precision.HIGHEST)
         scores = jnp.where((start + jnp.arange(block) < count)[None, :], scores, -jnp.inf)
         picked = None  # columns of the block that were kept, if not all

@@ -236,10 +236,10 @@ def _check_norms(vectors: Vectors) -> bool:
 
 def _check_own_norms(vectors: Vectors) -> bool:
     """`_check_norms` of this process's share of the vectors."""
-    unit, bad = True, []
-    for start, block in process_share(list(zip(vectors.starts, vectors.blocks(), strict=True))):
-        norms = np.linalg.norm(block, axis=1)
-        bad += [vectors.ids[(start + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
+    unit, bad, starts = True, [], vectors.starts
+    for shard in process_share(range(len(starts))):
+        norms = np.linalg.norm(vectors.part(shard, len(starts)), axis=1)
+        bad += [vectors.ids[(starts[shard] + row) // vectors.views] for row in np.flatnonzero(~np.isfinite(norms))]
         unit &= bool((abs(norms - 1) < _UNIT).all())
     if bad:
         raise DataError(
@@ -328,6 +328,7 @@ def _find_exactly(vectors: Vectors, mesh: Mesh, *, approximate: bool) -> VectorS
 
     def own_part() -> VectorSearch:
         part = jax.process_index(), jax.process_count()
-        return map_rows(ExactSearch(vectors.part(*part), mesh, approximate=approximate).search, vectors.rows(*part))
+        find = ExactSearch(vectors.stored_part(*part), mesh, approximate=approximate).search
+        return map_rows(find if vectors.ranges is None else vectors.ranges.search(find), vectors.rows(*part))
 
     return search_all_parts([all_or_none(own_part)])

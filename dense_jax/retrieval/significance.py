@@ -1,7 +1,6 @@
 """Intervals and p-values of the difference between two retrievers, over the queries of one set."""
 
 import numpy as np
-from scipy import stats
 
 from dense_jax.arrays import Float
 
@@ -17,6 +16,8 @@ def randomisation_test(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
     """
     if np.array_equal(a, b) or len(a) == 1:
         return 1.0
+    from scipy import stats  # here: it takes half a second
+
     found = stats.permutation_test(
         (a - b,),
         lambda x, axis: np.mean(x, axis=axis),
@@ -35,6 +36,8 @@ def bootstrap_interval(a: Float[np.ndarray, " q"], b: Float[np.ndarray, " q"]) -
     """
     if len(a) == 1:
         return None
+    from scipy import stats
+
     found = stats.bootstrap(
         (a - b,),
         np.mean,

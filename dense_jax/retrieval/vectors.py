@@ -1,9 +1,10 @@
-"""Embeddings of a corpus on disk: shards of float32 rows and the document id of each passage.
+"""Embeddings of a corpus on disk: shards of rows, float32 or int8, and the document id of each passage.
 
     FOLDER/claim.json                       written first: the settings that made the rest
            vectors-00000-of-00003.npy ...   memory-mappable; passage p is in shard p // shard_size
            ids.json                         the document id of every passage
-           manifest.json                    written last: claim, count, views, width, digests
+           ranges.npy                       of int8: the least and the largest value of each dimension
+           manifest.json                    written last: claim, count, views, width, type, digests
 
 A passage has one vector, or n views: rows p n to p n + n - 1 are those of passage p.
 """
@@ -19,8 +20,9 @@ from dense_jax.arrays import Float, Int, np
 from dense_jax.artifact import MANIFEST, read_manifest, verify_together
 from dense_jax.errors import StorageError
 from dense_jax.io import Count, Digests, Ids, Settings, Size, digest, read_json
+from dense_jax.retrieval.quantize import Ranges
 
-IDS = "ids.json"
+IDS, RANGES = "ids.json", "ranges.npy"
 _AGAIN = "run `dense-jax embed` again"
 
 
@@ -34,11 +36,11 @@ class _VectorsManifest(TypedDict):
     count: Count
     views: Size
     width: Size
-    dtype: Literal["float32"]
+    dtype: Literal["float32", "int8"]
 
 
 class Vectors:
-    """Embeddings of a corpus, read through memory maps."""
+    """Embeddings of a corpus, read through memory maps: float32, whatever their type on disk."""
 
     def __init__(self, folder: Path) -> None:
         """Open a finished folder.
@@ -50,7 +52,10 @@ class Vectors:
         self.manifest = read_manifest(folder, _VectorsManifest, "embeddings", "embed")
         self.width: int = self.manifest["width"]
         self.views: int = self.manifest["views"]
-        self._shards = [_map_shard(folder / name, self.width) for name in sorted(self.manifest["files"]) if name != IDS]
+        self.dtype: str = self.manifest["dtype"]
+        self.ranges = Ranges.read(folder / RANGES) if self.dtype == "int8" else None
+        shards = sorted(self.manifest["files"].keys() - {IDS, RANGES})
+        self._shards = [_map_shard(folder / name, self.width, self.dtype) for name in shards]
         if (found := sum(map(len, self._shards))) != len(self):
             raise StorageError(
                 f"{folder}: holds {found} vectors, but its manifest counts {len(self)}; remove {folder} and {_AGAIN}"
@@ -80,8 +85,8 @@ class Vectors:
         return digest(self.folder / MANIFEST)
 
     def blocks(self) -> Iterator[Float[np.ndarray, "p d"]]:
-        """Iterate over the shards in the order of rows, as memory maps."""
-        return iter(self._shards)
+        """Iterate over the shards in the order of rows; float32 ones are memory maps."""
+        return map(self._decoded, self._shards)
 
     @property
     def starts(self) -> list[int]:
@@ -94,8 +99,12 @@ class Vectors:
 
     def part(self, number: int, of: int) -> Float[np.ndarray, "p d"]:
         """Return the vectors of shards `number`, `number` + `of`, ..., as `array` returns all."""
+        return self._decoded(self.stored_part(number, of))
+
+    def stored_part(self, number: int, of: int) -> Float[np.ndarray, "p d"] | Int[np.ndarray, "p d"]:
+        """Return the rows of `part` as they are stored: vectors, or codes of `ranges`."""
         own = self._shards[number::of]
-        return own[0] if len(own) == 1 else np.concatenate([np.empty((0, self.width), np.float32), *own])
+        return own[0] if len(own) == 1 else np.concatenate([np.empty((0, self.width), self.dtype), *own])
 
     def rows(self, number: int, of: int) -> Int[np.ndarray, " p"]:
         """Return the row of each vector of a part."""
@@ -118,8 +127,11 @@ class Vectors:
         shards = np.where(rows < 0, -1, np.searchsorted(ends, rows, side="right"))
         for i in np.unique(shards[shards >= 0]).tolist():
             here = shards == i
-            taken[here] = self._shards[i][rows[here] - (ends[i] - len(self._shards[i]))]
+            taken[here] = self._decoded(self._shards[i][rows[here] - (ends[i] - len(self._shards[i]))])
         return taken
+
+    def _decoded(self, rows: np.ndarray) -> Float[np.ndarray, "p d"]:
+        return rows if self.ranges is None else self.ranges.decode(rows)
 
     def verify(self) -> None:
         """Compare every file with its digest; each process reads its share.
@@ -134,16 +146,16 @@ class Vectors:
         verify_together(self.folder, {IDS: self.manifest["files"][IDS]}, "embed")
 
 
-def _map_shard(path: Path, width: int) -> Float[np.ndarray, "p d"]:
+def _map_shard(path: Path, width: int, dtype: str) -> np.ndarray:
     try:
         shard = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise StorageError(f"{path}: missing; remove {path.parent} and {_AGAIN}") from None
     except (ValueError, EOFError) as error:
         raise StorageError(f"{path}: damaged ({error}); remove {path.parent} and {_AGAIN}") from None
-    if shard.dtype != np.float32 or shard.shape[1:] != (width,):
+    if shard.dtype != dtype or shard.shape[1:] != (width,):
         raise StorageError(
-            f"{path}: holds {shard.dtype} of shape {shard.shape}, not float32 rows of width {width}; remove "
+            f"{path}: holds {shard.dtype} of shape {shard.shape}, not {dtype} rows of width {width}; remove "
             f"{path.parent} and {_AGAIN}"
         )
     return shard

@@ -157,6 +157,11 @@ def _joined(examples: Examples, one: HostBatch) -> Batch:
     )
 
 
+def room_for_tokens(batch: Batch) -> int:
+    """Tokens of a batch, with padding."""
+    return sum(math.prod(tokens.mask.shape) for tokens in _sequences(batch))
+
+
 def _sequences(batch: Batch) -> Iterator[Tokens]:
     leaves = jax.tree.leaves(batch, is_leaf=lambda node: isinstance(node, Tokens))
     return (leaf for leaf in leaves if isinstance(leaf, Tokens))
@@ -179,7 +184,7 @@ def plan(examples: Examples, config: Config) -> str:
     """Steps, examples and tokens to come; how often each passage is visited."""
     sample = [examples[i].inputs for i in range(min(_SAMPLE, len(examples)))]
     real = sum(map(real_tokens, sample)) / max(len(sample), 1)
-    room = sum(math.prod(t.mask.shape) for t in _sequences(batch_like(examples, config.batch))) / config.batch
+    room = room_for_tokens(batch_like(examples, config.batch)) / config.batch
     total = config.steps * config.batch
     lines = [
         f"{config.steps:,} steps of {config.batch:,} examples, {total:,} in all",

@@ -4,31 +4,36 @@ ROOT/documents                 every document as one passage
 ROOT/queries-SPLIT...          the queries, of several kinds: shares, and rounds of mining
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import contextlib
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import numpy as np
+import orjson
 import xxhash
 
-from dense_jax.arrays import Int
 from dense_jax.artifact import check_settings, claim, is_finished, read_claim
 from dense_jax.config import Config, CorpusConfig
 from dense_jax.data.dedup import RowOfId, first_of_each_text
 from dense_jax.data.preparation.entries import DOCUMENT_LENGTH, whole_documents
 from dense_jax.data.preparation.fill import AGAIN, check_unchanged, fill_store
+from dense_jax.data.preparation.merged_queries import MergedQueries
+from dense_jax.data.preparation.scan import REJECTS
 from dense_jax.data.sources.corpus import CheckedCorpus, Source, read_queries
-from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument, merge_queries
-from dense_jax.data.sources.rejects import advice, causes_of
+from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
+from dense_jax.data.sources.rejects import advice, likely_cause
 from dense_jax.data.stores.passage_store import PassageStore, StoreWriter
-from dense_jax.data.stores.query_store import QueryStore, StoredQuery, write_queries
+from dense_jax.data.stores.query_store import QueryStore, QueryWriter
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import DataError
-from dense_jax.io import AnyPath, digest, write_json
+from dense_jax.io import AnyPath, digest, whole_file
 from dense_jax.remote.paths import located
-from dense_jax.types import Candidates, Reject
+from dense_jax.terminal.progress import progress
+from dense_jax.types import Reject
 
 _EXAMPLES = 5  # queries shown in an error
 
@@ -64,8 +69,7 @@ def prepare_queries(config: Config, corpus: CheckedCorpus, root: Path, about: di
     settings = {**about["settings"], "queries": settings_of_queries, "documents": documents.fingerprint}
     check_settings(folder, settings)
     if not is_finished(folder):
-        tokenizer = Tokenizer.load(root / "tokenizer")
-        _write_judged(folder, _Judged(config.corpus, corpus, documents), documents, tokenizer, settings)
+        _write_queries(folder, config, corpus, documents, settings)
     store = QueryStore(folder, documents)
     return {"documents": len(documents), **store.manifest["notes"], "folder": str(folder)}
 
@@ -84,39 +88,18 @@ def _prepare_documents(config: Config, corpus: CheckedCorpus, root: Path, about:
     return PassageStore(folder)
 
 
-@dataclass
-class _Judged:
-    """The queries of a corpus by rows of its documents, and the rejected ones."""
+@dataclass(frozen=True)
+class _QueryRows:
+    """The rows of queries of a corpus, or of files about it, with the ids of the whole corpus."""
 
     config: CorpusConfig
     corpus: CheckedCorpus
-    documents: PassageStore
-    rejects: list[Reject] = field(default_factory=list)
-    unknown: int = 0  # documents that queries name and the corpus lacks
-    _by_id: RowOfId = field(default_factory=lambda: RowOfId((), 0))
+    documents: RowOfId
 
-    def __iter__(self) -> Iterator[tuple[JudgedQuery, Candidates, Candidates]]:
-        """Each usable query with its positives and negatives; equal texts are one row, equal queries are one query."""
-        same = first_of_each_text(self.documents)
-        self._by_id = RowOfId(self.documents.each_id(), len(self.documents))
-        for query in _one_for_each_text(merge_queries(self._all())):
-            if not self._chosen(query.id):
-                continue
-            positives = self._rows(query.positives, same, without=frozenset())
-            negatives = self._rows(query.negatives, same, without=frozenset(positives))
-            if positives:
-                yield query, _candidates(positives), _candidates(negatives)
-            else:
-                names = ", ".join(repr(document.id) for document in query.positives[:3])
-                self.rejects.append(Reject(f"query {query.id!r}", f"the corpus has none of its documents: {names}"))
-
-    def _all(self) -> Iterator[JudgedQuery]:
+    def __iter__(self) -> Iterator[JudgedQuery | Reject]:
         for source, rows in self._read():
             for row in rows:
-                if isinstance(row, Reject):
-                    self.rejects.append(row)
-                else:
-                    yield self._named(source, row)
+                yield self._named(source, row) if source.prefix and isinstance(row, JudgedQuery) else row
 
     def _read(self) -> Iterable[tuple[Source, Iterator[JudgedQuery | Reject]]]:
         if self.config.queries:
@@ -129,82 +112,105 @@ class _Judged:
         """`query` with the ids of the whole corpus, which files about several sources have already."""
 
         def named(documents: tuple[ScoredDocument, ...]) -> tuple[ScoredDocument, ...]:
-            known = (self._by_id.get(one.id) is not None for one in documents)
+            known = (self.documents.get(one.id) is not None for one in documents)
             return tuple(
                 one if is_known else one._replace(id=source.prefix + one.id)
                 for one, is_known in zip(documents, known, strict=True)
             )
 
-        if not source.prefix:
-            return query
         known = query.id if self.config.queries else source.prefix + query.id
         return JudgedQuery(known, query.text, named(query.positives), named(query.negatives))
 
-    def _rows(
-        self, documents: tuple[ScoredDocument, ...], same: Int[np.ndarray, " p"], without: frozenset[int]
-    ) -> dict[int, float]:
-        rows: dict[int, float] = {}
-        for document in documents:
-            row = self._by_id.get(document.id)
-            self.unknown += row is None
-            if row is not None and (first := int(same[row])) not in without:
-                rows.setdefault(first, document.score)
-        return rows
 
-    def _chosen(self, identifier: str) -> bool:
-        """True if the query is in the share; the id alone decides, so a smaller share is part of a larger one."""
-        return xxhash.xxh3_64_intdigest(identifier.encode()) < self.config.query_share * 2**64
-
-
-def _write_judged(
-    folder: Path, judged: _Judged, documents: PassageStore, tokenizer: Tokenizer, settings: dict[str, Any]
+def _write_queries(
+    folder: Path, config: Config, corpus: CheckedCorpus, documents: PassageStore, settings: dict[str, Any]
 ) -> None:
-    found = list(judged)
-    _check_rejected(judged, len(found), folder)
-    tokens = tokenizer.encode([query.text for query, _, _ in found])
-    parts: dict[str, list[StoredQuery]] = {part.name: [] for part in documents.parts()}
-    for (query, positives, negatives), ids in zip(found, tokens, strict=True):
-        first = int(positives.rows[0])  # `in` of a range compares numpy's integers one by one
-        of = next(part.name for part in documents.parts() if first in part.rows)
-        parts[of].append(StoredQuery(query.id, query.text, ids, positives, negatives))
-    if folder != queries_folder(folder.parent, judged.config):
-        raise DataError(f"a file of corpus.queries changed while it was read; {AGAIN}")
-    if not judged.config.queries:
-        check_unchanged(judged.corpus, settings["queries"]["own"])
-    notes = {
-        "queries": len(found),
-        "positives": sum(len(positives.rows) for _, positives, _ in found),
-        "negatives": sum(len(negatives.rows) for _, _, negatives in found),
-        "rejected queries": len(judged.rejects),
-        "judged documents that the corpus lacks": judged.unknown,
-    }
+    chosen = config.corpus
+    same, by_id = first_of_each_text(documents), RowOfId(documents.each_id(), len(documents))
+
+    def row_of(identifier: str) -> int | None:
+        row = by_id.get(identifier)
+        return None if row is None else int(same[row])
+
+    with _listing_rejects(folder) as rejects:
+        rows = _QueryRows(chosen, corpus, by_id)
+        queries = MergedQueries(lambda: rows, row_of, lambda identifier: _in_share(identifier, chosen), rejects.add)
+    _check_rejected(rejects, len(queries), folder, chosen.max_rejects)
     claim(folder, settings)
-    write_queries(folder, parts, notes)
+    writer = QueryWriter(
+        folder, documents.parts(), config.passages.shard_size, Tokenizer.load(folder.parent / "tokenizer").encode
+    )
+    positives = negatives = 0
+    for query in progress(queries, "write queries", len(queries), "queries"):
+        writer.add(query)
+        positives, negatives = positives + len(query.positives.rows), negatives + len(query.negatives.rows)
+    _check_queries_unchanged(folder, chosen, corpus, settings)
+    notes = {"queries": len(queries), "positives": positives, "negatives": negatives}
+    notes |= {"rejected queries": rejects.count, "judged documents that the corpus lacks": queries.unknown}
+    writer.finish(notes)
 
 
-def _check_rejected(judged: _Judged, usable: int, folder: Path) -> None:
-    """List the rejected queries in the folder's rejects.json, and refuse too many."""
-    rejected, allowed = len(judged.rejects), judged.config.max_rejects
-    write_json(folder / "rejects.json", [{"where": one.where, "reason": one.reason} for one in judged.rejects])
-    if usable and rejected <= allowed * (rejected + usable):
+def _check_queries_unchanged(
+    folder: Path, config: CorpusConfig, corpus: CheckedCorpus, settings: dict[str, Any]
+) -> None:
+    """
+    Raises:
+        DataError: the queries changed while they were read; `folder` is removed.
+    """
+    try:
+        if folder != queries_folder(folder.parent, config):
+            raise DataError(f"a file of corpus.queries changed while it was read; {AGAIN}")
+        if not config.queries:
+            check_unchanged(corpus, settings["queries"]["own"])
+    except DataError:
+        shutil.rmtree(folder)
+        raise
+
+
+@dataclass
+class _Rejects:
+    """Rejected queries, listed in a file."""
+
+    file: BinaryIO
+    causes: Counter[str] = field(default_factory=Counter)
+    first: list[Reject] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        return self.causes.total()
+
+    def add(self, one: Reject) -> None:
+        self.file.write(orjson.dumps({"where": one.where, "reason": one.reason}) + b"\n")
+        self.causes[likely_cause(one.reason)] += 1
+        self.first += [one] if self.count <= _EXAMPLES else []
+
+
+@contextlib.contextmanager
+def _listing_rejects(folder: Path) -> Iterator[_Rejects]:
+    """List rejected queries in the folder's rejects.jsonl."""
+    with whole_file(folder / REJECTS) as partial, partial.open("wb") as file:
+        yield _Rejects(file)
+
+
+def _check_rejected(rejects: _Rejects, usable: int, folder: Path, allowed: float) -> None:
+    """
+    Raises:
+        DataError: more queries than `allowed`, a share of all, are rejected, or none is usable.
+    """
+    if usable and rejects.count <= allowed * (rejects.count + usable):
         return
-    shown = "\n".join(f"  {one.where}: {one.reason}" for one in judged.rejects[:_EXAMPLES])
+    shown = "\n".join(f"  {one.where}: {one.reason}" for one in rejects.first)
     if not usable:
-        raise DataError(f"no query is left to learn from; for example\n{shown}\nall are in {folder / 'rejects.json'}")
+        raise DataError(f"no query is left to learn from; for example\n{shown}\nall are in {folder / REJECTS}")
     raise DataError(
-        f"{rejected:,} of {rejected + usable:,} queries cannot be used (corpus.max_rejects={allowed}); for example\n"
-        f"{shown}\nall are in {folder / 'rejects.json'}; {advice(causes_of(judged.rejects), usable)}"
+        f"{rejects.count:,} of {rejects.count + usable:,} queries cannot be used (corpus.max_rejects={allowed}); for "
+        f"example\n{shown}\nall are in {folder / REJECTS}; {advice(rejects.causes, usable)}"
     )
 
 
-def _one_for_each_text(queries: list[JudgedQuery]) -> list[JudgedQuery]:
-    """Queries of equal text as one, under the first one's id: in a batch they would be negatives of each other."""
-    first: Mapping[str, str] = {query.text: query.id for query in reversed(queries)}
-    return merge_queries(query._replace(id=first[query.text]) for query in queries)
-
-
-def _candidates(rows: dict[int, float]) -> Candidates:
-    return Candidates(np.array(list(rows), np.int32), np.array(list(rows.values()), np.float32))
+def _in_share(identifier: str, config: CorpusConfig) -> bool:
+    """True if the query is in the share; the id alone decides, so a smaller share is part of a larger one."""
+    return xxhash.xxh3_64_intdigest(identifier.encode()) < config.query_share * 2**64
 
 
 def _query_files(config: CorpusConfig) -> list[AnyPath]:

@@ -17,10 +17,10 @@ from itertools import chain
 from typing import Any
 
 from dense_jax.config import CorpusConfig
+from dense_jax.data.first_values import FirstValues
 from dense_jax.data.sources.demo_corpus import installed_rows, installed_versions
 from dense_jax.data.sources.document_files import Contents, tfds_documents
 from dense_jax.data.sources.documents import DocumentRow, checked_document
-from dense_jax.data.sources.first_rows import FirstRows
 from dense_jax.data.sources.judgements import folder_queries, query_rows
 from dense_jax.data.sources.lines import form
 from dense_jax.data.sources.queries import JudgedQuery, ScoredDocument
@@ -60,7 +60,7 @@ class Source:
         Raises:
             DataError: the source has no row.
         """
-        first_seen = FirstRows()
+        first_seen = FirstValues()
         found = rejected = 0
         for row in self.contents.rows():
             result = row if isinstance(row, Reject) else self._document(row, first_seen)
@@ -91,15 +91,16 @@ class Source:
         """The identity of the source's content, independent of its path, as JSON values."""
         return {"name": self.name, **self.contents.identify()}
 
-    def _document(self, row: DocumentRow, first_seen: FirstRows) -> Document | Reject:
+    def _document(self, row: DocumentRow, first_seen: FirstValues) -> Document | Reject:
         place = self.contents.place
         try:
             document = checked_document(row, self.config.max_characters)
-            if (first := first_seen.setdefault(document.id, row.number)) != row.number:
+            first = row.number if self.contents.distinct else first_seen.setdefault(document.id, row.number)
+            if first != row.number:
                 raise RowError(f"has the id {document.id!r} of {place}:{first}")
         except RowError as error:
             return error.reject(row.where or f"{place}:{row.number}")
-        return replace(document, id=self.prefix + document.id)
+        return replace(document, id=self.prefix + document.id) if self.prefix else document
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Contents:
     identify: Callable[[], dict[str, Any]]  # the content, independent of the path, as JSON values
     judged: Judged | None = None
     note: str = ""  # a sentence for the user about the way it is read
+    distinct: bool = False  # no two rows have the same id
 
 
 def file_identity(path: AnyPath, **read_as: Any) -> Callable[[], dict[str, Any]]:

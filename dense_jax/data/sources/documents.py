@@ -10,6 +10,7 @@ from typing import Any
 
 import xxhash
 
+from dense_jax.data.first_values import FirstValues
 from dense_jax.data.sources.fields import DOCUMENT_IDS, Fields, as_id, first_known, listed
 from dense_jax.data.sources.lines import has_surrogate
 from dense_jax.data.sources.readers import Record
@@ -50,13 +51,16 @@ def unique_documents(rows: Iterable[DocumentRow | Reject], place: object) -> Ite
 
     Holds two numbers of 64 bits for each document.
     """
-    contents: dict[int, int] = {}
+    contents = FirstValues()
 
     def new(row: DocumentRow) -> DocumentRow | None:
-        content, known = hash64(f"{row.title}\n{row.text}"), len(contents)
-        if contents.setdefault(hash64(row.id), content) != content:
+        content, known = hash64(f"{row.title}\n{row.text}"), contents.get(row.id)
+        if known is None:
+            contents.setdefault(row.id, content)
+            return row
+        if known != content:
             raise RowError(f"the document {row.id!r} has another title or text than where it was given first")
-        return row if len(contents) > known else None
+        return None
 
     return each(rows, new, place)
 

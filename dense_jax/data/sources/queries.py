@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import xxhash
 
+from dense_jax.data.first_values import FirstValues
 from dense_jax.data.sources.documents import DocumentRow, hash64, unique_documents
 from dense_jax.data.sources.fields import DOCUMENT_IDS, TEXTS, TITLES, as_id, value_of
 from dense_jax.data.sources.rejects import RowError, each
-from dense_jax.errors import DataError
 from dense_jax.types import Reject
 
 
@@ -86,14 +86,14 @@ def row_queries(rows: Iterable[QueryRow | Reject], place: object) -> Iterator[Ju
 def one_text_per_id(parse: Callable[[R], Q], kind: str) -> Callable[[R], Q]:
     """`parse` with a RowError where an id has another text than in an earlier row; `kind` of ids is for the message.
 
-    Holds two numbers of 64 bits for each id.
+    Holds two numbers of 64 bits for each id that is not made of its text.
     """
-    texts: dict[int, int] = {}
+    texts = FirstValues()
 
     def checked(row: R) -> Q:
         parsed = parse(row)
         content = hash64(parsed.text)
-        if texts.setdefault(hash64(parsed.id), content) != content:
+        if parsed.id != text_id(parsed.text) and texts.setdefault(parsed.id, content) != content:
             raise RowError(f"{kind} id {parsed.id!r} has another text than in an earlier row")
         return parsed
 
@@ -166,36 +166,3 @@ def checked_score(value: Any, name: str) -> float:
     if isinstance(value, bool) or not math.isfinite(score):
         raise RowError(f"{name} has the score {value!r:.60}, not a finite number")
     return score
-
-
-def merge_queries(queries: Iterable[JudgedQuery]) -> list[JudgedQuery]:
-    """One query for each id, in the order of their first rows, with all documents of its rows in their order.
-
-    A document that is a positive in any row is not a negative. The first score of a document is kept. Rows of a form
-    without query ids have ids made of their text, so equal texts are joined.
-
-    Raises:
-        DataError: the rows of one id differ in the text.
-    """
-    texts: dict[str, str] = {}
-    documents: dict[str, tuple[dict[str, float], dict[str, float]]] = {}  # positives and negatives with their scores
-    for query in queries:
-        text, known = texts.setdefault(query.id, query.text), documents.setdefault(query.id, ({}, {}))
-        if text.split() != query.text.split():
-            raise DataError(
-                f"query id {query.id!r} has two texts, {text!r:.80} and {query.text!r:.80}; "
-                "give one of the queries another id"
-            )
-        for scores, side in zip(known, (query.positives, query.negatives), strict=True):
-            for document, score in side:
-                if math.isnan(scores.setdefault(document, score)):
-                    scores[document] = score
-    return [
-        JudgedQuery(
-            identifier,
-            texts[identifier],
-            tuple(ScoredDocument(*item) for item in positives.items()),
-            tuple(ScoredDocument(*item) for item in negatives.items() if item[0] not in positives),
-        )
-        for identifier, (positives, negatives) in documents.items()
-    ]

@@ -92,7 +92,7 @@ def open_path(path: AnyPath, config: CorpusConfig, with_queries: bool) -> Conten
         return line_documents(path, longest)
     if holds_squad(path, longest):
         identify = file_identity(path, form="SQuAD")
-        return Contents(path, partial(squad_documents, path), identify, partial(squad_queries, path))
+        return Contents(path, partial(squad_documents, path), identify, partial(squad_queries, path), distinct=True)
     table = open_table(path, config)
     if table.form is Form.DOCUMENTS:
         return table_documents(path, table.records, table.names, config)
@@ -249,6 +249,7 @@ def _with_queries(path: AnyPath, table: Table) -> Contents:
         lambda: row_documents(rows(), path),
         file_identity(path, form=table.form.value),
         lambda: row_queries(rows(), path),
+        distinct=True,
     )
 
 

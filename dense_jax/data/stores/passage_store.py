@@ -21,8 +21,8 @@ import numpy as np
 import orjson
 from typing_extensions import TypedDict
 
-from dense_jax.artifact import CLAIM, MANIFEST, Claim, Manifest, finish, read_manifest, verify_files
-from dense_jax.data.stores.records import Records
+from dense_jax.artifact import CLAIM, MANIFEST, Claim, Manifest, finish, read_manifest
+from dense_jax.data.stores.records import Records, verify_records
 from dense_jax.data.stores.shards import (
     Entry,
     Group,
@@ -41,7 +41,6 @@ _PROGRESS = "progress.json"
 _COUNTS = ("count", "documents", "left_out", "tokens")  # of all sources, and of each
 _SPAN_COUNTS = ("count", "tokens", "passages")  # salient spans, their tokens, the passages that have any
 _BLOCK = 4_096  # texts held in memory while their ids are read
-_SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
 
 
 class TextNotes(TypedDict):
@@ -117,8 +116,7 @@ class PassageStore(PassageCollection, TrainingSet):
         self._texts = Records([shard_path(folder, "texts", i) for i in range(len(counts))], counts)
         salient = "spans" in self.manifest
         self._spans = Records([shard_path(folder, "spans", i) for i in range(len(counts))], counts) if salient else None
-        small = {name: known for name, known in self.manifest["files"].items() if _is_small(folder / name)}
-        verify_files(folder, small, "prepare")
+        verify_records(folder, self.manifest["files"])
 
     def __len__(self) -> int:
         return len(self._passages)
@@ -286,10 +284,3 @@ class StoreWriter:
         written = write_shard(self.folder, self.next_shard, self._entries, self.record_format)
         self.shard(written, self._documents, self._left_out)
         self._entries, self._documents, self._left_out = [], 0, 0
-
-
-def _is_small(path: Path) -> bool:
-    try:
-        return path.stat().st_size < _SMALL
-    except FileNotFoundError:
-        raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again") from None

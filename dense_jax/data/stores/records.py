@@ -8,10 +8,12 @@ from pathlib import Path
 
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from dense_jax.artifact import verify_files
 from dense_jax.errors import StorageError
-from dense_jax.io import whole_file
+from dense_jax.io import Digests, whole_file
 
 _OPTIONS = "group_size:1,uncompressed"  # reads one record without its neighbours; token ids hardly compress
+_SMALL = 1 << 20  # bytes; ArrayRecord's own checksums see a changed bit only in larger files
 _FULL = ("No space left", "File too large", "quota")  # the library's words for a full disk
 
 
@@ -31,6 +33,15 @@ def write_records(path: Path, records: Iterable[bytes]) -> None:
             if any(sign in str(error) for sign in _FULL):
                 raise OSError(errno.ENOSPC, str(error)) from error
             raise StorageError(f"{path}: cannot be written ({error})") from error
+
+
+def verify_records(folder: Path, files: Digests) -> None:
+    """Compare the small ones of `files` with their digests; a read checks the others.
+
+    Raises:
+        StorageError: a file is missing, or a small one has changed.
+    """
+    verify_files(folder, {name: known for name, known in files.items() if _is_small(folder / name)}, "prepare")
 
 
 class Records:
@@ -89,3 +100,10 @@ class Records:
                 "`dense-jax prepare` again"
             )
         return reader
+
+
+def _is_small(path: Path) -> bool:
+    try:
+        return path.stat().st_size < _SMALL
+    except FileNotFoundError:
+        raise StorageError(f"{path}: missing; remove its folder and run `dense-jax prepare` again") from None
