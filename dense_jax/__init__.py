@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dense_jax.average import average
+    from dense_jax.averages import average
     from dense_jax.config.overrides import load_config
     from dense_jax.run import Run
 
@@ -26,7 +26,7 @@ def __getattr__(name: str) -> Any:
 
         return load_config
     if name == "average":
-        from dense_jax.average import average
+        from dense_jax.averages import average
 
         return average
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

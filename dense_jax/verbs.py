@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dense_jax.augmented import question_answering
-from dense_jax.average import average
+from dense_jax.averages import average
 from dense_jax.compare import PAGE, compare
 from dense_jax.config.command_line import Averaging, Comparison, Invocation
 from dense_jax.errors import ConfigError

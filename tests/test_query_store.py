@@ -87,10 +87,29 @@ def test_a_query_has_its_tokens_and_is_shown_as_a_document(folder):
 
 
 def test_queries_with_more_positives_than_the_loss_masks_are_counted_in_a_note(folder):
-    assert replace(METHOD, known=2).notes(store(folder)) == ()
+    assert replace(METHOD, known=2).notes(store(folder)) == []
     (note,) = replace(METHOD, known=1).notes(store(folder))
     assert note.startswith("1 of 3 queries have more known positives than objective.known=1;")
     assert note.endswith("use --objective.known=2 to mask all")
+
+
+def test_places_of_negatives_that_no_query_has_are_reported_as_padding(folder, tmp_path):
+    write(tmp_path / "positive", [QUERIES[1]])
+    (note,) = METHOD.notes(store(tmp_path / "positive"))
+    assert note.startswith("none of 1 queries has a negative, so 2 of 3 passages that are encoded are padding;")
+    assert note.endswith("use --objective.negatives=0, or mine some and name their file by --corpus.queries")
+    assert replace(METHOD, negatives=0).notes(store(tmp_path / "positive")) == []
+
+
+def test_queries_that_are_mostly_padding_are_reported_with_a_length_that_loses_nothing(folder):
+    assert replace(METHOD, query_length=10).notes(store(folder)) == []  # the longest has 3, and [CLS] and [SEP]
+    (note,) = replace(METHOD, query_length=11).notes(store(folder))
+    assert note == (
+        "training queries have up to 5 tokens, and objective.query_length=11 pads all to that; "
+        "--objective.query_length=5 trains faster, and 11 again at search cuts no longer query"
+    )
+    (note,) = replace(METHOD, query_length=15, query_prompts=("?", "", "?!")).notes(store(folder))
+    assert "up to 7 tokens" in note
 
 
 def test_parts_are_the_sources_with_their_tokens(folder):

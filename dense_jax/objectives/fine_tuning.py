@@ -1,6 +1,6 @@
 """The base of fine-tuning: a query, a passage that answers it, and negatives of its own."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import jax.numpy as jnp
@@ -51,15 +51,33 @@ class FineTuning(DualEncoder[E]):
         return self._question_layout(source).texts(source)
 
     def notes(self, data: TrainingSet) -> Sequence[str]:
-        """The number of queries with more positives than `known`, if there are any."""
+        """Positives that `known` leaves out, places of negatives that no query has, queries that are mostly padding."""
         assert isinstance(data, QueryStore)
+        return [*self._known_notes(data), *self._padding_notes(data)]
+
+    def _known_notes(self, data: QueryStore) -> Iterator[str]:
         counts = data.positive_counts()
-        if not (more := sum(queries for count, queries in counts.items() if count > self.known)):
-            return ()
-        return [
-            f"{more:,} of {len(data):,} queries have more known positives than objective.known={self.known}; further "
-            f"ones may be their in-batch negatives: use --objective.known={max(counts)} to mask all"
-        ]
+        if more := sum(queries for count, queries in counts.items() if count > self.known):
+            yield (
+                f"{more:,} of {len(data):,} queries have more known positives than objective.known={self.known}; "
+                f"further ones may be their in-batch negatives: use --objective.known={max(counts)} to mask all"
+            )
+
+    def _padding_notes(self, data: QueryStore) -> Iterator[str]:
+        if self.negatives and not data.negative_count:
+            yield (
+                f"none of {len(data):,} queries has a negative, so {self.negatives} of {self.negatives + 1} passages "
+                "that are encoded are padding; use --objective.negatives=0, or mine some and name their file by "
+                "--corpus.queries"
+            )
+        prompt = max(map(len, self.query_prompts or (self.query_prompt,)))  # a token has a character at least
+        longest = data.longest + prompt + 2  # [CLS] and [SEP]
+        if self.query_length > 2 * longest:
+            yield (
+                f"training queries have up to {longest} tokens, and objective.query_length={self.query_length} pads "
+                f"all to that; --objective.query_length={longest} trains faster, and {self.query_length} again at "
+                "search cuts no longer query"
+            )
 
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
         """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`.

@@ -46,6 +46,8 @@ class _ShardCounts(TypedDict):
     source: Count  # its number
     queries: Count
     tokens: Count
+    longest: Count  # tokens of a query
+    negatives: Count
 
 
 class _QueryCounts(TypedDict):
@@ -129,6 +131,16 @@ class QueryStore(TrainingSet):
         """Return the number of queries for each number of positives."""
         return {int(count): queries for count, queries in self.manifest["positives"].items()}
 
+    @property
+    def negative_count(self) -> int:
+        """The number of negatives of all queries together."""
+        return sum(shard["negatives"] for shard in self.manifest["shards"])
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest query."""
+        return max(shard["longest"] for shard in self.manifest["shards"])
+
     def parts(self) -> Sequence[SourceRows]:
         """Rows of each source that has any; a query belongs to the source of its first positive."""
         starts = [0, *self._ends]
@@ -204,7 +216,9 @@ class QueryWriter:
             self._state["files"][path.name] = digest(path)
         for count, found in Counter(str(len(query.positives.rows)) for query in queries).items():
             self._state["positives"][count] = self._state["positives"].get(count, 0) + found
-        self._state["shards"].append({"source": source, "queries": len(queries), "tokens": sum(map(len, tokens))})
+        lengths, negatives = [len(ids) for ids in tokens], sum(len(query.negatives.rows) for query in queries)
+        counts = {"queries": len(queries), "tokens": sum(lengths), "longest": max(lengths), "negatives": negatives}
+        self._state["shards"].append({"source": source, **counts})
         write_json(self.folder / _PROGRESS, self._state)
 
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import dense_jax
 from dense_jax.__main__ import run
-from dense_jax.average import average
+from dense_jax.averages import average
 from dense_jax.config.command_line import parse_average
 from dense_jax.data.tokenizer import Tokenizer
 from dense_jax.errors import ConfigError, StorageError
@@ -57,6 +57,10 @@ def assert_mean(found: Path, parts: list[dict[str, np.ndarray]], shares: list[fl
         assert tensor.dtype == np.float32
         expected = sum(np.float32(share) * part[name] for share, part in zip(shares, parts, strict=True))
         np.testing.assert_array_equal(tensor, expected, err_msg=name)
+
+
+def test_the_function_of_the_package_is_not_hidden_by_a_module_of_its_name():
+    assert dense_jax.average is average  # the second call in a process found the module
 
 
 @pytest.mark.slow
