@@ -115,12 +115,11 @@ IN_BATCH = {
     "T0.05_norm": {"temperature": 0.05, "normalize_queries": True, "normalize_passages": True},
     "T0.05_raw": {"temperature": 0.05},
 }
-REST = ("T2", "T2_ls0.1", "T0.05_raw")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score_chunk", [0, 3])
 @pytest.mark.parametrize("negatives", ["neg", "noneg"])
-@pytest.mark.slow
 @pytest.mark.parametrize("case", IN_BATCH)
 def test_in_batch_negatives_equal_the_reference(weights, case, negatives, score_chunk):
     check_in_batch(weights, f"{case}.{negatives}", negatives, score_chunk=score_chunk, **IN_BATCH[case])
