@@ -70,7 +70,7 @@ class Study:
     def sampled(self, folder: Path) -> Path:
         """The test collection in `folder`, or its sample."""
         queries, documents = self.sample
-        config = self._config({"corpus.max_rejects": 0.01}).config
+        config = self._config({}).config
         sizes = ValidationConfig(folder=str(folder), queries=queries, documents=documents)
         return make_sample(self.work / "test", folder, "test", replace(config, validation=sizes))
 
@@ -135,7 +135,7 @@ class Study:
         return next((out / "mined").glob("*.jsonl"))
 
     def _config(self, settings: Settings) -> Any:
-        given = {"corpus.source": self.folder, "corpus.max_rejects": 0.01, "evaluate.drop_same_id": "never"}
+        given = {"corpus.source": self.folder, "corpus.max_rejects": 0.01}
         return dense_jax.load_config(f"finetune:{self.model}", given | settings)
 
     @property
