@@ -77,6 +77,8 @@ def sentences_store() -> MemoryStore:
 def batch_of(objective: Objective, size: int = BATCH, vocabulary: Vocabulary = VOCABULARY):
     of_nouns = {TrainingQuery: QuestionStore, QAExample: AnsweredStore, Passage: sentences_store}
     store = of_nouns[objective.learns_from]()
+    prompts = {prompt: np.array([45, 46], np.int32) for prompt in objective.prompts()} | vocabulary.prompts
+    vocabulary = dataclasses.replace(vocabulary, prompts=prompts)
     examples = Examples(store, objective, vocabulary, LoaderConfig(), seed=0, length=size, batch=size)
     batch = next(host_batches(examples, size, start=0))
     if isinstance(objective, RetrievalAugmented):
