@@ -219,12 +219,11 @@ def gain(own: np.ndarray, theirs: np.ndarray) -> str:
 def main(argv: list[str] | None = None) -> None:
     given = arguments(argv)
     candidates = {name: texts.split(",") for name, texts in given.candidates}
-    others = given.others if given.others else []
     folder = with_splits(given.folder, given.workdir / given.folder.name, bool(candidates))
     study = Study(given.model, folder, given.workdir, given.length, (given.queries, given.documents))
     settings = choose(study, dict(given.settings) | {"seed": given.seeds[0]}, candidates)
     print(f"settings: {settings}\n", flush=True)
-    report(study, settings, given.shares, given.seeds, [folder, *others])
+    report(study, settings, given.shares, given.seeds, [folder, *given.others])
 
 
 def report(
@@ -274,7 +273,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--try", dest="candidates", help="values to choose from, with commas between them", **pair)
     parser.add_argument("--shares", type=float, nargs="*", default=[1.0], help="of the training queries")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--others", type=Path, nargs="*", help="BEIR folders to measure forgetting on")
+    parser.add_argument("--others", type=Path, nargs="*", default=[], help="BEIR folders to measure forgetting on")
     parser.add_argument("--length", type=int, default=0, help="tokens of a passage at measuring; default: MODEL's")
     parser.add_argument(
         "--queries", type=int, default=1_000_000, help="queries of a test set that are measured at most"

@@ -163,6 +163,11 @@ def test_passages_that_score_higher_are_counted_whatever_the_blocks(monkeypatch,
     assert Pool(vectors.__getitem__, rows, process_mesh()).count_better(queries, scores, own).tolist() == expected
 
 
+def test_passages_that_score_the_same_do_not_push_each_other_back():
+    pool = Pool(np.ones((6, 1, 4), np.float32).__getitem__, np.arange(6), process_mesh())
+    assert pool.count_better(np.ones((2, 4), np.float32), np.float32([4, 3]), np.array([0, 1])).tolist() == [0, 5]
+
+
 @pytest.fixture
 def small_parts(monkeypatch):
     monkeypatch.setattr(consistency, "_PART", 8)
