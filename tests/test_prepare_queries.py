@@ -165,10 +165,10 @@ def test_queries_of_several_sources_are_told_apart(source, tmp_path):
     assert ids(store, of(store, "other/q0").positives) == ["other/d0", "other/d1"]
 
 
-def test_a_source_whose_texts_another_has_too_adds_no_part_of_its_own(source, tmp_path):
+def test_a_source_whose_texts_another_has_too_adds_no_rows_of_its_own(source, tmp_path):
     other = folder(tmp_path / "other", documents=9)
     store = prepared(config(source, also=(str(other),)), tmp_path / "work")
-    assert [(part.name, len(part.rows)) for part in store.parts()] == [("collection", 12)]
+    assert [(part.name, len(part.rows)) for part in store.parts()] == [("collection", 12), ("other", 0)]
 
 
 def test_preparing_again_changes_nothing_and_other_settings_are_refused(source, tmp_path):

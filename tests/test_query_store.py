@@ -114,7 +114,7 @@ def test_queries_that_are_mostly_padding_are_reported_with_a_length_that_loses_n
 
 def test_parts_are_the_sources_with_their_tokens(folder):
     parts = [(part.name, part.rows, part.tokens) for part in store(folder).parts()]
-    assert parts == [("a", range(2), 3), ("b", range(2, 3), 3)]
+    assert parts == [("a", range(2), 3), ("empty", range(2, 2), 0), ("b", range(2, 3), 3)]
 
 
 def test_a_query_knows_the_number_of_its_source_among_all(folder):

@@ -73,6 +73,17 @@ def test_weights_say_how_often_a_source_is_drawn(mixing):
     assert abs(from_small.mean() - 0.75) < 4 * (0.75 * 0.25 / 2_000) ** 0.5
 
 
+@pytest.mark.parametrize("order", Order)
+@pytest.mark.parametrize("empty", [0, 1, 2])
+def test_a_source_without_rows_keeps_its_place_among_the_weights_and_is_not_drawn(order, empty):
+    parts = [SMALL, LARGE]
+    parts.insert(empty, SourceRows("empty", range(0), 0))
+    config = LoaderConfig(order=order, weights=(1.0, 1.0, 1.0))
+    visits = Sampler(parts, config, 0, 8)
+    assert visits.shares.tolist() == [0.0 if part.name == "empty" else 0.5 for part in parts]
+    assert [visits[i] for i in range(400)] == mixed(400, order=order)
+
+
 def test_weights_are_one_for_each_source_to_learn_from():
     with pytest.raises(
         ConfigError, match=r"loader.weights has 3 numbers, and there are 2 sources to learn from: small, l"

@@ -59,13 +59,14 @@ def test_the_scores_of_the_batch_are_kept_unless_they_are_computed_in_chunks():
 
 
 def test_the_plan_says_how_often_the_passages_of_each_source_are_visited():
-    store, loader = MemoryStore(sources=(30, 10)), LoaderConfig(sampling_power=0.0)
+    store, loader = MemoryStore(sources=(30, 0, 10)), LoaderConfig(sampling_power=0.0)
     examples = Examples(store, BagOfTokens(), VOCABULARY, loader, 0, length=600, batch=20)
     said = show.plan(examples, Config(BagOfTokens(), steps=30, batch=20)).splitlines()
     assert said[2:] == [
         "40 passages, each visited 15.0 times",
         "source0: 30 passages in 50.0% of the examples, each visited 10.0 times",
-        "source1: 10 passages in 50.0% of the examples, each visited 30.0 times",
+        "source1: 0 passages in 0.0% of the examples, each visited 0.0 times",
+        "source2: 10 passages in 50.0% of the examples, each visited 30.0 times",
     ]
 
 

@@ -47,10 +47,13 @@ class Sampler:
         weights = _weights(parts, config)
         self.shares = shares([part.tokens for part in parts], config.sampling_power, weights)
         self._bounds = np.cumsum(self.shares)[:-1].tolist()
-        if config.order is Order.DISTINCT:
-            self._orders = [_DistinctOrder(part, seed, batch, texts) for part in parts]
-        else:
-            self._orders = [_Order(len(part.rows), config, seed) for part in parts]
+        self._orders = {
+            source: _DistinctOrder(part, seed, batch, texts)
+            if config.order is Order.DISTINCT
+            else _Order(len(part.rows), config, seed)
+            for source, part in enumerate(parts)
+            if part.rows
+        }
 
     def __getitem__(self, index: int) -> int:
         source = self._source(index)
@@ -82,13 +85,15 @@ class Sampler:
 
 
 def _weights(parts: Sequence[SourceRows], config: LoaderConfig) -> Sequence[float]:
+    """The weight of each source, 0 without rows."""
     names = ", ".join(part.name for part in parts)
     require(
         len(config.weights) in (0, len(parts)),
         f"loader.weights has {len(config.weights)} numbers, and there are {len(parts)} sources to learn from: {names}; "
         "give one for each, in this order",
     )
-    return config.weights or (1.0,) * len(parts)
+    weights = config.weights or (1.0,) * len(parts)
+    return [weight if part.rows else 0.0 for weight, part in zip(weights, parts, strict=True)]
 
 
 def shares(tokens: Sequence[int], power: float, weights: Sequence[float]) -> Float[np.ndarray, " _"]:

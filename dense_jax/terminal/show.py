@@ -194,7 +194,7 @@ def plan(examples: Examples, config: Config) -> str:
     sources = zip(examples.store.parts(), examples.sampler.shares, strict=True)
     of_each = [
         f"{part.name}: {len(part.rows):,} passages in {share:.1%} of the examples, "
-        f"each visited {share * total / len(part.rows):,.1f} times"
+        f"each visited {share * total / max(len(part.rows), 1):,.1f} times"
         for part, share in sources
     ]
     return "\n".join([*lines, *(of_each if len(of_each) > 1 else [])])

@@ -142,12 +142,11 @@ class QueryStore(TrainingSet):
         return max(shard["longest"] for shard in self.manifest["shards"])
 
     def parts(self) -> Sequence[SourceRows]:
-        """Rows of each source that has any; a query belongs to the source of its first positive."""
+        """Rows of each source; a query belongs to the source of its first positive."""
         starts = [0, *self._ends]
         return [
             SourceRows(name, range(start, end), sum(shard["tokens"] for shard in own))
             for name, own, start, end in zip(self.manifest["sources"], self._sources, starts, self._ends, strict=False)
-            if own
         ]
 
     @property
