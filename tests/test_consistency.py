@@ -219,5 +219,5 @@ def test_a_changed_part_is_named(filtered):
 
 
 def test_weights_of_the_loader_are_one_for_each_source():
-    with pytest.raises(ConfigError, match=r"loader.weights=\(1.0, 2.0\) is not one number for each of 1 sources"):
+    with pytest.raises(ConfigError, match=r"loader.weights=\(1.0, 2.0\) is not one value for each of 1 sources"):
         Config(Asks(), 1, 1, passages=PassagesConfig(Unit.QUERIES), loader=LoaderConfig(weights=(1.0, 2.0)))

@@ -101,11 +101,11 @@ def test_prompts_go_by_source(sources, tmp_path):
             assert tokens[1 : 1 + len(wanted)].tolist() == wanted.tolist()
 
 
-def test_a_source_without_a_prompt_is_named(sources, tmp_path):
-    examples = examples_of(config(sources, query_prompts=("light: ",)), tmp_path / "work")
-    with pytest.raises(ConfigError, match=r"objective.query_prompts has 1 prompts, and there is a source number 2"):
-        for index in range(80):
-            examples[index]
+@pytest.mark.parametrize("prompts", [("light: ",), ("light: ", "sea: ", "house: ")])
+@pytest.mark.parametrize("name", ["query_prompts", "passage_prompts"])
+def test_there_are_as_many_prompts_as_sources_or_none(sources, name, prompts):
+    with pytest.raises(ConfigError, match=rf"objective.{name}=.* is not one value for each of 2 sources"):
+        config(sources, **{name: prompts})
 
 
 def test_what_a_store_and_its_examples_keep_does_not_grow_with_the_queries(tmp_path):

@@ -124,11 +124,15 @@ class Config:
             f"corpus.near_duplicates={self.corpus.near_duplicates} leaves out documents that queries may be about, "
             "with passages.unit=queries; use 0.0",
         )
-        require(
-            len(self.loader.weights) in (0, len(self.corpus.sources)),
-            f"loader.weights={self.loader.weights} is not one number for each of {len(self.corpus.sources)} sources, "
-            "those in corpus.source and corpus.also; give --loader.weights=NUMBER for each",
-        )
+        by_source = {"loader.weights": self.loader.weights}
+        for name in ("query_prompts", "passage_prompts"):  # of fine-tuning
+            by_source[f"objective.{name}"] = getattr(self.objective, name, ())
+        for name, values in by_source.items():
+            require(
+                len(values) in (0, len(self.corpus.sources)),
+                f"{name}={values} is not one value for each of {len(self.corpus.sources)} sources, those in "
+                f"corpus.source and corpus.also; give --{name}=VALUE for each, or for none",
+            )
         require(
             not self.spans.sources or self.passages.unit is Unit.PASSAGES,
             f"spans.{', spans.'.join(self.spans.sources)} find the salient spans of passages, and passages.unit="

@@ -22,7 +22,6 @@ from dense_jax.config.rules import AT_SEARCH, Length, NotNegative
 from dense_jax.data.inputs import flatten_tokens
 from dense_jax.data.questions import QuestionLayout
 from dense_jax.data.stores.query_store import QueryStore
-from dense_jax.errors import require
 from dense_jax.losses.contrastive import ContrastiveLoss
 from dense_jax.losses.similarity import TextIds
 from dense_jax.objectives.dual_encoder import DualEncoder, E, Pairs, fill
@@ -80,11 +79,7 @@ class FineTuning(DualEncoder[E]):
             )
 
     def example(self, source: TrainingQuery, vocabulary: Vocabulary, rng: np.random.Generator) -> Example:
-        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`.
-
-        Raises:
-            ConfigError: prompts are given by source, and the query's has none.
-        """
+        """The query, its passages, their ids, and the ids of its known positives: see `QuestionLayout.example`."""
         wanted = {"query", "passages", "texts", "known", *self.further_inputs()}
         found = self._question_layout(source).example(source, vocabulary)
         return {name: value for name, value in found.items() if name in wanted}
@@ -104,26 +99,16 @@ class FineTuning(DualEncoder[E]):
         passages = self.passage_encoder.apply(passage_params, flatten_tokens(texts), rng=passage_rng)
         return Pairs(queries, passages.reshape(*batch["texts"].shape, *passages.shape[1:]))
 
-    def _question_layout(self, source: TrainingQuery) -> QuestionLayout:
+    def _question_layout(self, query: TrainingQuery) -> QuestionLayout:
         return QuestionLayout(
             negatives=self.negatives,
             query_length=self.query_length,
             passage_length=self.passage_length,
             layout=self.layout,
-            query_prompt=self._prompt("query", source.source),
-            passage_prompt=self._prompt("passage", source.source),
+            query_prompt=self.query_prompts[query.source] if self.query_prompts else self.query_prompt,
+            passage_prompt=self.passage_prompts[query.source] if self.passage_prompts else self.passage_prompt,
             known=self.known,
         )
-
-    def _prompt(self, side: str, source: int) -> str:
-        """The prompt of the texts of a source, by its number."""
-        prompts: tuple[str, ...] = getattr(self, f"{side}_prompts")
-        require(
-            source < len(prompts) or not prompts,
-            f"objective.{side}_prompts has {len(prompts)} prompts, and there is a source number {source + 1}; give one "
-            'for each source ("" for none), or none at all',
-        )
-        return prompts[source] if prompts else getattr(self, f"{side}_prompt")
 
 
 def text_ids(batch: Batch) -> tuple[TextIds, TextIds]:
