@@ -27,7 +27,7 @@ class Order(enum.Enum):
 
     LOCALITY = "locality"  # a few readers, each in the corpus's order: neighbours meet as in-batch negatives
     SHUFFLE = "shuffle"  # a new global permutation every epoch
-    DISTINCT = "distinct"  # nearly the same, in whole batches without repeated texts
+    DISTINCT = "distinct"  # the same in whole batches without repeated texts, for which a few rows come twice
 
 
 class Mixing(enum.Enum):
@@ -187,7 +187,7 @@ class LoaderConfig:
     mixing: Mixing = Mixing.EXAMPLE
     # a source is drawn by its share of all tokens to this power; 0: all alike, 1: by size
     sampling_power: Share[float] = 0.0
-    # which are multiplied with its weight, one for each of corpus.source and corpus.also; empty: all alike
+    # factors of the probability of each source, one for each of corpus.source and corpus.also; empty: all alike
     weights: tuple[Positive[float], ...] = ()
     # processes that make examples; 0: in the trainer's process, by threads
     workers: NotNegative[int] = field(default=0, metadata=RESUMABLE)
